@@ -1,0 +1,296 @@
+//! `.mcp-run`: text -> [`Config`], with every mistake at its line and column. Knows nothing of a daemon.
+//!
+//! Reading a configuration never runs anything and asks the system nothing.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A project's whole `.mcp-run`, checked, defaults filled in. Each process has its own resolved
+/// values of what the top level gives defaults for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The canonical folder of the `.mcp-run`.
+    pub root: PathBuf,
+    /// `mcp_port`.
+    pub port: Port,
+    /// `bind`.
+    pub bind: IpAddr,
+    /// `token_file`, absolute.
+    pub token_file: Option<PathBuf>,
+    /// `allowed_origins`.
+    pub allowed_origins: Vec<String>,
+    /// `allowed_hosts`.
+    pub allowed_hosts: Vec<String>,
+    /// `dev_timeout_hours`.
+    pub dev_timeout: Duration,
+    /// `dev_crash_wait_seconds`.
+    pub dev_crash_wait: Duration,
+    /// `release_crash_backoff_initial_seconds`.
+    pub backoff_initial: Duration,
+    /// `release_crash_backoff_max_seconds`.
+    pub backoff_max: Duration,
+    /// `crash_backoff_factor`.
+    pub backoff_factor: f64,
+    /// `passthrough`.
+    pub passthrough: Toggle,
+    /// `heartbeat_minutes`; zero: none.
+    pub heartbeat: Duration,
+    /// `idle_shutdown_minutes`; zero: never.
+    pub idle_shutdown: Duration,
+    /// `direnv`.
+    pub direnv: Toggle,
+    /// In the order of the file.
+    pub processes: Vec<Process>,
+    /// Keys that are accepted and whose effect this version does not have yet, each with its place.
+    pub not_in_effect: Vec<crate::error::Fault>,
+}
+
+/// Where `/mcp` listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// A free one, kept for the project.
+    Any,
+    /// No TCP at all.
+    Off,
+    /// This one.
+    Fixed(u16),
+}
+
+/// `"auto"`, `true`, `false`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Toggle {
+    /// Decided where it is used.
+    Auto,
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// One `[process.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Process {
+    /// The table's name.
+    pub name: String,
+    /// `type`.
+    pub kind: Kind,
+    /// `args`.
+    pub args: Vec<String>,
+    /// `command`; always there but for rust.
+    pub command: Option<Command>,
+    /// `build`; None: the type's own (cargo for rust, nothing otherwise).
+    pub build: Option<Command>,
+    /// `build_release`; None: as `build`.
+    pub build_release: Option<Command>,
+    /// `build_timeout_seconds`.
+    pub build_timeout: Duration,
+    /// `package` (rust).
+    pub package: Option<String>,
+    /// `bin` (rust).
+    pub bin: Option<String>,
+    /// `features` (rust).
+    pub features: Vec<String>,
+    /// `cargo_args` (rust).
+    pub cargo_args: Vec<String>,
+    /// `mode`; None: auto.
+    pub mode: Option<Mode>,
+    /// `cwd`, absolute.
+    pub cwd: PathBuf,
+    /// `env` of the top level and then of the process, as written (not expanded), in order; later ones win.
+    pub env: Vec<(String, String)>,
+    /// `env_file` of the top level and then of the process, absolute.
+    pub env_files: Vec<EnvFile>,
+    /// `autostart`.
+    pub autostart: bool,
+    /// `restart`.
+    pub restart: Restart,
+    /// `start_limit_burst`; zero: no limit.
+    pub start_limit_burst: u32,
+    /// `start_limit_seconds`.
+    pub start_limit: Duration,
+    /// `stop_signal`, as a number.
+    pub stop_signal: i32,
+    /// `stop_timeout_seconds`.
+    pub stop_timeout: Duration,
+    /// `depends_on`, conditions resolved.
+    pub depends_on: Vec<Dependency>,
+    /// `port`.
+    pub port: Option<PortWish>,
+    /// `listen`, as written (not expanded).
+    pub listen: Vec<String>,
+    /// `swap`.
+    pub swap: Swap,
+    /// `ready`; for a `port` without a `ready`, the TCP check of that port.
+    pub ready: Option<Ready>,
+    /// `health`.
+    pub health: Option<Health>,
+    /// `watch`, globs.
+    pub watch: Vec<String>,
+    /// `color`.
+    pub color: bool,
+    /// `limits.nofile`.
+    pub limit_nofile: Option<u64>,
+    /// `limits.core`, bytes.
+    pub limit_core: Option<u64>,
+    /// `log_lines`.
+    pub log_lines: u64,
+    /// `log_bytes`.
+    pub log_bytes: u64,
+    /// `log_runs`.
+    pub log_runs: usize,
+    /// `log_disk`; zero: none.
+    pub log_disk: u64,
+}
+
+/// `type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Built by cargo; bpm runs the binary itself.
+    Rust,
+    /// `command` with npm's habits.
+    Npm,
+    /// Any program.
+    Command,
+    /// Runs once; done on exit 0.
+    Task,
+}
+
+impl Kind {
+    /// As in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::Npm => "npm",
+            Self::Command => "command",
+            Self::Task => "task",
+        }
+    }
+}
+
+/// What a process is built as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Quick to build.
+    Dev,
+    /// Quick to run.
+    Release,
+}
+
+impl Mode {
+    /// As in the file and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// A list is executed as it is, a string by `sh -c`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Program and arguments; may be empty for `build` (nothing to do).
+    List(Vec<String>),
+    /// A line for `sh -c`.
+    Shell(String),
+}
+
+/// `restart`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// After every end.
+    Always,
+    /// After an end that is not exit code 0.
+    OnFailure,
+    /// After none.
+    Never,
+}
+
+/// One entry of `depends_on`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dependency {
+    /// The other process.
+    pub name: String,
+    /// What of it is waited for.
+    pub until: Condition,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// It runs.
+    Started,
+    /// Its readiness check has passed.
+    Ready,
+    /// It ended with 0.
+    Completed,
+}
+
+/// `port`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortWish {
+    /// A free one, kept for the project.
+    Auto,
+    /// This one.
+    Fixed(u16),
+}
+
+/// `swap`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// The old one ends, the new one starts.
+    StopStart,
+    /// The old one ends once the new one is ready.
+    Overlap,
+}
+
+/// What tells that a process is ready, or healthy.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    /// A connection to `ip:port` succeeds. As written (`${PORT}` is expanded at start).
+    Tcp(String),
+    /// A GET is answered with 2xx. As written.
+    Http(String),
+    /// A line matches.
+    Log(String),
+    /// A command ends with 0.
+    Command(Vec<String>),
+    /// `READY=1` comes over `NOTIFY_SOCKET`.
+    Notify,
+    /// So long after the start.
+    Delay(Duration),
+}
+
+/// `ready`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ready {
+    /// What tells it.
+    pub probe: Probe,
+    /// `timeout_seconds`.
+    pub timeout: Duration,
+    /// `interval_seconds`.
+    pub interval: Duration,
+}
+
+/// `health`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// What tells it.
+    pub probe: Probe,
+    /// `interval_seconds`.
+    pub interval: Duration,
+    /// `timeout_seconds`.
+    pub timeout: Duration,
+    /// `failures` in a row.
+    pub failures: u32,
+}
+
+/// One `env_file`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFile {
+    /// Absolute.
+    pub path: PathBuf,
+    /// The path ended in `?`: it may be missing.
+    pub optional: bool,
+}

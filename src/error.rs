@@ -1,0 +1,250 @@
+//! Every failure of bpm: its sentence, its hint, its exit code and its JSON-RPC code.
+
+use std::fmt;
+
+/// The result of whatever can fail for a reason that a person should read.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// One mistake in a `.mcp-run`, at a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// As the person knows it: `.mcp-run`.
+    pub file: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What is wrong, with the key in it: `unknown key "comand" in [process.web]; did you mean "command"?`
+    pub text: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}:{}:{}: {}",
+            self.file, self.line, self.column, self.text
+        )
+    }
+}
+
+/// Why bpm could not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The command line was wrong (exit code 2).
+    Usage {
+        /// What is wrong with it.
+        why: String,
+        /// The nearest right thing.
+        hint: Option<String>,
+    },
+    /// The configuration has mistakes; all of them are here (exit code 1).
+    Config(Vec<Fault>),
+    /// `cannot <what>: <why>` (exit code 1).
+    Cannot {
+        /// What was to be done: `read "/home/me/app/.mcp-run"`.
+        what: String,
+        /// Why it could not be: `no such file`.
+        why: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// A name that nothing has (exit code 1): `unknown process "wbe"; did you mean "web"? processes: api, web`.
+    Unknown {
+        /// What kind of thing: `process`, `tool`.
+        kind: &'static str,
+        /// The name given.
+        name: String,
+        /// All names there are.
+        known: Vec<String>,
+    },
+    /// No daemon runs for this project (exit code 3).
+    NoDaemon {
+        /// What was to be done.
+        what: String,
+        /// The project's root.
+        project: String,
+    },
+    /// The time given was over (exit code 124).
+    TimedOut {
+        /// What was waited for.
+        what: String,
+        /// How long, in words: `60 s`.
+        after: String,
+    },
+}
+
+impl Error {
+    /// `cannot <what>: <why>`.
+    pub fn cannot(what: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self::Cannot {
+            what: what.into(),
+            why: why.to_string(),
+            hint: None,
+        }
+    }
+
+    /// The same with a second line that says what to do.
+    pub fn with_hint(self, text: impl Into<String>) -> Self {
+        let text = Some(text.into());
+        match self {
+            Self::Usage { why, .. } => Self::Usage { why, hint: text },
+            Self::Cannot { what, why, .. } => Self::Cannot {
+                what,
+                why,
+                hint: text,
+            },
+            other @ (Self::Config(_)
+            | Self::Unknown { .. }
+            | Self::NoDaemon { .. }
+            | Self::TimedOut { .. }) => other,
+        }
+    }
+
+    /// The command line was wrong.
+    pub fn usage(why: impl Into<String>) -> Self {
+        Self::Usage {
+            why: why.into(),
+            hint: None,
+        }
+    }
+
+    /// What the process exits with (spec: cli, exit codes).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Cannot { .. } | Self::Unknown { .. } => 1,
+            Self::Usage { .. } => 2,
+            Self::NoDaemon { .. } => 3,
+            Self::TimedOut { .. } => 124,
+        }
+    }
+
+    /// The second line, where one helps.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Usage { hint, .. } | Self::Cannot { hint, .. } => hint.clone(),
+            Self::NoDaemon { .. } => Some("start it with \"bpm -d\", or \"bpm up\"".into()),
+            Self::Config(_) | Self::Unknown { .. } | Self::TimedOut { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage { why, .. } => f.write_str(why),
+            Self::Config(faults) => {
+                for (i, fault) in faults.iter().enumerate() {
+                    if i > 0 {
+                        f.write_str("\n")?;
+                    }
+                    write!(f, "{fault}")?;
+                }
+                Ok(())
+            }
+            Self::Cannot { what, why, .. } => write!(f, "cannot {what}: {why}"),
+            Self::Unknown { kind, name, known } => {
+                write!(f, "unknown {kind} {name:?}")?;
+                if let Some(near) = nearest(name, known.iter().map(String::as_str)) {
+                    write!(f, "; did you mean {near:?}?")?;
+                } else if !known.is_empty() {
+                    f.write_str(";")?;
+                }
+                if !known.is_empty() {
+                    let plural = if *kind == "process" {
+                        "processes".into()
+                    } else {
+                        format!("{kind}s")
+                    };
+                    write!(f, " {plural}: {}", known.join(", "))?;
+                }
+                Ok(())
+            }
+            Self::NoDaemon { what, project } => {
+                write!(f, "cannot {what}: no daemon runs for {project}")
+            }
+            Self::TimedOut { what, after } => write!(f, "cannot {what}: not within {after}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What the system says of an error, without Rust's "(os error 2)".
+pub fn reason(e: &std::io::Error) -> String {
+    let text = e.to_string();
+    let text = match text.find(" (os error") {
+        Some(at) => &text[..at],
+        None => &text,
+    };
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_lowercase().chain(letters).collect(),
+        None => "unknown error".into(),
+    }
+}
+
+/// The known name that was probably meant: at most a third of its letters are wrong.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (name.chars().count() / 3).max(1);
+    known
+        .into_iter()
+        .map(|k| (distance(&name.to_lowercase(), &k.to_lowercase()), k))
+        .filter(|(d, _)| *d <= limit)
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, k)| k)
+}
+
+/// Edits between two words; two neighbours exchanged count as one (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(64).collect(), b.chars().take(64).collect());
+    let mut before: Vec<usize> = vec![0; b.len() + 1];
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let same = usize::from(a[i - 1] != b[j - 1]);
+            row[j] = (last[j] + 1).min(row[j - 1] + 1).min(last[j - 1] + same);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
+        }
+        before = last;
+        last = row;
+    }
+    last[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_found_and_a_far_one_is_not() {
+        assert_eq!(nearest("wbe", ["api", "web"]), Some("web"));
+        assert_eq!(nearest("comand", ["args", "command"]), Some("command"));
+        assert_eq!(nearest("zebra", ["api", "web"]), None);
+    }
+
+    #[test]
+    fn an_unknown_process_is_answered_with_all_there_are() {
+        let e = Error::Unknown {
+            kind: "process",
+            name: "wbe".into(),
+            known: vec!["api".into(), "web".into()],
+        };
+        assert_eq!(
+            e.to_string(),
+            "unknown process \"wbe\"; did you mean \"web\"? processes: api, web"
+        );
+    }
+
+    #[test]
+    fn system_reasons_read_as_words() {
+        assert_eq!(
+            reason(&std::io::Error::from_raw_os_error(2)),
+            "no such file or directory"
+        );
+    }
+}

@@ -1,0 +1,1 @@
+//! Dependencies: order, cycles, who waits for whom. Knows nothing of time.

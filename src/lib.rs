@@ -1,0 +1,31 @@
+//! bpm keeps a project's processes running while people and coding agents work on it.
+//!
+//! One thread decides (`supervisor`), pure code says what (`lifecycle`, `plan`, `ring`, `search`,
+//! `rpc`), small hands do it (`os`), doors translate (`net`, `tools`). Modules stand on floors, and
+//! an import points to the same floor or to one below; `tests/house.rs` holds them to it.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("bpm runs on Linux 5.4 or newer");
+
+// floor 0: the ground
+pub mod clock;
+pub mod error;
+pub mod json;
+pub mod paths;
+
+// floor 1: thought (pure: no system calls, no threads, no clock)
+pub mod config;
+pub mod graph;
+pub mod lifecycle;
+pub mod search;
+
+// floor 2: hands
+pub mod os;
+
+// floor 3: the engine
+pub mod board;
+pub mod hub;
+pub mod tape;
+
+// floor 4: doors
+pub mod door;

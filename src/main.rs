@@ -1,0 +1,3 @@
+//! The `bpm` binary: everything is in the library.
+
+fn main() {}

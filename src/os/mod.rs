@@ -1,0 +1,3 @@
+//! The hands: the only `unsafe`, the only system calls. Knows nothing of configuration.
+
+pub mod poll;
