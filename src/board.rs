@@ -138,7 +138,7 @@ pub struct UnitView {
 }
 
 /// One build.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BuildView {
     /// Rises by one with each build of the process (also the run number in the build log).
     pub id: u64,
