@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::clock::{Mono, Wall};
 use crate::config::{Kind, Mode};
 use crate::os::poll::Waker;
+pub use crate::plan::BuildError;
 use crate::tape::Tape;
 
 /// How many events are kept.
@@ -158,19 +159,6 @@ pub struct BuildView {
     pub ok: Option<bool>,
     /// The first errors.
     pub errors: Arc<Vec<BuildError>>,
-}
-
-/// One error of a compiler.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildError {
-    /// As the compiler names it.
-    pub file: Option<String>,
-    /// From 1.
-    pub line: Option<u64>,
-    /// From 1.
-    pub column: Option<u64>,
-    /// First line of the message, with its code: `E0308: mismatched types`.
-    pub message: String,
 }
 
 /// One exit.

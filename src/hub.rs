@@ -10,6 +10,7 @@ use crate::board::{Board, BuildView, ExitView};
 use crate::clock::{Mono, Wall};
 use crate::config::Mode;
 use crate::os::poll::Waker;
+pub use crate::plan::Artifact;
 
 /// What can be asked of the supervisor. Names were checked against the board; one that is gone
 /// meanwhile (a reload) is answered as a failure.
@@ -159,17 +160,6 @@ pub struct BuildOutcome {
     pub result: Result<Artifact, String>,
     /// The first errors.
     pub errors: Vec<crate::board::BuildError>,
-}
-
-/// What a build made.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Artifact {
-    /// The copy to execute; None: the process's own `command`.
-    pub exe: Option<std::path::PathBuf>,
-    /// `argv[0]`, as `cargo run` gives it.
-    pub argv0: Option<String>,
-    /// Variables that `cargo run` would set.
-    pub env: Vec<(String, String)>,
 }
 
 /// Where a reply is put.

@@ -17,6 +17,7 @@ pub mod paths;
 pub mod config;
 pub mod graph;
 pub mod lifecycle;
+pub mod plan;
 pub mod search;
 
 // floor 2: hands
@@ -24,6 +25,7 @@ pub mod os;
 
 // floor 3: the engine
 pub mod board;
+pub mod builder;
 pub mod hub;
 pub mod tape;
 

@@ -4,8 +4,38 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// Waits until one of these can be read or is at its end, or until the time is over (None: for
+/// ever); tells which. A signal ends the wait early, with none.
+pub fn readable<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut asked: Vec<PollFd<'_>> = fds
+        .iter()
+        .flatten()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
+    // Rounded up: a wait that ends before its time would only be repeated.
+    let timeout = timeout.map_or(PollTimeout::NONE, |t| {
+        let millis = t.as_nanos().div_ceil(1_000_000);
+        PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut asked, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(e) => return Err(e.into()),
+    }
+    // An unknown bit (None) is an event as well: the read will tell.
+    let mut events = asked
+        .iter()
+        .map(|fd| fd.revents().is_none_or(|e| !e.is_empty()));
+    Ok(fds.map(|fd| fd.is_some() && events.next().unwrap_or(false)))
+}
 
 /// Where wake-ups for one thread arrive: a descriptor to wait on, and the tokens that asked.
 #[derive(Debug)]

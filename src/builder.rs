@@ -1,0 +1,465 @@
+//! Reads a build: one thread while it runs, from the two pipes into the build log, until the
+//! supervisor has reaped its leader; then copies what was built, so that no later build can touch
+//! what runs.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::error::reason;
+use crate::hub::{BuildOutcome, Fact, Hub};
+use crate::os::poll::{Mailbox, Waker, readable};
+use crate::plan::cargo::{self, Built, CargoLine, Script};
+use crate::plan::{Artifact, BuildError, BuildPlan, text};
+use crate::search::Stream;
+use crate::tape::Tape;
+
+/// How each of cargo's messages begins.
+const MESSAGE: &[u8] = b"{\"reason\":";
+/// A message that is longer is left out (and said to be).
+const LONGEST_MESSAGE: usize = 1 << 20;
+/// Of other lines so much is looked at for errors; the log gets them whole.
+const LONGEST_LINE: usize = 4 << 10;
+/// What is read of each pipe after the leader's end: more can't have been in it at that moment
+/// (`/proc/sys/fs/pipe-max-size`), the rest is of somebody whom the build left running.
+const DRAIN: usize = 1 << 20;
+/// So many artifacts and build scripts are remembered.
+const MOST: usize = 10_000;
+/// A phase that follows another within this time is not told by itself.
+const PHASE_EVERY: Duration = Duration::from_millis(250);
+
+/// A build to be read.
+#[derive(Debug)]
+pub struct BuildJob {
+    /// The unit's index.
+    pub unit: usize,
+    /// The build.
+    pub id: u64,
+    /// The build log.
+    pub tape: Arc<Tape>,
+    /// The run of this build in `tape`; begun and ended by the supervisor.
+    pub run: u64,
+    /// What was started.
+    pub plan: BuildPlan,
+    /// The read end of its standard output.
+    pub stdout: OwnedFd,
+    /// The read end of its standard error.
+    pub stderr: OwnedFd,
+    /// Where this process's binaries are kept: the copy is `<bin_dir>/<id>/<name>`.
+    pub bin_dir: PathBuf,
+    /// Executables that run, or that can be rolled back to: never deleted.
+    pub keep: Vec<PathBuf>,
+    /// Where the outcome goes ([`Fact::Built`]), and what it does meanwhile ([`Fact::Phase`]).
+    pub hub: Arc<Hub>,
+}
+
+/// How a build ended: with exit code 0, or in words (`exit code 101`, `cancelled`).
+pub type End = Result<(), String>;
+
+/// The handle of a build's thread. Dropped before [`Builder::exited`], it ends as `cancelled`.
+#[derive(Debug)]
+pub struct Builder {
+    end: Arc<Mutex<Option<End>>>,
+    waker: Arc<Waker>,
+}
+
+impl Builder {
+    /// Starts the thread.
+    ///
+    /// Errors: no thread or no descriptor to be had; nothing was read then.
+    pub fn start(job: BuildJob) -> io::Result<Self> {
+        let mailbox = Mailbox::new()?;
+        let waker = mailbox.waker(0);
+        let end = Arc::new(Mutex::new(None));
+        let reader = Reader {
+            mailbox,
+            waker: Arc::clone(&waker),
+            end: Arc::clone(&end),
+        };
+        thread::Builder::new()
+            .name("build".into())
+            .stack_size(2 << 20)
+            .spawn(move || reader.run(job))?;
+        Ok(Self { end, waker })
+    }
+
+    /// The leader has been reaped: what it wrote is in the pipes.
+    pub fn exited(&self, end: End) {
+        self.end
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(end);
+        self.waker.wake();
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        self.exited(Err("cancelled".into()));
+    }
+}
+
+/// The thread's side.
+struct Reader {
+    mailbox: Arc<Mailbox>,
+    waker: Arc<Waker>,
+    end: Arc<Mutex<Option<End>>>,
+}
+
+impl Reader {
+    fn run(self, job: BuildJob) {
+        let (unit, id) = (job.unit, job.id);
+        let mut output = Output::new(job.tape, job.run);
+        let mut pipes = [job.stdout, job.stderr].map(|fd| Some(File::from(fd)));
+        let mut buffer = vec![0; 64 << 10];
+        let mut reporter = Reporter::default();
+        let end = loop {
+            self.waker.seen();
+            if let Some(end) = self.ended() {
+                break end;
+            }
+            let (phase, wait) = reporter.next(&output.phase, Mono::now());
+            if let Some(phase) = phase {
+                job.hub.tell(Fact::Phase { unit, id, phase });
+            }
+            let [stdout, stderr] = &pipes;
+            let fds = [stdout.as_ref(), stderr.as_ref()].map(|p| p.map(File::as_fd));
+            let ready = match readable([fds[0], fds[1], Some(self.mailbox.as_fd())], wait) {
+                Ok(ready) => ready,
+                Err(e) => break Err(format!("cannot wait for its output: {}", reason(&e))),
+            };
+            for (i, pipe) in pipes.iter_mut().enumerate() {
+                if ready[i] && output.read(i, pipe, &mut buffer) == 0 {
+                    *pipe = None;
+                }
+            }
+            if ready[2] {
+                self.mailbox.take(&mut Vec::new());
+            }
+        };
+        for (i, mut pipe) in pipes.into_iter().enumerate() {
+            drain(i, &mut pipe, &mut output, &mut buffer);
+        }
+        output.finish();
+        let outcome = Box::new(match end {
+            Ok(()) => BuildOutcome {
+                result: made(&output, &job.plan, &job.bin_dir, id, &job.keep),
+                errors: Vec::new(),
+            },
+            Err(words) => BuildOutcome {
+                result: Err(words),
+                errors: output.errors(),
+            },
+        });
+        job.hub.tell(Fact::Built { unit, id, outcome });
+    }
+
+    fn ended(&self) -> Option<End> {
+        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        end.take()
+    }
+}
+
+/// Reads what is in a pipe already.
+fn drain(stream: usize, pipe: &mut Option<File>, output: &mut Output, buffer: &mut [u8]) {
+    let mut left = DRAIN;
+    while left > 0 {
+        let fd = pipe.as_ref().map(File::as_fd);
+        if !readable([fd], Some(Duration::ZERO)).is_ok_and(|[ready]| ready) {
+            return;
+        }
+        match output.read(stream, pipe, buffer) {
+            0 => return,
+            n => left = left.saturating_sub(n),
+        }
+    }
+}
+
+/// Tells a phase when it changes, and not too often.
+#[derive(Default)]
+struct Reporter {
+    told: String,
+    at: Option<Mono>,
+}
+
+impl Reporter {
+    /// What to tell now, or how long to wait before it can be told.
+    fn next(&mut self, phase: &str, now: Mono) -> (Option<String>, Option<Duration>) {
+        if phase == self.told {
+            return (None, None);
+        }
+        let wait = self.at.map_or(Duration::ZERO, |at| {
+            PHASE_EVERY.saturating_sub(now.since(at))
+        });
+        if !wait.is_zero() {
+            return (None, Some(wait));
+        }
+        self.told = phase.to_string();
+        self.at = Some(now);
+        (Some(self.told.clone()), None)
+    }
+}
+
+/// One line as it comes, in bounded memory.
+struct Line {
+    text: Vec<u8>,
+    limit: usize,
+    lost: usize,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            text: Vec::new(),
+            limit: LONGEST_LINE,
+            lost: 0,
+        }
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        let room = part.len().min(self.limit - self.text.len());
+        self.text.extend_from_slice(&part[..room]);
+        self.lost += part.len() - room;
+    }
+}
+
+/// What a build's output tells.
+struct Output {
+    tape: Arc<Tape>,
+    run: u64,
+    lines: [Line; 2],
+    errors: Vec<BuildError>,
+    texts: [text::Errors; 2],
+    built: Vec<Built>,
+    scripts: Vec<Script>,
+    phase: String,
+}
+
+impl Output {
+    fn new(tape: Arc<Tape>, run: u64) -> Self {
+        Self {
+            tape,
+            run,
+            lines: [Line::new(), Line::new()],
+            errors: Vec::new(),
+            texts: Default::default(),
+            built: Vec::new(),
+            scripts: Vec::new(),
+            phase: String::new(),
+        }
+    }
+
+    /// One read of a pipe that has something; 0 at its end, or where it can't be read any more.
+    fn read(&mut self, stream: usize, pipe: &mut Option<File>, buffer: &mut [u8]) -> usize {
+        let n = match pipe.as_mut().map(|p| p.read(buffer)) {
+            Some(Ok(n)) => n,
+            Some(Err(_)) | None => 0,
+        };
+        self.take(stream, &buffer[..n]);
+        n
+    }
+
+    /// Bytes of one pipe. Cargo's messages are held until they are complete; the log gets all else
+    /// as it comes.
+    fn take(&mut self, stream: usize, bytes: &[u8]) {
+        // What the log has not got yet of `bytes`.
+        let mut from = 0;
+        let mut at = 0;
+        for part in bytes.split_inclusive(|b| *b == b'\n') {
+            let line = &mut self.lines[stream];
+            let message = part.starts_with(MESSAGE) || MESSAGE.starts_with(part);
+            if line.text.is_empty() && stream == 0 && message {
+                line.limit = LONGEST_MESSAGE;
+            }
+            line.push(part);
+            let held = line.limit == LONGEST_MESSAGE;
+            if held {
+                self.log(stream, &bytes[from..at]);
+                from = at + part.len();
+            }
+            at += part.len();
+            if part.ends_with(b"\n") {
+                self.line(stream);
+            }
+        }
+        self.log(stream, &bytes[from..]);
+    }
+
+    /// What has no newline at its end.
+    fn finish(&mut self) {
+        for stream in [0, 1] {
+            if !self.lines[stream].text.is_empty() {
+                self.line(stream);
+            }
+        }
+    }
+
+    /// A line is complete.
+    fn line(&mut self, stream: usize) {
+        let line = std::mem::replace(&mut self.lines[stream], Line::new());
+        if line.limit == LONGEST_MESSAGE {
+            if line.lost > 0 {
+                let size = line.text.len() + line.lost;
+                let note = format!("[bpm: a message of {size} bytes is left out]\n");
+                return self.log(stream, note.as_bytes());
+            }
+            match CargoLine::parse(&line.text) {
+                Some(message) => return self.message(message),
+                None => self.log(stream, &line.text),
+            }
+        }
+        let text = text::plain(&line.text);
+        self.texts[stream].line(&text);
+        if let Some(phase) = text::phase(&text) {
+            self.phase = phase;
+        }
+    }
+
+    fn message(&mut self, message: CargoLine) {
+        match message {
+            CargoLine::Artifact(built) if self.built.len() < MOST => self.built.push(built),
+            CargoLine::Script(script) if self.scripts.len() < MOST => self.scripts.push(script),
+            CargoLine::Message(message) => {
+                // Where cargo itself would print it.
+                self.log(1, message.rendered.as_bytes());
+                if self.errors.len() < text::ERRORS {
+                    self.errors.extend(message.error);
+                }
+            }
+            CargoLine::Artifact(_)
+            | CargoLine::Script(_)
+            | CargoLine::Finished(_)
+            | CargoLine::Other => {}
+        }
+    }
+
+    fn log(&self, stream: usize, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let stream = [Stream::Stdout, Stream::Stderr][stream];
+            self.tape.append(self.run, stream, bytes);
+        }
+    }
+
+    /// The first errors: of the compiler's messages, else what looks like one in the text.
+    fn errors(self) -> Vec<BuildError> {
+        if !self.errors.is_empty() {
+            return self.errors;
+        }
+        let [stdout, stderr] = self.texts;
+        let mut found = stderr.take();
+        found.extend(stdout.take());
+        found.truncate(text::ERRORS);
+        found
+    }
+}
+
+/// What a build that ended well made.
+fn made(
+    output: &Output,
+    plan: &BuildPlan,
+    bin_dir: &Path,
+    id: u64,
+    keep: &[PathBuf],
+) -> Result<Artifact, String> {
+    let Some(wanted) = &plan.binary else {
+        return Ok(Artifact::default());
+    };
+    let chosen = cargo::choose(&output.built, wanted, |path| fs::read_to_string(path).ok())?;
+    let executable = chosen.executable.as_deref().unwrap_or_default();
+    let copy = store(Path::new(executable), bin_dir, id, keep)?;
+    Ok(Artifact {
+        exe: Some(copy),
+        argv0: Some(cargo::argv0(executable, &plan.cwd)),
+        env: cargo::run_env(
+            chosen,
+            &output.scripts,
+            &sysroot_libs(Path::new(executable)),
+        ),
+    })
+}
+
+/// The toolchain's libraries: cargo's notes lie in `target`, two levels above the executable, or
+/// three with `--target` (and then the triple is the level between).
+fn sysroot_libs(executable: &Path) -> Vec<String> {
+    let notes = |level: usize| {
+        let target = executable.ancestors().nth(level)?;
+        fs::read_to_string(target.join(".rustc_info.json")).ok()
+    };
+    if let Some(notes) = notes(2) {
+        return cargo::sysroot_libs(&notes, None);
+    }
+    let triple = executable.ancestors().nth(2).and_then(Path::file_name);
+    match (notes(3), triple.and_then(|t| t.to_str())) {
+        (Some(notes), Some(triple)) => cargo::sysroot_libs(&notes, Some(triple)),
+        _ => Vec::new(),
+    }
+}
+
+/// Copies an executable to `<bin_dir>/<id>/`, and deletes older copies but the one before and those
+/// in `keep`. What is the same as the newest copy is not copied again: the two that are kept should
+/// be two that differ, so that there is something to roll back to.
+fn store(exe: &Path, bin_dir: &Path, id: u64, keep: &[PathBuf]) -> Result<PathBuf, String> {
+    let name = exe.file_name().ok_or("cargo names no file")?;
+    let older = stored(bin_dir);
+    if let Some(last) = older.first().map(|(_, dir)| dir.join(name))
+        && same(exe, &last)
+    {
+        return Ok(last);
+    }
+    let dir = bin_dir.join(id.to_string());
+    let copy = dir.join(name);
+    let _ = fs::remove_dir_all(&dir);
+    if let Err(e) = fs::create_dir_all(&dir).and_then(|()| fs::copy(exe, &copy)) {
+        let _ = fs::remove_dir_all(&dir);
+        let (exe, dir, why) = (exe.display(), dir.display(), reason(&e));
+        return Err(format!("cannot copy {exe} to {dir}: {why}"));
+    }
+    for (_, old) in older.iter().filter(|(n, _)| *n != id).skip(1) {
+        if !keep.iter().any(|k| k.starts_with(old)) {
+            // It is only space; the next build tries again.
+            let _ = fs::remove_dir_all(old);
+        }
+    }
+    Ok(copy)
+}
+
+/// The copies there are, newest first.
+fn stored(bin_dir: &Path) -> Vec<(u64, PathBuf)> {
+    let entries = fs::read_dir(bin_dir).into_iter().flatten().flatten();
+    let mut all: Vec<(u64, PathBuf)> = entries
+        .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
+        .collect();
+    all.sort_unstable_by(|a, b| b.cmp(a));
+    all
+}
+
+/// The files have the same contents.
+fn same(a: &Path, b: &Path) -> bool {
+    let (Ok(a), Ok(b)) = (File::open(a), File::open(b)) else {
+        return false;
+    };
+    let length = |f: &File| f.metadata().map(|m| m.len()).ok();
+    if length(&a).is_none() || length(&a) != length(&b) {
+        return false;
+    }
+    let (mut a, mut b) = (a.take(u64::MAX), b.take(u64::MAX));
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    loop {
+        x.clear();
+        y.clear();
+        let read = |f: &mut io::Take<File>, into: &mut Vec<u8>| {
+            f.set_limit(64 << 10);
+            f.read_to_end(into)
+        };
+        match (read(&mut a, &mut x), read(&mut b, &mut y)) {
+            (Ok(0), Ok(0)) => return true,
+            (Ok(_), Ok(_)) if x == y => {}
+            _ => return false,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What people's build tools print: the phase a build is in, and errors at a place, for builds that
+//! have no messages for machines.
+
+use super::BuildError;
+
+/// How many errors of a build are kept.
+pub const ERRORS: usize = 10;
+
+/// A line without escape sequences, for reading only; invalid UTF-8 replaced.
+pub fn plain(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let mut out = String::with_capacity(text.len());
+    let mut letters = text.trim_end_matches(['\n', '\r']).chars().peekable();
+    while let Some(c) = letters.next() {
+        if c != '\u{1b}' {
+            out.push(c);
+            continue;
+        }
+        match letters.next() {
+            // CSI: up to its final byte.
+            Some('[') => while letters.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
+            // OSC (a hyperlink, say): up to BEL or ST.
+            Some(']') => {
+                while letters
+                    .next()
+                    .is_some_and(|c| c != '\u{7}' && c != '\u{1b}')
+                {}
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// What cargo says it is doing now: `compiling foo`, `waiting for cargo's lock`.
+pub fn phase(line: &str) -> Option<String> {
+    let (verb, rest) = line.trim_start().split_once(' ')?;
+    let subject = rest.split(' ').next().filter(|s| !s.is_empty())?;
+    Some(match verb {
+        "Blocking" if rest.starts_with("waiting for file lock") => {
+            "waiting for cargo's lock".into()
+        }
+        "Compiling" | "Checking" => format!("compiling {subject}"),
+        "Updating" => "updating the registry's index".into(),
+        "Downloading" | "Downloaded" => "downloading crates".into(),
+        _ => return None,
+    })
+}
+
+/// Finds errors in lines, one after the other.
+#[derive(Debug, Default)]
+pub struct Errors {
+    found: Vec<BuildError>,
+    /// The last one has no place yet: ` --> src/main.rs:1:2` may follow.
+    open: bool,
+    /// `Caused by:` was the line before.
+    cause: bool,
+}
+
+impl Errors {
+    /// Looks at the next line, without escapes.
+    pub fn line(&mut self, line: &str) {
+        if let Some(error) = placed(line).or_else(|| bare(line)) {
+            self.open = error.file.is_none();
+            if self.found.len() < ERRORS {
+                self.found.push(error);
+            } else {
+                self.open = false;
+            }
+        } else if !self.open {
+            // Nothing that this line could belong to.
+        } else if let Some(place) = line.trim_start().strip_prefix("--> ") {
+            self.open = false;
+            if let (Some(last), Some((file, l, c))) = (self.found.last_mut(), place_of(place)) {
+                (last.file, last.line, last.column) = (Some(file), Some(l), c);
+            }
+        } else if self.cause {
+            self.open = false;
+            if let Some(last) = self.found.last_mut() {
+                last.message = format!("{}: {}", last.message, line.trim());
+            }
+        }
+        self.cause = self.open && line == "Caused by:";
+    }
+
+    /// What was found, without the lines that only count the others.
+    pub fn take(self) -> Vec<BuildError> {
+        let counts = |m: &str| {
+            m.starts_with("could not compile ")
+                || m.starts_with("aborting due to ")
+                || m == "build script logged errors"
+        };
+        let (summary, real): (Vec<_>, Vec<_>) =
+            self.found.into_iter().partition(|e| counts(&e.message));
+        if real.is_empty() { summary } else { real }
+    }
+}
+
+/// `error: words`, `error[E0308]: words` at the line's begin (cargo, rustc).
+fn bare(line: &str) -> Option<BuildError> {
+    let rest = line.strip_prefix("error")?;
+    let message = match rest.strip_prefix('[') {
+        Some(code) => {
+            let (code, words) = code.split_once("]: ")?;
+            format!("{code}: {words}")
+        }
+        None => rest.strip_prefix(": ")?.to_string(),
+    };
+    Some(BuildError {
+        file: None,
+        line: None,
+        column: None,
+        message,
+    })
+}
+
+/// `file:3:5: error: words` (cc, make), `file(3,5): error TS2322: words` and
+/// `file:3:5 - error TS2322: words` (tsc).
+fn placed(line: &str) -> Option<BuildError> {
+    let at = line.find("error")?;
+    let (head, tail) = (&line[..at], &line[at + "error".len()..]);
+    let head = head.strip_suffix("fatal ").unwrap_or(head);
+    let place = head
+        .strip_suffix(": ")
+        .or_else(|| head.strip_suffix(" - "))?;
+    let message = match tail.strip_prefix(": ") {
+        Some(words) => words,
+        None => tail.strip_prefix(' ').filter(|t| {
+            // A code and a colon; otherwise it is prose with the word in it.
+            t.split_once(": ")
+                .is_some_and(|(code, _)| !code.contains(' '))
+        })?,
+    };
+    let (file, l, c) = place_of(place).or_else(|| in_parentheses(place))?;
+    Some(BuildError {
+        file: Some(file),
+        line: Some(l),
+        column: c,
+        message: message.to_string(),
+    })
+}
+
+/// `src/main.rs:3:5` or `src/main.rs:3`.
+fn place_of(text: &str) -> Option<(String, u64, Option<u64>)> {
+    let (rest, last) = text.trim().rsplit_once(':')?;
+    let last: u64 = last.parse().ok()?;
+    let (file, l, c) = match rest.rsplit_once(':').map(|(file, l)| (file, l.parse())) {
+        Some((file, Ok(l))) => (file, l, Some(last)),
+        _ => (rest, last, None),
+    };
+    (!file.is_empty()).then(|| (file.into(), l, c))
+}
+
+/// `src/x.ts(3,5)`.
+fn in_parentheses(text: &str) -> Option<(String, u64, Option<u64>)> {
+    let (file, numbers) = text.strip_suffix(')')?.rsplit_once('(')?;
+    let (l, c) = numbers.split_once(',')?;
+    Some((file.into(), l.parse().ok()?, Some(c.parse().ok()?)))
+}
