@@ -407,7 +407,7 @@ fn store(exe: &Path, bin_dir: &Path, id: u64, keep: &[PathBuf]) -> Result<PathBu
     let name = exe.file_name().ok_or("cargo names no file")?;
     let older = stored(bin_dir);
     if let Some(last) = older.first().map(|(_, dir)| dir.join(name))
-        && same(exe, &last)
+        && same(exe, &last).unwrap_or(false)
     {
         return Ok(last);
     }
@@ -439,27 +439,17 @@ fn stored(bin_dir: &Path) -> Vec<(u64, PathBuf)> {
 }
 
 /// The files have the same contents.
-fn same(a: &Path, b: &Path) -> bool {
-    let (Ok(a), Ok(b)) = (File::open(a), File::open(b)) else {
-        return false;
-    };
-    let length = |f: &File| f.metadata().map(|m| m.len()).ok();
-    if length(&a).is_none() || length(&a) != length(&b) {
-        return false;
+fn same(a: &Path, b: &Path) -> io::Result<bool> {
+    let (mut a, mut b) = (File::open(a)?, File::open(b)?);
+    if a.metadata()?.len() != b.metadata()?.len() {
+        return Ok(false);
     }
-    let (mut a, mut b) = (a.take(u64::MAX), b.take(u64::MAX));
-    let (mut x, mut y) = (Vec::new(), Vec::new());
+    let (mut x, mut y) = (vec![0; 64 << 10], vec![0; 64 << 10]);
     loop {
-        x.clear();
-        y.clear();
-        let read = |f: &mut io::Take<File>, into: &mut Vec<u8>| {
-            f.set_limit(64 << 10);
-            f.read_to_end(into)
-        };
-        match (read(&mut a, &mut x), read(&mut b, &mut y)) {
-            (Ok(0), Ok(0)) => return true,
-            (Ok(_), Ok(_)) if x == y => {}
-            _ => return false,
+        let n = a.read(&mut x)?;
+        b.read_exact(&mut y[..n])?;
+        if n == 0 || x[..n] != y[..n] {
+            return Ok(n == 0);
         }
     }
 }

@@ -78,3 +78,54 @@ pub fn failure(root: &Path, end: &str, stderr: &[u8]) -> String {
         None => format!("direnv ended with {end}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_is_read_without_direnvs_own() {
+        let output = b"A=1\0B=x=y\nz\0DIRENV_DIR=-/x\0EMPTY=\0=C:=odd\0junk\0\0\xff=\xfe\0";
+        let pair =
+            |n: &[u8], v: &[u8]| (OsString::from_vec(n.into()), OsString::from_vec(v.into()));
+        assert_eq!(
+            parse(output),
+            [
+                pair(b"A", b"1"),
+                pair(b"B", b"x=y\nz"),
+                pair(b"EMPTY", b""),
+                pair(b"=C:", b"odd"),
+                pair(b"\xff", b"\xfe"),
+            ]
+        );
+        assert!(parse(b"").is_empty());
+    }
+
+    #[test]
+    fn a_blocked_envrc_says_what_to_do() {
+        let stderr = b"\x1b[31mdirenv: error /home/me/app/.envrc is blocked. Run `direnv allow` to approve its content\x1b[0m\n";
+        assert_eq!(
+            failure(Path::new("/home/me/app"), "exit code 1", stderr),
+            "/home/me/app/.envrc is not allowed: look at it, then run \"direnv allow /home/me/app\""
+        );
+        let stderr = b"direnv: loading ~/app/.envrc\n./.envrc:1: nope: command not found\n\n";
+        assert_eq!(
+            failure(Path::new("/x"), "exit code 127", stderr),
+            "direnv ended with exit code 127: ./.envrc:1: nope: command not found"
+        );
+        assert_eq!(
+            failure(Path::new("/x"), "signal KILL", b""),
+            "direnv ended with signal KILL"
+        );
+    }
+
+    #[test]
+    fn direnv_is_run_for_the_root() {
+        let exec = load(Path::new("/home/me/app"));
+        assert_eq!(
+            (exec.program.as_str(), exec.cwd),
+            ("direnv", "/home/me/app".into())
+        );
+        assert_eq!(exec.args, ["exec", "/home/me/app", "env", "-0"]);
+    }
+}

@@ -10,7 +10,7 @@ pub const ERRORS: usize = 10;
 pub fn plain(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     let mut out = String::with_capacity(text.len());
-    let mut letters = text.trim_end_matches(['\n', '\r']).chars().peekable();
+    let mut letters = text.trim_end_matches(['\n', '\r']).chars();
     while let Some(c) = letters.next() {
         if c != '\u{1b}' {
             out.push(c);
@@ -19,13 +19,17 @@ pub fn plain(line: &[u8]) -> String {
         match letters.next() {
             // CSI: up to its final byte.
             Some('[') => while letters.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
-            // OSC (a hyperlink, say): up to BEL or ST.
-            Some(']') => {
-                while letters
-                    .next()
-                    .is_some_and(|c| c != '\u{7}' && c != '\u{1b}')
-                {}
-            }
+            // OSC (a hyperlink, say): up to BEL or ESC \.
+            Some(']') => loop {
+                match letters.next() {
+                    None | Some('\u{7}') => break,
+                    Some('\u{1b}') => {
+                        letters.next();
+                        break;
+                    }
+                    Some(_) => {}
+                }
+            },
             _ => {}
         }
     }
@@ -156,4 +160,142 @@ fn in_parentheses(text: &str) -> Option<(String, u64, Option<u64>)> {
     let (file, numbers) = text.strip_suffix(')')?.rsplit_once('(')?;
     let (l, c) = numbers.split_once(',')?;
     Some((file.into(), l.parse().ok()?, Some(c.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(text: &str) -> Vec<(Option<String>, Option<u64>, Option<u64>, String)> {
+        let mut errors = Errors::default();
+        text.lines().for_each(|l| errors.line(l));
+        let flat = |e: BuildError| (e.file, e.line, e.column, e.message);
+        errors.take().into_iter().map(flat).collect()
+    }
+
+    fn at(
+        file: &str,
+        line: u64,
+        column: u64,
+        words: &str,
+    ) -> (Option<String>, Option<u64>, Option<u64>, String) {
+        (Some(file.into()), Some(line), Some(column), words.into())
+    }
+
+    fn bare(words: &str) -> (Option<String>, Option<u64>, Option<u64>, String) {
+        (None, None, None, words.into())
+    }
+
+    #[test]
+    fn a_broken_manifest_is_an_error_at_its_place() {
+        let text =
+            "error: key with no value, expected `=`\n --> Cargo.toml:7:6\n  |\n7 | blah blah\n";
+        assert_eq!(
+            errors(text),
+            [at("Cargo.toml", 7, 6, "key with no value, expected `=`")]
+        );
+    }
+
+    #[test]
+    fn a_cause_belongs_to_its_error() {
+        let text = "error: failed to parse manifest at `/home/me/app/Cargo.toml`\n\nCaused by:\n  no targets specified in the manifest\n  either src/lib.rs, ...\n";
+        assert_eq!(
+            errors(text),
+            [bare(
+                "failed to parse manifest at `/home/me/app/Cargo.toml`: no targets specified in the manifest"
+            )]
+        );
+    }
+
+    #[test]
+    fn rustc_s_text_is_read_and_its_count_is_left_out() {
+        let text = "   Compiling app v0.1.0\nerror[E0308]: mismatched types\n --> src/main.rs:3:18\n  |\nwarning: unused\n --> src/main.rs:2:9\nerror: could not compile `app` (bin \"app\") due to 1 previous error\n";
+        assert_eq!(
+            errors(text),
+            [at("src/main.rs", 3, 18, "E0308: mismatched types")]
+        );
+        let alone = "error: could not compile `app` (bin \"app\")\n";
+        assert_eq!(
+            errors(alone),
+            [bare("could not compile `app` (bin \"app\")")]
+        );
+    }
+
+    #[test]
+    fn other_compilers_are_read() {
+        let text = "src/x.ts(3,5): error TS2322: Type 'string' is not assignable.\n\
+                    src/y.ts:4:6 - error TS1005: ';' expected.\n\
+                    main.c:7:9: error: expected ';' before 'return'\n\
+                    main.c:1:10: fatal error: nope.h: No such file or directory\n\
+                    main.c:2:1: warning: an error: of none\n";
+        assert_eq!(
+            errors(text),
+            [
+                at("src/x.ts", 3, 5, "TS2322: Type 'string' is not assignable."),
+                at("src/y.ts", 4, 6, "TS1005: ';' expected."),
+                at("main.c", 7, 9, "expected ';' before 'return'"),
+                at("main.c", 1, 10, "nope.h: No such file or directory"),
+            ]
+        );
+    }
+
+    #[test]
+    fn prose_is_no_error() {
+        for line in [
+            "errors: none",
+            "an error: here",
+            "Handling error cases",
+            "12:30:00 error happened",
+            "error",
+            "error[E0308",
+            ": error: x",
+            "test error::tests::it_works ... ok",
+        ] {
+            assert_eq!(errors(line), [], "{line}");
+        }
+    }
+
+    #[test]
+    fn no_more_than_ten_are_kept() {
+        let text = "error: a\n".repeat(5000);
+        assert_eq!(errors(&text).len(), ERRORS);
+        // A place after the last does not go to one before.
+        let text = "error: a\n".repeat(11) + " --> src/main.rs:1:1\n";
+        assert_eq!(errors(&text)[9], bare("a"));
+    }
+
+    #[test]
+    fn phases_are_told_in_words() {
+        let lock = "    Blocking waiting for file lock on artifact directory";
+        assert_eq!(phase(lock).as_deref(), Some("waiting for cargo's lock"));
+        assert_eq!(
+            phase("   Compiling foo v0.1.0 (/x)").as_deref(),
+            Some("compiling foo")
+        );
+        for line in [
+            "",
+            "Compiling",
+            "   Compiling ",
+            "    Finished `dev` profile",
+            "Blocking x",
+        ] {
+            assert_eq!(phase(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_left_out() {
+        assert_eq!(
+            plain(b"\x1b[1m\x1b[32m   Compiling\x1b[0m foo v1\r\n"),
+            "   Compiling foo v1"
+        );
+        assert_eq!(
+            plain(b"\x1b]8;;http://x\x07link\x1b]8;;\x1b\\ end"),
+            "link end"
+        );
+        for unfinished in [&b"a\x1b"[..], b"a\x1b[", b"a\x1b[12", b"a\x1b]8;;x"] {
+            assert_eq!(plain(unfinished), "a");
+        }
+        assert_eq!(plain(b"\xff"), "\u{fffd}");
+    }
 }
