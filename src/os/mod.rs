@@ -1,3 +1,16 @@
 //! The hands: the only `unsafe`, the only system calls. Knows nothing of configuration.
 
+pub mod copy;
+pub mod detach;
+pub mod fds;
+pub mod files;
+pub mod group;
+pub mod lock;
+pub mod net;
+pub mod notify;
 pub mod poll;
+pub mod proc;
+pub mod reap;
+pub mod spawn;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,161 @@
+//! Descriptors: which ones a daemon begins with, and which ones travel over an execve.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Closes every descriptor above 2: what a caller left open is not held for the daemon's life.
+///
+/// To be called first thing at a fresh start, before anything of ours is open, and never after a
+/// re-exec, which has descriptors that must stay.
+pub fn close_inherited() {
+    // SAFETY: touches no memory. Nobody owns a descriptor above 2 yet, as the caller promises.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    if closed == 0 {
+        return;
+    }
+    // Linux before 5.9 has no close_range(2). The folder's own descriptor is among the names and
+    // closed by then: EBADF, and no harm, as there is one thread.
+    for fd in open() {
+        // SAFETY: as above.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// The descriptors above 2 of this process.
+fn open() -> Vec<RawFd> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect()
+}
+
+/// A limit of open files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nofile {
+    /// In force.
+    pub soft: u64,
+    /// What the soft one may be raised to.
+    pub hard: u64,
+}
+
+/// Raises our limit of open files to the hard one, and returns what it was: children get the
+/// original, since programs that use select(2) break above 1,024.
+pub fn raise_nofile() -> io::Result<Nofile> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(Nofile { soft, hard })
+}
+
+/// Whether the descriptor is closed by execve(2).
+pub fn set_cloexec(fd: impl AsFd, on: bool) -> io::Result<()> {
+    let flags = if on {
+        FdFlag::FD_CLOEXEC
+    } else {
+        FdFlag::empty()
+    };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
+}
+
+/// Whether reading and writing return at once. A property of the open file: everybody who has it
+/// sees the change.
+pub fn set_nonblocking(fd: impl AsFd, on: bool) -> io::Result<()> {
+    let fd = fd.as_fd();
+    let mut flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    flags.set(OFlag::O_NONBLOCK, on);
+    fcntl(fd, FcntlArg::F_SETFL(flags))?;
+    Ok(())
+}
+
+/// Standard input becomes the null device.
+pub fn null_stdin() -> io::Result<()> {
+    onto(File::open("/dev/null")?.as_fd(), 0)
+}
+
+/// Standard input becomes the null device; standard output and error become `log`.
+pub fn redirect_streams(log: BorrowedFd<'_>) -> io::Result<()> {
+    null_stdin()?;
+    onto(log, 1)?;
+    onto(log, 2)
+}
+
+/// `to`, one of the three standard streams, becomes what `from` is.
+fn onto(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
+    // SAFETY: touches no memory; 0, 1 and 2 are nobody's OwnedFd.
+    Errno::result(unsafe { libc::dup2(from.as_raw_fd(), to) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, alone};
+    use super::*;
+    use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+
+    #[test]
+    fn what_was_inherited_is_closed() {
+        alone("os::fds::tests::what_was_inherited_is_closed", || {
+            let stray = File::open("/dev/null").unwrap().into_raw_fd();
+            set_cloexec(unsafe { BorrowedFd::borrow_raw(stray) }, false).unwrap();
+            close_inherited();
+            let folder_itself = 1;
+            assert_eq!(open().len(), folder_itself);
+        });
+    }
+
+    #[test]
+    fn the_limit_is_raised_and_the_original_told() {
+        alone(
+            "os::fds::tests::the_limit_is_raised_and_the_original_told",
+            || {
+                let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
+                setrlimit(Resource::RLIMIT_NOFILE, 200, hard).unwrap();
+                assert_eq!(raise_nofile().unwrap(), Nofile { soft: 200, hard });
+                assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (hard, hard));
+            },
+        );
+    }
+
+    #[test]
+    fn flags_are_set_and_cleared() {
+        let (read, _write) = std::io::pipe().unwrap();
+        for on in [true, false] {
+            set_nonblocking(&read, on).unwrap();
+            let flags = OFlag::from_bits_retain(fcntl(&read, FcntlArg::F_GETFL).unwrap());
+            assert_eq!(flags.contains(OFlag::O_NONBLOCK), on);
+            set_cloexec(&read, on).unwrap();
+            let flags = FdFlag::from_bits_retain(fcntl(&read, FcntlArg::F_GETFD).unwrap());
+            assert_eq!(flags.contains(FdFlag::FD_CLOEXEC), on);
+        }
+    }
+
+    #[test]
+    fn streams_go_to_the_log() {
+        alone("os::fds::tests::streams_go_to_the_log", || {
+            let folder = Folder::new("streams");
+            let kept: OwnedFd = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+            let log = File::create(folder.join("log")).unwrap();
+            redirect_streams(log.as_fd()).unwrap();
+            nix::unistd::write(std::io::stdout(), b"one ").unwrap();
+            nix::unistd::write(std::io::stderr(), b"two").unwrap();
+            let end = std::io::Read::read(&mut std::io::stdin(), &mut [0; 8]).unwrap();
+            onto(kept.as_fd(), 1).unwrap();
+            assert_eq!(std::fs::read(folder.join("log")).unwrap(), b"one two");
+            assert_eq!(end, 0);
+            // The libtest of this process still wants its streams.
+            drop(unsafe { OwnedFd::from_raw_fd(kept.into_raw_fd()) });
+        });
+    }
+}

@@ -1,0 +1,225 @@
+//! Finding what belongs to a process, and signalling it and nobody else.
+#![allow(unsafe_code)]
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::proc::{self, Stat};
+use crate::clock::Mono;
+
+pub use super::proc::start_time as identity;
+
+/// The variable by which a process is known as ours, set at its start and inherited by its own.
+pub const MARKER: &str = "BPM_ID";
+
+/// One process, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proc {
+    /// Its number.
+    pub pid: i32,
+    /// Its parent's.
+    pub ppid: i32,
+    /// Its group's.
+    pub pgid: i32,
+    /// Its session's.
+    pub sid: i32,
+    /// When it began, in clock ticks since the boot: with the number, an identity.
+    pub start: u64,
+    /// `R`, `S`, `D`, `T`, `Z` (ended and not reaped), ... (proc_pid_stat(5)).
+    pub state: char,
+}
+
+/// Sends a signal to all of a group. False: there is nobody in it. The caller knows that the number
+/// is still the group's, because its leader is not reaped or was seen in it by [`descendants`].
+pub fn signal_group(pgid: i32, signal: i32) -> bool {
+    // Zero would be our own group, -1 everybody.
+    pgid > 1 && sent(unsafe_kill(-pgid, signal))
+}
+
+/// Sends a signal to a child of ours that is not reaped. False: there is no such process.
+pub fn signal(pid: i32, signal: i32) -> bool {
+    pid > 1 && sent(unsafe_kill(pid, signal))
+}
+
+/// Somebody is in the group; a leader that has ended and is not reaped counts.
+pub fn alive(pgid: i32) -> bool {
+    signal_group(pgid, 0)
+}
+
+fn unsafe_kill(pid: i32, signal: i32) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// EPERM: it is there, though not for us (a program that changed its user).
+fn sent(result: Result<(), Errno>) -> bool {
+    !matches!(result, Err(Errno::ESRCH | Errno::EINVAL))
+}
+
+/// A descriptor that becomes readable when that very process ends; None if it has, or if the number
+/// is another's by now. Works for processes that are not our children.
+pub fn watch(pid: i32, start: u64) -> io::Result<Option<OwnedFd>> {
+    if pid <= 0 {
+        return Ok(None);
+    }
+    // SAFETY: touches no memory.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0_u32) });
+    let fd = match fd {
+        // SAFETY: just opened (CLOEXEC by itself), and nobody else's.
+        Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd as i32) },
+        Err(Errno::ESRCH) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    // Asked after the descriptor is open: whatever it refers to had the number then, and a number is
+    // not given away while what had it is alive or unreaped.
+    Ok((identity(pid) == Some(start)).then_some(fd))
+}
+
+/// Signals the process only if it is the one that began then. False: it was not, or it has ended and
+/// been reaped, or we may not.
+pub fn signal_if(pid: i32, start: u64, signal: i32) -> bool {
+    let Ok(Some(fd)) = watch(pid, start) else {
+        return false;
+    };
+    // SAFETY: a null siginfo is allowed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0_u32,
+        )
+    };
+    result == 0
+}
+
+/// Waits until that process has ended. False: it lives after `timeout`.
+pub fn wait_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
+    let Some(fd) = watch(pid, start)? else {
+        return Ok(true);
+    };
+    let deadline = Mono::now().after(timeout);
+    loop {
+        let left = deadline.since(Mono::now());
+        // Rounded up: waking early would only mean another turn.
+        let left =
+            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(0) if deadline.since(Mono::now()).is_zero() => return Ok(false),
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// All our descendants, parents before their children, those that have ended and are not reaped
+/// included. A picture of moving things: who kills by it looks again until nothing is left.
+pub fn descendants() -> Vec<Proc> {
+    census().into_iter().map(|s| s.proc).collect()
+}
+
+/// As [`descendants`], with what they use.
+pub(super) fn census() -> Vec<Stat> {
+    let us = std::process::id() as i32;
+    match children(us) {
+        Some(first) => walk(first),
+        None => sieve(us, proc::all_pids().filter_map(proc::stat).collect()),
+    }
+}
+
+/// Down the kernel's lists of children: as many reads as there are descendants.
+fn walk(mut pids: Vec<i32>) -> Vec<Stat> {
+    let mut seen: HashSet<i32> = pids.iter().copied().collect();
+    let mut found = Vec::new();
+    let mut next = 0;
+    while let Some(pid) = pids.get(next).copied() {
+        next += 1;
+        found.extend(proc::stat(pid));
+        // A number may be given anew while we walk; seen once is enough, and the walk ends.
+        pids.extend(
+            children(pid)
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|p| seen.insert(*p)),
+        );
+    }
+    found
+}
+
+/// From everybody, the descendants of one: for kernels without lists of children
+/// (CONFIG_PROC_CHILDREN).
+fn sieve(root: i32, mut everybody: Vec<Stat>) -> Vec<Stat> {
+    let mut found: Vec<Stat> = Vec::new();
+    let mut parents = HashSet::from([root]);
+    loop {
+        let (of, others): (Vec<Stat>, Vec<Stat>) = everybody
+            .into_iter()
+            .partition(|s| parents.contains(&s.proc.ppid));
+        if of.is_empty() {
+            return found;
+        }
+        parents = of.iter().map(|s| s.proc.pid).collect();
+        found.extend(of);
+        everybody = others;
+    }
+}
+
+/// The children of all threads of a process; None where the kernel keeps no such list.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let mut all = Vec::new();
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Some(all);
+    };
+    for thread in threads.flatten() {
+        match fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => all.extend(
+                list.split_ascii_whitespace()
+                    .filter_map(|p| p.parse::<i32>().ok()),
+            ),
+            // The thread ended meanwhile, unless its folder is still there.
+            Err(_) if thread.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(all)
+}
+
+/// The value of [`MARKER`] in the environment that the process was given at its start. None: it has
+/// none, has ended, wrote over it, or is not ours to read.
+pub fn marker(pid: i32) -> Option<String> {
+    // Larger environments can't be: an execve takes 6 MiB at most.
+    const MOST: u64 = 6 << 20;
+    let mut environ = Vec::new();
+    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+    file.take(MOST).read_to_end(&mut environ).ok()?;
+    environ.split(|b| *b == 0).find_map(|pair| {
+        let value = pair.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"=")?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    })
+}
+
+/// The processes of our user, whoever's children they are, whose marker begins so: what a daemon
+/// that is dead has left. We are not among them.
+pub fn find_marked(prefix: &str) -> Vec<Proc> {
+    let us = std::process::id() as i32;
+    let user = nix::unistd::geteuid().as_raw();
+    proc::all_pids()
+        .filter(|pid| *pid != us)
+        .filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == user))
+        .filter_map(|pid| {
+            // The identity before the marker and again after: both are then the same process's.
+            let before = proc::stat(pid)?.proc;
+            let ours = marker(pid)?.starts_with(prefix);
+            (ours && identity(pid) == Some(before.start)).then_some(before)
+        })
+        .collect()
+}

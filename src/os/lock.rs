@@ -1,0 +1,103 @@
+//! The lock that makes a daemon the only one of its project: flock(2) on a file that stays.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use fd_lock::RwLock;
+
+/// How often a lock is tried while only those who look stand in the way. They hold it for
+/// microseconds; one that was stopped in between must not hold us up for ever.
+const TRIES: usize = 10_000;
+
+/// Held until it is dropped or the process is over, over an execve as well.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock, making the file if need be. None: somebody else has it. To be called after
+    /// the last fork, since a copy of the process would have the lock too.
+    pub fn take(path: &Path) -> io::Result<Option<Self>> {
+        for _ in 0..TRIES {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(path)?;
+            let mut lock = RwLock::new(file);
+            if exclusive(&mut lock)? {
+                let file = lock.into_inner();
+                // Somebody may have removed it between our opening and our locking: then it is a
+                // lock on nothing.
+                if same(&file, path) {
+                    return Ok(Some(Self { file }));
+                }
+            } else if !shared(&lock)? {
+                return Ok(None);
+            }
+            // Only somebody who looked, and has looked by now.
+            std::thread::yield_now();
+        }
+        Err(io::Error::new(
+            ErrorKind::WouldBlock,
+            "somebody keeps looking at the lock",
+        ))
+    }
+
+    /// The lock that this process already held before it executed itself anew.
+    pub fn adopt(fd: OwnedFd) -> Self {
+        Self { file: fd.into() }
+    }
+
+    /// Somebody holds the lock.
+    pub fn probe(path: &Path) -> io::Result<bool> {
+        match File::open(path) {
+            Ok(file) => Ok(!shared(&RwLock::new(file))?),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// The descriptor that carries the lock over an execve (CLOEXEC until then).
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Locks for good. The guard is forgotten: it would unlock when dropped, in every process that has a
+/// copy of it; without it the lock ends with the last copy of the descriptor.
+fn exclusive(lock: &mut RwLock<File>) -> io::Result<bool> {
+    match lock.try_write() {
+        Ok(guard) => {
+            std::mem::forget(guard);
+            Ok(true)
+        }
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether nobody holds it, by holding it shared for a moment: others who look do not see us, and who
+/// takes it tells us from a holder by doing the same.
+fn shared(lock: &RwLock<File>) -> io::Result<bool> {
+    match lock.try_read() {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn same(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}

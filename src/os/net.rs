@@ -1,0 +1,77 @@
+//! Sockets that listen.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
+use nix::sys::stat::{Mode, fchmod};
+
+/// Connections that may wait for our accept(2); the kernel cuts it to net.core.somaxconn.
+const BACKLOG: i32 = 1024;
+
+/// Whether accept(2) waits. A property of the socket that everybody shares who has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accept {
+    /// For a socket of our own loop.
+    AtOnce,
+    /// For a socket that a process gets: what it expects, unless it says otherwise.
+    Waits,
+}
+
+/// Listens on a TCP port, 0 for any; a port whose last user has just left is no obstacle
+/// (SO_REUSEADDR). CLOEXEC.
+pub fn tcp_listener(ip: IpAddr, port: u16, accept: Accept) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind((ip, port))?;
+    // Once more, for our own backlog: the library's differs between its versions.
+    listen(&listener, backlog()?)?;
+    listener.set_nonblocking(accept == Accept::AtOnce)?;
+    Ok(listener)
+}
+
+/// Listens on a Unix socket that only our user can connect to (mode 0600). `replace` removes a socket
+/// that is there, and is for who holds the lock that says nobody serves it. CLOEXEC.
+pub fn unix_listener(path: &Path, replace: bool, accept: Accept) -> io::Result<UnixListener> {
+    let address = UnixAddr::new(path)?;
+    if replace {
+        unlink_socket(path)?;
+    }
+    let socket: OwnedFd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // bind(2) makes the file with the mode of the socket: it is never open to others, not even for a
+    // moment, and no umask is changed under other threads.
+    fchmod(socket.as_fd(), Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(socket.as_raw_fd(), &address)?;
+    listen(&socket, backlog()?)?;
+    let listener = UnixListener::from(socket);
+    listener.set_nonblocking(accept == Accept::AtOnce)?;
+    Ok(listener)
+}
+
+fn backlog() -> io::Result<Backlog> {
+    Ok(Backlog::new(BACKLOG)?)
+}
+
+fn unlink_socket(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path),
+        // bind(2) will say that something is in the way.
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// A port on which nobody listens at the moment.
+pub fn free_port(ip: IpAddr) -> io::Result<u16> {
+    Ok(TcpListener::bind((ip, 0))?.local_addr()?.port())
+}

@@ -1,0 +1,285 @@
+//! What the kernel tells of processes.
+#![allow(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use super::group::{self, Proc};
+
+/// What a group of processes uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// User and system time of its living processes and of the children that they waited for.
+    pub cpu: Duration,
+    /// Resident memory in bytes; what processes share is counted in each.
+    pub rss: u64,
+    /// Threads.
+    pub tasks: u64,
+    /// Its living processes.
+    pub pids: Vec<i32>,
+}
+
+/// What each of these groups uses, in the same order, in one pass over our descendants. A process
+/// that left its group for a session of its own counts where its parent does.
+pub fn usage(groups: &[i32]) -> Vec<Usage> {
+    let mut all = vec![Usage::default(); groups.len()];
+    let by_group: HashMap<i32, usize> = groups.iter().copied().zip(0..).collect();
+    let mut owner: HashMap<i32, usize> = HashMap::new();
+    // Parents come before their children.
+    for stat in group::census() {
+        let of = by_group
+            .get(&stat.proc.pgid)
+            .or_else(|| owner.get(&stat.proc.ppid));
+        let Some(of) = of.copied() else {
+            continue;
+        };
+        owner.insert(stat.proc.pid, of);
+        let sum = &mut all[of];
+        sum.cpu += stat.cpu;
+        if stat.proc.state != 'Z' {
+            sum.rss += stat.rss;
+            sum.tasks += stat.tasks;
+            sum.pids.push(stat.proc.pid);
+        }
+    }
+    all
+}
+
+/// `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stat {
+    pub(super) proc: Proc,
+    pub(super) cpu: Duration,
+    pub(super) rss: u64,
+    pub(super) tasks: u64,
+}
+
+pub(super) fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    // The name may have blanks and brackets in it; nothing after it has.
+    let name_end = memchr::memrchr(b')', text)?;
+    let pid = number(text.split(|b| *b == b' ').next()?)?;
+    let rest = std::str::from_utf8(text.get(name_end + 2..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // Numbers as in proc_pid_stat(5), which counts from 1; `rest` begins with field 3.
+    let field = |n: usize| fields.get(n - 3).copied();
+    let count = |n: usize| field(n)?.parse::<u64>().ok();
+    let id = |n: usize| field(n)?.parse::<i32>().ok();
+    // Those of children that were waited for are signed.
+    let waited = |n: usize| u64::try_from(field(n)?.parse::<i64>().ok()?).ok();
+    let ticks = count(14)? + count(15)? + waited(16)? + waited(17)?;
+    Some(Stat {
+        proc: Proc {
+            pid,
+            ppid: id(4)?,
+            pgid: id(5)?,
+            sid: id(6)?,
+            start: count(22)?,
+            state: field(3)?.chars().next()?,
+        },
+        cpu: Duration::from_millis(ticks * 1000 / system(libc::_SC_CLK_TCK, 100)),
+        rss: count(24)? * page(),
+        tasks: count(20)?,
+    })
+}
+
+fn number(digits: &[u8]) -> Option<i32> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn page() -> u64 {
+    system(libc::_SC_PAGESIZE, 4096)
+}
+
+fn system(what: libc::c_int, otherwise: u64) -> u64 {
+    // SAFETY: touches no memory.
+    let value = unsafe { libc::sysconf(what) };
+    u64::try_from(value)
+        .ok()
+        .filter(|v| *v > 0)
+        .unwrap_or(otherwise)
+}
+
+/// All processes that we can see.
+pub(super) fn all_pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// When a process began, in clock ticks since the boot: with its number, an identity.
+pub fn start_time(pid: i32) -> Option<u64> {
+    Some(stat(pid)?.proc.start)
+}
+
+/// Its arguments with blanks between, or its name in brackets where it has none (a kernel thread, one
+/// that has ended). At most 4,096 bytes.
+pub fn cmdline(pid: i32) -> Option<String> {
+    let mut line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    line.truncate(4096);
+    while line.last() == Some(&0) {
+        line.pop();
+    }
+    if line.is_empty() {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        return Some(format!("[{}]", name.trim_end()));
+    }
+    for byte in &mut line {
+        if *byte == 0 {
+            *byte = b' ';
+        }
+    }
+    Some(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// Our own resident memory in bytes.
+pub fn self_rss() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|t| t.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * page()
+}
+
+/// A TCP socket that listens.
+struct Listener {
+    ip: IpAddr,
+    port: u16,
+    inode: u64,
+}
+
+fn listeners() -> Vec<Listener> {
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .flat_map(|text| text.lines().filter_map(parse_listener).collect::<Vec<_>>())
+        .collect()
+}
+
+/// `0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 12345 ...`
+fn parse_listener(line: &str) -> Option<Listener> {
+    const LISTEN: &str = "0A";
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    if *fields.get(3)? != LISTEN {
+        return None;
+    }
+    let (ip, port) = fields.get(1)?.split_once(':')?;
+    Some(Listener {
+        ip: parse_ip(ip)?,
+        port: u16::from_str_radix(port, 16).ok()?,
+        inode: fields.get(9)?.parse().ok()?,
+    })
+}
+
+/// The kernel prints addresses as numbers in the machine's own order, 32 bits each.
+fn parse_ip(hex: &str) -> Option<IpAddr> {
+    let word = |i: usize| {
+        let digits = hex.get(i * 8..i * 8 + 8)?;
+        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
+    };
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for (i, part) in bytes.chunks_exact_mut(4).enumerate() {
+                part.copy_from_slice(&word(i)?);
+            }
+            Some(Ipv6Addr::from(bytes).into())
+        }
+        _ => None,
+    }
+}
+
+/// The inodes of the sockets that a process has open; empty where we may not look.
+fn sockets(pid: i32) -> Vec<u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    entries
+        .flatten()
+        .filter_map(|e| {
+            let target = fs::read_link(e.path()).ok()?;
+            let inode = target.to_str()?.strip_prefix("socket:[")?;
+            inode.strip_suffix(']')?.parse().ok()
+        })
+        .collect()
+}
+
+/// The TCP ports on which these processes listen, in order.
+pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
+    let theirs: HashSet<u64> = pids.iter().flat_map(|pid| sockets(*pid)).collect();
+    if theirs.is_empty() {
+        return Vec::new();
+    }
+    let mut ports: Vec<u16> = listeners()
+        .into_iter()
+        .filter(|l| theirs.contains(&l.inode))
+        .map(|l| l.port)
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// Who keeps us from listening there: number and arguments. None: nobody, or somebody of another
+/// user.
+pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
+    let inodes: HashSet<u64> = listeners()
+        .into_iter()
+        .filter(|l| l.port == port)
+        .filter(|l| l.ip == ip || l.ip.is_unspecified() || ip.is_unspecified())
+        .map(|l| l.inode)
+        .collect();
+    if inodes.is_empty() {
+        return None;
+    }
+    let holder = all_pids().find(|pid| sockets(*pid).iter().any(|s| inodes.contains(s)))?;
+    Some((holder, cmdline(holder).unwrap_or_default()))
+}
+
+/// Changes with every boot; without one, start times of processes mean nothing.
+pub fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim_end().to_owned())
+}
+
+/// How many processes the kernel has killed for memory, in our control group or, where that can't be
+/// told, on the machine. Rising between two readings makes a KILL that nobody sent suspicious.
+pub fn oom_kills() -> Option<u64> {
+    own_cgroup()
+        .and_then(|group| fs::read_to_string(format!("/sys/fs/cgroup{group}/memory.events")).ok())
+        .and_then(|events| counter(&events, "oom_kill"))
+        .or_else(|| counter(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill"))
+}
+
+/// Our path in the one hierarchy of cgroup v2.
+fn own_cgroup() -> Option<String> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(path.to_owned())
+}
+
+/// The number after a name, in lines of both.
+fn counter(text: &str, name: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Seconds by which the local clock was ahead of UTC at that time (seconds since 1970); 0 where the
+/// zone is unknown.
+pub fn local_offset(seconds: i64) -> i64 {
+    // SAFETY: a tm of zeros is valid; localtime_r reads the one and writes the other.
+    unsafe {
+        let mut local: libc::tm = std::mem::zeroed();
+        if libc::localtime_r(&seconds, &mut local).is_null() {
+            return 0;
+        }
+        local.tm_gmtoff
+    }
+}

@@ -1,0 +1,224 @@
+//! How processes end, and the signals that reach us.
+#![allow(unsafe_code)]
+
+use std::borrow::Cow;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use signal_hook::SigId;
+use signal_hook::low_level;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this exit code.
+    Code(i32),
+    /// By a signal.
+    Signal {
+        /// Its number.
+        number: i32,
+        /// A core was dumped.
+        core: bool,
+    },
+}
+
+/// A process that has been reaped: its number may be given to another one from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Death {
+    /// It was this one.
+    pub pid: i32,
+    /// How it ended.
+    pub end: End,
+    /// User and system time of it and of the children that it waited for.
+    pub cpu: Duration,
+    /// Peak resident memory in bytes, of it or of the largest child that it waited for. The kernel
+    /// counts from before the execve, when the process shared our memory: never less than our own peak
+    /// was at its start.
+    pub peak_rss: u64,
+}
+
+/// A child that has ended and is not reaped. It comes again until [`reap`] takes it; its number, and
+/// that of its group, is nobody else's until then, so that what is left of the group can be killed.
+pub fn next_dead() -> Option<i32> {
+    // Not nix's waitid: it fails on a child that was killed by a real-time signal, for ever.
+    // SAFETY: a siginfo_t of zeros is valid, and is filled in by the call.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: writes `info`. With WNOHANG there is no EINTR.
+    let found = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) } == 0;
+    // SAFETY: for WEXITED the pid is set; it stays zero where no child is dead.
+    let pid = unsafe { info.si_pid() };
+    (found && pid != 0).then_some(pid)
+}
+
+/// Reaps that child if it has ended. None: it lives, or it isn't ours.
+pub fn reap(pid: i32) -> Option<Death> {
+    if pid <= 0 {
+        return None;
+    }
+    let mut status = 0;
+    // SAFETY: a rusage of zeros is valid.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: writes `status` and `usage`.
+    let got = unsafe { libc::wait4(pid, &mut status, libc::WNOHANG, &mut usage) };
+    if got != pid {
+        return None;
+    }
+    let end = if libc::WIFSIGNALED(status) {
+        End::Signal {
+            number: libc::WTERMSIG(status),
+            core: libc::WCOREDUMP(status),
+        }
+    } else {
+        End::Code(libc::WEXITSTATUS(status))
+    };
+    let span = |t: libc::timeval| {
+        Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
+    };
+    Some(Death {
+        pid,
+        end,
+        cpu: span(usage.ru_utime) + span(usage.ru_stime),
+        peak_rss: usage.ru_maxrss as u64 * 1024,
+    })
+}
+
+/// A signal's name without SIG: `KILL`, `RTMIN+3`.
+pub fn signal_name(number: i32) -> Cow<'static, str> {
+    if let Ok(signal) = Signal::try_from(number) {
+        return signal.as_str().trim_start_matches("SIG").into();
+    }
+    match number - libc::SIGRTMIN() {
+        0 => "RTMIN".into(),
+        n if n > 0 && number <= libc::SIGRTMAX() => format!("RTMIN+{n}").into(),
+        _ => number.to_string().into(),
+    }
+}
+
+/// From now on, descendants whose parent ends become our children, and are reaped by us. Holds over
+/// an execve.
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: touches no memory.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// While it lives, this thread gets no signals; what comes, waits. To be held over an execve as
+/// well: the mask survives it, and [`Signals::new`] lifts it once there are handlers.
+#[derive(Debug)]
+pub struct Masked {
+    before: SigSet,
+}
+
+impl Masked {
+    /// All signals.
+    pub fn all() -> Self {
+        // Fails only for an unknown `how`.
+        let before = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .unwrap_or_else(|_| SigSet::empty());
+        Self { before }
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        let _ = self.before.thread_set_mask();
+    }
+}
+
+/// What has come since the last look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Caught {
+    /// SIGTERM.
+    pub term: bool,
+    /// SIGINT.
+    pub int: bool,
+    /// SIGHUP.
+    pub hup: bool,
+    /// SIGCHLD: any number of children ended, see [`next_dead`].
+    pub child: bool,
+    /// SIGUSR2.
+    pub usr2: bool,
+}
+
+const SIGNALS: [i32; 5] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGCHLD,
+    libc::SIGUSR2,
+];
+
+/// TERM, INT, HUP, CHLD and USR2 as a descriptor to wait on. None of them is ignored or blocked after, whatever
+/// whoever started us did: a child must not inherit such a thing, and SIGCHLD ignored would
+/// lose exits.
+#[derive(Debug)]
+pub struct Signals {
+    pipe: UnixStream,
+    came: [Arc<AtomicBool>; 5],
+    ids: Vec<SigId>,
+}
+
+impl Signals {
+    /// Installs the handlers, then lets all signals in.
+    pub fn new() -> io::Result<Self> {
+        let (pipe, bell) = UnixStream::pair()?;
+        pipe.set_nonblocking(true)?;
+        let mut all = Self {
+            pipe,
+            came: Default::default(),
+            ids: Vec::new(),
+        };
+        for (signal, flag) in SIGNALS.into_iter().zip(&all.came) {
+            // The flag first: actions run in this order, and the bell must not ring before it is set.
+            all.ids
+                .push(signal_hook::flag::register(signal, Arc::clone(flag))?);
+            all.ids
+                .push(low_level::pipe::register(signal, bell.try_clone()?)?);
+        }
+        SigSet::empty().thread_set_mask()?;
+        Ok(all)
+    }
+
+    /// What has come since the last call. Never blocks.
+    pub fn take(&self) -> Caught {
+        // Emptied before the flags are looked at: what comes in between rings again.
+        let mut rings = [0; 64];
+        while (&self.pipe)
+            .read(&mut rings)
+            .is_ok_and(|n| n == rings.len())
+        {}
+        let [term, int, hup, child, usr2] = self
+            .came
+            .each_ref()
+            .map(|f| f.swap(false, Ordering::SeqCst));
+        Caught {
+            term,
+            int,
+            hup,
+            child,
+            usr2,
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for id in self.ids.drain(..) {
+            low_level::unregister(id);
+        }
+    }
+}

@@ -1,0 +1,695 @@
+//! Starting a process.
+//!
+//! A process needs code that runs in it before the program does: a session, limits, a mask, where
+//! its streams go. There are three ways to have it. fork(2) copies the page tables of the daemon,
+//! and its price grows with what the daemon keeps in memory. A helper program that prepares and then
+//! executes is flat, but costs an execve, a second image in memory and a pipe that tells how it went.
+//! This is the third: clone(2) with `CLONE_VM | CLONE_VFORK`, as posix_spawn(3) does. The child
+//! borrows our memory until its execve, on a stack of its own, while the thread that called waits.
+//! Nothing is copied, what went wrong is simply written down where we read it, and nothing is racing:
+//! when [`spawn`] returns, the program is executed or the child is gone. `what_a_start_costs` below
+//! measures it.
+//!
+//! What the child may do is little, since other threads run on and share the memory: system calls on
+//! what the parent prepared. No allocation, no lock, no panic. Signals are blocked around it, so that
+//! no handler of ours runs in the child; it resets them all before it lets them in.
+//!
+//! Pipes are opened for reading and writing on the child's side: a program that holds a read end of its
+//! own output never gets SIGPIPE when the daemon dies. It fills the pipe and waits, and the next
+//! daemon finds the pipe under `/proc/PID/fd/1`.
+#![allow(unsafe_code)]
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::fds::set_nonblocking;
+use super::reap::Masked;
+use crate::error::reason;
+
+/// Where a program is looked for when its environment has no PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// What to start. The child gets the environment given here and nothing of ours.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// With a slash: a path, relative to `cwd`. Without: looked for in the PATH of `env`.
+    pub program: &'a OsStr,
+    /// What the program sees as its name; `program` where None.
+    pub argv0: Option<&'a OsStr>,
+    /// Arguments after the name.
+    pub args: &'a [OsString],
+    /// The whole environment.
+    pub env: &'a [(OsString, OsString)],
+    /// Its working folder.
+    pub cwd: &'a Path,
+    /// Where it writes to. It reads from the null device.
+    pub output: Output<'a>,
+    /// Become descriptors 3, 4, ...; `LISTEN_FDS` and `LISTEN_PID` are set when there are any
+    /// (sd_listen_fds(3)); names are the caller's, in `env`.
+    pub pass: &'a [BorrowedFd<'a>],
+    /// Soft limit of open files; None leaves ours, which [`super::fds::raise_nofile`] has raised, so
+    /// that the caller gives the original here.
+    pub nofile: Option<u64>,
+    /// Limit of a core file in bytes; `u64::MAX` is no limit; None leaves ours.
+    pub core: Option<u64>,
+    /// Mask of modes of new files; None leaves ours.
+    pub umask: Option<u32>,
+}
+
+/// Where standard output and error go.
+#[derive(Debug, Clone, Copy)]
+pub enum Output<'a> {
+    /// To two new pipes, whose read ends come back in [`Spawned`].
+    Pipes,
+    /// To these.
+    Files(BorrowedFd<'a>, BorrowedFd<'a>),
+}
+
+/// A process that executes its program, leader of a session and a group of its own.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its id, and that of its group and session; ours to reap.
+    pub pid: i32,
+    /// Read end of its standard output: non-blocking, CLOEXEC. None where it has files.
+    pub stdout: Option<OwnedFd>,
+    /// Read end of its standard error, likewise.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// How far a start came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Step {
+    /// What was given has a NUL byte in it.
+    Arguments = 1,
+    /// Opening pipes and the null device.
+    Streams,
+    /// Making the process.
+    Process,
+    /// setsid(2) in it.
+    Session,
+    /// Its descriptors.
+    Descriptors,
+    /// Entering its working folder.
+    Folder,
+    /// Setting its limits.
+    Limits,
+    /// Executing the program.
+    Program,
+}
+
+impl Step {
+    const ALL: [Self; 8] = [
+        Self::Arguments,
+        Self::Streams,
+        Self::Process,
+        Self::Session,
+        Self::Descriptors,
+        Self::Folder,
+        Self::Limits,
+        Self::Program,
+    ];
+}
+
+/// Why there is no process. Its text is the reason alone: `no such file: "./srv" in /home/me/app`.
+#[derive(Debug)]
+pub struct SpawnError {
+    /// Where it failed.
+    pub step: Step,
+    /// What the system said. `WouldBlock` (EAGAIN) means that there are too many processes: later, perhaps.
+    pub error: io::Error,
+    words: String,
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+/// Starts a process and returns once it executes its program, or tells why it can't; then nothing is
+/// left of it. Takes well under a millisecond, whatever memory and threads we have.
+///
+/// A text file that has no `#!` is given to /bin/sh, as execvp(3) and every shell do.
+///
+/// # Errors
+/// [`SpawnError`] with the reason for a person.
+pub fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
+    let search = candidates(launch.program, launch.env)?;
+    match start(launch, &search, launch.args) {
+        Err(failed) if failed.error.raw_os_error() == Some(libc::ENOEXEC) => {
+            let script = &search[failed.candidate];
+            if !is_text(&launch.cwd.join(path(script))) {
+                return Err(failed.explained(launch, &search));
+            }
+            let mut args = vec![OsStr::from_bytes(script.to_bytes()).to_owned()];
+            args.extend_from_slice(launch.args);
+            let shell = Launch {
+                argv0: None,
+                program: OsStr::new("/bin/sh"),
+                ..*launch
+            };
+            let search = [c"/bin/sh".to_owned()];
+            start(&shell, &search, &args).map_err(|e| e.explained(&shell, &search))
+        }
+        done => done.map_err(|e| e.explained(launch, &search)),
+    }
+}
+
+/// A failure before it is put into words.
+struct Failed {
+    step: Step,
+    error: io::Error,
+    /// Which of the paths that were tried the error is about.
+    candidate: usize,
+}
+
+impl Failed {
+    fn at(step: Step) -> impl Fn(Errno) -> Self {
+        move |e| Self {
+            step,
+            error: e.into(),
+            candidate: 0,
+        }
+    }
+
+    fn explained(self, launch: &Launch<'_>, search: &[CString]) -> SpawnError {
+        SpawnError {
+            step: self.step,
+            words: words(&self, launch, search),
+            error: self.error,
+        }
+    }
+}
+
+/// All that the child reads and writes. It lives on the parent's side; the thread that made it sleeps
+/// while the child uses it.
+struct Plan<'a> {
+    programs: &'a [*const c_char],
+    argv: &'a [*const c_char],
+    envp: &'a [*const c_char],
+    cwd: &'a CStr,
+    /// What becomes 0, 1, 2, ...; none of them is below their number, so that none is overwritten
+    /// before its turn.
+    fds: &'a [RawFd],
+    nofile: Option<libc::rlimit>,
+    core: Option<libc::rlimit>,
+    umask: Option<libc::mode_t>,
+    /// The digits in `LISTEN_PID=0000000000`.
+    listen_pid: *mut [u8; PID_DIGITS],
+    // What the child has to say.
+    step: AtomicI32,
+    errno: AtomicI32,
+    candidate: AtomicUsize,
+}
+
+const PID_DIGITS: usize = 10;
+
+/// The stack of a child: its calls are a few hundred bytes deep.
+#[repr(align(16))]
+struct Stack {
+    _room: [u8; 32 << 10],
+}
+
+fn start(launch: &Launch<'_>, search: &[CString], args: &[OsString]) -> Result<Spawned, Failed> {
+    let nul = |_| Failed::at(Step::Arguments)(Errno::EINVAL);
+    let name = launch.argv0.unwrap_or(launch.program);
+    let argv: Vec<CString> = std::iter::once(name)
+        .chain(args.iter().map(OsString::as_os_str))
+        .map(|a| CString::new(a.as_bytes()))
+        .collect::<Result<_, _>>()
+        .map_err(nul)?;
+    let mut envp = environment(launch).map_err(nul)?;
+    let listen_pid = match envp.last_mut() {
+        Some(slot) if !launch.pass.is_empty() => slot[LISTEN_PID.len()..].as_mut_ptr().cast(),
+        _ => ptr::null_mut(),
+    };
+    let cwd = CString::new(launch.cwd.as_os_str().as_bytes()).map_err(nul)?;
+
+    let streams = Streams::open(launch.output).map_err(Failed::at(Step::Streams))?;
+    let first_free = 3 + launch.pass.len();
+    let mut lifted = Vec::new();
+    let mut fds = Vec::with_capacity(first_free);
+    for fd in streams
+        .child()
+        .into_iter()
+        .chain(launch.pass.iter().copied())
+    {
+        fds.push(above(fd, first_free, &mut lifted).map_err(Failed::at(Step::Descriptors))?);
+    }
+
+    let plan = Plan {
+        programs: &pointers(search.iter().map(|c| c.as_ptr()))[..search.len()],
+        argv: &pointers(argv.iter().map(|c| c.as_ptr())),
+        envp: &pointers(envp.iter().map(|e| e.as_ptr().cast())),
+        cwd: &cwd,
+        fds: &fds,
+        nofile: limit(Resource::RLIMIT_NOFILE, launch.nofile).map_err(Failed::at(Step::Limits))?,
+        core: limit(Resource::RLIMIT_CORE, launch.core).map_err(Failed::at(Step::Limits))?,
+        umask: launch.umask.map(|m| m as libc::mode_t),
+        listen_pid,
+        step: AtomicI32::new(0),
+        errno: AtomicI32::new(0),
+        candidate: AtomicUsize::new(0),
+    };
+    let pid = run(&plan)?;
+    Ok(streams.parent(pid))
+}
+
+/// Makes the process and waits until it executes its program or has failed.
+fn run(plan: &Plan<'_>) -> Result<i32, Failed> {
+    let mut stack: Box<std::mem::MaybeUninit<Stack>> = Box::new_uninit();
+    // SAFETY: one past the end of the allocation. The stack grows down on every machine we build for.
+    let top = unsafe { stack.as_mut_ptr().add(1) };
+    let masked = Masked::all();
+    // SAFETY: the child runs on a stack of its own and only reads `plan`, which outlives it: with
+    // CLONE_VFORK this thread sleeps until the child has executed its program or ended.
+    let pid = Errno::result(unsafe {
+        libc::clone(
+            child,
+            top.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            ptr::from_ref(plan).cast_mut().cast(),
+        )
+    })
+    .map_err(Failed::at(Step::Process))?;
+    let step = plan.step.load(Ordering::Acquire);
+    let Some(step) = Step::ALL.into_iter().find(|s| *s as i32 == step) else {
+        return Ok(pid);
+    };
+    // It is dead already; with all signals masked there is no EINTR.
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+    drop(masked);
+    Err(Failed {
+        step,
+        error: io::Error::from_raw_os_error(plan.errno.load(Ordering::Acquire)),
+        candidate: plan.candidate.load(Ordering::Acquire),
+    })
+}
+
+/// First function of the child.
+extern "C" fn child(plan: *mut c_void) -> c_int {
+    // SAFETY: `run` gave a Plan that outlives the child.
+    let plan = unsafe { &*plan.cast::<Plan<'_>>() };
+    let Err((step, errno)) = become_program(plan);
+    plan.errno.store(errno as i32, Ordering::Release);
+    plan.step.store(step as i32, Ordering::Release);
+    // SAFETY: ends the child without running what atexit(3) registered for the parent.
+    unsafe { libc::_exit(127) }
+}
+
+/// In the child: system calls only (see the module's text).
+fn become_program(plan: &Plan<'_>) -> Result<Infallible, (Step, Errno)> {
+    // SAFETY (all blocks below): pointers come from the plan, NUL-terminated and null-terminated where
+    // the call wants it; descriptors and settings are the child's own, since neither
+    // CLONE_FILES, CLONE_FS nor CLONE_SIGHAND was asked for.
+    let check = |step, result: c_int| Errno::result(result).map_err(|e| (step, e));
+    check(Step::Session, unsafe { libc::setsid() })?;
+    reset_signals();
+    for (to, from) in (0..).zip(plan.fds) {
+        check(Step::Descriptors, unsafe { libc::dup2(*from, to) })?;
+    }
+    check(Step::Folder, unsafe { libc::chdir(plan.cwd.as_ptr()) })?;
+    if let Some(mask) = plan.umask {
+        unsafe { libc::umask(mask) };
+    }
+    for (what, limit) in [
+        (libc::RLIMIT_NOFILE, &plan.nofile),
+        (libc::RLIMIT_CORE, &plan.core),
+    ] {
+        if let Some(limit) = limit {
+            check(Step::Limits, unsafe {
+                libc::prlimit(0, what, limit, ptr::null_mut())
+            })?;
+        }
+    }
+    if !plan.listen_pid.is_null() {
+        write_pid(unsafe { &mut *plan.listen_pid }, unsafe { libc::getpid() });
+    }
+    unmask_signals();
+    Err((Step::Program, execute(plan)))
+}
+
+/// Executes the first of the programs that can be, with execvp's rules for going on.
+fn execute(plan: &Plan<'_>) -> Errno {
+    let mut last = Errno::ENOENT;
+    for (i, program) in plan.programs.iter().enumerate() {
+        // SAFETY: see `become_program`.
+        unsafe { libc::execve(*program, plan.argv.as_ptr(), plan.envp.as_ptr()) };
+        let errno = Errno::last();
+        match errno {
+            // Nothing there; a program that may not be executed, seen before, is the better reason.
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ENODEV | Errno::ESTALE | Errno::ETIMEDOUT => {
+                if last == Errno::EACCES {
+                    continue;
+                }
+            }
+            Errno::EACCES => {}
+            _ => {
+                plan.candidate.store(i, Ordering::Release);
+                return errno;
+            }
+        }
+        plan.candidate.store(i, Ordering::Release);
+        last = errno;
+    }
+    last
+}
+
+/// Every signal to its default: execve(2) keeps what is ignored, and handlers of ours must not
+/// run once signals are let in.
+fn reset_signals() {
+    // The system call and not sigaction(3), which takes a lock for SIGABRT in newer libcs. All
+    // zero is SIG_DFL without flags on every machine; larger than any kernel_sigaction.
+    let default = [0_u64; 8];
+    for signal in 1..=64_i32 {
+        // SAFETY: reads `default`. KILL, STOP and numbers that don't exist fail, as they should.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null_mut::<c_void>(),
+                KERNEL_SIGSET,
+            )
+        };
+    }
+}
+
+/// Bytes of the kernel's set of signals (64 of them).
+const KERNEL_SIGSET: usize = 8;
+
+/// Lets all signals in; the libc's function would leave its own two as they are.
+fn unmask_signals() {
+    let none = 0_u64;
+    // SAFETY: reads `none`.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            ptr::from_ref(&none),
+            ptr::null_mut::<c_void>(),
+            KERNEL_SIGSET,
+        )
+    };
+}
+
+/// Decimal digits without allocation; the rest stays NUL, which ends the string.
+fn write_pid(slot: &mut [u8; PID_DIGITS], pid: i32) {
+    let mut digits = 1;
+    let mut rest = pid / 10;
+    while rest > 0 {
+        digits += 1;
+        rest /= 10;
+    }
+    let mut rest = pid;
+    for byte in slot.iter_mut().take(digits).rev() {
+        *byte = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+}
+
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+
+/// `NAME=value` with a NUL each; `LISTEN_PID` with room for its digits last.
+fn environment(launch: &Launch<'_>) -> Result<Vec<Vec<u8>>, std::ffi::NulError> {
+    let listens = !launch.pass.is_empty();
+    let mut all = Vec::with_capacity(launch.env.len() + 2);
+    for (name, value) in launch.env {
+        if listens && (name == "LISTEN_FDS" || name == "LISTEN_PID") {
+            continue;
+        }
+        let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
+        all.push(CString::new(pair)?.into_bytes_with_nul());
+    }
+    if listens {
+        all.push(format!("LISTEN_FDS={}\0", launch.pass.len()).into_bytes());
+        all.push([LISTEN_PID, &[0; PID_DIGITS + 1]].concat());
+    }
+    Ok(all)
+}
+
+/// The same with the null pointer that C wants at the end.
+fn pointers(of: impl Iterator<Item = *const c_char>) -> Vec<*const c_char> {
+    of.chain(std::iter::once(ptr::null())).collect()
+}
+
+/// The paths to try, in order.
+fn candidates(program: &OsStr, env: &[(OsString, OsString)]) -> Result<Vec<CString>, SpawnError> {
+    let name = program.as_bytes();
+    let c_string = |bytes: Vec<u8>| {
+        CString::new(bytes).map_err(|e| SpawnError {
+            step: Step::Arguments,
+            words: format!("the name of the program has a NUL byte in it: {program:?}"),
+            error: e.into(),
+        })
+    };
+    if name.is_empty() || name.contains(&b'/') {
+        return Ok(vec![c_string(name.to_vec())?]);
+    }
+    let path = env
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map_or(DEFAULT_PATH.as_bytes(), |(_, value)| value.as_bytes());
+    path.split(|b| *b == b':')
+        .map(|folder| {
+            // An empty entry is the working folder.
+            let folder = if folder.is_empty() { b"." } else { folder };
+            c_string([folder, b"/", name].concat())
+        })
+        .collect()
+}
+
+/// The limit to set; the hard one goes along where it has to, which takes privilege.
+fn limit(what: Resource, wanted: Option<u64>) -> Result<Option<libc::rlimit>, Errno> {
+    let Some(soft) = wanted else {
+        return Ok(None);
+    };
+    let (_, hard) = getrlimit(what)?;
+    Ok(Some(libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard.max(soft),
+    }))
+}
+
+/// `fd` itself, or a copy of it that is not among the first `count` descriptors.
+fn above(fd: BorrowedFd<'_>, count: usize, copies: &mut Vec<OwnedFd>) -> Result<RawFd, Errno> {
+    use std::os::fd::FromRawFd;
+    let count = RawFd::try_from(count).map_err(|_| Errno::EMFILE)?;
+    if fd.as_raw_fd() >= count {
+        return Ok(fd.as_raw_fd());
+    }
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(count))?;
+    // SAFETY: just made, and nobody else's.
+    copies.push(unsafe { OwnedFd::from_raw_fd(copy) });
+    Ok(copy)
+}
+
+/// Both sides of a child's three streams.
+struct Streams<'a> {
+    null: OwnedFd,
+    output: Open<'a>,
+}
+
+enum Open<'a> {
+    Pipes { out: Pipe, err: Pipe },
+    Files(BorrowedFd<'a>, BorrowedFd<'a>),
+}
+
+struct Pipe {
+    ours: OwnedFd,
+    childs: OwnedFd,
+}
+
+impl Pipe {
+    fn new() -> Result<Self, Errno> {
+        let (ours, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        set_nonblocking(&ours, true).map_err(errno)?;
+        // Both directions for the child, see the module's text. Without /proc it gets one.
+        let both = File::options()
+            .read(true)
+            .write(true)
+            .open(format!("/proc/self/fd/{}", write.as_raw_fd()));
+        Ok(Self {
+            ours,
+            childs: both.map_or(write, OwnedFd::from),
+        })
+    }
+}
+
+impl<'a> Streams<'a> {
+    fn open(output: Output<'a>) -> Result<Self, Errno> {
+        Ok(Self {
+            null: File::open("/dev/null").map_err(errno)?.into(),
+            output: match output {
+                Output::Pipes => Open::Pipes {
+                    out: Pipe::new()?,
+                    err: Pipe::new()?,
+                },
+                Output::Files(out, err) => Open::Files(out, err),
+            },
+        })
+    }
+
+    fn child(&self) -> [BorrowedFd<'_>; 3] {
+        let (out, err) = match &self.output {
+            Open::Pipes { out, err } => (out.childs.as_fd(), err.childs.as_fd()),
+            Open::Files(out, err) => (*out, *err),
+        };
+        [self.null.as_fd(), out, err]
+    }
+
+    /// Closes the child's ends.
+    fn parent(self, pid: i32) -> Spawned {
+        let (stdout, stderr) = match self.output {
+            Open::Pipes { out, err } => (Some(out.ours), Some(err.ours)),
+            Open::Files(..) => (None, None),
+        };
+        Spawned {
+            pid,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+fn errno(e: io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))
+}
+
+fn path(c: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(c.to_bytes()))
+}
+
+/// The first bytes of a file, as far as they can be read.
+fn head(path: &Path) -> Vec<u8> {
+    let mut head = Vec::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(256).read_to_end(&mut head);
+    }
+    head
+}
+
+/// A script rather than a program for another machine: no NUL byte at its beginning.
+fn is_text(path: &Path) -> bool {
+    !head(path).contains(&0)
+}
+
+/// The failure for a person.
+fn words(failed: &Failed, launch: &Launch<'_>, search: &[CString]) -> String {
+    let why = reason(&failed.error);
+    let code = failed.error.raw_os_error();
+    match failed.step {
+        Step::Arguments => "an argument, a variable or the folder has a NUL byte in it".into(),
+        Step::Streams | Step::Descriptors => match code {
+            Some(libc::EMFILE) => "bpm has too many files open (see \"ulimit -n\")".into(),
+            Some(libc::ENFILE) => "the system has too many files open".into(),
+            _ => format!("no pipes for its output: {why}"),
+        },
+        Step::Process => match code {
+            Some(libc::EAGAIN) => "too many processes (see \"ulimit -u\")".into(),
+            _ => format!("no new process: {why}"),
+        },
+        Step::Session => format!("no session of its own: {why}"),
+        Step::Folder => match code {
+            Some(libc::ENOENT) => format!("no such folder: {:?}", launch.cwd),
+            Some(libc::ENOTDIR) => format!("not a folder: {:?}", launch.cwd),
+            _ => format!("cannot enter the folder {:?}: {why}", launch.cwd),
+        },
+        Step::Limits => format!(
+            "limits nofile = {}, core = {}: above the hard limit, or {why}",
+            setting(launch.nofile),
+            setting(launch.core)
+        ),
+        Step::Program => program_words(code, &why, failed.candidate, launch, search),
+    }
+}
+
+fn setting(limit: Option<u64>) -> String {
+    limit.map_or("as it was".into(), |n| n.to_string())
+}
+
+fn program_words(
+    code: Option<i32>,
+    why: &str,
+    candidate: usize,
+    launch: &Launch<'_>,
+    search: &[CString],
+) -> String {
+    let shown = launch.program;
+    let tried = search.get(candidate).map(|c| path(c));
+    let file = launch.cwd.join(tried.unwrap_or(Path::new(shown)));
+    match code {
+        Some(libc::ENOENT | libc::ENOTDIR) => missing(launch, search),
+        Some(libc::EACCES) => match std::fs::metadata(&file) {
+            Ok(m) if m.is_dir() => format!("a folder, not a program: {shown:?}"),
+            Ok(m) if m.permissions().mode() & 0o111 == 0 => {
+                format!("not executable: {file:?} (see \"chmod +x\")")
+            }
+            _ => match interpreter(&file) {
+                Some(name) => format!("{file:?}, or its interpreter {name:?}: {why}"),
+                None => format!("may not execute {file:?}: {why}"),
+            },
+        },
+        Some(libc::ENOEXEC) => format!("not a program for this machine: {file:?}"),
+        Some(libc::ETXTBSY) => format!("somebody is still writing to {file:?}"),
+        Some(libc::E2BIG) => "arguments and environment are too long together".into(),
+        _ => format!("cannot execute {file:?}: {why}"),
+    }
+}
+
+/// Words for ENOENT, which is said of the program, of its interpreter and of its loader alike.
+fn missing(launch: &Launch<'_>, search: &[CString]) -> String {
+    let shown = launch.program;
+    let there = search
+        .iter()
+        .map(|c| launch.cwd.join(path(c)))
+        .find(|p| p.is_file());
+    if let Some(file) = there {
+        return match interpreter(&file) {
+            Some(name) => format!("{file:?} wants the interpreter {name:?}, which does not exist"),
+            None => format!("{file:?} wants a loader that does not exist here"),
+        };
+    }
+    if shown.is_empty() {
+        return "the name of the program is empty".into();
+    }
+    if shown.as_bytes().contains(&b'/') {
+        return match Path::new(shown).is_absolute() {
+            true => format!("no such file: {shown:?}"),
+            false => format!("no such file: {shown:?} in {}", launch.cwd.display()),
+        };
+    }
+    match launch.cwd.join(shown).is_file() {
+        true => {
+            let here = Path::new(".").join(shown);
+            format!("no such command in PATH: {shown:?}; did you mean {here:?}?")
+        }
+        false => format!("no such command in PATH: {shown:?}"),
+    }
+}
+
+/// What the first line of a script names.
+fn interpreter(script: &Path) -> Option<PathBuf> {
+    let head = head(script);
+    let line = head.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
+    // As the kernel splits it: the line end of a file from Windows belongs to the name, and {:?} shows it.
+    let name = line.split(|b| b" \t".contains(b)).find(|w| !w.is_empty())?;
+    Some(PathBuf::from(OsStr::from_bytes(name)))
+}

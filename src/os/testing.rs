@@ -1,0 +1,76 @@
+//! For the tests of the hands: a folder of their own, waiting for a condition, and a process of
+//! their own where a test changes what all threads share (reaping, signals, descriptors, forks).
+#![allow(clippy::disallowed_methods)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A folder that is removed with the value.
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn new(name: &str) -> Self {
+        let unique = crate::clock::Mono::now().as_nanos();
+        let path = std::env::temp_dir().join(format!("bpm-{name}-{}-{unique}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(super) fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A file with that text and mode.
+    pub(super) fn file(&self, name: &str, text: impl AsRef<[u8]>, mode: u32) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Looks until it is so; fails after ten seconds.
+#[track_caller]
+pub(super) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "not so: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Runs `body` in a process in which no other test runs: the test binary, told to run only the
+/// test that calls this.
+#[track_caller]
+pub(super) fn alone(name: &str, body: impl FnOnce()) {
+    const INSIDE: &str = "BPM_TEST_ALONE";
+    if std::env::var_os(INSIDE).is_some_and(|inside| inside == name) {
+        return body();
+    }
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--include-ignored"])
+        .env(INSIDE, name)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{name}, by itself: {text}");
+    assert!(
+        text.contains("1 passed"),
+        "no test is called {name}: {text}"
+    );
+}
