@@ -2,6 +2,21 @@
 //!
 //! Reading a configuration never runs anything and asks the system nothing.
 
+mod address;
+mod diff;
+mod expand;
+mod keys;
+mod parse;
+mod read;
+mod signal;
+
+pub use address::{HttpTarget, Listen, parse_http, parse_listen, parse_tcp};
+pub use diff::{Diff, diff, needs_restart, resolved_hash};
+pub use expand::{Environment, environment, expand, expand_all, parse_dotenv, variable_of};
+pub use keys::{Fallback, KEYS, Key, Later, NOT_IN_EFFECT, Place};
+pub use parse::{may_use, parse, parse_bytes};
+pub use signal::{signal_name, signal_number};
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
