@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::{Mono, Wall};
 use crate::config::{Kind, Mode};
+pub use crate::lifecycle::State;
 use crate::os::poll::Waker;
 pub use crate::plan::BuildError;
 use crate::tape::Tape;
@@ -46,46 +47,6 @@ impl Snapshot {
     /// All names, in the order of the file.
     pub fn names(&self) -> Vec<String> {
         self.units.iter().map(|u| u.name.clone()).collect()
-    }
-}
-
-/// One word for where a process is (spec: supervision, "What is seen").
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Nobody wants it up.
-    Stopped,
-    /// For a dependency.
-    Waiting,
-    /// First build, nothing runs yet.
-    Building,
-    /// Runs, not ready yet.
-    Starting,
-    /// Runs.
-    Running,
-    /// Was told to end.
-    Stopping,
-    /// Waits for its next start.
-    Crashed,
-    /// Gave up, or its first build failed, or a task that failed.
-    Failed,
-    /// Ended with 0 and is not to be restarted.
-    Done,
-}
-
-impl State {
-    /// As in answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stopped => "stopped",
-            Self::Waiting => "waiting",
-            Self::Building => "building",
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Stopping => "stopping",
-            Self::Crashed => "crashed",
-            Self::Failed => "failed",
-            Self::Done => "done",
-        }
     }
 }
 

@@ -1,1 +1,22 @@
-//! The life of a process as facts and wishes.
+//! The lives of a project's processes: facts and wishes in, effects out. Pure: no system call, no
+//! clock, no thread; a pid is a number to hand on.
+//!
+//! An event only writes down what became so (a build ended, a run exited) or what somebody wants.
+//! [`Fleet::step`] then reconciles: it compares what is wanted with what is, and says what to do next.
+//! Nothing is done on the way from one state to another, so no order of events can get lost between
+//! two states; `tests` in this module drive it with random histories.
+
+mod fleet;
+mod unit;
+
+pub use fleet::{Effect, Event, Fleet, Order, Why};
+pub use unit::{Ended, Facts, Policy, State, Ticket};
+
+/// Names a process over its whole life, reloads included.
+pub type UnitId = usize;
+
+/// Names a run of a process; rises with each.
+pub type Generation = u64;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,486 @@
+//! All processes of a project: who waits for whom, whose build is next.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Mono;
+use crate::config::{Condition, Mode};
+
+use super::unit::{Ended, Facts, Needs, Policy, Ticket, Unit};
+use super::{Generation, UnitId};
+
+/// What somebody wants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Order {
+    /// Up, with what it depends on.
+    Start,
+    /// Down.
+    Stop,
+    /// Built anew (where there is something to build, and `build`), then swapped.
+    Restart {
+        /// As what.
+        mode: Mode,
+        /// False: start what is built already.
+        build: bool,
+    },
+}
+
+/// What became so.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Time went by.
+    Tick,
+    /// Somebody wants something of one process; the ticket, if there is one, is answered exactly once.
+    Order {
+        /// Of which.
+        unit: UnitId,
+        /// Who waits for it.
+        ticket: Option<Ticket>,
+        /// What.
+        order: Order,
+    },
+    /// A build ended. Comes once for each [`Effect::Build`], also for one that was cancelled.
+    Built {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        id: u64,
+        /// Err: why not.
+        result: Result<(), String>,
+    },
+    /// A run began. This or [`Event::NotSpawned`] comes once for each [`Effect::Spawn`].
+    Spawned {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+        /// Its first process.
+        pid: i32,
+    },
+    /// A run could not begin.
+    NotSpawned {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+        /// Why.
+        why: String,
+    },
+    /// Its readiness check passed.
+    Ready {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+    },
+    /// Its health check passed again, or failed too often.
+    Health {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+        /// Which of the two.
+        healthy: bool,
+    },
+    /// Its first process ended.
+    Exited {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+        /// How.
+        ended: Ended,
+    },
+    /// Its first process ended, and nothing else of it is left either.
+    Gone {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+    },
+    /// Nobody has called for long: dev builds give way to release builds.
+    Idle,
+    /// Everything ends.
+    Shutdown,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Build.
+    Build {
+        /// Whose.
+        unit: UnitId,
+        /// Rises by one with each build of the unit.
+        id: u64,
+        /// As what.
+        mode: Mode,
+    },
+    /// Kill that build; its end is told by [`Event::Built`] as ever.
+    CancelBuild {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        id: u64,
+    },
+    /// Start.
+    Spawn {
+        /// Whose.
+        unit: UnitId,
+        /// Which run this will be.
+        generation: Generation,
+        /// The build to start; 0 where nothing is built.
+        build: u64,
+        /// In which mode.
+        mode: Mode,
+    },
+    /// Give up a start that is still being made.
+    Abort {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+    },
+    /// Send the stop signal.
+    Signal {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+    },
+    /// Kill whatever is there of it, now and whenever more of it shows until it is gone.
+    Kill {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+    },
+    /// It survived KILL for too long and is given up.
+    GiveUp {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+    },
+    /// Answer who waits.
+    Answer {
+        /// Who.
+        ticket: Ticket,
+        /// How it went.
+        result: Result<(), Why>,
+    },
+}
+
+/// Why an order could not be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// The build failed.
+    Build {
+        /// Which.
+        id: u64,
+        /// In words.
+        why: String,
+    },
+    /// It could not be started.
+    Spawn(String),
+    /// That run ended before it was good.
+    Ended(Generation),
+    /// It ran, but was not ready, or not healthy.
+    NotReady(String),
+    /// Something that it depends on is not coming.
+    Dependency(String),
+    /// Another order came.
+    Superseded(String),
+}
+
+/// All processes of a project.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    units: BTreeMap<UnitId, Unit>,
+    next_id: UnitId,
+    turn: u64,
+    stopping: bool,
+}
+
+impl Fleet {
+    /// A process more, that nobody wants yet.
+    pub fn add(&mut self, policy: Policy) -> UnitId {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.units.insert(id, Unit::new(id, policy));
+        id
+    }
+
+    /// New settings for a process; what runs is not touched.
+    pub fn set_policy(&mut self, id: UnitId, policy: Policy) {
+        if let Some(unit) = self.units.get_mut(&id) {
+            unit.set_policy(policy);
+        }
+    }
+
+    /// Takes out a process of which nothing is left ([`Fleet::is_empty`]); who still waits is told.
+    pub fn remove(&mut self, id: UnitId) -> Vec<Effect> {
+        let mut out = Vec::new();
+        if let Some(mut unit) = self.units.remove(&id) {
+            unit.dismiss(&mut out);
+        }
+        out
+    }
+
+    /// What can be seen of a process.
+    pub fn facts(&self, id: UnitId) -> Option<Facts> {
+        self.units
+            .get(&id)
+            .map(|unit| unit.facts(&self.needs(unit)))
+    }
+
+    /// Nothing of it runs or is built.
+    pub fn is_empty(&self, id: UnitId) -> bool {
+        self.units.get(&id).is_none_or(Unit::is_empty)
+    }
+
+    /// Nothing of any process runs or is built.
+    pub fn all_empty(&self) -> bool {
+        self.units.values().all(Unit::is_empty)
+    }
+
+    /// Some process is in dev and would go back to release.
+    pub fn in_dev(&self) -> bool {
+        self.units.values().any(Unit::in_dev)
+    }
+
+    /// When [`Event::Tick`] is due if nothing happens before: all the time that the fleet needs.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.units.values().filter_map(Unit::deadline).min()
+    }
+
+    /// Writes down what became so, and says what to do about it.
+    pub fn step(&mut self, now: Mono, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        self.note(now, event, &mut out);
+        // What one unit does can free another, or leave it without hope: until all is quiet.
+        loop {
+            let before = (out.len(), self.without_hope());
+            for id in self.units.keys().copied().collect::<Vec<_>>() {
+                self.reconcile(now, id, &mut out);
+            }
+            if before == (out.len(), self.without_hope()) {
+                return out;
+            }
+        }
+    }
+
+    fn without_hope(&self) -> Vec<UnitId> {
+        self.units
+            .values()
+            .filter(|u| u.hopeless)
+            .map(|u| u.id)
+            .collect()
+    }
+
+    fn note(&mut self, now: Mono, event: Event, out: &mut Vec<Effect>) {
+        match event {
+            Event::Tick => {}
+            Event::Order {
+                unit,
+                ticket,
+                order,
+            } => self.order(unit, ticket, &order, out),
+            Event::Idle => {
+                for unit in self.units.values_mut() {
+                    self.turn += 1;
+                    unit.idle(self.turn);
+                }
+            }
+            Event::Shutdown => {
+                self.stopping = true;
+                for unit in self.units.values_mut() {
+                    unit.stop(None, out);
+                }
+            }
+            Event::Built { unit, id, result } => self.with(unit, |u| u.built(now, id, result, out)),
+            Event::Spawned {
+                unit,
+                generation,
+                pid,
+            } => self.with(unit, |u| u.spawned(now, generation, pid, out)),
+            Event::NotSpawned {
+                unit,
+                generation,
+                why,
+            } => {
+                self.with(unit, |u| u.not_spawned(now, generation, &why, out));
+            }
+            Event::Ready { unit, generation } => self.with(unit, |u| u.ready(generation)),
+            Event::Health {
+                unit,
+                generation,
+                healthy,
+            } => {
+                self.with(unit, |u| u.health(now, generation, healthy, out));
+            }
+            Event::Exited {
+                unit,
+                generation,
+                ended,
+            } => self.with(unit, |u| u.exited(now, generation, ended, out)),
+            Event::Gone { unit, generation } => self.with(unit, |u| u.gone(now, generation)),
+        }
+    }
+
+    fn with(&mut self, id: UnitId, note: impl FnOnce(&mut Unit)) {
+        // A fact about a process that a reload took out meanwhile means nothing any more.
+        if let Some(unit) = self.units.get_mut(&id) {
+            note(unit);
+        }
+    }
+
+    fn order(&mut self, id: UnitId, ticket: Option<Ticket>, order: &Order, out: &mut Vec<Effect>) {
+        let refusal = match order {
+            Order::Start | Order::Restart { .. } if self.stopping => Some("bpm is stopping"),
+            Order::Start | Order::Restart { .. } | Order::Stop if !self.units.contains_key(&id) => {
+                Some("it was taken out of the configuration")
+            }
+            Order::Start | Order::Restart { .. } | Order::Stop => None,
+        };
+        if let Some(why) = refusal {
+            let result = Err(Why::Superseded(why.into()));
+            out.extend(ticket.map(|ticket| Effect::Answer { ticket, result }));
+            return;
+        }
+        self.turn += 1;
+        let turn = self.turn;
+        match *order {
+            Order::Start => {
+                self.want_needed(id);
+                self.with(id, |u| u.start(ticket));
+            }
+            Order::Stop => self.with(id, |u| u.stop(ticket, out)),
+            Order::Restart { mode, build } => {
+                self.want_needed(id);
+                self.with(id, |u| u.restart(ticket, mode, build, turn));
+            }
+        }
+    }
+
+    /// Wants up what a process needs for its start and what is not up, or has not been done, already.
+    fn want_needed(&mut self, id: UnitId) {
+        let mut open = vec![id];
+        let mut seen = vec![id];
+        while let Some(next) = open.pop() {
+            let Some(unit) = self.units.get(&next) else {
+                continue;
+            };
+            if unit.is_up() {
+                continue;
+            }
+            let needed: Vec<UnitId> = unit
+                .policy
+                .depends_on
+                .iter()
+                .filter_map(|(name, _)| self.by_name(name))
+                .collect();
+            for other in needed
+                .into_iter()
+                .filter(|o| !seen.contains(o))
+                .collect::<Vec<_>>()
+            {
+                seen.push(other);
+                open.push(other);
+                self.with(other, |u| {
+                    if u.rests() && !u.has_completed() {
+                        u.start(None);
+                    }
+                });
+            }
+        }
+    }
+
+    fn by_name(&self, name: &str) -> Option<UnitId> {
+        self.units
+            .values()
+            .find(|u| u.policy.name == name)
+            .map(|u| u.id)
+    }
+
+    fn reconcile(&mut self, now: Mono, id: UnitId, out: &mut Vec<Effect>) {
+        let Some(needs) = self.units.get(&id).map(|unit| self.needs(unit)) else {
+            return;
+        };
+        self.with(id, |u| u.prepare(now, &needs, out));
+        let free = self.next_builder() == Some(id);
+        let may_end = self.units.get(&id).is_some_and(|u| self.may_end(u));
+        self.with(id, |u| u.act(now, &needs, free, may_end, out));
+    }
+
+    /// Dependents that are to be stopped too end first.
+    fn may_end(&self, unit: &Unit) -> bool {
+        !self
+            .units
+            .values()
+            .any(|d| !d.want && !d.is_empty() && depends(d, unit))
+    }
+
+    /// Builds run one at a time, in the order they were asked for; one waits for the tasks that its
+    /// process needs done, since they may make what it is built from.
+    fn next_builder(&self) -> Option<UnitId> {
+        if self.units.values().any(Unit::is_building) {
+            return None;
+        }
+        self.units
+            .values()
+            .filter(|u| u.want && (u.is_up() || self.tasks_done(u)))
+            .filter_map(|u| u.build_wish.map(|(_, turn)| (turn, u.id)))
+            .min()
+            .map(|(_, id)| id)
+    }
+
+    fn tasks_done(&self, unit: &Unit) -> bool {
+        unit.policy
+            .depends_on
+            .iter()
+            .all(|(name, until)| match until {
+                Condition::Completed => self
+                    .by_name(name)
+                    .and_then(|d| self.units.get(&d))
+                    .is_none_or(Unit::has_completed),
+                Condition::Started | Condition::Ready => true,
+            })
+    }
+
+    fn needs(&self, unit: &Unit) -> Needs {
+        let mut needs = Needs::Met;
+        for (name, until) in &unit.policy.depends_on {
+            // The configuration has no unknown names; one that a reload takes out holds nobody up.
+            let Some(other) = self.by_name(name).and_then(|d| self.units.get(&d)) else {
+                continue;
+            };
+            let (met, wish) = match until {
+                Condition::Started => (other.is_up(), "to be started"),
+                Condition::Ready => (other.is_good(), "to be ready"),
+                Condition::Completed => (other.has_completed(), "to be done"),
+            };
+            if met {
+                continue;
+            }
+            if other.rests() {
+                let how = other.rest_words();
+                return Needs::Hopeless(format!("waits for {name} {wish}, but it {how}"));
+            }
+            needs = Needs::Unmet(format!("waits for {name} {wish}"));
+        }
+        needs
+    }
+
+    #[cfg(test)]
+    pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
+        self.units.values()
+    }
+}
+
+fn depends(dependent: &Unit, on: &Unit) -> bool {
+    dependent
+        .policy
+        .depends_on
+        .iter()
+        .any(|(name, _)| *name == on.policy.name)
+}

@@ -1,0 +1,786 @@
+//! Random histories: a world that starts, ends and fails at random, and what must hold in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::clock::Mono;
+use crate::config::{Condition, Mode, Restart};
+
+use super::*;
+
+/// xorshift64*: enough to shuffle histories, and the same everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.roll(100) < percent
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
+        if of.is_empty() {
+            None
+        } else {
+            Some(of[self.roll(of.len() as u64) as usize])
+        }
+    }
+}
+
+fn policy(name: &str) -> Policy {
+    Policy {
+        name: name.into(),
+        task: false,
+        rolls_back: false,
+        builds: [false, false],
+        release_differs: false,
+        pinned: None,
+        restart: Restart::Always,
+        dev_wait: Duration::from_secs(120),
+        backoff_initial: Duration::from_secs(1),
+        backoff_max: Duration::from_secs(300),
+        backoff_factor: 1.5,
+        burst: 0,
+        burst_span: Duration::from_secs(60),
+        stop_timeout: Duration::from_secs(5),
+        ready_within: None,
+        overlap: false,
+        build_timeout: Duration::from_secs(1800),
+        depends_on: Vec::new(),
+    }
+}
+
+fn rust(name: &str) -> Policy {
+    Policy {
+        builds: [true, true],
+        release_differs: true,
+        rolls_back: true,
+        ..policy(name)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sim {
+    Asked,
+    Up,
+    Told,
+    Killed,
+    Dead,
+}
+
+struct World {
+    fleet: Fleet,
+    now: Mono,
+    ids: Vec<UnitId>,
+    overlaps: Vec<bool>,
+    builds: BTreeSet<(UnitId, u64)>,
+    runs: BTreeMap<(UnitId, Generation), Sim>,
+    open: BTreeSet<Ticket>,
+    answers: BTreeMap<Ticket, Result<(), Why>>,
+    next_ticket: Ticket,
+    spawns: Vec<(Mono, UnitId, Generation, u64, Mode)>,
+}
+
+impl World {
+    fn new(policies: Vec<Policy>) -> Self {
+        let mut fleet = Fleet::default();
+        let overlaps = policies.iter().map(|p| p.overlap).collect();
+        let ids = policies.into_iter().map(|p| fleet.add(p)).collect();
+        Self {
+            fleet,
+            now: Mono::from_nanos(1),
+            ids,
+            overlaps,
+            builds: BTreeSet::new(),
+            runs: BTreeMap::new(),
+            open: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            next_ticket: 1,
+            spawns: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        for effect in self.fleet.step(self.now, event) {
+            self.take(effect);
+        }
+        assert!(self.builds.len() <= 1, "two builds at once");
+        for (unit, overlap) in self.fleet.units().zip(&self.overlaps) {
+            assert!(
+                unit.runs() <= if *overlap { 2 } else { 1 },
+                "too many runs of {}",
+                unit.id
+            );
+        }
+    }
+
+    fn take(&mut self, effect: Effect) {
+        match effect {
+            Effect::Build { unit, id, .. } => {
+                assert!(self.builds.insert((unit, id)), "a build twice")
+            }
+            Effect::CancelBuild { unit, id } => {
+                assert!(self.builds.contains(&(unit, id)), "cancelled what is not")
+            }
+            Effect::Spawn {
+                unit,
+                generation,
+                build,
+                mode,
+            } => {
+                self.spawns.push((self.now, unit, generation, build, mode));
+                assert!(
+                    self.runs.insert((unit, generation), Sim::Asked).is_none(),
+                    "a run twice"
+                );
+            }
+            Effect::Abort { unit, generation } => {
+                assert_eq!(self.runs[&(unit, generation)], Sim::Asked)
+            }
+            Effect::Signal { unit, generation } => {
+                let run = self
+                    .runs
+                    .get_mut(&(unit, generation))
+                    .expect("a signal to a run there is");
+                assert_eq!(*run, Sim::Up, "a signal to what is not up");
+                *run = Sim::Told;
+            }
+            Effect::Kill { unit, generation } => {
+                let run = self
+                    .runs
+                    .get_mut(&(unit, generation))
+                    .expect("a kill of a run there is");
+                assert_ne!(*run, Sim::Asked, "a kill without a pid");
+                if *run != Sim::Dead {
+                    *run = Sim::Killed;
+                }
+            }
+            Effect::GiveUp { unit, generation } => {
+                self.runs.remove(&(unit, generation));
+            }
+            Effect::Answer { ticket, result } => {
+                assert!(self.open.remove(&ticket), "ticket {ticket} answered twice");
+                self.answers.insert(ticket, result);
+            }
+        }
+    }
+
+    fn order(&mut self, unit: UnitId, order: Order) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.open.insert(ticket);
+        self.step(Event::Order {
+            unit,
+            ticket: Some(ticket),
+            order,
+        });
+        ticket
+    }
+
+    fn build_ends(&mut self, result: Result<(), String>) {
+        let (unit, id) = self.builds.pop_first().expect("a build");
+        self.step(Event::Built { unit, id, result });
+    }
+
+    fn spawned(&mut self, key: (UnitId, Generation)) {
+        self.runs.insert(key, Sim::Up);
+        self.step(Event::Spawned {
+            unit: key.0,
+            generation: key.1,
+            pid: 1000 + key.1 as i32,
+        });
+    }
+
+    fn exits(&mut self, key: (UnitId, Generation), success: bool) {
+        self.runs.insert(key, Sim::Dead);
+        self.step(Event::Exited {
+            unit: key.0,
+            generation: key.1,
+            ended: Ended { success },
+        });
+    }
+
+    fn gone(&mut self, key: (UnitId, Generation)) {
+        self.runs.remove(&key);
+        self.step(Event::Gone {
+            unit: key.0,
+            generation: key.1,
+        });
+    }
+
+    fn with(&self, sims: &[Sim]) -> Vec<(UnitId, Generation)> {
+        self.runs
+            .iter()
+            .filter(|(_, s)| sims.contains(s))
+            .map(|(k, _)| *k)
+            .collect()
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now = self.now.after(span);
+        self.step(Event::Tick);
+    }
+
+    fn to_deadline(&mut self) -> bool {
+        let Some(due) = self.fleet.next_deadline() else {
+            return false;
+        };
+        self.now = self.now.max(due);
+        self.step(Event::Tick);
+        true
+    }
+
+    /// Everything that is under way goes well; nothing new begins.
+    fn settle(&mut self) {
+        for _ in 0..2_000 {
+            if !self.builds.is_empty() {
+                self.build_ends(Ok(()));
+            } else if let Some(key) = self.with(&[Sim::Asked]).first().copied() {
+                self.spawned(key);
+            } else if let Some(key) = self.with(&[Sim::Told, Sim::Killed]).first().copied() {
+                self.exits(key, false);
+            } else if let Some(key) = self.with(&[Sim::Dead]).first().copied() {
+                self.gone(key);
+            } else if let Some(key) = self.readiness_due() {
+                self.step(Event::Ready {
+                    unit: key.0,
+                    generation: key.1,
+                });
+            } else if let Some(key) = self.task_due() {
+                self.exits(key, true);
+            } else if !self.to_deadline() {
+                return;
+            }
+        }
+        panic!("it never settles");
+    }
+
+    fn readiness_due(&self) -> Option<(UnitId, Generation)> {
+        self.fleet
+            .units()
+            .filter(|u| u.policy.ready_within.is_some())
+            .filter_map(|u| self.with(&[Sim::Up]).into_iter().rfind(|k| k.0 == u.id))
+            .find(|k| {
+                !self
+                    .fleet
+                    .units()
+                    .any(|u| u.id == k.0 && u.is_good_run(k.1))
+            })
+    }
+
+    fn task_due(&self) -> Option<(UnitId, Generation)> {
+        self.with(&[Sim::Up])
+            .into_iter()
+            .find(|k| self.fleet.units().any(|u| u.id == k.0 && u.policy.task))
+    }
+
+    fn state(&self, unit: UnitId) -> State {
+        self.facts(unit).state
+    }
+
+    fn facts(&self, unit: UnitId) -> Facts {
+        self.fleet.facts(unit).expect("a unit")
+    }
+
+    fn up(&mut self, unit: UnitId) {
+        let ticket = self.order(unit, Order::Start);
+        self.settle();
+        assert_eq!(self.answers[&ticket], Ok(()));
+        assert_eq!(self.state(unit), State::Running);
+    }
+
+    fn newest(&self, unit: UnitId) -> (UnitId, Generation) {
+        *self.runs.keys().rfind(|k| k.0 == unit).expect("a run")
+    }
+
+    fn crash(&mut self, unit: UnitId) {
+        let key = self.newest(unit);
+        self.exits(key, false);
+        self.gone(key);
+    }
+}
+
+fn random_project(dice: &mut Dice) -> Vec<Policy> {
+    let names = ["a", "b", "c", "d"];
+    let count = 1 + dice.roll(4) as usize;
+    let mut before: Vec<(String, bool)> = Vec::new();
+    (0..count)
+        .map(|i| {
+            let mut p = if dice.chance(50) {
+                rust(names[i])
+            } else {
+                policy(names[i])
+            };
+            p.task = p.builds == [false, false] && dice.chance(30);
+            p.restart = match dice.roll(3) {
+                _ if p.task => Restart::Never,
+                0 => Restart::OnFailure,
+                1 if dice.chance(50) => Restart::Never,
+                _ => Restart::Always,
+            };
+            p.ready_within = dice.chance(40).then_some(Duration::from_secs(60));
+            p.overlap = !p.task && p.ready_within.is_some() && dice.chance(60);
+            p.burst = if dice.chance(20) { 3 } else { 0 };
+            p.pinned = if dice.chance(15) {
+                Some(Mode::Dev)
+            } else {
+                None
+            };
+            p.dev_wait = Duration::from_secs(dice.roll(3) * 60);
+            for (other, task) in &before {
+                if dice.chance(35) {
+                    // What never ends is never completed: only tasks are waited for that long.
+                    let conditions = [Condition::Started, Condition::Ready, Condition::Completed];
+                    let until = if *task {
+                        conditions[2]
+                    } else {
+                        conditions[dice.roll(2) as usize]
+                    };
+                    p.depends_on.push((other.clone(), until));
+                }
+            }
+            before.push((p.name.clone(), p.task));
+            p
+        })
+        .collect()
+}
+
+fn random_event(world: &mut World, dice: &mut Dice) {
+    let unit = dice.pick(&world.ids.clone()).unwrap_or(0);
+    match dice.roll(20) {
+        0 | 1 => drop(world.order(unit, Order::Start)),
+        2 => drop(world.order(unit, Order::Stop)),
+        3..=5 => {
+            let mode = if dice.chance(70) {
+                Mode::Dev
+            } else {
+                Mode::Release
+            };
+            let build = dice.chance(80);
+            world.order(unit, Order::Restart { mode, build });
+        }
+        6 | 7 if !world.builds.is_empty() => {
+            let result = if dice.chance(60) {
+                Ok(())
+            } else {
+                Err("error".to_string())
+            };
+            world.build_ends(result);
+        }
+        8..=10 => {
+            if let Some(key) = dice.pick(&world.with(&[Sim::Asked])) {
+                if dice.chance(80) {
+                    world.spawned(key);
+                } else {
+                    world.runs.remove(&key);
+                    world.step(Event::NotSpawned {
+                        unit: key.0,
+                        generation: key.1,
+                        why: "no such file".into(),
+                    });
+                }
+            }
+        }
+        11 | 12 => {
+            if let Some(key) = dice.pick(&world.with(&[Sim::Up, Sim::Told, Sim::Killed])) {
+                let success = dice.chance(30);
+                world.exits(key, success);
+            }
+        }
+        13 | 14 => {
+            if let Some(key) = dice.pick(&world.with(&[Sim::Dead])) {
+                world.gone(key);
+            }
+        }
+        15 => {
+            if let Some(key) = dice.pick(&world.with(&[Sim::Up])) {
+                world.step(Event::Ready {
+                    unit: key.0,
+                    generation: key.1,
+                });
+            }
+        }
+        16 => {
+            if let Some(key) = dice.pick(&world.with(&[Sim::Up])) {
+                let healthy = dice.chance(50);
+                world.step(Event::Health {
+                    unit: key.0,
+                    generation: key.1,
+                    healthy,
+                });
+            }
+        }
+        17 => world.step(Event::Idle),
+        18 => drop(world.to_deadline()),
+        _ => world.pass(Duration::from_millis(dice.roll(20_000))),
+    }
+}
+
+fn random_history(seed: u64) {
+    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut world = World::new(random_project(&mut dice));
+    for _ in 0..dice.roll(60) {
+        random_event(&mut world, &mut dice);
+    }
+    if dice.chance(20) {
+        world.step(Event::Shutdown);
+    }
+    world.settle();
+    assert!(
+        world.open.is_empty(),
+        "callers wait for ever: {:?}",
+        world.open
+    );
+    assert_eq!(world.fleet.next_deadline(), None);
+    for id in world.ids.clone() {
+        let facts = world.facts(id);
+        let empty = world.fleet.is_empty(id);
+        match facts.state {
+            State::Stopped => assert!(!facts.wanted && empty, "{facts:?}"),
+            State::Running => assert!(facts.wanted && facts.ready == Some(true), "{facts:?}"),
+            State::Waiting | State::Done | State::Failed => {
+                assert!(facts.wanted && empty, "{facts:?}")
+            }
+            State::Building | State::Starting | State::Stopping | State::Crashed => {
+                panic!("not settled: {facts:?}")
+            }
+        }
+    }
+}
+
+/// How many histories: `BPM_HISTORIES` sets more.
+#[test]
+fn random_histories_settle_and_answer_everybody() {
+    #[allow(clippy::disallowed_methods)]
+    let histories = std::env::var("BPM_HISTORIES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(100_000);
+    for seed in 1..=histories {
+        if let Err(panic) = std::panic::catch_unwind(|| random_history(seed)) {
+            eprintln!("history {seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn a_failed_build_leaves_the_old_run_untouched() {
+    let mut w = World::new(vec![rust("api")]);
+    w.up(0);
+    let pid = w.facts(0).pid;
+    let ticket = w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.build_ends(Err("mismatched types".into()));
+    assert_eq!(
+        w.answers[&ticket],
+        Err(Why::Build {
+            id: 2,
+            why: "mismatched types".into()
+        })
+    );
+    let facts = w.facts(0);
+    assert_eq!(
+        (facts.state, facts.pid, facts.stale, facts.mode),
+        (State::Running, pid, true, Mode::Release)
+    );
+}
+
+#[test]
+fn a_second_restart_during_a_build_is_one_more_build_and_one_swap() {
+    let mut w = World::new(vec![rust("api")]);
+    w.up(0);
+    let first = w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    let second = w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    let third = w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.settle();
+    for ticket in [first, second, third] {
+        assert_eq!(w.answers[&ticket], Ok(()));
+    }
+    let builds: Vec<u64> = w.spawns.iter().map(|s| s.3).collect();
+    assert_eq!(builds, [1, 3]);
+}
+
+#[test]
+fn release_waits_grow_and_a_stable_run_clears_them() {
+    let mut w = World::new(vec![policy("web")]);
+    w.up(0);
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        w.crash(0);
+        waits.push(w.facts(0).next_start.map(|at| at.since(w.now).as_millis()));
+        assert_eq!(w.state(0), State::Crashed);
+        w.settle();
+    }
+    assert_eq!(waits, [Some(1_000), Some(1_500), Some(2_250), Some(3_375)]);
+    w.pass(Duration::from_secs(11));
+    w.crash(0);
+    assert_eq!(
+        w.facts(0).next_start.map(|at| at.since(w.now).as_millis()),
+        Some(1_000)
+    );
+}
+
+#[test]
+fn with_no_delay_a_good_run_is_followed_at_once_and_a_bad_one_after_a_breath() {
+    let mut w = World::new(vec![Policy {
+        backoff_initial: Duration::ZERO,
+        ..policy("web")
+    }]);
+    w.up(0);
+    w.crash(0);
+    assert_eq!(w.with(&[Sim::Asked]).len(), 1, "started in the same step");
+    let key = w.newest(0);
+    w.spawned(key);
+    w.crash(0);
+    assert_eq!(
+        w.facts(0).next_start.map(|at| at.since(w.now).as_millis()),
+        Some(100)
+    );
+}
+
+#[test]
+fn a_start_by_hand_does_not_wait_for_the_crash_delay() {
+    let mut w = World::new(vec![Policy {
+        pinned: Some(Mode::Dev),
+        ..policy("web")
+    }]);
+    w.up(0);
+    w.crash(0);
+    assert_eq!(w.state(0), State::Crashed);
+    w.order(0, Order::Start);
+    assert_eq!(w.with(&[Sim::Asked]).len(), 1);
+}
+
+#[test]
+fn a_new_binary_that_dies_at_its_start_gives_way_to_the_one_before() {
+    let mut w = World::new(vec![rust("api")]);
+    w.up(0);
+    let ticket = w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.build_ends(Ok(()));
+    let old = w.newest(0);
+    w.exits(old, false);
+    w.gone(old);
+    let new = w.newest(0);
+    w.spawned(new);
+    w.crash(0);
+    w.settle();
+    assert!(matches!(w.answers[&ticket], Err(Why::Ended(_))));
+    let facts = w.facts(0);
+    assert_eq!(
+        (facts.state, facts.mode, facts.rolled_back, facts.stale),
+        (State::Running, Mode::Release, true, true)
+    );
+}
+
+#[test]
+fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
+    let p = Policy {
+        overlap: true,
+        ready_within: Some(Duration::from_secs(60)),
+        ..rust("api")
+    };
+    let mut w = World::new(vec![p]);
+    w.up(0);
+    let old = w.newest(0);
+    let ticket = w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.build_ends(Ok(()));
+    let new = w.newest(0);
+    w.spawned(new);
+    assert_eq!(w.runs[&old], Sim::Up);
+    w.exits(new, false);
+    w.gone(new);
+    assert!(matches!(w.answers[&ticket], Err(Why::Ended(_))));
+    assert_eq!((w.runs[&old], w.state(0)), (Sim::Up, State::Running));
+    let ticket = w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.settle();
+    assert_eq!(w.answers[&ticket], Ok(()));
+    assert!(!w.runs.contains_key(&old));
+}
+
+#[test]
+fn dependents_end_first_and_dependencies_start_first() {
+    let db = policy("db");
+    let web = Policy {
+        depends_on: vec![("db".into(), Condition::Started)],
+        ..policy("web")
+    };
+    let mut w = World::new(vec![db, web]);
+    w.order(1, Order::Start);
+    assert_eq!((w.state(0), w.state(1)), (State::Starting, State::Waiting));
+    w.settle();
+    w.step(Event::Shutdown);
+    assert_eq!(
+        w.with(&[Sim::Told]),
+        [(1, 1)],
+        "db goes on until web is gone"
+    );
+    w.settle();
+    assert!(w.fleet.all_empty());
+}
+
+#[test]
+fn a_stop_while_it_waits_or_builds_or_crashed_is_answered() {
+    let slow = rust("slow");
+    let web = Policy {
+        depends_on: vec![("slow".into(), Condition::Started)],
+        ..policy("web")
+    };
+    let mut w = World::new(vec![slow, web]);
+    let start = w.order(1, Order::Start);
+    let stop = w.order(1, Order::Stop);
+    assert_eq!(w.answers[&stop], Ok(()));
+    assert!(matches!(w.answers[&start], Err(Why::Superseded(_))));
+    let stop = w.order(0, Order::Stop);
+    assert!(w.open.contains(&stop), "the build's end is still to come");
+    w.build_ends(Err("killed".into()));
+    assert_eq!(
+        (w.answers[&stop].clone(), w.state(0)),
+        (Ok(()), State::Stopped)
+    );
+}
+
+#[test]
+fn a_task_is_done_once_and_runs_again_when_asked() {
+    let task = Policy {
+        task: true,
+        restart: Restart::Never,
+        ..policy("migrate")
+    };
+    let web = Policy {
+        depends_on: vec![("migrate".into(), Condition::Completed)],
+        ..policy("web")
+    };
+    let mut w = World::new(vec![task, web]);
+    w.up(1);
+    assert_eq!(w.state(0), State::Done);
+    w.order(
+        1,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.settle();
+    assert_eq!(w.spawns.iter().filter(|s| s.1 == 0).count(), 1);
+    let ticket = w.order(0, Order::Start);
+    w.settle();
+    assert_eq!(w.answers[&ticket], Ok(()));
+    assert_eq!(w.spawns.iter().filter(|s| s.1 == 0).count(), 2);
+}
+
+#[test]
+fn idle_takes_dev_back_to_release() {
+    let mut w = World::new(vec![rust("api"), policy("web")]);
+    w.up(0);
+    w.up(1);
+    w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.order(
+        1,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.settle();
+    assert!(w.fleet.in_dev());
+    let starts = w.spawns.len();
+    w.step(Event::Idle);
+    w.settle();
+    assert!(!w.fleet.in_dev());
+    assert_eq!(
+        w.spawns.len(),
+        starts + 1,
+        "only what is built otherwise is started anew"
+    );
+}
+
+#[test]
+fn a_process_that_keeps_dying_early_is_given_up() {
+    let mut w = World::new(vec![Policy {
+        burst: 3,
+        ..policy("web")
+    }]);
+    let ticket = w.order(0, Order::Start);
+    for _ in 0..3 {
+        while w.with(&[Sim::Asked]).is_empty() {
+            w.to_deadline();
+        }
+        let key = w.newest(0);
+        w.spawned(key);
+        w.crash(0);
+    }
+    assert!(matches!(w.answers[&ticket], Err(Why::Ended(1))));
+    assert_eq!((w.state(0), w.fleet.next_deadline()), (State::Failed, None));
+}
+
+#[test]
+fn a_first_build_that_fails_is_tried_again() {
+    let mut w = World::new(vec![rust("api")]);
+    let ticket = w.order(0, Order::Start);
+    assert_eq!(w.state(0), State::Building);
+    w.build_ends(Err("error".into()));
+    assert!(matches!(w.answers[&ticket], Err(Why::Build { id: 1, .. })));
+    let facts = w.facts(0);
+    assert_eq!(
+        (
+            facts.state,
+            facts.next_start.map(|t| t.since(w.now).as_secs())
+        ),
+        (State::Failed, Some(1))
+    );
+    w.settle();
+    assert_eq!(w.state(0), State::Running);
+}
