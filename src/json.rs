@@ -1,8 +1,73 @@
 //! Small helpers over serde_json.
 
-use serde_json::Value;
+use std::time::Duration;
+
+use serde_json::{Number, Value};
 
 /// `value`, or null where there is none: absent fields of data are null, not left out.
 pub fn or_null<T: Into<Value>>(value: Option<T>) -> Value {
     value.map_or(Value::Null, Into::into)
+}
+
+/// An object of these fields. Unlike `json!` it moves nested values instead of writing them anew.
+pub fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Object(
+        fields
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
+    )
+}
+
+/// A list.
+pub fn list<T: Into<Value>>(items: impl IntoIterator<Item = T>) -> Value {
+    Value::Array(items.into_iter().map(Into::into).collect())
+}
+
+/// Seconds, to the millisecond.
+pub fn seconds(span: Duration) -> Value {
+    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    Number::from_f64(millis as f64 / 1_000.0).map_or(Value::Null, Value::Number)
+}
+
+/// What kind of JSON value it is, for a person: `the text "x"`, `a list`.
+pub fn kind_of(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(flag) => format!("the truth value {flag}"),
+        Value::Number(number) => format!("the number {}", brief(&number.to_string())),
+        Value::String(text) => format!("the text {:?}", brief(text)),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "an object".into(),
+    }
+}
+
+/// At most 80 characters of what somebody sent, to be quoted in an answer.
+pub fn brief(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        None => text.into(),
+        Some((at, _)) => format!("{}...", &text[..at]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_lists_and_seconds_are_plain_json() {
+        let value = object([
+            ("b", seconds(Duration::from_micros(1_234_567))),
+            ("a", list(["x", "y"])),
+            ("c", or_null(None::<u64>)),
+        ]);
+        assert_eq!(value.to_string(), r#"{"a":["x","y"],"b":1.234,"c":null}"#);
+    }
+
+    #[test]
+    fn what_is_quoted_stays_short() {
+        assert_eq!(kind_of(&Value::from("x")), "the text \"x\"");
+        assert_eq!(brief(&"ä".repeat(81)), format!("{}...", "ä".repeat(80)));
+        assert_eq!(brief("short"), "short");
+    }
 }

@@ -31,3 +31,4 @@ pub mod tape;
 
 // floor 4: doors
 pub mod door;
+pub mod tools;

@@ -1,0 +1,382 @@
+//! `bpm/follow`: lines of one or more logs as they come, for `bpm logs`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::Tools;
+use super::logs::{Search, TAIL, stream};
+use super::matcher::Matcher;
+use super::schema::{Args, COUNT, Kind, Row};
+use crate::board::UnitView;
+use crate::clock::{Mono, Wall};
+use crate::door::{Answer, Step, Task};
+use crate::hub::Hub;
+use crate::json::{kind_of, list, object};
+use crate::os::poll::Waker;
+use crate::search::{Line, Query, Stream};
+use crate::tape::Tape;
+
+/// At most so many of the last lines of a log are looked up at once.
+const MOST: usize = 10_000;
+/// What a line costs beside its text.
+const FRAME: usize = 100;
+
+const ROWS: &[Row] = &[
+    Row::may("build", Kind::Flag, ""),
+    Row::may("lines", COUNT, ""),
+    Row::may(
+        "run",
+        Kind::Whole {
+            min: i64::MIN,
+            max: i64::MAX,
+        },
+        "",
+    ),
+    Row::may("pattern", Kind::Text, ""),
+    Row::may("literal", Kind::Flag, ""),
+    Row::may("ignore_case", Kind::Flag, ""),
+    Row::may("context_lines", Kind::Whole { min: 0, max: 1_000 }, ""),
+    Row::may("since", Kind::Text, ""),
+    Row::may("stream", Kind::OneOf(&["stdout", "stderr"]), ""),
+    Row::may("follow", Kind::Flag, ""),
+];
+
+/// The method.
+pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
+    let board = tools.hub.board.now();
+    let mut rest = match params {
+        Value::Object(map) => map.clone(),
+        Value::Null => Map::new(),
+        other => return Err(format!("params must be an object, not {}", kind_of(other))),
+    };
+    let names = names(rest.remove("processes").as_ref())?;
+    let after = cursors(rest.remove("after").as_ref())?;
+    let rest = Value::Object(rest);
+    let args = Args::check("bpm/follow", ROWS, &rest, Vec::new)?;
+    for name in &names {
+        tools.named(name)?;
+    }
+    let pattern = args.text("pattern");
+    let literal = args.flag("literal").unwrap_or(false);
+    let ignore_case = args.flag("ignore_case").unwrap_or(false);
+    let query = Query {
+        pattern: pattern.map(str::to_owned),
+        literal,
+        ignore_case,
+        context: args.size("context_lines").unwrap_or(0),
+        tail: Some(args.size("lines").unwrap_or(TAIL).min(MOST)),
+        index: args.whole("run").unwrap_or(-1),
+        since: args
+            .text("since")
+            .map(|text| super::logs::moment(text, Wall::now()))
+            .transpose()?,
+        stream: args.text("stream").and_then(stream),
+        ..Query::default()
+    };
+    let mut task = Follow {
+        hub: Arc::clone(&tools.hub),
+        names,
+        builds: args.flag("build").unwrap_or(false),
+        endless: args.flag("follow").unwrap_or(true),
+        matcher: pattern
+            .map(|p| Matcher::new(p, literal, ignore_case))
+            .transpose()?,
+        query,
+        after,
+        board_seq: board.seq,
+        sources: Vec::new(),
+        turn: 0,
+        more: false,
+        waker: None,
+    };
+    task.join(&board.units, false);
+    Ok(Step::Wait(Box::new(task)))
+}
+
+fn names(processes: Option<&Value>) -> Result<Vec<String>, String> {
+    let wrong = |v: &Value| format!("\"processes\" must be a list of names, not {}", kind_of(v));
+    match processes {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(names)) => names
+            .iter()
+            .map(|name| name.as_str().map(str::to_owned).ok_or_else(|| wrong(name)))
+            .collect(),
+        Some(other) => Err(wrong(other)),
+    }
+}
+
+fn cursors(after: Option<&Value>) -> Result<BTreeMap<String, u64>, String> {
+    let wrong = |v: &Value| format!("\"after\" must be an object of cursors, not {}", kind_of(v));
+    match after {
+        None | Some(Value::Null) => Ok(BTreeMap::new()),
+        Some(Value::Object(map)) => map
+            .iter()
+            .map(|(name, seq)| Ok((name.clone(), seq.as_u64().ok_or_else(|| wrong(seq))?)))
+            .collect(),
+        Some(other) => Err(wrong(other)),
+    }
+}
+
+struct Follow {
+    hub: Arc<Hub>,
+    /// Empty: all there are, and all that come.
+    names: Vec<String>,
+    builds: bool,
+    endless: bool,
+    matcher: Option<Matcher>,
+    query: Query,
+    after: BTreeMap<String, u64>,
+    board_seq: u64,
+    sources: Vec<Source>,
+    /// Who is first to have the room, so that a loud process does not silence the others.
+    turn: usize,
+    /// Room ended before the lines did.
+    more: bool,
+    waker: Option<Arc<Waker>>,
+}
+
+struct Source {
+    unit: Arc<UnitView>,
+    tape: Arc<Tape>,
+    stage: Stage,
+    cursor: u64,
+}
+
+enum Stage {
+    /// The last lines have not been looked up yet.
+    Before,
+    /// These are to be sent first.
+    Past(VecDeque<Line>),
+    /// Lines as they come.
+    Live,
+}
+
+impl Task for Follow {
+    fn start(&mut self, waker: &Arc<Waker>) {
+        self.hub.board.watch(waker);
+        for source in &self.sources {
+            source.tape.follow(waker);
+        }
+        self.waker = Some(Arc::clone(waker));
+    }
+
+    fn poll(&mut self, _: Mono, room: usize, out: &mut Vec<Value>) -> Option<Answer> {
+        self.look_for_new();
+        let mut room = room;
+        self.more = false;
+        let n = self.sources.len();
+        for i in 0..n {
+            let at = (self.turn + i) % n;
+            if let Err(why) = self.send(at, &mut room, out) {
+                return Some(refused(why));
+            }
+            if self.more {
+                self.turn = at + 1;
+                return None;
+            }
+        }
+        (!self.endless).then(|| {
+            let next = self
+                .sources
+                .iter()
+                .map(|source| (source.unit.name.clone(), source.cursor.into()))
+                .collect();
+            Answer::Result(object([("next", Value::Object(next))]))
+        })
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        self.more.then(Mono::default)
+    }
+
+    fn heavy(&self) -> bool {
+        let all_live = self.sources.iter().all(|s| matches!(s.stage, Stage::Live));
+        self.matcher.is_some() || !all_live
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        if let Some(waker) = &self.waker {
+            self.hub.board.unwatch(waker);
+            for source in &self.sources {
+                source.tape.unfollow(waker);
+            }
+        }
+    }
+}
+
+impl Follow {
+    /// Processes that a reload added, or gave a new log.
+    fn look_for_new(&mut self) {
+        let board = self.hub.board.now();
+        if self.endless && board.seq != self.board_seq {
+            self.board_seq = board.seq;
+            self.join(&board.units, true);
+        }
+    }
+
+    fn join(&mut self, units: &[Arc<UnitView>], new: bool) {
+        for unit in units {
+            let meant = self.names.is_empty() || self.names.contains(&unit.name);
+            let tape = if self.builds {
+                &unit.build_log
+            } else {
+                &unit.log
+            };
+            let known = self.sources.iter().any(|s| Arc::ptr_eq(&s.tape, tape));
+            if !meant || known {
+                continue;
+            }
+            if let Some(waker) = &self.waker {
+                tape.follow(waker);
+            }
+            // Of a process that came later, all it ever said is news.
+            let from = self.after.get(&unit.name).copied();
+            let cursor = from.or(new.then_some(0));
+            self.sources.push(Source {
+                unit: Arc::clone(unit),
+                tape: Arc::clone(tape),
+                stage: if cursor.is_some() {
+                    Stage::Live
+                } else {
+                    Stage::Before
+                },
+                cursor: cursor.unwrap_or(0),
+            });
+        }
+        // A removed process has nothing more to say once its log was read to its end.
+        if new {
+            let waker = self.waker.as_ref();
+            self.sources.retain(|source| {
+                let stays = units.iter().any(|u| u.name == source.unit.name)
+                    || source.tape.next_seq() > source.cursor + 1;
+                if let Some(waker) = waker.filter(|_| !stays) {
+                    source.tape.unfollow(waker);
+                }
+                stays
+            });
+        }
+    }
+
+    /// Sends what one source has, while there is room.
+    fn send(&mut self, at: usize, room: &mut usize, out: &mut Vec<Value>) -> Result<(), String> {
+        let Some(source) = self.sources.get_mut(at) else {
+            return Ok(());
+        };
+        if let Stage::Before = source.stage {
+            let found = Search {
+                unit: Arc::clone(&source.unit),
+                builds: self.builds,
+                query: self.query.clone(),
+                json: false,
+                limit: 0,
+            }
+            .find()?;
+            source.cursor = found.next;
+            // An unfinished line comes once, when it is finished, to who stays for it.
+            let done = |line: &Line| !self.endless || line.seq <= found.next;
+            source.stage = Stage::Past(found.lines.into_iter().filter(done).collect());
+        }
+        if let Stage::Past(lines) = &mut source.stage {
+            let mut some = Vec::new();
+            while *room > 0
+                && let Some(line) = lines.pop_front()
+            {
+                *room = room.saturating_sub(line.text.len() + FRAME);
+                some.push(line);
+            }
+            if !lines.is_empty() {
+                self.more = true;
+            } else {
+                source.stage = Stage::Live;
+            }
+            let next = some.last().map_or(source.cursor, |line| line.seq);
+            emit(source, self.builds, &some, 0, next, out);
+            if self.more {
+                return Ok(());
+            }
+        }
+        if !self.endless {
+            return Ok(());
+        }
+        loop {
+            if *room == 0 {
+                self.more = source.tape.next_seq() > source.cursor + 1;
+                return Ok(());
+            }
+            let pulled = source.tape.pull(source.cursor, *room);
+            if pulled.lines.is_empty() && pulled.dropped == 0 {
+                return Ok(());
+            }
+            source.cursor = pulled.next;
+            let bytes: usize = pulled.lines.iter().map(|l| l.text.len() + FRAME).sum();
+            *room = room.saturating_sub(bytes.max(1));
+            let wanted: Vec<Line> = pulled
+                .lines
+                .into_iter()
+                .filter(|line| meant(line, self.query.stream, self.matcher.as_ref()))
+                .collect();
+            if !wanted.is_empty() || pulled.dropped > 0 {
+                emit(
+                    source,
+                    self.builds,
+                    &wanted,
+                    pulled.dropped,
+                    pulled.next,
+                    out,
+                );
+            }
+        }
+    }
+}
+
+fn meant(line: &Line, stream: Option<Stream>, matcher: Option<&Matcher>) -> bool {
+    stream.is_none_or(|stream| line.stream == stream)
+        && matcher.is_none_or(|matcher| matcher.is_match(&line.text))
+}
+
+fn emit(
+    source: &Source,
+    builds: bool,
+    lines: &[Line],
+    dropped: u64,
+    next: u64,
+    out: &mut Vec<Value>,
+) {
+    let lines = lines.iter().map(|line| {
+        object([
+            ("seq", line.seq.into()),
+            ("run", line.run.into()),
+            ("time", line.at.rfc3339().into()),
+            ("stream", line.stream.as_str().into()),
+            ("text", line.text.as_str().into()),
+            ("match", line.matched.into()),
+        ])
+    });
+    out.push(object([
+        ("jsonrpc", "2.0".into()),
+        ("method", "bpm/lines".into()),
+        (
+            "params",
+            object([
+                ("process", source.unit.name.as_str().into()),
+                ("build", builds.into()),
+                ("lines", list(lines)),
+                ("dropped", dropped.into()),
+                ("next", next.into()),
+            ]),
+        ),
+    ]));
+}
+
+/// A JSON-RPC error: the parameters do not fit.
+pub(super) fn refused(why: String) -> Answer {
+    Answer::Error {
+        code: -32602,
+        message: why,
+        data: None,
+    }
+}

@@ -1,0 +1,511 @@
+//! The verbs: each thing that can be done with bpm stands here once, for agents (MCP) and for the
+//! CLI, which calls the same tools over the socket. Reading looks at the board and the tapes; orders
+//! are asked of the supervisor, and who waits is a ticket, not a thread.
+//!
+//! Beside MCP the socket has methods of bpm's own; parameters are objects, all fields may be left out
+//! unless said otherwise, wrong ones are answered with -32602 and a sentence:
+//!
+//! - `bpm/status` `{process, events_since}`: the data of `get_status`.
+//! - `bpm/why` `{process}` (needed): `{process, type, state, reason, restarts, crashes, stale,
+//!   rolled_back, build, build_tail, exit, tail, changed, next_start_in_seconds, next, text}`. `exit` is
+//!   that of `get_status` and `run`, `words`, `cpu_seconds`, `peak_rss_bytes`, of the last abnormal end,
+//!   or null; `tail` its last lines; `changed` the events since the last good run; `build_tail` the last
+//!   lines of the newest build, if it failed; `next` what happens next, in words; `text` all of it for a person.
+//! - `bpm/reload` `{dry_run}`: the data of `reload`, with more patience.
+//! - `bpm/shutdown` `{force}`: `{"ok": true}` once everything is stopped; until then, whenever it
+//!   changes, a notification `bpm/stopping` `{"waiting_for": [names]}`.
+//! - `bpm/follow` `{processes: [names], build, after: {name: seq}, lines, run, pattern, literal,
+//!   ignore_case, context_lines, since, stream, follow}`: first the last `lines` (default 200, at most
+//!   10,000) of each process (none named: of all, also of those that come later) as `bpm/lines`
+//!   notifications, then lines as they come, until the client leaves. A process that `after` names goes
+//!   on behind that line instead. `follow: false` ends behind the last lines with the result
+//!   `{"next": {name: seq}}`. `bpm/lines`: `{process, build, lines: [{seq, run, time, stream, text,
+//!   match}], dropped, next}`; of each process at least one comes, be it without lines. `dropped`
+//!   lines were gone before they could be sent. Context is shown around past lines only.
+
+mod follow;
+mod logs;
+mod matcher;
+mod orders;
+mod resources;
+mod schema;
+mod status;
+mod text;
+mod usage;
+mod wait;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use self::schema::{Args, COUNT, Field, Kind, Row, input, output};
+pub use self::usage::{Group, Meter};
+use self::usage::{Reading, Usage};
+use crate::board::{Snapshot, UnitView};
+use crate::clock::Mono;
+use crate::door::{Answer, Caller, ClientKind, Level, Page, Service, Step, Watch};
+use crate::error::Error;
+use crate::hub::Hub;
+use crate::json::object;
+use crate::os::poll::Waker;
+
+/// Of this bpm.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The most that `max_chars` may ask for: some clients put more into a file and show its beginning.
+const MOST_CHARS: usize = 50_000;
+
+/// How the tools belong together; at most 1,200 characters.
+const INSTRUCTIONS: &str = "\
+bpm runs this project's processes, restarts what crashes and rebuilds on request. Do not start servers by hand.
+After an edit: restart {\"process\"}. It builds while the old run serves, swaps, and answers when the new run is good: \
+no sleeping, no polling. If it fails, the answer holds the compiler's first errors or the last output, and says whether \
+the old run still serves; mend the cause and restart again.
+Instead of sleeping: wait, for ready, a build's end, an exit, a log line that matches, or any change; also when an answer \
+says timed_out.
+What is going on: get_status (states, builds, exits, urls, ports). What was printed: search_logs (index -2 is the run \
+before the newest, so a crashed run too) and search_build_log.
+Read only what is new: answers end with a cursor, next; pass it as after (get_status: events_since).
+restart builds in dev mode unless mode is release; when nobody calls for a while, dev processes go back to release by \
+themselves. start and stop say what should run at all; a stopped process stays stopped. After an edit of .mcp-run: reload.";
+
+/// One verb.
+struct Tool {
+    name: &'static str,
+    title: &'static str,
+    text: &'static str,
+    rows: &'static [Row],
+    hints: Hints,
+    /// Fields of its data and, where it has two forms, those that both have. None: its answers are texts.
+    data: Option<(&'static [Field], &'static [&'static str])>,
+    /// Its schema belongs into a model's first prompt.
+    always: bool,
+    run: fn(&Tools, &Caller, Args<'_>) -> Result<Step, String>,
+}
+
+/// What a client may want to know before it allows a call.
+struct Hints {
+    reads: bool,
+    destroys: bool,
+    idempotent: bool,
+}
+
+const READS: Hints = Hints {
+    reads: true,
+    destroys: false,
+    idempotent: true,
+};
+
+const PROCESS: Kind = Kind::Process { star: false };
+const PROCESSES: Kind = Kind::Process { star: true };
+const PATIENCE: Kind = Kind::Number {
+    min: 0.0,
+    max: 600.0,
+};
+
+const SEARCH: &[Row] = &[
+    Row::needed("process", PROCESS, "Name of the process."),
+    Row::may(
+        "pattern",
+        Kind::Text,
+        "Only lines that match this regex. Default: all lines.",
+    ),
+    Row::may(
+        "literal",
+        Kind::Flag,
+        "The pattern is plain text, no regex. Default false.",
+    ),
+    Row::may("ignore_case", Kind::Flag, "Default false."),
+    Row::may(
+        "context_lines",
+        Kind::Whole { min: 0, max: 1_000 },
+        "Lines before and after each match. Default 0.",
+    ),
+    Row::may(
+        "head",
+        Kind::Whole {
+            min: 1,
+            max: i64::MAX,
+        },
+        "Only the first so many lines of what was found. Default: see tail.",
+    ),
+    Row::may(
+        "tail",
+        COUNT,
+        "Only the last so many; wins over head. Default 200 when neither is given.",
+    ),
+    Row::may(
+        "index",
+        Kind::Whole {
+            min: i64::MIN,
+            max: i64::MAX,
+        },
+        "Which run (or build): -1 the newest, -2 the one before, 0 the oldest known. Default -1.",
+    ),
+    Row::may(
+        "after",
+        COUNT,
+        "A cursor (next of an earlier answer): only what came later. Default: none.",
+    ),
+    Row::may(
+        "since",
+        Kind::Text,
+        "Only what came since: \"90s\", \"5m\", \"1h\", or an RFC 3339 time. Default: all.",
+    ),
+    Row::may(
+        "stream",
+        Kind::OneOf(&["stdout", "stderr"]),
+        "Only this output. Default both.",
+    ),
+    Row::may(
+        "format",
+        Kind::OneOf(&["text", "json"]),
+        "json: lines with seq, time and stream. Default text.",
+    ),
+    Row::may(
+        "max_chars",
+        Kind::Whole {
+            min: 1_000,
+            max: MOST_CHARS as i64,
+        },
+        "Length of the answer, cut at a line. Default 10000.",
+    ),
+];
+
+/// All verbs, in the order of `tools/list`.
+const TOOLS: &[Tool] = &[
+    Tool {
+        name: "search_logs",
+        title: "Search the logs of a process",
+        text: "Read or search what a process printed (stdout and stderr), in its newest run or an earlier one. Without a \
+               pattern: its last 200 lines. Matches are marked with \" * \". The last line of the answer tells the run, how \
+               many lines there are, and the cursor for the next call.",
+        rows: SEARCH,
+        hints: READS,
+        data: None,
+        always: true,
+        run: logs::search_logs,
+    },
+    Tool {
+        name: "search_build_log",
+        title: "Search the build log of a process",
+        text: "The same for what the builds of a process printed (compiler messages); index counts builds. A failed restart \
+               already answers with the first errors.",
+        rows: SEARCH,
+        hints: READS,
+        data: None,
+        always: false,
+        run: logs::search_build_log,
+    },
+    Tool {
+        name: "restart",
+        title: "Build and restart a process",
+        text: "Build a process, then swap it for the new build; answers when the new run is good. To be called after an \
+               edit. The old run serves while it builds, and goes on if the build fails: then the answer is an error with \
+               the compiler's first errors (file, line) and the last 20 lines. After timeout_seconds it answers with \
+               timed_out and goes on.",
+        rows: &[
+            Row::needed(
+                "process",
+                PROCESSES,
+                "Name of the process, or \"*\" for all.",
+            ),
+            Row::may(
+                "mode",
+                Kind::OneOf(&["dev", "release"]),
+                "dev builds fast, release runs fast. Default dev.",
+            ),
+            Row::may(
+                "build",
+                Kind::Flag,
+                "false: start what is built already anew. Default true.",
+            ),
+            Row::may(
+                "timeout_seconds",
+                PATIENCE,
+                "How long to wait for the end. Default 50.",
+            ),
+        ],
+        hints: Hints {
+            reads: false,
+            destroys: true,
+            idempotent: false,
+        },
+        data: Some((orders::OUTPUT, &["ok"])),
+        always: true,
+        run: orders::restart,
+    },
+    Tool {
+        name: "get_status",
+        title: "State of the processes",
+        text: "State, readiness, pid, ports, url, CPU, memory, newest build with its errors, and last exit of all processes \
+               or of one; and what happened lately.",
+        rows: &[
+            Row::may("process", PROCESS, "Name of a process. Default: all."),
+            Row::may(
+                "events_since",
+                COUNT,
+                "A cursor (next of an earlier answer): all events since, 0 for all kept. Default: the newest 5 events.",
+            ),
+        ],
+        hints: READS,
+        data: Some((status::OUTPUT, &[])),
+        always: true,
+        run: status::get_status,
+    },
+    Tool {
+        name: "start",
+        title: "Start a process",
+        text: "Start a process and what it depends on; answers when it is good. Does nothing where it runs already. Builds \
+               only what was never built: after an edit use restart.",
+        rows: &[
+            Row::needed(
+                "process",
+                PROCESSES,
+                "Name of the process, or \"*\" for all.",
+            ),
+            Row::may(
+                "timeout_seconds",
+                PATIENCE,
+                "How long to wait for the end. Default 50.",
+            ),
+        ],
+        hints: Hints {
+            reads: false,
+            destroys: false,
+            idempotent: true,
+        },
+        data: Some((orders::OUTPUT, &["ok"])),
+        always: false,
+        run: orders::start,
+    },
+    Tool {
+        name: "stop",
+        title: "Stop a process",
+        text: "Stop a process with all that it started, and keep it stopped until somebody starts it. Answers when nothing \
+               of it is left. Does nothing where it is stopped already.",
+        rows: &[
+            Row::needed(
+                "process",
+                PROCESSES,
+                "Name of the process, or \"*\" for all.",
+            ),
+            Row::may(
+                "timeout_seconds",
+                PATIENCE,
+                "How long to wait for the end. Default 50.",
+            ),
+        ],
+        hints: Hints {
+            reads: false,
+            destroys: true,
+            idempotent: true,
+        },
+        data: Some((orders::STOP_OUTPUT, &["ok"])),
+        always: false,
+        run: orders::stop,
+    },
+    Tool {
+        name: "wait",
+        title: "Wait for a process",
+        text: "Wait until a process is ready (and no build of it is under way), exits, is built, prints a line that matches, \
+               or changes. Answers as soon as that is so, or can't be any more (met false, with the reason). Time over is no \
+               error: met false, call again with after set to next.",
+        rows: &[
+            Row::needed("process", PROCESS, "Name of the process."),
+            Row::may(
+                "for",
+                Kind::OneOf(wait::FOR),
+                "What to wait for. Default ready.",
+            ),
+            Row::may("pattern", Kind::Text, "For log: the regex. No default."),
+            Row::may(
+                "after",
+                COUNT,
+                "A cursor (next of an earlier wait; for log also of search_logs): what came after it counts too. Default: only \
+                 what comes from now on.",
+            ),
+            Row::may("timeout_seconds", PATIENCE, "Default 30."),
+        ],
+        hints: READS,
+        data: Some((wait::OUTPUT, &[])),
+        always: false,
+        run: wait::wait,
+    },
+    Tool {
+        name: "reload",
+        title: "Read .mcp-run anew",
+        text: "Read .mcp-run anew: changed processes are swapped, removed ones stopped, new ones started, the others not \
+               touched. With mistakes in the file nothing is done, and errors lists them.",
+        rows: &[Row::may(
+            "dry_run",
+            Kind::Flag,
+            "Only list what would be done. Default false.",
+        )],
+        hints: Hints {
+            reads: false,
+            destroys: true,
+            idempotent: true,
+        },
+        data: Some((orders::RELOAD_OUTPUT, &[])),
+        always: false,
+        run: orders::reload,
+    },
+];
+
+impl Tool {
+    /// As `tools/list` gives it.
+    fn listed(&self) -> Value {
+        let mut tool = Map::new();
+        tool.insert("name".into(), self.name.into());
+        tool.insert("title".into(), self.title.into());
+        tool.insert("description".into(), self.text.into());
+        tool.insert("inputSchema".into(), input(self.rows));
+        if let Some((fields, common)) = self.data {
+            tool.insert("outputSchema".into(), output(fields, common));
+        }
+        tool.insert(
+            "annotations".into(),
+            object([
+                ("title", self.title.into()),
+                ("readOnlyHint", self.hints.reads.into()),
+                ("destructiveHint", self.hints.destroys.into()),
+                ("idempotentHint", self.hints.idempotent.into()),
+                ("openWorldHint", false.into()),
+            ]),
+        );
+        if self.always {
+            tool.insert(
+                "_meta".into(),
+                object([("anthropic/alwaysLoad", true.into())]),
+            );
+        }
+        Value::Object(tool)
+    }
+
+    /// An order, as opposed to a look: activity whoever gives it.
+    fn orders(&self) -> bool {
+        matches!(self.name, "start" | "stop" | "restart")
+    }
+}
+
+/// Where lines for the daemon's log go.
+pub type LogSink = Box<dyn Fn(Level, &str) + Send + Sync>;
+
+/// What one look at the board and at the usage gives.
+struct View<'a> {
+    hub: &'a Hub,
+    board: &'a Snapshot,
+    usage: &'a Reading,
+    now: Mono,
+}
+
+/// bpm's own service.
+pub struct Tools {
+    hub: Arc<Hub>,
+    usage: Arc<Usage>,
+    list: Value,
+    log: LogSink,
+}
+
+impl Tools {
+    /// The verbs of this hub; `meter` tells what processes use, `log` takes lines for the daemon's log.
+    pub fn new(hub: Arc<Hub>, meter: Box<dyn Meter>, log: LogSink) -> Self {
+        Self {
+            hub,
+            usage: Arc::new(Usage::new(meter)),
+            list: TOOLS.iter().map(Tool::listed).collect(),
+            log,
+        }
+    }
+
+    /// The process that checked arguments name.
+    fn unit(&self, args: Args<'_>) -> Result<Arc<UnitView>, String> {
+        self.named(args.text("process").unwrap_or_default())
+    }
+
+    fn named(&self, name: &str) -> Result<Arc<UnitView>, String> {
+        let board = self.hub.board.now();
+        board.unit(name).cloned().ok_or_else(|| {
+            Error::Unknown {
+                kind: "process",
+                name: crate::json::brief(name),
+                known: board.names(),
+            }
+            .to_string()
+        })
+    }
+}
+
+impl Service for Tools {
+    fn info(&self) -> Value {
+        let project = &self.hub.board.now().project;
+        object([
+            ("name", "bpm".into()),
+            ("title", format!("bpm: {project}").into()),
+            ("version", VERSION.into()),
+        ])
+    }
+
+    fn instructions(&self) -> &str {
+        INSTRUCTIONS
+    }
+
+    fn tools(&self) -> &Value {
+        &self.list
+    }
+
+    fn call(&self, caller: &Caller, name: &str, args: &Value, _: Option<&Value>) -> Option<Step> {
+        let tool = TOOLS.iter().find(|tool| tool.name == name)?;
+        let by_agent = match caller.kind {
+            ClientKind::Agent | ClientKind::Proxy => true,
+            ClientKind::Cli | ClientKind::Tui => false,
+        };
+        if by_agent || tool.orders() {
+            self.hub.touch(Mono::now());
+        }
+        let names = || self.hub.board.now().names();
+        let step = Args::check(tool.name, tool.rows, args, names)
+            .and_then(|args| (tool.run)(self, caller, args));
+        Some(step.unwrap_or_else(|why| Step::Done(Answer::Fail(why))))
+    }
+
+    fn resources(&self) -> Vec<Value> {
+        resources::all(&self.hub.board.now())
+    }
+
+    fn templates(&self) -> Vec<Value> {
+        resources::templates()
+    }
+
+    fn read(&self, _: &Caller, uri: &str) -> Option<Step> {
+        resources::read(self, uri)
+    }
+
+    fn watch(&self, uri: &str, waker: &Arc<Waker>) -> Option<Box<dyn Watch>> {
+        resources::watch(self, uri, waker)
+    }
+
+    fn prompts(&self) -> Vec<Value> {
+        resources::prompts()
+    }
+
+    fn prompt(&self, _: &Caller, name: &str, args: &Value) -> Option<Step> {
+        resources::prompt(self, name, args)
+    }
+
+    fn complete(&self, reference: &Value, argument: &str, value: &str) -> Option<Vec<String>> {
+        resources::complete(&self.hub.board.now(), reference, argument, value)
+    }
+
+    fn own(&self, _: &Caller, method: &str, params: &Value) -> Option<Step> {
+        resources::own(self, method, params)
+    }
+
+    fn page(&self, path: &str) -> Option<Page> {
+        resources::page(&self.hub, path)
+    }
+
+    fn log(&self, level: Level, text: &str) {
+        (self.log)(level, text);
+    }
+}

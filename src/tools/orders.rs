@@ -1,0 +1,559 @@
+//! `start`, `stop`, `restart`, `reload`: orders to the supervisor, and their answers.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Tools;
+use super::schema::{Args, Field, Shape};
+use super::status::{build_error, build_time};
+use super::text::{LIMIT, clip, doing, errors, tail, under_way};
+use crate::board::{BuildView, Snapshot, UnitView};
+use crate::clock::{Mono, human};
+use crate::config::Mode;
+use crate::door::{Answer, Caller, Step, Task};
+use crate::hub::{Ask, Done, Hub, Reloaded, Reply, Slot};
+use crate::json::{list, object, or_null, seconds};
+use crate::os::poll::Waker;
+
+/// Below the 60 s after which clients give up.
+const PATIENCE: Duration = Duration::from_secs(50);
+
+pub(super) const OUTPUT: &[Field] = {
+    use Shape::{Always, Maybe, Sometimes};
+    &[
+        Field("ok", Always("boolean"), ""),
+        Field("process", Maybe, ""),
+        Field("mode", Maybe, "what runs: dev or release"),
+        Field("pid", Maybe, ""),
+        Field("previous_pid", Maybe, ""),
+        Field(
+            "build",
+            Maybe,
+            "{id, ok, seconds, errors}; null: nothing was built",
+        ),
+        Field("ready", Maybe, ""),
+        Field("gap_seconds", Maybe, "how long nothing served"),
+        Field("timed_out", Maybe, "it goes on: use wait"),
+        Field(
+            "release_in_seconds",
+            Maybe,
+            "until it is built for release, if idle",
+        ),
+        Field("results", Sometimes, "of \"*\": the same for each process"),
+    ]
+};
+
+pub(super) const STOP_OUTPUT: &[Field] = {
+    use Shape::{Always, Maybe, Sometimes};
+    &[
+        Field("ok", Always("boolean"), ""),
+        Field("process", Maybe, ""),
+        Field("signalled", Maybe, "a signal was sent"),
+        Field("killed", Maybe, "how many needed KILL"),
+        Field("leftovers", Maybe, "{pid, command} of what survived"),
+        Field("seconds", Maybe, ""),
+        Field("results", Sometimes, "of \"*\": the same for each process"),
+    ]
+};
+
+pub(super) const RELOAD_OUTPUT: &[Field] = {
+    use Shape::Always;
+    &[
+        Field("changed", Always("array"), "swapped"),
+        Field("added", Always("array"), "started"),
+        Field("removed", Always("array"), "stopped"),
+        Field("unchanged", Always("array"), "not touched"),
+        Field(
+            "errors",
+            Always("array"),
+            "with errors in .mcp-run nothing is done",
+        ),
+    ]
+};
+
+/// The tool `restart`.
+pub(super) fn restart(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+    let names = names(tools, args);
+    let mode = match args.text("mode") {
+        Some("release") => Mode::Release,
+        _ => Mode::Dev,
+    };
+    let build = args.flag("build").unwrap_or(true);
+    let ask = Ask::Restart {
+        names: names.clone(),
+        mode,
+        build,
+    };
+    Ok(order(tools, args, Verb::Restart, names, ask))
+}
+
+/// The tool `start`.
+pub(super) fn start(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+    let names = names(tools, args);
+    let ask = Ask::Start {
+        names: names.clone(),
+    };
+    Ok(order(tools, args, Verb::Start, names, ask))
+}
+
+/// The tool `stop`.
+pub(super) fn stop(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+    let names = names(tools, args);
+    let ask = Ask::Stop {
+        names: names.clone(),
+    };
+    Ok(order(tools, args, Verb::Stop, names, ask))
+}
+
+/// The tool `reload`.
+pub(super) fn reload(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+    Ok(reloading(
+        tools,
+        args.flag("dry_run").unwrap_or(false),
+        PATIENCE,
+    ))
+}
+
+/// The same for who can wait longer.
+pub(super) fn reloading(tools: &Tools, dry_run: bool, patience: Duration) -> Step {
+    let before = tools.hub.board.now();
+    Step::Wait(Box::new(Order {
+        hub: Arc::clone(&tools.hub),
+        verb: Verb::Reload,
+        all: false,
+        names: Vec::new(),
+        before,
+        ask: Some(Ask::Reload { dry_run }),
+        slot: None,
+        patience,
+        until: Mono::now().after(patience),
+    }))
+}
+
+fn names(tools: &Tools, args: Args<'_>) -> Vec<String> {
+    match args.text("process") {
+        Some("*") | None => tools.hub.board.now().names(),
+        Some(name) => vec![name.to_owned()],
+    }
+}
+
+fn order(tools: &Tools, args: Args<'_>, verb: Verb, names: Vec<String>, ask: Ask) -> Step {
+    let patience = args.span("timeout_seconds").unwrap_or(PATIENCE);
+    Step::Wait(Box::new(Order {
+        hub: Arc::clone(&tools.hub),
+        verb,
+        all: args.text("process") == Some("*"),
+        names,
+        before: tools.hub.board.now(),
+        ask: Some(ask),
+        slot: None,
+        patience,
+        until: Mono::now().after(patience),
+    }))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Start,
+    Stop,
+    Restart,
+    Reload,
+}
+
+impl Verb {
+    fn done(self) -> &'static str {
+        match self {
+            Self::Start => "started",
+            Self::Stop => "stopped",
+            Self::Restart => "restarted",
+            Self::Reload => "reloaded",
+        }
+    }
+}
+
+/// An order that was given, and who waits for its end. It goes on if they leave.
+struct Order {
+    hub: Arc<Hub>,
+    verb: Verb,
+    /// It was `"*"`.
+    all: bool,
+    names: Vec<String>,
+    before: Arc<Snapshot>,
+    ask: Option<Ask>,
+    slot: Option<Slot>,
+    patience: Duration,
+    until: Mono,
+}
+
+impl Task for Order {
+    fn start(&mut self, waker: &Arc<Waker>) {
+        self.slot = self.ask.take().map(|ask| self.hub.ask(ask, Some(waker)));
+    }
+
+    fn poll(&mut self, now: Mono, _: usize, _: &mut Vec<Value>) -> Option<Answer> {
+        match self.slot.as_ref().and_then(Slot::take) {
+            Some(Reply::Units(done)) => Some(self.answer(&done)),
+            Some(Reply::Reload(done)) => Some(reloaded(&done)),
+            Some(Reply::Refused(why)) => Some(Answer::Fail(why)),
+            None => (now >= self.until).then(|| self.timed_out(now)),
+        }
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        Some(self.until)
+    }
+
+    fn progress(&mut self, now: Mono) -> Option<String> {
+        let board = self.hub.board.now();
+        let lines: Vec<String> = self
+            .names
+            .iter()
+            .filter_map(|name| board.unit(name))
+            .take(5)
+            .map(|unit| format!("{}: {}", unit.name, doing(unit, now)))
+            .collect();
+        Some(if lines.is_empty() {
+            "under way".into()
+        } else {
+            lines.join("\n")
+        })
+    }
+}
+
+impl Order {
+    fn answer(&self, done: &[Done]) -> Answer {
+        if self.verb == Verb::Stop {
+            let texts = done.iter().map(stop_words).collect();
+            return self.data(done.iter().map(stop_value).collect(), texts);
+        }
+        let failed = done.iter().filter(|d| !d.ok).count();
+        if failed == 0 {
+            let texts = done.iter().map(|d| good_words(d, self.verb)).collect();
+            return self.data(done.iter().map(value).collect(), texts);
+        }
+        let room = (LIMIT - 500) / failed;
+        let mut text = String::new();
+        for bad in done.iter().filter(|d| !d.ok) {
+            text.push_str(&bad_words(bad, self.verb, room));
+            text.push('\n');
+        }
+        for good in done.iter().filter(|d| d.ok) {
+            text.push_str(&good_words(good, self.verb));
+            text.push('\n');
+        }
+        Answer::Fail(super::text::bounded(
+            text.trim_end().into(),
+            "see get_status",
+        ))
+    }
+
+    /// One process's data, or of `"*"` the list.
+    fn data(&self, values: Vec<Value>, texts: Vec<String>) -> Answer {
+        let text = super::text::bounded(texts.join("\n"), "see get_status");
+        let mut values = values;
+        if !self.all && values.len() == 1 {
+            let value = values.remove(0);
+            return Answer::Data { value, text };
+        }
+        let ok = values.iter().all(|v| v["ok"] == Value::Bool(true));
+        Answer::Data {
+            value: object([("ok", ok.into()), ("results", list(values))]),
+            text,
+        }
+    }
+
+    /// The order goes on: what the board says of it.
+    fn timed_out(&self, now: Mono) -> Answer {
+        let board = self.hub.board.now();
+        if self.verb == Verb::Reload {
+            return Answer::Fail(format!(
+                "the reload is not done within {}, it goes on: see get_status for what is being swapped",
+                human(self.patience)
+            ));
+        }
+        let mut values = Vec::new();
+        let mut texts = Vec::new();
+        for name in &self.names {
+            let Some(unit) = board.unit(name) else {
+                continue;
+            };
+            let before = self.before.unit(name).and_then(|unit| unit.pid);
+            values.push(if self.verb == Verb::Stop {
+                late_stop_value(unit, self.patience)
+            } else {
+                late_value(unit, before, &board, now)
+            });
+            texts.push(self.late_words(unit, before, now));
+        }
+        if values.is_empty() {
+            return Answer::Fail("the process is gone: it was removed from .mcp-run".into());
+        }
+        self.data(values, texts)
+    }
+
+    fn late_words(&self, unit: &UnitView, before: Option<i32>, now: Mono) -> String {
+        let name = &unit.name;
+        let mut text = format!(
+            "{name}: not {} within {}, it goes on: {}",
+            self.verb.done(),
+            human(self.patience),
+            doing(unit, now)
+        );
+        if self.verb == Verb::Stop {
+            let _ = write!(text, "\nask get_status whether it is stopped");
+            return text;
+        }
+        if before.is_some() && before == unit.pid {
+            text.push_str("\nthe old run serves on meanwhile");
+        }
+        let _ = write!(
+            text,
+            "\nto go on waiting: wait {{\"process\":\"{name}\",\"for\":\"ready\"}} (it waits for the end of the build as well)"
+        );
+        text
+    }
+}
+
+fn value(done: &Done) -> Value {
+    object([
+        ("process", done.name.as_str().into()),
+        ("ok", done.ok.into()),
+        ("mode", done.mode.as_str().into()),
+        ("pid", or_null(done.pid)),
+        ("previous_pid", or_null(done.previous_pid)),
+        (
+            "build",
+            or_null(done.build.as_ref().map(|b| build(b, None))),
+        ),
+        ("ready", or_null(done.ready)),
+        ("gap_seconds", or_null(done.gap.map(seconds))),
+        ("timed_out", false.into()),
+        ("release_in_seconds", or_null(done.release_in.map(seconds))),
+    ])
+}
+
+fn late_value(unit: &UnitView, before: Option<i32>, board: &Snapshot, now: Mono) -> Value {
+    let swapped = before.filter(|pid| Some(*pid) != unit.pid);
+    let building = unit.build.as_ref().filter(|b| under_way(b));
+    let release_in = board.release_at.filter(|_| unit.mode == Mode::Dev);
+    object([
+        ("process", unit.name.as_str().into()),
+        ("ok", false.into()),
+        ("mode", unit.mode.as_str().into()),
+        ("pid", or_null(unit.pid)),
+        ("previous_pid", or_null(swapped)),
+        ("build", or_null(building.map(|b| build(b, Some(now))))),
+        ("ready", or_null(unit.ready)),
+        ("gap_seconds", Value::Null),
+        ("timed_out", true.into()),
+        (
+            "release_in_seconds",
+            or_null(release_in.map(|at| seconds(at.since(now)))),
+        ),
+    ])
+}
+
+fn build(build: &BuildView, now: Option<Mono>) -> Value {
+    let took = now.map_or(build.took, |now| build_time(build, now));
+    object([
+        ("id", build.id.into()),
+        ("ok", or_null(build.ok)),
+        ("seconds", or_null(took.map(seconds))),
+        ("errors", list(build.errors.iter().map(build_error))),
+    ])
+}
+
+fn stop_value(done: &Done) -> Value {
+    let leftovers = done.leftovers.iter().map(|(pid, command)| {
+        object([
+            ("pid", (*pid).into()),
+            ("command", clip(command, 200).as_ref().into()),
+        ])
+    });
+    object([
+        ("process", done.name.as_str().into()),
+        ("ok", done.ok.into()),
+        ("signalled", done.signalled.into()),
+        ("killed", done.killed.into()),
+        ("leftovers", list(leftovers)),
+        ("seconds", seconds(done.took)),
+    ])
+}
+
+fn late_stop_value(unit: &UnitView, patience: Duration) -> Value {
+    object([
+        ("process", unit.name.as_str().into()),
+        ("ok", false.into()),
+        ("signalled", true.into()),
+        ("killed", 0.into()),
+        ("leftovers", list(Vec::<Value>::new())),
+        ("seconds", seconds(patience)),
+    ])
+}
+
+fn stop_words(done: &Done) -> String {
+    let mut text = if done.ok {
+        format!("{}: stopped", done.name)
+    } else {
+        format!("{}: not stopped", done.name)
+    };
+    if done.ok && !done.signalled {
+        text.push_str(", it did not run");
+    } else {
+        let _ = write!(text, " after {}", human(done.took));
+    }
+    if done.killed > 0 {
+        let _ = write!(text, ", {} had to be killed", done.killed);
+    }
+    if let Some(reason) = &done.reason {
+        let _ = write!(text, ": {}", clip(reason, 500));
+    }
+    for (pid, command) in done.leftovers.iter().take(20) {
+        let _ = write!(text, "\n  still there: pid {pid} {}", clip(command, 200));
+    }
+    text
+}
+
+/// `web: restarted in dev, pid 4711 (before 4700), build 7 took 3.2s, ready, gap 0.0s; ...`.
+fn good_words(done: &Done, verb: Verb) -> String {
+    let same = done.pid.is_some() && done.pid == done.previous_pid;
+    let mut text = if same {
+        format!("{}: runs already, in {}", done.name, done.mode.as_str())
+    } else {
+        format!("{}: {} in {}", done.name, verb.done(), done.mode.as_str())
+    };
+    match (done.pid, done.previous_pid) {
+        (Some(pid), Some(before)) if pid != before => {
+            let _ = write!(text, ", pid {pid} (before {before})");
+        }
+        (Some(pid), _) => {
+            let _ = write!(text, ", pid {pid}");
+        }
+        (None, _) => text.push_str(", done"),
+    }
+    if let Some(build) = &done.build {
+        let _ = write!(text, ", build {}", build.id);
+        if let Some(took) = build.took {
+            let _ = write!(text, " took {}", human(took));
+        }
+    }
+    if done.ready == Some(true) {
+        text.push_str(", ready");
+    }
+    if let Some(gap) = done.gap {
+        let _ = write!(text, ", nothing served for {:.3} s", gap.as_secs_f64());
+    }
+    if let Some(release) = done.release_in {
+        let _ = write!(
+            text,
+            "; built for release after {} without a call",
+            human(release)
+        );
+    }
+    text
+}
+
+/// Why, where, the last lines, what serves now, and what to do.
+fn bad_words(done: &Done, verb: Verb, room: usize) -> String {
+    let name = &done.name;
+    let failed_build = done.build.as_ref().filter(|build| build.ok == Some(false));
+    let mut text = format!("{name}: not {}: ", verb.done());
+    match (failed_build, &done.exit, &done.reason) {
+        (Some(build), _, reason) => {
+            let _ = write!(text, "build {} failed", build.id);
+            if let Some(took) = build.took {
+                let _ = write!(text, " after {}", human(took));
+            }
+            if let Some(reason) = reason {
+                let _ = write!(text, ": {}", clip(reason, 500));
+            }
+        }
+        (None, exit, Some(reason)) => {
+            text.push_str(&clip(reason, 500));
+            let said = exit.as_ref().map(|e| e.words());
+            if let Some(said) = said.filter(|said| !reason.contains(said.as_str())) {
+                let _ = write!(text, " ({said})");
+            }
+        }
+        (None, Some(exit), None) => {
+            let _ = write!(
+                text,
+                "it ended with {} after {}",
+                exit.words(),
+                human(exit.uptime)
+            );
+        }
+        (None, None, None) => text.push_str("for an unknown reason"),
+    }
+    text.push('\n');
+    if let Some(build) = failed_build {
+        text.push_str(&errors(build));
+    }
+    let after = whats_next(done, failed_build.is_some());
+    let used = text.chars().count() + after.chars().count() + 60;
+    let lines = tail(&done.tail, room.saturating_sub(used));
+    if !lines.is_empty() {
+        let of = if failed_build.is_some() {
+            "build"
+        } else {
+            "run"
+        };
+        let _ = writeln!(text, "last {} lines of the {of}:", lines.lines().count());
+        text.push_str(&lines);
+    }
+    text.push_str(&after);
+    text
+}
+
+/// What serves now, and where more is written.
+fn whats_next(done: &Done, build: bool) -> String {
+    let name = &done.name;
+    let pid = done
+        .pid
+        .map(|pid| format!(" (pid {pid})"))
+        .unwrap_or_default();
+    let serves = if done.rolled_back {
+        format!("rolled back: the build before was started again{pid}")
+    } else if done.old_serves {
+        format!("the old run still serves{pid}, from the build before")
+    } else {
+        "nothing of it serves now".into()
+    };
+    let more = if build {
+        "search_build_log"
+    } else {
+        "search_logs"
+    };
+    format!(
+        "{serves}\nmore: {more} {{\"process\":\"{name}\"}}; once mended: restart {{\"process\":\"{name}\"}}"
+    )
+}
+
+fn reloaded(done: &Reloaded) -> Answer {
+    let value = object([
+        ("changed", list(done.changed.iter().map(String::as_str))),
+        ("added", list(done.added.iter().map(String::as_str))),
+        ("removed", list(done.removed.iter().map(String::as_str))),
+        ("unchanged", list(done.unchanged.iter().map(String::as_str))),
+        ("errors", list(done.errors.iter().map(String::as_str))),
+    ]);
+    let mut text = String::new();
+    for (what, names) in [
+        ("changed", &done.changed),
+        ("added", &done.added),
+        ("removed", &done.removed),
+        ("unchanged", &done.unchanged),
+    ] {
+        if !names.is_empty() {
+            let _ = writeln!(text, "{what}: {}", names.join(", "));
+        }
+    }
+    for error in &done.errors {
+        let _ = writeln!(text, "error: {}", clip(error, 1_000));
+    }
+    let text = super::text::bounded(text.trim_end().into(), "see the file");
+    Answer::Data { value, text }
+}

@@ -1,0 +1,439 @@
+//! Resources, the prompt, completions, the methods of bpm's own and the pages for probes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::follow::{follow, refused};
+use super::logs::Search;
+use super::schema::{Args, COUNT, Kind, Row};
+use super::status::{self, Card};
+use super::{PROCESS, Tools, VERSION, orders};
+use crate::board::{Snapshot, State, UnitView};
+use crate::clock::Mono;
+use crate::door::{Answer, Page, Step, Task, Watch};
+use crate::hub::{Ask, Hub, Reply, Slot};
+use crate::json::{list, object};
+use crate::os::poll::Waker;
+use crate::tape::Tape;
+
+const STATUS: &str = "bpm://status";
+const LOGS: &str = "bpm://logs/";
+const BUILDS: &str = "bpm://build-log/";
+const TEXT: &str = "text/plain";
+const JSON: &str = "application/json";
+const DIAGNOSE: &str = "diagnose";
+/// Lines of a log that is read as a resource.
+const LINES: usize = 200;
+/// Lines of a log in a prompt, beside those of the crash card.
+const PROMPT_LINES: usize = 50;
+/// For who has all the time: the CLI.
+const LONG: Duration = Duration::from_secs(3_600);
+
+/// What a URI names.
+enum Resource<'a> {
+    Status,
+    Log {
+        unit: &'a Arc<UnitView>,
+        builds: bool,
+    },
+}
+
+fn named<'a>(board: &'a Snapshot, uri: &str) -> Option<Resource<'a>> {
+    if uri == STATUS {
+        return Some(Resource::Status);
+    }
+    let (name, builds) = match (uri.strip_prefix(LOGS), uri.strip_prefix(BUILDS)) {
+        (Some(name), _) => (name, false),
+        (None, Some(name)) => (name, true),
+        (None, None) => return None,
+    };
+    let unit = board.unit(name)?;
+    Some(Resource::Log { unit, builds })
+}
+
+fn entry(uri: String, name: String, title: String, mime: &str) -> Value {
+    object([
+        ("uri", uri.into()),
+        ("name", name.into()),
+        ("title", title.into()),
+        ("mimeType", mime.into()),
+    ])
+}
+
+/// `resources/list`: the status, and the logs of each process.
+pub(super) fn all(board: &Snapshot) -> Vec<Value> {
+    let mut all = vec![entry(
+        STATUS.into(),
+        "status".into(),
+        "State of all processes".into(),
+        JSON,
+    )];
+    for unit in &board.units {
+        let name = &unit.name;
+        all.push(entry(
+            format!("{LOGS}{name}"),
+            format!("logs/{name}"),
+            format!("Last lines of {name}"),
+            TEXT,
+        ));
+        if unit.build.is_some() {
+            all.push(entry(
+                format!("{BUILDS}{name}"),
+                format!("build-log/{name}"),
+                format!("Last build of {name}"),
+                TEXT,
+            ));
+        }
+    }
+    all
+}
+
+/// `resources/templates/list`.
+pub(super) fn templates() -> Vec<Value> {
+    [
+        (LOGS, "logs", "Last lines of a process"),
+        (BUILDS, "build-log", "Last build of a process"),
+    ]
+    .map(|(prefix, name, title)| {
+        object([
+            ("uriTemplate", format!("{prefix}{{process}}").into()),
+            ("name", name.into()),
+            ("title", title.into()),
+            ("mimeType", TEXT.into()),
+        ])
+    })
+    .into()
+}
+
+/// `resources/read`.
+pub(super) fn read(tools: &Tools, uri: &str) -> Option<Step> {
+    let board = tools.hub.board.now();
+    let resource = named(&board, uri)?;
+    let uri = uri.to_owned();
+    Some(match resource {
+        Resource::Status => status::data(tools, None, None, |value| {
+            contents(uri, JSON, value.to_string())
+        }),
+        Resource::Log { unit, builds } => {
+            let search = Search::newest(unit, builds, LINES);
+            Step::Work(Box::new(move || match search.find() {
+                Ok(found) => contents(uri, TEXT, search.text(&found)),
+                Err(why) => contents(uri, TEXT, why),
+            }))
+        }
+    })
+}
+
+fn contents(uri: String, mime: &str, text: String) -> Answer {
+    let content = object([
+        ("uri", uri.into()),
+        ("mimeType", mime.into()),
+        ("text", text.into()),
+    ]);
+    Answer::Result(object([("contents", list([content]))]))
+}
+
+/// Watches a resource until it is dropped.
+pub(super) fn watch(tools: &Tools, uri: &str, waker: &Arc<Waker>) -> Option<Box<dyn Watch>> {
+    let board = tools.hub.board.now();
+    let waker = Arc::clone(waker);
+    Some(match named(&board, uri)? {
+        Resource::Status => {
+            tools.hub.board.watch(&waker);
+            Box::new(BoardWatch {
+                hub: Arc::clone(&tools.hub),
+                waker,
+                seen: board.seq,
+            })
+        }
+        Resource::Log { unit, builds } => {
+            let tape = if builds { &unit.build_log } else { &unit.log };
+            tape.follow(&waker);
+            Box::new(TapeWatch {
+                tape: Arc::clone(tape),
+                waker,
+                seen: tape.next_seq(),
+            })
+        }
+    })
+}
+
+struct BoardWatch {
+    hub: Arc<Hub>,
+    waker: Arc<Waker>,
+    seen: u64,
+}
+
+impl Watch for BoardWatch {
+    fn changed(&mut self) -> bool {
+        let seq = self.hub.board.now().seq;
+        std::mem::replace(&mut self.seen, seq) != seq
+    }
+}
+
+impl Drop for BoardWatch {
+    fn drop(&mut self) {
+        self.hub.board.unwatch(&self.waker);
+    }
+}
+
+struct TapeWatch {
+    tape: Arc<Tape>,
+    waker: Arc<Waker>,
+    seen: u64,
+}
+
+impl Watch for TapeWatch {
+    fn changed(&mut self) -> bool {
+        let seq = self.tape.next_seq();
+        std::mem::replace(&mut self.seen, seq) != seq
+    }
+}
+
+impl Drop for TapeWatch {
+    fn drop(&mut self) {
+        self.tape.unfollow(&self.waker);
+    }
+}
+
+/// `prompts/list`.
+pub(super) fn prompts() -> Vec<Value> {
+    vec![object([
+        ("name", DIAGNOSE.into()),
+        ("title", "Diagnose a process".into()),
+        (
+            "description",
+            "Why a process ended, does not build or does not get ready: its crash card and last lines.".into(),
+        ),
+        (
+            "arguments",
+            list([object([
+                ("name", "process".into()),
+                ("description", "Name of the process".into()),
+                ("required", true.into()),
+            ])]),
+        ),
+    ])]
+}
+
+/// `prompts/get`.
+pub(super) fn prompt(tools: &Tools, name: &str, args: &Value) -> Option<Step> {
+    const ROWS: &[Row] = &[Row::needed("process", PROCESS, "")];
+    if name != DIAGNOSE {
+        return None;
+    }
+    Some(checked(tools, name, ROWS, args, |args| {
+        let unit = tools.unit(args)?;
+        let board = tools.hub.board.now();
+        Ok(Step::Work(Box::new(move || {
+            let card = Card::of(&board, &unit, Mono::now());
+            let logs = Search::newest(&unit, false, PROMPT_LINES);
+            let logs = match logs.find() {
+                Ok(found) => logs.text(&found),
+                Err(why) => why,
+            };
+            let text = format!(
+                "Find out why the process {:?} of this project does not run as it should, and mend the cause in the sources \
+                 (then call restart). What bpm knows:\n\n{}\nits newest run's last lines:\n{logs}",
+                unit.name,
+                card.words(&unit, Mono::now())
+            );
+            let content = object([("type", "text".into()), ("text", text.into())]);
+            let message = object([("role", "user".into()), ("content", content)]);
+            Answer::Result(object([
+                ("description", format!("Diagnose {}", unit.name).into()),
+                ("messages", list([message])),
+            ]))
+        })))
+    }))
+}
+
+/// Checks parameters that are no tool's: what is wrong with them is a JSON-RPC error.
+fn checked(
+    tools: &Tools,
+    name: &str,
+    rows: &[Row],
+    params: &Value,
+    then: impl FnOnce(Args<'_>) -> Result<Step, String>,
+) -> Step {
+    Args::check(name, rows, params, || tools.hub.board.now().names())
+        .and_then(then)
+        .unwrap_or_else(|why| Step::Done(refused(why)))
+}
+
+/// `completion/complete`: names of processes.
+pub(super) fn complete(
+    board: &Snapshot,
+    reference: &Value,
+    argument: &str,
+    value: &str,
+) -> Option<Vec<String>> {
+    let field = |name: &str| reference.get(name).and_then(Value::as_str);
+    let known = match field("type") {
+        Some("ref/prompt") => field("name") == Some(DIAGNOSE),
+        Some("ref/resource") => field("uri").is_some_and(|uri| {
+            templates()
+                .iter()
+                .any(|t| t.get("uriTemplate").and_then(Value::as_str) == Some(uri))
+        }),
+        Some(_) | None => false,
+    };
+    if !known {
+        return None;
+    }
+    let typed = value.to_lowercase();
+    let fits = |name: &String| argument == "process" && name.to_lowercase().starts_with(&typed);
+    Some(board.names().into_iter().filter(fits).collect())
+}
+
+/// Methods of bpm's own.
+pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
+    const ONE: &[Row] = &[Row::needed("process", PROCESS, "")];
+    const STATUS: &[Row] = &[
+        Row::may("process", PROCESS, ""),
+        Row::may("events_since", COUNT, ""),
+    ];
+    const DRY: &[Row] = &[Row::may("dry_run", Kind::Flag, "")];
+    const FORCE: &[Row] = &[Row::may("force", Kind::Flag, "")];
+    Some(match method {
+        "bpm/follow" => follow(tools, params).unwrap_or_else(|why| Step::Done(refused(why))),
+        "bpm/status" => checked(tools, method, STATUS, params, |args| {
+            let process = args.text("process").map(str::to_owned);
+            let since = args.count("events_since");
+            Ok(status::data(tools, process, since, Answer::Result))
+        }),
+        "bpm/why" => checked(tools, method, ONE, params, |args| {
+            let unit = tools.unit(args)?;
+            let board = tools.hub.board.now();
+            Ok(Step::Work(Box::new(move || {
+                let now = Mono::now();
+                Answer::Result(Card::of(&board, &unit, now).value(&unit, now))
+            })))
+        }),
+        "bpm/reload" => checked(tools, method, DRY, params, |args| {
+            let dry_run = args.flag("dry_run").unwrap_or(false);
+            Ok(orders::reloading(tools, dry_run, LONG))
+        }),
+        "bpm/shutdown" => checked(tools, method, FORCE, params, |args| {
+            Ok(Step::Wait(Box::new(Shutdown {
+                hub: Arc::clone(&tools.hub),
+                force: args.flag("force").unwrap_or(false),
+                slot: None,
+                waker: None,
+                told: Vec::new(),
+            })))
+        }),
+        _ => return None,
+    })
+}
+
+/// The end of bpm, and who is waited for meanwhile. As long as it takes: the client may leave.
+struct Shutdown {
+    hub: Arc<Hub>,
+    force: bool,
+    slot: Option<Slot>,
+    waker: Option<Arc<Waker>>,
+    told: Vec<String>,
+}
+
+impl Task for Shutdown {
+    fn start(&mut self, waker: &Arc<Waker>) {
+        self.hub.board.watch(waker);
+        let ask = Ask::Shutdown { force: self.force };
+        self.slot = Some(self.hub.ask(ask, Some(waker)));
+        self.waker = Some(Arc::clone(waker));
+    }
+
+    fn poll(&mut self, _: Mono, _: usize, out: &mut Vec<Value>) -> Option<Answer> {
+        match self.slot.as_ref().and_then(Slot::take) {
+            Some(Reply::Refused(why)) => return Some(refused(why)),
+            Some(Reply::Units(_) | Reply::Reload(_)) => {
+                return Some(Answer::Result(object([("ok", true.into())])));
+            }
+            None => {}
+        }
+        let board = self.hub.board.now();
+        let left: Vec<String> = board
+            .units
+            .iter()
+            .filter(|unit| unit.pid.is_some() || unit.state == State::Stopping)
+            .map(|unit| unit.name.clone())
+            .collect();
+        if board.stopping && left != self.told {
+            out.push(object([
+                ("jsonrpc", "2.0".into()),
+                ("method", "bpm/stopping".into()),
+                (
+                    "params",
+                    object([("waiting_for", list(left.iter().map(String::as_str)))]),
+                ),
+            ]));
+            self.told = left;
+        }
+        None
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        None
+    }
+}
+
+impl Drop for Shutdown {
+    fn drop(&mut self) {
+        if let Some(waker) = &self.waker {
+            self.hub.board.unwatch(waker);
+        }
+    }
+}
+
+/// `GET /healthz`, `GET /readyz`.
+pub(super) fn page(hub: &Hub, path: &str) -> Option<Page> {
+    let board = hub.board.now();
+    let (good, body) = match path {
+        "/healthz" => {
+            let up = Mono::now().since(hub.identity.started);
+            let ok = !board.stopping;
+            let body = object([
+                ("ok", ok.into()),
+                ("version", VERSION.into()),
+                ("pid", hub.identity.pid.into()),
+                ("uptime_seconds", crate::json::seconds(up)),
+            ]);
+            (ok, body)
+        }
+        "/readyz" => {
+            let waiting: Vec<&str> = board
+                .units
+                .iter()
+                .filter(|unit| unit.wanted && !is_ready(unit))
+                .map(|unit| unit.name.as_str())
+                .collect();
+            let ready = waiting.is_empty() && !board.stopping;
+            let body = object([("ready", ready.into()), ("waiting_for", list(waiting))]);
+            (ready, body)
+        }
+        _ => return None,
+    };
+    Some(Page {
+        status: if good { 200 } else { 503 },
+        content_type: JSON,
+        body: body.to_string().into_bytes(),
+    })
+}
+
+/// It does what it is there for, or did.
+fn is_ready(unit: &UnitView) -> bool {
+    match unit.state {
+        State::Running => unit.ready != Some(false),
+        State::Done => true,
+        State::Stopped
+        | State::Waiting
+        | State::Building
+        | State::Starting
+        | State::Stopping
+        | State::Crashed
+        | State::Failed => false,
+    }
+}

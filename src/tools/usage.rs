@@ -1,0 +1,183 @@
+//! What processes use, at most one second old, and read only when somebody asks.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::board::Snapshot;
+use crate::clock::Mono;
+
+/// What one process and all it started use.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Group {
+    /// CPU time so far.
+    pub cpu: Duration,
+    /// Resident memory, bytes.
+    pub rss: u64,
+    /// How many threads.
+    pub tasks: u64,
+    /// TCP ports it listens on, rising.
+    pub ports: Vec<u16>,
+}
+
+/// Who can tell what groups use: the kernel, or a test.
+pub trait Meter: Send + Sync {
+    /// Of each leader's group, in the order asked; None where there is none any more.
+    fn groups(&self, leaders: &[i32]) -> Vec<Option<Group>>;
+    /// Resident memory of bpm itself, bytes.
+    fn own_rss(&self) -> Option<u64>;
+}
+
+/// One reading of all groups.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reading {
+    at: Mono,
+    groups: HashMap<i32, Used>,
+    pub(super) own_rss: Option<u64>,
+}
+
+/// What a group used at a reading.
+#[derive(Debug, Clone)]
+pub(super) struct Used {
+    /// None: it was gone.
+    pub(super) group: Option<Group>,
+    /// Over the time since `base`'s predecessor.
+    pub(super) cpu_percent: Option<f64>,
+    /// What the next percentage is counted from.
+    base: (Mono, Duration),
+}
+
+/// Readings this young are good enough.
+const FRESH: Duration = Duration::from_secs(1);
+/// A percentage over less than this is noise: the kernel counts in ticks of 10 ms.
+const SPAN: Duration = Duration::from_millis(500);
+
+impl Reading {
+    pub(super) fn of(&self, pid: i32) -> Option<&Used> {
+        self.groups.get(&pid)
+    }
+}
+
+/// The last reading.
+pub(super) struct Usage {
+    meter: Box<dyn Meter>,
+    last: Mutex<Arc<Reading>>,
+    /// One reads at a time; the others take what it read.
+    reading: Mutex<()>,
+}
+
+impl Usage {
+    pub(super) fn new(meter: Box<dyn Meter>) -> Self {
+        Self {
+            meter,
+            last: Mutex::default(),
+            reading: Mutex::default(),
+        }
+    }
+
+    /// The last reading, if it is young and knows every run of the snapshot.
+    pub(super) fn fresh(&self, snapshot: &Snapshot, now: Mono) -> Option<Arc<Reading>> {
+        let last = Arc::clone(&lock(&self.last));
+        let young = last.own_rss.is_some() && now.since(last.at) < FRESH;
+        let whole = || {
+            let mut pids = snapshot.units.iter().filter_map(|unit| unit.pid);
+            pids.all(|pid| last.groups.contains_key(&pid))
+        };
+        (young && whole()).then_some(last)
+    }
+
+    /// Reads anew where the last reading won't do. For a worker: the kernel walks tables for this.
+    pub(super) fn read(&self, snapshot: &Snapshot) -> Arc<Reading> {
+        let _turn = lock(&self.reading);
+        let now = Mono::now();
+        if let Some(fresh) = self.fresh(snapshot, now) {
+            return fresh;
+        }
+        let before = Arc::clone(&lock(&self.last));
+        let runs: Vec<(i32, Mono)> = snapshot
+            .units
+            .iter()
+            .filter_map(|unit| Some((unit.pid?, unit.started.unwrap_or(now))))
+            .collect();
+        let pids: Vec<i32> = runs.iter().map(|(pid, _)| *pid).collect();
+        let groups = runs
+            .iter()
+            .zip(self.meter.groups(&pids))
+            .map(|(&(pid, started), group)| (pid, used(group, before.of(pid), started, now)))
+            .collect();
+        let next = Arc::new(Reading {
+            at: now,
+            groups,
+            own_rss: Some(self.meter.own_rss().unwrap_or(0)),
+        });
+        *lock(&self.last) = Arc::clone(&next);
+        next
+    }
+}
+
+/// A group's percentage counts from the reading before; at the first, from its start.
+fn used(group: Option<Group>, before: Option<&Used>, started: Mono, now: Mono) -> Used {
+    let base = before.map_or((started, Duration::ZERO), |used| used.base);
+    let span = now.since(base.0);
+    let Some(cpu) = group.as_ref().map(|group| group.cpu) else {
+        return Used {
+            group,
+            cpu_percent: None,
+            base,
+        };
+    };
+    if span < SPAN {
+        return Used {
+            group,
+            cpu_percent: before.and_then(|used| used.cpu_percent),
+            base,
+        };
+    }
+    let share = cpu.saturating_sub(base.1).as_secs_f64() / span.as_secs_f64();
+    Used {
+        group,
+        cpu_percent: Some((share * 1_000.0).round() / 10.0),
+        base: (now, cpu),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Mono {
+        Mono::from_nanos(millis * 1_000_000)
+    }
+
+    fn with_cpu(millis: u64) -> Option<Group> {
+        Some(Group {
+            cpu: Duration::from_millis(millis),
+            ..Group::default()
+        })
+    }
+
+    #[test]
+    fn a_percentage_is_over_the_time_between_two_readings() {
+        let first = used(with_cpu(500), None, at(0), at(10_000));
+        assert_eq!(first.cpu_percent, Some(5.0));
+        let second = used(with_cpu(1_500), Some(&first), at(0), at(12_000));
+        assert_eq!(second.cpu_percent, Some(50.0));
+        // Too soon after: the percentage stands, and so does what the next one is counted from.
+        let third = used(with_cpu(1_700), Some(&second), at(0), at(12_200));
+        assert_eq!(third.cpu_percent, Some(50.0));
+        let fourth = used(with_cpu(2_500), Some(&third), at(0), at(13_000));
+        assert_eq!(fourth.cpu_percent, Some(100.0));
+    }
+
+    #[test]
+    fn a_group_that_is_gone_or_lost_members_has_no_wild_figures() {
+        let first = used(with_cpu(500), None, at(0), at(1_000));
+        assert_eq!(used(None, Some(&first), at(0), at(2_000)).cpu_percent, None);
+        let fewer = used(with_cpu(100), Some(&first), at(0), at(2_000));
+        assert_eq!(fewer.cpu_percent, Some(0.0));
+    }
+}
