@@ -16,7 +16,7 @@ pub(super) fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -46,7 +46,7 @@ pub(super) fn clip(line: &str, max: usize) -> Cow<'_, str> {
 /// How many of these lines fit into `room` characters, a newline after each; counted from the end
 /// where the newest matter, else from the beginning.
 pub(super) fn fitting<'a>(
-    lines: impl Iterator<Item = &'a str> + DoubleEndedIterator,
+    lines: impl DoubleEndedIterator<Item = &'a str>,
     room: usize,
     from_end: bool,
 ) -> usize {
