@@ -1,0 +1,56 @@
+# What can be done here; `just` alone lists it. Everything but `man` needs nothing more than cargo.
+
+prefix := env("PREFIX", env("HOME") / ".local")
+
+[private]
+default:
+    @just --list --unsorted
+
+# What CI runs
+check:
+    .ci/run
+
+# The tests
+test *args:
+    cargo test {{args}}
+
+# Every figure of the README, each beside its limit; names choose rows
+bench *args:
+    cargo build --release
+    cargo bench --bench bench -- {{args}}
+
+# How fast logs are taken in
+bench-logs *args: (bench "logs" args)
+
+# How fast they are searched
+bench-search *args: (bench "search" args)
+
+# Start, restart, stop
+bench-start *args: (bench "start" args)
+
+# Calls over HTTP
+bench-http *args: (bench "http" args)
+
+# Memory and wake-ups
+bench-idle *args: (bench "idle" args)
+
+# A clean build: time, crates, size
+bench-build: (bench "build")
+
+# A static binary for x86_64-unknown-linux-musl
+musl:
+    .ci/musl
+
+# A static binary with glibc
+static:
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target "$(uname -m)-unknown-linux-gnu"
+
+# Into ~/.local, or $PREFIX
+install:
+    cargo build --release
+    install -Dm755 target/release/bpm "{{prefix}}/bin/bpm"
+    for page in man/*.[1-8]; do install -Dm644 "$page" "{{prefix}}/share/man/man${page##*.}/${page##*/}"; done
+
+# The manual, to read
+man:
+    man -l man/bpm.1

@@ -1,0 +1,232 @@
+//! The house of the source: rooms stand on floors, and an import points to the same floor or to one
+//! below; only `os` has `unsafe`; rooms stay small.
+
+#![allow(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What may be imported from where. A room that is not listed fails the test: say where it stands.
+const FLOORS: &[(u8, &[&str])] = &[
+    (0, &["error", "clock", "paths", "json"]),
+    (
+        1,
+        &[
+            "config",
+            "plan",
+            "lifecycle",
+            "graph",
+            "ring",
+            "search",
+            "rpc",
+            "mcp",
+            "http1",
+            "handover",
+        ],
+    ),
+    (2, &["os"]),
+    (
+        3,
+        &[
+            "tape",
+            "board",
+            "hub",
+            "pump",
+            "echo",
+            "builder",
+            "probe",
+            "supervisor",
+        ],
+    ),
+    (4, &["door", "tools", "net", "client"]),
+    (5, &["daemon", "proxy", "cli", "render", "tui"]),
+];
+
+/// Lines of one file, tests not counted: more than that is two rooms.
+const ROOM: usize = 900;
+
+struct File {
+    /// Below `src`.
+    path: PathBuf,
+    text: String,
+}
+
+impl File {
+    /// `src/os/spawn.rs` -> `os`, `src/tape.rs` -> `tape`.
+    fn room(&self) -> String {
+        let first = self.path.components().next().unwrap();
+        let first = Path::new(first.as_os_str());
+        first.file_stem().unwrap().to_str().unwrap().to_string()
+    }
+
+    /// Without the tests at its end.
+    fn code(&self) -> &str {
+        let end = self.text.find("\n#[cfg(test)]\nmod tests");
+        &self.text[..end.unwrap_or(self.text.len())]
+    }
+
+    fn is_room(&self) -> bool {
+        !matches!(self.room().as_str(), "lib" | "main" | "bin")
+    }
+}
+
+fn files() -> Vec<File> {
+    fn walk(folder: &Path, root: &Path, into: &mut Vec<File>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, root, into);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                into.push(File {
+                    path: path.strip_prefix(root).unwrap().into(),
+                    text: fs::read_to_string(&path).unwrap(),
+                });
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&root, &root, &mut found);
+    assert!(found.len() > 10, "the source is somewhere else");
+    found
+}
+
+fn floors() -> BTreeMap<&'static str, u8> {
+    FLOORS
+        .iter()
+        .flat_map(|(floor, rooms)| rooms.iter().map(|room| (*room, *floor)))
+        .collect()
+}
+
+/// The rooms that a line of code names: `use crate::os::poll`, `crate::hub::Ask`, `use crate::{a, b::c}`.
+fn imports(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let code: String = code
+        .lines()
+        .filter(|l| !l.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let name = |text: &str| -> String {
+            text.trim_start()
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
+        };
+        match rest.strip_prefix('{') {
+            None => found.push(name(rest)),
+            Some(list) => {
+                let (mut depth, mut start) = (0, true);
+                for (i, c) in list.char_indices() {
+                    if start && !c.is_whitespace() {
+                        found.push(name(&list[i..]));
+                        start = false;
+                    }
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+#[test]
+fn imports_are_read_from_lists_too() {
+    let code =
+        "use crate::os::poll;\nuse crate::{\n    hub::{Ask, Hub},\n    tape,\n};\n// crate::not\n";
+    assert_eq!(imports(code), ["os", "hub", "tape"]);
+}
+
+#[test]
+fn every_import_points_down() {
+    let floors = floors();
+    let mut wrong = Vec::new();
+    for file in files().iter().filter(|f| f.is_room()) {
+        let room = file.room();
+        let Some(floor) = floors.get(room.as_str()) else {
+            wrong.push(format!("{} stands on no floor", file.path.display()));
+            continue;
+        };
+        for other in imports(file.code()) {
+            match floors.get(other.as_str()) {
+                Some(there) if there <= floor => {}
+                Some(there) => wrong.push(format!(
+                    "{} (floor {floor}) imports {other} (floor {there})",
+                    file.path.display()
+                )),
+                None => wrong.push(format!(
+                    "{} imports {other}, which stands on no floor",
+                    file.path.display()
+                )),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn thought_asks_the_system_nothing() {
+    let floors = floors();
+    let mut wrong = Vec::new();
+    for file in files().iter().filter(|f| f.is_room()) {
+        let thought = floors.get(file.room().as_str()) == Some(&1);
+        let forbidden = [
+            "std::fs",
+            "std::net::Tcp",
+            "std::os::fd",
+            "std::thread",
+            "std::process",
+            "nix::",
+            "libc::",
+            "Mono::now",
+            "Wall::now",
+        ];
+        for word in forbidden.iter().filter(|_| thought) {
+            if let Some(line) = file.code().lines().find(|l| l.contains(word)) {
+                wrong.push(format!("{}: {}", file.path.display(), line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_hands_are_unsafe_and_they_say_why() {
+    let mut wrong = Vec::new();
+    for file in files() {
+        let lines: Vec<&str> = file.text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if !code
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .any(|w| w == "unsafe")
+            {
+                continue;
+            }
+            let before = &lines[i.saturating_sub(6)..i];
+            if file.room() != "os" {
+                wrong.push(format!("{}:{}: unsafe", file.path.display(), i + 1));
+            } else if !before.iter().any(|l| l.contains("SAFETY")) {
+                wrong.push(format!("{}:{}: no SAFETY line", file.path.display(), i + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn rooms_are_small() {
+    for file in files() {
+        let lines = file.code().lines().count();
+        assert!(lines <= ROOM, "{} has {lines} lines", file.path.display());
+    }
+}
