@@ -3,7 +3,7 @@
 //! what runs.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::clock::Mono;
 use crate::error::reason;
 use crate::hub::{BuildOutcome, Fact, Hub};
+use crate::os::copy::copy_exe;
 use crate::os::poll::{Mailbox, Waker, readable};
 use crate::plan::cargo::{self, Built, CargoLine, Script};
 use crate::plan::{Artifact, BuildError, BuildPlan, text};
@@ -134,7 +135,7 @@ impl Reader {
                 Err(e) => break Err(format!("cannot wait for its output: {}", reason(&e))),
             };
             for (i, pipe) in pipes.iter_mut().enumerate() {
-                if ready[i] && output.read(i, pipe, &mut buffer) == 0 {
+                if ready[i] && output.read(i, pipe, &mut buffer) == Some(0) {
                     *pipe = None;
                 }
             }
@@ -174,8 +175,8 @@ fn drain(stream: usize, pipe: &mut Option<File>, output: &mut Output, buffer: &m
             return;
         }
         match output.read(stream, pipe, buffer) {
-            0 => return,
-            n => left = left.saturating_sub(n),
+            Some(0) | None => return,
+            Some(n) => left = left.saturating_sub(n),
         }
     }
 }
@@ -254,14 +255,18 @@ impl Output {
         }
     }
 
-    /// One read of a pipe that has something; 0 at its end, or where it can't be read any more.
-    fn read(&mut self, stream: usize, pipe: &mut Option<File>, buffer: &mut [u8]) -> usize {
-        let n = match pipe.as_mut().map(|p| p.read(buffer)) {
-            Some(Ok(n)) => n,
-            Some(Err(_)) | None => 0,
+    /// One read of a pipe; 0 at its end, None where there is nothing for now.
+    fn read(&mut self, stream: usize, pipe: &mut Option<File>, buffer: &mut [u8]) -> Option<usize> {
+        let n = match pipe.as_mut()?.read(buffer) {
+            Ok(n) => n,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return None;
+            }
+            // It will not get better: the same as the end.
+            Err(_) => 0,
         };
         self.take(stream, &buffer[..n]);
-        n
+        Some(n)
     }
 
     /// Bytes of one pipe. Cargo's messages are held until they are complete; the log gets all else
@@ -414,7 +419,7 @@ fn store(exe: &Path, bin_dir: &Path, id: u64, keep: &[PathBuf]) -> Result<PathBu
     let dir = bin_dir.join(id.to_string());
     let copy = dir.join(name);
     let _ = fs::remove_dir_all(&dir);
-    if let Err(e) = fs::create_dir_all(&dir).and_then(|()| fs::copy(exe, &copy)) {
+    if let Err(e) = fs::create_dir_all(&dir).and_then(|()| copy_exe(exe, &copy)) {
         let _ = fs::remove_dir_all(&dir);
         let (exe, dir, why) = (exe.display(), dir.display(), reason(&e));
         return Err(format!("cannot copy {exe} to {dir}: {why}"));
