@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::clock::Mono;
+pub use crate::journal::Level;
 use crate::os::poll::Waker;
 
 /// Who calls, as far as the wire tells.
@@ -157,17 +158,4 @@ pub trait Service: Send + Sync {
     fn page(&self, path: &str) -> Option<Page>;
     /// A line for the daemon's log.
     fn log(&self, level: Level, text: &str);
-}
-
-/// How loud.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// For who looks for a bug in bpm.
-    Debug,
-    /// What happened.
-    Info,
-    /// What somebody should look at.
-    Warn,
-    /// What did not work.
-    Error,
 }

@@ -10,6 +10,7 @@ compile_error!("bpm runs on Linux 5.4 or newer");
 // floor 0: the ground
 pub mod clock;
 pub mod error;
+pub mod journal;
 pub mod json;
 pub mod paths;
 

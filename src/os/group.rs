@@ -127,6 +127,51 @@ pub fn descendants() -> Vec<Proc> {
     census().into_iter().map(|s| s.proc).collect()
 }
 
+/// Everything below that process, which is not in the list itself.
+pub fn below(pid: i32) -> Vec<Proc> {
+    match children(pid) {
+        Some(first) => procs(walk(first)),
+        None => procs(sieve(
+            pid,
+            proc::all_pids().filter_map(proc::stat).collect(),
+        )),
+    }
+}
+
+/// Our children that are not among `known`, and everything below them: what came to us when its
+/// parent ended. One read where there is no such process, however many children are known.
+pub fn orphans(known: impl Fn(i32) -> bool) -> Vec<Proc> {
+    let us = std::process::id() as i32;
+    // Only the main thread makes processes, and the kernel gives orphans to it (find_alive_thread).
+    match children_of_thread(us, us) {
+        Some(all) => procs(walk(all.into_iter().filter(|pid| !known(*pid)).collect())),
+        None => {
+            let everybody: Vec<Stat> = proc::all_pids().filter_map(proc::stat).collect();
+            let strangers = everybody
+                .iter()
+                .filter(|s| s.proc.ppid == us && !known(s.proc.pid));
+            let mut found: Vec<Proc> = strangers.map(|s| s.proc).collect();
+            for at in 0..found.len() {
+                found.extend(procs(sieve(found[at].pid, everybody.clone())));
+            }
+            found
+        }
+    }
+}
+
+fn procs(stats: Vec<Stat>) -> Vec<Proc> {
+    stats.into_iter().map(|s| s.proc).collect()
+}
+
+fn children_of_thread(pid: i32, thread: i32) -> Option<Vec<i32>> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).ok()?;
+    Some(
+        list.split_ascii_whitespace()
+            .filter_map(|p| p.parse().ok())
+            .collect(),
+    )
+}
+
 /// As [`descendants`], with what they use.
 pub(super) fn census() -> Vec<Stat> {
     let us = std::process::id() as i32;
