@@ -372,6 +372,15 @@ fn emit(
     ]));
 }
 
+/// A JSON-RPC error: it can't be done.
+pub(super) fn failed(why: String) -> Answer {
+    Answer::Error {
+        code: -32603,
+        message: why,
+        data: None,
+    }
+}
+
 /// A JSON-RPC error: the parameters do not fit.
 pub(super) fn refused(why: String) -> Answer {
     Answer::Error {

@@ -39,7 +39,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use self::schema::{Args, COUNT, Field, Kind, Row, input, output};
-pub use self::usage::{Group, Meter};
+pub use self::usage::{Group, Kernel, Meter};
 use self::usage::{Reading, Usage};
 use crate::board::{Snapshot, UnitView};
 use crate::clock::Mono;

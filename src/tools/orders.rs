@@ -119,18 +119,13 @@ pub(super) fn reload(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, 
 
 /// The same for who can wait longer.
 pub(super) fn reloading(tools: &Tools, dry_run: bool, patience: Duration) -> Step {
-    let before = tools.hub.board.now();
-    Step::Wait(Box::new(Order {
-        hub: Arc::clone(&tools.hub),
-        verb: Verb::Reload,
-        all: false,
-        names: Vec::new(),
-        before,
-        ask: Some(Ask::Reload { dry_run }),
-        slot: None,
+    Step::Wait(Box::new(Order::new(
+        tools,
+        Verb::Reload,
+        Vec::new(),
+        Ask::Reload { dry_run },
         patience,
-        until: Mono::now().after(patience),
-    }))
+    )))
 }
 
 fn names(tools: &Tools, args: Args<'_>) -> Vec<String> {
@@ -142,17 +137,9 @@ fn names(tools: &Tools, args: Args<'_>) -> Vec<String> {
 
 fn order(tools: &Tools, args: Args<'_>, verb: Verb, names: Vec<String>, ask: Ask) -> Step {
     let patience = args.span("timeout_seconds").unwrap_or(PATIENCE);
-    Step::Wait(Box::new(Order {
-        hub: Arc::clone(&tools.hub),
-        verb,
-        all: args.text("process") == Some("*"),
-        names,
-        before: tools.hub.board.now(),
-        ask: Some(ask),
-        slot: None,
-        patience,
-        until: Mono::now().after(patience),
-    }))
+    let mut order = Order::new(tools, verb, names, ask, patience);
+    order.all = args.text("process") == Some("*");
+    Step::Wait(Box::new(order))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +211,20 @@ impl Task for Order {
 }
 
 impl Order {
+    fn new(tools: &Tools, verb: Verb, names: Vec<String>, ask: Ask, patience: Duration) -> Self {
+        Self {
+            hub: Arc::clone(&tools.hub),
+            verb,
+            all: false,
+            names,
+            before: tools.hub.board.now(),
+            ask: Some(ask),
+            slot: None,
+            patience,
+            until: Mono::now().after(patience),
+        }
+    }
+
     fn answer(&self, done: &[Done]) -> Answer {
         if self.verb == Verb::Stop {
             let texts = done.iter().map(stop_words).collect();
@@ -554,6 +555,9 @@ fn reloaded(done: &Reloaded) -> Answer {
     for error in &done.errors {
         let _ = writeln!(text, "error: {}", clip(error, 1_000));
     }
-    let text = super::text::bounded(text.trim_end().into(), "see the file");
+    if text.is_empty() {
+        text.push_str("nothing to do");
+    }
+    let text = super::text::bounded(text.trim_end().into(), "run bpm check");
     Answer::Data { value, text }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::follow::{follow, refused};
+use super::follow::{failed, follow, refused};
 use super::logs::Search;
 use super::schema::{Args, COUNT, Kind, Row};
 use super::status::{self, Card};
@@ -314,7 +314,7 @@ pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
         }),
         "bpm/reload" => checked(tools, method, DRY, params, |args| {
             let dry_run = args.flag("dry_run").unwrap_or(false);
-            Ok(orders::reloading(tools, dry_run, LONG))
+            Ok(plain(orders::reloading(tools, dry_run, LONG)))
         }),
         "bpm/shutdown" => checked(tools, method, FORCE, params, |args| {
             Ok(Step::Wait(Box::new(Shutdown {
@@ -327,6 +327,48 @@ pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
         }),
         _ => return None,
     })
+}
+
+/// A tool's step whose answer is plain data instead of a tool's result.
+fn plain(step: Step) -> Step {
+    match step {
+        Step::Done(answer) => Step::Done(plain_answer(answer)),
+        Step::Work(work) => Step::Work(Box::new(move || plain_answer(work()))),
+        Step::Wait(task) => Step::Wait(Box::new(Plain(task))),
+    }
+}
+
+fn plain_answer(answer: Answer) -> Answer {
+    match answer {
+        Answer::Data { value, .. } => Answer::Result(value),
+        Answer::Text(text) => Answer::Result(object([("text", text.into())])),
+        Answer::Fail(why) => failed(why),
+        Answer::Result(_) | Answer::Error { .. } => answer,
+    }
+}
+
+struct Plain(Box<dyn Task>);
+
+impl Task for Plain {
+    fn start(&mut self, waker: &Arc<Waker>) {
+        self.0.start(waker);
+    }
+
+    fn poll(&mut self, now: Mono, room: usize, out: &mut Vec<Value>) -> Option<Answer> {
+        self.0.poll(now, room, out).map(plain_answer)
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        self.0.deadline()
+    }
+
+    fn heavy(&self) -> bool {
+        self.0.heavy()
+    }
+
+    fn progress(&mut self, now: Mono) -> Option<String> {
+        self.0.progress(now)
+    }
 }
 
 /// The end of bpm, and who is waited for meanwhile. As long as it takes: the client may leave.
@@ -348,7 +390,7 @@ impl Task for Shutdown {
 
     fn poll(&mut self, _: Mono, _: usize, out: &mut Vec<Value>) -> Option<Answer> {
         match self.slot.as_ref().and_then(Slot::take) {
-            Some(Reply::Refused(why)) => return Some(refused(why)),
+            Some(Reply::Refused(why)) => return Some(failed(why)),
             Some(Reply::Units(_) | Reply::Reload(_)) => {
                 return Some(Answer::Result(object([("ok", true.into())])));
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::board::Snapshot;
 use crate::clock::Mono;
+use crate::os::proc;
 
 /// What one process and all it started use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,7 +26,31 @@ pub trait Meter: Send + Sync {
     /// Of each leader's group, in the order asked; None where there is none any more.
     fn groups(&self, leaders: &[i32]) -> Vec<Option<Group>>;
     /// Resident memory of bpm itself, bytes.
-    fn own_rss(&self) -> Option<u64>;
+    fn own_rss(&self) -> u64;
+}
+
+/// The kernel itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Kernel;
+
+impl Meter for Kernel {
+    fn groups(&self, leaders: &[i32]) -> Vec<Option<Group>> {
+        let groups = proc::usage(leaders).into_iter();
+        groups
+            .map(|used| {
+                (!used.pids.is_empty()).then(|| Group {
+                    cpu: used.cpu,
+                    rss: used.rss,
+                    tasks: used.tasks,
+                    ports: proc::listening_ports(&used.pids),
+                })
+            })
+            .collect()
+    }
+
+    fn own_rss(&self) -> u64 {
+        proc::self_rss()
+    }
 }
 
 /// One reading of all groups.
@@ -41,9 +66,9 @@ pub(super) struct Reading {
 pub(super) struct Used {
     /// None: it was gone.
     pub(super) group: Option<Group>,
-    /// Over the time since `base`'s predecessor.
+    /// Over the time between two readings.
     pub(super) cpu_percent: Option<f64>,
-    /// What the next percentage is counted from.
+    /// When the next percentage begins, and the CPU time until then.
     base: (Mono, Duration),
 }
 
@@ -108,7 +133,7 @@ impl Usage {
         let next = Arc::new(Reading {
             at: now,
             groups,
-            own_rss: Some(self.meter.own_rss().unwrap_or(0)),
+            own_rss: Some(self.meter.own_rss()),
         });
         *lock(&self.last) = Arc::clone(&next);
         next
