@@ -35,3 +35,55 @@ fn reflink(from: &File, to: &File) -> bool {
     // SAFETY: takes two descriptors, touches no memory.
     unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) == 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::super::reap::End;
+    use super::super::spawn::{Launch, Output, spawn};
+    use super::super::testing::{Folder, alone, ended, env};
+    use super::*;
+
+    #[test]
+    fn a_copy_runs_at_once_and_is_its_own() {
+        alone(
+            "os::copy::tests::a_copy_runs_at_once_and_is_its_own",
+            || {
+                let folder = Folder::new("copy");
+                let (from, to) = (Path::new("/bin/true"), folder.join("true"));
+                fs::write(&to, "of an earlier build").unwrap();
+                copy_exe(from, &to).unwrap();
+                let (a, b) = (fs::metadata(from).unwrap(), fs::metadata(&to).unwrap());
+                assert_eq!((a.len(), b.mode() & 0o7777), (b.len(), 0o700));
+                assert_ne!((a.dev(), a.ino()), (b.dev(), b.ino()));
+                let child = spawn(&Launch {
+                    program: to.as_os_str(),
+                    argv0: Some(OsStr::new("true")),
+                    args: &[],
+                    env: &env(&[]),
+                    cwd: Path::new("/"),
+                    output: Output::Pipes,
+                    pass: &[],
+                    nofile: None,
+                    core: None,
+                    umask: None,
+                })
+                .unwrap();
+                assert_eq!(ended(child.pid).end, End::Code(0));
+                assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+            },
+        );
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing() {
+        let folder = Folder::new("copy-fails");
+        assert!(copy_exe(&folder.join("no"), &folder.join("to")).is_err());
+        let file = folder.file("file", "x", 0o600);
+        fs::create_dir_all(folder.join("dir/full")).unwrap();
+        assert!(copy_exe(&file, &folder.join("dir")).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+}

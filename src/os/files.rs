@@ -74,3 +74,89 @@ pub fn open_append(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Folder;
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_reader_never_sees_half_a_file() {
+        let folder = Folder::new("atomic");
+        let path = folder.join("state.json");
+        let texts = ["a".repeat(100_000), "b".repeat(200_000)];
+        write_atomic(&path, texts[0].as_bytes(), 0o600).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for i in 0..100 {
+                    write_atomic(&path, texts[i % 2].as_bytes(), 0o644).unwrap();
+                }
+            });
+            while !writer.is_finished() {
+                assert!(texts.contains(&fs::read_to_string(&path).unwrap()));
+            }
+        });
+        assert_eq!(mode(&path), 0o644);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(write_atomic(&folder.join("no/file"), b"", 0o600).is_err());
+        assert!(write_atomic(Path::new("/"), b"", 0o600).is_err());
+    }
+
+    #[test]
+    fn a_private_folder_is_private() {
+        let folder = Folder::new("private");
+        let deep = folder.join("a/b");
+        private_dir(&deep).unwrap();
+        assert_eq!((mode(&deep), mode(&folder.join("a"))), (0o700, 0o700));
+        fs::set_permissions(&deep, Permissions::from_mode(0o755)).unwrap();
+        private_dir(&deep).unwrap();
+        assert_eq!(mode(&deep), 0o700);
+        let file = folder.file("file", "", 0o600);
+        assert!(private_dir(&file).is_err());
+    }
+
+    #[test]
+    fn somebody_elses_folder_is_refused() {
+        use std::os::unix::fs::{chown, lchown};
+        let folder = Folder::new("others");
+        let (theirs, link) = (folder.join("theirs"), folder.join("link"));
+        fs::create_dir(&theirs).unwrap();
+        fs::create_dir(folder.join("ours")).unwrap();
+        std::os::unix::fs::symlink(folder.join("ours"), &link).unwrap();
+        private_dir(&link).unwrap();
+        // Only root can give a folder away; others meet the root's.
+        if chown(&theirs, Some(1), None).is_ok() {
+            lchown(&link, Some(1), None).unwrap();
+            for path in [&theirs, &link] {
+                let e = private_dir(path).unwrap_err().to_string();
+                assert_eq!(e, format!("{path:?} belongs to user 1"));
+            }
+        } else {
+            assert_eq!(
+                private_dir(Path::new("/")).unwrap_err().to_string(),
+                "\"/\" belongs to user 0"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_appended_is_appended_and_ours() {
+        let folder = Folder::new("append");
+        let path = folder.join("daemon.log");
+        for text in ["one ", "two"] {
+            open_append(&path)
+                .unwrap()
+                .write_all(text.as_bytes())
+                .unwrap();
+        }
+        assert_eq!(
+            (fs::read_to_string(&path).unwrap().as_str(), mode(&path)),
+            ("one two", 0o600)
+        );
+    }
+}

@@ -268,3 +268,128 @@ pub fn find_marked(prefix: &str) -> Vec<Proc> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::reap::{self, End, become_subreaper, reap};
+    use super::super::testing::{alone, ended, eventually, line, shell};
+    use super::*;
+
+    const KILLED: End = End::Signal {
+        number: libc::SIGKILL,
+        core: false,
+    };
+
+    #[test]
+    fn a_leader_that_ignores_term_and_its_group_are_killed() {
+        alone(
+            "os::group::tests::a_leader_that_ignores_term_and_its_group_are_killed",
+            || {
+                let child = shell("trap '' TERM; sleep 60 & echo ready; wait; wait", &[]);
+                let pid = child.pid;
+                line(child.stdout.as_ref().unwrap());
+                let group = || descendants().into_iter().filter(|p| p.pgid == pid).count();
+                // The sleep inherited the deaf ear.
+                assert_eq!(group(), 2);
+                assert!(signal_group(pid, libc::SIGTERM));
+                assert!(
+                    !wait_gone(pid, identity(pid).unwrap(), Duration::from_millis(30)).unwrap()
+                );
+                assert_eq!(group(), 2);
+                assert!(signal_group(pid, libc::SIGKILL));
+                assert_eq!(ended(pid).end, KILLED);
+                eventually("the group is empty", || (!alive(pid)).then_some(()));
+                assert!(!signal_group(pid, libc::SIGTERM));
+            },
+        );
+    }
+
+    #[test]
+    fn who_made_a_session_of_its_own_is_found_and_killed() {
+        alone(
+            "os::group::tests::who_made_a_session_of_its_own_is_found_and_killed",
+            || {
+                become_subreaper().unwrap();
+                // Two forks and a session away, as a daemon does it; then its parents leave.
+                let child = shell(
+                    "setsid -f sh -c 'echo $$; sleep 61; :'; exit 0",
+                    &[(MARKER, "tree-7/web/1")],
+                );
+                let far: i32 = line(child.stdout.as_ref().unwrap()).parse().unwrap();
+                assert_eq!(ended(child.pid).end, End::Code(0));
+                let found = eventually("the sleep has begun", || {
+                    let all = descendants();
+                    (all.len() == 2 && all.iter().all(|p| marker(p.pid).is_some())).then_some(all)
+                });
+                assert_eq!((found[0].pid, found[1].ppid), (far, far), "parents first");
+                for proc in &found {
+                    assert_eq!((proc.pgid, proc.sid), (far, far));
+                    assert_eq!(marker(proc.pid).as_deref(), Some("tree-7/web/1"));
+                    assert_eq!(identity(proc.pid), Some(proc.start));
+                }
+                let mut marked = find_marked("tree-7/");
+                marked.sort_by_key(|p| p.pid);
+                assert_eq!(
+                    marked.iter().map(|p| p.pid).collect::<Vec<_>>(),
+                    [far, found[1].pid]
+                );
+                assert!(find_marked("tree-8/").is_empty());
+                for proc in &found {
+                    assert!(signal_if(proc.pid, proc.start, libc::SIGKILL));
+                }
+                eventually("nothing is left", || {
+                    while let Some(pid) = reap::next_dead() {
+                        assert_eq!(reap(pid).unwrap().end, KILLED);
+                    }
+                    descendants().is_empty().then_some(())
+                });
+            },
+        );
+    }
+
+    #[test]
+    fn another_one_with_the_same_number_is_not_signalled() {
+        let child = shell("exec sleep 60", &[]);
+        let start = identity(child.pid).unwrap();
+        let before_it = start - 1;
+        assert!(!signal_if(child.pid, before_it, libc::SIGKILL));
+        assert!(watch(child.pid, before_it).unwrap().is_none());
+        assert!(wait_gone(child.pid, before_it, Duration::ZERO).unwrap());
+        assert!(!wait_gone(child.pid, start, Duration::ZERO).unwrap());
+        assert!(signal_if(child.pid, start, libc::SIGKILL));
+        // Seen through a descriptor, an unreaped one has ended.
+        assert!(wait_gone(child.pid, start, Duration::from_secs(10)).unwrap());
+        assert_eq!(ended(child.pid).end, KILLED);
+        assert!(!signal_if(child.pid, start, libc::SIGKILL));
+        assert_eq!((identity(child.pid), marker(child.pid)), (None, None));
+    }
+
+    #[test]
+    fn numbers_that_mean_many_are_refused() {
+        // Were it sent, this process and more would end here.
+        for pid in [-1, 0, 1, i32::MIN] {
+            assert!(!signal_group(pid, libc::SIGKILL));
+            assert!(!signal(pid, libc::SIGKILL));
+            assert!(!signal_if(pid, 0, libc::SIGKILL));
+        }
+    }
+
+    #[test]
+    fn both_ways_to_look_see_the_same() {
+        alone("os::group::tests::both_ways_to_look_see_the_same", || {
+            let child = shell("(sleep 60 & sleep 60 & echo ready; wait) & wait", &[]);
+            line(child.stdout.as_ref().unwrap());
+            let us = std::process::id() as i32;
+            eventually("all is there", || (descendants().len() == 4).then_some(()));
+            let pids = |all: Vec<Stat>| {
+                let mut pids: Vec<i32> = all.iter().map(|s| s.proc.pid).collect();
+                pids.sort();
+                pids
+            };
+            let scanned = sieve(us, proc::all_pids().filter_map(proc::stat).collect());
+            assert_eq!(pids(scanned), pids(walk(children(us).unwrap())));
+            signal_group(child.pid, libc::SIGKILL);
+            ended(child.pid);
+        });
+    }
+}

@@ -101,3 +101,91 @@ fn same(file: &File, path: &Path) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::testing::{Folder, alone, shell};
+    use super::*;
+
+    #[test]
+    fn one_has_it_until_it_lets_go() {
+        alone("os::lock::tests::one_has_it_until_it_lets_go", || {
+            let folder = Folder::new("lock");
+            let path = folder.join("daemon.lock");
+            assert!(!Lock::probe(&path).unwrap(), "no file");
+            let lock = Lock::take(&path).unwrap().unwrap();
+            assert!(Lock::probe(&path).unwrap());
+            assert!(Lock::take(&path).unwrap().is_none());
+            assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+            // Adopted, as after an execve, and the first descriptor gone.
+            let kept = lock.as_fd().try_clone_to_owned().unwrap();
+            drop(lock);
+            let lock = Lock::adopt(kept);
+            assert!(Lock::probe(&path).unwrap());
+            drop(lock);
+            assert!(!Lock::probe(&path).unwrap());
+            assert!(Lock::take(&path).unwrap().is_some());
+        });
+    }
+
+    #[test]
+    fn a_child_does_not_keep_it() {
+        alone("os::lock::tests::a_child_does_not_keep_it", || {
+            let folder = Folder::new("lock-child");
+            let path = folder.join("daemon.lock");
+            let lock = Lock::take(&path).unwrap().unwrap();
+            let child = shell("exec sleep 60", &[]);
+            drop(lock);
+            assert!(Lock::take(&path).unwrap().is_some());
+            super::super::group::signal_group(child.pid, libc::SIGKILL);
+            super::super::testing::ended(child.pid);
+        });
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_is_not_taken_for_the_new_one() {
+        let folder = Folder::new("lock-removed");
+        let path = folder.join("daemon.lock");
+        let first = Lock::take(&path).unwrap().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = Lock::take(&path).unwrap().unwrap();
+        assert!(!same(&first.file, &path));
+        assert!(same(&second.file, &path));
+    }
+
+    #[test]
+    fn of_many_at_once_one_takes_it_whoever_looks() {
+        alone(
+            "os::lock::tests::of_many_at_once_one_takes_it_whoever_looks",
+            || {
+                let folder = Folder::new("lock-race");
+                for round in 0..50 {
+                    let path = folder.join(&round.to_string());
+                    let (go, stop) = (Barrier::new(6), AtomicBool::new(false));
+                    std::thread::scope(|scope| {
+                        for _ in 0..2 {
+                            scope.spawn(|| {
+                                go.wait();
+                                while !stop.load(Ordering::Relaxed) {
+                                    Lock::probe(&path).unwrap();
+                                }
+                            });
+                        }
+                        let take = || {
+                            go.wait();
+                            Lock::take(&path).unwrap()
+                        };
+                        let takers: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+                        // Kept until all have tried.
+                        let taken: Vec<_> = takers.into_iter().map(|t| t.join().unwrap()).collect();
+                        stop.store(true, Ordering::Relaxed);
+                        assert_eq!(taken.iter().flatten().count(), 1);
+                    });
+                }
+            },
+        );
+    }
+}

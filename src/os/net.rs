@@ -75,3 +75,78 @@ fn unlink_socket(path: &Path) -> io::Result<()> {
 pub fn free_port(ip: IpAddr) -> io::Result<u16> {
     Ok(TcpListener::bind((ip, 0))?.local_addr()?.port())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::testing::{Folder, alone};
+    use super::*;
+
+    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn a_burst_of_connections_waits_in_the_kernel() {
+        alone(
+            "os::net::tests::a_burst_of_connections_waits_in_the_kernel",
+            || {
+                let port = free_port(LOOPBACK).unwrap();
+                let listener = tcp_listener(LOOPBACK, port, Accept::AtOnce).unwrap();
+                assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+                let taken = tcp_listener(LOOPBACK, port, Accept::AtOnce).unwrap_err();
+                assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+                let clients: Vec<_> = (0..200)
+                    .map(|_| TcpStream::connect((LOOPBACK, port)).unwrap())
+                    .collect();
+                for _ in &clients {
+                    listener.accept().unwrap();
+                }
+                // Closed by us first: TIME_WAIT keeps nobody from the port.
+                drop(listener);
+                tcp_listener(LOOPBACK, port, Accept::AtOnce).unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn a_socket_for_a_child_waits_in_accept() {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let folder = Folder::new("accept");
+        let nonblocking = |fd: OwnedFd| {
+            let flags = fcntl(&fd, FcntlArg::F_GETFL).unwrap();
+            OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK)
+        };
+        for (accept, expected) in [(Accept::Waits, false), (Accept::AtOnce, true)] {
+            let unix = unix_listener(&folder.join("s"), true, accept).unwrap();
+            assert_eq!(nonblocking(unix.into()), expected);
+            let tcp = tcp_listener(LOOPBACK, 0, accept).unwrap();
+            assert_eq!(nonblocking(tcp.into()), expected);
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_ours_alone_and_replaced_only_when_told() {
+        let folder = Folder::new("unix");
+        let path = folder.join("daemon.sock");
+        let listener = unix_listener(&path, false, Accept::AtOnce).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        UnixStream::connect(&path).unwrap();
+        listener.accept().unwrap();
+        drop(listener);
+        let stale = unix_listener(&path, false, Accept::AtOnce).unwrap_err();
+        assert_eq!(stale.kind(), ErrorKind::AddrInUse);
+        let _listener = unix_listener(&path, true, Accept::AtOnce).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_way_stays_and_a_long_path_is_an_error() {
+        let folder = Folder::new("unix-file");
+        let path = folder.file("daemon.sock", "precious", 0o600);
+        assert!(unix_listener(&path, true, Accept::AtOnce).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        assert!(unix_listener(&folder.join(&"x".repeat(120)), true, Accept::AtOnce).is_err());
+    }
+}

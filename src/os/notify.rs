@@ -1,8 +1,9 @@
 //! sd_notify(3), both ends: bpm tells systemd, and its processes tell bpm.
+#![allow(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -12,6 +13,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, setsockopt, sockopt,
 };
+
+/// As many descriptors as one message can carry (SCM_MAX_FD).
+const MOST_FDS: usize = 253;
 
 /// Sends `message` (`READY=1`, lines of `NAME=value`) to the socket that NOTIFY_SOCKET names: a path,
 /// or `@` and an abstract name. Never blocks.
@@ -81,9 +85,7 @@ impl Receiver {
     }
 
     fn receive(&self, bytes: &mut [u8]) -> Result<(usize, Option<i32>), Errno> {
-        // Room for the sender and nothing else: descriptors that come along (FDSTORE=, BARRIER=) are
-        // closed by the kernel and never ours.
-        let mut control = nix::cmsg_space!(UnixCredentials);
+        let mut control = nix::cmsg_space!(UnixCredentials, [RawFd; MOST_FDS]);
         let mut slices = [IoSliceMut::new(bytes)];
         let got = recvmsg::<UnixAddr>(
             self.socket.as_raw_fd(),
@@ -91,10 +93,15 @@ impl Receiver {
             Some(&mut control),
             MsgFlags::MSG_CMSG_CLOEXEC,
         )?;
-        let pid = got.cmsgs()?.find_map(|message| match message {
-            ControlMessageOwned::ScmCredentials(sender) => Some(sender.pid()),
-            _ => None,
-        });
+        let mut pid = None;
+        // Without an end when we are out of descriptors: then the sender is unknown as well.
+        for message in got.cmsgs().into_iter().flatten() {
+            match message {
+                ControlMessageOwned::ScmCredentials(sender) => pid = Some(sender.pid()),
+                ControlMessageOwned::ScmRights(fds) => close(&fds),
+                _ => {}
+            }
+        }
         Ok((got.bytes, pid.filter(|p| *p > 0)))
     }
 }
@@ -115,10 +122,116 @@ impl Drop for Receiver {
     }
 }
 
+/// Descriptors may come along (`BARRIER=1`, `FDSTORE=1`): we keep none, which is what a barrier waits for.
+fn close(fds: &[RawFd]) {
+    for fd in fds {
+        // SAFETY: the kernel has just made it for us.
+        drop(unsafe { OwnedFd::from_raw_fd(*fd) });
+    }
+}
+
 fn parse(message: &[u8]) -> Vec<(String, String)> {
     String::from_utf8_lossy(message)
         .lines()
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Folder, alone};
+    use super::*;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn a_notice_arrives_with_its_sender() {
+        let folder = Folder::new("notify");
+        let path = folder.join("n.sock");
+        std::fs::write(&path, "left by another").unwrap();
+        let receiver = Receiver::bind(&path).unwrap();
+        assert_eq!(receiver.take().unwrap(), None);
+        send(path.as_os_str(), "READY=1\nSTATUS=a=b\nnonsense\n").unwrap();
+        send(path.as_os_str(), "STOPPING=1").unwrap();
+        let first = receiver.take().unwrap().unwrap();
+        assert_eq!(first.pid, std::process::id() as i32);
+        assert_eq!(
+            (
+                first.get("READY"),
+                first.get("STATUS"),
+                first.get("nonsense")
+            ),
+            (Some("1"), Some("a=b"), None)
+        );
+        assert_eq!(receiver.take().unwrap().unwrap().get("STOPPING"), Some("1"));
+        assert_eq!(receiver.take().unwrap(), None);
+        drop(receiver);
+        assert!(!path.exists());
+        assert!(send(path.as_os_str(), "READY=1").is_err());
+    }
+
+    #[test]
+    fn an_abstract_name_is_told() {
+        let name = format!("bpm-test-{}", std::process::id());
+        let socket =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        send(OsStr::new(&format!("@{name}")), "READY=1").unwrap();
+        let mut bytes = [0; 16];
+        let length = socket.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], b"READY=1");
+    }
+
+    #[test]
+    fn a_flood_neither_blocks_nor_ends_in_an_error() {
+        let folder = Folder::new("notify-flood");
+        let path = folder.join("n.sock");
+        let receiver = Receiver::bind(&path).unwrap();
+        // Until the kernel's queue is full; bytes that are no text, and more than is read at once.
+        let junk = String::from_utf8_lossy(&std::ffi::OsString::from("=".repeat(9000)).into_vec())
+            .into_owned();
+        let sent = (0..100_000)
+            .take_while(|_| send(path.as_os_str(), &junk).is_ok())
+            .count();
+        assert!((1..100_000).contains(&sent));
+        let mut taken = 0;
+        while let Some(notice) = receiver.take().unwrap() {
+            assert_eq!(notice.fields.len(), 1);
+            taken += 1;
+        }
+        assert_eq!(taken, sent);
+    }
+
+    #[test]
+    fn descriptors_that_come_along_are_not_ours() {
+        alone(
+            "os::notify::tests::descriptors_that_come_along_are_not_ours",
+            || {
+                use nix::sys::socket::{ControlMessage, sendmsg};
+                let folder = Folder::new("notify-fds");
+                let path = folder.join("n.sock");
+                let receiver = Receiver::bind(&path).unwrap();
+                let sender = UnixDatagram::unbound().unwrap();
+                let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+                let before = open();
+                let fds = [sender.as_raw_fd(), 0, 1];
+                let address = UnixAddr::new(&path).unwrap();
+                for message in ["BARRIER=1", "FDSTORE=1"] {
+                    let text = [io::IoSlice::new(message.as_bytes())];
+                    let control = [ControlMessage::ScmRights(&fds)];
+                    sendmsg(
+                        sender.as_raw_fd(),
+                        &text,
+                        &control,
+                        MsgFlags::empty(),
+                        Some(&address),
+                    )
+                    .unwrap();
+                    let notice = receiver.take().unwrap().unwrap();
+                    assert_eq!(notice.pid, std::process::id() as i32);
+                    assert_eq!(notice.fields.len(), 1);
+                }
+                assert_eq!(open(), before);
+            },
+        );
+    }
 }

@@ -283,3 +283,139 @@ pub fn local_offset(seconds: i64) -> i64 {
         local.tm_gmtoff
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::group::signal_group;
+    use super::super::testing::{alone, ended, eventually, line, shell};
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_name_with_brackets_and_blanks_is_no_obstacle() {
+        let text =
+            b"42 (a) R 1 (b) S 7 8 9 0 -1 4194304 1 2 3 4 10 20 -1 30 20 0 5 0 777 1000 3 0 0";
+        assert!(parse_stat(text).is_none(), "a negative time is none");
+        let text =
+            b"42 (a) R 1 (b) S 7 8 9 0 -1 4194304 1 2 3 4 10 20 0 30 20 0 5 0 777 1000 3 0 0";
+        let stat = parse_stat(text).unwrap();
+        let expected = Proc {
+            pid: 42,
+            ppid: 7,
+            pgid: 8,
+            sid: 9,
+            start: 777,
+            state: 'S',
+        };
+        assert_eq!((stat.proc, stat.tasks, stat.rss), (expected, 5, 3 * page()));
+        assert_eq!(
+            stat.cpu,
+            Duration::from_millis(60 * 1000 / system(libc::_SC_CLK_TCK, 100))
+        );
+        for text in ["", "1", "1 (x)", "1 (x) ", "1 (x) S 1"] {
+            assert!(parse_stat(text.as_bytes()).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_counted_with_who_left_it() {
+        let busy = shell("setsid sleep 60 & echo ready; while :; do :; done", &[]);
+        let idle = shell("echo ready; exec sleep 60", &[]);
+        for child in [&busy, &idle] {
+            line(child.stdout.as_ref().unwrap());
+        }
+        let seen = eventually("time was used and the session made", || {
+            let all = usage(&[idle.pid, i32::MAX, busy.pid]);
+            let apart = all[2]
+                .pids
+                .iter()
+                .any(|p| stat(*p).is_some_and(|s| s.proc.sid == *p && *p != busy.pid));
+            (apart && all[2].cpu >= Duration::from_millis(50)).then_some(all)
+        });
+        assert_eq!(
+            (seen[0].pids.as_slice(), seen[0].tasks),
+            ([idle.pid].as_slice(), 1)
+        );
+        assert!(seen[0].rss > 100_000 && seen[0].cpu < Duration::from_millis(50));
+        assert_eq!(seen[1], Usage::default());
+        assert_eq!((seen[2].pids.len(), seen[2].tasks), (2, 2));
+        for pid in &seen[2].pids {
+            super::super::group::signal(*pid, libc::SIGKILL);
+        }
+        signal_group(idle.pid, libc::SIGKILL);
+        ended(idle.pid);
+        ended(busy.pid);
+    }
+
+    #[test]
+    fn who_listens_where_is_found() {
+        alone("os::proc::tests::who_listens_where_is_found", || {
+            let us = std::process::id() as i32;
+            for address in ["127.0.0.1:0", "[::1]:0"] {
+                // Not every machine has IPv6.
+                let Ok(listener) = TcpListener::bind(address) else {
+                    continue;
+                };
+                let at = listener.local_addr().unwrap();
+                assert!(listening_ports(&[us]).contains(&at.port()));
+                let (pid, line) = port_holder(at.ip(), at.port()).unwrap();
+                assert_eq!((pid, Some(line)), (us, cmdline(us)));
+                drop(listener);
+                assert_eq!(port_holder(at.ip(), at.port()), None);
+            }
+            assert!(listening_ports(&[]).is_empty());
+        });
+    }
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_writes_them() {
+        let hex = |ip: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(ip));
+        assert_eq!(parse_ip(&hex([127, 0, 0, 1])), "127.0.0.1".parse().ok());
+        let six = hex([0; 4]).repeat(3) + &hex([0, 0, 0, 1]);
+        assert_eq!(parse_ip(&six), "::1".parse().ok());
+        for bad in ["", "0", "0100007G", "0100007F00"] {
+            assert_eq!(parse_ip(bad), None, "{bad}");
+        }
+        let line = "0: 0100007F:1F90 00000000:0000 01 0:0 0:0 0 1000 0 12345 1";
+        assert!(parse_listener(line).is_none(), "a connection");
+        assert!(parse_listener("").is_none());
+    }
+
+    #[test]
+    fn a_command_line_is_one_line() {
+        let child = shell("exec sleep 60", &[]);
+        eventually("it is a sleep", || {
+            (cmdline(child.pid)? == "sleep 60").then_some(())
+        });
+        signal_group(child.pid, libc::SIGKILL);
+        eventually("it has ended", || {
+            (cmdline(child.pid)? == "[sleep]").then_some(())
+        });
+        ended(child.pid);
+        assert_eq!(cmdline(child.pid), None);
+    }
+
+    #[test]
+    fn the_offset_is_that_of_the_zone() {
+        alone("os::proc::tests::the_offset_is_that_of_the_zone", || {
+            // SAFETY: no other thread of this process looks at the environment.
+            unsafe { std::env::set_var("TZ", "XYZ-5:30") };
+            assert_eq!(local_offset(1_795_229_210), 19_800);
+        });
+    }
+
+    #[test]
+    fn counters_are_found_by_their_whole_name() {
+        let events = "low 0\noom 7\noom_kill 3\noom_group_kill 1\n";
+        assert_eq!(counter(events, "oom_kill"), Some(3));
+        assert_eq!(counter(events, "oom_ki"), None);
+    }
+
+    #[test]
+    fn this_machine_and_this_process_are_known() {
+        assert_eq!(boot_id().unwrap().len(), 36);
+        assert!(self_rss() > 500_000);
+        assert!(start_time(std::process::id() as i32).unwrap() > 0);
+        assert_eq!(start_time(i32::MAX), None);
+    }
+}

@@ -222,3 +222,147 @@ impl Drop for Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::group;
+    use super::super::testing::{alone, ended, eventually, line, shell};
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    #[test]
+    fn every_way_to_end_is_told() {
+        alone("os::reap::tests::every_way_to_end_is_told", || {
+            assert_eq!(next_dead(), None);
+            let realtime = libc::SIGRTMIN() + 3;
+            let cases = [
+                ("exit 3".to_owned(), End::Code(3)),
+                (
+                    "kill -KILL $$".to_owned(),
+                    End::Signal {
+                        number: libc::SIGKILL,
+                        core: false,
+                    },
+                ),
+                (
+                    format!("kill -{realtime} $$"),
+                    End::Signal {
+                        number: realtime,
+                        core: false,
+                    },
+                ),
+            ];
+            for (script, end) in cases {
+                let pid = shell(&script, &[]).pid;
+                let dead = eventually("somebody is dead", next_dead);
+                assert_eq!(
+                    (dead, next_dead()),
+                    (pid, Some(pid)),
+                    "it is told until it is reaped"
+                );
+                assert!(group::alive(pid), "its number is still taken");
+                assert_eq!(reap(pid).unwrap().end, end);
+                assert_eq!((next_dead(), reap(pid)), (None, None));
+            }
+        });
+    }
+
+    #[test]
+    fn what_a_process_used_is_told_at_its_end() {
+        let child = shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done", &[]);
+        assert_eq!(reap(child.pid), None, "it lives");
+        let death = ended(child.pid);
+        assert!(death.cpu > Duration::from_millis(10), "{death:?}");
+        assert!(death.peak_rss > 100_000, "{death:?}");
+    }
+
+    #[test]
+    fn nobody_elses_child_is_reaped() {
+        for pid in [-1, 0, 1, std::process::id() as i32] {
+            assert_eq!(reap(pid), None);
+        }
+    }
+
+    #[test]
+    fn an_orphan_comes_to_us() {
+        alone("os::reap::tests::an_orphan_comes_to_us", || {
+            become_subreaper().unwrap();
+            let child = shell("sleep 60 >/dev/null 2>&1 & echo $!", &[]);
+            let orphan: i32 = line(child.stdout.as_ref().unwrap()).parse().unwrap();
+            ended(child.pid);
+            let ours = std::process::id() as i32;
+            eventually("it is ours", || {
+                group::descendants()
+                    .into_iter()
+                    .find(|p| p.pid == orphan && p.ppid == ours)
+            });
+            assert!(group::signal(orphan, libc::SIGKILL));
+            let dead = eventually("it is dead", next_dead);
+            assert_eq!(dead, orphan);
+            assert!(reap(orphan).is_some());
+        });
+    }
+
+    #[test]
+    fn signals_have_names() {
+        let names = [
+            (libc::SIGKILL, "KILL"),
+            (libc::SIGSEGV, "SEGV"),
+            (libc::SIGRTMIN(), "RTMIN"),
+            (libc::SIGRTMIN() + 2, "RTMIN+2"),
+            (99, "99"),
+        ];
+        for (number, name) in names {
+            assert_eq!(signal_name(number), name);
+        }
+    }
+
+    #[test]
+    fn signals_are_told_by_name_and_once() {
+        alone("os::reap::tests::signals_are_told_by_name_and_once", || {
+            // As a careless parent might leave it.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+            let masked = Masked::all();
+            let signals = Signals::new().unwrap();
+            assert!(
+                nix::sys::signal::SigSet::thread_get_mask()
+                    .unwrap()
+                    .iter()
+                    .next()
+                    .is_none()
+            );
+            assert_eq!(signals.take(), Caught::default());
+            for signal in [Signal::SIGTERM, Signal::SIGTERM, Signal::SIGUSR2] {
+                nix::sys::signal::raise(signal).unwrap();
+            }
+            let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(1));
+            assert_eq!(
+                signals.take(),
+                Caught {
+                    term: true,
+                    usr2: true,
+                    ..Caught::default()
+                }
+            );
+            assert_eq!(signals.take(), Caught::default());
+            assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
+            let pid = shell("exit 4", &[]).pid;
+            eventually("a child ended", || signals.take().child.then_some(()));
+            assert_eq!(reap(pid).unwrap().end, End::Code(4));
+            drop(masked);
+        });
+    }
+
+    #[test]
+    fn what_is_masked_waits() {
+        alone("os::reap::tests::what_is_masked_waits", || {
+            let signals = Signals::new().unwrap();
+            let masked = Masked::all();
+            nix::sys::signal::raise(Signal::SIGHUP).unwrap();
+            assert_eq!(signals.take(), Caught::default());
+            drop(masked);
+            assert!(signals.take().hup);
+        });
+    }
+}

@@ -2,9 +2,15 @@
 //! their own where a test changes what all threads share (reaping, signals, descriptors, forks).
 #![allow(clippy::disallowed_methods)]
 
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use super::reap::{Death, reap};
+use super::spawn::{Launch, Output, Spawned, spawn};
 
 /// A folder that is removed with the value.
 pub(super) struct Folder(PathBuf);
@@ -55,7 +61,8 @@ pub(super) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 }
 
 /// Runs `body` in a process in which no other test runs: the test binary, told to run only the
-/// test that calls this.
+/// test that calls this. Also for what must be closed when it is dropped: the children of other
+/// tests have copies of all descriptors from their fork to their execve.
 #[track_caller]
 pub(super) fn alone(name: &str, body: impl FnOnce()) {
     const INSIDE: &str = "BPM_TEST_ALONE";
@@ -73,4 +80,53 @@ pub(super) fn alone(name: &str, body: impl FnOnce()) {
         text.contains("1 passed"),
         "no test is called {name}: {text}"
     );
+}
+
+/// PATH as ours, and these.
+pub(super) fn env(more: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    let path = std::env::var_os("PATH").unwrap();
+    let more = more.iter().map(|(n, v)| (n.into(), v.into()));
+    std::iter::once(("PATH".into(), path)).chain(more).collect()
+}
+
+/// `sh -c script` in a session of its own.
+pub(super) fn shell(script: &str, more: &[(&str, &str)]) -> Spawned {
+    spawn(&Launch {
+        program: OsStr::new("sh"),
+        argv0: None,
+        args: &["-c".into(), script.into()],
+        env: &env(more),
+        cwd: Path::new("/"),
+        output: Output::Pipes,
+        pass: &[],
+        nofile: None,
+        core: None,
+        umask: None,
+    })
+    .unwrap()
+}
+
+/// All that comes out of a pipe until its end.
+pub(super) fn text(pipe: OwnedFd) -> String {
+    super::fds::set_nonblocking(&pipe, false).unwrap();
+    let mut text = String::new();
+    std::fs::File::from(pipe).read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The first line that comes out of a pipe.
+pub(super) fn line(pipe: &OwnedFd) -> String {
+    super::fds::set_nonblocking(pipe, false).unwrap();
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while nix::unistd::read(pipe, &mut byte).unwrap() == 1 && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+/// Waits for a child's end.
+#[track_caller]
+pub(super) fn ended(pid: i32) -> Death {
+    eventually("the child has ended", || reap(pid))
 }
