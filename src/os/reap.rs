@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use signal_hook::SigId;
 use signal_hook::low_level;
@@ -104,9 +103,7 @@ pub fn signal_name(number: i32) -> Cow<'static, str> {
 /// From now on, descendants whose parent ends become our children, and are reaped by us. Holds over
 /// an execve.
 pub fn become_subreaper() -> io::Result<()> {
-    // SAFETY: touches no memory.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
-    Ok(())
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
 /// While it lives, this thread gets no signals; what comes, waits. To be held over an execve as
