@@ -127,7 +127,7 @@ pub trait Service: Send + Sync {
     fn info(&self) -> Value;
     /// At most 1,200 characters.
     fn instructions(&self) -> &str;
-    /// The list of tools as `tools/list` gives it; the same bytes each time.
+    /// The array of tools as `tools/list` gives it; asked for once.
     fn tools(&self) -> &Value;
     /// A tool call; None: unknown tool. `token`: the progress token, where one was sent (a task that
     /// reports progress by itself needs it).
@@ -156,6 +156,10 @@ pub trait Service: Send + Sync {
     fn own(&self, caller: &Caller, method: &str, params: &Value) -> Option<Step>;
     /// GET of a path that is not `/mcp` (`/healthz`, `/readyz`); None: 404.
     fn page(&self, path: &str) -> Option<Page>;
+    /// So many connections of agents are open now; told when the number changes.
+    fn clients(&self, open: usize) {
+        let _ = open;
+    }
     /// A line for the daemon's log.
     fn log(&self, level: Level, text: &str);
 }

@@ -17,8 +17,11 @@ pub mod paths;
 // floor 1: thought (pure: no system calls, no threads, no clock)
 pub mod config;
 pub mod graph;
+pub mod http1;
 pub mod lifecycle;
+pub mod mcp;
 pub mod plan;
+pub mod rpc;
 pub mod search;
 
 // floor 2: hands
@@ -32,4 +35,5 @@ pub mod tape;
 
 // floor 4: doors
 pub mod door;
+pub mod net;
 pub mod tools;

@@ -8,6 +8,7 @@ pub mod group;
 pub mod lock;
 pub mod net;
 pub mod notify;
+pub mod peer;
 pub mod poll;
 pub mod proc;
 pub mod reap;

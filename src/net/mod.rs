@@ -1,0 +1,621 @@
+//! The door: one thread and one epoll for all connections, HTTP on TCP and one JSON message a line on the
+//! Unix socket. It serves any [`Service`]; what the verbs do it does not know.
+//!
+//! Calls that are answered at once are answered inline. Calls that wait are tickets, polled when their waker
+//! rings or their deadline is due: a thousand of them are a thousand entries of a map. What takes a while goes to
+//! a few workers. Everything is bounded: connections, requests, calls, buffers, threads, and the time that each
+//! may take. Nothing is polled for: an idle door does not wake up.
+
+mod calls;
+mod conn;
+mod gate;
+mod http;
+mod lines;
+mod pool;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
+use nix::sys::socket::{Backlog, listen, setsockopt};
+
+use crate::clock::Mono;
+use crate::door::{ClientKind, Level, Service};
+use crate::mcp::Server;
+use crate::os::peer::{self, Diag};
+use crate::os::poll::{Mailbox, Waker};
+
+use calls::{Batch, Call, Finished};
+use conn::{Conn, End, Ends, Proto, Sock};
+pub use gate::Policy;
+use pool::Pool;
+
+/// The backlog of connections that the kernel keeps for us: std's 128 loses bursts.
+const BACKLOG: i32 = 1024;
+/// Out of descriptors or memory: accepting pauses for so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How much of a connection is read at a time; the others have their turn then.
+const READ_SIZE: usize = 64 << 10;
+/// How many workers there may be.
+const WORKERS: usize = 3;
+/// How long the answers in flight may take at the end, at most.
+const MAX_GRACE: Duration = Duration::from_secs(10);
+
+/// Tokens of epoll and of wakers below this are not of connections and calls.
+const FIRST_TOKEN: u64 = 1 << 16;
+/// epoll: the mailbox; listeners follow.
+const BELL: u64 = 0;
+/// Wakers: a worker is done, an order came.
+const WORKER_DONE: u64 = 1;
+const ORDER: u64 = 2;
+
+/// What to accept from. They are taken over; the caller keeps duplicates if it needs them after.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// HTTP.
+    pub tcp: Vec<TcpListener>,
+    /// JSON lines, and HTTP for who speaks it.
+    pub unix: Option<UnixListener>,
+}
+
+/// A door that is open. Dropped, it closes at once.
+#[derive(Debug)]
+pub struct Door {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    orders: Mutex<Orders>,
+    bell: Arc<Waker>,
+    connections: AtomicUsize,
+    agents: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    policy: Option<Policy>,
+    refuse: bool,
+    drain: Option<Duration>,
+}
+
+impl Shared {
+    fn order(&self, give: impl FnOnce(&mut Orders)) {
+        give(&mut self.orders());
+        self.bell.wake();
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Door {
+    /// Who may, from now on; connections that are open stay.
+    pub fn set_policy(&self, policy: Policy) {
+        self.shared.order(|orders| orders.policy = Some(policy));
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Open connections of agents and proxies that have asked for something.
+    pub fn agents(&self) -> usize {
+        self.shared.agents.load(Ordering::Relaxed)
+    }
+
+    /// New requests by MCP are answered that bpm is stopping (HTTP 503) from now on; pages and `bpm/...` methods are
+    /// still served, and what is in flight goes on.
+    pub fn refuse(&self) {
+        self.shared.order(|orders| orders.refuse = true);
+    }
+
+    /// Refuses, ends subscriptions with their result, and returns when what is in flight is answered and written, or
+    /// after `grace` (10 s at most). Everything is closed then.
+    pub fn drain(mut self, grace: Duration) {
+        self.end(grace);
+    }
+
+    fn end(&mut self, grace: Duration) {
+        self.shared
+            .order(|orders| orders.drain = Some(grace.min(MAX_GRACE)));
+        if let Some(thread) = self.thread.take() {
+            // A panic there was logged there.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+/// Opens the door: from now on `service` is served to whom `policy` lets in. Errors: no descriptor, no thread.
+pub fn start(service: Arc<dyn Service>, listeners: Listeners, policy: Policy) -> io::Result<Door> {
+    let mailbox = Mailbox::new()?;
+    let shared = Arc::new(Shared {
+        orders: Mutex::default(),
+        bell: mailbox.waker(ORDER),
+        connections: AtomicUsize::new(0),
+        agents: AtomicUsize::new(0),
+    });
+    let mut net = Net::new(service, policy, mailbox, Arc::clone(&shared))?;
+    net.listen(listeners)?;
+    let thread = std::thread::Builder::new()
+        .name("net".into())
+        .spawn(move || net.run())?;
+    Ok(Door {
+        shared,
+        thread: Some(thread),
+    })
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Whose time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Accept,
+    Conn(u64),
+    Call(u64),
+}
+
+/// All that the thread owns.
+struct Net {
+    service: Arc<dyn Service>,
+    server: Server,
+    policy: Policy,
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    epoll: Epoll,
+    listeners: Vec<Listener>,
+    /// Connections and calls by token. Tokens are never used twice, so what comes late finds nothing.
+    conns: HashMap<u64, Box<Conn>>,
+    calls: HashMap<u64, Call>,
+    batches: HashMap<u64, Batch>,
+    next: u64,
+    timers: BTreeSet<(Mono, Due)>,
+    /// Calls to be polled again without waiting.
+    again: Vec<u64>,
+    /// Subscriptions among the calls.
+    listens: usize,
+    pool: Pool,
+    finished: Arc<Mutex<Vec<Finished>>>,
+    done: Arc<Waker>,
+    diag: Asked,
+    refusing: bool,
+    /// When to close whatever is in flight.
+    drain: Option<Mono>,
+    agents: usize,
+    scratch: Vec<u8>,
+    /// The message under construction.
+    message: Vec<u8>,
+}
+
+/// The way to ask the kernel who connected.
+enum Asked {
+    NotYet,
+    Open(Diag),
+    /// This kernel does not tell.
+    Missing,
+}
+
+impl Net {
+    fn new(
+        service: Arc<dyn Service>,
+        policy: Policy,
+        mailbox: Arc<Mailbox>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let server = Server::new(&service.info(), service.instructions(), service.tools());
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&*mailbox, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        Ok(Self {
+            service,
+            server,
+            policy,
+            shared,
+            epoll,
+            listeners: Vec::new(),
+            conns: HashMap::new(),
+            calls: HashMap::new(),
+            batches: HashMap::new(),
+            next: FIRST_TOKEN,
+            timers: BTreeSet::new(),
+            again: Vec::new(),
+            listens: 0,
+            pool: Pool::new(WORKERS),
+            finished: Arc::default(),
+            done: mailbox.waker(WORKER_DONE),
+            mailbox,
+            diag: Asked::NotYet,
+            refusing: false,
+            drain: None,
+            agents: 0,
+            scratch: vec![0; READ_SIZE],
+            message: Vec::new(),
+        })
+    }
+
+    fn listen(&mut self, listeners: Listeners) -> io::Result<()> {
+        for tcp in listeners.tcp {
+            // Accepted sockets inherit it, which spares a system call each.
+            setsockopt(&tcp, TcpNoDelay, &true)?;
+            tcp.set_nonblocking(true)?;
+            listen(&tcp, Backlog::new(BACKLOG)?)?;
+            self.listeners.push(Listener::Tcp(tcp));
+        }
+        if let Some(unix) = listeners.unix {
+            unix.set_nonblocking(true)?;
+            listen(&unix, Backlog::new(BACKLOG)?)?;
+            self.listeners.push(Listener::Unix(unix));
+        }
+        self.watch_listeners(EpollFlags::EPOLLIN, true)
+    }
+
+    fn watch_listeners(&self, flags: EpollFlags, first: bool) -> io::Result<()> {
+        for (i, listener) in self.listeners.iter().enumerate() {
+            let mut event = EpollEvent::new(flags, BELL + 1 + i as u64);
+            match (listener, first) {
+                (Listener::Tcp(l), true) => self.epoll.add(l, event)?,
+                (Listener::Unix(l), true) => self.epoll.add(l, event)?,
+                (Listener::Tcp(l), false) => self.epoll.modify(l, &mut event)?,
+                (Listener::Unix(l), false) => self.epoll.modify(l, &mut event)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn token(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 256];
+        let mut woken = Vec::new();
+        loop {
+            let ready = match self.epoll.wait(&mut events, self.patience()) {
+                Ok(n) => n,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(e) => {
+                    let text = format!("the door is closed: epoll_wait: {}", e.desc());
+                    self.service.log(Level::Error, &text);
+                    return;
+                }
+            };
+            let now = Mono::now();
+            for event in &events[..ready] {
+                match event.data() {
+                    BELL => self.mailbox.take(&mut woken),
+                    token if token < FIRST_TOKEN => self.accept(token - BELL - 1, now),
+                    token => self.on_conn(token, event.events(), now),
+                }
+            }
+            for token in woken.drain(..) {
+                match token {
+                    WORKER_DONE => self.collect(now),
+                    ORDER => self.obey(now),
+                    token => self.on_wake(token, now),
+                }
+            }
+            self.on_time(now);
+            for token in std::mem::take(&mut self.again) {
+                self.poll_call(token, now);
+            }
+            if self.is_over(now) {
+                return;
+            }
+        }
+    }
+
+    /// How long to wait for events: for ever, where nothing is due.
+    fn patience(&self) -> EpollTimeout {
+        if !self.again.is_empty() {
+            return EpollTimeout::ZERO;
+        }
+        let Some((at, _)) = self.timers.first() else {
+            return EpollTimeout::NONE;
+        };
+        // Rounded up: too early would be a wake-up for nothing.
+        let wait = at.since(Mono::now()).as_nanos().div_ceil(1_000_000);
+        EpollTimeout::try_from(wait.min(3_600_000) as i32).unwrap_or(EpollTimeout::MAX)
+    }
+
+    fn on_time(&mut self, now: Mono) {
+        while let Some((_, due)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.pop_first();
+            match due {
+                Due::Accept => {
+                    // Modifying what was added can't fail.
+                    let _ = self.watch_listeners(EpollFlags::EPOLLIN, false);
+                }
+                Due::Conn(token) => self.conn_due(token, now),
+                Due::Call(token) => self.call_due(token, now),
+            }
+        }
+    }
+
+    fn obey(&mut self, now: Mono) {
+        self.shared.bell.seen();
+        let orders = std::mem::take(&mut *self.shared.orders());
+        if let Some(policy) = orders.policy {
+            self.policy = policy;
+        }
+        self.refusing |= orders.refuse || orders.drain.is_some();
+        if let Some(grace) = orders.drain
+            && self.drain.is_none()
+        {
+            self.drain = Some(now.after(grace));
+            self.timers.insert((now.after(grace), Due::Accept));
+            self.end_listens(now);
+        }
+    }
+
+    /// The end has come: nothing is in flight any more, or its time is over.
+    fn is_over(&mut self, now: Mono) -> bool {
+        let Some(until) = self.drain else {
+            return false;
+        };
+        let clear =
+            |net: &Self| net.calls.is_empty() && net.conns.values().all(|c| c.pending() == 0);
+        if clear(self) {
+            return true;
+        }
+        if now < until {
+            return false;
+        }
+        self.abandon_calls(now);
+        true
+    }
+
+    fn accept(&mut self, index: u64, now: Mono) {
+        // Bounded, so that a flood of connections does not starve those that are there.
+        for _ in 0..64 {
+            let accepted = match self.listeners.get(index as usize) {
+                Some(Listener::Tcp(l)) => l.accept().and_then(|(s, remote)| {
+                    let local = s.local_addr()?;
+                    s.set_nonblocking(true)?;
+                    if !remote.ip().to_canonical().is_loopback() {
+                        // A peer on a network may vanish without a word.
+                        let _ = setsockopt(&s, KeepAlive, &true);
+                    }
+                    Ok((Sock::Tcp(s), Some(Ends { remote, local })))
+                }),
+                Some(Listener::Unix(l)) => l.accept().and_then(|(s, _)| {
+                    s.set_nonblocking(true)?;
+                    Ok((Sock::Unix(s), None))
+                }),
+                None => return,
+            };
+            match accepted {
+                Ok((sock, ends)) => self.admit(sock, ends, now),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(e)
+                    if matches!(
+                        e.raw_os_error(),
+                        Some(
+                            nix::libc::EMFILE
+                                | nix::libc::ENFILE
+                                | nix::libc::ENOMEM
+                                | nix::libc::ENOBUFS
+                        )
+                    ) =>
+                {
+                    // The connection stays in the backlog, so epoll would ring at once again.
+                    let _ = self.watch_listeners(EpollFlags::empty(), false);
+                    self.timers.insert((now.after(ACCEPT_PAUSE), Due::Accept));
+                    return;
+                }
+                // That one connection is gone already (ECONNABORTED, EINTR, a reset before accept).
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn admit(&mut self, sock: Sock, ends: Option<Ends>, now: Mono) {
+        if let Sock::Unix(stream) = &sock
+            && !peer::unix_uid(stream).is_ok_and(peer::is_us)
+        {
+            return;
+        }
+        let room = self.conns.len() < self.policy.max_connections || self.make_room();
+        let token = self.token();
+        let mut c = Box::new(Conn::new(token, sock, ends, now));
+        if !room {
+            self.turn_away(&mut c, now);
+            return;
+        }
+        let event = EpollEvent::new(c.interest, token);
+        if self.epoll.add(&c.sock, event).is_err() {
+            return;
+        }
+        self.put_back(c, now);
+    }
+
+    /// Closes the connection that is missed least: never asked anything, then half a request, then idle.
+    fn make_room(&mut self) -> bool {
+        let victim = self
+            .conns
+            .values()
+            .filter_map(|c| Some((c.dispensable()?, c.token)))
+            .min();
+        let Some((_, token)) = victim else {
+            return false;
+        };
+        if let Some(c) = self.conns.remove(&token) {
+            self.forget(c);
+        }
+        true
+    }
+
+    fn on_conn(&mut self, token: u64, flags: EpollFlags, now: Mono) {
+        let Some(mut c) = self.conns.remove(&token) else {
+            return;
+        };
+        if flags.contains(EpollFlags::EPOLLOUT) {
+            c.flush(now);
+            self.written(&mut c, now);
+        }
+        if flags.contains(EpollFlags::EPOLLIN) && c.interest.contains(EpollFlags::EPOLLIN) {
+            c.fill(&mut self.scratch);
+            self.consume(&mut c, now);
+        }
+        c.half_closed |= flags.contains(EpollFlags::EPOLLRDHUP);
+        if c.half_closed && !c.calls.is_empty() && !self.only_works(&c) {
+            // The client of an HTTP request has closed its side. A shell may do so right after the request (`nc -N`)
+            // and still read, so a search is finished; what waits or streams is over: that is how it is cancelled.
+            c.end = End::Dead;
+        }
+        if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+            c.end = End::Dead;
+        }
+        self.put_back(c, now);
+    }
+
+    /// Looks at what was read.
+    fn consume(&mut self, c: &mut Conn, now: Mono) {
+        if let Proto::Unknown = c.proto {
+            c.proto = match c.rbuf.first() {
+                None => return,
+                Some(first) if first.is_ascii_uppercase() => Proto::Http(conn::Http::default()),
+                Some(_) => Proto::Lines {
+                    at: 0,
+                    batches: true,
+                },
+            };
+        }
+        match c.proto {
+            Proto::Http(_) => self.read_http(c, now),
+            Proto::Lines { .. } | Proto::Unknown => self.read_lines(c, now),
+        }
+    }
+
+    /// Everything was written: what waited for that goes on.
+    fn written(&mut self, c: &mut Conn, now: Mono) {
+        if c.pending() > 0 {
+            return;
+        }
+        for token in std::mem::take(&mut c.parked) {
+            self.look(c, token, now);
+        }
+        self.consume(c, now);
+    }
+
+    /// Back into the map, or out of the house.
+    fn put_back(&mut self, mut c: Box<Conn>, now: Mono) {
+        c.settle(now);
+        if c.end == End::Dead {
+            self.forget(c);
+            return;
+        }
+        let wanted = c.wanted();
+        if wanted != c.interest {
+            c.interest = wanted;
+            let mut event = EpollEvent::new(wanted, c.token);
+            if self.epoll.modify(&c.sock, &mut event).is_err() {
+                self.forget(c);
+                return;
+            }
+        }
+        arm(
+            &mut self.timers,
+            &mut c.timer,
+            c.deadline,
+            Due::Conn(c.token),
+        );
+        self.conns.insert(c.token, c);
+        self.count();
+    }
+
+    fn forget(&mut self, mut c: Box<Conn>) {
+        for token in std::mem::take(&mut c.calls) {
+            self.drop_call(token);
+        }
+        if let Some(at) = c.timer {
+            self.timers.remove(&(at, Due::Conn(c.token)));
+        }
+        if c.counted {
+            self.agents -= 1;
+            self.tell_agents();
+        }
+        // Closing the only descriptor takes it out of epoll.
+        drop(c);
+        self.count();
+    }
+
+    fn count(&self) {
+        self.shared
+            .connections
+            .store(self.conns.len(), Ordering::Relaxed);
+    }
+
+    /// It has asked for something: counted once it is known as an agent's, and not any more if it says it is not.
+    fn count_agent(&mut self, c: &mut Conn) {
+        let agent = match c.caller.kind {
+            ClientKind::Agent | ClientKind::Proxy => true,
+            ClientKind::Cli | ClientKind::Tui => false,
+        };
+        if agent != c.counted {
+            c.counted = agent;
+            self.agents = if agent {
+                self.agents + 1
+            } else {
+                self.agents - 1
+            };
+            self.tell_agents();
+        }
+    }
+
+    fn tell_agents(&self) {
+        self.shared.agents.store(self.agents, Ordering::Relaxed);
+        self.service.clients(self.agents);
+    }
+
+    fn conn_due(&mut self, token: u64, now: Mono) {
+        let Some(mut c) = self.conns.remove(&token) else {
+            return;
+        };
+        c.timer = None;
+        if c.deadline.is_some_and(|at| at <= now) {
+            self.overdue(&mut c);
+        }
+        self.put_back(c, now);
+    }
+}
+
+/// Sees to it that the timer rings no later than `deadline`. It may ring early: then it is armed anew, which costs
+/// less than moving it at each request.
+fn arm(
+    timers: &mut BTreeSet<(Mono, Due)>,
+    timer: &mut Option<Mono>,
+    deadline: Option<Mono>,
+    due: Due,
+) {
+    let Some(deadline) = deadline else {
+        return;
+    };
+    if timer.is_some_and(|at| at <= deadline) {
+        return;
+    }
+    if let Some(at) = timer.take() {
+        timers.remove(&(at, due));
+    }
+    timers.insert((deadline, due));
+    *timer = Some(deadline);
+}

@@ -1,0 +1,143 @@
+//! A few threads for what takes a while: none while there is nothing to do, bounded when there is much.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What a worker does; it must not panic.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+/// How many jobs may wait.
+const MAX_QUEUE: usize = 1024;
+/// How long a worker waits for the next job before it ends.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The workers' owner; dropped, it lets them finish what they do and take nothing new.
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    idle: usize,
+    threads: usize,
+    closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                break;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                job();
+                state = self.lock();
+                continue;
+            }
+            state.idle += 1;
+            let (back, waited) = self
+                .bell
+                .wait_timeout(state, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            state.idle -= 1;
+            if waited.timed_out() && state.jobs.is_empty() {
+                break;
+            }
+        }
+        state.threads -= 1;
+    }
+}
+
+impl Pool {
+    /// At most `limit` threads.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            shared: Arc::default(),
+            limit,
+        }
+    }
+
+    /// Has it done by a worker. Err: there is too much to do already, or no thread to be had.
+    pub(super) fn submit(&self, job: Job) -> io::Result<()> {
+        let mut state = self.shared.lock();
+        if state.jobs.len() >= MAX_QUEUE {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        state.jobs.push_back(job);
+        if state.jobs.len() > state.idle && state.threads < self.limit {
+            let shared = Arc::clone(&self.shared);
+            // The default stack (2 MiB): a regex or nested JSON needs more than a small one.
+            let started = std::thread::Builder::new()
+                .name("worker".into())
+                .spawn(move || shared.work());
+            match started {
+                Ok(_) => state.threads += 1,
+                Err(e) if state.threads == 0 => {
+                    state.jobs.pop_back();
+                    return Err(e);
+                }
+                Err(_) => {}
+            }
+        }
+        drop(state);
+        self.shared.bell.notify_one();
+        Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.jobs.clear();
+        drop(state);
+        self.shared.bell.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn jobs_are_done_by_few_threads_and_a_full_queue_refuses() {
+        let pool = Pool::new(2);
+        let (gate, opened) = channel::<()>();
+        let opened = Arc::new(Mutex::new(opened));
+        let (done, results) = channel();
+        let mut taken = 0;
+        loop {
+            let (opened, done) = (Arc::clone(&opened), done.clone());
+            let job = Box::new(move || {
+                let _ = opened.lock().unwrap().recv();
+                done.send(std::thread::current().id()).unwrap();
+            });
+            if pool.submit(job).is_err() {
+                break;
+            }
+            taken += 1;
+        }
+        assert!((MAX_QUEUE..=MAX_QUEUE + 2).contains(&taken), "{taken}");
+        drop(gate);
+        let threads: std::collections::HashSet<_> = results.iter().take(taken).collect();
+        assert!(threads.len() <= 2);
+    }
+}
