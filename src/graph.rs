@@ -120,3 +120,93 @@ fn in_order<'a>(nodes: &[Node<'a>], chosen: &BTreeSet<&str>) -> Vec<&'a str> {
     let names = nodes.iter().map(|(name, _)| *name);
     names.filter(|name| chosen.contains(name)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shop() -> Vec<Node<'static>> {
+        vec![
+            ("web", vec!["api"]),
+            ("api", vec!["db", "cache", "nobody"]),
+            ("db", vec![]),
+            ("mail", vec!["cache"]),
+            ("cache", vec![]),
+        ]
+    }
+
+    #[test]
+    fn levels_are_started_in_order_and_stopped_in_reverse() {
+        let expected = [vec!["db", "cache"], vec!["api", "mail"], vec!["web"]];
+        assert_eq!(levels(&shop()), expected);
+        let reversed: Vec<_> = expected.into_iter().rev().collect();
+        assert_eq!(stop_levels(&shop()), reversed);
+        assert!(levels(&[]).is_empty());
+        assert_eq!(
+            levels(&[("a", vec!["b", "b"]), ("b", vec![])]),
+            [["b"], ["a"]]
+        );
+    }
+
+    #[test]
+    fn nothing_is_lost_in_a_cycle() {
+        let nodes = [
+            ("a", vec!["b"]),
+            ("b", vec!["a"]),
+            ("c", vec![]),
+            ("d", vec!["a"]),
+        ];
+        assert_eq!(levels(&nodes), [vec!["c"], vec!["a", "b", "d"]]);
+    }
+
+    #[test]
+    fn cycles_are_named() {
+        assert_eq!(cycle(&shop()), None);
+        assert_eq!(cycle(&[("a", vec!["a"])]), Some(vec!["a", "a"]));
+        let nodes = [
+            ("x", vec!["y", "a"]),
+            ("y", vec![]),
+            ("a", vec!["y", "b"]),
+            ("b", vec!["c"]),
+            ("c", vec!["y", "a"]),
+        ];
+        assert_eq!(cycle(&nodes), Some(vec!["a", "b", "c", "a"]));
+        // two ways to the same node are none
+        let diamond = [
+            ("t", vec!["l", "r"]),
+            ("l", vec!["b"]),
+            ("r", vec!["b"]),
+            ("b", vec![]),
+        ];
+        assert_eq!(cycle(&diamond), None);
+    }
+
+    #[test]
+    fn who_is_needed_and_who_waits() {
+        assert_eq!(closure(&shop(), &["mail"]), ["mail", "cache"]);
+        assert_eq!(closure(&shop(), &["web"]), ["web", "api", "db", "cache"]);
+        assert_eq!(closure(&shop(), &["nobody"]), [""; 0]);
+        assert_eq!(dependents(&shop(), &["cache"]), ["web", "api", "mail"]);
+        assert_eq!(dependents(&shop(), &["db", "api"]), ["web"]);
+        assert_eq!(dependents(&shop(), &["web"]), [""; 0]);
+    }
+
+    #[test]
+    fn a_long_chain_needs_no_stack() {
+        let names: Vec<String> = (0..20_000).map(|i| i.to_string()).collect();
+        let nodes: Vec<Node> = names
+            .iter()
+            .enumerate()
+            .map(|(i, name)| {
+                (
+                    name.as_str(),
+                    names.get(i + 1).map(String::as_str).into_iter().collect(),
+                )
+            })
+            .collect();
+        assert_eq!(cycle(&nodes), None);
+        assert_eq!(levels(&nodes).len(), 20_000);
+        assert_eq!(closure(&nodes, &["0"]).len(), 20_000);
+        assert_eq!(dependents(&nodes, &["19999"]).len(), 19_999);
+    }
+}

@@ -189,3 +189,139 @@ impl ProjectDir {
         self.dir.join("bin").join(process)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn locate(variables: &[(&str, &str)]) -> Result<State, Error> {
+        State::locate(&|name| {
+            let found = variables.iter().find(|(n, _)| *n == name);
+            found.map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn the_state_has_one_place() {
+        let at = |variables: &[_]| locate(variables).unwrap().path().display().to_string();
+        let (home, xdg) = (("HOME", "/me"), ("XDG_STATE_HOME", "/state"));
+        assert_eq!(at(&[("BPM_HOME", "/b"), xdg, home]), "/b");
+        assert_eq!(at(&[xdg, home]), "/state/bpm");
+        assert_eq!(at(&[home]), "/me/.local/state/bpm");
+        assert_eq!(
+            at(&[("BPM_HOME", ""), ("XDG_STATE_HOME", ""), home]),
+            "/me/.local/state/bpm"
+        );
+        assert_eq!(
+            at(&[("XDG_STATE_HOME", "state"), home]),
+            "/me/.local/state/bpm"
+        );
+    }
+
+    #[test]
+    fn a_place_that_is_none_is_told() {
+        let why = |variables: &[_]| locate(variables).unwrap_err().to_string();
+        assert_eq!(
+            why(&[("BPM_HOME", "state"), ("HOME", "/me")]),
+            "cannot use BPM_HOME=\"state\": it is not an absolute path"
+        );
+        assert_eq!(
+            why(&[]),
+            "cannot find a place for bpm's state: HOME is not set"
+        );
+        assert_eq!(
+            why(&[("HOME", "")]),
+            "cannot find a place for bpm's state: HOME is not set"
+        );
+        assert_eq!(
+            why(&[("HOME", "me")]),
+            "cannot find a place for bpm's state: HOME is not an absolute path"
+        );
+        assert!(
+            locate(&[])
+                .unwrap_err()
+                .hint()
+                .unwrap()
+                .contains("BPM_HOME")
+        );
+    }
+
+    #[test]
+    fn a_projects_name_is_the_same_for_ever() {
+        // FNV's own test vectors
+        assert_eq!(fnv1a_32(b""), 0x811c_9dc5);
+        assert_eq!(fnv1a_32(b"foobar"), 0xbf9c_f968);
+        assert_eq!(fnv1a_64(b"foobar"), 0x8594_4171_f739_67e8);
+        let name = |path: &str| project_dir_name(Path::new(path));
+        let hash = |path: &str| format!("{:08x}", fnv1a_32(path.as_bytes()));
+        for (path, base) in [
+            ("/home/me/shop", "shop"),
+            ("/home/me/My shop's \"new\"", "My_shop_s__new_"),
+            ("/home/me/läden", "l__den"),
+            ("/home/me/.config", "_config"),
+            ("/home/me/-f", "_f"),
+            ("/home/me/a.b-c_d", "a.b-c_d"),
+            ("/", "root"),
+        ] {
+            assert_eq!(name(path), format!("{base}-{}", hash(path)));
+        }
+        let long = format!("/{}", "é".repeat(100));
+        assert_eq!(name(&long), format!("{}-{}", "_".repeat(40), hash(&long)));
+        assert_ne!(name("/a/shop"), name("/b/shop"));
+        let odd = Path::new(OsStr::from_bytes(b"/a/\xff\n"));
+        assert!(project_dir_name(odd).starts_with("__-"));
+    }
+
+    #[test]
+    fn the_nearest_project_upward_is_found() {
+        let exists = |p: &Path| p == Path::new("/me/shop/.mcp-run") || p == Path::new("/.mcp-run");
+        let found = |start: &str| find_project(Path::new(start), &exists);
+        assert_eq!(found("/me/shop/web/src"), Some("/me/shop".into()));
+        assert_eq!(found("/me/shop"), Some("/me/shop".into()));
+        assert_eq!(found("/me"), Some("/".into()));
+        assert_eq!(find_project(Path::new("/me"), &|_| false), None);
+    }
+
+    #[test]
+    fn each_file_has_its_place() {
+        let state = locate(&[("BPM_HOME", "/b")]).unwrap();
+        let project = state.project(Path::new("/shop"));
+        let dir = format!("/b/{}", project_dir_name(Path::new("/shop")));
+        assert_eq!(project, ProjectDir::at(dir.clone().into()));
+        for (path, name) in [
+            (project.path().to_path_buf(), ""),
+            (project.lock(), "daemon.lock"),
+            (project.descriptor(), "daemon.json"),
+            (project.socket(None, 1), "daemon.sock"),
+            (project.log(), "daemon.log"),
+            (project.log_rotated(), "daemon.log.1"),
+            (project.state(), "state.json"),
+            (project.all_logs(), "logs"),
+            (project.logs("web"), "logs/web"),
+            (project.bin("web"), "bin/web"),
+        ] {
+            assert_eq!(path, Path::new(&dir).join(name));
+        }
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_goes_to_a_short_folder() {
+        let sized = |bytes: usize| ProjectDir::at(format!("/{}", "x".repeat(bytes - 1)).into());
+        let fits = sized(LONGEST_SOCKET_PATH - "/daemon.sock".len());
+        assert!(fits.socket(None, 1).starts_with(fits.path()));
+        let long = sized(LONGEST_SOCKET_PATH - "/daemon.sock".len() + 1);
+        let hash = format!("{:016x}", fnv1a_64(long.path().as_os_str().as_bytes()));
+        let at = |runtime: Option<&str>| long.socket(runtime.map(OsStr::new), 1000);
+        let in_run = format!("/run/user/1000/bpm-{hash}/daemon.sock");
+        let in_tmp = format!("/tmp/bpm-1000-{hash}/daemon.sock");
+        assert_eq!(at(Some("/run/user/1000")), Path::new(&in_run));
+        for none in [
+            None,
+            Some(""),
+            Some("run"),
+            Some(&*format!("/{}", "y".repeat(100))),
+        ] {
+            assert_eq!(at(none), Path::new(&in_tmp));
+        }
+    }
+}

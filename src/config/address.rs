@@ -1,6 +1,6 @@
 //! Addresses as they stand in the file: sockets to hold, and what probes knock at.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::paths::LONGEST_SOCKET_PATH;
@@ -70,12 +70,8 @@ pub fn parse_http(text: &str) -> Result<HttpTarget, String> {
     };
     let address = unnamed
         .parse::<SocketAddr>()
+        .or_else(|_| format!("{unnamed}:80").parse())
         .ok()
-        .or_else(|| {
-            let ip = unnamed.trim_start_matches('[').trim_end_matches(']');
-            let ip = ip.parse::<IpAddr>().ok()?;
-            Some(SocketAddr::new(ip, 80))
-        })
         .filter(|a| a.port() != 0)
         .ok_or_else(|| format!("{text:?} needs an IP address, or localhost, after \"http://\""))?;
     let path = match path.strip_prefix('/') {
@@ -97,7 +93,9 @@ pub(super) fn is_held(target: &str, held: &str) -> bool {
     }
     if let (Ok(target), Ok(held)) = (parse_tcp(target), parse_tcp(held)) {
         return target.port() == held.port()
-            && (target.ip() == held.ip() || held.ip().is_unspecified());
+            && (target.ip() == held.ip()
+                || held.ip().is_unspecified()
+                || target.ip().is_unspecified());
     }
     let port = |text: &str| text.rsplit_once(':').map(|(_, port)| port.to_string());
     let is_open = target.contains("${") || held.contains("${");
@@ -115,5 +113,90 @@ pub(super) fn authority(url: &str) -> String {
     match host.rsplit_once(':') {
         Some((_, port)) if !port.ends_with(']') => host,
         _ => format!("{host}:80"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_to_hold_are_read() {
+        let tcp = |text: &str| Ok(Listen::Tcp(text.parse().unwrap()));
+        assert_eq!(parse_listen("127.0.0.1:80"), tcp("127.0.0.1:80"));
+        assert_eq!(parse_listen("[::]:80"), tcp("[::]:80"));
+        assert_eq!(parse_listen("unix:/a b"), Ok(Listen::Unix("/a b".into())));
+        let longest = format!("unix:/{}", "x".repeat(106));
+        assert!(parse_listen(&longest).is_ok());
+        for wrong in [
+            "",
+            "80",
+            ":80",
+            "localhost:80",
+            "::1:80",
+            "127.0.0.1:0",
+            "unix:",
+            "unix:a",
+            &format!("{longest}x"),
+        ] {
+            assert!(parse_listen(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn urls_are_read() {
+        for (url, address, host, path) in [
+            ("http://127.0.0.1:80/", "127.0.0.1:80", "127.0.0.1:80", "/"),
+            ("http://127.0.0.1", "127.0.0.1:80", "127.0.0.1", "/"),
+            (
+                "http://localhost:8080?a=/",
+                "127.0.0.1:8080",
+                "localhost:8080",
+                "/?a=/",
+            ),
+            ("http://localhost/x#y", "127.0.0.1:80", "localhost", "/x"),
+            ("http://[::1]:8080/a/b", "[::1]:8080", "[::1]:8080", "/a/b"),
+            ("http://[::1]", "[::1]:80", "[::1]", "/"),
+        ] {
+            let target = parse_http(url).expect(url);
+            assert_eq!(target.address, address.parse().unwrap(), "{url}");
+            assert_eq!((target.host.as_str(), target.path.as_str()), (host, path));
+        }
+        for wrong in [
+            "",
+            "http://",
+            "http:///x",
+            "https://127.0.0.1",
+            "http://name/",
+            "http://a@127.0.0.1/",
+            "http://127.0.0.1:x/",
+            "http://127.0.0.1/a b",
+            "http://127.0.0.1/\r\n",
+            "http://[127.0.0.1]/",
+            "http://::1/",
+            "http://localhostx/",
+        ] {
+            assert!(parse_http(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_held_socket_is_recognised() {
+        for (target, held, is) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:${PORT}", "0.0.0.0:${PORT}", true),
+            ("127.0.0.1:${PORT}", "127.0.0.1:80", false),
+            ("${HOST}:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "unix:/run/a:80", false),
+        ] {
+            assert_eq!(is_held(target, held), is, "{target} {held}");
+        }
+        assert_eq!(authority("http://localhost/x:1"), "127.0.0.1:80");
+        assert_eq!(authority("http://[::1]/x"), "[::1]:80");
+        assert_eq!(authority("http://[::1]:${PORT}?x"), "[::1]:${PORT}");
     }
 }

@@ -168,3 +168,143 @@ impl Form {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn config(text: &str) -> Config {
+        crate::config::parse(text, ".mcp-run", Path::new("/home/me/app")).unwrap()
+    }
+
+    fn with(lines: &str) -> Config {
+        config(&format!(
+            "[process.db]\ncommand = [\"db\"]\n[process.web]\ncommand = [\"web\"]\n{lines}\n"
+        ))
+    }
+
+    #[test]
+    fn an_unchanged_file_changes_nothing() {
+        let old = with("port = 80");
+        let new = config(
+            "# moved and written out\nprocess.web = { port = 80, command = [\"web\"], autostart = true, env = {} }\nprocess.db.command = [\"db\"]\n",
+        );
+        let diff = diff(&old, &new);
+        assert_eq!(diff.unchanged, ["web", "db"]);
+        assert_eq!(
+            diff,
+            Diff {
+                unchanged: diff.unchanged.clone(),
+                ..Diff::default()
+            }
+        );
+    }
+
+    #[test]
+    fn processes_come_and_go() {
+        let new = config("[process.web]\ncommand = [\"web\"]\n[process.new]\ncommand = \"new\"\n");
+        let diff = diff(&with(""), &new);
+        assert_eq!(diff.added, ["new"]);
+        assert_eq!(diff.removed, ["db"]);
+        assert_eq!(diff.unchanged, ["web"]);
+        assert!(diff.changed.is_empty() && diff.adjusted.is_empty());
+    }
+
+    #[test]
+    fn what_a_run_was_started_with_needs_a_swap() {
+        for line in [
+            "args = [\"a\"]",
+            "build = []",
+            "build = \"make\"",
+            "build_release = [\"make\"]",
+            "mode = \"dev\"",
+            "cwd = \"src\"",
+            "env = { A = \"1\" }",
+            "env_file = \"a\"",
+            "env_file = \"a?\"",
+            "port = 80",
+            "port = \"auto\"",
+            "listen = [\"127.0.0.1:80\"]",
+            "color = true",
+            "ready.notify = true",
+            "health.notify = true",
+            "limits.nofile = 10",
+            "limits.core = 10",
+        ] {
+            let diff = diff(&with(""), &with(line));
+            assert_eq!(diff.changed, ["web"], "{line}");
+            assert_eq!(diff.unchanged, ["db"], "{line}");
+        }
+        let rust = |line| config(&format!("[process.web]\ntype = \"rust\"\n{line}\n"));
+        for line in [
+            "package = \"a\"",
+            "bin = \"a\"",
+            "features = [\"a\"]",
+            "cargo_args = [\"a\"]",
+        ] {
+            assert_eq!(diff(&rust(""), &rust(line)).changed, ["web"], "{line}");
+        }
+        let kind = |kind| {
+            config(&format!(
+                "[process.web]\ntype = \"{kind}\"\ncommand = \"a\"\n"
+            ))
+        };
+        assert_eq!(diff(&kind("npm"), &kind("command")).changed, ["web"]);
+        assert_eq!(
+            diff(
+                &with(""),
+                &config(&format!(
+                    "direnv = false\n{}",
+                    "[process.db]\ncommand = [\"db\"]\n"
+                ))
+            )
+            .changed,
+            ["db"]
+        );
+    }
+
+    #[test]
+    fn what_applies_to_a_run_as_it_is_needs_none() {
+        for line in [
+            "autostart = false",
+            "restart = \"never\"",
+            "start_limit_burst = 3",
+            "start_limit_seconds = 3",
+            "stop_signal = \"INT\"",
+            "stop_timeout_seconds = 3",
+            "depends_on = [\"db\"]",
+            "swap = \"overlap\"",
+            "ready.tcp = \"127.0.0.1:1\"",
+            "health.tcp = \"127.0.0.1:1\"",
+            "watch = [\"src/**\"]",
+            "build_timeout_seconds = 3",
+            "log_lines = 100",
+            "log_bytes = \"64K\"",
+            "log_runs = 3",
+            "log_disk = 0",
+        ] {
+            let diff = diff(&with(""), &with(line));
+            assert_eq!(diff.adjusted, ["web"], "{line}");
+            assert_eq!(diff.unchanged, ["db"], "{line}");
+        }
+    }
+
+    #[test]
+    fn a_settings_number_is_the_same_for_ever() {
+        let config = with("port = 80\nenv = { A = \"1\" }\nlimits.nofile = 100");
+        assert_eq!(resolved_hash(&config.processes[1]), GOLDEN);
+    }
+
+    /// A running process carries such a number over an upgrade: another one would restart it.
+    const GOLDEN: u64 = 0xa7de_83a9_2347_ebf0;
+
+    #[test]
+    fn no_two_settings_look_alike() {
+        let hash = |line| resolved_hash(&with(line).processes[1]);
+        assert_ne!(hash("args = [\"a\", \"b\"]"), hash("args = [\"ab\"]"));
+        assert_ne!(hash("build = [\"a\"]"), hash("build = \"a\""));
+        assert_ne!(hash("build = []"), hash(""));
+        assert_ne!(hash("env = { A = \"B\" }"), hash("env = { AB = \"\" }"));
+    }
+}

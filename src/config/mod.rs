@@ -3,14 +3,18 @@
 //! Reading a configuration never runs anything and asks the system nothing.
 
 mod address;
+mod depend;
 mod diff;
 mod expand;
 mod keys;
 mod parse;
+mod probe;
 mod read;
 mod signal;
+mod values;
 
 pub use address::{HttpTarget, Listen, parse_http, parse_listen, parse_tcp};
+pub use depend::graph_node;
 pub use diff::{Diff, diff, needs_restart, resolved_hash};
 pub use expand::{Environment, environment, expand, expand_all, parse_dotenv, variable_of};
 pub use keys::{Fallback, KEYS, Key, Later, NOT_IN_EFFECT, Place};
@@ -73,9 +77,10 @@ pub enum Port {
 }
 
 /// `"auto"`, `true`, `false`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Toggle {
     /// Decided where it is used.
+    #[default]
     Auto,
     /// Yes.
     On,

@@ -67,19 +67,6 @@ fn found(value: &DeValue) -> String {
     }
 }
 
-/// As found, without the value: those of `env` may be secrets.
-fn found_type(value: &DeValue) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
-}
-
 fn short(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((cut, _)) => format!("{}...", &text[..cut]),
@@ -147,6 +134,14 @@ pub(super) fn integer(least: u64, most: u64) -> impl Fn(&Value) -> Read<u64> {
     }
 }
 
+/// A number of things.
+pub(super) fn count(least: u64) -> impl Fn(&Value) -> Read<u32> {
+    move |value| {
+        let n = integer(least, 1_000_000)(value)?;
+        u32::try_from(n).or_else(|_| unfit(value))
+    }
+}
+
 /// What a TOML integer is, where it is not negative and fits.
 fn whole(value: &DeValue) -> Option<u64> {
     match value {
@@ -184,6 +179,16 @@ pub(super) fn time(unit: f64, least: f64) -> impl Fn(&Value) -> Read<Duration> {
         }
         Ok(Duration::from_secs_f64(seconds))
     }
+}
+
+/// A time in seconds, maybe none.
+pub(super) fn seconds(value: &Value) -> Read<Duration> {
+    time(1.0, 0.0)(value)
+}
+
+/// A time in seconds that is one.
+pub(super) fn seconds_above_0(value: &Value) -> Read<Duration> {
+    time_above_0(1.0)(value)
 }
 
 /// A time above zero, down to the nanosecond.
@@ -312,6 +317,12 @@ impl<'t> Section<'t> {
         self.get(name).map_or(self.at, |v| v.span().start)
     }
 
+    /// `[process.web]` -> `[process.web.ready]`.
+    pub(super) fn title_of(&self, key: &str) -> String {
+        let outer = self.title.strip_suffix(']').unwrap_or_default();
+        format!("{outer}.{key}]")
+    }
+
     /// ` in [process.web]`.
     fn suffix(&self) -> String {
         match self.place {
@@ -374,13 +385,14 @@ impl<'a> Doc<'a> {
 
     /// Something is wrong at a byte of the file.
     pub(super) fn fault(&mut self, byte: usize, text: impl Into<String>) {
-        if !self.full() {
+        if !self.is_full() {
             let fault = self.at(byte, text.into());
             self.faults.push(fault);
         }
     }
 
-    fn full(&self) -> bool {
+    /// Enough was said; nothing more is worth looking for.
+    pub(super) fn is_full(&self) -> bool {
         self.faults.len() >= MOST_FAULTS
     }
 
@@ -407,7 +419,7 @@ impl<'a> Doc<'a> {
             readable = false;
             // one slip makes several errors of a line; the first one names it
             let fault = self.at(span.start, syntax_words(e.message(), there));
-            if !lines_said.contains(&fault.line) && !self.full() {
+            if !lines_said.contains(&fault.line) && !self.is_full() {
                 lines_said.push(fault.line);
                 self.faults.push(fault);
             }
@@ -432,7 +444,7 @@ impl<'a> Doc<'a> {
         for (key, value) in entries(table) {
             match keys::find(place, key.get_ref()) {
                 Some(known) => self.note(&section, known, key.span().start, value),
-                None if self.full() => break,
+                None if self.is_full() => break,
                 None => self.unknown(&section, key.get_ref(), key.span().start, value),
             }
         }
@@ -441,7 +453,10 @@ impl<'a> Doc<'a> {
 
     fn unknown(&mut self, section: &Section, name: &str, at: usize, value: &Value) {
         let elsewhere = keys::KEYS.iter().find(|k| k.name == name);
-        let hint = if let Some(near) = nearest(name, keys::names(section.place)) {
+        let begun = |key: &&str| name.len() > 2 && key.starts_with(name);
+        let near = nearest(name, keys::names(section.place))
+            .or_else(|| keys::names(section.place).find(begun));
+        let hint = if let Some(near) = near {
             format!("; did you mean {near:?}?")
         } else if section.place == Place::Top && value.get_ref().is_table() {
             format!("; did you mean [process.{name}]?")
@@ -460,19 +475,17 @@ impl<'a> Doc<'a> {
     }
 
     fn note(&mut self, section: &Section, key: &Key, at: usize, value: &Value) {
-        let is_later = NOT_IN_EFFECT.iter().any(|l| {
+        let later = NOT_IN_EFFECT.iter().find(|l| {
             (l.place, l.name) == (key.place, key.name)
                 && (l.value.is_none() || l.value == value.get_ref().as_str())
         });
-        if is_later {
-            let text = match value.get_ref().as_str().filter(|_| key.name == "swap") {
-                Some(word) => format!(
-                    "\"{}\" = \"{word}\"{} is not in effect yet",
-                    key.name,
-                    section.suffix()
-                ),
-                None => format!("\"{}\"{} is not in effect yet", key.name, section.suffix()),
-            };
+        if let Some(later) = later {
+            let value = later.value.map(|v| format!(" = {v:?}")).unwrap_or_default();
+            let text = format!(
+                "\"{}\"{value}{} is not in effect yet",
+                key.name,
+                section.suffix()
+            );
             self.remark(at, text);
         }
     }
@@ -502,6 +515,16 @@ impl<'a> Doc<'a> {
             (None, Fallback::Toml(default)) => with(&DeValue::parse(default).ok()?).ok(),
             (None, Fallback::Words(_)) => None,
         }
+    }
+
+    /// The same for keys that have a default; after a fault it does not matter what is given here.
+    pub(super) fn value<T: Default>(
+        &mut self,
+        section: &Section,
+        name: &str,
+        with: impl Fn(&Value) -> Read<T>,
+    ) -> T {
+        self.read(section, name, with).unwrap_or_default()
     }
 
     fn accept<T>(
@@ -553,42 +576,42 @@ impl<'a> Doc<'a> {
         };
         for (key, value) in entries(table) {
             let name = key.get_ref();
-            if name.is_empty() || name.contains(['=', '\0']) {
-                let text = format!(
-                    "\"env\"{}: {} can't be the name of a variable",
-                    section.suffix(),
-                    quote(name)
-                );
-                self.fault(key.span().start, text);
-                continue;
-            }
-            let why = match value.get_ref() {
-                DeValue::String(_) => match expandable(value) {
-                    Ok(text) => {
-                        variables.push((name.to_string(), text));
-                        continue;
-                    }
-                    Err(wrong) => wrong
-                        .into_iter()
-                        .find_map(|w| match w.why {
-                            Why::Because(text) => Some(text),
-                            Why::Found(_) => None,
-                        })
-                        .unwrap_or_default(),
-                },
-                other @ (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_)) => {
-                    format!(
-                        "expected a string, found {}; put it in quotes",
-                        found_type(other)
-                    )
+            match variable(name, value.get_ref()) {
+                Ok(text) => variables.push((name.to_string(), text)),
+                Err(why) => {
+                    let text = format!("\"env.{}\"{}: {why}", short(name), section.suffix());
+                    self.fault(value.span().start, text);
                 }
-                other => format!("expected a string, found {}", found_type(other)),
-            };
-            let text = format!("\"env.{}\"{}: {why}", short(name), section.suffix());
-            self.fault(value.span().start, text);
+            }
         }
         variables
     }
+}
+
+/// The value of a variable, or why it can't be one, without quoting it.
+fn variable(name: &str, value: &DeValue) -> Result<String, String> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err("that can't be the name of a variable".into());
+    }
+    let text = match value {
+        DeValue::String(text) => text,
+        DeValue::Integer(_) => return Err(unquoted("an integer")),
+        DeValue::Float(_) => return Err(unquoted("a number")),
+        DeValue::Boolean(_) => return Err(unquoted("true or false")),
+        DeValue::Datetime(_) => return Err(unquoted("a date")),
+        DeValue::Array(_) | DeValue::Table(_) => {
+            return Err(format!("expected a string, found {}", found(value)));
+        }
+    };
+    if text.contains('\0') {
+        return Err("it has a NUL character in it".into());
+    }
+    super::expand(text, |_| Some(String::new()))?;
+    Ok(text.to_string())
+}
+
+fn unquoted(what: &str) -> String {
+    format!("expected a string, found {what}; put it in quotes")
 }
 
 /// The parser's words, and ours where they help more.

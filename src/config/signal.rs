@@ -60,3 +60,26 @@ pub fn signal_name(number: i32) -> Option<&'static str> {
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     SIGNALS.iter().map(|(name, _)| *name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_those_of_this_system() {
+        for (name, number) in [
+            ("TERM", libc::SIGTERM),
+            ("sigusr2", libc::SIGUSR2),
+            ("SigSys", libc::SIGSYS),
+        ] {
+            assert_eq!(signal_number(name), Some(number));
+        }
+        for (i, (name, number)) in SIGNALS.iter().enumerate() {
+            assert_eq!(*number, i as i32 + 1);
+            assert_eq!(signal_name(*number), Some(*name));
+        }
+        assert_eq!(signal_number("TREM"), None);
+        assert_eq!(signal_number(""), None);
+        assert_eq!(signal_name(34), None);
+    }
+}
