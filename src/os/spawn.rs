@@ -620,17 +620,20 @@ fn words(failed: &Failed, launch: &Launch<'_>, search: &[CString]) -> String {
             Some(libc::ENOTDIR) => format!("not a folder: {:?}", launch.cwd),
             _ => format!("cannot enter the folder {:?}: {why}", launch.cwd),
         },
-        Step::Limits => format!(
-            "limits nofile = {}, core = {}: above the hard limit, or {why}",
-            setting(launch.nofile),
-            setting(launch.core)
-        ),
+        Step::Limits => [
+            ("nofile", Resource::RLIMIT_NOFILE, launch.nofile),
+            ("core", Resource::RLIMIT_CORE, launch.core),
+        ]
+        .into_iter()
+        .find_map(|(name, what, wanted)| above_hard(name, what, wanted?))
+        .unwrap_or_else(|| format!("its limits can't be set: {why}")),
         Step::Program => program_words(code, &why, failed.candidate, launch, search),
     }
 }
 
-fn setting(limit: Option<u64>) -> String {
-    limit.map_or("as it was".into(), |n| n.to_string())
+fn above_hard(name: &str, what: Resource, wanted: u64) -> Option<String> {
+    let (_, hard) = getrlimit(what).ok()?;
+    (wanted > hard).then(|| format!("the limit {name} = {wanted} is above the hard limit {hard}"))
 }
 
 fn program_words(
@@ -957,7 +960,7 @@ mod tests {
                     assert_eq!((e.step, e.to_string()), (*step, words.clone()));
                 }
                 assert!(
-                    began.elapsed() < Duration::from_millis(200),
+                    began.elapsed() < Duration::from_millis(500),
                     "{:?}",
                     began.elapsed()
                 );
@@ -1010,6 +1013,39 @@ mod tests {
                     "bpm has too many files open (see \"ulimit -n\")"
                 );
                 output(&launch("true", &env(&[]), Path::new("/")));
+            },
+        );
+    }
+
+    #[test]
+    fn limits_that_stand_in_the_way_are_named() {
+        alone(
+            "os::spawn::tests::limits_that_stand_in_the_way_are_named",
+            || {
+                use nix::sys::resource::setrlimit;
+                // Root has no limits.
+                let _ = nix::unistd::setuid(nix::unistd::Uid::from_raw(65_534));
+                let env = env(&[]);
+                let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
+                let above = Launch {
+                    nofile: Some(hard + 1),
+                    ..launch("true", &env, Path::new("/"))
+                };
+                let e = spawn(&above).unwrap_err();
+                assert_eq!(e.step, Step::Limits);
+                let words = format!(
+                    "the limit nofile = {} is above the hard limit {hard}",
+                    hard + 1
+                );
+                assert_eq!(e.to_string(), words);
+
+                setrlimit(Resource::RLIMIT_NPROC, 0, 0).unwrap();
+                let e = spawn(&launch("true", &env, Path::new("/"))).unwrap_err();
+                assert_eq!(
+                    (e.step, e.error.kind()),
+                    (Step::Process, io::ErrorKind::WouldBlock)
+                );
+                assert_eq!(e.to_string(), "too many processes (see \"ulimit -u\")");
             },
         );
     }
