@@ -263,22 +263,12 @@ impl Follow {
 
     /// Sends what one source has, while there is room.
     fn send(&mut self, at: usize, room: &mut usize, out: &mut Vec<Value>) -> Result<(), String> {
+        let alone = self.names.len() == 1;
         let Some(source) = self.sources.get_mut(at) else {
             return Ok(());
         };
         if let Stage::Before = source.stage {
-            let found = Search {
-                unit: Arc::clone(&source.unit),
-                builds: self.builds,
-                query: self.query.clone(),
-                json: false,
-                limit: 0,
-            }
-            .find()?;
-            source.cursor = found.next;
-            // An unfinished line comes once, when it is finished, to who stays for it.
-            let done = |line: &Line| !self.endless || line.seq <= found.next;
-            source.stage = Stage::Past(found.lines.into_iter().filter(done).collect());
+            source.look_back(&self.query, self.builds, self.endless, alone)?;
         }
         if let Stage::Past(lines) = &mut source.stage {
             let mut some = Vec::new();
@@ -330,6 +320,40 @@ impl Follow {
                 );
             }
         }
+    }
+}
+
+impl Source {
+    /// Looks up the last lines.
+    fn look_back(
+        &mut self,
+        query: &Query,
+        builds: bool,
+        endless: bool,
+        alone: bool,
+    ) -> Result<(), String> {
+        let wanted = query.tail.unwrap_or(TAIL);
+        let mut query = query.clone();
+        // One more, since an unfinished line comes when it is finished to who stays for it.
+        query.tail = Some(wanted + usize::from(endless));
+        let search = Search {
+            unit: Arc::clone(&self.unit),
+            builds,
+            query,
+            json: false,
+            limit: 0,
+        };
+        let found = if alone {
+            search.find()?
+        } else {
+            search.find_any()?
+        };
+        self.cursor = found.next;
+        let done = |line: &Line| !endless || line.seq <= found.next;
+        let mut lines: VecDeque<Line> = found.lines.into_iter().filter(done).collect();
+        lines.drain(..lines.len().saturating_sub(wanted));
+        self.stage = Stage::Past(lines);
+        Ok(())
     }
 }
 

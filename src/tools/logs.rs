@@ -14,6 +14,7 @@ use crate::clock::{Wall, parse_span};
 use crate::door::{Answer, Caller, Step};
 use crate::json::{brief, list, object, or_null};
 use crate::search::{Found, Line, Query, QueryError, Stream};
+use crate::tape::Tape;
 
 /// Lines without `head` and `tail`.
 pub(super) const TAIL: usize = 200;
@@ -122,29 +123,44 @@ impl Search {
         }
     }
 
-    /// A run that is not there yet is found, and empty.
+    /// Of a process that has not run yet: nothing.
     pub(super) fn find(&self) -> Result<Found, String> {
-        let log = if self.builds {
+        match self.log().find(&self.query) {
+            Ok(found) => Ok(found),
+            Err(QueryError::NoRun { known: 0, .. }) => Ok(self.none()),
+            Err(e) => Err(refusal(&self.unit.name, self.builds, &e)),
+        }
+    }
+
+    /// The same where one process among several need not have the run.
+    pub(super) fn find_any(&self) -> Result<Found, String> {
+        match self.log().find(&self.query) {
+            Err(QueryError::NoRun { .. }) => Ok(self.none()),
+            found => found.map_err(|e| refusal(&self.unit.name, self.builds, &e)),
+        }
+    }
+
+    fn log(&self) -> &Tape {
+        if self.builds {
             &self.unit.build_log
         } else {
             &self.unit.log
-        };
-        match log.find(&self.query) {
-            Ok(found) => Ok(found),
-            Err(QueryError::NoRun { known: 0, .. }) => Ok(Found {
-                run: None,
-                index: self.query.index,
-                started_at: None,
-                ended_at: None,
-                exit: None,
-                lines: Vec::new(),
-                matches: 0,
-                searched: 0,
-                dropped: 0,
-                stopped_early: false,
-                next: log.next_seq().saturating_sub(1),
-            }),
-            Err(e) => Err(refusal(&self.unit.name, self.builds, &e)),
+        }
+    }
+
+    fn none(&self) -> Found {
+        Found {
+            run: None,
+            index: self.query.index,
+            started_at: None,
+            ended_at: None,
+            exit: None,
+            lines: Vec::new(),
+            matches: 0,
+            searched: 0,
+            dropped: 0,
+            stopped_early: false,
+            next: self.log().next_seq().saturating_sub(1),
         }
     }
 
@@ -197,22 +213,36 @@ impl Search {
     /// Each line with what stands before it.
     fn pieces(&self, found: &Found) -> Vec<String> {
         let marked = self.query.pattern.is_some();
-        let mut last = None;
-        found
-            .lines
-            .iter()
-            .map(|line| {
-                let gap = self.query.context > 0 && last.is_some_and(|seq| seq + 1 != line.seq);
-                last = Some(line.seq);
-                let group = if marked && gap { "--\n" } else { "" };
-                let mark = match (marked, line.matched) {
-                    (false, _) => "",
-                    (true, true) => " * ",
-                    (true, false) => "   ",
-                };
-                format!("{group}{mark}{}", clip(&line.text, LINE))
-            })
-            .collect()
+        let piece = |(at, line): (usize, &Line)| {
+            let group = if marked && self.begins_group(&found.lines, at) {
+                "--\n"
+            } else {
+                ""
+            };
+            let mark = match (marked, line.matched) {
+                (false, _) => "",
+                (true, true) => " * ",
+                (true, false) => "   ",
+            };
+            format!("{group}{mark}{}", clip(&line.text, LINE))
+        };
+        found.lines.iter().enumerate().map(piece).collect()
+    }
+
+    /// Lines between this one and the one before were left out. Their numbers alone don't tell: those of
+    /// the other stream, or of another run, may lie between. But context that is not complete ends
+    /// where the next group touches it.
+    fn begins_group(&self, lines: &[Line], at: usize) -> bool {
+        let (before, from) = lines.split_at(at);
+        let adjacent = match (before.last(), from.first()) {
+            (Some(last), Some(this)) => last.seq + 1 == this.seq,
+            _ => true,
+        };
+        let context = self.query.context;
+        context > 0
+            && !adjacent
+            && all_context(before.iter().rev(), context)
+            && all_context(from.iter(), context)
     }
 
     /// What else has to be said, a line each.
@@ -364,6 +394,11 @@ impl Search {
             ("next", self.next(found, shown).into()),
         ])
     }
+}
+
+/// The first so many lines are there, and none of them matches.
+fn all_context<'a>(lines: impl Iterator<Item = &'a Line>, context: usize) -> bool {
+    lines.take(context).take_while(|l| !l.matched).count() == context
 }
 
 fn line_value(line: &Line) -> Value {

@@ -25,16 +25,16 @@ pub(super) const OUTPUT: &[Field] = {
     use Shape::{Always, Maybe, Sometimes};
     &[
         Field("ok", Always("boolean"), ""),
-        Field("process", Maybe, ""),
+        Field("process", Maybe, "its name"),
         Field("mode", Maybe, "what runs: dev or release"),
-        Field("pid", Maybe, ""),
-        Field("previous_pid", Maybe, ""),
+        Field("pid", Maybe, "that serves now"),
+        Field("previous_pid", Maybe, "that served before"),
         Field(
             "build",
             Maybe,
             "{id, ok, seconds, errors}; null: nothing was built",
         ),
-        Field("ready", Maybe, ""),
+        Field("ready", Maybe, "its readiness"),
         Field("gap_seconds", Maybe, "how long nothing served"),
         Field("timed_out", Maybe, "it goes on: use wait"),
         Field(
@@ -50,11 +50,11 @@ pub(super) const STOP_OUTPUT: &[Field] = {
     use Shape::{Always, Maybe, Sometimes};
     &[
         Field("ok", Always("boolean"), ""),
-        Field("process", Maybe, ""),
+        Field("process", Maybe, "its name"),
         Field("signalled", Maybe, "a signal was sent"),
         Field("killed", Maybe, "how many needed KILL"),
         Field("leftovers", Maybe, "{pid, command} of what survived"),
-        Field("seconds", Maybe, ""),
+        Field("seconds", Maybe, "it took"),
         Field("results", Sometimes, "of \"*\": the same for each process"),
     ]
 };
