@@ -227,6 +227,7 @@ pub struct Hub {
     inbox: Sender<Letter>,
     bell: Arc<Waker>,
     active: AtomicU64,
+    seen: AtomicU64,
 }
 
 impl Hub {
@@ -246,6 +247,7 @@ impl Hub {
                 inbox,
                 bell,
                 active,
+                seen: AtomicU64::new(0),
             }),
             letters,
         )
@@ -275,6 +277,21 @@ impl Hub {
     /// Marks activity (spec: supervision, "Build"): a tool call, an order.
     pub fn touch(&self, now: Mono) {
         self.active.fetch_max(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Somebody was here, even if only to look.
+    pub fn saw(&self, now: Mono) {
+        self.seen.fetch_max(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// When somebody was here last.
+    pub fn last_seen(&self) -> Mono {
+        Mono::from_nanos(self.seen.load(Ordering::Relaxed)).max(self.last_activity())
+    }
+
+    /// A client is connected.
+    pub fn anybody_there(&self) -> bool {
+        self.clients.load(Ordering::Relaxed) > 0
     }
 
     /// The last activity.

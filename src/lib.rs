@@ -31,6 +31,9 @@ pub mod os;
 pub mod board;
 pub mod builder;
 pub mod hub;
+pub mod pump;
+pub mod state;
+pub mod supervisor;
 pub mod tape;
 
 // floor 4: doors

@@ -514,6 +514,7 @@ impl Unit {
         let asked = run.stop.is_some();
         run.dead = true;
         if !asked {
+            self.reason = Some(why.into());
             self.ended_badly(now, generation, &Why::Spawn(why.into()), out);
         }
         self.gone(now, generation);

@@ -127,6 +127,11 @@ pub fn descendants() -> Vec<Proc> {
     census().into_iter().map(|s| s.proc).collect()
 }
 
+/// That process as it is now.
+pub fn look(pid: i32) -> Option<Proc> {
+    proc::stat(pid).map(|s| s.proc)
+}
+
 /// Everything below that process, which is not in the list itself.
 pub fn below(pid: i32) -> Vec<Proc> {
     match children(pid) {

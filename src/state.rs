@@ -1,0 +1,313 @@
+//! What must outlive this bpm, in `state.json`: numbers of lines and runs, exits, and which processes
+//! run, by identity.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::board::ExitView;
+use crate::clock::Wall;
+use crate::os::files;
+
+/// The layout of the file.
+const VERSION: u64 = 1;
+/// Numbers are reserved so many at a time: after a kill they go on behind the reserved ones.
+pub const BLOCK: u64 = 10_000_000;
+
+/// The next numbers of one process's logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// Of a line.
+    pub seq: u64,
+    /// Of a run.
+    pub run: u64,
+    /// Of a line of a build.
+    pub build_seq: u64,
+    /// Of a build.
+    pub build_run: u64,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self {
+            seq: 1,
+            run: 1,
+            build_seq: 1,
+            build_run: 1,
+        }
+    }
+}
+
+/// A process that runs, or that ran when bpm was killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// The process's name.
+    pub process: String,
+    /// Its first pid.
+    pub pid: i32,
+    /// When that pid began, in clock ticks since the boot.
+    pub start: u64,
+    /// Its run in the log.
+    pub run: u64,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// The TCP port kept for `/mcp`.
+    pub port: Option<u16>,
+    numbers: BTreeMap<String, Numbers>,
+    exits: BTreeMap<String, VecDeque<ExitView>>,
+    running: Vec<Running>,
+}
+
+impl State {
+    /// What an earlier bpm left; nothing where there is no such file, or where it is damaged: it
+    /// holds nothing that a project can't do without. The text says what was wrong with it.
+    pub fn read(path: &Path) -> (Self, Option<String>) {
+        match std::fs::read(path) {
+            Ok(bytes) => match Self::parse(&bytes) {
+                Some(state) => (state, None),
+                None => (
+                    Self::default(),
+                    Some(format!("{} is damaged: beginning anew", path.display())),
+                ),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => (Self::default(), None),
+            Err(e) => {
+                let why = crate::error::reason(&e);
+                (
+                    Self::default(),
+                    Some(format!("cannot read {}: {why}", path.display())),
+                )
+            }
+        }
+    }
+
+    /// Replaces the file as a whole.
+    ///
+    /// Errors: as the system gives them (a full disk); the file of before stays.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        files::write_atomic(path, self.format().to_string().as_bytes(), 0o600)
+    }
+
+    /// The next numbers of a process.
+    pub fn reserve(&mut self, process: &str) -> Numbers {
+        *self.numbers.entry(process.into()).or_default()
+    }
+
+    /// Numbers below these have been given out.
+    pub fn note_numbers(&mut self, process: &str, numbers: Numbers) {
+        self.numbers.insert(process.into(), numbers);
+    }
+
+    /// The exits of earlier runs, oldest first.
+    pub fn exits(&self, process: &str) -> VecDeque<ExitView> {
+        self.exits.get(process).cloned().unwrap_or_default()
+    }
+
+    /// It runs.
+    pub fn started(&mut self, process: &str, pid: i32, start: u64, run: u64) {
+        self.running.push(Running {
+            process: process.into(),
+            pid,
+            start,
+            run,
+        });
+    }
+
+    /// Its first process ended.
+    pub fn ended(&mut self, process: &str, exit: ExitView, most: usize) {
+        let exits = self.exits.entry(process.into()).or_default();
+        if exits.len() >= most {
+            exits.pop_front();
+        }
+        exits.push_back(exit);
+    }
+
+    /// Nothing of that run is left.
+    pub fn gone(&mut self, process: &str, run: u64) {
+        self.running
+            .retain(|r| r.process != process || r.run != run);
+    }
+
+    /// Processes run, as far as this knows.
+    pub fn anything_runs(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// What was left has been dealt with.
+    pub fn forget_running(&mut self) {
+        self.running.clear();
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(bytes).ok()?;
+        if value["version"].as_u64()? != VERSION {
+            return None;
+        }
+        let mut state = Self {
+            port: value["port"].as_u64().and_then(|p| u16::try_from(p).ok()),
+            ..Self::default()
+        };
+        for (name, row) in value["processes"].as_object()? {
+            let number = |key: &str| row["next"][key].as_u64().filter(|n| *n > 0).unwrap_or(1);
+            let numbers = Numbers {
+                seq: number("seq"),
+                run: number("run"),
+                build_seq: number("build_seq"),
+                build_run: number("build_run"),
+            };
+            state.numbers.insert(name.clone(), numbers);
+            let exits = row["exits"]
+                .as_array()
+                .map(|all| all.iter().filter_map(exit_of).collect());
+            state.exits.insert(name.clone(), exits.unwrap_or_default());
+        }
+        state.running = value["running"]
+            .as_array()?
+            .iter()
+            .filter_map(running_of)
+            .collect();
+        Some(state)
+    }
+
+    fn format(&self) -> Value {
+        let mut processes = Map::new();
+        for (name, n) in &self.numbers {
+            let next = json!({"seq": n.seq, "run": n.run, "build_seq": n.build_seq, "build_run": n.build_run});
+            let exits: Vec<Value> = self
+                .exits
+                .get(name)
+                .into_iter()
+                .flatten()
+                .map(exit_to)
+                .collect();
+            processes.insert(name.clone(), json!({"next": next, "exits": exits}));
+        }
+        let running: Vec<Value> = self
+            .running
+            .iter()
+            .map(|r| json!({"process": r.process, "pid": r.pid, "start": r.start, "run": r.run}))
+            .collect();
+        json!({"version": VERSION, "port": self.port, "processes": processes, "running": running})
+    }
+}
+
+fn running_of(row: &Value) -> Option<Running> {
+    Some(Running {
+        process: row["process"].as_str()?.into(),
+        pid: i32::try_from(row["pid"].as_i64()?).ok()?,
+        start: row["start"].as_u64()?,
+        run: row["run"].as_u64()?,
+    })
+}
+
+fn exit_to(exit: &ExitView) -> Value {
+    json!({
+        "run": exit.run, "code": exit.code, "signal": exit.signal, "core": exit.core, "oom": exit.oom,
+        "asked": exit.asked, "at": exit.at.0, "uptime_ms": millis(exit.uptime), "cpu_ms": millis(exit.cpu),
+        "peak_rss": exit.peak_rss, "tail": *exit.tail,
+    })
+}
+
+fn exit_of(row: &Value) -> Option<ExitView> {
+    let flag = |key: &str| row[key].as_bool().unwrap_or(false);
+    let span = |key: &str| Duration::from_millis(row[key].as_u64().unwrap_or(0));
+    let tail = row["tail"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|l| l.as_str().map(Into::into))
+        .collect();
+    Some(ExitView {
+        run: row["run"].as_u64()?,
+        code: row["code"].as_i64().and_then(|c| i32::try_from(c).ok()),
+        signal: row["signal"].as_str().map(Into::into),
+        core: flag("core"),
+        oom: flag("oom"),
+        asked: flag("asked"),
+        at: Wall(row["at"].as_i64()?),
+        uptime: span("uptime_ms"),
+        cpu: span("cpu_ms"),
+        peak_rss: row["peak_rss"].as_u64().unwrap_or(0),
+        tail: Arc::new(tail),
+    })
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(run: u64) -> ExitView {
+        ExitView {
+            run,
+            code: None,
+            signal: Some("KILL".into()),
+            core: false,
+            oom: true,
+            asked: false,
+            at: Wall(1_795_229_210_123),
+            uptime: Duration::from_millis(1_500),
+            cpu: Duration::from_millis(20),
+            peak_rss: 4_096,
+            tail: Arc::new(vec!["last \"words\"".into()]),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let mut state = State {
+            port: Some(4_000),
+            ..State::default()
+        };
+        assert_eq!(state.reserve("web"), Numbers::default());
+        state.note_numbers(
+            "web",
+            Numbers {
+                seq: 8,
+                run: 3,
+                build_seq: 1,
+                build_run: 1,
+            },
+        );
+        state.started("web", 4_711, 99, 2);
+        state.ended("web", exit(1), 32);
+        let bytes = state.format().to_string();
+        assert_eq!(State::parse(bytes.as_bytes()), Some(state));
+    }
+
+    #[test]
+    fn exits_are_bounded_and_a_run_that_is_gone_is_forgotten() {
+        let mut state = State::default();
+        for run in 0..40 {
+            state.ended("web", exit(run), 32);
+        }
+        assert_eq!(state.exits("web").len(), 32);
+        assert_eq!(state.exits("web")[0].run, 8);
+        state.started("web", 1, 2, 3);
+        state.gone("web", 3);
+        assert!(!state.anything_runs());
+    }
+
+    #[test]
+    fn damage_is_no_panic() {
+        for bytes in [
+            &b""[..],
+            b"{}",
+            b"[1]",
+            b"{\"version\":1}",
+            b"{\"version\":2,\"processes\":{},\"running\":[]}",
+        ] {
+            assert_eq!(State::parse(bytes), None);
+        }
+    }
+}

@@ -1,0 +1,627 @@
+//! The owner of all processes: one thread that takes letters, signals and time in, asks `lifecycle`
+//! what follows, and does it. It alone spawns, signals and reaps: a second waiter would lose exits.
+//!
+//! It waits in one poll(2) over its signals, its inbox and the outputs of direnv, until the next
+//! deadline; when nothing is due it sleeps for ever.
+
+mod launch;
+mod orders;
+mod reload;
+mod runs;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::board::{Board, EventView, ExitView, Snapshot};
+use crate::clock::Mono;
+use crate::config::{Config, Mode, Process};
+use crate::hub::{Ask, Fact, Hub, Identity, Letter, Slot};
+use crate::journal::{Journal, Level};
+use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Order, Policy, Ticket, UnitId};
+use crate::os::fds::Nofile;
+use crate::os::group;
+use crate::os::poll::{Mailbox, Waker};
+use crate::os::reap::{self, Signals};
+use crate::paths::ProjectDir;
+use crate::plan;
+use crate::state::{BLOCK, Numbers, State};
+use crate::tape::{Limits, Tape};
+
+use launch::{Base, Prep};
+use orders::Party;
+use runs::{Book, Stopped, Sweep};
+
+/// What a supervisor needs to begin.
+pub struct Setup {
+    /// Checked.
+    pub config: Config,
+    /// The project's folder; it is there, and locked.
+    pub dir: ProjectDir,
+    /// The environment of bpm's start, less what is meant for bpm alone.
+    pub env: Vec<(OsString, OsString)>,
+    /// What [`crate::os::fds::raise_nofile`] found.
+    pub nofile: Nofile,
+    /// The umask of whoever started bpm.
+    pub umask: u32,
+    /// INT and TERM stop it, the second kills; HUP stops too where this is set (a terminal that
+    /// went away), and reloads where not.
+    pub foreground: bool,
+    /// Who we are.
+    pub identity: Identity,
+    /// bpm's own log.
+    pub journal: Arc<dyn Journal>,
+    /// Told of readiness, reloads, stops and once per half of its watchdog's time (sd_notify(3)).
+    pub manager: Box<dyn Manager>,
+}
+
+/// Who started bpm and wants to know how it is: systemd, or nobody.
+pub trait Manager: Send {
+    /// `READY=1`, `STOPPING=1`, `STATUS=...`
+    fn tell(&mut self, message: &str);
+    /// How often `WATCHDOG=1` is due.
+    fn watchdog(&self) -> Option<Duration>;
+}
+
+/// Nobody.
+pub struct NoManager;
+
+impl Manager for NoManager {
+    fn tell(&mut self, _message: &str) {}
+    fn watchdog(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Names a run: whose, and which.
+type Key = (UnitId, Generation);
+
+/// One process of the project, with all that is not the lifecycle's business.
+struct Unit {
+    process: Arc<Process>,
+    log: Arc<Tape>,
+    build_log: Arc<Tape>,
+    exits: Arc<VecDeque<ExitView>>,
+    build: Option<crate::board::BuildView>,
+    artifacts: BTreeMap<u64, plan::Artifact>,
+    /// What was published last.
+    facts: Option<Facts>,
+    view: Option<Arc<crate::board::UnitView>>,
+    changed: bool,
+    since: crate::clock::Wall,
+    /// It is on its way out of the configuration.
+    retiring: bool,
+}
+
+/// How far it is with its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Working,
+    Stopping,
+    /// All processes are gone; what tasks have left on purpose goes now.
+    Sweeping {
+        due: Mono,
+        stage: Sweep,
+    },
+    Ended,
+}
+
+/// See the module.
+pub struct Supervisor {
+    setup: Setup,
+    hub: Arc<Hub>,
+    letters: Receiver<Letter>,
+    mailbox: Arc<Mailbox>,
+    bell: Arc<Waker>,
+    signals: Signals,
+    fleet: Fleet,
+    units: BTreeMap<UnitId, Unit>,
+    order: Vec<UnitId>,
+    queue: VecDeque<Event>,
+    books: BTreeMap<Key, Book>,
+    by_pid: HashMap<i32, Key>,
+    preps: Vec<Prep>,
+    builds: Vec<launch::Build>,
+    base: Base,
+    parties: BTreeMap<u64, Party>,
+    tickets: HashMap<Ticket, (u64, usize)>,
+    /// What the end of a unit's runs took, since it was asked for.
+    stopped: HashMap<UnitId, Stopped>,
+    last_number: u64,
+    events: VecDeque<Arc<EventView>>,
+    last_event: u64,
+    snapshot_seq: u64,
+    published_event: u64,
+    /// The activity after which going back to release was tried last.
+    idled: Option<Mono>,
+    next_heartbeat: Option<Mono>,
+    next_watchdog: Option<Mono>,
+    oom_kills: Option<u64>,
+    state: State,
+    state_changed: bool,
+    phase: Phase,
+    terms: u32,
+}
+
+impl Supervisor {
+    /// Takes over signals and descendants; starts nothing yet.
+    ///
+    /// Errors: no descriptors or no memory to be had.
+    pub fn new(setup: Setup, state: State) -> io::Result<Self> {
+        reap::become_subreaper()?;
+        let signals = Signals::new()?;
+        let mailbox = Mailbox::new()?;
+        let bell = mailbox.waker(0);
+        let board = Board::new(Snapshot {
+            seq: 0,
+            project: view::project_name(&setup.config.root),
+            root: setup.config.root.clone(),
+            units: Vec::new(),
+            events: VecDeque::new(),
+            mode: Mode::Release,
+            release_at: None,
+            stopping: false,
+        });
+        let (hub, letters) = Hub::new(board, setup.identity.clone(), Arc::clone(&bell));
+        let now = Mono::now();
+        let every = |span: Duration| (!span.is_zero()).then(|| now.after(span));
+        let mut supervisor = Self {
+            next_heartbeat: every(setup.config.heartbeat),
+            next_watchdog: setup.manager.watchdog().map(|span| now.after(span)),
+            base: Base::of(&setup.env),
+            setup,
+            hub,
+            letters,
+            mailbox,
+            bell,
+            signals,
+            fleet: Fleet::default(),
+            units: BTreeMap::new(),
+            order: Vec::new(),
+            queue: VecDeque::new(),
+            books: BTreeMap::new(),
+            by_pid: HashMap::new(),
+            preps: Vec::new(),
+            builds: Vec::new(),
+            parties: BTreeMap::new(),
+            tickets: HashMap::new(),
+            stopped: HashMap::new(),
+            last_number: 0,
+            events: VecDeque::new(),
+            last_event: 0,
+            snapshot_seq: 0,
+            published_event: 0,
+            idled: None,
+            oom_kills: crate::os::proc::oom_kills(),
+            state,
+            state_changed: false,
+            phase: Phase::Working,
+            terms: 0,
+        };
+        for process in supervisor.setup.config.processes.clone() {
+            supervisor.add(process);
+        }
+        supervisor.publish();
+        Ok(supervisor)
+    }
+
+    /// What the doors hold of it.
+    pub fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.hub)
+    }
+
+    /// All logs with their names, for who prints them as they come; builds too.
+    pub fn tapes(&self) -> Vec<(String, Arc<Tape>, Arc<Tape>)> {
+        self.order
+            .iter()
+            .filter_map(|id| self.units.get(id))
+            .map(|u| {
+                (
+                    u.process.name.clone(),
+                    Arc::clone(&u.log),
+                    Arc::clone(&u.build_log),
+                )
+            })
+            .collect()
+    }
+
+    /// Starts what starts by itself.
+    pub fn begin(&mut self) {
+        self.end_leftovers();
+        for at in &self.setup.config.not_in_effect {
+            self.setup
+                .journal
+                .write(Level::Warn, "config", &format!("{at}"));
+        }
+        for id in self.order.clone() {
+            if self.units.get(&id).is_some_and(|u| u.process.autostart) {
+                self.queue.push_back(Event::Order {
+                    unit: id,
+                    ticket: None,
+                    order: Order::Start,
+                });
+            }
+        }
+        self.settle();
+    }
+
+    /// Works until everything has stopped.
+    ///
+    /// Errors: only when the system refuses to wait for descriptors.
+    pub fn run(&mut self) -> io::Result<()> {
+        while self.phase != Phase::Ended {
+            self.wait()?;
+            let caught = self.signals.take();
+            if caught.term || caught.int || (caught.hup && self.setup.foreground) {
+                self.told_to_stop();
+            } else if caught.hup {
+                self.reload(false, Slot::nobody());
+            }
+            if caught.usr2 {
+                self.say(
+                    Level::Warn,
+                    "USR2 came: this version can't upgrade itself yet",
+                );
+            }
+            self.read_letters();
+            self.read_preps();
+            if caught.child {
+                self.reap();
+            }
+            self.pass_time(Mono::now());
+            self.settle();
+        }
+        self.state.forget_running();
+        self.state_changed = true;
+        self.save();
+        Ok(())
+    }
+
+    /// Kills everything that is left, at once: for who leaves by an error.
+    pub fn kill_all(&mut self) {
+        for key in self.books.keys().copied().collect::<Vec<_>>() {
+            self.kill(key);
+        }
+        for build in &self.builds {
+            build.kill();
+        }
+    }
+
+    /// Carries out what has been noted until nothing follows from it any more, then shows it.
+    fn settle(&mut self) {
+        while let Some(event) = self.queue.pop_front() {
+            let now = Mono::now();
+            for effect in self.fleet.step(now, event) {
+                self.carry_out(effect);
+            }
+        }
+        self.publish();
+        self.answer();
+        if self.retire() {
+            self.publish();
+        }
+        self.save();
+        if self.phase == Phase::Stopping && self.fleet.all_empty() && self.preps.is_empty() {
+            self.phase = Phase::Sweeping {
+                due: Mono::now().after(runs::LEFT_BY_TASKS),
+                stage: Sweep::Begun,
+            };
+        }
+        self.sweep_tasks();
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Build { unit, id, mode } => self.begin_build(unit, id, mode),
+            Effect::CancelBuild { unit, id } => self.cancel_build(unit, id),
+            Effect::Spawn {
+                unit,
+                generation,
+                build,
+                mode,
+            } => self.begin_run((unit, generation), build, mode),
+            Effect::Abort { unit, generation } => self.abort((unit, generation)),
+            Effect::Signal { unit, generation } => self.tell_to_end((unit, generation)),
+            Effect::Kill { unit, generation } => self.kill((unit, generation)),
+            Effect::GiveUp { unit, generation } => self.give_up((unit, generation)),
+            Effect::Answer { ticket, result } => self.note_answer(ticket, result),
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN),
+        ];
+        let outputs: Vec<BorrowedFd<'_>> = self.preps.iter().flat_map(Prep::outputs).collect();
+        fds.extend(outputs.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
+        let timeout = match self.deadline() {
+            None => PollTimeout::NONE,
+            Some(due) => {
+                // Rounded up: a wake-up just before a deadline would only wait again.
+                let left = due.since(Mono::now()) + Duration::from_micros(999);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        let sweep = match self.phase {
+            Phase::Sweeping { due, .. } => Some(due),
+            Phase::Working | Phase::Stopping | Phase::Ended => None,
+        };
+        [
+            self.fleet.next_deadline(),
+            self.release_at(),
+            self.idle_stop_at(),
+            self.next_heartbeat,
+            self.next_watchdog,
+            sweep,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// When dev builds give way to release builds if nobody calls before.
+    fn release_at(&self) -> Option<Mono> {
+        let active = self.hub.last_activity();
+        let pending =
+            self.fleet.in_dev() && self.idled != Some(active) && self.phase == Phase::Working;
+        pending.then(|| active.after(self.setup.config.dev_timeout))
+    }
+
+    fn idle_stop_at(&self) -> Option<Mono> {
+        let span = self.setup.config.idle_shutdown;
+        let idle = !span.is_zero() && self.phase == Phase::Working;
+        idle.then(|| self.hub.last_seen().after(span))
+    }
+
+    fn pass_time(&mut self, now: Mono) {
+        self.queue.push_back(Event::Tick);
+        if self.release_at().is_some_and(|at| at <= now) {
+            self.idled = Some(self.hub.last_activity());
+            self.say(
+                Level::Info,
+                "nobody has called for long: back to release builds",
+            );
+            self.queue.push_back(Event::Idle);
+        }
+        if self.idle_stop_at().is_some_and(|at| at <= now) {
+            if self.hub.anybody_there() {
+                self.hub.saw(now);
+            } else {
+                self.say(Level::Info, "nobody has been here for long: stopping");
+                self.begin_stop();
+            }
+        }
+        if self.next_heartbeat.is_some_and(|at| at <= now) {
+            self.say(Level::Info, "heartbeat alive");
+            self.next_heartbeat = Some(now.after(self.setup.config.heartbeat));
+        }
+        if self.next_watchdog.is_some_and(|at| at <= now) {
+            self.setup.manager.tell("WATCHDOG=1");
+            self.next_watchdog = self.setup.manager.watchdog().map(|span| now.after(span));
+        }
+    }
+
+    fn read_letters(&mut self) {
+        let mut tokens = Vec::new();
+        self.mailbox.take(&mut tokens);
+        self.bell.seen();
+        loop {
+            match self.letters.try_recv() {
+                Ok(Letter::Ask(ask, slot)) => self.take_ask(ask, slot),
+                Ok(Letter::Fact(fact)) => self.take_fact(fact),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+            }
+            // An answer to the first letter must not wait for the hundredth.
+            self.settle();
+        }
+    }
+
+    fn take_ask(&mut self, ask: Ask, slot: Slot) {
+        match ask {
+            Ask::Start { names } => self.order_all(orders::Kind::Start, &names, slot),
+            Ask::Stop { names } => self.order_all(orders::Kind::Stop, &names, slot),
+            Ask::Restart { names, mode, build } => {
+                self.order_all(orders::Kind::Restart { mode, build }, &names, slot)
+            }
+            Ask::Reload { dry_run } => self.reload(dry_run, slot),
+            Ask::Shutdown { force } => {
+                slot.put(crate::hub::Reply::Units(Vec::new()));
+                self.begin_stop();
+                if force {
+                    self.settle();
+                    self.kill_all();
+                }
+            }
+        }
+    }
+
+    fn take_fact(&mut self, fact: Fact) {
+        match fact {
+            Fact::Drained { unit, run } => self.drained(unit, run),
+            Fact::Built { unit, id, outcome } => self.build_ended(unit, id, *outcome),
+            Fact::Phase { unit, id, phase } => self.build_phase(unit, id, phase),
+        }
+    }
+
+    fn told_to_stop(&mut self) {
+        self.terms += 1;
+        if self.terms == 1 {
+            self.say(Level::Info, "told to stop");
+            self.begin_stop();
+        } else {
+            self.say(Level::Warn, "told to stop again: killing all that is left");
+            self.begin_stop();
+            self.settle();
+            self.kill_all();
+        }
+    }
+
+    fn begin_stop(&mut self) {
+        if self.phase == Phase::Working {
+            self.phase = Phase::Stopping;
+            self.setup.manager.tell("STOPPING=1");
+            self.queue.push_back(Event::Shutdown);
+        }
+    }
+
+    /// A process more. Its numbers go on where an earlier bpm left them.
+    fn add(&mut self, process: Process) -> UnitId {
+        let id = self.fleet.add(policy(&process, &self.setup.config));
+        let Numbers {
+            seq,
+            run,
+            build_seq,
+            build_run,
+        } = self.state.reserve(&process.name);
+        self.state_changed = true;
+        let limits = limits(&process);
+        let unit = Unit {
+            log: Tape::new(limits, seq, run),
+            build_log: Tape::new(limits, build_seq, build_run),
+            exits: Arc::new(self.state.exits(&process.name)),
+            process: Arc::new(process),
+            build: None,
+            artifacts: BTreeMap::new(),
+            facts: None,
+            view: None,
+            changed: true,
+            since: crate::clock::Wall::now(),
+            retiring: false,
+        };
+        self.units.insert(id, unit);
+        self.order.push(id);
+        id
+    }
+
+    fn id_of(&self, name: &str) -> Option<UnitId> {
+        self.units
+            .iter()
+            .find(|(_, u)| u.process.name == name && !u.retiring)
+            .map(|(id, _)| *id)
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn say(&self, level: Level, text: &str) {
+        self.setup.journal.write(level, "supervisor", text);
+    }
+
+    /// Writes what must outlive us, where it changed.
+    fn save(&mut self) {
+        if !std::mem::take(&mut self.state_changed) {
+            return;
+        }
+        self.note_numbers();
+        if let Err(e) = self.state.write(&self.setup.dir.state()) {
+            let why = crate::error::reason(&e);
+            self.say(
+                Level::Error,
+                &format!("cannot write {}: {why}", self.setup.dir.state().display()),
+            );
+        }
+    }
+
+    /// Numbers that may be given out before we write again; the exact ones once all is over.
+    fn note_numbers(&mut self) {
+        let block = if self.phase == Phase::Ended { 0 } else { BLOCK };
+        for unit in self.units.values() {
+            let (log, build) = (&unit.log, &unit.build_log);
+            let numbers = Numbers {
+                seq: log.next_seq() + block,
+                run: log.next_run(),
+                build_seq: build.next_seq() + block,
+                build_run: build.next_run(),
+            };
+            self.state.note_numbers(&unit.process.name, numbers);
+        }
+    }
+
+    /// Pids that are accounted for: what else is our child came to us when its parent ended.
+    fn known(&self) -> BTreeSet<i32> {
+        let preps = self.preps.iter().map(|p| p.pid);
+        let builds = self.builds.iter().map(|b| b.pid);
+        self.by_pid
+            .keys()
+            .copied()
+            .chain(preps)
+            .chain(builds)
+            .collect()
+    }
+}
+
+/// The settings of a process that decide over its life.
+fn policy(process: &Process, config: &Config) -> Policy {
+    let builds = |mode: Mode| {
+        let own = match mode {
+            Mode::Dev => process.build.as_ref(),
+            Mode::Release => process.build_release.as_ref().or(process.build.as_ref()),
+        };
+        match own {
+            Some(crate::config::Command::List(list)) => !list.is_empty(),
+            Some(crate::config::Command::Shell(_)) => true,
+            None => process.kind == crate::config::Kind::Rust,
+        }
+    };
+    Policy {
+        name: process.name.clone(),
+        task: process.kind == crate::config::Kind::Task,
+        rolls_back: process.kind == crate::config::Kind::Rust,
+        builds: [builds(Mode::Dev), builds(Mode::Release)],
+        release_differs: !plan::one_build_for_both(process),
+        pinned: process.mode,
+        restart: process.restart,
+        dev_wait: config.dev_crash_wait,
+        backoff_initial: config.backoff_initial,
+        backoff_max: config.backoff_max,
+        backoff_factor: config.backoff_factor,
+        burst: process.start_limit_burst,
+        burst_span: process.start_limit,
+        stop_timeout: process.stop_timeout,
+        ready_within: None,
+        overlap: false,
+        build_timeout: process.build_timeout,
+        depends_on: process
+            .depends_on
+            .iter()
+            .map(|d| (d.name.clone(), d.until))
+            .collect(),
+    }
+}
+
+fn limits(process: &Process) -> Limits {
+    Limits {
+        lines: process.log_lines,
+        bytes: process.log_bytes,
+        runs: process.log_runs,
+        disk: process.log_disk,
+    }
+}
+
+/// A folder of the project's own, for builds.
+fn bin_dir(dir: &ProjectDir, process: &str) -> PathBuf {
+    dir.bin(process)
+}
+
+/// The processes of a dead bpm of this project that are still there, found by their marker.
+fn leftovers(prefix: &str) -> Vec<group::Proc> {
+    group::find_marked(prefix)
+}

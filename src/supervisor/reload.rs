@@ -1,0 +1,161 @@
+//! Reading `.mcp-run` anew: what did not change is not touched.
+
+use std::sync::Arc;
+
+use crate::config::{self, Config, Diff};
+use crate::error::reason;
+use crate::hub::{Reloaded, Reply, Slot};
+use crate::journal::Level;
+use crate::lifecycle::{Order, UnitId};
+
+use super::orders::Kind;
+use super::{Phase, Supervisor, limits, policy};
+
+impl Supervisor {
+    /// A mistake in the file changes nothing.
+    pub(super) fn reload(&mut self, dry_run: bool, slot: Slot) {
+        if self.phase != Phase::Working {
+            return slot.put(Reply::Refused("bpm is stopping".into()));
+        }
+        let new = match self.read_config() {
+            Ok(new) => new,
+            Err(errors) => {
+                self.say(
+                    Level::Error,
+                    &format!("reload: nothing changed: {}", errors.join("; ")),
+                );
+                return slot.put(Reply::Reload(Reloaded {
+                    errors,
+                    ..Reloaded::default()
+                }));
+            }
+        };
+        let old = &self.setup.config;
+        let diff = config::diff(old, &new);
+        let mut reloaded = Reloaded {
+            changed: diff.changed.clone(),
+            added: diff.added.clone(),
+            removed: diff.removed.clone(),
+            unchanged: diff
+                .adjusted
+                .iter()
+                .chain(&diff.unchanged)
+                .cloned()
+                .collect(),
+            errors: Vec::new(),
+        };
+        if (old.port, old.bind) != (new.port, new.bind) {
+            reloaded
+                .errors
+                .push("mcp_port and bind take effect with: bpm daemon restart".into());
+        }
+        if dry_run {
+            return slot.put(Reply::Reload(reloaded));
+        }
+        self.setup.manager.tell("RELOADING=1");
+        let members = self.take_over(&new, &diff);
+        self.setup.config = new;
+        let text = format!(
+            "reload: {} changed, {} added, {} removed",
+            reloaded.changed.len(),
+            reloaded.added.len(),
+            reloaded.removed.len()
+        );
+        self.happened(None, "reload", text);
+        self.gather(Kind::Reload(Box::new(reloaded)), members, slot);
+        self.setup.manager.tell("READY=1");
+    }
+
+    fn read_config(&self) -> Result<Config, Vec<String>> {
+        let root = &self.setup.config.root;
+        let path = root.join(".mcp-run");
+        let bytes = std::fs::read(&path)
+            .map_err(|e| vec![format!("cannot read {path:?}: {}", reason(&e))])?;
+        config::parse_bytes(&bytes, ".mcp-run", root)
+            .map_err(|e| e.to_string().lines().map(Into::into).collect())
+    }
+
+    /// New settings for all, and an order for each that needs one.
+    fn take_over(&mut self, new: &Config, diff: &Diff) -> Vec<(String, Option<UnitId>, Order)> {
+        let mut members = Vec::new();
+        for name in &diff.removed {
+            if let Some(id) = self.id_of(name) {
+                if let Some(unit) = self.units.get_mut(&id) {
+                    unit.retiring = true;
+                }
+                members.push((name.clone(), Some(id), Order::Stop));
+            }
+        }
+        let mut order: Vec<UnitId> = Vec::new();
+        for process in &new.processes {
+            let name = &process.name;
+            let known = self.id_of(name);
+            let id = match known {
+                Some(id) => id,
+                None => self.add(process.clone()),
+            };
+            order.push(id);
+            self.fleet.set_policy(id, policy(process, new));
+            let Some(unit) = self.units.get_mut(&id) else {
+                continue;
+            };
+            unit.log.set_limits(limits(process));
+            unit.build_log.set_limits(limits(process));
+            unit.process = Arc::new(process.clone());
+            unit.changed = true;
+            let Some(facts) = self.fleet.facts(id) else {
+                continue;
+            };
+            if known.is_none() && process.autostart {
+                members.push((name.clone(), Some(id), Order::Start));
+            } else if diff.changed.contains(name) && facts.wanted {
+                // What somebody stopped stays stopped.
+                members.push((
+                    name.clone(),
+                    Some(id),
+                    Order::Restart {
+                        mode: facts.mode,
+                        build: true,
+                    },
+                ));
+            }
+        }
+        let retiring = self
+            .order
+            .iter()
+            .filter(|id| !order.contains(id))
+            .copied()
+            .collect::<Vec<_>>();
+        order.extend(retiring);
+        self.order = order;
+        members
+    }
+
+    /// Takes out processes that a reload removed, once nothing of them is left.
+    /// True if there was one.
+    pub(super) fn retire(&mut self) -> bool {
+        let gone: Vec<UnitId> = self
+            .units
+            .iter()
+            .filter(|(id, u)| u.retiring && self.fleet.is_empty(**id))
+            .map(|(id, _)| *id)
+            .collect();
+        let before = self.units.len();
+        for id in gone {
+            if self.tickets_of(id) {
+                continue;
+            }
+            for effect in self.fleet.remove(id) {
+                self.carry_out(effect);
+            }
+            self.units.remove(&id);
+            self.order.retain(|o| *o != id);
+        }
+        self.units.len() != before
+    }
+
+    /// Somebody still waits for an answer about it.
+    fn tickets_of(&self, id: UnitId) -> bool {
+        self.parties.values().any(|p| p.awaits(id))
+    }
+}

@@ -1,0 +1,482 @@
+//! Runs: what is known of each from its start until nothing of it is left.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::board::ExitView;
+use crate::clock::{Mono, Wall};
+use crate::config::{Kind, Process};
+use crate::journal::Level;
+use crate::lifecycle::{Ended, Event, UnitId};
+use crate::os::group::{self, Proc};
+use crate::os::proc;
+use crate::os::reap::{self, Death, End};
+use crate::pump::Pump;
+
+use super::launch::push_bounded;
+use super::{Key, Phase, Supervisor, leftovers};
+
+/// How many exits of a process are kept.
+const EXITS: usize = 32;
+/// How many lines of a crash.
+const CRASH_LINES: usize = 40;
+/// What tasks have left running on purpose gets so long to end, when bpm does.
+pub(super) const LEFT_BY_TASKS: Duration = Duration::from_secs(5);
+
+/// What survives KILL so long is named and left behind.
+const GIVE_UP: Duration = Duration::from_secs(2);
+
+/// How far the end of what tasks have left is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweep {
+    Begun,
+    Told,
+    Killed,
+}
+
+/// One run.
+pub(super) struct Book {
+    pub(super) pid: i32,
+    /// Its number in the log.
+    pub(super) run: u64,
+    pub(super) exe: Option<PathBuf>,
+    /// Held so that late lines of what it left behind are still read.
+    pump: Pump,
+    began: Mono,
+    stop_signal: i32,
+    task: bool,
+    /// bpm told it to end.
+    asked: bool,
+    /// Whatever shows of it is killed.
+    killing: bool,
+    death: Option<Death>,
+    /// The lifecycle knows of its death.
+    told: bool,
+    /// Pids that needed KILL.
+    pub(super) killed: BTreeSet<i32>,
+}
+
+impl Book {
+    pub(super) fn new(
+        pid: i32,
+        run: u64,
+        pump: Pump,
+        exe: Option<PathBuf>,
+        began: Mono,
+        process: &Process,
+    ) -> Self {
+        Self {
+            pid,
+            run,
+            exe,
+            pump,
+            began,
+            stop_signal: process.stop_signal,
+            task: process.kind == Kind::Task,
+            asked: false,
+            killing: false,
+            death: None,
+            told: false,
+            killed: BTreeSet::new(),
+        }
+    }
+}
+
+/// What is known of the end of a run, for who asked for it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stopped {
+    pub(super) signalled: bool,
+    pub(super) killed: usize,
+    pub(super) leftovers: Vec<(i32, String)>,
+}
+
+impl Supervisor {
+    /// Tells a run to end: its group, and what left the group but is still below it.
+    pub(super) fn tell_to_end(&mut self, key: Key) {
+        let Some(book) = self.books.get_mut(&key) else {
+            return;
+        };
+        book.asked = true;
+        for escaped in group::below(book.pid).iter().filter(|p| p.pgid != book.pid) {
+            group::signal(escaped.pid, book.stop_signal);
+            group::signal(escaped.pid, libc::SIGCONT);
+        }
+        group::signal_group(book.pid, book.stop_signal);
+        group::signal_group(book.pid, libc::SIGCONT);
+        self.stopped_of(key.0).signalled = true;
+    }
+
+    /// Kills all of a run, now and whenever more of it shows.
+    pub(super) fn kill(&mut self, key: Key) {
+        let Some(book) = self.books.get_mut(&key) else {
+            return;
+        };
+        book.killing = true;
+        self.look_for_ends();
+    }
+
+    pub(super) fn give_up(&mut self, key: Key) {
+        let left = self.members_of(key);
+        let named: Vec<(i32, String)> = left
+            .iter()
+            .map(|p| (p.pid, proc::cmdline(p.pid).unwrap_or_else(|| "?".into())))
+            .collect();
+        self.say(
+            Level::Error,
+            &format!("survived KILL and is given up: {named:?}"),
+        );
+        self.close(key);
+        self.stopped_of(key.0).leftovers = named;
+    }
+
+    fn stopped_of(&mut self, unit: UnitId) -> &mut Stopped {
+        self.stopped.entry(unit).or_default()
+    }
+
+    // ---- reaping ------------------------------------------------------------------------------
+
+    /// Takes all children that have ended. Signals may have merged: never counts, always loops.
+    pub(super) fn reap(&mut self) {
+        while let Some(pid) = reap::next_dead() {
+            // A dead leader keeps its group's number until it is reaped: what is left of a crash is
+            // killed while the number can be nobody else's.
+            if let Some(book) = self.by_pid.get(&pid).and_then(|key| self.books.get(key))
+                && !book.task
+                && !book.asked
+            {
+                group::signal_group(pid, libc::SIGKILL);
+            }
+            match reap::reap(pid) {
+                Some(death) => self.note_death(death),
+                None => break,
+            }
+        }
+        self.finish_preps();
+        self.look_for_ends();
+    }
+
+    fn note_death(&mut self, death: Death) {
+        if let Some(key) = self.by_pid.get(&death.pid).copied() {
+            if let Some(book) = self.books.get_mut(&key) {
+                book.death = Some(death);
+                // What it wrote is in the pipes: the lifecycle hears of its end once it is in the log.
+                book.pump.leader_exited();
+            }
+        } else if let Some(prep) = self.preps.iter_mut().find(|p| p.pid == death.pid) {
+            prep.death = Some(death);
+        } else {
+            // A build's leader, or an orphan that nobody else can reap.
+            self.build_exited(death.pid, death);
+        }
+    }
+
+    /// All that a run had written when it ended is in its log.
+    pub(super) fn drained(&mut self, unit: UnitId, run: u64) {
+        let found = self
+            .books
+            .iter()
+            .find(|(k, b)| k.0 == unit && b.run == run && !b.told);
+        let Some((key, death)) = found.and_then(|(k, b)| Some((*k, b.death?))) else {
+            return;
+        };
+        let success = death.end == End::Code(0);
+        self.record_exit(key, death);
+        self.queue.push_back(Event::Exited {
+            unit,
+            generation: key.1,
+            ended: Ended { success },
+        });
+        let Some(book) = self.books.get_mut(&key) else {
+            return;
+        };
+        book.told = true;
+        if book.task && !book.asked && success {
+            // What it leaves running lives until bpm ends; its pump goes on by itself.
+            self.close(key);
+        } else {
+            self.look_for_ends();
+        }
+    }
+
+    fn record_exit(&mut self, key: Key, death: Death) {
+        let Some(book) = self.books.get(&key) else {
+            return;
+        };
+        let (asked, run, uptime) = (book.asked, book.run, Mono::now().since(book.began));
+        let killed = matches!(
+            death.end,
+            End::Signal {
+                number: libc::SIGKILL,
+                ..
+            }
+        );
+        let kills = proc::oom_kills();
+        let oom = killed && !asked && kills > self.oom_kills;
+        self.oom_kills = kills;
+        let crash = !asked && death.end != End::Code(0);
+        let Some(unit) = self.units.get_mut(&key.0) else {
+            return;
+        };
+        let tail: Vec<String> = match crash {
+            true => unit
+                .log
+                .tail(run, CRASH_LINES)
+                .into_iter()
+                .map(|l| l.text)
+                .collect(),
+            false => Vec::new(),
+        };
+        let (code, signal, core) = match death.end {
+            End::Code(code) => (Some(code), None, false),
+            End::Signal { number, core } => {
+                (None, Some(reap::signal_name(number).into_owned()), core)
+            }
+        };
+        let exit = ExitView {
+            run,
+            code,
+            signal,
+            core,
+            oom,
+            asked,
+            at: Wall::now(),
+            uptime,
+            cpu: death.cpu,
+            peak_rss: death.peak_rss,
+            tail: Arc::new(tail),
+        };
+        unit.log.end(run, exit.at, &exit.words());
+        let words = exit.words();
+        push_bounded(Arc::make_mut(&mut unit.exits), exit.clone(), EXITS);
+        unit.changed = true;
+        self.state.ended(&unit.process.name, exit, EXITS);
+        self.state_changed = true;
+        let how = if asked { "stopped" } else { "ended" };
+        self.happened(
+            Some(key.0),
+            "exit",
+            format!("{how} ({words}) after {}", crate::clock::human(uptime)),
+        );
+    }
+
+    // ---- what is left -------------------------------------------------------------------------
+
+    /// Of the runs whose first process has ended, finds what else there is; kills it where that is
+    /// due; tells the lifecycle of those of which nothing is left.
+    pub(super) fn look_for_ends(&mut self) {
+        let ending: Vec<Key> = self
+            .books
+            .iter()
+            .filter(|(_, b)| b.told || b.killing)
+            .map(|(k, _)| *k)
+            .collect();
+        if ending.is_empty() {
+            return;
+        }
+        let orphans = self.orphans();
+        for key in ending {
+            let left = self.members(key, &orphans);
+            let Some(book) = self.books.get_mut(&key) else {
+                continue;
+            };
+            if book.killing {
+                for member in left.iter().filter(|m| m.state != 'Z') {
+                    group::signal(member.pid, libc::SIGKILL);
+                    book.killed.insert(member.pid);
+                }
+                // Once more as a group, for who was born meanwhile: its number is its own as long as the
+                // leader is not reaped, or somebody is in it.
+                if book.death.is_none() || left.iter().any(|m| m.pgid == book.pid) {
+                    group::signal_group(book.pid, libc::SIGKILL);
+                }
+            }
+            // A zombie counts: its own children come to us when it is reaped.
+            if book.told && left.is_empty() {
+                self.close(key);
+                self.queue.push_back(Event::Gone {
+                    unit: key.0,
+                    generation: key.1,
+                });
+            }
+        }
+    }
+
+    fn members_of(&self, key: Key) -> Vec<Proc> {
+        self.members(key, &self.orphans())
+    }
+
+    /// All that lives of a run: below its first process, and what came to us when its parent ended.
+    fn members(&self, key: Key, orphans: &[(Proc, Option<Key>)]) -> Vec<Proc> {
+        let Some(book) = self.books.get(&key) else {
+            return Vec::new();
+        };
+        let own = match book.death {
+            None => group::look(book.pid)
+                .into_iter()
+                .chain(group::below(book.pid))
+                .collect(),
+            Some(_) => Vec::new(),
+        };
+        let adopted = orphans
+            .iter()
+            .filter(|(_, of)| *of == Some(key))
+            .map(|(p, _)| *p);
+        own.into_iter().chain(adopted).collect()
+    }
+
+    /// What came to us when its parent ended, and whose it was: told by its group, else by its marker.
+    fn orphans(&self) -> Vec<(Proc, Option<Key>)> {
+        let known = self.known();
+        let prefix = self.marker_prefix();
+        let of = |p: &Proc| match self.by_pid.get(&p.pgid) {
+            Some(key) => Some(*key),
+            None => self.key_of(&group::marker(p.pid)?, &prefix),
+        };
+        group::orphans(|pid| known.contains(&pid))
+            .into_iter()
+            .map(|p| (p, of(&p)))
+            .collect()
+    }
+
+    /// `<project>/<process>/<run>`.
+    fn key_of(&self, marker: &str, prefix: &str) -> Option<Key> {
+        let rest = marker.strip_prefix(prefix)?.strip_prefix('/')?;
+        let (name, run) = rest.rsplit_once('/')?;
+        let (unit, run) = (
+            self.units.iter().find(|(_, u)| u.process.name == name)?.0,
+            run.parse::<u64>().ok()?,
+        );
+        self.books
+            .iter()
+            .find(|(k, b)| k.0 == *unit && b.run == run)
+            .map(|(k, _)| *k)
+    }
+
+    fn close(&mut self, key: Key) {
+        if let Some(book) = self.books.remove(&key) {
+            self.by_pid.remove(&book.pid);
+            self.stopped_of(key.0).killed += book.killed.len();
+            if let Some(unit) = self.units.get(&key.0) {
+                self.state.gone(&unit.process.name, book.run);
+                self.state_changed = true;
+            }
+        }
+    }
+
+    // ---- the beginning and the end ------------------------------------------------------------
+
+    /// A bpm of this project that was killed has left processes: they are stopped before anything is
+    /// started a second time.
+    pub(super) fn end_leftovers(&mut self) {
+        if !self.state.anything_runs() {
+            return;
+        }
+        let prefix = format!("{}/", self.marker_prefix());
+        let found: Vec<Proc> = leftovers(&prefix)
+            .into_iter()
+            .filter(|p| p.state != 'Z')
+            .collect();
+        self.state.forget_running();
+        self.state_changed = true;
+        if found.is_empty() {
+            return;
+        }
+        let named: Vec<String> = found
+            .iter()
+            .map(|p| format!("{} ({})", p.pid, proc::cmdline(p.pid).unwrap_or_default()))
+            .collect();
+        let text = format!(
+            "the bpm before was killed and left {}: stopping them",
+            named.join(", ")
+        );
+        self.happened(None, "leftovers", text);
+        for p in &found {
+            group::signal_if(p.pid, p.start, libc::SIGTERM);
+            group::signal_if(p.pid, p.start, libc::SIGCONT);
+        }
+        let longest = self
+            .setup
+            .config
+            .processes
+            .iter()
+            .map(|p| p.stop_timeout)
+            .max()
+            .unwrap_or_default();
+        let deadline = Mono::now().after(longest);
+        for p in &found {
+            let gone = group::wait_gone(p.pid, p.start, deadline.since(Mono::now()));
+            if !matches!(gone, Ok(true)) {
+                group::signal_if(p.pid, p.start, libc::SIGKILL);
+            }
+        }
+        for p in &found {
+            let _ = group::wait_gone(p.pid, p.start, Duration::from_secs(1));
+        }
+    }
+
+    /// The last thing: what tasks have left running on purpose ends with bpm.
+    pub(super) fn sweep_tasks(&mut self) {
+        let Phase::Sweeping { due, stage } = self.phase else {
+            return;
+        };
+        let prefix = self.marker_prefix();
+        let ours = |p: &Proc| {
+            let marker = group::marker(p.pid).unwrap_or_default();
+            let rest = marker
+                .strip_prefix(&prefix)
+                .and_then(|r| r.strip_prefix('/'));
+            // A build's cache daemon is left alone.
+            rest.and_then(|r| r.rsplit_once('/'))
+                .is_some_and(|(_, run)| !run.starts_with('b'))
+        };
+        let left: Vec<Proc> = group::orphans(|_| false)
+            .into_iter()
+            .filter(|p| p.state != 'Z' && ours(p))
+            .collect();
+        if left.is_empty() {
+            self.phase = Phase::Ended;
+            return;
+        }
+        let late = due <= Mono::now();
+        match stage {
+            Sweep::Killed if late => {
+                let pids: Vec<i32> = left.iter().map(|p| p.pid).collect();
+                self.say(
+                    Level::Error,
+                    &format!("survived KILL and is left behind: {pids:?}"),
+                );
+                self.phase = Phase::Ended;
+            }
+            Sweep::Told | Sweep::Begun if late || self.terms > 1 => {
+                for p in &left {
+                    group::signal(p.pid, libc::SIGKILL);
+                }
+                self.phase = Phase::Sweeping {
+                    due: Mono::now().after(GIVE_UP),
+                    stage: Sweep::Killed,
+                };
+            }
+            Sweep::Begun => {
+                for p in &left {
+                    group::signal(p.pid, libc::SIGTERM);
+                    group::signal(p.pid, libc::SIGCONT);
+                }
+                self.phase = Phase::Sweeping {
+                    due,
+                    stage: Sweep::Told,
+                };
+            }
+            Sweep::Told | Sweep::Killed => {}
+        }
+    }
+}
+
+/// `exit code 3`, `signal KILL`.
+pub(super) fn end_words(end: End) -> String {
+    match end {
+        End::Code(code) => format!("exit code {code}"),
+        End::Signal { number, .. } => format!("signal {}", reap::signal_name(number)),
+    }
+}

@@ -1,0 +1,140 @@
+//! What is shown: the snapshot on the board, made anew where something changed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::board::{BuildView, Snapshot, UnitView};
+use crate::clock::Wall;
+use crate::config::{Mode, PortWish};
+use crate::lifecycle::{Facts, UnitId};
+
+use super::{Phase, Supervisor, Unit};
+
+/// The root's last path component.
+pub(super) fn project_name(root: &Path) -> String {
+    root.file_name()
+        .map_or_else(|| "/".into(), |n| n.to_string_lossy().into_owned())
+}
+
+impl Supervisor {
+    /// Replaces the snapshot if anything in it changed.
+    pub(super) fn publish(&mut self) {
+        let mut changed = self.snapshot_seq == 0 || self.last_event != self.published_event;
+        for id in self.order.clone() {
+            changed |= self.refresh(id);
+        }
+        let stopping = self.phase != Phase::Working;
+        let release_at = self.release_at();
+        let old = self.hub.board.now();
+        if !changed && old.stopping == stopping && old.release_at == release_at {
+            return;
+        }
+        self.snapshot_seq += 1;
+        self.published_event = self.last_event;
+        let units: Vec<Arc<UnitView>> = self
+            .order
+            .iter()
+            .filter_map(|id| self.units.get(id)?.view.clone())
+            .collect();
+        let dev = units.iter().any(|u| u.mode == Mode::Dev);
+        self.hub.board.publish(Snapshot {
+            seq: self.snapshot_seq,
+            project: old.project.clone(),
+            root: old.root.clone(),
+            units,
+            events: self.events.clone(),
+            mode: if dev { Mode::Dev } else { Mode::Release },
+            release_at,
+            stopping,
+        });
+    }
+
+    /// True if the unit has to be shown anew.
+    fn refresh(&mut self, id: UnitId) -> bool {
+        let Some(facts) = self.fleet.facts(id) else {
+            return false;
+        };
+        let Some(unit) = self.units.get_mut(&id) else {
+            return false;
+        };
+        if !unit.changed && unit.facts.as_ref() == Some(&facts) {
+            return false;
+        }
+        let before = unit.facts.as_ref().map(|f| f.state);
+        if before != Some(facts.state) {
+            unit.since = Wall::now();
+        }
+        unit.view = Some(Arc::new(unit.show(&facts)));
+        unit.changed = false;
+        let words = state_words(&facts);
+        let told = before.is_some_and(|b| b != facts.state);
+        unit.facts = Some(facts);
+        if told {
+            self.happened(Some(id), "state", words);
+        }
+        true
+    }
+}
+
+impl Unit {
+    fn show(&self, facts: &Facts) -> UnitView {
+        let process = &self.process;
+        let port = match process.port {
+            Some(PortWish::Fixed(port)) => Some(port),
+            Some(PortWish::Auto) | None => None,
+        };
+        UnitView {
+            name: process.name.clone(),
+            kind: process.kind,
+            state: facts.state,
+            wanted: facts.wanted,
+            mode: facts.mode,
+            pid: facts.pid,
+            since: self.since,
+            started: facts.started,
+            ready: facts.ready,
+            healthy: process.health.as_ref().and(facts.healthy),
+            restarts: facts.restarts,
+            crashes: facts.crashes,
+            next_start: facts.next_start,
+            stale: facts.stale,
+            build: self.show_build(facts),
+            exits: Arc::clone(&self.exits),
+            depends_on: process.depends_on.iter().map(|d| d.name.clone()).collect(),
+            rolled_back: facts.rolled_back,
+            reason: facts.reason.clone(),
+            port,
+            log: Arc::clone(&self.log),
+            build_log: Arc::clone(&self.build_log),
+        }
+    }
+
+    /// The build under way, else one that waits for its turn, else the last one.
+    fn show_build(&self, facts: &Facts) -> Option<BuildView> {
+        match facts.queued {
+            Some(mode) if facts.building.is_none() => Some(BuildView {
+                id: self.build.as_ref().map_or(0, |b| b.id) + 1,
+                state: "queued",
+                phase: Some("waiting for its turn".into()),
+                mode,
+                at: Wall::now(),
+                began: None,
+                took: None,
+                ok: None,
+                errors: Arc::default(),
+            }),
+            _ => self.build.clone(),
+        }
+    }
+}
+
+fn state_words(facts: &Facts) -> String {
+    let mut words = facts.state.as_str().to_string();
+    if let Some(pid) = facts.pid {
+        words.push_str(&format!(" (pid {pid})"));
+    }
+    if let Some(reason) = &facts.reason {
+        words.push_str(&format!(": {reason}"));
+    }
+    words
+}
