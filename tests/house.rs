@@ -1,7 +1,7 @@
 //! The house of the source: rooms stand on floors, and an import points to the same floor or to one
 //! below; only `os` has `unsafe`; rooms stay small.
 
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,8 +43,8 @@ const FLOORS: &[(u8, &[&str])] = &[
     (5, &["daemon", "proxy", "cli", "render", "tui"]),
 ];
 
-/// Lines of one file, tests not counted: more than that is two rooms.
-const ROOM: usize = 900;
+/// Lines of code in one file, without tests: more than that is two rooms.
+const ROOM: usize = 1_100;
 
 struct File {
     /// Below `src`.
@@ -64,6 +64,11 @@ impl File {
     fn code(&self) -> &str {
         let end = self.text.find("\n#[cfg(test)]\nmod tests");
         &self.text[..end.unwrap_or(self.text.len())]
+    }
+
+    fn is_test(&self) -> bool {
+        let name = self.path.file_stem().unwrap();
+        name == "tests" || name == "testing"
     }
 
     fn is_room(&self) -> bool {
@@ -88,8 +93,14 @@ fn files() -> Vec<File> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     walk(&root, &root, &mut found);
+    found.retain(|f| !f.is_test());
     assert!(found.len() > 10, "the source is somewhere else");
     found
+}
+
+/// Names and paths in a line of code: `std::fs::read`, `unsafe`.
+fn words(code: &str) -> impl Iterator<Item = &str> {
+    code.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
 }
 
 fn floors() -> BTreeMap<&'static str, u8> {
@@ -181,17 +192,21 @@ fn thought_asks_the_system_nothing() {
         let thought = floors.get(file.room().as_str()) == Some(&1);
         let forbidden = [
             "std::fs",
-            "std::net::Tcp",
+            "std::net::TcpStream",
             "std::os::fd",
             "std::thread",
             "std::process",
-            "nix::",
-            "libc::",
+            "nix",
+            "libc",
             "Mono::now",
             "Wall::now",
         ];
-        for word in forbidden.iter().filter(|_| thought) {
-            if let Some(line) = file.code().lines().find(|l| l.contains(word)) {
+        for path in forbidden.iter().filter(|_| thought) {
+            let names = |line: &&str| {
+                let code = line.split("//").next().unwrap_or_default();
+                words(code).any(|word| word == *path || word.starts_with(&format!("{path}::")))
+            };
+            if let Some(line) = file.code().lines().find(names) {
                 wrong.push(format!("{}: {}", file.path.display(), line.trim()));
             }
         }
@@ -203,20 +218,13 @@ fn thought_asks_the_system_nothing() {
 fn only_the_hands_are_unsafe_and_they_say_why() {
     let mut wrong = Vec::new();
     for file in files() {
-        let lines: Vec<&str> = file.text.lines().collect();
-        for (i, line) in lines.iter().enumerate() {
+        let mut argued = false;
+        for (line, number) in file.code().lines().zip(1..) {
             let code = line.split("//").next().unwrap_or_default();
-            if !code
-                .split(|c: char| !c.is_alphanumeric() && c != '_')
-                .any(|w| w == "unsafe")
-            {
-                continue;
-            }
-            let before = &lines[i.saturating_sub(6)..i];
-            if file.room() != "os" {
-                wrong.push(format!("{}:{}: unsafe", file.path.display(), i + 1));
-            } else if !before.iter().any(|l| l.contains("SAFETY")) {
-                wrong.push(format!("{}:{}: no SAFETY line", file.path.display(), i + 1));
+            // An argument holds for the function that it is in.
+            argued = line.contains("SAFETY") || argued && !words(code).any(|w| w == "fn");
+            if words(code).any(|w| w == "unsafe") && !(file.room() == "os" && argued) {
+                wrong.push(format!("{}:{number}: {}", file.path.display(), line.trim()));
             }
         }
     }
@@ -226,7 +234,8 @@ fn only_the_hands_are_unsafe_and_they_say_why() {
 #[test]
 fn rooms_are_small() {
     for file in files() {
-        let lines = file.code().lines().count();
+        let bare = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+        let lines = file.code().lines().filter(bare).count();
         assert!(lines <= ROOM, "{} has {lines} lines", file.path.display());
     }
 }

@@ -1,17 +1,370 @@
-//! Processes run, as the configuration says.
+//! Processes run as the configuration says, bpm starts and ends as it should, and what can't be
+//! done is said.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 mod common;
 
-use common::House;
+use std::net::TcpListener;
+
+use common::{House, eventually, lives};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+const NAP: &str = "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n";
 
 #[test]
-fn a_command_runs_and_its_output_is_kept() {
+fn the_mcp_run_of_an_earlier_manager_works() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = port.local_addr().unwrap().port();
+    drop(port);
+    let mut house = House::new(&format!(
+        r#"
+mcp_port = {number}
+dev_timeout_hours = 3
+dev_crash_wait_seconds = 120
+release_crash_backoff_initial_seconds = 1
+release_crash_backoff_max_seconds = 300
+
+[process.api]
+type = "rust"
+args = ["--port", "8080"]
+
+[process.web]
+type = "npm"
+command = ["npm", "run", "dev"]
+
+[process.tool]
+command = ["sh", "-c", "echo tool; exec sleep 1000"]
+"#
+    ));
+    house.fake_cargo();
+    house.source("echo \"api $*\"; exec sleep 1000");
+    house.program("fake/npm", "#!/bin/sh\necho \"npm $*\"\nexec sleep 1000\n");
+    house.serve();
+
+    assert_eq!(
+        house.descriptor()["url"],
+        format!("http://127.0.0.1:{number}/mcp")
+    );
+    assert_eq!(house.line("api", "api"), "api --port 8080");
+    assert_eq!(house.line("web", "npm"), "npm run dev");
+    assert_eq!(house.line("tool", "tool"), "tool");
+    for (name, kind) in [("api", "rust"), ("web", "npm"), ("tool", "command")] {
+        house.running(name);
+        assert_eq!(house.status(name)["type"], kind);
+        assert_eq!(house.status(name)["mode"], "release");
+    }
+}
+
+#[test]
+fn a_child_gets_its_own_session_and_nothing_of_bpm() {
+    let mut house = House::new("[process.child]\ncommand = [\"FIXTURE\", \"inherited\"]\n");
+    house.serve();
+    house.line("child", "session");
+    let lines = house.logs("child");
+    let pid = house.running("child");
+
+    assert!(
+        lines.contains(&format!("pid {pid} group {pid} session {pid}")),
+        "{lines:?}"
+    );
+    // Its streams, and the folder that it looks at.
+    let fds: Vec<&String> = lines.iter().filter(|l| l.starts_with("fd ")).collect();
+    assert!(fds.contains(&&"fd 0 /dev/null".to_string()), "{lines:?}");
+    assert_eq!(fds.len(), 3, "{lines:?}");
+    // Rust ignores SIGPIPE (13) in its main by itself.
+    assert!(
+        lines.contains(&"SigBlk:\t0000000000000000".into()),
+        "{lines:?}"
+    );
+    assert!(
+        lines.contains(&"SigIgn:\t0000000000001000".into()),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_child_gets_the_environment_that_was_asked_for() {
     let mut house = House::new(
         r#"
-        [process.hello]
-        command = ["sh", "-c", "echo hello; exec sleep 1000"]
-        "#,
+env = { WHERE = "top", BOTH = "top" }
+env_file = ["one.env", "missing.env?"]
+[process.child]
+command = ["sh", "-c", "env; echo args $0 $1; pwd; exec sleep 1000", "${WHERE}", "$$5"]
+cwd = "sub dir"
+env = { BOTH = "own", SHELLED = "${FROM_OUTSIDE:-none}/${UNSET:-fallback}" }
+"#,
+    );
+    house.file(
+        "one.env",
+        "# comment\nexport FILE=\"from file\"\nWHERE=file\n",
+    );
+    house.file("sub dir/x", "");
+    house
+        .env("FROM_OUTSIDE", "outside")
+        .env("NOTIFY_SOCKET", "/nowhere")
+        .env("LISTEN_FDS", "3")
+        .env("WATCHDOG_USEC", "1");
+    house.serve();
+    house.line("child", "/sub dir");
+    let lines = house.logs("child");
+    for wanted in [
+        "WHERE=top",
+        "BOTH=own",
+        "FILE=from file",
+        "SHELLED=outside/fallback",
+        "BPM_PROCESS=child",
+        "BPM_RUN=1",
+        "args top $5",
+    ] {
+        assert!(lines.iter().any(|l| l == wanted), "{wanted} in {lines:?}");
+    }
+    assert!(lines.iter().any(|l| l.starts_with("BPM_PROJECT=")));
+    for unwanted in ["NOTIFY_SOCKET=", "LISTEN_FDS=", "WATCHDOG_USEC="] {
+        assert!(!lines.iter().any(|l| l.starts_with(unwanted)), "{lines:?}");
+    }
+}
+
+#[test]
+fn an_unset_variable_is_an_error_at_start() {
+    let mut house = House::new("[process.a]\ncommand = [\"echo\", \"${NOBODY_SETS_THIS}\"]\n");
+    house.serve();
+    let error = house.call("start", json!({"process": "a"})).error();
+    assert!(error.contains("NOBODY_SETS_THIS"), "{error}");
+}
+
+#[test]
+fn a_string_is_run_by_a_shell_that_leaves() {
+    let mut house = House::new("[process.nap]\ncommand = \"sleep 1000\"\n");
+    house.serve();
+    let pid = house.running("nap");
+    // The shell executes it: no shell stands between bpm and the program.
+    let comm = eventually(|| {
+        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        if comm == "sleep\n" {
+            Ok(comm)
+        } else {
+            Err(comm)
+        }
+    });
+    assert_eq!(comm, "sleep\n");
+}
+
+#[test]
+fn a_task_runs_once() {
+    let mut house = House::new(
+        r#"
+[process.good]
+type = "task"
+command = "echo once"
+[process.bad]
+type = "task"
+command = "echo no; exit 3"
+[process.rest]
+command = "echo rest"
+restart = "never"
+"#,
     );
     house.serve();
-    assert_eq!(house.line("hello", "hello"), "hello");
+    let good = house.status_when("good", |s| s["state"] == "done");
+    assert_eq!(good["exit"]["code"], 0);
+    let bad = house.status_when("bad", |s| s["state"] == "failed");
+    assert_eq!(bad["exit"]["code"], 3);
+    house.status_when("rest", |s| s["state"] == "done");
+    assert_eq!(house.logs("good"), ["once"]);
+}
+
+#[test]
+fn a_dependent_starts_after_what_it_needs() {
+    let mut house = House::new(
+        r#"
+[process.web]
+command = "cat prepared; exec sleep 1000"
+depends_on = ["prepare"]
+[process.prepare]
+type = "task"
+command = "read go <gate; echo ready >prepared"
+"#,
+    );
+    let gate = house.gate();
+    house.serve();
+    let web = house.status("web");
+    assert_eq!(web["state"], "waiting");
+    assert_eq!(web["depends_on"], json!(["prepare"]));
+    gate.open();
+    assert_eq!(house.line("web", "ready"), "ready");
+}
+
+#[test]
+fn autostart_false_waits_for_an_order() {
+    let mut house =
+        House::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\nautostart = false\n");
+    house.serve();
+    assert_eq!(house.status("nap")["state"], "stopped");
+    let pid = house.call("start", json!({"process": "nap"})).ok()["pid"].clone();
+    assert_eq!(house.status("nap")["pid"], pid);
+    // The same again is no error and no second one.
+    assert_eq!(
+        house.call("start", json!({"process": "nap"})).ok()["pid"],
+        pid
+    );
+}
+
+#[test]
+fn a_program_that_is_missing_is_said_at_once() {
+    let mut house = House::new(
+        r#"
+[process.web]
+command = ["./srv"]
+[process.lost]
+command = ["sleep", "1000"]
+cwd = "no/such/folder"
+[process.flat]
+command = ["./flat"]
+[process.fine]
+command = ["sleep", "1000"]
+"#,
+    );
+    house.file("flat", "not executable");
+    house.serve();
+    let root = house.root.display().to_string();
+
+    let error = house.call("start", json!({"process": "web"})).error();
+    for part in ["no such file", "\"./srv\"", &root] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    let error = house.call("start", json!({"process": "lost"})).error();
+    assert!(error.contains("no/such/folder"), "{error}");
+    let error = house.call("start", json!({"process": "flat"})).error();
+    assert!(
+        error.to_lowercase().contains("permission denied"),
+        "{error}"
+    );
+    let status = house.status_when("web", |s| s["reason"].is_string());
+    assert!(
+        status["reason"].as_str().unwrap().contains("./srv"),
+        "{status}"
+    );
+    house.running("fine");
+}
+
+#[test]
+fn a_project_without_a_readable_mcp_run_is_said() {
+    let mut house = House::empty();
+    house.serve_fails().exits(1).says(&["bpm: ", ".mcp-run"]);
+    // Reading a folder fails for root as well.
+    std::fs::create_dir(house.root.join(".mcp-run")).unwrap();
+    house
+        .serve_fails()
+        .exits(1)
+        .says(&["bpm: cannot", ".mcp-run", "directory"]);
+}
+
+#[test]
+fn all_mistakes_of_a_mcp_run_are_told_at_once() {
+    let mut house = House::new(
+        "mcp_prot = 1\n[process.web]\ncomand = [\"x\"]\n[process.api]\ncommand = 7\nstop_timeout_seconds = -1\n",
+    );
+    for ended in [house.cli(["check"]), house.serve_fails()] {
+        ended.exits(1).says(&[
+            ".mcp-run:1:1: unknown key \"mcp_prot\"",
+            "did you mean \"mcp_port\"?",
+            ".mcp-run:3:1: unknown key \"comand\" in [process.web]; did you mean \"command\"?",
+            ".mcp-run:5:",
+            ".mcp-run:6:",
+        ]);
+    }
+    house.config(NAP);
+    house.cli(["check"]).exits(0);
+}
+
+#[test]
+fn a_port_in_use_names_its_holder() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let mut house = House::new(&format!("mcp_port = {port}\n{NAP}"));
+    let me = std::process::id().to_string();
+    house.serve_fails().exits(1).says(&[&port.to_string(), &me]);
+    // Another port helps.
+    house.args(&["--port", "auto"]).serve();
+    house.running("nap");
+}
+
+#[test]
+fn the_port_is_kept_for_the_project() {
+    let mut house = House::new(NAP);
+    house.serve();
+    let first = house.descriptor()["url"].clone();
+    house.signal(Signal::SIGTERM);
+    assert_eq!(house.ended(), Some(0));
+    house.serve();
+    assert_eq!(house.descriptor()["url"], first);
+}
+
+#[test]
+fn a_second_bpm_in_the_same_project_is_refused() {
+    let mut house = House::new(NAP);
+    house.serve();
+    let pid = house.pid().to_string();
+    let second = house.cli([house.root.as_os_str()]).exits(1);
+    second.says(&["already running", &pid]);
+    house.running("nap");
+}
+
+#[test]
+fn an_unknown_command_is_answered_with_the_nearest() {
+    let house = House::new(NAP);
+    house.cli(["chekc"]).exits(2).says(&["\"check\""]);
+    house.cli(["--prot", "1"]).exits(2).says(&["--port"]);
+    house.cli(["check", "--nosuch"]).exits(2).says(&["bpm: "]);
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let house = House::empty();
+    for flag in ["--version", "-V"] {
+        let said = house.cli([flag]).exits(0);
+        assert_eq!(said.out, format!("bpm {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    for flag in ["--help", "-h"] {
+        let said = house.cli([flag]).exits(0);
+        assert!(
+            said.out.contains("check") && said.err.is_empty(),
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
+fn term_and_int_end_everything_in_order() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut house = House::new(NAP);
+        house.serve();
+        let nap = house.running("nap");
+        let folder = house.state_folder().unwrap();
+        house.signal(signal);
+        assert_eq!(house.ended(), Some(0));
+        assert!(!lives(nap));
+        assert!(!folder.join("daemon.json").exists());
+        assert!(!folder.join("daemon.sock").exists());
+    }
+}
+
+#[test]
+fn a_second_term_does_not_wait() {
+    let mut house = House::new(
+        "[process.stubborn]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 1000\n",
+    );
+    house.serve();
+    house.line("stubborn", "stubborn");
+    let children = house.inhabitants();
+    assert_eq!(children.len(), 3, "{children:?}");
+    house.signal(Signal::SIGTERM);
+    house.stopping();
+    house.signal(Signal::SIGTERM);
+    house.ended();
+    for (pid, _) in children {
+        assert!(!lives(pid));
+    }
 }

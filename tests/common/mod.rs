@@ -3,14 +3,20 @@
 //! Tests wait for events. What tells nobody when it happens is looked at by [`eventually`], the only
 //! place that polls.
 
-#![allow(dead_code, unreachable_pub, clippy::disallowed_methods)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used
+)]
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -236,14 +242,22 @@ impl House {
     /// Starts `bpm ROOT` and waits until it listens. Its output goes to `out` and `err` beside the root.
     #[track_caller]
     pub fn serve(&mut self) -> &mut Self {
-        let child = self.spawn();
+        let child = self.spawn(self.sink("out"));
+        self.wait_until_served(child);
+        self
+    }
+
+    /// The same with its stdout going elsewhere.
+    #[track_caller]
+    pub fn serve_into(&mut self, out: std::os::fd::OwnedFd) -> &mut Self {
+        let child = self.spawn(Stdio::from(out));
         self.wait_until_served(child);
         self
     }
 
     /// Starts `bpm ROOT`, which is expected to fail, and waits for its end.
     pub fn serve_fails(&mut self) -> Ended {
-        let mut child = self.spawn();
+        let mut child = self.spawn(self.sink("out"));
         let status = child.wait().unwrap();
         Ended {
             code: status.code(),
@@ -252,15 +266,17 @@ impl House {
         }
     }
 
-    fn spawn(&mut self) -> Child {
-        let file = |name| fs::File::create(self.base.join(name)).unwrap();
-        let (out, err) = (file("out"), file("err"));
+    fn sink(&self, name: &str) -> Stdio {
+        fs::File::create(self.base.join(name)).unwrap().into()
+    }
+
+    fn spawn(&self, out: Stdio) -> Child {
         self.command(env!("CARGO_BIN_EXE_bpm"))
             .args(&self.args)
             .arg(&self.root)
             .stdin(Stdio::null())
             .stdout(out)
-            .stderr(err)
+            .stderr(self.sink("err"))
             .spawn()
             .unwrap()
     }
@@ -321,6 +337,27 @@ impl House {
     pub fn ended(&mut self) -> Option<i32> {
         let mut served = self.served.take().expect("bpm does not run");
         eventually(|| served.child.try_wait().unwrap().ok_or("bpm goes on")).code()
+    }
+
+    /// Waits until bpm has begun to stop.
+    #[track_caller]
+    pub fn stopping(&self) {
+        let url = self.descriptor()["url"].as_str().expect("no url");
+        let address = url.trim_start_matches("http://").trim_end_matches("/mcp");
+        eventually(|| {
+            // While it stops, health is 503; later nobody listens.
+            let Ok(mut stream) = TcpStream::connect(address) else {
+                return Ok(());
+            };
+            let request = format!("GET /healthz HTTP/1.0\r\nHost: {address}\r\n\r\n");
+            let mut answer = String::new();
+            let _ = stream.write_all(request.as_bytes());
+            let _ = stream.read_to_string(&mut answer);
+            match answer.split(' ').nth(1) {
+                Some("200") => Err(answer),
+                _ => Ok(()),
+            }
+        });
     }
 
     /// A connection to bpm's HTTP.
@@ -487,6 +524,16 @@ impl Gate {
     pub fn open(&self) {
         // Blocks until the other end reads.
         fs::write(&self.path, "go\n").unwrap();
+    }
+
+    /// Lets the build that is there go on, if there is one.
+    pub fn open_if_waiting(&self) {
+        let mut options = fs::File::options();
+        // Without a reader a FIFO can't be opened like this.
+        options.write(true).custom_flags(nix::libc::O_NONBLOCK);
+        if let Ok(mut fifo) = options.open(&self.path) {
+            fifo.write_all(b"go\n").unwrap();
+        }
     }
 
     /// From now on nothing waits.

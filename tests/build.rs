@@ -1,0 +1,372 @@
+//! Builds: release first, dev on restart, and a failed one leaves everything as it was.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod common;
+
+use common::{House, murder};
+use serde_json::{Value, json};
+
+const RUST: &str = "[process.app]\ntype = \"rust\"\n";
+
+/// A rust process under the fake cargo that says `one`.
+fn rust(config: &str) -> House {
+    let mut house = House::new(config);
+    house.fake_cargo();
+    house.source("echo one; exec sleep 1000");
+    house
+}
+
+fn restart(house: &House) -> common::Answer {
+    house.call("restart", json!({"process": "app"}))
+}
+
+#[test]
+fn the_first_build_is_for_release_and_a_restart_for_dev() {
+    let mut house = rust(RUST);
+    house.serve();
+    let first = house.running("app");
+    let status = house.status("app");
+    assert_eq!(status["mode"], "release");
+    assert_eq!(
+        (&status["build"]["ok"], &status["build"]["mode"]),
+        (&json!(true), &json!("release"))
+    );
+    assert!(house.read("cargo-calls").contains("--release"));
+
+    house.source("echo two; exec sleep 1000");
+    let done = restart(&house).ok();
+    assert_eq!(done["ok"], true, "{done}");
+    assert_eq!(done["mode"], "dev");
+    assert_eq!(done["previous_pid"], first);
+    assert_eq!(done["build"]["ok"], true);
+    assert_eq!(done["build"]["errors"], json!([]));
+    assert_ne!(done["pid"], first);
+    assert!(done["gap_seconds"].as_f64().unwrap() < 5.0, "{done}");
+    assert!(
+        done["release_in_seconds"].as_f64().unwrap() > 10_000.0,
+        "{done}"
+    );
+    assert_eq!(house.logs("app"), ["two"]);
+
+    let status = house.call("get_status", json!({})).ok();
+    assert_eq!(status["mode"], "dev");
+    assert_eq!(status["processes"][0]["pid"], done["pid"]);
+    let back = house
+        .call("restart", json!({"process": "app", "mode": "release"}))
+        .ok();
+    assert_eq!(back["mode"], "release");
+    let log = house.lines("search_build_log", json!({"process": "app"}));
+    assert!(log.iter().any(|l| l.contains("Compiling app")), "{log:?}");
+}
+
+#[test]
+fn a_failed_build_leaves_the_old_run() {
+    let mut house = rust(RUST);
+    house.serve();
+    let pid = house.running("app");
+
+    house.file("src/broken", "mismatched types");
+    let error = restart(&house).error();
+    for part in [
+        "E0308",
+        "mismatched types",
+        "src/main.rs:3:5",
+        "still serves",
+        &pid.to_string(),
+    ] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+    let status = house.status("app");
+    assert_eq!(status["state"], "running");
+    assert_eq!(status["pid"], pid);
+    assert_eq!(status["stale"], true);
+    assert_eq!(status["build"]["ok"], false);
+    let first = &status["build"]["errors"][0];
+    assert_eq!(first["file"], "src/main.rs");
+    assert_eq!((&first["line"], &first["column"]), (&json!(3), &json!(5)));
+    assert!(
+        first["message"]
+            .as_str()
+            .unwrap()
+            .contains("mismatched types")
+    );
+    let log = house.lines(
+        "search_build_log",
+        json!({"process": "app", "pattern": "E0308"}),
+    );
+    assert!(!log.is_empty());
+
+    house.remove("src/broken");
+    house.source("echo mended; exec sleep 1000");
+    restart(&house).ok();
+    let status = house.status("app");
+    assert_eq!(status["stale"], false);
+    assert_ne!(status["pid"], pid);
+    assert_eq!(house.logs("app"), ["mended"]);
+}
+
+#[test]
+fn a_second_restart_during_a_build_is_answered_too() {
+    let mut house = rust(RUST);
+    house.serve();
+    let pid = house.running("app");
+    let gate = house.gate();
+    let url = house.descriptor()["url"].as_str().unwrap().to_string();
+    let ask = |url: String| {
+        std::thread::spawn(move || {
+            common::Http::to(&url)
+                .call("restart", json!({"process": "app"}))
+                .ok()
+        })
+    };
+    let first = ask(url.clone());
+    house.status_when("app", |s| s["build"]["state"] == "running");
+    house.source("echo two; exec sleep 1000");
+    let second = ask(url);
+    // The old run serves while both wait.
+    let status = house.status("app");
+    assert_eq!(
+        (&status["state"], &status["pid"]),
+        (&json!("running"), &json!(pid))
+    );
+    // One build goes on, and one more comes after it.
+    gate.open();
+    gate.open();
+    let (first, second) = (first.join().unwrap(), second.join().unwrap());
+    assert_eq!((&first["ok"], &second["ok"]), (&json!(true), &json!(true)));
+    assert_eq!(second["pid"], house.running("app"));
+    assert_eq!(house.logs("app"), ["two"]);
+    gate.remove();
+}
+
+#[test]
+fn a_call_that_takes_too_long_says_how_to_wait() {
+    let mut house = rust(RUST);
+    house.serve();
+    let pid = house.running("app");
+    let gate = house.gate();
+    let args = json!({"process": "app", "timeout_seconds": 0.05});
+    let late = house.call("restart", args);
+    assert!(late.text.contains("wait"), "{}", late.text);
+    let late = late.ok();
+    assert_eq!(late["timed_out"], true);
+    assert_eq!(late["pid"], pid);
+    // It goes on by itself.
+    gate.open();
+    house.status_when("app", |s| s["restarts"] == 1 && s["state"] == "running");
+    gate.remove();
+}
+
+#[test]
+fn a_failed_first_build_is_tried_again() {
+    let mut house =
+        rust("release_crash_backoff_initial_seconds = 0.2\n[process.app]\ntype = \"rust\"\n");
+    house.file("src/broken", "expected expression");
+    house.serve();
+    let status = house.status_when("app", |s| s["state"] == "failed");
+    assert_eq!(status["pid"], Value::Null);
+    assert_eq!(status["build"]["ok"], false);
+    house.remove("src/broken");
+    house.running("app");
+}
+
+#[test]
+fn a_stop_ends_a_build() {
+    let mut house = rust(RUST);
+    let gate = house.gate();
+    house.serve();
+    house.status_when("app", |s| s["state"] == "building");
+    let done = house.call("stop", json!({"process": "app"})).ok();
+    assert_eq!(done["ok"], true, "{done}");
+    assert_eq!(house.status("app")["state"], "stopped");
+    assert!(house.inhabitants().is_empty(), "{:?}", house.inhabitants());
+    gate.remove();
+    house.call("start", json!({"process": "app"})).ok();
+    assert_eq!(house.logs("app"), ["one"]);
+}
+
+#[test]
+fn a_build_that_takes_too_long_is_killed() {
+    let mut house = rust("[process.app]\ntype = \"rust\"\nbuild_timeout_seconds = 0.2\n");
+    let _gate = house.gate();
+    house.serve();
+    let status = house.status_when("app", |s| s["state"] == "failed");
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("0.2"), "{status}");
+    house.call("stop", json!({"process": "app"})).ok();
+    assert!(house.inhabitants().is_empty(), "{:?}", house.inhabitants());
+}
+
+#[test]
+fn what_runs_is_a_copy_as_cargo_run_would_run_it() {
+    let mut house = rust(RUST);
+    house.source("echo argv $0; echo manifest $CARGO_MANIFEST_DIR; exec sleep 1000");
+    house.serve();
+    let pid = house.running("app");
+    let root = house.root.display().to_string();
+    assert!(house.logs("app").contains(&format!("manifest {root}")));
+    // The next build may write in place: it can't touch what runs.
+    house.file("target/release/app", "#!/bin/sh\nexit 1\n");
+    assert_eq!(house.running("app"), pid);
+    murder(pid);
+    house.status_when("app", |s| s["restarts"] == 1 && s["state"] == "running");
+}
+
+#[test]
+fn an_idle_project_goes_back_to_release() {
+    // A second without a call.
+    let mut house = rust("dev_timeout_hours = 0.0003\n[process.app]\ntype = \"rust\"\n");
+    house.serve();
+    house.running("app");
+    restart(&house).ok();
+    // Looking at the calls of cargo is no activity; asking for the status would be.
+    common::eventually(|| {
+        let calls = house.read("cargo-calls");
+        let last = calls.lines().last().unwrap_or_default();
+        if last.contains("--release") && calls.lines().count() == 3 {
+            Ok(())
+        } else {
+            Err(calls)
+        }
+    });
+    house.status_when("app", |s| s["mode"] == "release" && s["state"] == "running");
+}
+
+#[test]
+fn a_build_of_ones_own() {
+    let mut house = House::new(
+        r#"
+[process.app]
+command = "cat made; exec sleep 1000"
+build = "echo building; echo dev >made"
+build_release = ["sh", "-c", "echo release >made"]
+"#,
+    );
+    house.serve();
+    house.running("app");
+    assert_eq!(house.logs("app"), ["release"]);
+    restart(&house).ok();
+    assert_eq!(house.logs("app"), ["dev"]);
+    assert_eq!(
+        house.lines("search_build_log", json!({"process": "app"})),
+        ["building"]
+    );
+    // Without a build what is there is started anew.
+    house.file("made", "by hand\n");
+    let args = json!({"process": "app", "build": false});
+    assert_eq!(house.call("restart", args).ok()["build"], Value::Null);
+    assert_eq!(house.logs("app"), ["by hand"]);
+}
+
+#[test]
+fn cargo_missing_is_said() {
+    let mut house = House::new(
+        "[process.app]\ntype = \"rust\"\n[process.nap]\ncommand = [\"/bin/sleep\", \"1000\"]\n",
+    );
+    house.env("PATH", "/nonexistent");
+    house.serve();
+    let status = house.status_when("app", |s| s["state"] == "failed");
+    assert!(
+        status["reason"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("cargo"),
+        "{status}"
+    );
+    let error = restart(&house).error();
+    assert!(error.contains("cargo"), "{error}");
+    house.running("nap");
+}
+
+#[test]
+fn direnv_gives_the_environment_or_says_why_not() {
+    let mut house =
+        House::new("[process.app]\ncommand = \"echo from $FROM_ENVRC; exec sleep 1000\"\n");
+    house.file(".envrc", "export FROM_ENVRC=envrc\n");
+    house.program(
+        "fake/direnv",
+        r#"#!/bin/sh
+if [ -e blocked ]; then
+  echo "direnv: error $2/.envrc is blocked. Run \`direnv allow\` to approve its content" >&2
+  exit 1
+fi
+[ "$1" = exec ] || exit 2
+shift 2
+FROM_ENVRC=$(cat value) exec "$@"
+"#,
+    );
+    house.file("value", "one");
+    house.path_first("fake");
+    house.serve();
+    house.running("app");
+    assert_eq!(house.logs("app"), ["from one"]);
+    // Anew at each start.
+    house.file("value", "two");
+    restart(&house).ok();
+    assert_eq!(house.logs("app"), ["from two"]);
+    house.file("blocked", "");
+    let error = restart(&house).error();
+    assert!(error.contains("direnv allow"), "{error}");
+}
+
+#[test]
+fn direnv_missing_is_said() {
+    let mut house = House::new("[process.app]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+    house.file(".envrc", "");
+    house.env("PATH", "/nonexistent");
+    house.serve();
+    let error = house.call("start", json!({"process": "app"})).error();
+    assert!(error.contains("direnv"), "{error}");
+}
+
+#[test]
+fn the_real_cargo_builds_and_fails() {
+    let mut house = House::new(RUST);
+    let source = |text: &str| {
+        format!("fn main() {{\n    {text}\n    loop {{\n        std::thread::park();\n    }}\n}}\n")
+    };
+    house.file(
+        "Cargo.toml",
+        "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n",
+    );
+    house.file("src/main.rs", &source("println!(\"one\");"));
+    house.serve();
+    let pid = house.running("app");
+    assert_eq!(house.logs("app"), ["one"]);
+    assert!(house.root.join("target/release/app").exists());
+
+    house.file("src/main.rs", &source("let n: u32 = \"no number\";"));
+    let error = restart(&house).error();
+    for part in [
+        "E0308",
+        "mismatched types",
+        "src/main.rs:2:18",
+        "still serves",
+    ] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+    assert_eq!(house.running("app"), pid);
+
+    house.file("src/main.rs", &source("println!(\"two\");"));
+    restart(&house).ok();
+    assert_eq!(house.logs("app"), ["two"]);
+}
+
+#[test]
+fn two_binaries_and_none_named_are_listed() {
+    let mut house = House::new(RUST);
+    house.file(
+        "Cargo.toml",
+        "[package]\nname = \"app\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n",
+    );
+    house.file("src/bin/here.rs", "fn main() {}");
+    house.file("src/bin/there.rs", "fn main() {}");
+    house.serve();
+    let status = house.status_when("app", |s| s["state"] == "failed");
+    let reason = status["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("here") && reason.contains("there"),
+        "{reason}"
+    );
+}

@@ -1,0 +1,226 @@
+//! MCP over HTTP, as agents and curl speak it.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod common;
+
+use common::{House, Http};
+use serde_json::{Value, json};
+
+const NAP: &str = "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n";
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+fn house() -> House {
+    let mut house = House::new(NAP);
+    house.serve();
+    house
+}
+
+#[test]
+fn a_call_by_hand_needs_no_ceremony() {
+    let house = house();
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_status","arguments":{}}}"#;
+    let answer = house.http().ask("POST", "/mcp", &[JSON], body);
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let data = &answer.json()["result"]["structuredContent"];
+    assert_eq!(data["schema"], 1);
+    assert_eq!(data["daemon"]["pid"], house.pid());
+    assert_eq!(data["daemon"]["url"], house.descriptor()["url"]);
+    assert_eq!(data["daemon"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(data["processes"][0]["name"], "nap");
+}
+
+#[test]
+fn every_handshake_revision_is_answered_with_itself() {
+    let house = house();
+    for revision in ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"] {
+        let answer = house.rpc(
+            "initialize",
+            json!({"protocolVersion": revision, "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}),
+        );
+        let result = &answer["result"];
+        assert_eq!(result["protocolVersion"], revision, "{answer}");
+        assert_eq!(result["serverInfo"]["version"], env!("CARGO_PKG_VERSION"));
+        assert!(result["instructions"].as_str().unwrap().len() <= 1_200);
+        let mut http = house.http();
+        let headers = [JSON, ("MCP-Protocol-Version", revision)];
+        let done = http.ask(
+            "POST",
+            "/mcp",
+            &headers,
+            r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+        );
+        assert_eq!((done.status, done.body.as_str()), (202, ""));
+        assert_eq!(done.header("mcp-session-id"), None);
+    }
+}
+
+#[test]
+fn the_stateless_revision_is_spoken_too() {
+    let house = house();
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let body =
+        json!({"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {"_meta": meta}});
+    let headers = [
+        JSON,
+        ("Accept", "application/json, text/event-stream"),
+        ("MCP-Protocol-Version", "2026-07-28"),
+        ("Mcp-Method", "server/discover"),
+    ];
+    let answer = house
+        .http()
+        .ask("POST", "/mcp", &headers, &body.to_string());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let versions = &answer.json()["result"]["supportedVersions"];
+    assert!(
+        versions.as_array().unwrap().contains(&json!("2026-07-28")),
+        "{versions}"
+    );
+}
+
+#[test]
+fn the_list_of_tools_is_small_and_complete() {
+    let house = house();
+    let answer = house.rpc("tools/list", json!({}));
+    let tools = answer["result"]["tools"].as_array().unwrap();
+    let names: Vec<&str> = tools.iter().map(|t| t["name"].as_str().unwrap()).collect();
+    for name in [
+        "search_logs",
+        "search_build_log",
+        "restart",
+        "get_status",
+        "start",
+        "stop",
+    ] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    for tool in tools {
+        assert!(tool["description"].is_string(), "{tool}");
+        assert!(tool["annotations"].is_object(), "{tool}");
+        assert_eq!(tool["inputSchema"]["type"], "object", "{tool}");
+    }
+    assert!(answer.to_string().len() < 16_000);
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said() {
+    let house = house();
+    let mut http = house.http();
+    let mut error = |body: &str| {
+        let answer = http.post(body);
+        (answer.status, answer.json()["error"]["code"].clone())
+    };
+    assert_eq!(error("{\"jsonrpc\""), (400, json!(-32700)));
+    assert_eq!(error("7"), (400, json!(-32600)));
+    assert_eq!(error(r#"{"jsonrpc":"2.0","id":1}"#).1, json!(-32600));
+    assert_eq!(
+        error(r#"{"jsonrpc":"2.0","id":1,"method":"no/such"}"#).1,
+        json!(-32601)
+    );
+    let unknown = house.rpc("tools/call", json!({"name": "restrat", "arguments": {}}));
+    assert_eq!(unknown["error"]["code"], -32602, "{unknown}");
+    let message = unknown["error"]["message"].as_str().unwrap();
+    assert!(message.contains("restrat"), "{message}");
+    let wrong = house.call("restart", json!({"process": "nop"})).error();
+    assert!(wrong.contains("did you mean \"nap\"?"), "{wrong}");
+    let wrong = house
+        .call("restart", json!({"process": "nap", "mode": "fast"}))
+        .error();
+    assert!(wrong.contains("mode"), "{wrong}");
+    house.running("nap");
+}
+
+#[test]
+fn only_loopback_names_and_origins_are_served() {
+    let house = house();
+    let status = |headers: &[(&str, &str)]| {
+        let headers: Vec<_> = headers.iter().copied().chain([JSON]).collect();
+        let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+        house.http().ask("POST", "/mcp", &headers, ping).status
+    };
+    assert_eq!(status(&[]), 200);
+    assert_eq!(status(&[("Host", "localhost")]), 200);
+    assert_eq!(status(&[("Host", "[::1]:3001")]), 200);
+    assert_eq!(status(&[("Origin", "http://localhost:5173")]), 200);
+    assert_eq!(status(&[("Host", "evil.example")]), 403);
+    assert_eq!(status(&[("Host", "localhost.evil.example")]), 403);
+    assert_eq!(status(&[("Origin", "https://evil.example")]), 403);
+    assert_eq!(status(&[("Origin", "null")]), 403);
+}
+
+#[test]
+fn what_is_no_post_to_mcp_has_its_status() {
+    let house = house();
+    let mut http = house.http();
+    let mut ask = |method: &str, path: &str| {
+        let answer = http.ask(method, path, &[JSON], "");
+        (answer.status, answer.header("allow").map(str::to_string))
+    };
+    assert_eq!(ask("GET", "/mcp"), (405, Some("POST".into())));
+    assert_eq!(ask("DELETE", "/mcp"), (405, Some("POST".into())));
+    assert_eq!(ask("GET", "/nowhere").0, 404);
+    assert_eq!(ask("POST", "/healthz").0, 405);
+    let health = house.http().ask("GET", "/healthz", &[], "");
+    assert_eq!(health.status, 200);
+    let health = health.json();
+    assert_eq!(
+        (&health["ok"], &health["pid"]),
+        (&json!(true), &json!(house.pid()))
+    );
+    let plain = house
+        .http()
+        .ask("POST", "/mcp", &[("Content-Type", "text/plain")], "{}");
+    assert_eq!(plain.status, 415);
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused_unread() {
+    let house = house();
+    let mut http = house.http();
+    http.send(b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 60000000000\r\n\r\n");
+    assert_eq!(http.response().status, 413);
+    house.running("nap");
+}
+
+#[test]
+fn calls_of_many_clients_run_side_by_side() {
+    let mut house = House::new("[process.app]\ntype = \"rust\"\n");
+    house.fake_cargo();
+    house.source("exec sleep 1000");
+    house.serve();
+    house.running("app");
+    let gate = house.gate();
+    let url = house.descriptor()["url"].as_str().unwrap().to_string();
+    let waiting: Vec<_> = (0..20)
+        .map(|_| {
+            let url = url.clone();
+            std::thread::spawn(move || {
+                Http::to(&url)
+                    .call("restart", json!({"process": "app"}))
+                    .ok()
+            })
+        })
+        .collect();
+    house.status_when("app", |s| s["build"]["state"] == "running");
+    // Twenty wait, and others are served; at most one more build is owed to all of them.
+    gate.open();
+    let finished = |w: &Vec<std::thread::JoinHandle<Value>>| w.iter().all(|w| w.is_finished());
+    common::eventually(|| {
+        if finished(&waiting) {
+            return Ok(());
+        }
+        if house.status("app")["build"]["state"] == "running" {
+            gate.open_if_waiting();
+        }
+        Err("still waiting")
+    });
+    for call in waiting {
+        assert_eq!(call.join().unwrap()["ok"], true);
+    }
+    gate.remove();
+}

@@ -1,0 +1,318 @@
+//! Whatever a process prints is kept within bounds, and found again.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod common;
+
+use common::{House, eventually, log_data};
+use serde_json::{Value, json};
+
+/// The answer of `search_logs` as data, of a process called `a`.
+fn search(house: &House, mut args: Value) -> Value {
+    args["process"] = json!("a");
+    args["format"] = json!("json");
+    log_data(&house.call("search_logs", args))
+}
+
+#[test]
+fn all_output_of_a_process_that_ends_at_once_is_kept() {
+    let mut house = House::new(
+        "[process.a]\ncommand = [\"FIXTURE\", \"burst\", \"2000\"]\nrestart = \"never\"\n",
+    );
+    house.serve();
+    house.status_when("a", |s| s["state"] == "done");
+    let first = search(&house, json!({"head": 1}));
+    assert_eq!(first["matches"], 2000, "{first}");
+    assert_eq!(first["lines"][0]["text"], "line 1");
+    let last = search(&house, json!({"tail": 1}));
+    assert_eq!(last["lines"][0]["text"], "line 2000");
+    assert_eq!(last["exit"], "exit code 0");
+    let one = search(&house, json!({"pattern": "line 1234"}));
+    assert_eq!(
+        (&one["matches"], &one["searched"]),
+        (&json!(1), &json!(2000))
+    );
+}
+
+#[test]
+fn a_line_of_megabytes_is_split_and_marked() {
+    let mut house = House::new(
+        "[process.a]\ncommand = [\"FIXTURE\", \"long\", \"3145728\"]\nlog_bytes = \"8M\"\n",
+    );
+    house.serve();
+    eventually(|| {
+        let all = search(&house, json!({"tail": 0}));
+        if all["matches"] == 48 {
+            Ok(())
+        } else {
+            Err(all)
+        }
+    });
+    let pieces = search(&house, json!({"head": 1}));
+    let piece = &pieces["lines"][0];
+    assert_eq!(piece["truncated"], true, "{piece}");
+    let shown = piece["text"].as_str().unwrap().chars().count();
+    assert!(
+        (900..=1100).contains(&shown),
+        "clipped in its middle: {shown}"
+    );
+}
+
+#[test]
+fn memory_is_bounded_and_what_is_dropped_is_counted() {
+    let mut house = House::new(
+        "[process.a]\ncommand = \"seq 100000; echo end; exec sleep 1000\"\nlog_lines = 100\nlog_bytes = \"64K\"\nlog_disk = 0\n",
+    );
+    house.serve();
+    house.line("a", "end");
+    let all = search(&house, json!({"head": 1}));
+    let kept = all["matches"].as_u64().unwrap();
+    assert!((1..=100).contains(&kept), "{all}");
+    assert_eq!(all["dropped"].as_u64().unwrap() + kept, 100_001, "{all}");
+    let status = house.status("a");
+    assert_eq!(status["log_lines"].as_u64(), Some(kept), "{status}");
+    assert_eq!(status["log_dropped"].as_u64(), Some(100_001 - kept));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_shown_as_well_as_can_be() {
+    let mut house =
+        House::new("[process.a]\ncommand = [\"cat\", \"bytes\"]\nrestart = \"never\"\n");
+    let bytes = b"plain\n\xff\xfe bad\nnul\0nul\n\x1b[31mred\x1b[0m\n\x1b]0;a title that never ends\nafter\nno newline";
+    std::fs::write(house.root.join("bytes"), bytes).unwrap();
+    house.serve();
+    house.status_when("a", |s| s["state"] == "done");
+    let found = search(&house, json!({}));
+    let lines: Vec<&str> = found["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|l| l["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(lines.len(), 7, "{lines:?}");
+    assert_eq!(lines[0], "plain");
+    assert_eq!(lines[1], "\u{fffd}\u{fffd} bad");
+    assert!(lines[2].starts_with("nul") && lines[2].ends_with("nul"));
+    assert_eq!(lines[3], "red");
+    // The sequence ends with its line at the latest: what follows is not swallowed.
+    assert_eq!(lines[5], "after");
+    assert_eq!(lines[6], "no newline");
+    assert!(!found.to_string().contains("\\u001b"), "{found}");
+}
+
+#[test]
+fn escapes_are_gone_before_the_search() {
+    let mut house = House::new(
+        r#"
+[process.a]
+command = ["printf", "\\033[1mer\\033[0mror: \\033[38;5;9mbad\\033[m\\n"]
+restart = "never"
+"#,
+    );
+    house.serve();
+    house.status_when("a", |s| s["state"] == "done");
+    assert_eq!(
+        search(&house, json!({"pattern": "^error: bad$"}))["matches"],
+        1
+    );
+    assert_eq!(
+        search(&house, json!({"pattern": "38;5", "literal": true}))["matches"],
+        0
+    );
+}
+
+#[test]
+fn an_unfinished_line_is_shown_and_keeps_its_number() {
+    let mut house = House::new(
+        "[process.a]\ncommand = \"printf 'password: '; read x <gate; echo ok; exec sleep 1000\"\n",
+    );
+    let gate = house.gate();
+    house.serve();
+    house.line("a", "password: ");
+    let before = search(&house, json!({}));
+    gate.open();
+    house.line("a", "password: ok");
+    let after = search(&house, json!({}));
+    assert_eq!(after["lines"][0]["seq"], before["lines"][0]["seq"]);
+    assert_eq!(after["matches"], 1);
+}
+
+#[test]
+fn the_streams_are_told_apart() {
+    let mut house = House::new(
+        "[process.a]\ncommand = \"echo out; echo err >&2; echo end; exec sleep 1000\"\n",
+    );
+    house.serve();
+    house.line("a", "end");
+    let of = |stream: &str| house.lines("search_logs", json!({"process": "a", "stream": stream}));
+    assert_eq!(of("stdout"), ["out", "end"]);
+    assert_eq!(of("stderr"), ["err"]);
+}
+
+#[test]
+fn a_search_shows_matches_context_and_where_it_goes_on() {
+    let mut house = House::new("[process.a]\ncommand = \"seq 100; exec sleep 1000\"\n");
+    house.serve();
+    house.line("a", "100");
+    let text = |args: Value| {
+        let mut args = args;
+        args["process"] = json!("a");
+        house.call("search_logs", args).text()
+    };
+    let found = text(json!({"pattern": "^(20|50)$", "context_lines": 1}));
+    assert!(
+        found.starts_with("   19\n * 20\n   21\n--\n   49\n * 50\n   51\n"),
+        "{found}"
+    );
+    let last = found.lines().last().unwrap();
+    assert!(
+        last.starts_with("[run 1 (-1) | ") && last.ends_with(']'),
+        "{last}"
+    );
+    let nothing = text(json!({"pattern": "nothing like it"}));
+    assert!(nothing.contains("100 lines"), "{nothing}");
+
+    // A cursor: only what came later.
+    let first = search(&house, json!({"head": 98}));
+    let next = first["next"].as_u64().unwrap();
+    let rest = search(&house, json!({"after": next}));
+    let rest: Vec<&Value> = rest["lines"].as_array().unwrap().iter().collect();
+    assert_eq!(rest.len(), 2);
+    assert_eq!(rest[0]["text"], "99");
+    // Case, literal.
+    assert_eq!(
+        search(&house, json!({"pattern": "1.", "literal": true}))["matches"],
+        0
+    );
+}
+
+#[test]
+fn a_run_is_found_after_its_end() {
+    let mut house = House::new(
+        "release_crash_backoff_initial_seconds = 0\n[process.a]\ncommand = \"echo run $BPM_RUN; [ $BPM_RUN = 3 ] || exit 1; exec sleep 1000\"\n",
+    );
+    house.serve();
+    house.line("a", "run 3");
+    let text = |index: i64| search(&house, json!({"index": index}))["lines"][0]["text"].clone();
+    assert_eq!(text(-1), "run 3");
+    assert_eq!(text(-2), "run 2");
+    assert_eq!(text(-3), "run 1");
+    assert_eq!(text(0), "run 1");
+    // Numbers rise over runs.
+    let (old, new) = (
+        search(&house, json!({"index": -2})),
+        search(&house, json!({"index": -1})),
+    );
+    assert!(old["lines"][0]["seq"].as_u64() < new["lines"][0]["seq"].as_u64());
+    let error = house
+        .call("search_logs", json!({"process": "a", "index": -9}))
+        .error();
+    assert!(error.contains('9'), "{error}");
+}
+
+#[test]
+fn what_cannot_be_searched_is_said() {
+    let mut house = House::new(
+        "[process.web]\ncommand = [\"sleep\", \"1000\"]\n[process.api]\ncommand = [\"sleep\", \"1000\"]\n",
+    );
+    house.serve();
+    let error = |args: Value| house.call("search_logs", args).error();
+    let unknown = error(json!({"process": "wbe"}));
+    assert!(unknown.contains("unknown process \"wbe\""), "{unknown}");
+    assert!(unknown.contains("did you mean \"web\"?"), "{unknown}");
+    for name in ["api", "web"] {
+        assert!(unknown.contains(name), "{unknown}");
+    }
+    let regex = error(json!({"process": "web", "pattern": "(unclosed"}));
+    assert!(regex.contains("(unclosed"), "{regex}");
+    let missing = error(json!({}));
+    assert!(missing.contains("process"), "{missing}");
+    let extra = error(json!({"process": "web", "patern": "x"}));
+    assert!(
+        extra.contains("patern") && extra.contains("pattern"),
+        "{extra}"
+    );
+    let kind = error(json!({"process": "web", "tail": "many"}));
+    assert!(kind.contains("tail"), "{kind}");
+    let since = error(json!({"process": "web", "since": "yesterday"}));
+    assert!(since.contains("yesterday"), "{since}");
+    let nothing = house.call("search_logs", json!({"process": "web"})).text();
+    assert!(nothing.contains("no lines"), "{nothing}");
+}
+
+#[test]
+fn a_hostile_pattern_ends_within_its_budget() {
+    let mut house = House::new(
+        "[process.a]\ncommand = \"yes aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa | head -n 10000; exec sleep 1000\"\n",
+    );
+    house.serve();
+    eventually(|| {
+        let lines = house.status("a")["log_lines"].clone();
+        if lines == 10_000 { Ok(()) } else { Err(lines) }
+    });
+    let answer = house.call(
+        "search_logs",
+        json!({"process": "a", "pattern": "(?:a?){40}a{40}b"}),
+    );
+    // It is refused, or it ends early and says so; nobody else waits for it.
+    assert!(
+        answer.failed || answer.text.contains("time limit") || answer.text.contains("no match"),
+        "{}",
+        answer.text
+    );
+    house.running("a");
+}
+
+#[test]
+fn lines_are_passed_through_with_the_name_before_them() {
+    let mut house = House::new(
+        r#"
+[process.web]
+command = "echo to out; echo to err >&2; exec sleep 1000"
+build = "echo from build"
+[process.api]
+command = "printf 'no newline'; exec sleep 1000"
+"#,
+    );
+    house.serve();
+    eventually(|| {
+        let (out, err) = (house.out(), house.err());
+        let there = out.lines().any(|l| l.contains("[web] to out"))
+            && err.lines().any(|l| l.contains("[web] to err"))
+            && (out.clone() + &err).contains("[build] ");
+        if there { Ok(()) } else { Err((out, err)) }
+    });
+    house.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(house.ended(), Some(0));
+    assert!(
+        house.out().contains("[api] no newline\n"),
+        "{}",
+        house.out()
+    );
+}
+
+#[test]
+fn nothing_is_passed_through_where_it_is_off() {
+    let mut house = House::new(
+        "passthrough = false\n[process.web]\ncommand = \"echo hidden; exec sleep 1000\"\n",
+    );
+    house.serve();
+    house.line("web", "hidden");
+    house.signal(nix::sys::signal::Signal::SIGTERM);
+    house.ended();
+    assert!(!house.out().contains("hidden"));
+}
+
+#[test]
+fn who_does_not_read_bpms_output_delays_no_process() {
+    let mut house =
+        House::new("[process.a]\ncommand = \"seq 200000; echo end >&2; exec sleep 1000\"\n");
+    // A pipe that nobody reads.
+    let (_reader, writer) = nix::unistd::pipe().unwrap();
+    house.serve_into(writer);
+    house.status_when("a", |s| {
+        s["log_lines"].as_u64().unwrap_or(0) + s["log_dropped"].as_u64().unwrap_or(0) == 200_001
+    });
+    house.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(house.ended(), Some(0));
+}

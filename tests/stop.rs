@@ -1,0 +1,181 @@
+//! Stopped means that nothing is left.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{House, eventually, lives, murder};
+use serde_json::json;
+
+#[test]
+fn who_ignores_the_signal_is_killed_with_all_it_made() {
+    let mut house = House::new(
+        r#"
+[process.stubborn]
+command = ["FIXTURE", "stubborn"]
+stop_timeout_seconds = 0.3
+[process.other]
+command = ["sleep", "1000"]
+"#,
+    );
+    house.serve();
+    house.line("stubborn", "stubborn");
+    let other = house.running("other");
+    // The leader, a child in its group, a grandchild in a session of its own.
+    let mut all = house.inhabitants();
+    all.retain(|(pid, _)| *pid != other);
+    assert_eq!(all.len(), 3, "{all:?}");
+
+    let done = house.call("stop", json!({"process": "stubborn"})).ok();
+    assert_eq!(done["ok"], true, "{done}");
+    assert_eq!(done["signalled"], true, "{done}");
+    assert_eq!(done["killed"], 3, "{done}");
+    assert_eq!(done["leftovers"], json!([]), "{done}");
+    for (pid, command) in all {
+        assert!(!lives(pid), "{command}");
+    }
+    let status = house.status("stubborn");
+    assert_eq!(status["state"], "stopped");
+    assert_eq!(status["wanted"], false);
+    assert_eq!(status["exit"]["asked"], true);
+    assert_eq!(status["exit"]["signal"], "KILL");
+    assert_eq!(house.running("other"), other);
+}
+
+#[test]
+fn stopping_twice_is_no_error_and_a_stop_is_no_crash() {
+    let mut house = House::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\n");
+    house.serve();
+    house.running("nap");
+    let first = house.call("stop", json!({"process": "nap"})).ok();
+    assert_eq!(first["killed"], 0, "{first}");
+    let second = house.call("stop", json!({"process": "nap"})).ok();
+    assert_eq!(
+        (&second["ok"], &second["signalled"]),
+        (&json!(true), &json!(false))
+    );
+    let status = house.status("nap");
+    assert_eq!(status["crashes"], 0);
+    assert_eq!(status["pid"], json!(null));
+    assert_eq!(status["exit"]["signal"], "TERM");
+}
+
+#[test]
+fn the_signal_that_was_asked_for_is_sent_to_the_whole_group() {
+    let mut house = House::new(
+        r#"
+[process.a]
+command = "trap 'echo leader' USR1; sh -c 'trap \"echo member; exit\" USR1; echo ready; while :; do sleep 0.05; done'; echo over"
+stop_signal = "USR1"
+"#,
+    );
+    house.serve();
+    house.line("a", "ready");
+    house.call("stop", json!({"process": "a"})).ok();
+    let lines: BTreeSet<String> = house.logs("a").into_iter().collect();
+    for line in ["leader", "member", "over"] {
+        assert!(lines.contains(line), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_stopped_process_hears_the_signal() {
+    let mut house =
+        House::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\nstop_timeout_seconds = 1000\n");
+    house.serve();
+    let pid = house.running("nap");
+    // Job control has suspended it; without CONT it would never see TERM.
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGSTOP,
+    )
+    .unwrap();
+    let done = house.call("stop", json!({"process": "nap"})).ok();
+    assert_eq!(done["ok"], true, "{done}");
+    assert_eq!(house.status("nap")["exit"]["signal"], "TERM");
+}
+
+#[test]
+fn what_a_crashed_run_leaves_behind_is_killed_before_the_next() {
+    let mut house = House::new(
+        r#"
+release_crash_backoff_initial_seconds = 0
+[process.leave]
+command = ["sh", "-c", "if [ -e again ]; then exec sleep 1000; fi; touch again; exec \"$0\" leave", "FIXTURE"]
+"#,
+    );
+    house.serve();
+    let pid = house.running("leave");
+    // The grandchild of the first run holds its pipe open and ignores TERM: that delays nothing.
+    let all = house.inhabitants();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(all[0].0, pid);
+    assert_eq!(house.status("leave")["restarts"], 1);
+}
+
+#[test]
+fn a_daemon_of_a_task_lives_until_bpm_stops() {
+    let mut house =
+        House::new("[process.start]\ntype = \"task\"\ncommand = [\"FIXTURE\", \"leave\"]\n");
+    house.serve();
+    house.status_when("start", |s| s["state"] == "done");
+    let all = house.inhabitants();
+    assert_eq!(all.len(), 1, "{all:?}");
+    house.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(house.ended(), Some(0));
+    assert!(!lives(all[0].0));
+}
+
+#[test]
+fn dependents_are_stopped_first() {
+    let mut house = House::new(
+        r#"
+[process.web]
+command = "trap 'sleep 0.2; echo web >>order; exit' TERM; echo up; while :; do sleep 0.05; done"
+depends_on = ["db"]
+[process.db]
+command = "trap 'echo db >>order; exit' TERM; echo up; while :; do sleep 0.05; done"
+"#,
+    );
+    house.serve();
+    house.line("db", "up");
+    house.line("web", "up");
+    house.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(house.ended(), Some(0));
+    assert_eq!(house.read("order"), "web\ndb\n");
+}
+
+#[test]
+fn a_waiting_start_can_be_stopped() {
+    let mut house = House::new(
+        "dev_crash_wait_seconds = 1000\nrelease_crash_backoff_initial_seconds = 300\n[process.bad]\ncommand = \"exit 1\"\n",
+    );
+    house.serve();
+    house.status_when("bad", |s| s["state"] == "crashed");
+    let done = house.call("stop", json!({"process": "bad"})).ok();
+    assert_eq!(done["signalled"], false, "{done}");
+    let status = house.status("bad");
+    assert_eq!(status["state"], "stopped");
+    assert_eq!(status["next_start_in_seconds"], json!(null));
+}
+
+#[test]
+fn an_orphan_is_reaped() {
+    let mut house = House::new(
+        "[process.a]\ncommand = \"(setsid sh -c 'echo $$ >orphan; exec sleep 1000' &) ; exec sleep 1000\"\n",
+    );
+    house.serve();
+    house.running("a");
+    let orphan: i32 = eventually(|| house.read("orphan").trim().parse());
+    murder(orphan);
+    // No zombie either: the subreaper has to take it.
+    eventually(|| {
+        let there = std::path::Path::new("/proc")
+            .join(orphan.to_string())
+            .exists();
+        if there { Err("a zombie") } else { Ok(()) }
+    });
+    house.running("a");
+}
