@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::de::DeValue;
 
+use super::parse::title;
 use super::read::{self, Doc, Read, Value, quote, refuse};
 use super::{Condition, Dependency, Kind, Process};
 use crate::error::nearest;
@@ -100,7 +101,10 @@ fn unknown<'n>(doc: &mut Doc, of: &str, wish: &Wish, known: impl Iterator<Item =
         None => String::new(),
     };
     let name = quote(&wish.name);
-    let text = format!("\"depends_on\" in [process.{of}]: unknown process {name}{hint}");
+    let text = format!(
+        "\"depends_on\" in {}: unknown process {name}{hint}",
+        title(of)
+    );
     doc.fault(wish.at, text);
 }
 
@@ -115,9 +119,9 @@ fn refuse_cycles(doc: &mut Doc, processes: &[Process], wishes: &[Vec<Wish>]) {
             .and_then(|(_, wishes)| wishes.iter().find(|w| w.name == cycle[1]))
             .map_or(0, |wish| wish.at);
         let text = format!(
-            "\"depends_on\" in [process.{}]: a cycle, {}",
-            cycle[0],
-            cycle.join(" -> ")
+            "\"depends_on\" in {}: a cycle, {}",
+            title(cycle[0]),
+            cycle.join(" -> ").escape_debug()
         );
         doc.fault(at, text);
         nodes.retain(|(name, _)| !cycle.contains(name));

@@ -17,14 +17,6 @@ pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Str
     Ok(out)
 }
 
-/// The same for each of a list.
-pub fn expand_all(
-    texts: &[String],
-    lookup: impl Fn(&str) -> Option<String>,
-) -> Result<Vec<String>, String> {
-    texts.iter().map(|t| expand(t, &lookup)).collect()
-}
-
 /// Expands up to the end, or within a fallback up to its `}`; gives what comes after.
 fn expand_into<'t>(
     out: &mut String,
@@ -340,13 +332,6 @@ mod tests {
         assert!(expand(&deep, lookup).is_err());
         let less = "${NONE:-".repeat(16) + "x" + &"}".repeat(16);
         assert_eq!(expand(&less, lookup).as_deref(), Ok("x"));
-    }
-
-    #[test]
-    fn lists_are_replaced_word_by_word() {
-        let words = ["${A} b".to_string(), "$$".into()];
-        assert_eq!(expand_all(&words, lookup).unwrap(), ["1 b", "$"]);
-        assert!(expand_all(&["${NONE}".into()], lookup).is_err());
     }
 
     fn dotenv(text: &str) -> Result<Vec<(String, String)>, String> {

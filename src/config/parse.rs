@@ -198,13 +198,10 @@ fn processes(doc: &mut Doc, top: &Section, defaults: &Defaults, root: &Path) -> 
     let mut held = BTreeMap::new();
     for (key, value) in read::entries(table) {
         let name: &str = key.get_ref();
-        let title = match check_name(name) {
-            Ok(()) => format!("[process.{name}]"),
-            Err(why) => {
-                doc.fault(key.span().start, format!("process {}: {why}", quote(name)));
-                format!("[process.{}]", quote(name))
-            }
-        };
+        if let Err(why) = check_name(name) {
+            doc.fault(key.span().start, format!("process {}: {why}", quote(name)));
+        }
+        let title = title(name);
         let at = value.span().start;
         let DeValue::Table(table) = value.get_ref() else {
             doc.fault(at, format!("{title} must be a table of keys"));
@@ -220,8 +217,16 @@ fn processes(doc: &mut Doc, top: &Section, defaults: &Defaults, root: &Path) -> 
     all
 }
 
+/// `[process.web]`, quoted where TOML asks for it or the name is none.
+pub(super) fn title(name: &str) -> String {
+    match check_name(name) {
+        Ok(()) if !name.contains('.') => format!("[process.{name}]"),
+        Ok(()) | Err(_) => format!("[process.{}]", quote(name)),
+    }
+}
+
 /// Names are folders and words of commands.
-fn check_name(name: &str) -> Result<(), &'static str> {
+pub(super) fn check_name(name: &str) -> Result<(), &'static str> {
     let is_fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 64 {
         return Err("a name has 1 to 64 characters");
@@ -266,8 +271,8 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
         build_timeout: doc.value(s, "build_timeout_seconds", read::seconds_above_0),
         package: doc.read(s, "package", read::text),
         bin: doc.read(s, "bin", read::text),
-        features: doc.value(s, "features", read::list(read::expandable)),
-        cargo_args: doc.value(s, "cargo_args", read::list(read::expandable)),
+        features: doc.value(s, "features", read::list(read::text)),
+        cargo_args: doc.value(s, "cargo_args", read::list(read::text)),
         mode: doc.value(s, "mode", read::word(&MODES)),
         cwd: join(root, &cwd),
         env: [defaults.env.clone(), doc.env(s)].concat(),
@@ -286,7 +291,7 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
         swap,
         ready,
         health: health(doc, s),
-        watch: doc.value(s, "watch", read::list(values::glob)),
+        watch: doc.value(s, "watch", read::list(values::watched)),
         color: doc.value(s, "color", read::boolean),
         limit_nofile,
         limit_core,
@@ -340,16 +345,13 @@ fn check_kind(doc: &mut Doc, s: &Section, kind: Option<Kind>) {
         );
         doc.fault(s.at, text);
     }
+    let why = format!(
+        "only type \"rust\" has it, and this is type \"{}\"",
+        kind.as_str()
+    );
     for key in ["package", "bin", "features", "cargo_args"] {
         if s.get(key).is_some() {
-            doc.complain(
-                s,
-                key,
-                format!(
-                    "only type \"rust\" has it, and this is type \"{}\"",
-                    kind.as_str()
-                ),
-            );
+            doc.complain(s, key, &why);
         }
     }
 }

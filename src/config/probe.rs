@@ -93,6 +93,7 @@ fn probe(doc: &mut Doc, s: &Section) -> Option<Probe> {
     probes.into_iter().next().flatten()
 }
 
+/// `ready`, or what `port` alone means.
 pub(super) fn ready(doc: &mut Doc, process: &Section, port: Option<PortWish>) -> Option<Ready> {
     let title = process.title_of("ready");
     if process.get("ready").is_none() {
@@ -124,6 +125,7 @@ pub(super) fn ready(doc: &mut Doc, process: &Section, port: Option<PortWish>) ->
     })
 }
 
+/// `health`.
 pub(super) fn health(doc: &mut Doc, process: &Section) -> Option<Health> {
     let title = process.title_of("health");
     let (table, at) = doc.table(process, "health")?;

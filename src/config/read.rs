@@ -5,9 +5,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::Command;
-use super::Toggle;
 use super::keys::{self, Fallback, Key, NOT_IN_EFFECT, Place};
+use super::parse::check_name;
+use super::{Command, Toggle};
 use crate::error::{Fault, nearest};
 
 /// A value of the file with its place.
@@ -458,7 +458,10 @@ impl<'a> Doc<'a> {
             .or_else(|| keys::names(section.place).find(begun));
         let hint = if let Some(near) = near {
             format!("; did you mean {near:?}?")
-        } else if section.place == Place::Top && value.get_ref().is_table() {
+        } else if section.place == Place::Top
+            && value.get_ref().is_table()
+            && check_name(name).is_ok()
+        {
             format!("; did you mean [process.{name}]?")
         } else {
             match elsewhere.map(|k| k.place) {
@@ -579,7 +582,8 @@ impl<'a> Doc<'a> {
             match variable(name, value.get_ref()) {
                 Ok(text) => variables.push((name.to_string(), text)),
                 Err(why) => {
-                    let text = format!("\"env.{}\"{}: {why}", short(name), section.suffix());
+                    let key = quote(&format!("env.{name}"));
+                    let text = format!("{key}{}: {why}", section.suffix());
                     self.fault(value.span().start, text);
                 }
             }

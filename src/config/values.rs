@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use toml::de::DeValue;
 
 use super::address::parse_listen;
+use super::glob::glob;
 use super::read::{self, Read, Value, quote, refuse, unfit};
 use super::{PortWish, signal};
 use crate::error::nearest;
@@ -24,6 +25,7 @@ pub(super) fn ip(value: &Value) -> Read<IpAddr> {
     read::any_text(value)?.parse().or_else(|_| unfit(value))
 }
 
+/// An entry of `allowed_origins`: what a browser sends, scheme and host.
 pub(super) fn origin(value: &Value) -> Read<String> {
     let text = read::text(value)?;
     let is_one = text.split_once("://").is_some_and(|(scheme, rest)| {
@@ -39,6 +41,7 @@ pub(super) fn origin(value: &Value) -> Read<String> {
     refuse(value, why)
 }
 
+/// An entry of `allowed_hosts`.
 pub(super) fn host(value: &Value) -> Read<String> {
     let text = read::text(value)?;
     if text.contains(['/', ' ', '*', '@']) {
@@ -51,6 +54,7 @@ pub(super) fn host(value: &Value) -> Read<String> {
     Ok(text)
 }
 
+/// A port that is one, or `"auto"`.
 pub(super) fn port(value: &Value) -> Read<PortWish> {
     match value.get_ref() {
         DeValue::String(s) if s == "auto" => Ok(PortWish::Auto),
@@ -61,6 +65,7 @@ pub(super) fn port(value: &Value) -> Read<PortWish> {
     }
 }
 
+/// A signal by name or number.
 pub(super) fn stop_signal(value: &Value) -> Read<i32> {
     if let DeValue::Integer(_) = value.get_ref() {
         let number = read::integer(1, signal::LAST as u64)(value)?;
@@ -79,6 +84,7 @@ pub(super) fn stop_signal(value: &Value) -> Read<i32> {
     refuse(value, format!("unknown signal {}{hint}", quote(&name)))
 }
 
+/// What `core` takes.
 pub(super) fn size_or_unlimited(value: &Value) -> Read<u64> {
     match value.get_ref() {
         DeValue::String(s) if s == "unlimited" => Ok(u64::MAX),
@@ -100,59 +106,18 @@ pub(super) fn checked<T>(
     Ok(text)
 }
 
+/// An entry of `listen`.
 pub(super) fn listen(value: &Value) -> Read<String> {
     checked(value, read::expandable(value)?, parse_listen)
 }
 
-/// What `watch` takes: paths below the root, with `*`, `?`, `[a-z]`, `{a,b}` and `**` for any number of folders.
-pub(super) fn glob(value: &Value) -> Read<String> {
-    let glob = read::text(value)?;
-    match check_glob(&glob) {
-        Ok(()) => Ok(glob),
-        Err(why) => refuse(value, format!("{} {why}", quote(&glob))),
+/// A pattern of `watch`.
+pub(super) fn watched(value: &Value) -> Read<String> {
+    let pattern = read::text(value)?;
+    match glob(&pattern) {
+        Ok(_) => Ok(pattern),
+        Err(why) => refuse(value, why),
     }
-}
-
-fn check_glob(glob: &str) -> Result<(), &'static str> {
-    if glob.starts_with('/') {
-        return Err("is absolute; globs are below the project's root");
-    }
-    for part in glob.split('/') {
-        match part {
-            "" => return Err("has an empty part; to watch a folder, write \"folder/**\""),
-            "." | ".." => {
-                return Err("has \".\" or \"..\" in it; globs are below the project's root");
-            }
-            "**" => {}
-            part if part.contains("**") => {
-                return Err("has \"**\" beside other characters; it stands alone between slashes");
-            }
-            _ => {}
-        }
-    }
-    let mut in_braces = false;
-    let mut letters = glob.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '[' => {
-                // the first one, after a negation, stands for itself even where it is "]"
-                letters.next_if(|c| *c == '!' || *c == '^');
-                letters.next();
-                if !letters.by_ref().any(|c| c == ']') {
-                    return Err("has a \"[\" without its \"]\"");
-                }
-            }
-            '{' if in_braces => return Err("has \"{\" within \"{\""),
-            '{' => in_braces = true,
-            '}' if !in_braces => return Err("has a \"}\" without its \"{\""),
-            '}' => in_braces = false,
-            _ => {}
-        }
-    }
-    if in_braces {
-        return Err("has a \"{\" without its \"}\"");
-    }
-    Ok(())
 }
 
 /// Lines kept in memory for a run.
