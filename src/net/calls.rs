@@ -620,13 +620,13 @@ impl Net {
         self.message.clear();
         rpc::put(&mut self.message, notification);
         match c.proto {
+            // There is no place for it in a list of answers.
+            _ if call.batch.is_some() => {}
             Proto::Lines { .. } | Proto::Unknown => self.put_line(c),
-            // Only who sent a token expects a stream of events.
-            Proto::Http(_) if call.token.is_some() || matches!(call.kind, Kind::Listen { .. }) => {
+            Proto::Http(_) => {
                 call.next_keepalive = Some(now.after(KEEPALIVE));
                 self.http_event(c);
             }
-            Proto::Http(_) => {}
         }
     }
 

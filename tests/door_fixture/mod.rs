@@ -41,7 +41,7 @@ impl Count {
     }
     pub fn add(&self, n: isize) {
         let mut now = self.0.lock().unwrap();
-        *now = now.strict_add_signed(n);
+        *now = now.wrapping_add_signed(n);
         self.1.notify_all();
     }
     pub fn get(&self) -> usize {
