@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -20,6 +21,10 @@ use crate::tape::Tape;
 
 /// At most so many of the last lines of a log are looked up at once.
 const MOST: usize = 10_000;
+/// A person waits longer than an agent for what they look for.
+const BUDGET: Duration = Duration::from_secs(5);
+/// Of a log that is filtered, between two looks at the others.
+const SCAN: usize = 4 << 20;
 /// What a line costs beside its text.
 const FRAME: usize = 100;
 
@@ -73,6 +78,7 @@ pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
             .map(|text| super::logs::moment(text, Wall::now()))
             .transpose()?,
         stream: args.text("stream").and_then(stream),
+        budget: BUDGET,
         ..Query::default()
     };
     let mut task = Follow {
@@ -278,12 +284,14 @@ impl Follow {
                 *room = room.saturating_sub(line.text.len() + FRAME);
                 some.push(line);
             }
-            if !lines.is_empty() {
-                self.more = true;
-            } else {
+            self.more = !lines.is_empty();
+            if !self.more {
                 source.stage = Stage::Live;
             }
-            let next = some.last().map_or(source.cursor, |line| line.seq);
+            let next = match some.last() {
+                Some(line) if self.more => line.seq,
+                Some(_) | None => source.cursor,
+            };
             emit(source, self.builds, &some, 0, next, out);
             if self.more {
                 return Ok(());
@@ -292,8 +300,9 @@ impl Follow {
         if !self.endless {
             return Ok(());
         }
+        let mut scan = SCAN;
         loop {
-            if *room == 0 {
+            if *room == 0 || scan == 0 {
                 self.more = source.tape.next_seq() > source.cursor + 1;
                 return Ok(());
             }
@@ -302,14 +311,11 @@ impl Follow {
                 return Ok(());
             }
             source.cursor = pulled.next;
-            let bytes: usize = pulled.lines.iter().map(|l| l.text.len() + FRAME).sum();
-            *room = room.saturating_sub(bytes.max(1));
-            let wanted: Vec<Line> = pulled
-                .lines
-                .into_iter()
-                .filter(|line| meant(line, self.query.stream, self.matcher.as_ref()))
-                .collect();
+            scan = scan.saturating_sub(size(&pulled.lines));
+            let mut wanted = pulled.lines;
+            wanted.retain(|line| meant(line, self.query.stream, self.matcher.as_ref()));
             if !wanted.is_empty() || pulled.dropped > 0 {
+                *room = room.saturating_sub(size(&wanted) + FRAME);
                 emit(
                     source,
                     self.builds,
@@ -321,6 +327,11 @@ impl Follow {
             }
         }
     }
+}
+
+/// About as many bytes as these lines take on the wire.
+fn size(lines: &[Line]) -> usize {
+    lines.iter().map(|line| line.text.len() + FRAME).sum()
 }
 
 impl Source {

@@ -35,6 +35,7 @@ mod usage;
 mod wait;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value};
 
@@ -46,6 +47,7 @@ use crate::clock::Mono;
 use crate::door::{Answer, Caller, ClientKind, Level, Page, Service, Step, Watch};
 use crate::error::Error;
 use crate::hub::Hub;
+use crate::journal::Journal;
 use crate::json::object;
 use crate::os::poll::Waker;
 
@@ -388,9 +390,6 @@ impl Tool {
     }
 }
 
-/// Where lines for the daemon's log go.
-pub type LogSink = Box<dyn Fn(Level, &str) + Send + Sync>;
-
 /// What one look at the board and at the usage gives.
 struct View<'a> {
     hub: &'a Hub,
@@ -404,17 +403,17 @@ pub struct Tools {
     hub: Arc<Hub>,
     usage: Arc<Usage>,
     list: Value,
-    log: LogSink,
+    journal: Arc<dyn Journal>,
 }
 
 impl Tools {
-    /// The verbs of this hub; `meter` tells what processes use, `log` takes lines for the daemon's log.
-    pub fn new(hub: Arc<Hub>, meter: Box<dyn Meter>, log: LogSink) -> Self {
+    /// The verbs of this hub; `meter` tells what processes use ([`Kernel`], but for tests).
+    pub fn new(hub: Arc<Hub>, meter: Box<dyn Meter>, journal: Arc<dyn Journal>) -> Self {
         Self {
             hub,
             usage: Arc::new(Usage::new(meter)),
             list: TOOLS.iter().map(Tool::listed).collect(),
-            log,
+            journal,
         }
     }
 
@@ -505,7 +504,11 @@ impl Service for Tools {
         resources::page(&self.hub, path)
     }
 
+    fn clients(&self, open: usize) {
+        self.hub.clients.store(open, Ordering::Relaxed);
+    }
+
     fn log(&self, level: Level, text: &str) {
-        (self.log)(level, text);
+        self.journal.write(level, "net", text);
     }
 }

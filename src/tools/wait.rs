@@ -23,8 +23,10 @@ use crate::search::Line;
 use crate::tape::Tape;
 
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Of a log, between two looks at the clock.
+/// Of a log, at a time in memory.
 const BITE: usize = 256 * 1024;
+/// Bites between two looks at the clock.
+const BITES: usize = 16;
 /// Lines of output in an answer that needs some.
 const TAIL: usize = 20;
 
@@ -315,21 +317,20 @@ impl Wait {
 impl Follow {
     /// Looks through the lines that came, a bite at a time.
     fn look(&mut self, unit: &UnitView) -> Look {
-        let pulled = self.tape.pull(self.cursor, BITE);
-        let hit = pulled
-            .lines
-            .iter()
-            .find(|line| self.matcher.is_match(&line.text));
-        if let Some(line) = hit {
-            self.cursor = line.seq;
-            return Look::MetBy(line.clone());
+        for _ in 0..BITES {
+            let pulled = self.tape.pull(self.cursor, BITE);
+            let matches = |line: &&Line| self.matcher.is_match(&line.text);
+            if let Some(line) = pulled.lines.iter().find(matches) {
+                self.cursor = line.seq;
+                return Look::MetBy(line.clone());
+            }
+            self.cursor = pulled.next;
+            self.more = !pulled.lines.is_empty();
+            if !self.more {
+                return resting(unit).map_or(Look::NotYet, Look::Never);
+            }
         }
-        self.more = !pulled.lines.is_empty();
-        self.cursor = pulled.next;
-        match resting(unit) {
-            Some(why) if !self.more => Look::Never(why),
-            Some(_) | None => Look::NotYet,
-        }
+        Look::NotYet
     }
 }
 
