@@ -184,7 +184,6 @@ pub const NOT_IN_EFFECT: &[Later] = &[
     later(Place::Process, "log_disk"),
     later(Place::Process, "ready"),
     later(Place::Process, "health"),
-    later(Place::Process, "listen"),
     later(Place::Process, "watch"),
     Later {
         place: Place::Process,

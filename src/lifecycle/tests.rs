@@ -226,7 +226,7 @@ impl World {
         self.step(Event::Tick);
     }
 
-    fn to_deadline(&mut self) -> bool {
+    fn reach_deadline(&mut self) -> bool {
         let Some(due) = self.fleet.next_deadline() else {
             return false;
         };
@@ -253,7 +253,7 @@ impl World {
                 });
             } else if let Some(key) = self.task_due() {
                 self.exits(key, true);
-            } else if !self.to_deadline() {
+            } else if !self.reach_deadline() {
                 return;
             }
         }
@@ -416,7 +416,7 @@ fn random_event(world: &mut World, dice: &mut Dice) {
             }
         }
         17 => world.step(Event::Idle),
-        18 => drop(world.to_deadline()),
+        18 => drop(world.reach_deadline()),
         _ => world.pass(Duration::from_millis(dice.roll(20_000))),
     }
 }
@@ -756,7 +756,7 @@ fn a_process_that_keeps_dying_early_is_given_up() {
     let ticket = w.order(0, Order::Start);
     for _ in 0..3 {
         while w.with(&[Sim::Asked]).is_empty() {
-            w.to_deadline();
+            w.reach_deadline();
         }
         let key = w.newest(0);
         w.spawned(key);

@@ -543,6 +543,13 @@ impl Supervisor {
             Ok(exec) => exec,
             Err(why) => return self.fail(purpose, &why),
         };
+        if let Err(why) = self.hold_sockets(key.0, process, &env) {
+            return self.fail(purpose, &why);
+        }
+        if !process.listen.is_empty() {
+            let names = vec![process.name.as_str(); process.listen.len()].join(":");
+            env.insert("LISTEN_FDNAMES".into(), names.into());
+        }
         let run = log.begin(Wall::now());
         env.insert("BPM_RUN".into(), run.to_string().into());
         env.insert(
@@ -550,7 +557,8 @@ impl Supervisor {
             format!("{}/{}/{run}", self.marker_prefix(), process.name).into(),
         );
         let began = Mono::now();
-        let spawned = match self.start_as(&exec, &variables(env), &[], Some(process)) {
+        let held = self.sockets.of(key.0);
+        let spawned = match self.start_as(&exec, &variables(env), &held, Some(process)) {
             Ok(spawned) => spawned,
             Err(e) => {
                 log.end(run, Wall::now(), &format!("could not start: {e}"));
@@ -585,6 +593,41 @@ impl Supervisor {
             generation: key.1,
             pid: spawned.pid,
         });
+    }
+
+    /// Opens the sockets of a process; nothing where it has none, or has them already.
+    fn hold_sockets(
+        &mut self,
+        unit: UnitId,
+        process: &Process,
+        env: &Environment,
+    ) -> Result<(), String> {
+        let lookup = |name: &str| config::variable_of(env, name);
+        let wanted = process
+            .listen
+            .iter()
+            .map(|text| config::parse_listen(&config::expand(text, lookup)?))
+            .collect::<Result<Vec<_>, String>>()?;
+        self.sockets.hold(unit, &wanted, self.setup.umask)
+    }
+
+    /// Opens all sockets that can be opened before anything is built: connections wait from then on.
+    pub(super) fn hold_all_sockets(&mut self) {
+        let base = Arc::clone(self.base.variables());
+        for id in self.order.clone() {
+            let Some(process) = self.units.get(&id).map(|u| Arc::clone(&u.process)) else {
+                continue;
+            };
+            if process.listen.is_empty() {
+                continue;
+            }
+            // What can't be had now (a variable of direnv's, a port in use) is said at the start.
+            if let Ok(env) = self.environment(&process, &base)
+                && let Err(why) = self.hold_sockets(id, &process, &env)
+            {
+                self.say(Level::Warn, &format!("{}: {why}", process.name));
+            }
+        }
     }
 
     fn start(

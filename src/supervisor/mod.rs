@@ -8,6 +8,7 @@ mod launch;
 mod orders;
 mod reload;
 mod runs;
+mod sockets;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -39,6 +40,7 @@ use crate::tape::{Limits, Tape};
 use launch::{Base, Prep};
 use orders::Party;
 use runs::{Book, Stopped, Sweep};
+use sockets::Sockets;
 
 /// What a supervisor needs to begin.
 pub struct Setup {
@@ -130,6 +132,7 @@ pub struct Supervisor {
     by_pid: HashMap<i32, Key>,
     preps: Vec<Prep>,
     builds: Vec<launch::Build>,
+    sockets: Sockets,
     base: Base,
     parties: BTreeMap<u64, Party>,
     tickets: HashMap<Ticket, (u64, usize)>,
@@ -191,6 +194,7 @@ impl Supervisor {
             by_pid: HashMap::new(),
             preps: Vec::new(),
             builds: Vec::new(),
+            sockets: Sockets::default(),
             parties: BTreeMap::new(),
             tickets: HashMap::new(),
             stopped: HashMap::new(),
@@ -236,6 +240,7 @@ impl Supervisor {
     /// Starts what starts by itself.
     pub fn begin(&mut self) {
         self.end_leftovers();
+        self.hold_all_sockets();
         for at in &self.setup.config.not_in_effect {
             self.setup
                 .journal

@@ -149,6 +149,7 @@ impl Supervisor {
                 self.carry_out(effect);
             }
             self.units.remove(&id);
+            self.sockets.close(id);
             self.order.retain(|o| *o != id);
         }
         self.units.len() != before

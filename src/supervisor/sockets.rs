@@ -1,0 +1,112 @@
+//! Sockets that bpm holds for processes: opened once, kept over crashes, restarts and reloads, so
+//! that connections queue in the kernel while nobody accepts. Handed on by the `LISTEN_FDS` protocol
+//! (sd_listen_fds(3)).
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use crate::config::Listen;
+use crate::error::reason;
+use crate::lifecycle::UnitId;
+use crate::os::net::{self, Accept};
+use crate::os::proc;
+
+struct Held {
+    address: Listen,
+    fd: OwnedFd,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Listen::Unix(path) = &self.address {
+            // Gone already: nothing to do. Anything else would only be said to nobody.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// All held sockets, by process, in the order of its `listen`.
+#[derive(Default)]
+pub(super) struct Sockets {
+    held: BTreeMap<UnitId, Vec<Held>>,
+}
+
+impl Sockets {
+    /// Opens what is missing and closes what is not wanted any more; the others stay as they are.
+    ///
+    /// Errors: an address that can't be had, with its holder where it can be seen. What was open stays.
+    pub(super) fn hold(
+        &mut self,
+        unit: UnitId,
+        wanted: &[Listen],
+        umask: u32,
+    ) -> Result<(), String> {
+        let mut old = self.held.remove(&unit).unwrap_or_default();
+        let mut now = Vec::new();
+        let mut trouble = None;
+        for address in wanted {
+            if let Some(at) = old.iter().position(|h| h.address == *address) {
+                now.push(old.swap_remove(at));
+                continue;
+            }
+            match open(address, umask) {
+                Ok(fd) => now.push(Held {
+                    address: address.clone(),
+                    fd,
+                }),
+                Err(why) => trouble = Some(why),
+            }
+        }
+        if !now.is_empty() {
+            self.held.insert(unit, now);
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    /// What a process gets as descriptors 3 and on.
+    pub(super) fn of(&self, unit: UnitId) -> Vec<BorrowedFd<'_>> {
+        self.held
+            .get(&unit)
+            .into_iter()
+            .flatten()
+            .map(|h| h.fd.as_fd())
+            .collect()
+    }
+
+    /// The process is gone from the configuration.
+    pub(super) fn close(&mut self, unit: UnitId) {
+        self.held.remove(&unit);
+    }
+}
+
+fn open(address: &Listen, umask: u32) -> Result<OwnedFd, String> {
+    match address {
+        Listen::Tcp(at) => match net::tcp_listener(at.ip(), at.port(), Accept::Waits) {
+            Ok(listener) => Ok(listener.into()),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                let holder = match proc::port_holder(at.ip(), at.port()) {
+                    Some((pid, command)) => format!("pid {pid} ({command}) listens there already"),
+                    None => "another process listens there already".into(),
+                };
+                Err(format!("cannot listen on {at}: {holder}"))
+            }
+            Err(e) => Err(format!("cannot listen on {at}: {}", reason(&e))),
+        },
+        Listen::Unix(path) => {
+            let said = |e: io::Error| format!("cannot listen on {path:?}: {}", reason(&e));
+            if UnixStream::connect(path).is_ok() {
+                return Err(format!(
+                    "cannot listen on {path:?}: another process listens there already"
+                ));
+            }
+            let listener = net::unix_listener(path, true, Accept::Waits).map_err(said)?;
+            // As a server that makes it by itself would: who may connect is the umask's business.
+            fs::set_permissions(path, Permissions::from_mode(0o666 & !umask)).map_err(said)?;
+            Ok(listener.into())
+        }
+    }
+}
