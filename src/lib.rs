@@ -31,6 +31,7 @@ pub mod os;
 pub mod board;
 pub mod builder;
 pub mod hub;
+pub mod probe;
 pub mod pump;
 pub mod state;
 pub mod supervisor;

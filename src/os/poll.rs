@@ -10,16 +10,24 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// Waits until one of these can be read or is at its end, or until the time is over (None: for
-/// ever); tells which. A signal ends the wait early, with none.
-pub fn readable<const N: usize>(
-    fds: [Option<BorrowedFd<'_>>; N],
-    timeout: Option<Duration>,
-) -> io::Result<[bool; N]> {
+/// What a descriptor is waited on for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It can be read, or is at its end.
+    Readable,
+    /// It can be written, or is connected, or neither ever will.
+    Writable,
+}
+
+/// Waits until something happens to one of these, or until the time is over (None: for ever); tells
+/// to which, in their order. A signal ends the wait early, with none.
+pub fn wait(fds: &[(BorrowedFd<'_>, Until)], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
     let mut asked: Vec<PollFd<'_>> = fds
         .iter()
-        .flatten()
-        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .map(|(fd, until)| match until {
+            Until::Readable => PollFd::new(*fd, PollFlags::POLLIN),
+            Until::Writable => PollFd::new(*fd, PollFlags::POLLOUT),
+        })
         .collect();
     // Rounded up: a wait that ends before its time would only be repeated.
     let timeout = timeout.map_or(PollTimeout::NONE, |t| {
@@ -31,9 +39,23 @@ pub fn readable<const N: usize>(
         Err(e) => return Err(e.into()),
     }
     // An unknown bit (None) is an event as well: the read will tell.
-    let mut events = asked
+    let events = asked.iter();
+    Ok(events
+        .map(|fd| fd.revents().is_none_or(|e| !e.is_empty()))
+        .collect())
+}
+
+/// The same for a few that may be gone, for reading.
+pub fn readable<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let there: Vec<_> = fds
         .iter()
-        .map(|fd| fd.revents().is_none_or(|e| !e.is_empty()));
+        .flatten()
+        .map(|fd| (*fd, Until::Readable))
+        .collect();
+    let mut events = wait(&there, timeout)?.into_iter();
     Ok(fds.map(|fd| fd.is_some() && events.next().unwrap_or(false)))
 }
 

@@ -166,23 +166,20 @@ fn in_parentheses(text: &str) -> Option<(String, u64, Option<u64>)> {
 mod tests {
     use super::*;
 
-    fn errors(text: &str) -> Vec<(Option<String>, Option<u64>, Option<u64>, String)> {
+    type Flat = (Option<String>, Option<u64>, Option<u64>, String);
+
+    fn errors(text: &str) -> Vec<Flat> {
         let mut errors = Errors::default();
         text.lines().for_each(|l| errors.line(l));
         let flat = |e: BuildError| (e.file, e.line, e.column, e.message);
         errors.take().into_iter().map(flat).collect()
     }
 
-    fn at(
-        file: &str,
-        line: u64,
-        column: u64,
-        words: &str,
-    ) -> (Option<String>, Option<u64>, Option<u64>, String) {
+    fn at(file: &str, line: u64, column: u64, words: &str) -> Flat {
         (Some(file.into()), Some(line), Some(column), words.into())
     }
 
-    fn bare(words: &str) -> (Option<String>, Option<u64>, Option<u64>, String) {
+    fn bare(words: &str) -> Flat {
         (None, None, None, words.into())
     }
 
