@@ -250,7 +250,7 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
     };
     let port = doc.read(s, "port", values::port);
     let listen = doc.value(s, "listen", read::list(values::listen));
-    let ready = ready(doc, s, port);
+    let ready = ready(doc, s, port, &listen);
     let swap = match doc.read(s, "swap", read::word(&SWAPS)) {
         Some(swap) => swap,
         None if !listen.is_empty() && ready.is_some() => Swap::Overlap,

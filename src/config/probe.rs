@@ -10,6 +10,9 @@ use super::read::{self, Doc, Read, Section, Value, quote, refuse, unfit};
 use super::values::checked;
 use super::{Health, PortWish, Probe, Ready};
 
+/// What is knocked at for a `port` without a `ready`.
+const OWN_PORT: &str = "127.0.0.1:${PORT}";
+
 /// Longer patterns, or ones that compile to more, are refused (the search has the same bounds).
 const LONGEST_PATTERN: usize = 1000;
 const LARGEST_REGEX: usize = 64 << 10;
@@ -94,14 +97,23 @@ fn probe(doc: &mut Doc, s: &Section) -> Option<Probe> {
 }
 
 /// `ready`, or what `port` alone means.
-pub(super) fn ready(doc: &mut Doc, process: &Section, port: Option<PortWish>) -> Option<Ready> {
+pub(super) fn ready(
+    doc: &mut Doc,
+    process: &Section,
+    port: Option<PortWish>,
+    listen: &[String],
+) -> Option<Ready> {
     let title = process.title_of("ready");
     if process.get("ready").is_none() {
         port?;
+        // A connection to a held socket tells nothing about the process.
+        if held(OWN_PORT, port, listen).is_some() {
+            return None;
+        }
         let none = DeTable::new();
         let timings = doc.section(Place::Ready, title, &none, process.at);
         return Some(Ready {
-            probe: Probe::Tcp("127.0.0.1:${PORT}".into()),
+            probe: Probe::Tcp(OWN_PORT.into()),
             timeout: doc.value(&timings, "timeout_seconds", read::seconds_above_0),
             interval: doc.value(&timings, "interval_seconds", interval),
         });
@@ -141,6 +153,16 @@ pub(super) fn health(doc: &mut Doc, process: &Section) -> Option<Health> {
     })
 }
 
+/// The entry of `listen` that a connection to `target` would end at.
+fn held<'a>(target: &str, port: Option<PortWish>, listen: &'a [String]) -> Option<&'a String> {
+    let resolved = |text: &str| match port {
+        Some(PortWish::Fixed(port)) => text.replace("${PORT}", &port.to_string()),
+        Some(PortWish::Auto) | None => text.into(),
+    };
+    let target = resolved(target);
+    listen.iter().find(|held| is_held(&target, &resolved(held)))
+}
+
 /// While both run, a connection to a held socket is answered by the kernel or by the old process: it tells nothing of the new one.
 pub(super) fn check_overlap(
     doc: &mut Doc,
@@ -154,22 +176,12 @@ pub(super) fn check_overlap(
         Probe::Http(url) => ("http", authority(url)),
         Probe::Log(_) | Probe::Command(_) | Probe::Notify | Probe::Delay(_) => return,
     };
-    let resolved = |text: &str| match port {
-        Some(PortWish::Fixed(port)) => text.replace("${PORT}", &port.to_string()),
-        Some(PortWish::Auto) | None => text.into(),
-    };
-    let target = resolved(&target);
-    let Some(held) = listen.iter().find(|held| is_held(&target, &resolved(held))) else {
+    let Some(held) = held(&target, port, listen) else {
         return;
-    };
-    let key = if s.get("ready").is_some() {
-        "ready"
-    } else {
-        "port"
     };
     doc.complain(
         s,
-        key,
+        "ready",
         format!(
             "with swap \"overlap\" a {kind} probe of {held:?} would be answered by the old process or the kernel, since \"listen\" holds \
              it; use notify, log or command in \"ready\", or swap = \"stop-start\""
