@@ -60,6 +60,8 @@ pub struct Running {
 pub struct State {
     /// The TCP port kept for `/mcp`.
     pub port: Option<u16>,
+    /// What `port = "auto"` was given.
+    ports: BTreeMap<String, u16>,
     numbers: BTreeMap<String, Numbers>,
     exits: BTreeMap<String, VecDeque<ExitView>>,
     running: Vec<Running>,
@@ -103,6 +105,16 @@ impl State {
     /// Numbers below these have been given out.
     pub fn note_numbers(&mut self, process: &str, numbers: Numbers) {
         self.numbers.insert(process.into(), numbers);
+    }
+
+    /// The port kept for a process.
+    pub fn port_of(&self, process: &str) -> Option<u16> {
+        self.ports.get(process).copied()
+    }
+
+    /// Keeps a port for a process.
+    pub fn keep_port(&mut self, process: &str, port: u16) {
+        self.ports.insert(process.into(), port);
     }
 
     /// The exits of earlier runs, oldest first.
@@ -163,6 +175,9 @@ impl State {
                 build_run: number("build_run"),
             };
             state.numbers.insert(name.clone(), numbers);
+            if let Some(port) = row["port"].as_u64().and_then(|p| u16::try_from(p).ok()) {
+                state.ports.insert(name.clone(), port);
+            }
             let exits = row["exits"]
                 .as_array()
                 .map(|all| all.iter().filter_map(exit_of).collect());
@@ -187,7 +202,11 @@ impl State {
                 .flatten()
                 .map(exit_to)
                 .collect();
-            processes.insert(name.clone(), json!({"next": next, "exits": exits}));
+            let port = self.ports.get(name);
+            processes.insert(
+                name.clone(),
+                json!({"next": next, "exits": exits, "port": port}),
+            );
         }
         let running: Vec<Value> = self
             .running
@@ -279,6 +298,7 @@ mod tests {
                 build_run: 1,
             },
         );
+        state.keep_port("web", 8_080);
         state.started("web", 4_711, 99, 2);
         state.ended("web", exit(1), 32);
         let bytes = state.format().to_string();

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +12,14 @@ use std::sync::Arc;
 use crate::board::BuildView;
 use crate::builder::{BuildJob, Builder};
 use crate::clock::{Mono, Wall};
-use crate::config::{self, EnvFile, Environment, Mode, Process, Toggle};
+use crate::config::{self, EnvFile, Environment, Mode, PortWish, Process, Toggle};
 use crate::error::reason;
 use crate::hub::{BuildOutcome, Fact};
 use crate::journal::Level;
 use crate::lifecycle::{Event, UnitId};
 use crate::os::group;
+use crate::os::net::{self, Accept};
+use crate::os::proc;
 use crate::os::reap::Death;
 use crate::os::spawn::{Launch, Output, SpawnError, Spawned, Step, spawn};
 use crate::plan::{self, Exec, direnv};
@@ -27,6 +30,7 @@ use super::{Key, Supervisor, bin_dir};
 
 /// No environment is larger; direnv's errors are shorter.
 const LONGEST_ENVIRONMENT: usize = 4 << 20;
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 type Variables = Vec<(OsString, OsString)>;
 
@@ -264,7 +268,11 @@ impl Supervisor {
         else {
             return self.fail(purpose, "it was taken out of the configuration");
         };
-        let env = match self.environment(&process, base) {
+        let free = match purpose {
+            Purpose::Run { key, .. } => self.free_port(key.0, &process),
+            Purpose::Build { .. } => Ok(()),
+        };
+        let env = match free.and_then(|()| self.environment(&process, base)) {
             Ok(env) => env,
             Err(why) => return self.fail(purpose, &why),
         };
@@ -274,17 +282,60 @@ impl Supervisor {
         }
     }
 
-    fn environment(&self, process: &Process, base: &Variables) -> Result<Environment, String> {
+    fn environment(&mut self, process: &Process, base: &Variables) -> Result<Environment, String> {
         let files: Vec<_> = process
             .env_files
             .iter()
             .map(read_env_file)
             .collect::<Result<_, _>>()?;
-        let mut env = config::environment(process, base.iter().cloned(), &files, None)?;
+        let mut env = config::environment(
+            process,
+            base.iter().cloned(),
+            &files,
+            self.port_of(process)?,
+        )?;
         let root = self.setup.config.root.clone();
         env.insert("BPM_PROCESS".into(), process.name.clone().into());
         env.insert("BPM_PROJECT".into(), root.into());
         Ok(env)
+    }
+
+    /// The port of `port`; one of `"auto"` is taken now if it was not before, and kept.
+    fn port_of(&mut self, process: &Process) -> Result<Option<u16>, String> {
+        match process.port {
+            None => Ok(None),
+            Some(PortWish::Fixed(port)) => Ok(Some(port)),
+            Some(PortWish::Auto) => match self.state.port_of(&process.name) {
+                Some(port) => Ok(Some(port)),
+                None => self.take_port(&process.name).map(Some),
+            },
+        }
+    }
+
+    fn take_port(&mut self, process: &str) -> Result<u16, String> {
+        let port = net::free_port(LOOPBACK).map_err(|e| format!("no free port: {}", reason(&e)))?;
+        self.state.keep_port(process, port);
+        self.state_changed = true;
+        Ok(port)
+    }
+
+    /// Sees that the port is free: whoever has it is named before the process would die of it, and
+    /// one of `"auto"` is taken anew. Not asked where an old run has it (an overlapping swap), or bpm.
+    fn free_port(&mut self, unit: UnitId, process: &Process) -> Result<(), String> {
+        let Some(port) = self.port_of(process)? else {
+            return Ok(());
+        };
+        let ours = self.books.keys().any(|k| k.0 == unit) || self.sockets.holds(unit, port);
+        if ours || net::tcp_listener(LOOPBACK, port, Accept::AtOnce).is_ok() {
+            return Ok(());
+        }
+        if process.port == Some(PortWish::Auto) {
+            return self.take_port(&process.name).map(drop);
+        }
+        Err(match proc::port_holder(LOOPBACK, port) {
+            Some((pid, command)) => format!("port {port} is in use by pid {pid} ({command})"),
+            None => format!("port {port} is in use by another process"),
+        })
     }
 
     /// It does not come to a build or a run.

@@ -67,6 +67,12 @@ impl Sockets {
         trouble.map_or(Ok(()), Err)
     }
 
+    /// That TCP port is held for it.
+    pub(super) fn holds(&self, unit: UnitId, port: u16) -> bool {
+        let mut held = self.held.get(&unit).into_iter().flatten();
+        held.any(|h| matches!(&h.address, Listen::Tcp(at) if at.port() == port))
+    }
+
     /// What a process gets as descriptors 3 and on.
     pub(super) fn of(&self, unit: UnitId) -> Vec<BorrowedFd<'_>> {
         self.held

@@ -64,7 +64,12 @@ impl Supervisor {
         if before != Some(facts.state) {
             unit.since = Wall::now();
         }
-        unit.view = Some(Arc::new(unit.show(&facts)));
+        let port = match unit.process.port {
+            Some(PortWish::Fixed(port)) => Some(port),
+            Some(PortWish::Auto) => self.state.port_of(&unit.process.name),
+            None => None,
+        };
+        unit.view = Some(Arc::new(unit.show(&facts, port)));
         unit.changed = false;
         let words = state_words(&facts);
         let told = before.is_some_and(|b| b != facts.state);
@@ -77,12 +82,8 @@ impl Supervisor {
 }
 
 impl Unit {
-    fn show(&self, facts: &Facts) -> UnitView {
+    fn show(&self, facts: &Facts, port: Option<u16>) -> UnitView {
         let process = &self.process;
-        let port = match process.port {
-            Some(PortWish::Fixed(port)) => Some(port),
-            Some(PortWish::Auto) | None => None,
-        };
         UnitView {
             name: process.name.clone(),
             kind: process.kind,
