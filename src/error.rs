@@ -72,6 +72,8 @@ pub enum Error {
         /// How long, in words: `60 s`.
         after: String,
     },
+    /// Who reads our output went away (`bpm logs | head`): no error, and nothing is said (exit code 0).
+    ReaderGone,
 }
 
 impl Error {
@@ -97,7 +99,8 @@ impl Error {
             other @ (Self::Config(_)
             | Self::Unknown { .. }
             | Self::NoDaemon { .. }
-            | Self::TimedOut { .. }) => other,
+            | Self::TimedOut { .. }
+            | Self::ReaderGone) => other,
         }
     }
 
@@ -112,6 +115,7 @@ impl Error {
     /// What the process exits with (spec: cli, exit codes).
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::ReaderGone => 0,
             Self::Config(_) | Self::Cannot { .. } | Self::Unknown { .. } => 1,
             Self::Usage { .. } => 2,
             Self::NoDaemon { .. } => 3,
@@ -124,7 +128,9 @@ impl Error {
         match self {
             Self::Usage { hint, .. } | Self::Cannot { hint, .. } => hint.clone(),
             Self::NoDaemon { .. } => Some("start it with \"bpm -d\", or \"bpm up\"".into()),
-            Self::Config(_) | Self::Unknown { .. } | Self::TimedOut { .. } => None,
+            Self::Config(_) | Self::Unknown { .. } | Self::TimedOut { .. } | Self::ReaderGone => {
+                None
+            }
         }
     }
 }
@@ -164,6 +170,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot {what}: no daemon runs for {project}")
             }
             Self::TimedOut { what, after } => write!(f, "cannot {what}: not within {after}"),
+            Self::ReaderGone => f.write_str("nobody reads the output"),
         }
     }
 }

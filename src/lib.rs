@@ -38,6 +38,12 @@ pub mod supervisor;
 pub mod tape;
 
 // floor 4: doors
+pub mod client;
 pub mod door;
 pub mod net;
 pub mod tools;
+
+// floor 5: fronts
+pub mod cli;
+pub mod daemon;
+pub mod render;

@@ -1,3 +1,7 @@
 //! The `bpm` binary: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(bpm::cli::main(std::env::args_os()))
+}

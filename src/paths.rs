@@ -126,6 +126,12 @@ impl ProjectDir {
         Self { dir }
     }
 
+    /// The beginning of the markers of this project's processes, by which leftovers are found: another
+    /// one for another project, and for the same project under another `BPM_HOME`.
+    pub fn marker(&self) -> String {
+        format!("{:016x}", fnv1a_64(self.dir.as_os_str().as_bytes()))
+    }
+
     /// Held for the daemon's whole life.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("daemon.lock")

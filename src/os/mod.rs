@@ -7,6 +7,7 @@ pub mod files;
 pub mod group;
 pub mod lock;
 pub mod net;
+pub mod notice;
 pub mod notify;
 pub mod peer;
 pub mod poll;

@@ -59,6 +59,37 @@ pub fn readable<const N: usize>(
     Ok(fds.map(|fd| fd.is_some() && events.next().unwrap_or(false)))
 }
 
+/// Waits until `input` can be read or is at its end: true. False: who reads what we write to `output`
+/// has gone first (a pipe without a reader; terminals and files never have).
+pub fn readable_unless_gone(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> io::Result<bool> {
+    loop {
+        // No event asked for: a terminal, which is one file for both directions, would tell of keys.
+        let mut fds = [
+            PollFd::new(input, PollFlags::POLLIN),
+            PollFd::new(output, PollFlags::empty()),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let [input, output] = fds.map(|fd| fd.revents().is_none_or(|e| !e.is_empty()));
+        if input || output {
+            return Ok(input);
+        }
+    }
+}
+
+/// Whether who reads `output` goes away within that time.
+pub fn reader_gone(output: BorrowedFd<'_>, within: Duration) -> io::Result<bool> {
+    let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(output, PollFlags::empty())];
+    match poll(&mut fds, timeout) {
+        Ok(n) => Ok(n > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// Where wake-ups for one thread arrive: a descriptor to wait on, and the tokens that asked.
 #[derive(Debug)]
 pub struct Mailbox {

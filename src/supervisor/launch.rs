@@ -721,8 +721,7 @@ impl Supervisor {
 
     /// How the markers of this project's processes begin.
     pub(super) fn marker_prefix(&self) -> String {
-        let name = self.setup.dir.path().file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        self.setup.dir.marker()
     }
 
     /// A word for the log and for who asks what happened.

@@ -1,0 +1,369 @@
+//! Completions for three shells, from the table.
+
+use std::fmt::Write;
+
+use crate::daemon::read_config;
+use crate::error::Result;
+
+use super::parse::families;
+use super::table::{COMMANDS, COMMON, Call, Command, DIR, Operands, Opt};
+use super::{help, print, project};
+
+/// The hidden first argument with which the scripts ask for the names of processes.
+pub(super) const NAMES: &str = "__names";
+
+/// Prints the names of the project's processes, one a line; nothing where there is no project.
+pub(super) fn names() -> Result<u8> {
+    let config = project(None).and_then(|p| read_config(&p.root));
+    if let Ok(config) = config {
+        let mut text = String::new();
+        for process in &config.processes {
+            let _ = writeln!(text, "{}", process.name);
+        }
+        print(&text)?;
+    }
+    Ok(0)
+}
+
+/// `bpm completions SHELL`.
+pub(super) fn completions(call: &Call) -> Result<u8> {
+    let text = match call.operands.first().and_then(|s| s.to_str()) {
+        Some("zsh") => zsh(),
+        Some("fish") => fish(),
+        _ => bash(),
+    };
+    print(&text)?;
+    Ok(0)
+}
+
+/// What may follow a command besides options.
+enum Follows {
+    Nothing,
+    Folders,
+    Processes,
+    Words(&'static [&'static str]),
+}
+
+fn follows(command: &Command) -> Follows {
+    match command.operands {
+        Operands::None => Follows::Nothing,
+        Operands::Dir => Follows::Folders,
+        Operands::Name | Operands::MaybeName | Operands::Names => Follows::Processes,
+        Operands::Word { words, .. } => Follows::Words(words),
+    }
+}
+
+fn options(command: &'static Command) -> impl Iterator<Item = &'static Opt> {
+    let dir = help::has_dir(command).then_some(&DIR);
+    command.options.iter().chain(dir).chain(COMMON)
+}
+
+fn spellings(option: &Opt) -> Vec<String> {
+    let short = option.short.map(|c| format!("-{c}"));
+    let long = (!option.long.is_empty()).then(|| format!("--{}", option.long));
+    short.into_iter().chain(long).collect()
+}
+
+/// Words that an option's value may be, where the table names them: `ready|exit|build|log`.
+fn values(option: &Opt) -> Vec<&'static str> {
+    let words: Vec<_> = option.value.unwrap_or_default().split('|').collect();
+    match words.len() {
+        0 | 1 => Vec::new(),
+        _ => words,
+    }
+}
+
+/// The words that may stand where a command does: commands of one word, and families.
+fn first_words() -> Vec<&'static str> {
+    COMMANDS
+        .iter()
+        .map(|c| c.name)
+        .filter(|name| !name.is_empty() && !name.contains(' '))
+        .chain(families())
+        .collect()
+}
+
+fn bash() -> String {
+    let mut text = String::from(
+        "# bash completion for bpm; made by \"bpm completions bash\"\n\
+         _bpm() {\n    \
+             local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= word i skip=\n    \
+             COMPREPLY=()\n    \
+             for ((i = 1; i < COMP_CWORD; i++)); do\n        \
+                 word=${COMP_WORDS[i]}\n        \
+                 if [[ $skip ]]; then skip=; continue; fi\n        \
+                 case \"$command:$word\" in\n            \
+                     :-C) skip=1 ;;\n            \
+                     :-*) ;;\n",
+    );
+    for family in families() {
+        let _ = writeln!(text, "            :{family}) command={family} ;;");
+        let _ = writeln!(text, "            {family}:-*) ;;");
+        let _ = writeln!(
+            text,
+            "            {family}:*) command=\"{family} $word\" ;;"
+        );
+    }
+    text.push_str(
+        "            :*) command=$word ;;\n        \
+                 esac\n    \
+             done\n    \
+             case \"$prev\" in\n        \
+                 -C) [[ $command == logs ]] || { COMPREPLY=($(compgen -d -- \"$cur\")); return; } ;;\n    \
+             esac\n    \
+             case \"$command $prev\" in\n",
+    );
+    for command in COMMANDS {
+        for option in command.options.iter().filter(|o| o.value.is_some()) {
+            let words = values(option).join(" ");
+            for spelling in spellings(option) {
+                let _ = writeln!(
+                    text,
+                    "        {:?}) COMPREPLY=($(compgen -W {words:?} -- \"$cur\")); return ;;",
+                    format!("{} {spelling}", command.name)
+                );
+            }
+        }
+    }
+    text.push_str("    esac\n    case \"$command\" in\n");
+    for command in COMMANDS {
+        let options: Vec<String> = options(command).flat_map(spellings).collect();
+        let (extra, more) = match follows(command) {
+            Follows::Nothing => (String::new(), ""),
+            Follows::Folders => (String::new(), " $(compgen -d -- \"$cur\")"),
+            Follows::Processes => (" $(bpm __names 2>/dev/null)".into(), ""),
+            Follows::Words(words) => (format!(" {}", words.join(" ")), ""),
+        };
+        let first = if command.name.is_empty() {
+            format!(" {}", first_words().join(" "))
+        } else {
+            String::new()
+        };
+        let _ = writeln!(
+            text,
+            "        {:?}) COMPREPLY=($(compgen -W \"{}{first}{extra}\" -- \"$cur\"){more}) ;;",
+            command.name,
+            options.join(" ")
+        );
+    }
+    for family in families() {
+        let _ = writeln!(
+            text,
+            "        {family}) COMPREPLY=($(compgen -W {:?} -- \"$cur\")) ;;",
+            members(family).join(" ")
+        );
+    }
+    text.push_str("    esac\n}\ncomplete -F _bpm bpm\n");
+    text
+}
+
+/// The second words of a family.
+fn members(family: &str) -> Vec<&'static str> {
+    COMMANDS
+        .iter()
+        .filter_map(|c| c.name.split_once(' '))
+        .filter(|(first, _)| *first == family)
+        .map(|(_, second)| second)
+        .collect()
+}
+
+/// Inside single quotes, and inside brackets of zsh's specifications.
+fn zsh_text(text: &str) -> String {
+    text.replace('\'', "'\\''")
+        .replace('[', "\\[")
+        .replace(']', "\\]")
+        .replace(':', "\\:")
+}
+
+fn zsh() -> String {
+    let mut text = String::from(
+        "#compdef bpm\n# zsh completion for bpm; made by \"bpm completions zsh\"\n\
+         _bpm_names() { local -a names; names=(${(f)\"$(bpm __names 2>/dev/null)\"}); compadd -a names; }\n\
+         _bpm() {\n    \
+             local context state line curcontext=$curcontext\n    \
+             local -a commands\n",
+    );
+    text.push_str("    commands=(\n");
+    for word in first_words() {
+        let summary = COMMANDS
+            .iter()
+            .find(|c| c.name == word)
+            .map_or("the daemon itself", |c| c.summary);
+        let _ = writeln!(text, "        '{word}:{}'", zsh_text(summary));
+    }
+    text.push_str("    )\n");
+    let bare = &COMMANDS[0];
+    text.push_str("    _arguments -C \\\n");
+    zsh_options(&mut text, bare, 8);
+    text.push_str(
+        "        '1: :->first' '*:: :->rest'\n    \
+             case $state in\n        \
+             first) _describe command commands; _files -/ ;;\n        \
+             rest)\n            \
+                 case $words[1] in\n",
+    );
+    for command in COMMANDS
+        .iter()
+        .filter(|c| !c.name.is_empty() && !c.name.contains(' '))
+    {
+        zsh_command(&mut text, command.name, command, 16);
+    }
+    for family in families() {
+        let _ = writeln!(text, "                {family})");
+        let _ = writeln!(
+            text,
+            "                    if (( CURRENT == 2 )); then compadd {}; else shift words; (( CURRENT-- ))",
+            members(family).join(" ")
+        );
+        text.push_str("                    case $words[1] in\n");
+        for command in COMMANDS {
+            if let Some((first, second)) = command.name.split_once(' ')
+                && first == family
+            {
+                zsh_command(&mut text, second, command, 24);
+            }
+        }
+        text.push_str("                    esac; fi ;;\n");
+    }
+    text.push_str("            esac ;;\n    esac\n}\n_bpm \"$@\"\n");
+    text
+}
+
+fn zsh_command(text: &mut String, word: &str, command: &'static Command, indent: usize) {
+    let _ = writeln!(text, "{:indent$}{word}) _arguments \\", "");
+    zsh_options(text, command, indent + 4);
+    let rest = match follows(command) {
+        Follows::Nothing => String::new(),
+        Follows::Folders => "'*:folder:_files -/'".into(),
+        Follows::Processes => "'*:process:_bpm_names'".into(),
+        Follows::Words(words) => format!("'1: :({})'", words.join(" ")),
+    };
+    let _ = writeln!(text, "{:indent$}    {rest} ;;", "");
+}
+
+fn zsh_options(text: &mut String, command: &'static Command, indent: usize) {
+    for option in options(command) {
+        for spelling in spellings(option) {
+            let value = match (option.value, values(option)) {
+                (None, _) => String::new(),
+                (Some(_), words) if !words.is_empty() => format!(": :({})", words.join(" ")),
+                (Some(_), _) if *option == DIR => ": :_files -/".into(),
+                (Some(label), _) => format!(":{}: ", zsh_text(label)),
+            };
+            let help = zsh_text(option.help);
+            let _ = writeln!(text, "{:indent$}'{spelling}[{help}]{value}' \\", "");
+        }
+    }
+}
+
+fn fish() -> String {
+    let mut text = String::from(
+        "# fish completion for bpm; made by \"bpm completions fish\"\n\
+         complete -c bpm -f\n",
+    );
+    let firsts = first_words().join(" ");
+    let nothing_yet = format!("not __fish_seen_subcommand_from {firsts}");
+    let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+    for word in first_words() {
+        let summary = COMMANDS
+            .iter()
+            .find(|c| c.name == word)
+            .map_or("the daemon itself", |c| c.summary);
+        let _ = writeln!(
+            text,
+            "complete -c bpm -n {} -a {word} -d {}",
+            quoted(&nothing_yet),
+            quoted(summary)
+        );
+    }
+    for command in COMMANDS {
+        let when = match command.name.split_once(' ') {
+            _ if command.name.is_empty() => nothing_yet.clone(),
+            None => format!("__fish_seen_subcommand_from {}", command.name),
+            Some((family, second)) => format!(
+                "__fish_seen_subcommand_from {family}; and __fish_seen_subcommand_from {second}"
+            ),
+        };
+        let when = quoted(&when);
+        if let Some((family, second)) = command.name.split_once(' ') {
+            let _ = writeln!(
+                text,
+                "complete -c bpm -n {} -a {second} -d {}",
+                quoted(&format!(
+                    "__fish_seen_subcommand_from {family}; and not __fish_seen_subcommand_from {}",
+                    members(family).join(" ")
+                )),
+                quoted(command.summary)
+            );
+        }
+        for option in options(command) {
+            let mut line = format!("complete -c bpm -n {when}");
+            if let Some(c) = option.short {
+                let _ = write!(line, " -s {c}");
+            }
+            if !option.long.is_empty() {
+                let _ = write!(line, " -l {}", option.long);
+            }
+            if option.value.is_some() {
+                line.push_str(" -x");
+            }
+            let words = values(option);
+            if *option == DIR {
+                line.push_str(" -a '(__fish_complete_directories)'");
+            } else if !words.is_empty() {
+                let _ = write!(line, " -a {}", quoted(&words.join(" ")));
+            }
+            let _ = writeln!(text, "{line} -d {}", quoted(option.help));
+        }
+        match follows(command) {
+            Follows::Nothing => {}
+            Follows::Folders => {
+                let _ = writeln!(
+                    text,
+                    "complete -c bpm -n {when} -a '(__fish_complete_directories)'"
+                );
+            }
+            Follows::Processes => {
+                let _ = writeln!(
+                    text,
+                    "complete -c bpm -n {when} -a '(bpm __names 2>/dev/null)'"
+                );
+            }
+            Follows::Words(words) => {
+                let _ = writeln!(
+                    text,
+                    "complete -c bpm -n {when} -a {}",
+                    quoted(&words.join(" "))
+                );
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_and_option_is_in_every_shell() {
+        for (shell, text) in [("bash", bash()), ("zsh", zsh()), ("fish", fish())] {
+            for command in COMMANDS {
+                let word = command.name.rsplit(' ').next().unwrap_or_default();
+                assert!(text.contains(word), "{shell}: {word}");
+                for option in command.options.iter().filter(|o| !o.long.is_empty()) {
+                    let written = match shell {
+                        "fish" => format!("-l {}", option.long),
+                        _ => format!("--{}", option.long),
+                    };
+                    assert!(
+                        text.contains(&written),
+                        "{shell}: {}: {written}",
+                        command.name
+                    );
+                }
+            }
+            assert!(text.contains("__names"), "{shell}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! `bpm check`, `bpm mcp-config`: what the configuration says, and how an agent is connected.
+
+use serde_json::json;
+
+use crate::client::Descriptor;
+use crate::config::Port;
+use crate::daemon::{Project, read_config};
+use crate::error::Result;
+
+use super::print;
+use super::table::Call;
+
+/// Agents that `mcp-config` knows.
+pub(super) const CLIENTS: &[&str] = &[
+    "claude", "codex", "cursor", "vscode", "gemini", "opencode", "zed",
+];
+
+/// `bpm check`.
+pub(super) fn check(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let config = read_config(&project.root)?;
+    let mut text = String::new();
+    for note in &config.not_in_effect {
+        text.push_str(&format!("{note}\n"));
+    }
+    let names: Vec<&str> = config.processes.iter().map(|p| p.name.as_str()).collect();
+    text.push_str(&format!("no mistakes; processes: {}\n", names.join(", ")));
+    print(&text)?;
+    Ok(0)
+}
+
+/// `bpm mcp-config`.
+pub(super) fn mcp_config(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let name = server_name(&project.name());
+    let url = match call.has("stdio") {
+        true => None,
+        false => url(&project),
+    };
+    let one = call.operands.first().and_then(|c| c.to_str());
+    let mut text = String::new();
+    for client in CLIENTS.iter().filter(|c| one.is_none_or(|one| one == **c)) {
+        if one.is_none() {
+            text.push_str(&format!("# {client}\n"));
+        }
+        text.push_str(&connection(client, &name, url.as_deref()));
+        if one.is_none() {
+            text.push('\n');
+        }
+    }
+    print(text.trim_end_matches('\n'))?;
+    print("\n")?;
+    Ok(0)
+}
+
+/// The lines that end `bpm up`.
+pub(super) fn claude_lines(project: &Project, url: Option<&str>) -> String {
+    connection("claude", &server_name(&project.name()), url)
+}
+
+/// Where `/mcp` is over TCP: of the daemon that runs, else as configured.
+fn url(project: &Project) -> Option<String> {
+    if let Some(descriptor) = Descriptor::read(&project.dir.descriptor()) {
+        return descriptor.url;
+    }
+    match read_config(&project.root).ok()?.port {
+        Port::Fixed(port) => Some(format!("http://127.0.0.1:{port}/mcp")),
+        Port::Any | Port::Off => None,
+    }
+}
+
+/// A server's name: `[A-Za-z0-9_-]`, at most 32; each other letter becomes `-`.
+pub(super) fn server_name(project: &str) -> String {
+    let name: String = project
+        .chars()
+        .map(|c| match c {
+            'A'..='Z' | 'a'..='z' | '0'..='9' | '_' | '-' => c,
+            _ => '-',
+        })
+        .take(32)
+        .collect();
+    match name.trim_matches('-').is_empty() {
+        true => "bpm".into(),
+        false => name,
+    }
+}
+
+/// What connects one agent: over `bpm proxy` first, since that survives a change of port and starts the
+/// daemon; then over HTTP, where there is a URL.
+fn connection(client: &str, name: &str, url: Option<&str>) -> String {
+    let stdio = json!({"command": "bpm", "args": ["proxy"]});
+    let pretty = |value: &serde_json::Value| serde_json::to_string(value).unwrap_or_default();
+    // Each: the form over stdio, and the one over HTTP.
+    let (over_stdio, over_http): (String, Option<String>) = match client {
+        "claude" => (
+            format!("claude mcp add {name} -- bpm proxy"),
+            url.map(|u| format!("claude mcp add --transport http {name} {u}")),
+        ),
+        "codex" => (
+            format!("codex mcp add {name} -- bpm proxy"),
+            url.map(|u| format!("codex mcp add {name} --url {u}")),
+        ),
+        "gemini" => (
+            format!("gemini mcp add -s user {name} bpm proxy"),
+            url.map(|u| format!("gemini mcp add -s user --transport http {name} {u}")),
+        ),
+        "cursor" => (
+            format!(
+                ".cursor/mcp.json: {}",
+                pretty(&json!({"mcpServers": {name: stdio}}))
+            ),
+            url.map(|u| {
+                let http = json!({"mcpServers": {name: {"url": u}}});
+                format!(".cursor/mcp.json: {}", pretty(&http))
+            }),
+        ),
+        "vscode" => (
+            format!(
+                ".vscode/mcp.json: {}",
+                pretty(
+                    &json!({"servers": {name: {"type": "stdio", "command": "bpm", "args": ["proxy"]}}})
+                )
+            ),
+            url.map(|u| {
+                let http = json!({"servers": {name: {"type": "http", "url": u}}});
+                format!(".vscode/mcp.json: {}", pretty(&http))
+            }),
+        ),
+        "opencode" => (
+            format!(
+                "opencode.json: {}",
+                pretty(
+                    &json!({"mcp": {name: {"type": "local", "command": ["bpm", "proxy"], "enabled": true}}})
+                )
+            ),
+            url.map(|u| {
+                let http = json!({"mcp": {name: {"type": "remote", "url": u, "enabled": true}}});
+                format!("opencode.json: {}", pretty(&http))
+            }),
+        ),
+        _ => (
+            format!(
+                "settings.json: {}",
+                pretty(
+                    &json!({"context_servers": {name: {"command": "bpm", "args": ["proxy"], "env": {}}}})
+                )
+            ),
+            url.map(|u| {
+                let http = json!({"context_servers": {name: {"url": u}}});
+                format!("settings.json: {}", pretty(&http))
+            }),
+        ),
+    };
+    let http = over_http
+        .map(|line| format!("{line}\n"))
+        .unwrap_or_default();
+    format!("{over_stdio}\n{http}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_agents_take() {
+        assert_eq!(server_name("shop"), "shop");
+        assert_eq!(server_name("my shop.v2"), "my-shop-v2");
+        assert_eq!(server_name("läden"), "l-den");
+        assert_eq!(server_name("日本"), "bpm");
+        assert_eq!(server_name(&"x".repeat(50)).len(), 32);
+    }
+
+    #[test]
+    fn every_agent_has_both_forms_stdio_first() {
+        for client in CLIENTS {
+            let text = connection(client, "shop", Some("http://127.0.0.1:1/mcp"));
+            let lines: Vec<&str> = text.lines().collect();
+            assert_eq!(lines.len(), 2, "{client}");
+            assert!(
+                lines[0].contains("proxy") && !lines[0].contains("http"),
+                "{client}"
+            );
+            assert!(lines[1].contains("http://127.0.0.1:1/mcp"), "{client}");
+            assert_eq!(connection(client, "shop", None).lines().count(), 1);
+        }
+        assert_eq!(
+            connection("claude", "shop", Some("http://127.0.0.1:41873/mcp")),
+            "claude mcp add shop -- bpm proxy\n\
+             claude mcp add --transport http shop http://127.0.0.1:41873/mcp\n"
+        );
+    }
+}

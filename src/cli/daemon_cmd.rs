@@ -1,0 +1,67 @@
+//! Commands about the daemon as such: starting it in all ways, and the proxy.
+
+use crate::daemon::{self, How, Project, Started, Wishes};
+use crate::error::{Error, Result};
+
+use super::orders::stop_all;
+use super::print;
+use super::table::Call;
+
+/// `bpm [DIR]`, `bpm -d [DIR]`.
+pub(super) fn bare(call: &Call) -> Result<u8> {
+    let how = match call.has("detach") {
+        true => How::Detached,
+        false => How::Foreground,
+    };
+    begin(&call.project_here()?, &wishes(call)?, how)
+}
+
+/// `bpm serve [DIR]`.
+pub(super) fn serve(call: &Call) -> Result<u8> {
+    begin(&call.project_here()?, &wishes(call)?, How::Foreground)
+}
+
+/// `bpm daemon start`.
+pub(super) fn daemon_start(call: &Call) -> Result<u8> {
+    let how = match call.has("foreground") {
+        true => How::Foreground,
+        false => How::Detached,
+    };
+    begin(&call.project()?, &wishes(call)?, how)
+}
+
+/// `bpm daemon restart`.
+pub(super) fn daemon_restart(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    // A mistake in the configuration must not cost the daemon that runs.
+    daemon::read_config(&project.root)?;
+    stop_all(&project, call.has("force"))?;
+    begin(&project, &wishes(call)?, How::Detached)
+}
+
+/// `--port`, `--replace`.
+pub(super) fn wishes(call: &Call) -> Result<Wishes> {
+    let port = call
+        .text("port")?
+        .map(|text| {
+            daemon::port(text)
+                .ok_or_else(|| Error::usage(format!("--port: {text:?} is neither a port nor auto")))
+        })
+        .transpose()?;
+    Ok(Wishes {
+        port,
+        replace: call.has("replace"),
+        ..Wishes::default()
+    })
+}
+
+/// Starts, and says how it went.
+pub(super) fn begin(project: &Project, wishes: &Wishes, how: How) -> Result<u8> {
+    let name = project.name();
+    match daemon::start(project, wishes, how)? {
+        Started::Now(words) => print(&format!("{name}: started ({words})\n"))?,
+        Started::Already(pid) => print(&format!("{name}: already running (pid {pid})\n"))?,
+        Started::Ended => {}
+    }
+    Ok(0)
+}

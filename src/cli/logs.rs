@@ -1,0 +1,393 @@
+//! `bpm logs`: what processes printed, merged by time; `bpm daemon logs`: bpm's own log.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, stdout};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::client::{self, Client, Fault, Verdict};
+use crate::daemon::Project;
+use crate::error::{Error, Result, reason};
+use crate::os::notice::Notice;
+use crate::os::poll;
+use crate::render::{Paint, Tone};
+
+use super::table::Call;
+use super::{note, paint, print};
+
+/// `-n` where it is not given.
+const LINES: u64 = 200;
+
+/// What to show, and how.
+struct View<'a> {
+    call: &'a Call,
+    paint: Paint,
+    /// Of one process: without its name before the lines.
+    one: bool,
+    lines: u64,
+    /// The line that was printed last: a gap in context is shown by `--`.
+    last: Option<(String, u64)>,
+    names: Vec<String>,
+}
+
+/// `bpm logs`.
+pub(super) fn logs(call: &Call) -> Result<u8> {
+    let lines = call.number("lines", "a number of lines")?.unwrap_or(LINES);
+    call.choice("stream")?;
+    let params = params(call, lines)?;
+    let (project, _, mut client) = call.daemon("show the logs")?;
+    let mut view = View {
+        call,
+        paint: paint(&project.env),
+        one: call.operands.len() == 1,
+        lines,
+        last: None,
+        names: Vec::new(),
+    };
+    let mut past = params.clone();
+    past["follow"] = false.into();
+    let mut cursors = match view.past(&mut client, &past) {
+        Ok(cursors) => cursors,
+        Err(Stop::Refused(message)) => {
+            note(&format!("bpm: {message}\n"));
+            return Ok(1);
+        }
+        Err(Stop::Lost(why)) => return Err(Fault::Lost(why).while_doing("show the logs")),
+        Err(Stop::Said(error)) => return Err(error),
+    };
+    if !call.has("follow") {
+        return Ok(0);
+    }
+    loop {
+        match view.live(client, &params, &mut cursors) {
+            Stop::Refused(message) => {
+                note(&format!("bpm: {message}\n"));
+                return Ok(1);
+            }
+            Stop::Said(error) => return Err(error),
+            Stop::Lost(_) => {
+                note("bpm: the daemon is gone; its lines go on here when it is back\n");
+                client = back(&project)?;
+            }
+        }
+    }
+}
+
+fn params(call: &Call, lines: u64) -> Result<Value> {
+    let mut params = Map::new();
+    params.insert("processes".into(), call.names()?.into());
+    params.insert("lines".into(), lines.into());
+    for (option, key) in [
+        ("build", "build"),
+        ("ignore-case", "ignore_case"),
+        ("literal", "literal"),
+    ] {
+        if call.has(option) {
+            params.insert(key.into(), true.into());
+        }
+    }
+    for (option, key) in [
+        ("grep", "pattern"),
+        ("since", "since"),
+        ("stream", "stream"),
+    ] {
+        if let Some(text) = call.text(option)? {
+            params.insert(key.into(), text.into());
+        }
+    }
+    if let Some(run) = call.number::<i64>("run", "a run (-1 is the newest)")? {
+        params.insert("run".into(), run.into());
+    }
+    if let Some(n) = call.number::<u64>("context", "a number of lines")? {
+        params.insert("context_lines".into(), n.into());
+    }
+    Ok(Value::Object(params))
+}
+
+/// Why there are no more lines.
+enum Stop {
+    Refused(String),
+    Lost(String),
+    Said(Error),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Refused { message, .. } => Self::Refused(message),
+            Fault::Lost(why) => Self::Lost(why),
+            Fault::TimedOut => Self::Lost("it does not answer".into()),
+        }
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Said(error)
+    }
+}
+
+impl View<'_> {
+    /// Prints the last lines of all, merged by time; where each log goes on.
+    fn past(
+        &mut self,
+        client: &mut Client,
+        params: &Value,
+    ) -> std::result::Result<BTreeMap<String, u64>, Stop> {
+        let id = client.send("bpm/follow", params.clone())?;
+        let mut found: Vec<(String, Value)> = Vec::new();
+        let next = loop {
+            let Some(message) = client.receive(None)? else {
+                continue;
+            };
+            if let Some(result) = client::result_of(&message, id) {
+                break result?["next"].clone();
+            }
+            if let Some((process, lines)) = lines_of(message) {
+                found.extend(lines.into_iter().map(|line| (process.clone(), line)));
+            }
+        };
+        // Stable: lines of one process keep their order, whatever their times.
+        found.sort_by(|(_, a), (_, b)| a["time"].as_str().cmp(&b["time"].as_str()));
+        let all = usize::try_from(self.lines).unwrap_or(usize::MAX);
+        let skip = found.len().saturating_sub(all);
+        let mut text = String::new();
+        for (process, line) in &found[skip..] {
+            self.line(&mut text, process, line);
+        }
+        print(&text)?;
+        let next = next.as_object().cloned().unwrap_or_default();
+        Ok(next
+            .into_iter()
+            .filter_map(|(name, seq)| Some((name, seq.as_u64()?)))
+            .collect())
+    }
+
+    /// Prints lines as they come, until the daemon or the reader is gone.
+    fn live(
+        &mut self,
+        mut client: Client,
+        params: &Value,
+        cursors: &mut BTreeMap<String, u64>,
+    ) -> Stop {
+        let mut params = params.clone();
+        params["follow"] = true.into();
+        params["after"] = json!(cursors);
+        let id = match client.send("bpm/follow", params) {
+            Ok(id) => id,
+            Err(fault) => return fault.into(),
+        };
+        loop {
+            let message = match client.buffered() {
+                Ok(Some(message)) => message,
+                Err(fault) => return fault.into(),
+                Ok(None) => {
+                    match poll::readable_unless_gone(client.as_fd(), stdout().as_fd()) {
+                        Ok(true) => {}
+                        Ok(false) => return Stop::Said(Error::ReaderGone),
+                        Err(e) => return Stop::Said(Error::cannot("wait", reason(&e))),
+                    }
+                    match client.fill() {
+                        Ok(_) => continue,
+                        Err(fault) => return fault.into(),
+                    }
+                }
+            };
+            if let Some(result) = client::result_of(&message, id) {
+                return match result {
+                    Ok(_) => Stop::Lost("it stops".into()),
+                    Err(fault) => fault.into(),
+                };
+            }
+            let params = &message["params"];
+            let process = params["process"].as_str().unwrap_or_default().to_string();
+            if let Some(next) = params["next"].as_u64() {
+                cursors.insert(process.clone(), next);
+            }
+            let mut text = String::new();
+            if let Some(dropped) = params["dropped"].as_u64().filter(|n| *n > 0) {
+                self.gap(&mut text, &process, dropped);
+            }
+            if let Some((process, lines)) = lines_of(message) {
+                for line in &lines {
+                    self.line(&mut text, &process, line);
+                }
+            }
+            if let Err(error) = print(&text) {
+                return error.into();
+            }
+        }
+    }
+
+    fn line(&mut self, text: &mut String, process: &str, line: &Value) {
+        if self.call.has("json") {
+            let mut object = line.clone();
+            object["process"] = process.into();
+            text.push_str(&format!("{object}\n"));
+            return;
+        }
+        self.separate(text, process, line["seq"].as_u64().unwrap_or_default());
+        if self.call.has("times") {
+            let time = line["time"].as_str().unwrap_or_default();
+            text.push_str(&self.paint.paint(Tone::Dim, time));
+            text.push(' ');
+        }
+        if !self.one {
+            text.push_str(&self.label(process));
+        }
+        text.push_str(line["text"].as_str().unwrap_or_default());
+        text.push('\n');
+    }
+
+    /// `--` between groups of matches with context, as grep does.
+    fn separate(&mut self, text: &mut String, process: &str, seq: u64) {
+        if self.call.has("context") {
+            let gap = self
+                .last
+                .as_ref()
+                .is_some_and(|(name, last)| name != process || last + 1 != seq);
+            if gap {
+                text.push_str("--\n");
+            }
+            self.last = Some((process.into(), seq));
+        }
+    }
+
+    fn gap(&mut self, text: &mut String, process: &str, dropped: u64) {
+        if self.call.has("json") {
+            text.push_str(&format!(
+                "{}\n",
+                json!({"process": process, "dropped": dropped})
+            ));
+        } else {
+            let label = if self.one {
+                String::new()
+            } else {
+                self.label(process)
+            };
+            note(&format!("{label}({dropped} lines left out)\n"));
+        }
+    }
+
+    /// `[api] `, each process in a colour of its own.
+    fn label(&mut self, process: &str) -> String {
+        let at = self
+            .names
+            .iter()
+            .position(|n| n == process)
+            .unwrap_or_else(|| {
+                self.names.push(process.into());
+                self.names.len() - 1
+            });
+        let label = format!("[{process}]");
+        format!("{} ", self.paint.paint(Tone::Name(at), &label))
+    }
+}
+
+/// Process and lines of a `bpm/lines` notification.
+fn lines_of(mut message: Value) -> Option<(String, Vec<Value>)> {
+    if message["method"] != "bpm/lines" {
+        return None;
+    }
+    let process = message["params"]["process"].as_str()?.to_string();
+    match message["params"]["lines"].take() {
+        Value::Array(lines) => Some((process, lines)),
+        _ => None,
+    }
+}
+
+/// Waits until a daemon of the project runs again.
+fn back(project: &Project) -> Result<Client> {
+    let cannot = |e: std::io::Error| Error::cannot("wait for the daemon", reason(&e));
+    loop {
+        // Watched before it is looked at: a daemon that comes in between is not missed.
+        let notice = Notice::of(project.dir.path()).map_err(cannot)?;
+        if let Verdict::Running(_, client) = client::judge(&project.dir, "cli")? {
+            return Ok(client);
+        }
+        if !poll::readable_unless_gone(notice.as_fd(), stdout().as_fd()).map_err(cannot)? {
+            return Err(Error::ReaderGone);
+        }
+    }
+}
+
+/// `bpm daemon logs`.
+pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let lines: usize = call
+        .number("lines", "a number of lines")?
+        .unwrap_or(LINES as usize);
+    let path = project.dir.log();
+    let cannot = |e: std::io::Error| {
+        Error::cannot(format!("read {:?}", path.display().to_string()), reason(&e))
+    };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            return Err(Error::NoDaemon {
+                what: "show the daemon's log".into(),
+                project: project.name(),
+            });
+        }
+        Err(e) => return Err(cannot(e)),
+    };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(cannot)?;
+    print(&String::from_utf8_lossy(last_lines(&bytes, lines)))?;
+    if !call.has("follow") {
+        return Ok(0);
+    }
+    let notice = Notice::of_writes(project.dir.path()).map_err(cannot)?;
+    loop {
+        let mut fresh = Vec::new();
+        file.read_to_end(&mut fresh).map_err(cannot)?;
+        print(&String::from_utf8_lossy(&fresh))?;
+        // Begun anew by a new daemon, or since it grew too large.
+        if let Ok(other) = File::open(&path)
+            && let (Ok(now), Ok(before)) = (other.metadata(), file.metadata())
+            && now.ino() != before.ino()
+        {
+            file = other;
+            continue;
+        }
+        let size = file.metadata().map_err(cannot)?.len();
+        if file.stream_position().map_err(cannot)? > size {
+            file.seek(SeekFrom::Start(0)).map_err(cannot)?;
+            continue;
+        }
+        if !poll::readable_unless_gone(notice.as_fd(), stdout().as_fd()).map_err(cannot)? {
+            return Err(Error::ReaderGone);
+        }
+        notice.wait(Duration::ZERO).map_err(cannot)?;
+    }
+}
+
+/// The last `n` lines.
+fn last_lines(bytes: &[u8], n: usize) -> &[u8] {
+    if n == 0 {
+        return &[];
+    }
+    let body = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    match memchr::memrchr_iter(b'\n', body).nth(n - 1) {
+        Some(at) => &bytes[at + 1..],
+        None => bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_found() {
+        assert_eq!(last_lines(b"a\nb\nc\n", 2), b"b\nc\n");
+        assert_eq!(last_lines(b"a\nb\nc", 1), b"c");
+        assert_eq!(last_lines(b"a\n", 5), b"a\n");
+        assert_eq!(last_lines(b"a\n", 0), b"");
+        assert_eq!(last_lines(b"", 3), b"");
+    }
+}

@@ -1,0 +1,184 @@
+//! What people type. A table of commands (`table`), what reads it (`parse`, `help`, `complete`), and the
+//! commands, which ask the daemon and show its answers.
+
+mod complete;
+mod config_cmd;
+mod daemon_cmd;
+mod help;
+mod logs;
+mod orders;
+mod parse;
+mod status;
+pub mod table;
+mod up;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use crate::client::{self, Client, Descriptor, VERSION, Verdict};
+use crate::daemon::{Env, Project};
+use crate::error::{Error, Result, reason};
+use crate::os::fds;
+use crate::paths::{self, CONFIG_FILE};
+use crate::render::Paint;
+
+use help::help;
+use parse::Asked;
+use table::Call;
+
+/// Does what the arguments say; the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    // Nothing of ours is open yet: what a caller left open is not held for a daemon's life.
+    fds::close_inherited();
+    match asked(args) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error);
+            error.exit_code()
+        }
+    }
+}
+
+fn asked(args: impl IntoIterator<Item = OsString>) -> Result<u8> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.get(1).is_some_and(|a| a == complete::NAMES) {
+        return complete::names();
+    }
+    match parse::parse(args)? {
+        Asked::Version => print(&format!("bpm {VERSION}\n")).map(|()| 0),
+        Asked::Help(name) => print(&help(&name)).map(|()| 0),
+        Asked::Call(call) => (call.command.run)(&call),
+    }
+}
+
+/// Says on standard error what went wrong.
+fn complain(error: &Error) {
+    let mut text = match error {
+        Error::ReaderGone => return,
+        Error::Config(faults) => {
+            let n = faults.len();
+            let plural = if n == 1 { "" } else { "s" };
+            format!("{error}\nbpm: cannot use {CONFIG_FILE}: {n} mistake{plural} in it\n")
+        }
+        error => format!("bpm: {error}\n"),
+    };
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    note(&text);
+}
+
+/// On standard error, as it is. One that is closed is no reason to fail.
+fn note(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// On standard output.
+///
+/// # Errors
+/// Nobody reads it any more ([`Error::ReaderGone`]), or it can't be written.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| match e.kind() {
+            ErrorKind::BrokenPipe => Error::ReaderGone,
+            _ => Error::cannot("write to standard output", reason(&e)),
+        })
+}
+
+fn environment() -> Env {
+    Env(std::env::vars_os().collect())
+}
+
+/// Colours for standard output.
+fn paint(env: &Env) -> Paint {
+    Paint::new(env.get("NO_COLOR").is_none() && io::stdout().is_terminal())
+}
+
+impl Call {
+    /// The project: `-C DIR`, else the nearest folder upward that has a `.mcp-run`; else, for who looks at
+    /// a daemon whose `.mcp-run` was deleted, the nearest folder upward that bpm knows.
+    ///
+    /// # Errors
+    /// There is none.
+    fn project(&self) -> Result<Project> {
+        project(self.dir.as_deref())
+    }
+
+    /// The project of a command that takes `[DIR]`: exactly that folder.
+    fn project_here(&self) -> Result<Project> {
+        let operand = self.operands.first().map(|o| Path::new(o.as_os_str()));
+        project(operand.or(self.dir.as_deref()))
+    }
+
+    /// The daemon, which must run.
+    ///
+    /// # Errors
+    /// It does not (exit code 3), or does not answer.
+    fn daemon(&self, what: &str) -> Result<(Project, Descriptor, Client)> {
+        let project = self.project()?;
+        match client::judge(&project.dir, "cli")? {
+            Verdict::Running(descriptor, client) => Ok((project, descriptor, client)),
+            Verdict::Unhealthy(descriptor) => {
+                let who = descriptor.map_or(String::new(), |d| format!(" (pid {})", d.pid));
+                Err(
+                    Error::cannot(what, format!("the daemon does not answer{who}")).with_hint(
+                        "\"bpm stop --force\" ends it, \"bpm -d --replace\" starts another",
+                    ),
+                )
+            }
+            Verdict::Stale(_) | Verdict::Stopped => Err(Error::NoDaemon {
+                what: what.into(),
+                project: project.name(),
+            }),
+        }
+    }
+}
+
+fn project(dir: Option<&Path>) -> Result<Project> {
+    let env = environment();
+    let state = paths::State::locate(&|name| env.get(name).map(OsStr::to_os_string))?;
+    let exactly = |dir: &Path| -> Result<PathBuf> {
+        let quoted = dir.display().to_string();
+        let root = dir
+            .canonicalize()
+            .map_err(|e| Error::cannot(format!("enter {quoted:?}"), reason(&e)))?;
+        let known = root.join(CONFIG_FILE).exists() || state.project(&root).descriptor().exists();
+        match known {
+            true => Ok(root),
+            false => Err(Error::cannot(
+                format!("find the project {quoted:?}"),
+                format!("there is no {CONFIG_FILE} in it"),
+            )),
+        }
+    };
+    let root = match dir {
+        Some(dir) => exactly(dir)?,
+        None => {
+            let here = std::env::current_dir()
+                .map_err(|e| Error::cannot("tell the current folder", reason(&e)))?;
+            paths::find_project(&here, &|path| path.exists())
+                .or_else(|| {
+                    let known = |root: &&Path| state.project(root).descriptor().exists();
+                    here.ancestors().find(known).map(Path::to_path_buf)
+                })
+                .ok_or_else(|| {
+                    Error::cannot(
+                        "find a project",
+                        format!(
+                            "no {CONFIG_FILE} in {:?} or above",
+                            here.display().to_string()
+                        ),
+                    )
+                    .with_hint("go to one, or name its folder with -C DIR")
+                })?
+        }
+    };
+    Ok(Project {
+        dir: state.project(&root),
+        root,
+        env,
+    })
+}

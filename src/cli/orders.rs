@@ -1,0 +1,355 @@
+//! `start`, `stop`, `restart`, `wait`, `why`, `reload`: orders, and their answers.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::client::{self, Client, Descriptor, Fault, Told, Verdict};
+use crate::clock::{Mono, human};
+use crate::daemon::{self, How, Project, Started, Wishes};
+use crate::error::{Error, Result};
+
+use super::daemon_cmd::{begin, wishes};
+use super::table::Call;
+use super::{note, print};
+
+/// The most that a tool waits; who waits longer asks again.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// `bpm start`.
+pub(super) fn start(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let names = call.names()?;
+    let mut wishes = wishes(call)?;
+    if names.is_empty() {
+        return begin(&project, &wishes, How::Detached);
+    }
+    wishes.only = Some(names.clone());
+    match reach(&project, &wishes)? {
+        Some(mut reached) => order(&mut reached.client, "start", &names, &json!({})),
+        None => Ok(0),
+    }
+}
+
+/// A daemon, and whether it is new.
+pub(super) struct Reached {
+    /// Whose.
+    pub descriptor: Descriptor,
+    /// Connected.
+    pub client: Client,
+}
+
+/// Connects to the daemon, which is started if there is none. None: we were that daemon, and it is over.
+pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached>> {
+    for _ in 0..2 {
+        match client::judge(&project.dir, "cli")? {
+            Verdict::Running(descriptor, client) if !wishes.replace => {
+                return Ok(Some(Reached { descriptor, client }));
+            }
+            Verdict::Running(..) | Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
+            }
+        }
+        match daemon::start(project, wishes, How::Detached)? {
+            Started::Ended => return Ok(None),
+            Started::Now(words) => note(&format!("bpm: started the daemon ({words})\n")),
+            Started::Already(_) => {}
+        }
+        // Replaced by now.
+        if wishes.replace {
+            let again = Wishes {
+                replace: false,
+                ..wishes.clone()
+            };
+            return reach(project, &again);
+        }
+    }
+    Err(Error::cannot("reach the daemon", "it was stopped at once"))
+}
+
+/// `bpm stop`.
+pub(super) fn stop(call: &Call) -> Result<u8> {
+    let names = call.names()?;
+    if names.is_empty() {
+        return stop_all(&call.project()?, call.has("force"));
+    }
+    if call.has("force") {
+        return Err(
+            Error::usage("--force is for all: it does not go with names")
+                .with_hint("stop_timeout_seconds says when a process is killed"),
+        );
+    }
+    let project = call.project()?;
+    match client::judge(&project.dir, "cli")? {
+        Verdict::Running(_, mut client) => order(&mut client, "stop", &names, &json!({})),
+        // Nothing runs, which is what was asked for.
+        Verdict::Stopped => {
+            print("nothing runs\n")?;
+            Ok(0)
+        }
+        Verdict::Unhealthy(_) | Verdict::Stale(_) => {
+            let what = format!("stop {}", names.join(", "));
+            Err(Error::cannot(what, "the daemon is dead or does not answer")
+                .with_hint("\"bpm stop\" ends everything"))
+        }
+    }
+}
+
+/// `bpm daemon stop`.
+pub(super) fn daemon_stop(call: &Call) -> Result<u8> {
+    stop_all(&call.project()?, call.has("force"))
+}
+
+/// Stops everything, and says what that was.
+pub(super) fn stop_all(project: &Project, force: bool) -> Result<u8> {
+    let stopped = daemon::stop(project, force, force, &mut |line| {
+        note(&format!("bpm: {line}\n"))
+    })?;
+    let name = project.name();
+    let mut text = match (stopped.pid, stopped.killed) {
+        (Some(pid), false) => format!("{name}: stopped (pid {pid})\n"),
+        (Some(pid), true) => format!("{name}: killed (pid {pid})\n"),
+        (None, _) if stopped.leftovers == 0 => format!("{name}: not running\n"),
+        (None, _) => format!("{name}: no daemon ran\n"),
+    };
+    if stopped.leftovers > 0 {
+        text.push_str(&format!(
+            "{name}: stopped {} process(es) that a dead daemon had left\n",
+            stopped.leftovers
+        ));
+    }
+    print(&text)?;
+    Ok(0)
+}
+
+/// `bpm restart`.
+pub(super) fn restart(call: &Call) -> Result<u8> {
+    let names = match (call.has("all"), call.names()?) {
+        (true, names) if !names.is_empty() => {
+            return Err(Error::usage("--all does not go with names"));
+        }
+        (true, _) => vec!["*".to_string()],
+        (false, names) if names.is_empty() => {
+            return Err(Error::usage(
+                "bpm restart needs the name of a process, or --all",
+            ));
+        }
+        (false, names) => names,
+    };
+    let (_, _, mut client) = call.daemon("restart")?;
+    let mode = if call.has("release") {
+        "release"
+    } else {
+        "dev"
+    };
+    order(&mut client, "restart", &names, &json!({ "mode": mode }))
+}
+
+/// Gives the same order to several processes at once, waits for all, and says how each went: 0 or 1.
+fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -> Result<u8> {
+    let mut code = 0;
+    for (name, told) in each(client, tool, names, arguments)? {
+        let told = match told {
+            Told {
+                failed: false,
+                ref data,
+                ..
+            } if late(data) => {
+                // It goes on beyond what a tool waits for: so do we.
+                if tool == "stop" {
+                    told
+                } else {
+                    until_ready(client, &name)?
+                }
+            }
+            told => told,
+        };
+        if told.failed {
+            code = 1;
+            note(&format!("bpm: {}\n", told.text));
+        } else {
+            print(&format!("{}\n", told.text))?;
+            if told.data["ok"] == false {
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn late(data: &Value) -> bool {
+    let results = data["results"].as_array().into_iter().flatten();
+    data["timed_out"] == true || results.into_iter().any(|r| r["timed_out"] == true)
+}
+
+/// Waits for readiness as long as it takes. Of all (`*`), the first that is late has said so.
+fn until_ready(client: &mut Client, name: &str) -> Result<Told> {
+    loop {
+        let arguments =
+            json!({"process": name, "for": "ready", "timeout_seconds": LONGEST.as_secs()});
+        let begun = Mono::now();
+        let told = client
+            .tool("wait", arguments, None)
+            .map_err(|f| f.while_doing("wait"))?;
+        let over = Mono::now().since(begun) >= LONGEST;
+        if told.failed || told.data["met"] == true || !over {
+            let failed = told.failed || told.data["met"] != true;
+            return Ok(Told { failed, ..told });
+        }
+    }
+}
+
+/// Calls a tool for each name at once; the answers in the order of the names.
+fn each(
+    client: &mut Client,
+    tool: &str,
+    names: &[String],
+    arguments: &Value,
+) -> Result<Vec<(String, Told)>> {
+    let lost = |f: Fault| f.while_doing(tool);
+    let mut ids = Vec::new();
+    for name in names {
+        let mut arguments = arguments.clone();
+        arguments["process"] = name.as_str().into();
+        arguments["timeout_seconds"] = LONGEST.as_secs().into();
+        let params = json!({"name": tool, "arguments": arguments});
+        ids.push(client.send("tools/call", params).map_err(lost)?);
+    }
+    let mut answers: Vec<Option<Told>> = vec![None; names.len()];
+    while answers.iter().any(Option::is_none) {
+        let Some(message) = client.receive(None).map_err(lost)? else {
+            continue;
+        };
+        for (id, answer) in ids.iter().zip(&mut answers) {
+            if let Some(result) = client::result_of(&message, *id) {
+                *answer = Some(client::told(&result.map_err(lost)?));
+            }
+        }
+    }
+    Ok(names
+        .iter()
+        .cloned()
+        .zip(answers.into_iter().flatten())
+        .collect())
+}
+
+/// `bpm wait`.
+pub(super) fn wait(call: &Call) -> Result<u8> {
+    let what = call.choice("for")?.unwrap_or("ready");
+    let pattern = call.text("pattern")?;
+    let name = call.names()?.remove(0);
+    let limit = call
+        .number::<f64>("timeout", "a number of seconds")?
+        .map(|s| {
+            Duration::try_from_secs_f64(s)
+                .map_err(|_| Error::usage(format!("--timeout: {s} is not a number of seconds")))
+        })
+        .transpose()?;
+    match (what, pattern) {
+        ("log", None) => return Err(Error::usage("--for log needs --pattern RE")),
+        ("log", _) | (_, None) => {}
+        (_, Some(_)) => return Err(Error::usage("--pattern is for --for log")),
+    }
+    let (_, _, mut client) = call.daemon("wait")?;
+    let until = limit.map(|l| Mono::now().after(l));
+    let mut after = Value::Null;
+    loop {
+        let span = until.map_or(LONGEST, |u| u.since(Mono::now()).min(LONGEST));
+        let mut arguments =
+            json!({"process": name, "for": what, "timeout_seconds": span.as_secs_f64()});
+        if let Some(pattern) = pattern {
+            arguments["pattern"] = pattern.into();
+        }
+        if !after.is_null() {
+            arguments["after"] = after;
+        }
+        let begun = Mono::now();
+        let told = client
+            .tool("wait", arguments, None)
+            .map_err(|f| f.while_doing("wait"))?;
+        if told.failed {
+            note(&format!("bpm: {}\n", told.text));
+            return Ok(1);
+        }
+        if told.data["met"] == true {
+            print(&format!("{}\n", plain(&told.text)))?;
+            return Ok(0);
+        }
+        if Mono::now().since(begun) < span {
+            note(&format!("bpm: {}\n", plain(&told.text)));
+            return Ok(1);
+        }
+        if until.is_some_and(|u| u.since(Mono::now()).is_zero()) {
+            return Err(Error::TimedOut {
+                what: format!("wait for {name} ({what})"),
+                after: limit.map(human).unwrap_or_default(),
+            });
+        }
+        after = told.data["next"].clone();
+    }
+}
+
+/// Without the last line, which tells an agent the cursor.
+fn plain(text: &str) -> &str {
+    match text.rsplit_once('\n') {
+        Some((rest, last)) if last.starts_with("[next ") => rest,
+        _ => text,
+    }
+}
+
+/// `bpm why`.
+pub(super) fn why(call: &Call) -> Result<u8> {
+    let (_, _, mut client) = call.daemon("tell why")?;
+    let name = call.names()?.remove(0);
+    match client.call("bpm/why", json!({ "process": name }), None) {
+        Ok(card) => {
+            let text = card["text"].as_str().unwrap_or_default();
+            print(&format!("{}\n", text.trim_end()))?;
+            Ok(0)
+        }
+        Err(Fault::Refused { message, .. }) => {
+            note(&format!("bpm: {message}\n"));
+            Ok(1)
+        }
+        Err(fault) => Err(fault.while_doing("tell why")),
+    }
+}
+
+/// `bpm reload`.
+pub(super) fn reload(call: &Call) -> Result<u8> {
+    let (project, _, mut client) = call.daemon("reload")?;
+    // Mistakes are shown with their places by who reads the file here, the same way as everywhere.
+    daemon::read_config(&project.root)?;
+    let dry = call.has("dry-run");
+    let done = match client.call("bpm/reload", json!({ "dry_run": dry }), None) {
+        Ok(done) => done,
+        Err(Fault::Refused { message, .. }) => {
+            note(&format!("bpm: {message}\n"));
+            return Ok(1);
+        }
+        Err(fault) => return Err(fault.while_doing("reload")),
+    };
+    let mut text = String::new();
+    for key in ["changed", "added", "removed"] {
+        let names: Vec<&str> = strings(&done[key]).collect();
+        if !names.is_empty() {
+            text.push_str(&format!("{key}: {}\n", names.join(", ")));
+        }
+    }
+    if text.is_empty() {
+        text.push_str("nothing changed\n");
+    }
+    print(&text)?;
+    let mut code = 0;
+    for error in strings(&done["errors"]) {
+        note(&format!("bpm: {error}\n"));
+        code = 1;
+    }
+    Ok(code)
+}
+
+fn strings(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+}

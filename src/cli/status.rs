@@ -1,0 +1,295 @@
+//! `bpm status`, `bpm daemon status`, `bpm ps`: how it is.
+
+use std::io::{IsTerminal, stdout};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::client::{self, Client, Descriptor, Fault, PATIENCE, Verdict};
+use crate::clock::{Mono, Wall, human};
+use crate::daemon::Project;
+use crate::error::{Error, Result, reason};
+use crate::os::poll;
+use crate::paths::{ProjectDir, State};
+use crate::render::{self, Cell, Paint, Tone};
+
+use super::table::Call;
+use super::{environment, note, paint, print};
+
+/// Between two pictures of `-w`: uptimes and loads change by themselves.
+const PICTURE: Duration = Duration::from_secs(1);
+
+/// `bpm status`.
+pub(super) fn status(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let name = call.names()?.into_iter().next();
+    if call.has("watch") {
+        return watch(&project, name.as_deref(), call.has("json"));
+    }
+    let (text, code) = picture(&project, name.as_deref(), call.has("json"))?;
+    print(&text)?;
+    Ok(code)
+}
+
+/// What `bpm status` shows, and its exit code.
+fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<(String, u8)> {
+    match client::judge(&project.dir, "cli")? {
+        Verdict::Running(_, mut client) => of_client(project, &mut client, name, json),
+        verdict => Ok((without(project, &verdict, json), code(&verdict))),
+    }
+}
+
+fn of_client(
+    project: &Project,
+    client: &mut Client,
+    name: Option<&str>,
+    json: bool,
+) -> Result<(String, u8)> {
+    let params = match name {
+        Some(name) => json!({ "process": name }),
+        None => json!({}),
+    };
+    let until = Some(Mono::now().after(PATIENCE));
+    let data = match client.call("bpm/status", params, until) {
+        Ok(data) => data,
+        Err(Fault::Refused { message, .. }) => {
+            note(&format!("bpm: {message}\n"));
+            return Ok((String::new(), 1));
+        }
+        Err(fault) => return Err(fault.while_doing("tell the status")),
+    };
+    let text = match json {
+        true => format!("{data}\n"),
+        false => words(&data, paint(&project.env)),
+    };
+    Ok((text, 0))
+}
+
+fn words(data: &Value, paint: Paint) -> String {
+    let none = Vec::new();
+    let processes = data["processes"].as_array().unwrap_or(&none);
+    let mut text = render::processes(processes, paint);
+    let mut below = render::troubles(processes);
+    if data["release_in_seconds"].is_number() {
+        let span = render::span(&data["release_in_seconds"]);
+        below.push(format!(
+            "dev builds; release again in {span} if nobody calls"
+        ));
+    }
+    if !below.is_empty() {
+        text.push('\n');
+        for line in below {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// What is said of a project without a healthy daemon.
+fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
+    if json {
+        let document = json!({
+            "schema": 1,
+            "project": project.name(),
+            "verdict": verdict.word(),
+            "daemon": null,
+            "processes": [],
+        });
+        return format!("{document}\n");
+    }
+    let name = project.name();
+    match verdict {
+        Verdict::Running(..) => format!("{name}: running\n"),
+        Verdict::Stopped => format!("{name}: stopped\n"),
+        Verdict::Stale(d) => format!(
+            "{name}: stale: the daemon (pid {}) has died; its processes may still run\n\
+             \"bpm -d\" starts it again, \"bpm stop\" ends what is left\n",
+            d.pid
+        ),
+        Verdict::Unhealthy(d) => {
+            let who = d
+                .as_ref()
+                .map_or(String::new(), |d| format!(" (pid {})", d.pid));
+            format!(
+                "{name}: unhealthy: the daemon{who} does not answer\n\
+                 \"bpm stop --force\" ends it, \"bpm -d --replace\" starts another\n"
+            )
+        }
+    }
+}
+
+fn code(verdict: &Verdict) -> u8 {
+    match verdict {
+        Verdict::Running(..) => 0,
+        Verdict::Stopped => 3,
+        Verdict::Stale(_) | Verdict::Unhealthy(_) => 1,
+    }
+}
+
+/// Draws anew until the daemon is stopped or the person has seen enough.
+fn watch(project: &Project, name: Option<&str>, json: bool) -> Result<u8> {
+    let terminal = stdout().is_terminal() && !json;
+    loop {
+        let (text, code) = picture(project, name, json)?;
+        match terminal {
+            // Home, and what is below is cleared after the new picture is there: no flicker.
+            true => {
+                let text = text.replace('\n', "\x1b[K\n");
+                print(&format!("\x1b[H{text}\x1b[J"))?;
+            }
+            false => print(&text)?,
+        }
+        if name.is_some() && code == 1 && text.is_empty() {
+            return Ok(code);
+        }
+        let out = stdout();
+        if poll::reader_gone(out.as_fd(), PICTURE).unwrap_or(true) {
+            return Err(Error::ReaderGone);
+        }
+    }
+}
+
+/// `bpm daemon status`.
+pub(super) fn daemon_status(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let verdict = client::judge(&project.dir, "cli")?;
+    let code = code(&verdict);
+    let word = verdict.word();
+    let mut document =
+        json!({"schema": 1, "verdict": word, "project": project.root.display().to_string()});
+    match verdict {
+        Verdict::Running(descriptor, mut client) => {
+            describe(&mut document, &descriptor);
+            let until = Some(Mono::now().after(PATIENCE));
+            if let Ok(status) = client.call("bpm/status", json!({}), until) {
+                for key in ["uptime_seconds", "clients", "rss_bytes"] {
+                    document[key] = status["daemon"][key].clone();
+                }
+            }
+        }
+        Verdict::Unhealthy(Some(descriptor)) | Verdict::Stale(descriptor) => {
+            describe(&mut document, &descriptor);
+        }
+        Verdict::Unhealthy(None) | Verdict::Stopped => {}
+    }
+    match call.has("json") {
+        true => print(&format!("{document}\n"))?,
+        false => print(&daemon_words(&document))?,
+    }
+    Ok(code)
+}
+
+fn describe(document: &mut Value, descriptor: &Descriptor) {
+    let Value::Object(known) = descriptor.to_json() else {
+        return;
+    };
+    for (key, value) in known {
+        if key != "project" {
+            document[key] = value;
+        }
+    }
+}
+
+fn daemon_words(document: &Value) -> String {
+    let mut text = format!(
+        "{}: {}\n",
+        document["project"].as_str().unwrap_or_default(),
+        document["verdict"].as_str().unwrap_or_default()
+    );
+    let mut row = |label: &str, value: String| {
+        if !value.is_empty() {
+            text.push_str(&format!("  {label:9}{value}\n"));
+        }
+    };
+    let plain = |key: &str| match &document[key] {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => String::new(),
+    };
+    row("pid", plain("pid"));
+    if document["uptime_seconds"].is_number() {
+        row("uptime", render::span(&document["uptime_seconds"]));
+    }
+    row("clients", plain("clients"));
+    row("socket", plain("socket"));
+    row("url", plain("url"));
+    row("version", plain("version"));
+    if let Some(bytes) = document["rss_bytes"].as_u64() {
+        row("memory", render::size(bytes));
+    }
+    text
+}
+
+/// `bpm ps`.
+pub(super) fn ps(call: &Call) -> Result<u8> {
+    let env = environment();
+    let state = State::locate(&|name| env.get(name).map(std::ffi::OsStr::to_os_string))?;
+    let mut daemons = Vec::new();
+    let folders = match std::fs::read_dir(state.path()) {
+        Ok(folders) => folders.flatten().map(|f| f.path()).collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => {
+            let path = state.path().display().to_string();
+            return Err(Error::cannot(format!("read {path:?}"), reason(&e)));
+        }
+    };
+    for folder in folders {
+        let dir = ProjectDir::at(folder);
+        // No descriptor, no daemon that anybody could reach.
+        let Some(descriptor) = Descriptor::read(&dir.descriptor()) else {
+            continue;
+        };
+        let word = match client::judge(&dir, "cli") {
+            Ok(verdict) => verdict.word(),
+            Err(_) => "other version",
+        };
+        daemons.push((descriptor, word));
+    }
+    daemons.sort_by(|(a, _), (b, _)| a.project.cmp(&b.project));
+    match call.has("json") {
+        true => print(&format!("{}\n", ps_json(&daemons)))?,
+        false if daemons.is_empty() => print("no daemons\n")?,
+        false => print(&ps_table(&daemons, paint(&env)))?,
+    }
+    Ok(0)
+}
+
+fn ps_json(daemons: &[(Descriptor, &str)]) -> Value {
+    let list: Vec<Value> = daemons
+        .iter()
+        .map(|(descriptor, word)| {
+            let mut value = descriptor.to_json();
+            value["verdict"] = (*word).into();
+            value
+        })
+        .collect();
+    json!({"schema": 1, "daemons": list})
+}
+
+fn ps_table(daemons: &[(Descriptor, &str)], paint: Paint) -> String {
+    let head = ["PID", "VERDICT", "UPTIME", "VERSION", "URL", "PROJECT"];
+    let mut rows = vec![head.map(|h| Cell::toned(Tone::Bold, h)).to_vec()];
+    let now = Wall::now();
+    for (d, word) in daemons {
+        let up = Wall::parse_rfc3339(&d.started_at)
+            .and_then(|at| u64::try_from(now.0 - at.0).ok())
+            .filter(|_| *word == "running")
+            .map_or("-".into(), |ms| human(Duration::from_millis(ms)));
+        let tone = if *word == "running" {
+            Tone::Good
+        } else {
+            Tone::Bad
+        };
+        rows.push(vec![
+            Cell::plain(d.pid.to_string()),
+            Cell::toned(tone, *word),
+            Cell::plain(up),
+            Cell::plain(&d.version),
+            Cell::plain(d.url.as_deref().unwrap_or("-")),
+            Cell::plain(&d.project),
+        ]);
+    }
+    render::table(&rows, paint)
+}

@@ -1,0 +1,298 @@
+//! `bpm up`: everything runs and is ready, or it is said what does not.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::client::{self, Client, Fault, PATIENCE, Told};
+use crate::clock::{Mono, Wall, human};
+use crate::daemon::{Project, Wishes, read_config};
+use crate::error::{Error, Result, reason};
+use crate::os::poll::readable;
+use crate::render::{self, Paint, Tone};
+
+use super::config_cmd::claude_lines;
+use super::orders::reach;
+use super::table::Call;
+use super::{note, paint, print};
+
+/// The most that a tool waits; who waits longer asks again.
+const LONGEST: u64 = 600;
+/// `--timeout` where it is not given.
+const READY: f64 = 60.0;
+
+/// `bpm up`.
+pub(super) fn up(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let seconds = call
+        .number("timeout", "a number of seconds")?
+        .unwrap_or(READY);
+    let patience = Duration::try_from_secs_f64(seconds)
+        .map_err(|_| Error::usage(format!("--timeout: {seconds} is not a number of seconds")))?;
+    let config = read_config(&project.root)?;
+    let named = call.names()?;
+    let names = match named.is_empty() {
+        true => config
+            .processes
+            .iter()
+            .filter(|p| p.autostart)
+            .map(|p| p.name.clone())
+            .collect(),
+        false => named.clone(),
+    };
+    let wishes = Wishes {
+        only: (!named.is_empty()).then_some(named),
+        ..Wishes::default()
+    };
+    let since = Wall::now();
+    let Some(reached) = reach(&project, &wishes)? else {
+        return Ok(0);
+    };
+    let builds = Builds::follow(&reached.descriptor.socket, since, paint_err(&project))?;
+    let mut run = Run {
+        client: reached.client,
+        builds,
+        patience,
+        waits: BTreeMap::new(),
+        changes: BTreeMap::new(),
+    };
+    run.begin(&names)?;
+    let failed = run.settle()?;
+    let data = run.status()?;
+    let shown: Vec<Value> = data["processes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|p| names.iter().any(|n| p["name"] == n.as_str()))
+        .cloned()
+        .collect();
+    print(&render::reached(&shown, paint(&project.env)))?;
+    match failed {
+        0 => {
+            let url = reached.descriptor.url.as_deref();
+            print(&format!("\n{}", claude_lines(&project, url)))?;
+            Ok(0)
+        }
+        _ => Ok(1),
+    }
+}
+
+/// Colours for what goes to standard error.
+fn paint_err(project: &Project) -> Paint {
+    use std::io::IsTerminal;
+    let plain = project.env.get("NO_COLOR").is_some();
+    Paint::new(!plain && std::io::stderr().is_terminal())
+}
+
+/// What is waited for.
+struct Run {
+    client: Client,
+    builds: Builds,
+    patience: Duration,
+    /// By request: a process that was told to start, and when its time is over (None: it is built).
+    waits: BTreeMap<u64, (String, Option<Mono>)>,
+    /// By request: a process whose changes are waited for.
+    changes: BTreeMap<u64, String>,
+}
+
+impl Run {
+    fn begin(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
+            let arguments = json!({"process": name, "timeout_seconds": LONGEST});
+            let id = self.ask("start", arguments)?;
+            let until = Mono::now().after(self.patience);
+            self.waits.insert(id, (name.clone(), Some(until)));
+            self.watch(name, &Value::Null)?;
+        }
+        self.look()
+    }
+
+    fn ask(&mut self, tool: &str, arguments: Value) -> Result<u64> {
+        self.client
+            .send("tools/call", json!({"name": tool, "arguments": arguments}))
+            .map_err(|f| f.while_doing("bring it up"))
+    }
+
+    fn watch(&mut self, name: &str, after: &Value) -> Result<()> {
+        let mut arguments = json!({"process": name, "for": "change", "timeout_seconds": LONGEST});
+        if !after.is_null() {
+            arguments["after"] = after.clone();
+        }
+        let id = self.ask("wait", arguments)?;
+        self.changes.insert(id, name.into());
+        Ok(())
+    }
+
+    /// Until each has its answer; how many failed.
+    fn settle(&mut self) -> Result<usize> {
+        let mut failed = 0;
+        while !self.waits.is_empty() {
+            let due = self.waits.values().filter_map(|(_, until)| *until).min();
+            let left = due.map(|d| d.since(Mono::now()));
+            if left == Some(Duration::ZERO) {
+                return Err(self.too_late());
+            }
+            while let Some(message) = self.client.buffered().map_err(lost)? {
+                failed += self.take(&message)?;
+            }
+            if self.waits.is_empty() {
+                break;
+            }
+            let fds = [Some(self.client.as_fd()), self.builds.fd()];
+            let [answer, built] =
+                readable(fds, left).map_err(|e| Error::cannot("wait", reason(&e)))?;
+            if built {
+                self.builds.show();
+            }
+            if answer {
+                self.client.fill().map_err(lost)?;
+            }
+        }
+        // The last words of a build that has just ended.
+        self.builds.show();
+        Ok(failed)
+    }
+
+    /// One message; 1 if it tells that a process failed.
+    fn take(&mut self, message: &Value) -> Result<usize> {
+        let Some(id) = message["id"].as_u64() else {
+            return Ok(0);
+        };
+        let Some(result) = client::result_of(message, id) else {
+            return Ok(0);
+        };
+        if let Some(name) = self.changes.remove(&id) {
+            let told = client::told(&result.map_err(lost)?);
+            // The process may be gone, or bpm stop: then its start is answered as well.
+            if !told.failed && told.data["met"] == true {
+                self.watch(&name, &told.data["next"])?;
+            }
+            self.look()?;
+            return Ok(0);
+        }
+        let Some((name, until)) = self.waits.remove(&id) else {
+            return Ok(0);
+        };
+        let told = client::told(&result.map_err(lost)?);
+        if told.data["timed_out"] == true {
+            let again = json!({"process": name, "timeout_seconds": LONGEST});
+            let id = self.ask("start", again)?;
+            self.waits.insert(id, (name, until));
+            return Ok(0);
+        }
+        Ok(say(&told))
+    }
+
+    /// The time for readiness is counted from the end of each build.
+    fn look(&mut self) -> Result<()> {
+        let data = self.status()?;
+        let building = |name: &str| {
+            let processes = data["processes"].as_array().into_iter().flatten();
+            processes.filter(|p| p["name"] == name).any(|p| {
+                let build = &p["build"]["state"];
+                p["state"] == "building" || build == "running" || build == "queued"
+            })
+        };
+        for (name, until) in self.waits.values_mut() {
+            match (building(name), &until) {
+                (true, _) => *until = None,
+                (false, None) => *until = Some(Mono::now().after(self.patience)),
+                (false, Some(_)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Asked on a connection of its own: answers on the first belong to `take`.
+    fn status(&mut self) -> Result<Value> {
+        let until = Some(Mono::now().after(PATIENCE));
+        self.builds
+            .second
+            .call("bpm/status", json!({}), until)
+            .map_err(lost)
+    }
+
+    fn too_late(&self) -> Error {
+        let now = Mono::now();
+        let late: Vec<&str> = self
+            .waits
+            .values()
+            .filter(|(_, until)| until.is_some_and(|u| u <= now))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        Error::TimedOut {
+            what: format!("bring up {}", late.join(", ")),
+            after: human(self.patience),
+        }
+    }
+}
+
+fn lost(fault: Fault) -> Error {
+    fault.while_doing("bring it up")
+}
+
+fn say(told: &Told) -> usize {
+    let failed = told.failed || told.data["ok"] == false;
+    if failed {
+        note(&format!("bpm: {}\n", told.text));
+    }
+    usize::from(failed)
+}
+
+/// The builds' output, shown as it comes.
+struct Builds {
+    /// Follows; None once it is over.
+    first: Option<Client>,
+    /// Asks.
+    second: Client,
+    paint: Paint,
+}
+
+impl Builds {
+    fn follow(socket: &std::path::Path, since: Wall, paint: Paint) -> Result<Self> {
+        let connect = || Client::connect(socket, "cli", PATIENCE).map_err(lost);
+        let mut first = connect()?;
+        let params = json!({"build": true, "since": since.rfc3339(), "follow": true});
+        first.send("bpm/follow", params).map_err(lost)?;
+        Ok(Self {
+            first: Some(first),
+            second: connect()?,
+            paint,
+        })
+    }
+
+    fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.first.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Prints what has come.
+    fn show(&mut self) {
+        let Some(client) = &mut self.first else {
+            return;
+        };
+        // A deadline that is due: what is there is taken, nothing is waited for.
+        let now = Some(Mono::now().after(Duration::from_millis(1)));
+        loop {
+            match client.receive(now) {
+                Ok(Some(message)) => {
+                    let params = &message["params"];
+                    let label = format!("[{}]", params["process"].as_str().unwrap_or("build"));
+                    let label = self.paint.paint(Tone::Dim, &label);
+                    let lines = params["lines"].as_array().into_iter().flatten();
+                    let text: String = lines
+                        .filter_map(|line| line["text"].as_str())
+                        .map(|line| format!("{label} {line}\n"))
+                        .collect();
+                    note(&text);
+                }
+                Ok(None) => return,
+                Err(_) => {
+                    self.first = None;
+                    return;
+                }
+            }
+        }
+    }
+}

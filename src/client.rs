@@ -1,0 +1,540 @@
+//! The other end of the socket: finds the daemon of a project, judges it, talks to it.
+//!
+//! Everything that looks at a daemon judges it here (spec: daemon, "Verdicts").
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use serde_json::{Value, json};
+
+use crate::clock::Mono;
+use crate::error::{Error, Result, reason};
+use crate::os::lock::Lock;
+use crate::os::notice::Notice;
+use crate::paths::ProjectDir;
+
+/// What both ends of the socket must agree on.
+pub const PROTOCOL_VERSION: u64 = 1;
+/// The oldest bpm whose commands this daemon understands.
+pub const MIN_CLIENT_VERSION: &str = "0.1.0";
+/// This bpm.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// A daemon that does not answer within this is unhealthy (spec: daemon, "Verdicts").
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest message that is taken from a daemon: far above any answer it gives.
+const LONGEST: usize = 64 << 20;
+
+/// `daemon.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The daemon's.
+    pub pid: i32,
+    /// Its kernel start time, so that a recycled pid is told apart.
+    pub process_start: u64,
+    /// Of the daemon's life.
+    pub instance_id: String,
+    /// The project's root.
+    pub project: String,
+    /// The daemon's version.
+    pub version: String,
+    /// [`PROTOCOL_VERSION`] of the daemon.
+    pub protocol_version: u64,
+    /// [`MIN_CLIENT_VERSION`] of the daemon.
+    pub min_client_version: String,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// `/mcp` over TCP, if there is TCP.
+    pub url: Option<String>,
+    /// RFC 3339.
+    pub started_at: String,
+    /// The binary that it runs.
+    pub exe: String,
+}
+
+impl Descriptor {
+    /// Reads `daemon.json`; None: there is none that makes sense.
+    pub fn read(path: &Path) -> Option<Self> {
+        let value: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let text = |key: &str| value[key].as_str().map(String::from);
+        Some(Self {
+            pid: i32::try_from(value["pid"].as_i64()?).ok()?,
+            process_start: value["process_start"].as_u64()?,
+            instance_id: text("instance_id")?,
+            project: text("project")?,
+            version: text("version")?,
+            protocol_version: value["protocol_version"].as_u64()?,
+            min_client_version: text("min_client_version")?,
+            socket: text("socket")?.into(),
+            url: text("url"),
+            started_at: text("started_at")?,
+            exe: text("exe").unwrap_or_default(),
+        })
+    }
+
+    /// As it stands in the file.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "pid": self.pid,
+            "process_start": self.process_start,
+            "instance_id": self.instance_id,
+            "project": self.project,
+            "version": self.version,
+            "protocol_version": self.protocol_version,
+            "min_client_version": self.min_client_version,
+            "socket": self.socket.to_string_lossy(),
+            "url": self.url,
+            "started_at": self.started_at,
+            "exe": self.exe,
+        })
+    }
+
+    /// This bpm can talk to that daemon.
+    ///
+    /// # Errors
+    /// It is too old for it, or the other way round.
+    pub fn speaks(&self) -> Result<()> {
+        let (ours, theirs) = (VERSION, &self.version);
+        if numbers(ours) < numbers(&self.min_client_version) {
+            return Err(Error::cannot(
+                "talk to the daemon",
+                format!("bpm {ours} is too old for this daemon ({theirs}): run \"bpm upgrade\""),
+            ));
+        }
+        if self.protocol_version != PROTOCOL_VERSION {
+            return Err(Error::cannot(
+                "talk to the daemon",
+                format!(
+                    "it is bpm {theirs}, this is bpm {ours}, and they do not understand each other"
+                ),
+            )
+            .with_hint("\"bpm daemon restart\" starts this version"));
+        }
+        Ok(())
+    }
+}
+
+fn numbers(version: &str) -> Vec<u64> {
+    version
+        .split(['.', '-', '+'])
+        .map_while(|part| part.parse().ok())
+        .collect()
+}
+
+/// What a daemon is (spec: daemon, "Verdicts").
+#[derive(Debug)]
+pub enum Verdict {
+    /// Lock held, hello answered.
+    Running(Descriptor, Client),
+    /// Lock held, no answer within [`PATIENCE`].
+    Unhealthy(Option<Descriptor>),
+    /// Lock free, but a descriptor is left.
+    Stale(Descriptor),
+    /// Nothing.
+    Stopped,
+}
+
+impl Verdict {
+    /// As in answers.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Running(..) => "running",
+            Self::Unhealthy(_) => "unhealthy",
+            Self::Stale(_) => "stale",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Judges the daemon of a project, and is connected to it where it runs.
+///
+/// # Errors
+/// The daemon runs, but this bpm can't talk to it; or the lock can't be looked at.
+pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
+    let cannot = |e: std::io::Error| {
+        let lock = dir.lock().display().to_string();
+        Error::cannot(format!("look at {lock:?}"), reason(&e))
+    };
+    let until = Mono::now().after(PATIENCE);
+    let mut notice: Option<Notice> = None;
+    loop {
+        let descriptor = Descriptor::read(&dir.descriptor());
+        let left = until.since(Mono::now());
+        // A daemon that answers holds the lock: nobody else could have its socket. So the lock is only
+        // looked at when there is no answer, and a healthy daemon costs one round trip.
+        if let Some(descriptor) = &descriptor
+            && let Ok(client) = Client::connect(&descriptor.socket, kind, left)
+        {
+            descriptor.speaks()?;
+            return Ok(Verdict::Running(descriptor.clone(), client));
+        }
+        if !Lock::probe(&dir.lock()).map_err(cannot)? {
+            return Ok(match descriptor {
+                Some(descriptor) => Verdict::Stale(descriptor),
+                None => Verdict::Stopped,
+            });
+        }
+        let left = until.since(Mono::now());
+        if left.is_zero() {
+            return Ok(Verdict::Unhealthy(descriptor));
+        }
+        // Somebody starts or stops at this moment; either ends with a change in the folder. Watched
+        // first, then looked at once more, so that a change in between is not missed.
+        match &notice {
+            None => notice = Some(Notice::of(dir.path()).map_err(cannot)?),
+            Some(notice) => {
+                notice.wait(left).map_err(cannot)?;
+            }
+        }
+    }
+}
+
+/// Why a call has no result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection is gone: why.
+    Lost(String),
+    /// Not within the time given.
+    TimedOut,
+    /// The daemon's own word (a JSON-RPC error).
+    Refused {
+        /// Its code.
+        code: i64,
+        /// Its message.
+        message: String,
+    },
+}
+
+impl Fault {
+    /// As an error of doing `what`.
+    pub fn while_doing(self, what: &str) -> Error {
+        match self {
+            Self::Lost(why) => Error::cannot(what, format!("the daemon is gone ({why})"))
+                .with_hint("see \"bpm daemon logs\""),
+            Self::TimedOut => Error::cannot(what, "the daemon does not answer")
+                .with_hint("\"bpm stop --force\" ends it"),
+            Self::Refused { message, .. } => Error::cannot(what, message),
+        }
+    }
+}
+
+/// What a tool answered.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// For who reads texts.
+    pub text: String,
+    /// `structuredContent`, or null.
+    pub data: Value,
+    /// The tool failed: the text says why.
+    pub failed: bool,
+}
+
+/// A connection to the daemon: one JSON message a line, one caller.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    inbox: Vec<u8>,
+    /// Bytes of `inbox` in which there is no newline: each byte is looked at once.
+    seen: usize,
+    last_id: u64,
+}
+
+impl Client {
+    /// Connects, says who we are, and has the answer.
+    ///
+    /// # Errors
+    /// Nobody listens, or nobody answers within `patience`.
+    pub fn connect(
+        path: &Path,
+        kind: &str,
+        patience: Duration,
+    ) -> std::result::Result<Self, Fault> {
+        let until = Mono::now().after(patience);
+        let stream = dial(path, patience).map_err(lost)?;
+        let mut client = Self {
+            stream,
+            inbox: Vec::new(),
+            seen: 0,
+            last_id: 0,
+        };
+        client.call("bpm/hello", hello(kind), Some(until))?;
+        Ok(client)
+    }
+
+    /// Calls a method and waits for its result; notifications that come before it are dropped.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub fn call(
+        &mut self,
+        method: &str,
+        params: Value,
+        until: Option<Mono>,
+    ) -> std::result::Result<Value, Fault> {
+        let id = self.send(method, params)?;
+        loop {
+            let message = self.receive(until)?.ok_or(Fault::TimedOut)?;
+            if let Some(result) = result_of(&message, id) {
+                return result;
+            }
+        }
+    }
+
+    /// Calls a tool.
+    ///
+    /// # Errors
+    /// See [`Fault`]; a tool that fails is no fault.
+    pub fn tool(
+        &mut self,
+        name: &str,
+        arguments: Value,
+        until: Option<Mono>,
+    ) -> std::result::Result<Told, Fault> {
+        let params = json!({"name": name, "arguments": arguments});
+        Ok(told(&self.call("tools/call", params, until)?))
+    }
+
+    /// Sends a request and gives its id.
+    ///
+    /// # Errors
+    /// The daemon is gone.
+    pub fn send(&mut self, method: &str, params: Value) -> std::result::Result<u64, Fault> {
+        self.last_id += 1;
+        let id = self.last_id;
+        let mut line =
+            json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string();
+        line.push('\n');
+        self.stream.write_all(line.as_bytes()).map_err(lost)?;
+        Ok(id)
+    }
+
+    /// The next message; None: the time is over first.
+    ///
+    /// # Errors
+    /// The daemon is gone, or sends what is no message.
+    pub fn receive(&mut self, until: Option<Mono>) -> std::result::Result<Option<Value>, Fault> {
+        loop {
+            if let Some(message) = self.buffered()? {
+                return Ok(Some(message));
+            }
+            let left = match until.map(|t| t.since(Mono::now())) {
+                Some(Duration::ZERO) => return Ok(None),
+                left => left,
+            };
+            self.stream.set_read_timeout(left).map_err(lost)?;
+            if !self.fill()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A message that is here already.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn buffered(&mut self) -> std::result::Result<Option<Value>, Fault> {
+        let Some(end) = memchr::memchr(b'\n', &self.inbox[self.seen..]) else {
+            self.seen = self.inbox.len();
+            return Ok(None);
+        };
+        let end = self.seen + end;
+        let message = serde_json::from_slice(&self.inbox[..end])
+            .map_err(|e| Fault::Lost(format!("it sent what is no message: {e}")))?;
+        self.inbox.drain(..=end);
+        self.seen = 0;
+        Ok(Some(message))
+    }
+
+    /// Reads once; false: nothing came in the time that the socket is set to.
+    ///
+    /// # Errors
+    /// The daemon is gone.
+    pub fn fill(&mut self) -> std::result::Result<bool, Fault> {
+        if self.inbox.len() > LONGEST {
+            return Err(Fault::Lost("it sent a message without an end".into()));
+        }
+        let mut chunk = [0; 16 << 10];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Err(Fault::Lost("it closed the connection".into())),
+            Ok(n) => {
+                self.inbox.extend_from_slice(&chunk[..n]);
+                Ok(true)
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(true),
+            Err(e) => Err(lost(e)),
+        }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// The result that a message is for the request `id`; None: it is for another, or a notification.
+pub fn result_of(message: &Value, id: u64) -> Option<std::result::Result<Value, Fault>> {
+    if message["id"].as_u64() != Some(id) {
+        return None;
+    }
+    let error = &message["error"];
+    Some(if error.is_object() {
+        Err(Fault::Refused {
+            code: error["code"].as_i64().unwrap_or_default(),
+            message: error["message"]
+                .as_str()
+                .unwrap_or("no reason given")
+                .into(),
+        })
+    } else {
+        Ok(message["result"].clone())
+    })
+}
+
+/// A tool's result, taken apart.
+pub fn told(result: &Value) -> Told {
+    let texts = result["content"].as_array().into_iter().flatten();
+    Told {
+        text: texts
+            .filter_map(|c| c["text"].as_str())
+            .collect::<Vec<_>>()
+            .join("\n"),
+        data: result["structuredContent"].clone(),
+        failed: result["isError"] == true,
+    }
+}
+
+/// What the first message on the socket says.
+pub fn hello(kind: &str) -> Value {
+    json!({"client": kind, "version": VERSION, "protocol_version": PROTOCOL_VERSION})
+}
+
+/// A connection to a Unix socket, within the time given: connect(2) waits while the backlog of a
+/// daemon that accepts nothing is full, and only `SO_SNDTIMEO` ends that.
+pub fn dial(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
+    let fd = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let millis = i64::try_from(patience.as_millis().max(1)).unwrap_or(i64::MAX);
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(fd))
+}
+
+fn lost(e: std::io::Error) -> Fault {
+    Fault::Lost(reason(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor() -> Descriptor {
+        Descriptor {
+            pid: 12,
+            process_start: 34,
+            instance_id: "ab".into(),
+            project: "/p".into(),
+            version: "0.5.0".into(),
+            protocol_version: PROTOCOL_VERSION,
+            min_client_version: "0.1.0".into(),
+            socket: "/s".into(),
+            url: None,
+            started_at: "2026-11-21T02:46:50.123Z".into(),
+            exe: "/usr/bin/bpm".into(),
+        }
+    }
+
+    #[test]
+    fn a_descriptor_comes_back_as_it_was_written() {
+        let path = std::env::temp_dir().join(format!("bpm-descriptor-{}", std::process::id()));
+        let written = descriptor();
+        std::fs::write(&path, written.to_json().to_string()).unwrap();
+        assert_eq!(Descriptor::read(&path), Some(written));
+        std::fs::write(&path, "{\"pid\": 1}").unwrap();
+        assert_eq!(Descriptor::read(&path), None);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Descriptor::read(&path), None);
+    }
+
+    #[test]
+    fn an_old_client_is_told_so() {
+        let mut d = descriptor();
+        assert_eq!(d.speaks(), Ok(()));
+        d.min_client_version = "99.0".into();
+        let said = d.speaks().unwrap_err().to_string();
+        assert!(
+            said.ends_with("is too old for this daemon (0.5.0): run \"bpm upgrade\""),
+            "{said}"
+        );
+        d.min_client_version = "0.0.9".into();
+        d.protocol_version += 1;
+        assert!(d.speaks().is_err());
+    }
+
+    #[test]
+    fn answers_are_told_from_what_else_comes() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut client = Client {
+            stream: ours,
+            inbox: Vec::new(),
+            seen: 0,
+            last_id: 0,
+        };
+        theirs
+            .write_all(
+                b"{\"method\":\"notifications/progress\"}\n{\"id\":7,\"result\":1}\n{\"id\":1,\"result\":{\"content\":\
+                  [{\"type\":\"text\",\"text\":\"no\"}],\"isError\":true}}\n{\"id\":2,\"error\":{\"code\":-5,\"message\":\"x\"}}\n",
+            )
+            .unwrap();
+        let told = client.tool("restart", json!({}), None).unwrap();
+        assert_eq!((told.text.as_str(), told.failed), ("no", true));
+        assert_eq!(
+            client.call("bpm/x", json!({}), None),
+            Err(Fault::Refused {
+                code: -5,
+                message: "x".into()
+            })
+        );
+        let soon = Mono::now().after(Duration::from_millis(5));
+        assert_eq!(client.receive(Some(soon)), Ok(None));
+        drop(theirs);
+        assert!(matches!(client.receive(None), Err(Fault::Lost(_))));
+    }
+
+    #[test]
+    fn a_backlog_that_is_full_is_waited_for_no_longer_than_asked() {
+        let path = std::env::temp_dir().join(format!("bpm-backlog-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = nix::sys::socket::socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let before = Mono::now();
+        // The backlog of 0 holds one connection; nobody accepts it, and nobody answers hello.
+        let first = dial(&path, PATIENCE).unwrap();
+        let short = Duration::from_millis(50);
+        assert!(matches!(
+            Client::connect(&path, "cli", short),
+            Err(Fault::Lost(_))
+        ));
+        assert!(Mono::now().since(before) < Duration::from_secs(1));
+        drop(first);
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,652 @@
+//! The front of the daemon and of the foreground run: everything around the supervisor. All ways to
+//! start are [`start`], all ways to end one from outside are [`stop`].
+
+mod echo;
+mod env;
+mod log;
+mod stop;
+
+use std::cell::RefCell;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::{
+    self, Descriptor, MIN_CLIENT_VERSION, PATIENCE, PROTOCOL_VERSION, VERSION, Verdict,
+};
+use crate::clock::{Mono, Wall};
+use crate::config::{self, Config, Port, Toggle};
+use crate::error::{Error, Result, reason};
+use crate::hub::{Hub, Identity};
+use crate::journal::{Journal, Level};
+use crate::net::{self, Door, Listeners, Policy};
+use crate::os::detach::{self, Ready, Side};
+use crate::os::lock::Lock;
+use crate::os::net::{Accept, tcp_listener, unix_listener};
+use crate::os::{fds, files, proc};
+use crate::paths::{CONFIG_FILE, ProjectDir};
+use crate::state::State;
+use crate::supervisor::{Manager, Setup, Supervisor};
+use crate::tools::{Kernel, Tools};
+
+pub use env::{Env, Herald};
+pub use stop::{Stopped, stop};
+
+/// Answers in flight get so long when everything has stopped (spec: daemon, "Stop").
+const GRACE: Duration = Duration::from_secs(10);
+
+/// A project, found.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// Canonical.
+    pub root: PathBuf,
+    /// Its folder of state; need not be there.
+    pub dir: ProjectDir,
+    /// The environment of this bpm.
+    pub env: Env,
+}
+
+impl Project {
+    /// The root's last component, as people call the project.
+    pub fn name(&self) -> String {
+        match self.root.file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => "/".into(),
+        }
+    }
+}
+
+/// Before or behind the terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Returns when it has stopped.
+    Foreground,
+    /// Returns when it serves.
+    Detached,
+}
+
+/// What is asked for besides the configuration.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wishes {
+    /// `--port`.
+    pub port: Option<Port>,
+    /// `--replace`: stop the one that runs.
+    pub replace: bool,
+    /// Start these and what they depend on, rather than all with `autostart`.
+    pub only: Option<Vec<String>>,
+    /// Foreground without the processes' lines: standard output belongs to somebody else.
+    pub quiet: bool,
+}
+
+/// How a start went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    /// A daemon serves now; what it had to say, for a person.
+    Now(String),
+    /// One runs already, with this pid.
+    Already(i32),
+    /// We were it, and it is over.
+    Ended,
+}
+
+/// Reads the configuration of a project.
+///
+/// # Errors
+/// All mistakes in it; it can't be read; running as root, somebody else could write it.
+pub fn read_config(root: &Path) -> Result<Config> {
+    let path = root.join(CONFIG_FILE);
+    let cannot = |e: &std::io::Error| {
+        Error::cannot(format!("read {:?}", path.display().to_string()), reason(e))
+    };
+    let file = fs::metadata(&path).map_err(|e| cannot(&e))?;
+    config::may_use(file.mode() & 0o7777, file.uid(), nix_euid())
+        .map_err(|why| Error::cannot(format!("use {:?}", path.display().to_string()), why))?;
+    let bytes = fs::read(&path).map_err(|e| cannot(&e))?;
+    config::parse_bytes(&bytes, CONFIG_FILE, root)
+}
+
+fn nix_euid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// Starts bpm for a project: the one way behind `bpm`, `bpm -d`, `start`, `up`, `daemon start` and `proxy`.
+/// The configuration is checked before any fork. No thread may run yet for [`How::Detached`].
+///
+/// # Errors
+/// Whatever keeps it from serving; nothing of it is left then.
+pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
+    let config = overridden(read_config(&project.root)?, &project.env, wishes)?;
+    files::private_dir(project.dir.path()).map_err(|e| {
+        let dir = project.dir.path().display().to_string();
+        Error::cannot(format!("keep bpm's files in {dir:?}"), reason(&e))
+            .with_hint("set BPM_HOME to a folder that you may write")
+    })?;
+    match client::judge(&project.dir, "cli")? {
+        Verdict::Running(..) | Verdict::Unhealthy(_) if wishes.replace => {
+            stop(project, false, true, &mut |_| {})?;
+        }
+        Verdict::Running(descriptor, _) => return already(project, descriptor.pid, how),
+        Verdict::Unhealthy(descriptor) => return Err(unhealthy(project, descriptor.as_ref())),
+        Verdict::Stale(_) | Verdict::Stopped => {}
+    }
+    match how {
+        How::Foreground => {
+            let umask = detach::private_umask();
+            serve(project, config, wishes, Behind::Nobody, umask)
+        }
+        How::Detached => match detach::detach() {
+            Ok(Side::Parent(waiting)) => match waiting.verdict() {
+                detach::Verdict::Ready(text) => Ok(Started::Now(text)),
+                detach::Verdict::Already(pid) => Ok(Started::Already(pid)),
+                detach::Verdict::Failed(text) => Err(told(&text)),
+                detach::Verdict::Died => Err(Error::cannot(
+                    format!("start {}", project.name()),
+                    "the daemon died before it was ready",
+                )
+                .with_hint(format!("see {:?}", project.dir.log().display().to_string()))),
+            },
+            Ok(Side::Daemon(ready)) => {
+                let umask = ready.umask;
+                // Nobody looks at our own exit code; who started us has been told through the pipe.
+                serve(project, config, wishes, Behind::Terminal(ready), umask)
+            }
+            Err(e) => Err(Error::cannot("make a daemon", reason(&e))),
+        },
+    }
+}
+
+fn already(project: &Project, pid: i32, how: How) -> Result<Started> {
+    match how {
+        How::Detached => Ok(Started::Already(pid)),
+        How::Foreground => Err(Error::cannot(
+            format!("start {}", project.name()),
+            format!("already running (pid {pid})"),
+        )
+        .with_hint("\"bpm logs -f\" shows its lines, --replace takes its place")),
+    }
+}
+
+fn unhealthy(project: &Project, descriptor: Option<&Descriptor>) -> Error {
+    let who = descriptor.map_or(String::new(), |d| format!(" (pid {})", d.pid));
+    Error::cannot(
+        format!("start {}", project.name()),
+        format!("a daemon that does not answer holds its lock{who}"),
+    )
+    .with_hint("--replace, or \"bpm stop --force\", ends it")
+}
+
+/// The sentence and the hint of an error of the daemon, through the pipe and back.
+fn told(text: &str) -> Error {
+    let (sentence, hint) = match text.split_once('\n') {
+        Some((sentence, hint)) => (sentence, Some(hint)),
+        None => (text, None),
+    };
+    let bare = sentence.strip_prefix("cannot ").unwrap_or(sentence);
+    let (what, why) = bare.split_once(": ").unwrap_or(("start", bare));
+    let error = Error::cannot(what, why);
+    match hint {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}
+
+/// What the environment and the command line set over the file.
+fn overridden(mut config: Config, env: &Env, wishes: &Wishes) -> Result<Config> {
+    let from_env = env.get("BPM_PORT").map(|text| {
+        let text = text.to_string_lossy();
+        port(&text)
+            .ok_or_else(|| Error::usage(format!("BPM_PORT={text:?} is neither a port nor auto")))
+    });
+    if let Some(port) = wishes.port.map(Ok).or(from_env).transpose()? {
+        config.port = port;
+    }
+    if let Some(text) = env.get("BPM_IDLE_TIMEOUT") {
+        let seconds = text.to_str().and_then(|t| t.parse::<f64>().ok());
+        config.idle_shutdown = seconds
+            .and_then(|s| Duration::try_from_secs_f64(s).ok())
+            .ok_or_else(|| {
+                Error::usage(format!("BPM_IDLE_TIMEOUT={text:?} is no number of seconds"))
+            })?;
+    }
+    if let Some(only) = &wishes.only {
+        let known = || config.processes.iter().map(|p| p.name.clone()).collect();
+        for name in only {
+            if config.processes.iter().all(|p| p.name != *name) {
+                return Err(Error::Unknown {
+                    kind: "process",
+                    name: name.clone(),
+                    known: known(),
+                });
+            }
+        }
+        // What these depend on is started because of them.
+        for process in &mut config.processes {
+            process.autostart = only.contains(&process.name);
+        }
+    }
+    Ok(config)
+}
+
+/// `auto`, `0`, `8080`.
+pub fn port(text: &str) -> Option<Port> {
+    match text {
+        "auto" => Some(Port::Any),
+        text => match text.parse().ok()? {
+            0 => Some(Port::Off),
+            port => Some(Port::Fixed(port)),
+        },
+    }
+}
+
+/// Who waits for us to be ready.
+enum Behind {
+    Nobody,
+    Terminal(Ready),
+}
+
+/// The bpm that serves, from the lock to the end.
+fn serve(
+    project: &Project,
+    config: Config,
+    wishes: &Wishes,
+    behind: Behind,
+    umask: u32,
+) -> Result<Started> {
+    let how = match behind {
+        Behind::Nobody => How::Foreground,
+        Behind::Terminal(_) => How::Detached,
+    };
+    let ready = RefCell::new(behind);
+    let done = take_lock(project).and_then(|lock| match lock {
+        Ok(lock) => {
+            run(project, config, wishes, (how, umask), lock, &ready).map(|()| Started::Ended)
+        }
+        Err(pid) => match ready.replace(Behind::Nobody) {
+            Behind::Terminal(ready) => {
+                ready.already(pid);
+                Ok(Started::Ended)
+            }
+            Behind::Nobody => already(project, pid, how),
+        },
+    });
+    match (done, ready.into_inner()) {
+        (Err(error), Behind::Terminal(ready)) => {
+            let hint = error.hint().map(|h| format!("\n{h}")).unwrap_or_default();
+            ready.failed(&format!("{error}{hint}"));
+            Ok(Started::Ended)
+        }
+        (done, _) => done,
+    }
+}
+
+/// Takes the project's lock. `Ok(Err(pid))`: another bpm was quicker, and serves.
+///
+/// # Errors
+/// Another one holds it and does not answer.
+fn take_lock(project: &Project) -> Result<std::result::Result<Lock, i32>> {
+    let path = project.dir.lock();
+    let until = Mono::now().after(PATIENCE * 5);
+    loop {
+        let lock = Lock::take(&path).map_err(|e| {
+            Error::cannot(format!("lock {:?}", path.display().to_string()), reason(&e))
+        })?;
+        if let Some(lock) = lock {
+            return Ok(Ok(lock));
+        }
+        match client::judge(&project.dir, "cli")? {
+            Verdict::Running(descriptor, _) => return Ok(Err(descriptor.pid)),
+            // It has ended in between: ours now.
+            Verdict::Stale(_) | Verdict::Stopped if Mono::now() < until => {}
+            Verdict::Stale(_) | Verdict::Stopped => return Err(unhealthy(project, None)),
+            Verdict::Unhealthy(descriptor) => {
+                return Err(unhealthy(project, descriptor.as_ref()));
+            }
+        }
+    }
+}
+
+fn run(
+    project: &Project,
+    mut config: Config,
+    wishes: &Wishes,
+    (how, umask): (How, u32),
+    lock: Lock,
+    behind: &RefCell<Behind>,
+) -> Result<()> {
+    let started = Mono::now();
+    let dir = &project.dir;
+    let foreground = how == How::Foreground;
+    let log = open_log(project, foreground)?;
+    let nofile = fds::raise_nofile()
+        .map_err(|e| Error::cannot("raise the limit of open files", reason(&e)))?;
+    let (mut state, trouble) = State::read(&dir.state());
+    if let Some(trouble) = trouble {
+        log.write(Level::Warn, "daemon", &trouble);
+    }
+    // A port that is kept is noted before it is used, and stays the same for a reload.
+    let tcp = listen(&config, &mut state)?;
+    let address = tcp.as_ref().and_then(|l| l.local_addr().ok());
+    if let Some(address) = address {
+        config.port = Port::Fixed(address.port());
+    }
+    let socket = dir.socket(project.env.get("XDG_RUNTIME_DIR"), nix_euid());
+    let unix = open_socket(dir, &socket)?;
+    let identity = Identity {
+        instance_id: format!("{:016x}", RandomState::new().hash_one(started.as_nanos())),
+        pid: std::process::id().cast_signed(),
+        started,
+        started_at: Wall::now(),
+        url: address.map(url),
+        socket: Some(socket.display().to_string()),
+    };
+    let descriptor = describe(project, &identity, socket);
+    let herald = Herald::new(&project.env);
+    let max_connections = connections(&config, nofile.hard);
+    let policy = policy(&config, max_connections)?;
+    let passthrough = match config.passthrough {
+        Toggle::Auto => foreground && !wishes.quiet,
+        Toggle::On => !wishes.quiet,
+        Toggle::Off => false,
+    };
+    let mut supervisor = Supervisor::new(
+        Setup {
+            config,
+            dir: dir.clone(),
+            env: project.env.for_children(),
+            nofile,
+            umask,
+            foreground,
+            identity,
+            journal: Arc::clone(&log) as Arc<dyn Journal>,
+            manager: Box::new(herald.clone()),
+        },
+        state,
+    )
+    .map_err(|e| Error::cannot("begin", reason(&e)))?;
+    let hub = supervisor.hub();
+    let door = open_door(
+        &hub,
+        &log,
+        Listeners {
+            tcp: tcp.into_iter().collect(),
+            unix: Some(unix),
+        },
+        policy,
+    )?;
+    let echo = passthrough.then(|| echo::Echo::start(&hub)).flatten();
+    supervisor.begin();
+    // From here on others can find us, so all of it is removed again whatever happens.
+    let found = Found {
+        dir,
+        descriptor: &descriptor,
+    };
+    found.write()?;
+    herald.clone().tell("READY=1");
+    let where_ = descriptor.url.as_deref().unwrap_or("the socket only");
+    let words = format!("pid {}, {where_}", descriptor.pid);
+    log.write(
+        Level::Info,
+        "supervisor",
+        &format!("bpm {VERSION} serves {}: {words}", project.name()),
+    );
+    if let Behind::Terminal(ready) = behind.replace(Behind::Nobody) {
+        ready.ready(&words);
+    }
+    let ended = supervisor.run();
+    if ended.is_err() {
+        supervisor.kill_all();
+    }
+    door.drain(GRACE);
+    drop(echo);
+    drop(found);
+    log.write(Level::Info, "supervisor", "stopped");
+    drop(lock);
+    ended.map_err(|e| Error::cannot("go on", reason(&e)))
+}
+
+fn open_log(project: &Project, foreground: bool) -> Result<Arc<log::DaemonLog>> {
+    let word = project
+        .env
+        .get("BPM_LOG_LEVEL")
+        .map(|w| w.to_string_lossy());
+    let least = match &word {
+        None => Level::Info,
+        Some(word) => log::level(word).ok_or_else(|| {
+            Error::usage(format!(
+                "BPM_LOG_LEVEL={word:?} is none of debug, info, warn, error"
+            ))
+        })?,
+    };
+    let manner = if foreground {
+        log::Manner::Foreground
+    } else {
+        log::Manner::Detached
+    };
+    log::DaemonLog::open(&project.dir, manner, least)
+        .map(Arc::new)
+        .map_err(|e| {
+            let path = project.dir.log().display().to_string();
+            Error::cannot(format!("write {path:?}"), reason(&e))
+        })
+}
+
+/// The TCP listener of `/mcp`, if there is to be one.
+fn listen(config: &Config, state: &mut State) -> Result<Option<TcpListener>> {
+    let port = match config.port {
+        Port::Off => return Ok(None),
+        Port::Fixed(port) => port,
+        Port::Any => {
+            let kept = state.port;
+            let again = kept.and_then(|p| tcp_listener(config.bind, p, Accept::AtOnce).ok());
+            if let Some(listener) = again {
+                return Ok(Some(listener));
+            }
+            0
+        }
+    };
+    let listener = tcp_listener(config.bind, port, Accept::AtOnce)
+        .map_err(|e| port_taken(config.bind, port, &e))?;
+    if config.port == Port::Any
+        && let Ok(address) = listener.local_addr()
+    {
+        state.port = Some(address.port());
+    }
+    Ok(Some(listener))
+}
+
+fn port_taken(bind: IpAddr, port: u16, e: &std::io::Error) -> Error {
+    let what = format!("listen on {}", SocketAddr::new(bind, port));
+    if e.kind() != ErrorKind::AddrInUse {
+        return Error::cannot(what, reason(e));
+    }
+    let why = match proc::port_holder(bind, port) {
+        Some((pid, command)) => format!("the port is in use by pid {pid} ({command})"),
+        None => "the port is in use".into(),
+    };
+    Error::cannot(what, why).with_hint("--port auto takes a free one, --port N another")
+}
+
+fn url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        // Everywhere is reached here as well.
+        ip if ip.is_unspecified() && ip.is_ipv4() => IpAddr::from([127, 0, 0, 1]),
+        ip if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ip => ip,
+    };
+    format!("http://{}/mcp", SocketAddr::new(ip, address.port()))
+}
+
+fn open_socket(dir: &ProjectDir, path: &Path) -> Result<std::os::unix::net::UnixListener> {
+    let folder = path.parent().unwrap_or(dir.path());
+    // We hold the lock: whatever socket is there is nobody's.
+    files::private_dir(folder)
+        .and_then(|()| unix_listener(path, true, Accept::AtOnce))
+        .map_err(|e| {
+            Error::cannot(
+                format!("listen on {:?}", path.display().to_string()),
+                reason(&e),
+            )
+        })
+}
+
+fn describe(project: &Project, identity: &Identity, socket: PathBuf) -> Descriptor {
+    let exe = std::env::current_exe().unwrap_or_default();
+    Descriptor {
+        pid: identity.pid,
+        process_start: proc::start_time(identity.pid).unwrap_or_default(),
+        instance_id: identity.instance_id.clone(),
+        project: project.root.display().to_string(),
+        version: VERSION.into(),
+        protocol_version: PROTOCOL_VERSION,
+        min_client_version: MIN_CLIENT_VERSION.into(),
+        socket,
+        url: identity.url.clone(),
+        started_at: identity.started_at.rfc3339(),
+        exe: exe.display().to_string(),
+    }
+}
+
+/// Connections leave room for processes (spec: daemon, "Who may").
+fn connections(config: &Config, descriptors: u64) -> usize {
+    let processes = config.processes.len() as u64;
+    let room = descriptors.saturating_sub(64).saturating_sub(6 * processes);
+    room.clamp(16, 1_024) as usize
+}
+
+fn policy(config: &Config, max_connections: usize) -> Result<Policy> {
+    let token = match &config.token_file {
+        None => None,
+        Some(path) => Some(token(path)?),
+    };
+    Ok(Policy {
+        allowed_hosts: config.allowed_hosts.clone(),
+        allowed_origins: config.allowed_origins.clone(),
+        token,
+        max_connections,
+        check_uid: true,
+    })
+}
+
+/// The contents of `token_file`, which must be ours and for nobody else's eyes.
+fn token(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("use token_file {:?}", path.display().to_string());
+    let file = fs::metadata(path).map_err(|e| Error::cannot(what(), reason(&e)))?;
+    if file.uid() != nix_euid() {
+        return Err(Error::cannot(
+            what(),
+            format!("it belongs to uid {}", file.uid()),
+        ));
+    }
+    if file.mode() & 0o077 != 0 {
+        return Err(Error::cannot(what(), "others may read it")
+            .with_hint(format!("chmod 600 {}", path.display())));
+    }
+    let text = fs::read(path).map_err(|e| Error::cannot(what(), reason(&e)))?;
+    let token = text.trim_ascii().to_vec();
+    if token.is_empty() {
+        return Err(Error::cannot(what(), "it is empty"));
+    }
+    Ok(token)
+}
+
+fn open_door(
+    hub: &Arc<Hub>,
+    log: &Arc<log::DaemonLog>,
+    listeners: Listeners,
+    policy: Policy,
+) -> Result<Door> {
+    let journal = Arc::clone(log) as Arc<dyn Journal>;
+    let tools = Tools::new(Arc::clone(hub), Box::new(Kernel), journal);
+    net::start(Arc::new(tools), listeners, policy)
+        .map_err(|e| Error::cannot("open the doors", reason(&e)))
+}
+
+/// What others find us by; gone when dropped.
+struct Found<'a> {
+    dir: &'a ProjectDir,
+    descriptor: &'a Descriptor,
+}
+
+impl Found<'_> {
+    fn write(&self) -> Result<()> {
+        let path = self.dir.descriptor();
+        let text = format!("{}\n", self.descriptor.to_json());
+        files::write_atomic(&path, text.as_bytes(), 0o600).map_err(|e| {
+            Error::cannot(
+                format!("write {:?}", path.display().to_string()),
+                reason(&e),
+            )
+        })
+    }
+}
+
+impl Drop for Found<'_> {
+    fn drop(&mut self) {
+        clear(self.dir, Some(self.descriptor));
+    }
+}
+
+/// Removes what a daemon is found by. For who holds the lock, or knows that nobody does.
+fn clear(dir: &ProjectDir, descriptor: Option<&Descriptor>) {
+    let _ = fs::remove_file(dir.descriptor());
+    let Some(descriptor) = descriptor else { return };
+    let _ = fs::remove_file(&descriptor.socket);
+    // A short folder was made for the socket alone.
+    if let Some(folder) = descriptor.socket.parent().filter(|f| *f != dir.path()) {
+        let _ = fs::remove_dir(folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read() {
+        assert_eq!(port("auto"), Some(Port::Any));
+        assert_eq!(port("0"), Some(Port::Off));
+        assert_eq!(port("8080"), Some(Port::Fixed(8080)));
+        assert_eq!(port("70000"), None);
+        assert_eq!(port("-1"), None);
+    }
+
+    #[test]
+    fn an_error_comes_through_the_pipe_whole() {
+        let error =
+            Error::cannot("listen on 127.0.0.1:1", "the port is in use: by me").with_hint("x");
+        let sent = format!("{error}\n{}", error.hint().unwrap());
+        assert_eq!(told(&sent).to_string(), error.to_string());
+        assert_eq!(told(&sent).hint(), error.hint());
+        assert_eq!(told("odd").to_string(), "cannot start: odd");
+    }
+
+    #[test]
+    fn a_url_can_be_called() {
+        let of = |a: &str| url(a.parse().unwrap());
+        assert_eq!(of("0.0.0.0:80"), "http://127.0.0.1:80/mcp");
+        assert_eq!(of("[::]:80"), "http://[::1]:80/mcp");
+        assert_eq!(of("127.0.0.1:8080"), "http://127.0.0.1:8080/mcp");
+    }
+
+    #[test]
+    fn a_token_of_others_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("bpm-token-{}", std::process::id()));
+        fs::write(&path, "secret\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(
+            token(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("others may read it")
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(token(&path).unwrap(), b"secret");
+        fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,214 @@
+//! Ending a bpm from outside, whatever state it is in; and what it left.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Project, clear, read_config};
+use crate::client::{self, Client, Descriptor, Fault, Verdict};
+use crate::clock::Mono;
+use crate::error::{Error, Result, reason};
+use crate::os::group;
+
+/// After the longest stop timeout, so much more until KILL (spec: daemon, "Stop").
+const MORE: Duration = Duration::from_secs(10);
+/// A daemon that does not answer gets so long after TERM.
+const UNHEALTHY: Duration = Duration::from_secs(3);
+/// A process that was killed is gone in microseconds, unless the kernel holds it.
+const KILLED: Duration = Duration::from_secs(5);
+/// A daemon that is to kill everything at once gets so long for it.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+/// What was ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// The daemon's pid; None: none ran.
+    pub pid: Option<i32>,
+    /// It had to be killed.
+    pub killed: bool,
+    /// Processes of a daemon that was dead.
+    pub leftovers: usize,
+}
+
+/// Stops everything of a project and returns when it is over. `force`: kill at once. `hard`: end one that does not
+/// answer, too. `say` takes lines for the person.
+///
+/// # Errors
+/// It is unhealthy and neither `force` nor `hard` is set; something survived.
+pub fn stop(
+    project: &Project,
+    force: bool,
+    hard: bool,
+    say: &mut dyn FnMut(&str),
+) -> Result<Stopped> {
+    let patience = if force {
+        Duration::ZERO
+    } else {
+        longest(project)
+    };
+    let mut stopped = Stopped::default();
+    let descriptor = match client::judge(&project.dir, "cli")? {
+        Verdict::Stopped => None,
+        Verdict::Stale(descriptor) => Some(descriptor),
+        Verdict::Running(descriptor, client) => {
+            stopped.pid = Some(descriptor.pid);
+            stopped.killed = end_running(&descriptor, client, force, patience, say)?;
+            Some(descriptor)
+        }
+        Verdict::Unhealthy(Some(descriptor)) if force || hard => {
+            stopped.pid = Some(descriptor.pid);
+            stopped.killed = end_unhealthy(&descriptor)?;
+            Some(descriptor)
+        }
+        Verdict::Unhealthy(descriptor) => {
+            let who =
+                descriptor.map_or("it has no descriptor".into(), |d| format!("pid {}", d.pid));
+            return Err(Error::cannot(
+                format!("stop {}", project.name()),
+                format!("the daemon does not answer ({who})"),
+            )
+            .with_hint("\"bpm stop --force\" kills it"));
+        }
+    };
+    stopped.leftovers = sweep(&format!("{}/", project.dir.marker()), patience)?;
+    // Only what no living bpm stands behind: one may have been started meanwhile.
+    if matches!(
+        client::judge(&project.dir, "cli"),
+        Ok(Verdict::Stale(_) | Verdict::Stopped)
+    ) {
+        clear(&project.dir, descriptor.as_ref());
+    }
+    Ok(stopped)
+}
+
+/// The longest stop timeout of the configuration as it is now; that of a file with mistakes is the default.
+fn longest(project: &Project) -> Duration {
+    let config = read_config(&project.root).ok();
+    config
+        .iter()
+        .flat_map(|c| &c.processes)
+        .map(|p| p.stop_timeout)
+        .max()
+        .unwrap_or(Duration::from_secs(5))
+}
+
+/// Asks it to stop and waits until it has ended; true: it had to be killed.
+fn end_running(
+    daemon: &Descriptor,
+    mut client: Client,
+    force: bool,
+    patience: Duration,
+    say: &mut dyn FnMut(&str),
+) -> Result<bool> {
+    let allowed = if force { AT_ONCE } else { patience + MORE };
+    let mut until = Mono::now().after(allowed);
+    if let Ok(id) = client.send("bpm/shutdown", json!({ "force": force })) {
+        loop {
+            match client.receive(Some(until)) {
+                Ok(Some(message)) if message["method"] == "bpm/stopping" => {
+                    let names = names(&message["params"]["waiting_for"]);
+                    if !names.is_empty() {
+                        say(&format!("waiting for {}", names.join(", ")));
+                    }
+                    // Levels of dependencies stop one after the other, each with its own time.
+                    until = Mono::now().after(allowed);
+                }
+                Ok(Some(message)) => match client::result_of(&message, id) {
+                    None => {}
+                    Some(Ok(_) | Err(Fault::Lost(_) | Fault::TimedOut)) => break,
+                    Some(Err(refused @ Fault::Refused { .. })) => {
+                        return Err(refused.while_doing("stop the daemon"));
+                    }
+                },
+                Ok(None) => break,
+                // It is over, or nearly so.
+                Err(_) => break,
+            }
+        }
+    }
+    drop(client);
+    let left = until.since(Mono::now()).max(Duration::from_secs(1));
+    if gone(daemon, left)? {
+        return Ok(false);
+    }
+    say(&format!("it takes too long: killing pid {}", daemon.pid));
+    kill(daemon)?;
+    Ok(true)
+}
+
+/// TERM, then KILL, to the pid whose start time matches: true if KILL was needed. One that is stopped
+/// (SIGSTOP) is continued, so that it can end in order.
+fn end_unhealthy(daemon: &Descriptor) -> Result<bool> {
+    for signal in [libc::SIGTERM, libc::SIGCONT] {
+        group::signal_if(daemon.pid, daemon.process_start, signal);
+    }
+    if gone(daemon, UNHEALTHY)? {
+        return Ok(false);
+    }
+    kill(daemon)?;
+    Ok(true)
+}
+
+fn kill(daemon: &Descriptor) -> Result<()> {
+    group::signal_if(daemon.pid, daemon.process_start, libc::SIGKILL);
+    if gone(daemon, KILLED)? {
+        return Ok(());
+    }
+    Err(Error::cannot(
+        format!("kill the daemon (pid {})", daemon.pid),
+        "the kernel holds it",
+    ))
+}
+
+fn gone(daemon: &Descriptor, timeout: Duration) -> Result<bool> {
+    group::wait_gone(daemon.pid, daemon.process_start, timeout)
+        .map_err(|e| Error::cannot(format!("wait for pid {}", daemon.pid), reason(&e)))
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+/// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after `patience`. How many
+/// there were.
+fn sweep(marker: &str, patience: Duration) -> Result<usize> {
+    let found = group::find_marked(marker);
+    if found.is_empty() {
+        return Ok(0);
+    }
+    let until = Mono::now().after(patience);
+    if !patience.is_zero() {
+        for process in &found {
+            for signal in [libc::SIGTERM, libc::SIGCONT] {
+                group::signal_if(process.pid, process.start, signal);
+            }
+        }
+        for process in &found {
+            let left = until.since(Mono::now());
+            let _ = group::wait_gone(process.pid, process.start, left);
+        }
+    }
+    // What they started meanwhile has the marker, too.
+    let mut left = group::find_marked(marker);
+    for _ in 0..20 {
+        if left.is_empty() {
+            return Ok(found.len());
+        }
+        for process in &left {
+            group::signal_if(process.pid, process.start, libc::SIGKILL);
+        }
+        for process in &left {
+            let _ = group::wait_gone(process.pid, process.start, Duration::from_millis(250));
+        }
+        left = group::find_marked(marker);
+    }
+    let pids: Vec<String> = left.iter().map(|p| p.pid.to_string()).collect();
+    Err(Error::cannot(
+        "stop what a dead daemon left",
+        format!("these live on: {}", pids.join(", ")),
+    ))
+}
