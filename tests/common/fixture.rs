@@ -22,6 +22,13 @@ fn ignore_term() {
     unsafe { signal(15, 1) };
 }
 
+/// Standard output without Rust's buffer, which would look for the last newline of each block.
+fn raw_stdout() -> std::fs::File {
+    use std::os::fd::AsFd;
+    let fd = std::io::stdout().as_fd().try_clone_to_owned();
+    std::fs::File::from(fd.expect("a descriptor"))
+}
+
 fn say(text: std::fmt::Arguments) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
@@ -83,13 +90,14 @@ fn main() {
             let text: String = (1..=count).map(|n| format!("line {n}\n")).collect();
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
         }
-        // So many bytes in lines of 120 bytes, in writes of 64 KiB; then it naps.
+        // So many bytes in lines of 120 bytes, in writes of 64 KiB; the seconds it took go to a file.
+        // Then it naps, unless nobody asked for the time.
         "flood" => {
             let line = [vec![b'x'; 119], vec![b'\n']].concat();
             let block = line.repeat(65_536 / 120 + 2);
             let mut left: usize = arg.parse().unwrap_or(0);
             let mut at = 0;
-            let mut out = std::io::stdout().lock();
+            let mut out = raw_stdout();
             while left > 0 {
                 let size = left.min(65_536);
                 if out.write_all(&block[at..at + size]).is_err() {
@@ -98,7 +106,45 @@ fn main() {
                 at = (at + size) % 120;
                 left -= size;
             }
-            drop(out);
+            if let Some(file) = args.next() {
+                let seconds = (now() - begun) as f64 / 1e9;
+                let _ = std::fs::write(file, format!("{seconds}\n"));
+                nap();
+            }
+        }
+        // A log of so many lines of 120 bytes: each hundredth an error, every tenth of those a
+        // timeout, one with a needle.
+        "log" => {
+            let count: usize = arg.parse().unwrap_or(0);
+            let mut text = String::with_capacity(count * 120);
+            for n in 0..count {
+                let what = match n {
+                    _ if n == count / 2 => "info the needle is here",
+                    _ if n % 100 == 0 => "error upstream said nothing, timeout",
+                    _ if n % 10 == 0 => "error no such user",
+                    _ => "info served",
+                };
+                let line = format!("2026-11-21T02:46:50.123Z request {n:>8} from 10.0.0.{} {what} ", n % 256);
+                text.push_str(&format!("{line:.<119}\n"));
+            }
+            let _ = raw_stdout().write_all(text.as_bytes());
+            nap();
+        }
+        // So many lines a second, one write each, for so many seconds; then it naps.
+        "rate" => {
+            let rate: u64 = arg.parse().unwrap_or(1);
+            let seconds: u64 = args.next().and_then(|s| s.parse().ok()).unwrap_or(1);
+            let mut out = raw_stdout();
+            for n in 0..rate * seconds {
+                let due = begun + (n * 1_000_000_000 / rate) as i64;
+                let early = due - now();
+                if early > 0 {
+                    std::thread::sleep(std::time::Duration::from_nanos(early as u64));
+                }
+                if out.write_all(format!("line {n}\n").as_bytes()).is_err() {
+                    return;
+                }
+            }
             nap();
         }
         // Listens on the port, prints it, answers nothing.

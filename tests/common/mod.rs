@@ -106,9 +106,14 @@ impl House {
 
     /// A folder without a `.mcp-run`.
     pub fn empty() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// The same below another folder.
+    pub fn below(folder: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let base = std::env::temp_dir().join(format!("bpm-house-{}-{count}", std::process::id()));
+        let base = folder.join(format!("bpm-house-{}-{count}", std::process::id()));
         let root = base.join("shop");
         fs::create_dir_all(&root).unwrap();
         // As bpm will see it: the temporary folder may be a link.
@@ -231,7 +236,7 @@ impl House {
     /// Runs `bpm ARGS` to its end.
     pub fn cli<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ended {
         let output = self
-            .command(env!("CARGO_BIN_EXE_bpm"))
+            .command(bpm())
             .args(args)
             .stdin(Stdio::null())
             .output()
@@ -271,7 +276,7 @@ impl House {
     }
 
     fn spawn(&self, out: Stdio) -> Child {
-        self.command(env!("CARGO_BIN_EXE_bpm"))
+        self.command(bpm())
             .args(&self.args)
             .arg(&self.root)
             .stdin(Stdio::null())
@@ -722,6 +727,11 @@ pub fn log_data(answer: &Answer) -> Value {
         return answer.data.clone();
     }
     serde_json::from_str(&answer.text).unwrap_or_else(|e| panic!("{e} in {}", answer.text))
+}
+
+/// The binary that is tested: `BPM_BIN` (a static build, say), else the one that cargo just built.
+pub fn bpm() -> PathBuf {
+    std::env::var_os("BPM_BIN").map_or(env!("CARGO_BIN_EXE_bpm").into(), PathBuf::from)
 }
 
 /// The path of the fixture program, compiled once.
