@@ -142,6 +142,15 @@ pub enum Fact {
         /// What came of it.
         outcome: Box<BuildOutcome>,
     },
+    /// What came of looking whether a run is ready, or healthy.
+    Probed {
+        /// Which check.
+        key: crate::probe::Key,
+        /// Which attempt of it.
+        attempt: u64,
+        /// What was seen: good, or not.
+        result: Result<String, String>,
+    },
     /// A build's thread says what it is doing.
     Phase {
         /// The unit's index.

@@ -182,14 +182,7 @@ const fn later(place: Place, name: &'static str) -> Later {
 pub const NOT_IN_EFFECT: &[Later] = &[
     later(Place::Top, "log_disk"),
     later(Place::Process, "log_disk"),
-    later(Place::Process, "ready"),
-    later(Place::Process, "health"),
     later(Place::Process, "watch"),
-    Later {
-        place: Place::Process,
-        name: "swap",
-        value: Some("overlap"),
-    },
 ];
 
 /// The key of that name in that table.

@@ -184,8 +184,8 @@ pub enum Why {
     Spawn(String),
     /// That run ended before it was good.
     Ended(Generation),
-    /// It ran, but was not ready, or not healthy.
-    NotReady(String),
+    /// That run was not ready, or not healthy: in words.
+    NotReady(Generation, String),
     /// Something that it depends on is not coming.
     Dependency(String),
     /// Another order came.

@@ -905,7 +905,7 @@ impl Unit {
     /// Ends a run that lives but does not do: it counts as a crash.
     fn turn_out(&mut self, now: Mono, generation: Generation, why: &str, out: &mut Vec<Effect>) {
         let (id, timeout) = (self.id, self.policy.stop_timeout);
-        self.ended_badly(now, generation, &Why::NotReady(why.into()), out);
+        self.ended_badly(now, generation, &Why::NotReady(generation, why.into()), out);
         if self.reason.is_none() {
             self.reason = Some(why.into());
         }

@@ -192,7 +192,7 @@ impl Supervisor {
             self.set_phase(unit, "environment");
         }
         let env = Arc::clone(self.base.variables());
-        match self.start(&exec, &env, &[]) {
+        match self.start(&exec, &env) {
             Ok(spawned) => self.preps.push(Prep {
                 purpose,
                 pid: spawned.pid,
@@ -418,7 +418,7 @@ impl Supervisor {
             group::MARKER.into(),
             format!("{}/{}/b{run}", self.marker_prefix(), process.name).into(),
         );
-        let spawned = match self.start(&plan.exec, &variables(env), &[]) {
+        let spawned = match self.start(&plan.exec, &variables(env)) {
             Ok(spawned) => spawned,
             Err(e) => {
                 let missing = e.step == Step::Program && e.error.kind() == io::ErrorKind::NotFound;
@@ -495,8 +495,8 @@ impl Supervisor {
     }
 
     /// Its leader has been reaped. The thread that reads it says the rest.
-    pub(super) fn build_exited(&mut self, pid: i32, death: Death) -> bool {
-        let Some(build) = self.builds.iter().find(|b| b.pid == pid) else {
+    pub(super) fn build_exited(&mut self, death: Death) -> bool {
+        let Some(build) = self.builds.iter().find(|b| b.pid == death.pid) else {
             return false;
         };
         let words = super::runs::end_words(death.end);
@@ -601,15 +601,26 @@ impl Supervisor {
             let names = vec![process.name.as_str(); process.listen.len()].join(":");
             env.insert("LISTEN_FDNAMES".into(), names.into());
         }
-        let run = log.begin(Wall::now());
+        let checks = {
+            let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
+            self.plan_checks(key, process, &expand)
+        };
+        let mut checks = match checks {
+            Ok(checks) => checks,
+            Err(why) => return self.fail(purpose, &why),
+        };
+        for (name, value) in checks.variables(process) {
+            env.insert(name.into(), value);
+        }
+        let (first_line, run) = (log.next_seq(), log.begin(Wall::now()));
         env.insert("BPM_RUN".into(), run.to_string().into());
-        env.insert(
-            group::MARKER.into(),
-            format!("{}/{}/{run}", self.marker_prefix(), process.name).into(),
-        );
+        let marker = format!("{}/{}/{run}", self.marker_prefix(), process.name);
+        env.insert(group::MARKER.into(), marker.into());
+        let env = Arc::new(variables(env));
+        checks.keep(&env);
         let began = Mono::now();
         let held = self.sockets.of(key.0);
-        let spawned = match self.start_as(&exec, &variables(env), &held, Some(process)) {
+        let spawned = match self.start_as(&exec, &env, &held, Some(process)) {
             Ok(spawned) => spawned,
             Err(e) => {
                 log.end(run, Wall::now(), &format!("could not start: {e}"));
@@ -635,15 +646,16 @@ impl Supervisor {
         self.by_pid.insert(spawned.pid, key);
         self.state.started(&process.name, spawned.pid, start, run);
         self.state_changed = true;
-        self.books.insert(
-            key,
-            Book::new(spawned.pid, run, pump, artifact.exe, began, process),
-        );
+        let mut book = Book::new(spawned.pid, run, first_line, pump, began, process);
+        book.exe = artifact.exe;
+        book.checks = checks;
+        self.books.insert(key, book);
         self.queue.push_back(Event::Spawned {
             unit: key.0,
             generation: key.1,
             pid: spawned.pid,
         });
+        self.begin_checks(key);
     }
 
     /// Opens the sockets of a process; nothing where it has none, or has them already.
@@ -681,13 +693,8 @@ impl Supervisor {
         }
     }
 
-    fn start(
-        &self,
-        exec: &Exec,
-        env: &Variables,
-        pass: &[BorrowedFd<'_>],
-    ) -> Result<Spawned, SpawnError> {
-        self.start_as(exec, env, pass, None)
+    pub(super) fn start(&self, exec: &Exec, env: &Variables) -> Result<Spawned, SpawnError> {
+        self.start_as(exec, env, &[], None)
     }
 
     fn start_as(

@@ -4,6 +4,7 @@
 //! It waits in one poll(2) over its signals, its inbox and the outputs of direnv, until the next
 //! deadline; when nothing is due it sleeps for ever.
 
+mod checks;
 mod launch;
 mod orders;
 mod reload;
@@ -34,9 +35,11 @@ use crate::os::poll::{Mailbox, Waker};
 use crate::os::reap::{self, Signals};
 use crate::paths::ProjectDir;
 use crate::plan;
+use crate::probe::{Prober, Schedule};
 use crate::state::{BLOCK, Numbers, State};
 use crate::tape::{Limits, Tape};
 
+use checks::Checking;
 use launch::{Base, Prep};
 use orders::Party;
 use runs::{Book, Stopped, Sweep};
@@ -133,6 +136,9 @@ pub struct Supervisor {
     preps: Vec<Prep>,
     builds: Vec<launch::Build>,
     sockets: Sockets,
+    schedule: Schedule,
+    prober: Prober,
+    checking: Vec<Checking>,
     base: Base,
     parties: BTreeMap<u64, Party>,
     tickets: HashMap<Ticket, (u64, usize)>,
@@ -174,6 +180,7 @@ impl Supervisor {
             stopping: false,
         });
         let (hub, letters) = Hub::new(board, setup.identity.clone(), Arc::clone(&bell));
+        let prober = Self::prober(&hub)?;
         let now = Mono::now();
         let every = |span: Duration| (!span.is_zero()).then(|| now.after(span));
         let mut supervisor = Self {
@@ -195,6 +202,9 @@ impl Supervisor {
             preps: Vec::new(),
             builds: Vec::new(),
             sockets: Sockets::default(),
+            schedule: Schedule::default(),
+            prober,
+            checking: Vec::new(),
             parties: BTreeMap::new(),
             tickets: HashMap::new(),
             stopped: HashMap::new(),
@@ -278,6 +288,7 @@ impl Supervisor {
             }
             self.read_letters();
             self.read_preps();
+            self.listen_to_runs();
             if caught.child {
                 self.reap();
             }
@@ -308,6 +319,7 @@ impl Supervisor {
                 self.carry_out(effect);
             }
         }
+        self.begin_health();
         self.publish();
         self.answer();
         if self.retire() {
@@ -347,6 +359,9 @@ impl Supervisor {
             PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN),
         ];
         let outputs: Vec<BorrowedFd<'_>> = self.preps.iter().flat_map(Prep::outputs).collect();
+        let ears: Vec<BorrowedFd<'_>> =
+            self.books.values().filter_map(|b| b.checks.ear()).collect();
+        fds.extend(ears.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
         fds.extend(outputs.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
         let timeout = match self.deadline() {
             None => PollTimeout::NONE,
@@ -369,6 +384,7 @@ impl Supervisor {
         };
         [
             self.fleet.next_deadline(),
+            self.schedule.next_deadline(),
             self.release_at(),
             self.idle_stop_at(),
             self.next_heartbeat,
@@ -396,6 +412,7 @@ impl Supervisor {
 
     fn pass_time(&mut self, now: Mono) {
         self.queue.push_back(Event::Tick);
+        self.run_due_checks();
         if self.release_at().is_some_and(|at| at <= now) {
             self.idled = Some(self.hub.last_activity());
             self.say(
@@ -461,6 +478,11 @@ impl Supervisor {
             Fact::Drained { unit, run } => self.drained(unit, run),
             Fact::Built { unit, id, outcome } => self.build_ended(unit, id, *outcome),
             Fact::Phase { unit, id, phase } => self.build_phase(unit, id, phase),
+            Fact::Probed {
+                key,
+                attempt,
+                result,
+            } => self.probed(key, attempt, result),
         }
     }
 
@@ -564,11 +586,13 @@ impl Supervisor {
     fn known(&self) -> BTreeSet<i32> {
         let preps = self.preps.iter().map(|p| p.pid);
         let builds = self.builds.iter().map(|b| b.pid);
+        let checks = self.checking.iter().map(|c| c.pid);
         self.by_pid
             .keys()
             .copied()
             .chain(preps)
             .chain(builds)
+            .chain(checks)
             .collect()
     }
 }
@@ -601,8 +625,8 @@ fn policy(process: &Process, config: &Config) -> Policy {
         burst: process.start_limit_burst,
         burst_span: process.start_limit,
         stop_timeout: process.stop_timeout,
-        ready_within: None,
-        overlap: false,
+        ready_within: process.ready.as_ref().map(|r| r.timeout),
+        overlap: process.swap == crate::config::Swap::Overlap,
         build_timeout: process.build_timeout,
         depends_on: process
             .depends_on

@@ -247,12 +247,17 @@ impl Supervisor {
                         crate::clock::human(exit.uptime)
                     )
                 }
+                (Why::NotReady(generation, why), _) => match self.seen_by_checks((id, *generation))
+                {
+                    Some(saw) => format!("{why}: {saw}"),
+                    None => why.clone(),
+                },
                 (why, _) => words(why),
             }),
             old_serves: failed && serves && !rolled_back && *kind != Kind::Stop,
             rolled_back,
             tail: if failed {
-                tail(unit, result, exit.as_ref())
+                self.tail(id, unit, result, exit.as_ref())
             } else {
                 Vec::new()
             },
@@ -264,6 +269,32 @@ impl Supervisor {
             leftovers: stopped.leftovers,
             took,
         }
+    }
+
+    /// The last lines of what failed.
+    fn tail(
+        &self,
+        id: UnitId,
+        unit: &Unit,
+        result: &Result<(), Why>,
+        exit: Option<&ExitView>,
+    ) -> Vec<String> {
+        let lines = match (result, exit) {
+            (Err(Why::Build { .. }), _) => {
+                unit.build.as_ref().map(|b| unit.build_log.tail(b.id, TAIL))
+            }
+            (Err(Why::Ended(_)), Some(exit)) => Some(unit.log.tail(exit.run, TAIL)),
+            (Err(Why::NotReady(generation, _)), _) => self
+                .books
+                .get(&(id, *generation))
+                .map(|b| unit.log.tail(b.run, TAIL)),
+            _ => None,
+        };
+        lines
+            .unwrap_or_default()
+            .into_iter()
+            .map(|l| l.text)
+            .collect()
     }
 }
 
@@ -286,26 +317,11 @@ fn reply(kind: Kind, members: Vec<Member>) -> Reply {
 fn words(why: &Why) -> String {
     match why {
         Why::Build { why, .. } => format!("the build failed: {why}"),
-        Why::Spawn(why) | Why::NotReady(why) | Why::Dependency(why) | Why::Superseded(why) => {
+        Why::Spawn(why) | Why::NotReady(_, why) | Why::Dependency(why) | Why::Superseded(why) => {
             why.clone()
         }
         Why::Ended(_) => "it ended before it was good".into(),
     }
-}
-
-/// The last lines of what failed.
-fn tail(unit: &Unit, result: &Result<(), Why>, exit: Option<&ExitView>) -> Vec<String> {
-    let lines = match (result, exit) {
-        (Err(Why::Build { .. }), _) => unit.build.as_ref().map(|b| unit.build_log.tail(b.id, TAIL)),
-        (Err(Why::Ended(_)), Some(exit)) => Some(unit.log.tail(exit.run, TAIL)),
-        (Err(Why::NotReady(_)), _) => unit.exits.back().map(|e| unit.log.tail(e.run + 1, TAIL)),
-        _ => None,
-    };
-    lines
-        .unwrap_or_default()
-        .into_iter()
-        .map(|l| l.text)
-        .collect()
 }
 
 fn empty() -> Done {

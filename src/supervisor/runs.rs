@@ -15,6 +15,7 @@ use crate::os::proc;
 use crate::os::reap::{self, Death, End};
 use crate::pump::Pump;
 
+use super::checks::Checks;
 use super::launch::push_bounded;
 use super::{Key, Phase, Supervisor, leftovers};
 
@@ -42,6 +43,9 @@ pub(super) struct Book {
     /// Its number in the log.
     pub(super) run: u64,
     pub(super) exe: Option<PathBuf>,
+    /// The number of its first line.
+    pub(super) first_line: u64,
+    pub(super) checks: Checks,
     /// Held so that late lines of what it left behind are still read.
     pump: Pump,
     began: Mono,
@@ -62,15 +66,17 @@ impl Book {
     pub(super) fn new(
         pid: i32,
         run: u64,
+        first_line: u64,
         pump: Pump,
-        exe: Option<PathBuf>,
         began: Mono,
         process: &Process,
     ) -> Self {
         Self {
             pid,
             run,
-            exe,
+            exe: None,
+            first_line,
+            checks: Checks::default(),
             pump,
             began,
             stop_signal: process.stop_signal,
@@ -167,8 +173,8 @@ impl Supervisor {
         } else if let Some(prep) = self.preps.iter_mut().find(|p| p.pid == death.pid) {
             prep.death = Some(death);
         } else {
-            // A build's leader, or an orphan that nobody else can reap.
-            self.build_exited(death.pid, death);
+            // An orphan that nobody else can reap is neither.
+            let _ = self.check_exited(death) || self.build_exited(death);
         }
     }
 
@@ -183,6 +189,7 @@ impl Supervisor {
         };
         let success = death.end == End::Code(0);
         self.record_exit(key, death);
+        self.end_checks(key);
         self.queue.push_back(Event::Exited {
             unit,
             generation: key.1,
