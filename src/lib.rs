@@ -15,12 +15,14 @@ pub mod json;
 pub mod paths;
 
 // floor 1: thought (pure: no system calls, no threads, no clock)
+pub mod block;
 pub mod config;
 pub mod graph;
 pub mod http1;
 pub mod lifecycle;
 pub mod mcp;
 pub mod plan;
+pub mod ring;
 pub mod rpc;
 pub mod search;
 

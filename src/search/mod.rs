@@ -1,9 +1,17 @@
 //! A query over a log's bytes: prefilter, regex with a budget, context, head and tail. Knows
 //! nothing of where the bytes are.
 
+mod clean;
+mod matcher;
+mod scan;
+
 use std::time::Duration;
 
 use crate::clock::Wall;
+
+pub use clean::{content, strip_into, text_of};
+pub use matcher::Matcher;
+pub use scan::{Outcome, search};
 
 /// One of a process's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
