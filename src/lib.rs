@@ -32,6 +32,7 @@ pub mod os;
 // floor 3: the engine
 pub mod board;
 pub mod builder;
+pub mod echo;
 pub mod hub;
 pub mod probe;
 pub mod pump;

@@ -5,24 +5,12 @@ use std::fmt::Write as _;
 
 use crate::board::{BuildView, UnitView};
 use crate::clock::{Mono, human};
+pub(super) use crate::json::thousands;
 
 /// Characters of an answer, unless `max_chars` says otherwise: some clients cut at 10,000.
 pub(super) const LIMIT: usize = 10_000;
 /// A line longer than this is clipped in its middle.
 pub(super) const LINE: usize = 1_000;
-
-/// `1,234,567`.
-pub(super) fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
 
 /// At most `max` characters: the middle of a longer line is replaced by how much it was.
 pub(super) fn clip(line: &str, max: usize) -> Cow<'_, str> {

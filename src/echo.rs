@@ -1,0 +1,234 @@
+//! Passes what processes write through to bpm's own outputs, each line after the name of who wrote it.
+//! A follower like any other: it never holds up a process, and says what it missed.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::os::poll::{Mailbox, Waker, readable};
+use crate::search::{Stream, content, strip_into};
+use crate::tape::{RawLine, Tape};
+
+/// What is taken of one log before the next one has its turn, and what is written at once, bytes.
+const TURN: usize = 64 << 10;
+
+/// The thread that passes lines through.
+#[derive(Debug)]
+pub struct Echo {
+    desk: Arc<Desk>,
+}
+
+/// What the thread and its owner share.
+#[derive(Debug)]
+struct Desk {
+    mailbox: Arc<Mailbox>,
+    bell: Arc<Waker>,
+    state: Mutex<State>,
+    done: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sources: Vec<Arc<Source>>,
+    finish: bool,
+    done: bool,
+}
+
+#[derive(Debug)]
+struct Source {
+    prefix: String,
+    tape: Arc<Tape>,
+    cursor: AtomicU64,
+}
+
+impl Echo {
+    /// Starts; lines from standard output go to `out`, others to `err`. Escapes pass where that is a
+    /// terminal.
+    ///
+    /// # Errors
+    /// No descriptor or no thread is to be had.
+    pub fn start(out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
+        let mailbox = Mailbox::new()?;
+        let desk = Arc::new(Desk {
+            bell: mailbox.waker(0),
+            mailbox,
+            state: Mutex::default(),
+            done: Condvar::new(),
+        });
+        let writer = Writer {
+            desk: Arc::clone(&desk),
+            sinks: [Sink::new(out), Sink::new(err)],
+            buffer: Vec::new(),
+            target: Stream::Stdout,
+        };
+        Builder::new()
+            .name("echo".into())
+            .spawn(move || writer.run())?;
+        Ok(Self { desk })
+    }
+
+    /// Passes what this log gets from now on through, after `prefix`.
+    pub fn add(&self, prefix: &str, tape: &Arc<Tape>) {
+        let source = Source {
+            prefix: prefix.to_owned(),
+            tape: Arc::clone(tape),
+            cursor: AtomicU64::new(tape.next_seq() - 1),
+        };
+        self.desk.lock().sources.push(Arc::new(source));
+        tape.follow(&self.desk.bell);
+        // For what came in between.
+        self.desk.bell.wake();
+    }
+
+    /// No more of this log.
+    pub fn remove(&self, tape: &Arc<Tape>) {
+        tape.unfollow(&self.desk.bell);
+        let mut state = self.desk.lock();
+        state.sources.retain(|s| !Arc::ptr_eq(&s.tape, tape));
+    }
+
+    /// Writes what is there, then ends. False: that took longer than `patience` (nobody reads the
+    /// terminal); the thread is left behind then.
+    pub fn finish(self, patience: Duration) -> bool {
+        self.desk.lock().finish = true;
+        self.desk.bell.wake();
+        let state = self.desk.lock();
+        let waited = self
+            .desk
+            .done
+            .wait_timeout_while(state, patience, |s| !s.done);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.done
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.desk.lock().finish = true;
+        self.desk.bell.wake();
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Writer {
+    desk: Arc<Desk>,
+    sinks: [Sink; 2],
+    buffer: Vec<u8>,
+    /// Where the buffer goes.
+    target: Stream,
+}
+
+impl Writer {
+    fn run(mut self) {
+        let mut tokens = Vec::new();
+        loop {
+            // An error here is the kernel's lack of memory: looking costs little.
+            let _ = readable([Some(self.desk.mailbox.as_fd())], None);
+            self.desk.mailbox.take(&mut tokens);
+            tokens.clear();
+            self.desk.bell.seen();
+            // Asked before the last look, so nothing that came before the order is missed.
+            let finish = self.desk.lock().finish;
+            while self.round() {}
+            if finish {
+                break;
+            }
+        }
+        let mut state = self.desk.lock();
+        for source in state.sources.drain(..) {
+            source.tape.unfollow(&self.desk.bell);
+        }
+        state.done = true;
+        self.desk.done.notify_all();
+    }
+
+    /// Gives each log its turn. True: there is more.
+    fn round(&mut self) -> bool {
+        let sources = self.desk.lock().sources.clone();
+        let mut more = false;
+        for source in sources {
+            let after = source.cursor.load(Ordering::Relaxed);
+            let pull = source
+                .tape
+                .pull_raw(after, TURN, |line| self.line(&source.prefix, line));
+            if pull.dropped > 0 {
+                let note = format!("... {} lines skipped", crate::json::thousands(pull.dropped));
+                self.put(Stream::Stderr, &source.prefix, note.as_bytes());
+            }
+            source.cursor.store(pull.next, Ordering::Relaxed);
+            more |= pull.more;
+        }
+        self.flush();
+        more
+    }
+
+    fn line(&mut self, prefix: &str, line: RawLine<'_>) {
+        self.put(line.stream, prefix, line.bytes);
+    }
+
+    fn put(&mut self, stream: Stream, prefix: &str, bytes: &[u8]) {
+        // One buffer for both: on a terminal they stay in order.
+        if self.target != stream || self.buffer.len() >= TURN {
+            self.flush();
+            self.target = stream;
+        }
+        self.buffer.extend_from_slice(prefix.as_bytes());
+        if self.sinks[stream as usize].terminal {
+            self.buffer
+                .extend_from_slice(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+        } else {
+            strip_into(content(bytes), &mut self.buffer);
+        }
+        self.buffer.push(b'\n');
+    }
+
+    fn flush(&mut self) {
+        self.sinks[self.target as usize].write(&self.buffer);
+        self.buffer.clear();
+    }
+}
+
+#[derive(Debug)]
+struct Sink {
+    fd: Option<OwnedFd>,
+    terminal: bool,
+}
+
+impl Sink {
+    fn new(fd: OwnedFd) -> Self {
+        Self {
+            terminal: fd.is_terminal(),
+            fd: Some(fd),
+        }
+    }
+
+    /// Writes all, however long it takes; after an error (the reader is gone) never again.
+    fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty()
+            && let Some(fd) = &self.fd
+        {
+            match nix::unistd::write(fd, bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(Errno::EINTR) => {}
+                // Somebody else made our terminal non-blocking.
+                Err(Errno::EAGAIN) => {
+                    let mut asked = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+                    let _ = poll(&mut asked, PollTimeout::NONE);
+                }
+                Err(_) => self.fd = None,
+            }
+        }
+    }
+}
