@@ -12,8 +12,9 @@
 //!   or null; `tail` its last lines; `changed` the events since the last good run; `build_tail` the last
 //!   lines of the newest build, if it failed; `next` what happens next, in words; `text` all of it for a person.
 //! - `bpm/reload` `{dry_run}`: the data of `reload`, with more patience.
-//! - `bpm/shutdown` `{force}`: `{"ok": true}` once everything is stopped; until then, whenever it
-//!   changes, a notification `bpm/stopping` `{"waiting_for": [names]}`.
+//! - `bpm/shutdown` `{force}`: `{"ok": true}` once all processes are stopped, just before bpm leaves; until
+//!   then, whenever it changes, a notification `bpm/stopping` `{"waiting_for": [names]}`. The end of the
+//!   connection means the same as the answer.
 //! - `bpm/follow` `{processes: [names], build, after: {name: seq}, lines, run, pattern, literal,
 //!   ignore_case, context_lines, since, stream, follow}`: first the last `lines` (default 200, at most
 //!   10,000) of each process (none named: of all, also of those that come later) as `bpm/lines`
@@ -459,8 +460,11 @@ impl Service for Tools {
             ClientKind::Agent | ClientKind::Proxy => true,
             ClientKind::Cli | ClientKind::Tui => false,
         };
+        let now = Mono::now();
         if by_agent || tool.orders() {
-            self.hub.touch(Mono::now());
+            self.hub.touch(now);
+        } else {
+            self.hub.saw(now);
         }
         let names = || self.hub.board.now().names();
         let step = Args::check(tool.name, tool.rows, args, names)
@@ -497,6 +501,7 @@ impl Service for Tools {
     }
 
     fn own(&self, _: &Caller, method: &str, params: &Value) -> Option<Step> {
+        self.hub.saw(Mono::now());
         resources::own(self, method, params)
     }
 

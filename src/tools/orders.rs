@@ -332,8 +332,13 @@ fn value(done: &Done) -> Value {
         ("ready", or_null(done.ready)),
         ("gap_seconds", or_null(done.gap.map(seconds))),
         ("timed_out", false.into()),
-        ("release_in_seconds", or_null(done.release_in.map(seconds))),
+        ("release_in_seconds", or_null(release_in(done).map(seconds))),
     ])
+}
+
+/// The project's date concerns what is in dev.
+fn release_in(done: &Done) -> Option<Duration> {
+    done.release_in.filter(|_| done.mode == Mode::Dev)
 }
 
 fn late_value(unit: &UnitView, before: Option<i32>, board: &Snapshot, now: Mono) -> Value {
@@ -447,7 +452,7 @@ fn good_words(done: &Done, verb: Verb) -> String {
     if let Some(gap) = done.gap {
         let _ = write!(text, ", nothing served for {:.3} s", gap.as_secs_f64());
     }
-    if let Some(release) = done.release_in {
+    if let Some(release) = release_in(done) {
         let _ = write!(
             text,
             "; built for release after {} without a call",
@@ -469,7 +474,8 @@ fn bad_words(done: &Done, verb: Verb, room: usize) -> String {
                 let _ = write!(text, " after {}", human(took));
             }
             if let Some(reason) = reason {
-                let _ = write!(text, ": {}", clip(reason, 500));
+                let why = reason.strip_prefix("the build failed: ").unwrap_or(reason);
+                let _ = write!(text, ": {}", clip(why, 500));
             }
         }
         (None, exit, Some(reason)) => {

@@ -322,7 +322,7 @@ pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
                 force: args.flag("force").unwrap_or(false),
                 slot: None,
                 waker: None,
-                told: Vec::new(),
+                told: None,
             })))
         }),
         _ => return None,
@@ -377,7 +377,7 @@ struct Shutdown {
     force: bool,
     slot: Option<Slot>,
     waker: Option<Arc<Waker>>,
-    told: Vec<String>,
+    told: Option<Vec<String>>,
 }
 
 impl Task for Shutdown {
@@ -389,30 +389,31 @@ impl Task for Shutdown {
     }
 
     fn poll(&mut self, _: Mono, _: usize, out: &mut Vec<Value>) -> Option<Answer> {
-        match self.slot.as_ref().and_then(Slot::take) {
-            Some(Reply::Refused(why)) => return Some(failed(why)),
-            Some(Reply::Units(_) | Reply::Reload(_)) => {
-                return Some(Answer::Result(object([("ok", true.into())])));
-            }
-            None => {}
+        // Any other reply means that it has begun; its end is on the board.
+        if let Some(Reply::Refused(why)) = self.slot.as_ref().and_then(Slot::take) {
+            return Some(failed(why));
         }
         let board = self.hub.board.now();
+        if !board.stopping {
+            return None;
+        }
         let left: Vec<String> = board
             .units
             .iter()
             .filter(|unit| unit.pid.is_some() || unit.state == State::Stopping)
             .map(|unit| unit.name.clone())
             .collect();
-        if board.stopping && left != self.told {
+        if left.is_empty() {
+            return Some(Answer::Result(object([("ok", true.into())])));
+        }
+        if self.told.as_ref() != Some(&left) {
+            let names = list(left.iter().map(String::as_str));
             out.push(object([
                 ("jsonrpc", "2.0".into()),
                 ("method", "bpm/stopping".into()),
-                (
-                    "params",
-                    object([("waiting_for", list(left.iter().map(String::as_str)))]),
-                ),
+                ("params", object([("waiting_for", names)])),
             ]));
-            self.told = left;
+            self.told = Some(left);
         }
         None
     }
