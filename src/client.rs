@@ -267,6 +267,14 @@ impl Client {
         Ok(client)
     }
 
+    /// The bare connection, for who forwards messages as they are. To be called between calls.
+    pub fn into_stream(self) -> UnixStream {
+        // What was set for this client's own waiting is not meant for the next user.
+        let _ = self.stream.set_read_timeout(None);
+        let _ = self.stream.set_write_timeout(None);
+        self.stream
+    }
+
     /// Calls a method and waits for its result; notifications that come before it are dropped.
     ///
     /// # Errors

@@ -49,4 +49,5 @@ pub mod tools;
 // floor 5: fronts
 pub mod cli;
 pub mod daemon;
+pub mod proxy;
 pub mod render;

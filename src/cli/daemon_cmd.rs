@@ -1,7 +1,13 @@
 //! Commands about the daemon as such: starting it in all ways, and the proxy.
 
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::daemon::{self, How, Project, Started, Wishes};
 use crate::error::{Error, Result};
+use crate::proxy;
 
 use super::orders::stop_all;
 use super::print;
@@ -37,6 +43,40 @@ pub(super) fn daemon_restart(call: &Call) -> Result<u8> {
     daemon::read_config(&project.root)?;
     stop_all(&project, call.has("force"))?;
     begin(&project, &wishes(call)?, How::Detached)
+}
+
+/// `bpm proxy [DIR]`.
+pub(super) fn proxy(call: &Call) -> Result<u8> {
+    let project = call.project_here()?;
+    let alone = call.has("standalone")
+        || project
+            .env
+            .get("BPM_DISABLE_DAEMON")
+            .is_some_and(|v| v != "0");
+    if !alone {
+        return proxy::run(&project, proxy::Daemon::Any);
+    }
+    let bridged = project.clone();
+    let wishes = Wishes {
+        // Our standard output is the agent's.
+        quiet: true,
+        beside: Some(Arc::new(move || {
+            let bridged = bridged.clone();
+            let bridge = move || {
+                if let Err(error) = proxy::run(&bridged, proxy::Daemon::Ourselves) {
+                    super::complain(&error);
+                }
+                // The input is at its end: everything stops as when a person asks for it.
+                let _ = kill(Pid::this(), Signal::SIGTERM);
+            };
+            std::thread::Builder::new()
+                .name("inward".into())
+                .spawn(bridge)
+                .map(drop)
+        })),
+        ..Wishes::default()
+    };
+    begin(&project, &wishes, How::Foreground)
 }
 
 /// `--port`, `--replace`.

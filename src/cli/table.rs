@@ -314,6 +314,20 @@ pub const COMMANDS: &[Command] = &[
         run: status::ps,
     },
     Command {
+        name: "proxy",
+        operands: Operands::Dir,
+        summary: "MCP on standard input and output, bridged to the daemon",
+        about: "For agents that speak stdio. Starts the daemon if there is none, survives its restarts, \
+                ends with its input.",
+        options: &[flag(
+            None,
+            "standalone",
+            "serve without a daemon (as with BPM_DISABLE_DAEMON=1); the processes end with it",
+        )],
+        exits: &[(1, "the connection can't be served")],
+        run: daemon_cmd::proxy,
+    },
+    Command {
         name: "mcp-config",
         operands: Operands::Word {
             label: "CLIENT",

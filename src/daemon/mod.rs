@@ -71,7 +71,7 @@ pub enum How {
 }
 
 /// What is asked for besides the configuration.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Default)]
 pub struct Wishes {
     /// `--port`.
     pub port: Option<Port>,
@@ -81,7 +81,12 @@ pub struct Wishes {
     pub only: Option<Vec<String>>,
     /// Foreground without the processes' lines: standard output belongs to somebody else.
     pub quiet: bool,
+    /// Begun once we serve: a front of the same process.
+    pub beside: Option<Beside>,
 }
+
+/// Starts a thread.
+pub type Beside = Arc<dyn Fn() -> std::io::Result<()>>;
 
 /// How a start went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -396,6 +401,9 @@ fn run(
     );
     if let Behind::Terminal(ready) = behind.replace(Behind::Nobody) {
         ready.ready(&words);
+    }
+    if let Some(beside) = &wishes.beside {
+        beside().map_err(|e| Error::cannot("begin", reason(&e)))?;
     }
     let ended = supervisor.run();
     if ended.is_err() {

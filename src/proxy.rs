@@ -1,0 +1,812 @@
+//! `bpm proxy`: MCP on standard input and output, bridged to the daemon's socket.
+//!
+//! Two threads that block: [`Inward`] takes lines from standard input to the socket, [`Outward`] from the
+//! socket to standard output, and alone connects. One thread with blocking writes would hang for ever
+//! where both ends write large messages and neither reads. They share what a new connection needs: the
+//! handshake to say again, and which requests wait for an answer.
+
+use std::collections::HashSet;
+use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::parent_id;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::client::{self, Verdict};
+use crate::clock::Mono;
+use crate::daemon::Project;
+use crate::error::{Error, Result, reason};
+use crate::os::notice::Notice;
+use crate::os::poll::readable;
+use crate::os::spawn::{Launch, Output, spawn};
+use crate::os::{group, proc, reap};
+
+/// The longest message that is forwarded.
+const LONGEST: usize = 4 << 20;
+/// How long a request waits for a daemon that was just started to be connected.
+const CONNECT: Duration = Duration::from_secs(10);
+/// After the end of the input, answers are waited for so long.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// What of an unfinished line is kept, at the most, between two reads.
+const CHUNK: usize = 64 << 10;
+
+const INTERNAL_ERROR: i64 = -32603;
+const INVALID_REQUEST: i64 = -32600;
+const RESTARTED: i64 = -32000;
+
+/// How the proxy comes by its daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Daemon {
+    /// One that runs, or that is started.
+    Any,
+    /// We are it: nothing is started, and when it goes we go.
+    Ourselves,
+}
+
+/// Bridges until the input ends, or until our parent dies. The exit code.
+///
+/// # Errors
+/// No descriptors or threads to be had.
+pub fn run(project: &Project, daemon: Daemon) -> Result<u8> {
+    let shared = Arc::new(Shared::default());
+    if daemon == Daemon::Any
+        && let Err(why) = launch_if_needed(project)
+    {
+        // Not the end: each request is answered with it, and the next one tries again.
+        eprint(&why.to_string());
+    }
+    let outward = Outward {
+        project: project.clone(),
+        shared: Arc::clone(&shared),
+        daemon,
+    };
+    std::thread::Builder::new()
+        .name("outward".into())
+        .spawn(move || outward.run())
+        .map_err(|e| Error::cannot("bridge", reason(&e)))?;
+    let mut inward = Inward {
+        project,
+        shared,
+        daemon,
+        rest: Vec::new(),
+        skipping: false,
+    };
+    inward.run()?;
+    inward.last_answers();
+    Ok(0)
+}
+
+fn eprint(text: &str) {
+    let _ = io::stderr().write_all(format!("bpm: {text}\n").as_bytes());
+}
+
+/// What both threads know. No lock is held while one of them blocks.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Where requests go; None: nobody is there at the moment.
+    link: Option<Arc<UnixStream>>,
+    handshake: Handshake,
+    /// Requests that wait for an answer: their ids, as they were written.
+    waiting: HashSet<Vec<u8>>,
+    /// The input has ended.
+    over: bool,
+}
+
+/// What a new daemon must hear before anything else.
+#[derive(Default, Clone)]
+struct Handshake {
+    initialize: Option<Said>,
+    initialized: Option<Vec<u8>>,
+    level: Option<Said>,
+}
+
+/// A request that is said again to a new daemon.
+#[derive(Clone)]
+struct Said {
+    id: Vec<u8>,
+    line: Vec<u8>,
+    answered: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `done`, or until the time is over; `done` at the end.
+    fn wait(&self, span: Duration, done: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let until = Mono::now().after(span);
+        let mut state = self.lock();
+        loop {
+            let left = until.since(Mono::now());
+            if done(&state) || left.is_zero() {
+                return state;
+            }
+            (state, _) = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Standard input to socket.
+struct Inward<'a> {
+    project: &'a Project,
+    shared: Arc<Shared>,
+    daemon: Daemon,
+    /// An unfinished line.
+    rest: Vec<u8>,
+    /// It is the rest of one that is too long.
+    skipping: bool,
+}
+
+impl Inward<'_> {
+    fn run(&mut self) -> Result<()> {
+        let parent = parent();
+        let mut input = io::stdin().lock();
+        loop {
+            // Whole buffers are taken below, so nothing that was read already waits behind this poll.
+            let fds = [Some(input.as_fd()), parent.as_ref().map(AsFd::as_fd)];
+            let [ready, orphaned] =
+                readable(fds, None).map_err(|e| Error::cannot("wait for input", reason(&e)))?;
+            if !ready {
+                match orphaned {
+                    true => return Ok(()),
+                    false => continue,
+                }
+            }
+            let taken = match input.fill_buf() {
+                Ok([]) => return Ok(()),
+                Ok(bytes) => {
+                    self.rest.extend_from_slice(bytes);
+                    bytes.len()
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                // Like an end: there is nobody to talk to.
+                Err(_) => return Ok(()),
+            };
+            input.consume(taken);
+            self.lines(taken);
+        }
+    }
+
+    /// Forwards the whole lines; `fresh` bytes at the end have not been looked at.
+    fn lines(&mut self, fresh: usize) {
+        let mut rest = std::mem::take(&mut self.rest);
+        let (mut from, mut at) = (0, rest.len() - fresh);
+        while let Some(end) = memchr::memchr(b'\n', &rest[at..]) {
+            let end = at + end;
+            let line = &rest[from..=end];
+            if !std::mem::take(&mut self.skipping) && !line.trim_ascii().is_empty() {
+                if line.len() > LONGEST {
+                    too_long();
+                } else {
+                    self.forward(line);
+                }
+            }
+            from = end + 1;
+            at = from;
+        }
+        rest.drain(..from);
+        if rest.len() > LONGEST {
+            if !self.skipping {
+                too_long();
+            }
+            self.skipping = true;
+            rest.clear();
+        }
+        if rest.is_empty() {
+            rest.shrink_to(CHUNK);
+        }
+        self.rest = rest;
+    }
+
+    fn forward(&self, line: &[u8]) {
+        let heads = heads(line);
+        let Some(link) = self.link(&heads) else {
+            return;
+        };
+        {
+            let mut state = self.shared.lock();
+            for head in &heads {
+                state.note(head, line);
+            }
+        }
+        // One that fails is noticed by the other thread as well, which answers what waits.
+        let _ = (&*link).write_all(line);
+    }
+
+    /// The connection; where there is none, one is made for a request, and a notification is dropped.
+    fn link(&self, heads: &[Head]) -> Option<Arc<UnixStream>> {
+        if let Some(link) = self.shared.lock().link.clone() {
+            return Some(link);
+        }
+        let requests: Vec<&Head> = heads.iter().filter(|h| h.is_request()).collect();
+        let why = match self.daemon {
+            Daemon::Any => launch_if_needed(self.project).err(),
+            Daemon::Ourselves => None,
+        };
+        let link = match why {
+            None => self.shared.wait(CONNECT, |s| s.link.is_some()).link.clone(),
+            Some(_) => None,
+        };
+        if link.is_none() {
+            let why = why.map_or("bpm's daemon does not answer".into(), |e| e.to_string());
+            for id in requests.iter().filter_map(|h| h.id.as_deref()) {
+                refuse(id, INTERNAL_ERROR, &why);
+            }
+        }
+        link
+    }
+
+    /// The input is at its end: what was asked is answered still, for a while.
+    fn last_answers(&self) {
+        let link = {
+            let mut state = self.shared.lock();
+            state.over = true;
+            state.link.clone()
+        };
+        if let Some(link) = link {
+            // The daemon answers what it has, then closes.
+            let _ = link.shutdown(Shutdown::Write);
+            drop(self.shared.wait(LAST_ANSWERS, |s| s.waiting.is_empty()));
+        }
+    }
+}
+
+/// A descriptor that becomes readable when our parent ends; None where that is the system's first
+/// process, which adopts whoever has lost theirs. A proxy whose input somebody else holds open must not
+/// outlive the agent that started it.
+fn parent() -> Option<OwnedFd> {
+    let pid = i32::try_from(parent_id()).ok().filter(|pid| *pid > 1)?;
+    let watched = group::watch(pid, proc::start_time(pid)?).ok()?;
+    // It may have ended before we looked; then we are another's child by now.
+    watched.filter(|_| parent_id().cast_signed() == pid)
+}
+
+fn too_long() {
+    refuse(b"null", INVALID_REQUEST, "a message is larger than 4 MiB");
+}
+
+/// Answers a request ourselves.
+fn refuse(id: &[u8], code: i64, message: &str) {
+    let mut line = b"{\"jsonrpc\":\"2.0\",\"id\":".to_vec();
+    line.extend_from_slice(id);
+    line.extend_from_slice(b",\"error\":");
+    line.extend_from_slice(
+        json!({"code": code, "message": message})
+            .to_string()
+            .as_bytes(),
+    );
+    line.extend_from_slice(b"}\n");
+    say(&line);
+}
+
+/// Writes whole lines to standard output. That nobody reads them is noticed by the end of the input.
+fn say(lines: &[u8]) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(lines).and_then(|()| out.flush());
+}
+
+impl State {
+    /// Remembers what a request or notification means for later.
+    fn note(&mut self, head: &Head, line: &[u8]) {
+        let said = |id: &[u8]| Said {
+            id: id.to_vec(),
+            line: line.to_vec(),
+            answered: false,
+        };
+        match (head.method.as_deref(), &head.id) {
+            (Some("initialize"), Some(id)) => self.handshake.initialize = Some(said(id)),
+            (Some("logging/setLevel"), Some(id)) => self.handshake.level = Some(said(id)),
+            (Some("notifications/initialized"), None) => {
+                self.handshake.initialized = Some(line.to_vec());
+            }
+            // It gets no answer, so nobody waits for one.
+            (Some("notifications/cancelled"), None) => {
+                if let Some(id) = cancelled(line) {
+                    self.waiting.remove(&id);
+                }
+            }
+            (Some(_) | None, _) => {}
+        }
+        if let (true, Some(id)) = (head.is_request(), &head.id) {
+            self.waiting.insert(id.clone());
+        }
+    }
+
+    /// An answer came: nobody waits for it any more.
+    fn answered(&mut self, id: &[u8]) {
+        self.waiting.remove(id);
+        for said in [&mut self.handshake.initialize, &mut self.handshake.level] {
+            if let Some(said) = said.as_mut().filter(|s| s.id == id) {
+                said.answered = true;
+            }
+        }
+    }
+}
+
+fn cancelled(line: &[u8]) -> Option<Vec<u8>> {
+    let message: Value = serde_json::from_slice(line).ok()?;
+    Some(message["params"]["requestId"].to_string().into_bytes())
+}
+
+/// Socket to standard output.
+struct Outward {
+    project: Project,
+    shared: Arc<Shared>,
+    daemon: Daemon,
+}
+
+impl Outward {
+    fn run(&self) {
+        loop {
+            match self.connect() {
+                Ok(link) => self.copy(&link),
+                Err(e) => {
+                    // Requests say so, one after the other; nothing more can be done here.
+                    eprint(&format!("cannot wait for the daemon: {}", reason(&e)));
+                    return;
+                }
+            }
+            self.lost();
+            if self.daemon == Daemon::Ourselves || self.shared.lock().over {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a daemon, and says the handshake again.
+    fn connect(&self) -> io::Result<Arc<UnixStream>> {
+        loop {
+            std::fs::create_dir_all(self.project.dir.path())?;
+            // Watched before it is looked at: a daemon that comes in between is not missed.
+            let notice = Notice::of(self.project.dir.path())?;
+            if let Ok(Verdict::Running(_, client)) = client::judge(&self.project.dir, "proxy") {
+                let link = Arc::new(client.into_stream());
+                if self.greet(&link).is_ok() {
+                    let mut state = self.shared.lock();
+                    state.link = Some(Arc::clone(&link));
+                    if state.over {
+                        let _ = link.shutdown(Shutdown::Write);
+                    }
+                    drop(state);
+                    self.shared.changed.notify_all();
+                    return Ok(link);
+                }
+                continue;
+            }
+            readable([Some(notice.as_fd())], None)?;
+        }
+    }
+
+    /// Says the handshake to a new daemon. The client has had its answers and does not get them twice;
+    /// one that it has not had goes to it.
+    fn greet(&self, link: &UnixStream) -> io::Result<()> {
+        let handshake = self.shared.lock().handshake.clone();
+        for (request, then) in [
+            (handshake.initialize, handshake.initialized),
+            (handshake.level, None),
+        ] {
+            if let Some(said) = request {
+                let mut reader = link;
+                (&mut &*link).write_all(&said.line)?;
+                let answer = answer_to(&mut reader, &said.id)?;
+                if !said.answered {
+                    say(&answer);
+                    self.shared.lock().answered(&said.id);
+                }
+            }
+            if let Some(line) = then {
+                (&mut &*link).write_all(&line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies whole lines until the connection ends.
+    fn copy(&self, link: &UnixStream) {
+        let mut reader = link;
+        let mut buffer: Vec<u8> = Vec::with_capacity(CHUNK / 4);
+        let mut seen = 0;
+        loop {
+            let length = buffer.len();
+            buffer.resize(length + CHUNK / 4, 0);
+            let got = match reader.read(&mut buffer[length..]) {
+                Ok(0) => return,
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => 0,
+                Err(_) => return,
+            };
+            buffer.truncate(length + got);
+            let Some(end) = memchr::memrchr(b'\n', &buffer[seen..]) else {
+                seen = buffer.len();
+                continue;
+            };
+            let end = seen + end + 1;
+            say(&buffer[..end]);
+            {
+                let mut state = self.shared.lock();
+                for line in buffer[..end].split(|b| *b == b'\n') {
+                    for head in heads(line) {
+                        if let (None, Some(id)) = (&head.method, &head.id) {
+                            state.answered(id);
+                        }
+                    }
+                }
+            }
+            self.shared.changed.notify_all();
+            buffer.drain(..end);
+            buffer.shrink_to(CHUNK);
+            seen = buffer.len();
+        }
+    }
+
+    /// The daemon is gone. What it was asked may have been done or not: only the client can decide
+    /// whether to ask again.
+    fn lost(&self) {
+        let waiting = {
+            let mut state = self.shared.lock();
+            state.link = None;
+            let waiting = std::mem::take(&mut state.waiting);
+            // Asked again without harm, so its answer comes from the next daemon.
+            let again = match &state.handshake.initialize {
+                Some(said) if !said.answered && !state.over => Some(said.id.clone()),
+                Some(_) | None => None,
+            };
+            state.waiting.extend(again.clone());
+            waiting
+                .into_iter()
+                .filter(move |id| Some(id) != again.as_ref())
+        };
+        for id in waiting {
+            refuse(
+                &id,
+                RESTARTED,
+                "the daemon was stopped or restarted; the request may or may not have been executed",
+            );
+        }
+        self.shared.changed.notify_all();
+    }
+}
+
+/// Reads until the answer to this request; what comes before it goes to the client.
+fn answer_to(reader: &mut impl Read, id: &[u8]) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    loop {
+        // Byte by byte: what follows the line belongs to `copy`. It happens once per daemon.
+        if reader.read(&mut byte)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        line.push(byte[0]);
+        if byte[0] == b'\n' {
+            let ours = heads(&line)
+                .iter()
+                .any(|h| h.method.is_none() && h.id.as_deref() == Some(id));
+            if ours {
+                return Ok(line);
+            }
+            say(&line);
+            line.clear();
+        }
+        if line.len() > LONGEST {
+            return Err(ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+/// Sees to it that a daemon runs: a bpm of its own is executed for that, since a fork needs a process of
+/// one thread. Its words are the error's.
+fn launch_if_needed(project: &Project) -> Result<()> {
+    match client::judge(&project.dir, "proxy")? {
+        Verdict::Running(..) => return Ok(()),
+        Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {}
+    }
+    let cannot = |why: String| Error::cannot("start the daemon", why);
+    let spawned = spawn(&Launch {
+        program: "/proc/self/exe".as_ref(),
+        argv0: Some("bpm".as_ref()),
+        args: &["-d".into(), project.root.clone().into()],
+        env: &project.env.0,
+        cwd: &project.root,
+        output: Output::Pipes,
+        pass: &[],
+        nofile: None,
+        core: None,
+        umask: None,
+    })
+    .map_err(|e| cannot(e.to_string()))?;
+    let said = [spawned.stdout, spawned.stderr].map(|pipe| pipe.map(read_all).unwrap_or_default());
+    if let Some(start) = proc::start_time(spawned.pid) {
+        let _ = group::wait_gone(spawned.pid, start, CONNECT);
+    }
+    match reap::reap(spawned.pid).map(|death| death.end) {
+        Some(reap::End::Code(0)) => Ok(()),
+        _ => {
+            let text = said[1].trim().trim_start_matches("bpm: ");
+            Err(cannot(if text.is_empty() {
+                "it ended without a word".into()
+            } else {
+                text.into()
+            }))
+        }
+    }
+}
+
+/// All that comes until the other end is closed; at most what a person would read.
+fn read_all(pipe: OwnedFd) -> String {
+    const MOST: usize = 16 << 10;
+    let mut text = Vec::new();
+    let mut chunk = [0; 1024];
+    let mut file = std::fs::File::from(pipe);
+    while text.len() < MOST && readable([Some(file.as_fd())], Some(CONNECT)).is_ok_and(|[r]| r) {
+        match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => text.extend_from_slice(&chunk[..n]),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => break,
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// What the proxy must know of a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Head {
+    /// As it was written.
+    id: Option<Vec<u8>>,
+    method: Option<String>,
+}
+
+impl Head {
+    fn is_request(&self) -> bool {
+        self.id.is_some() && self.method.is_some()
+    }
+}
+
+/// The heads of a message, or of each message of a batch. Of what is no JSON, none: the daemon says so.
+fn heads(line: &[u8]) -> Vec<Head> {
+    let line = line.trim_ascii();
+    match line.first() {
+        Some(b'{') => vec![head(line)],
+        Some(b'[') => match serde_json::from_slice(line) {
+            Ok(Value::Array(items)) => items
+                .iter()
+                .map(|m| head(m.to_string().as_bytes()))
+                .collect(),
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
+/// Looks for `id` and `method` among the keys of the outermost object, and no further than needed: an
+/// answer of a megabyte, whose id stands at its beginning, is not looked through.
+fn head(line: &[u8]) -> Head {
+    let mut head = Head::default();
+    let mut scan = Scan { line, at: 1 };
+    while let Some(key) = scan.key() {
+        let Some(value) = scan.value() else { break };
+        match key {
+            // null is no id that anybody could wait for.
+            b"id" if value != b"null" => head.id = Some(value.to_vec()),
+            b"method" => head.method = serde_json::from_slice(value).ok(),
+            b"result" | b"error" => break,
+            _ => {}
+        }
+        if head.is_request() {
+            break;
+        }
+    }
+    head
+}
+
+/// Walks over the fields of one JSON object. What is no JSON ends it.
+struct Scan<'a> {
+    line: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scan<'a> {
+    fn skip(&mut self, these: &[u8]) {
+        while self.line.get(self.at).is_some_and(|b| these.contains(b)) {
+            self.at += 1;
+        }
+    }
+
+    /// The next key; an escaped one is nobody's that matters. Of `result` and `error` the value need not be walked
+    /// over: nothing that matters follows in what bpm writes.
+    fn key(&mut self) -> Option<&'a [u8]> {
+        self.skip(b" \t\r\n,");
+        let key = self.string()?;
+        self.skip(b" \t\r\n:");
+        Some(&key[1..key.len() - 1])
+    }
+
+    /// A string with its quotes.
+    fn string(&mut self) -> Option<&'a [u8]> {
+        let from = self.at;
+        if self.line.get(from) != Some(&b'"') {
+            return None;
+        }
+        self.at += 1;
+        loop {
+            match self.line.get(self.at)? {
+                b'\\' => self.at += 2,
+                b'"' => {
+                    self.at += 1;
+                    return Some(&self.line[from..self.at]);
+                }
+                _ => self.at += 1,
+            }
+        }
+    }
+
+    fn value(&mut self) -> Option<&'a [u8]> {
+        let from = self.at;
+        let mut depth = 0_usize;
+        loop {
+            match self.line.get(self.at)? {
+                b'"' => {
+                    self.string()?;
+                }
+                b'{' | b'[' => {
+                    depth += 1;
+                    self.at += 1;
+                }
+                b'}' | b']' if depth > 0 => {
+                    depth -= 1;
+                    self.at += 1;
+                }
+                b'}' | b']' | b',' if depth == 0 => break,
+                _ => self.at += 1,
+            }
+            let ended = matches!(self.line.get(self.at - 1), Some(b'"' | b'}' | b']'));
+            if depth == 0 && ended {
+                break;
+            }
+        }
+        Some(self.line[from..self.at].trim_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> (Option<String>, Option<String>) {
+        let head = head(text.as_bytes());
+        (
+            head.id.map(|id| String::from_utf8(id).unwrap()),
+            head.method,
+        )
+    }
+
+    #[test]
+    fn heads_are_found_wherever_they_stand() {
+        let (id, method) = (Some("1".to_string()), Some("m".to_string()));
+        for text in [
+            r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"id":2,"method":"x"}}"#,
+            r#"{"params":{"id":2,"a":["}",{"id":3}]},"method":"m","id":1}"#,
+            r#"{ "params" : "a\"}," , "method" : "m" , "id" : 1 }"#,
+            r#"{"params":[],"x":-1.5e3,"y":null,"z":true,"method":"m","id":1}"#,
+        ] {
+            assert_eq!(of(text), (id.clone(), method.clone()), "{text}");
+        }
+        assert_eq!(of(r#"{"id":"a b","method":"m"}"#).0, Some("\"a b\"".into()));
+        assert_eq!(of(r#"{"id":1,"result":{"method":"m"}}"#), (id, None));
+        assert_eq!(of(r#"{"method":"m"}"#), (None, method));
+        assert_eq!(of(r#"{"id":null,"error":{}}"#), (None, None));
+    }
+
+    #[test]
+    fn what_is_no_json_has_no_head_and_does_no_harm() {
+        for text in [
+            "{",
+            "{}",
+            "{\"",
+            "{\"a",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"id\":\"",
+            "{\"a\":[",
+            "{\"a\\",
+            "{]",
+            "{\"id\":]",
+        ] {
+            let head = head(text.as_bytes());
+            assert!(!head.is_request(), "{text}");
+        }
+        assert_eq!(heads(b"x"), []);
+        assert_eq!(heads(b""), []);
+        assert_eq!(heads(b"[1"), []);
+    }
+
+    #[test]
+    fn scanning_agrees_with_a_parser() {
+        // A small generator of JSON, so that no crate is needed for it.
+        let mut seed = 42_u64;
+        let mut next = |n: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % n
+        };
+        fn value(next: &mut impl FnMut(u64) -> u64, depth: u32) -> Value {
+            match next(if depth > 3 { 5 } else { 7 }) {
+                0 => Value::Null,
+                1 => (next(1000) as i64 - 500).into(),
+                2 => (next(100) as f64 / 7.0).into(),
+                3 => true.into(),
+                4 => ["", "a\"b", "\\", "}{][,:", "id", "日本"][next(6) as usize].into(),
+                5 => (0..next(4)).map(|_| value(next, depth + 1)).collect(),
+                _ => {
+                    let keys = ["id", "method", "a", "b\"c", "result2"];
+                    let n = next(4);
+                    (0..n)
+                        .map(|_| (keys[next(5) as usize].to_string(), value(next, depth + 1)))
+                        .collect::<serde_json::Map<_, _>>()
+                        .into()
+                }
+            }
+        }
+        for _ in 0..20_000 {
+            let message = value(&mut next, 0);
+            let Value::Object(fields) = &message else {
+                continue;
+            };
+            let head = head(message.to_string().as_bytes());
+            let id = fields.get("id").filter(|id| !id.is_null());
+            let method = fields.get("method").and_then(Value::as_str);
+            assert_eq!(
+                head.id
+                    .map(|id| serde_json::from_slice::<Value>(&id).unwrap())
+                    .as_ref(),
+                id,
+                "{message}"
+            );
+            assert_eq!(head.method.as_deref(), method, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_batch_has_many_heads() {
+        let found = heads(br#"[{"id":1,"method":"a"},{"method":"b"}]"#);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].is_request() && !found[1].is_request());
+    }
+
+    #[test]
+    fn the_answer_is_found_among_others() {
+        let mut wire: &[u8] = b"{\"id\":7,\"result\":1}\nrest";
+        assert_eq!(
+            answer_to(&mut wire, b"7").unwrap(),
+            b"{\"id\":7,\"result\":1}\n"
+        );
+        assert_eq!(wire, b"rest");
+        assert!(answer_to(&mut wire, b"7").is_err());
+    }
+
+    #[test]
+    fn a_cancelled_request_is_waited_for_no_more() {
+        let mut state = State::default();
+        let line = br#"{"id":"x","method":"tools/call"}"#;
+        state.note(&head(line), line);
+        assert_eq!(state.waiting.len(), 1);
+        let line = br#"{"method":"notifications/cancelled","params":{"requestId":"x"}}"#;
+        state.note(&head(line), line);
+        assert!(state.waiting.is_empty());
+    }
+}
