@@ -99,7 +99,10 @@ pub(super) fn wishes(call: &Call) -> Result<Wishes> {
 pub(super) fn begin(project: &Project, wishes: &Wishes, how: How) -> Result<u8> {
     let name = project.name();
     match daemon::start(project, wishes, how)? {
-        Started::Now(words) => print(&format!("{name}: started ({words})\n"))?,
+        Started::Now { words, found } => {
+            let found = found.map(|text| format!("{text}\n")).unwrap_or_default();
+            print(&format!("{name}: started ({words})\n{found}"))?;
+        }
         Started::Already(pid) => print(&format!("{name}: already running (pid {pid})\n"))?,
         Started::Ended => {}
     }

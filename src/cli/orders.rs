@@ -51,7 +51,12 @@ pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached
         }
         match daemon::start(project, wishes, How::Detached)? {
             Started::Ended => return Ok(None),
-            Started::Now(words) => note(&format!("bpm: started the daemon ({words})\n")),
+            Started::Now { words, found } => {
+                let found = found
+                    .map(|text| format!("bpm: {text}\n"))
+                    .unwrap_or_default();
+                note(&format!("bpm: started the daemon ({words})\n{found}"));
+            }
             Started::Already(_) => {}
         }
         // Replaced by now.

@@ -91,8 +91,13 @@ pub type Beside = Arc<dyn Fn() -> std::io::Result<()>>;
 /// How a start went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Started {
-    /// A daemon serves now; what it had to say, for a person.
-    Now(String),
+    /// A daemon serves now.
+    Now {
+        /// Its pid and where it serves, for a person.
+        words: String,
+        /// What an earlier one that was killed had left, and that was stopped first.
+        found: Option<String>,
+    },
     /// One runs already, with this pid.
     Already(i32),
     /// We were it, and it is over.
@@ -146,7 +151,16 @@ pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
         }
         How::Detached => match detach::detach() {
             Ok(Side::Parent(waiting)) => match waiting.verdict() {
-                detach::Verdict::Ready(text) => Ok(Started::Now(text)),
+                detach::Verdict::Ready(text) => Ok(match text.split_once('\n') {
+                    Some((words, found)) => Started::Now {
+                        words: words.into(),
+                        found: Some(found.into()),
+                    },
+                    None => Started::Now {
+                        words: text,
+                        found: None,
+                    },
+                }),
                 detach::Verdict::Already(pid) => Ok(Started::Already(pid)),
                 detach::Verdict::Failed(text) => Err(told(&text)),
                 detach::Verdict::Died => Err(Error::cannot(
@@ -384,7 +398,7 @@ fn run(
         policy,
     )?;
     let echo = passthrough.then(|| echo::Echo::start(&hub)).flatten();
-    supervisor.begin();
+    let found_left = supervisor.begin();
     // From here on others can find us, so all of it is removed again whatever happens.
     let found = Found {
         dir,
@@ -400,7 +414,10 @@ fn run(
         &format!("bpm {VERSION} serves {}: {words}", project.name()),
     );
     if let Behind::Terminal(ready) = behind.replace(Behind::Nobody) {
-        ready.ready(&words);
+        let left = found_left
+            .map(|text| format!("\n{text}"))
+            .unwrap_or_default();
+        ready.ready(&format!("{words}{left}"));
     }
     if let Some(beside) = &wishes.beside {
         beside().map_err(|e| Error::cannot("begin", reason(&e)))?;

@@ -30,7 +30,6 @@ use crate::hub::{Ask, Fact, Hub, Identity, Letter, Slot};
 use crate::journal::{Journal, Level};
 use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Order, Policy, Ticket, UnitId};
 use crate::os::fds::Nofile;
-use crate::os::group;
 use crate::os::poll::{Mailbox, Waker};
 use crate::os::reap::{self, Signals};
 use crate::paths::ProjectDir;
@@ -247,9 +246,10 @@ impl Supervisor {
             .collect()
     }
 
-    /// Starts what starts by itself.
-    pub fn begin(&mut self) {
-        self.end_leftovers();
+    /// Starts what starts by itself. Says what an earlier bpm that was killed had left running, and
+    /// that was stopped first.
+    pub fn begin(&mut self) -> Option<String> {
+        let found = self.end_leftovers();
         self.hold_all_sockets();
         for at in &self.setup.config.not_in_effect {
             self.setup
@@ -266,6 +266,7 @@ impl Supervisor {
             }
         }
         self.settle();
+        found
     }
 
     /// Works until everything has stopped.
@@ -648,9 +649,4 @@ fn limits(process: &Process) -> Limits {
 /// A folder of the project's own, for builds.
 fn bin_dir(dir: &ProjectDir, process: &str) -> PathBuf {
     dir.bin(process)
-}
-
-/// The processes of a dead bpm of this project that are still there, found by their marker.
-fn leftovers(prefix: &str) -> Vec<group::Proc> {
-    group::find_marked(prefix)
 }

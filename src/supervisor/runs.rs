@@ -17,7 +17,7 @@ use crate::pump::Pump;
 
 use super::checks::Checks;
 use super::launch::push_bounded;
-use super::{Key, Phase, Supervisor, leftovers};
+use super::{Key, Phase, Supervisor};
 
 /// How many exits of a process are kept.
 const EXITS: usize = 32;
@@ -35,6 +35,24 @@ pub(super) enum Sweep {
     Begun,
     Told,
     Killed,
+}
+
+/// So much of a command is shown of what was left.
+const LONGEST_COMMAND: usize = 60;
+
+/// What a bpm that was killed has left.
+struct Leftover {
+    proc: Proc,
+    command: String,
+    signal: i32,
+    timeout: Duration,
+}
+
+impl Leftover {
+    /// Its number may be another's by now: never that one.
+    fn send(&self, signal: i32) {
+        group::signal_if(self.proc.pid, self.proc.start, signal);
+    }
 }
 
 /// One run.
@@ -375,51 +393,66 @@ impl Supervisor {
     // ---- the beginning and the end ------------------------------------------------------------
 
     /// A bpm of this project that was killed has left processes: they are stopped before anything is
-    /// started a second time.
-    pub(super) fn end_leftovers(&mut self) {
+    /// started a second time. Says which, where there were any.
+    pub(super) fn end_leftovers(&mut self) -> Option<String> {
         if !self.state.anything_runs() {
-            return;
+            return None;
         }
-        let prefix = format!("{}/", self.marker_prefix());
-        let found: Vec<Proc> = leftovers(&prefix)
-            .into_iter()
-            .filter(|p| p.state != 'Z')
-            .collect();
         self.state.forget_running();
         self.state_changed = true;
+        let prefix = format!("{}/", self.marker_prefix());
+        let found: Vec<Leftover> = group::find_marked(&prefix)
+            .into_iter()
+            .filter(|p| p.state != 'Z')
+            .map(|p| self.leftover(p, &prefix))
+            .collect();
         if found.is_empty() {
-            return;
+            return None;
+        }
+        for left in &found {
+            left.send(left.signal);
+            left.send(libc::SIGCONT);
+        }
+        let began = Mono::now();
+        for left in &found {
+            let due = began.after(left.timeout);
+            let gone = group::wait_gone(left.proc.pid, left.proc.start, due.since(Mono::now()));
+            if !matches!(gone, Ok(true)) {
+                left.send(libc::SIGKILL);
+                // What survives that as well is the kernel's business.
+                let _ = group::wait_gone(left.proc.pid, left.proc.start, GIVE_UP);
+            }
         }
         let named: Vec<String> = found
             .iter()
-            .map(|p| format!("{} ({})", p.pid, proc::cmdline(p.pid).unwrap_or_default()))
+            .map(|l| format!("{} ({})", l.proc.pid, l.command))
             .collect();
         let text = format!(
-            "the bpm before was killed and left {}: stopping them",
+            "the bpm before was killed; stopped what it left: {}",
             named.join(", ")
         );
-        self.happened(None, "leftovers", text);
-        for p in &found {
-            group::signal_if(p.pid, p.start, libc::SIGTERM);
-            group::signal_if(p.pid, p.start, libc::SIGCONT);
+        self.happened(None, "leftovers", text.clone());
+        Some(text)
+    }
+
+    /// How to stop what a dead bpm left: as the file says, as far as the process is in it.
+    fn leftover(&self, proc: Proc, prefix: &str) -> Leftover {
+        let marker = group::marker(proc.pid).unwrap_or_default();
+        let name = marker
+            .strip_prefix(prefix)
+            .and_then(|m| m.rsplit_once('/'))
+            .map_or("", |(name, _)| name);
+        let process = self.setup.config.processes.iter().find(|p| p.name == name);
+        let mut command = proc::cmdline(proc.pid).unwrap_or_else(|| "?".into());
+        if let Some((cut, _)) = command.char_indices().nth(LONGEST_COMMAND) {
+            command.truncate(cut);
+            command.push_str("...");
         }
-        let longest = self
-            .setup
-            .config
-            .processes
-            .iter()
-            .map(|p| p.stop_timeout)
-            .max()
-            .unwrap_or_default();
-        let deadline = Mono::now().after(longest);
-        for p in &found {
-            let gone = group::wait_gone(p.pid, p.start, deadline.since(Mono::now()));
-            if !matches!(gone, Ok(true)) {
-                group::signal_if(p.pid, p.start, libc::SIGKILL);
-            }
-        }
-        for p in &found {
-            let _ = group::wait_gone(p.pid, p.start, Duration::from_secs(1));
+        Leftover {
+            proc,
+            command,
+            signal: process.map_or(libc::SIGTERM, |p| p.stop_signal),
+            timeout: process.map_or(LEFT_BY_TASKS, |p| p.stop_timeout),
         }
     }
 
