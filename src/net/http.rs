@@ -45,6 +45,7 @@ fn only(allow: &'static str) -> Early {
 impl Net {
     /// Serves the requests that are in the buffer, one after the other: the next when the answer is written.
     pub(super) fn read_http(&mut self, c: &mut Conn, now: Mono) {
+        c.flush(now);
         while c.end == End::Open && c.phase() == Phase::Reading && c.pending() == 0 {
             let Proto::Http(http) = &mut c.proto else {
                 return;

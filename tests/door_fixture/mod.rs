@@ -25,6 +25,7 @@ pub struct Shared {
     pub released: AtomicBool,
     pub changed: AtomicUsize,
     pub waiting: Count,
+    pub started: Count,
     pub log: Mutex<Vec<String>>,
     pub stopping: AtomicBool,
     pub clients: Count,
@@ -91,6 +92,7 @@ struct Waiting {
 impl Task for Waiting {
     fn start(&mut self, waker: &Arc<Waker>) {
         self.shared.waiting.add(1);
+        self.shared.started.add(1);
         self.shared.watch(waker);
     }
     fn poll(&mut self, now: Mono, _: usize, _: &mut Vec<Value>) -> Option<Answer> {
@@ -224,6 +226,7 @@ impl Service for Fixture {
             "heavy" => wait(true),
             "panic" => panic!("on purpose"),
             "work_panic" => Step::Work(Box::new(|| panic!("on purpose"))),
+            "flood" => Step::Wait(Box::new(Flood(Arc::clone(&self.shared)))),
             "steps" => Step::Wait(Box::new(Steps {
                 token: token.cloned().unwrap_or_default(),
                 left: 3,
