@@ -14,6 +14,10 @@ check:
 test *args:
     cargo test {{args}}
 
+# Mutations of what comes over the wire, for an hour
+fuzz seconds="3600":
+    BPM_FUZZ_SECONDS={{seconds}} cargo test --test mutation
+
 # Every figure of the README, each beside its limit; names choose rows
 bench *args:
     cargo build --release

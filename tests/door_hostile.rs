@@ -35,6 +35,7 @@ impl Target {
     }
 
     /// `nofile`: how many descriptors it may have.
+    #[allow(clippy::zombie_processes)] // waited for at its drop, or the test is over
     fn with(nofile: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "serve", "--nocapture"])

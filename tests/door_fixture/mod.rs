@@ -127,15 +127,12 @@ struct Steps {
 
 impl Task for Steps {
     fn start(&mut self, _: &Arc<Waker>) {}
-    fn poll(&mut self, now: Mono, room: usize, out: &mut Vec<Value>) -> Option<Answer> {
-        if self.left == 0 {
+    fn poll(&mut self, _: Mono, _: usize, out: &mut Vec<Value>) -> Option<Answer> {
+        if self.left == 0 || self.token.is_null() {
             return Some(Answer::Text("done".into()));
         }
         self.left -= 1;
         self.done += 1;
-        if self.token.is_null() {
-            return self.poll(now, room, out);
-        }
         out.push(json!({"jsonrpc": "2.0", "method": "notifications/progress",
             "params": {"progressToken": self.token, "progress": self.done}}));
         None
@@ -530,10 +527,14 @@ impl Lines {
     pub fn tool(&mut self, id: Value, name: &str, args: Value) {
         self.request(id, "tools/call", json!({"name": name, "arguments": args}));
     }
-    pub fn next(&mut self) -> Option<Value> {
+    /// The next line, as it came.
+    pub fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let n = self.reader.read_line(&mut line).unwrap();
-        (n > 0).then(|| serde_json::from_str(&line).unwrap())
+        (n > 0).then(|| line.trim_end().to_owned())
+    }
+    pub fn next(&mut self) -> Option<Value> {
+        self.line().map(|line| serde_json::from_str(&line).unwrap())
     }
     pub fn call(&mut self, id: Value, method: &str, params: Value) -> Value {
         self.request(id, method, params);
