@@ -7,8 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::Tools;
-use super::logs::{Search, TAIL, stream};
-use super::matcher::Matcher;
+use super::logs::{Search, TAIL, bad_pattern, stream};
 use super::schema::{Args, COUNT, Kind, Row};
 use crate::board::UnitView;
 use crate::clock::{Mono, Wall};
@@ -16,7 +15,7 @@ use crate::door::{Answer, Step, Task};
 use crate::hub::Hub;
 use crate::json::{kind_of, list, object};
 use crate::os::poll::Waker;
-use crate::search::{Line, Query, Stream};
+use crate::search::{Line, Matcher, Query, Stream};
 use crate::tape::Tape;
 
 /// At most so many of the last lines of a log are looked up at once.
@@ -88,7 +87,8 @@ pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
         endless: args.flag("follow").unwrap_or(true),
         matcher: pattern
             .map(|p| Matcher::new(p, literal, ignore_case))
-            .transpose()?,
+            .transpose()
+            .map_err(|e| bad_pattern(&e))?,
         query,
         after,
         board_seq: board.seq,

@@ -415,11 +415,9 @@ fn line_value(line: &Line) -> Value {
 }
 
 /// Why a query can't be done, and what to do instead.
-pub(super) fn refusal(name: &str, builds: bool, e: &QueryError) -> String {
+fn refusal(name: &str, builds: bool, e: &QueryError) -> String {
     match e {
-        QueryError::Pattern(why) => {
-            format!("cannot use this pattern: {why}; to search for the text as it is, set literal")
-        }
+        QueryError::Pattern(_) => bad_pattern(e),
         QueryError::NoRun { index, known } => {
             let what = if builds { "build" } else { "run" };
             let plural = if *known == 1 { "" } else { "s" };
@@ -429,4 +427,13 @@ pub(super) fn refusal(name: &str, builds: bool, e: &QueryError) -> String {
             )
         }
     }
+}
+
+/// What is wrong with a pattern.
+pub(super) fn bad_pattern(e: &QueryError) -> String {
+    let why = match e {
+        QueryError::Pattern(why) => why,
+        QueryError::NoRun { .. } => "it has no run to be looked for in",
+    };
+    format!("cannot use this pattern: {why}; a text is matched as it is with literal, or escaped")
 }

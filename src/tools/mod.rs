@@ -26,7 +26,6 @@
 
 mod follow;
 mod logs;
-mod matcher;
 mod orders;
 mod resources;
 mod schema;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Tools;
-use super::matcher::Matcher;
+use super::logs::bad_pattern;
 use super::schema::{Args, Field, Shape};
 use super::status::{exit, lines, newest};
 use super::text::{LINE, bounded, clip, doing, errors, tail, under_way};
@@ -19,7 +19,7 @@ use crate::door::{Answer, Caller, Step, Task};
 use crate::hub::Hub;
 use crate::json::{list, object, or_null};
 use crate::os::poll::Waker;
-use crate::search::Line;
+use crate::search::{Line, Matcher};
 use crate::tape::Tape;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -65,12 +65,12 @@ pub(super) fn wait(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, St
     let after = args.count("after");
     let pattern = args.text("pattern");
     let what = match (args.text("for").unwrap_or("ready"), pattern) {
-        ("log", Some(pattern)) => What::Log(Follow {
-            matcher: Matcher::new(pattern, false, false)?,
+        ("log", Some(pattern)) => What::Log(Box::new(Follow {
+            matcher: Matcher::new(pattern, false, false).map_err(|e| bad_pattern(&e))?,
             tape: Arc::clone(&unit.log),
             cursor: after.unwrap_or_else(|| unit.log.next_seq().saturating_sub(1)),
             more: false,
-        }),
+        })),
         ("log", None) => {
             return Err(
                 "wait for \"log\" needs \"pattern\": a regex for the line to wait for".into(),
@@ -108,7 +108,7 @@ enum What {
         before: Option<(u64, i64)>,
     },
     Build,
-    Log(Follow),
+    Log(Box<Follow>),
     Change,
 }
 

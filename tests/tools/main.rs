@@ -1,0 +1,12 @@
+//! The verbs against an engine that is played by hand: boards and logs made here, orders answered here.
+#![allow(clippy::disallowed_methods)]
+
+mod stage;
+
+mod logs;
+mod orders;
+mod own;
+mod resources;
+mod status;
+mod table;
+mod wait;

@@ -1,0 +1,413 @@
+//! The stage: boards and logs made by hand, an engine that the test plays, and what `net` does with a call.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bpm::board::{Board, BuildError, BuildView, EventView, ExitView, Snapshot, State, UnitView};
+use bpm::clock::{Mono, Wall};
+use bpm::config::{Kind, Mode};
+use bpm::door::{Answer, Caller, ClientKind, Level, Service, Step, Task, Via};
+use bpm::hub::{Ask, Done, Hub, Identity, Letter, Reply};
+use bpm::journal::Journal;
+use bpm::os::poll::{Mailbox, Waker};
+use bpm::search::Stream;
+use bpm::tape::{Limits, Tape};
+use bpm::tools::{Group, Meter, Tools};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::Value;
+
+const LIMITS: Limits = Limits {
+    lines: 100_000,
+    bytes: 64 << 20,
+    runs: 10,
+    disk: 0,
+};
+
+/// What a test sees of the tools, and the engine's end of everything.
+pub(crate) struct Stage {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) letters: Receiver<Letter>,
+    pub(crate) tools: Tools,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) waker: Arc<Waker>,
+    pub(crate) readings: Arc<Mutex<u32>>,
+    pub(crate) said: Arc<Mutex<Vec<String>>>,
+}
+
+struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Journal for Said {
+    fn write(&self, _: Level, room: &str, text: &str) {
+        self.0.lock().unwrap().push(format!("{room}: {text}"));
+    }
+}
+
+struct FakeMeter(Arc<Mutex<u32>>);
+
+impl Meter for FakeMeter {
+    fn groups(&self, leaders: &[i32]) -> Vec<Option<Group>> {
+        *self.0.lock().unwrap() += 1;
+        let group = |_| {
+            Some(Group {
+                cpu: Duration::from_millis(1_500),
+                rss: 48 << 20,
+                tasks: 5,
+                ports: vec![5173, 9229],
+            })
+        };
+        leaders.iter().map(group).collect()
+    }
+
+    fn own_rss(&self) -> u64 {
+        3 << 20
+    }
+}
+
+pub(crate) fn unit(name: &str) -> UnitView {
+    UnitView {
+        name: name.into(),
+        kind: Kind::Rust,
+        state: State::Running,
+        wanted: true,
+        mode: Mode::Dev,
+        pid: Some(4711),
+        since: Wall(1_795_229_210_123),
+        started: Some(Mono::now()),
+        ready: Some(true),
+        healthy: None,
+        restarts: 0,
+        crashes: 0,
+        next_start: None,
+        stale: false,
+        build: None,
+        exits: Arc::default(),
+        depends_on: Vec::new(),
+        rolled_back: false,
+        reason: None,
+        port: None,
+        log: Tape::new(LIMITS, 1, 1),
+        build_log: Tape::new(LIMITS, 1, 1),
+    }
+}
+
+/// Nothing of it runs.
+pub(crate) fn idle(name: &str, state: State) -> UnitView {
+    UnitView {
+        state,
+        wanted: false,
+        pid: None,
+        started: None,
+        ready: None,
+        ..unit(name)
+    }
+}
+
+pub(crate) fn build(id: u64, state: &'static str) -> BuildView {
+    let ok = match state {
+        "ok" => Some(true),
+        "failed" => Some(false),
+        _ => None,
+    };
+    BuildView {
+        id,
+        state,
+        phase: ok.is_none().then(|| "compiling".into()),
+        mode: Mode::Dev,
+        at: Wall(1_795_229_200_000),
+        began: ok.is_none().then(Mono::now),
+        took: ok.map(|_| Duration::from_millis(3_200)),
+        ok,
+        errors: Arc::default(),
+    }
+}
+
+pub(crate) fn broken(id: u64) -> BuildView {
+    BuildView {
+        errors: Arc::new(vec![BuildError {
+            file: Some("src/main.rs".into()),
+            line: Some(3),
+            column: Some(5),
+            message: "E0308: mismatched types".into(),
+        }]),
+        ..build(id, "failed")
+    }
+}
+
+pub(crate) fn exit(run: u64, code: i32) -> ExitView {
+    ExitView {
+        run,
+        code: Some(code),
+        signal: None,
+        core: false,
+        oom: false,
+        asked: false,
+        at: Wall(1_795_229_300_000 + run as i64),
+        uptime: Duration::from_secs(3),
+        cpu: Duration::from_millis(250),
+        peak_rss: 5 << 20,
+        tail: Arc::new(vec!["thread 'main' panicked".into()]),
+    }
+}
+
+pub(crate) fn event(seq: u64, process: &str, kind: &'static str, text: &str) -> Arc<EventView> {
+    Arc::new(EventView {
+        seq,
+        at: Wall(1_795_229_210_000 + seq as i64),
+        process: Some(process.into()),
+        kind,
+        text: text.into(),
+    })
+}
+
+fn snapshot(units: Vec<UnitView>) -> Snapshot {
+    Snapshot {
+        seq: 1,
+        project: "shop".into(),
+        root: PathBuf::from("/home/me/shop"),
+        units: units.into_iter().map(Arc::new).collect(),
+        events: VecDeque::new(),
+        mode: Mode::Dev,
+        release_at: None,
+        stopping: false,
+    }
+}
+
+/// Lines `line 1` to `line n` in a new run.
+pub(crate) fn print(tape: &Tape, n: usize) -> u64 {
+    let run = tape.begin(Wall(1_795_229_210_123));
+    let text: String = (1..=n).map(|i| format!("line {i}\n")).collect();
+    tape.append(run, Stream::Stdout, text.as_bytes());
+    run
+}
+
+pub(crate) fn agent() -> Caller {
+    Caller {
+        via: Via::Http,
+        kind: ClientKind::Agent,
+        name: None,
+        modern: true,
+        wants_progress: false,
+    }
+}
+
+pub(crate) fn cli() -> Caller {
+    Caller {
+        via: Via::Socket,
+        kind: ClientKind::Cli,
+        ..agent()
+    }
+}
+
+impl Stage {
+    pub(crate) fn new(units: Vec<UnitView>) -> Self {
+        let mailbox = Mailbox::new().unwrap();
+        let identity = Identity {
+            instance_id: "0123abcd".into(),
+            pid: 4000,
+            started: Mono::now(),
+            started_at: Wall::now(),
+            url: Some("http://127.0.0.1:41873/mcp".into()),
+            socket: Some("/run/bpm.sock".into()),
+        };
+        let (hub, letters) = Hub::new(Board::new(snapshot(units)), identity, mailbox.waker(0));
+        let (readings, said) = (Arc::default(), Arc::default());
+        let meter = Box::new(FakeMeter(Arc::clone(&readings)));
+        let journal = Arc::new(Said(Arc::clone(&said)));
+        Self {
+            tools: Tools::new(Arc::clone(&hub), meter, journal),
+            hub,
+            letters,
+            waker: mailbox.waker(7),
+            mailbox,
+            readings,
+            said,
+        }
+    }
+
+    /// Changes the board as the supervisor does.
+    pub(crate) fn change(&self, with: impl FnOnce(&mut Snapshot)) {
+        let mut next = (*self.hub.board.now()).clone();
+        next.seq += 1;
+        with(&mut next);
+        self.hub.board.publish(next);
+    }
+
+    pub(crate) fn change_unit(&self, name: &str, with: impl FnOnce(&mut UnitView)) {
+        self.change(|board| {
+            let unit = board.units.iter_mut().find(|u| u.name == name).unwrap();
+            with(Arc::make_mut(unit));
+        });
+    }
+
+    pub(crate) fn step(&self, tool: &str, args: Value) -> Step {
+        self.tools.call(&agent(), tool, &args, None).unwrap()
+    }
+
+    pub(crate) fn call(&self, tool: &str, args: Value) -> Answer {
+        let step = self.step(tool, args);
+        self.finish(step, |_| None)
+    }
+
+    /// Its text, where the answer is good.
+    pub(crate) fn text(&self, tool: &str, args: Value) -> String {
+        match self.call(tool, args) {
+            Answer::Text(text) | Answer::Data { text, .. } => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Its data, which is as the tool's schema says.
+    pub(crate) fn data(&self, tool: &str, args: Value) -> Value {
+        let answer = self.call(tool, args);
+        self.checked(tool, answer).0
+    }
+
+    pub(crate) fn checked(&self, tool: &str, answer: Answer) -> (Value, String) {
+        let Answer::Data { value, text } = answer else {
+            panic!("{answer:?}")
+        };
+        let list = self.tools.tools().as_array().unwrap();
+        let listed = list.iter().find(|t| t["name"] == tool).unwrap();
+        if let Some(schema) = listed.get("outputSchema") {
+            conforms(&value, schema, tool);
+        }
+        assert!(!text.is_empty() && text.chars().count() <= 10_000);
+        (value, text)
+    }
+
+    pub(crate) fn fail(&self, tool: &str, args: Value) -> String {
+        match self.call(tool, args) {
+            Answer::Fail(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An order, answered by the engine.
+    pub(crate) fn order(&self, tool: &str, args: Value, reply: Reply) -> (Ask, Answer) {
+        let mut asked = None;
+        let step = self.step(tool, args);
+        let answer = self.finish(step, |ask| {
+            asked = Some(ask);
+            Some(reply.clone())
+        });
+        (asked.unwrap(), answer)
+    }
+
+    /// Brings a step to its end as `net` does; `engine` answers what is asked meanwhile.
+    pub(crate) fn finish(
+        &self,
+        step: Step,
+        mut engine: impl FnMut(Ask) -> Option<Reply>,
+    ) -> Answer {
+        match step {
+            Step::Done(answer) => answer,
+            Step::Work(work) => work(),
+            Step::Wait(mut task) => {
+                task.start(&self.waker);
+                loop {
+                    while let Ok(Letter::Ask(ask, slot)) = self.letters.try_recv() {
+                        if let Some(reply) = engine(ask) {
+                            slot.put(reply);
+                        }
+                    }
+                    let mut out = Vec::new();
+                    if let Some(answer) = self.poll(&mut *task, &mut out) {
+                        return answer;
+                    }
+                    self.sleep(&*task);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn poll(&self, task: &mut dyn Task, out: &mut Vec<Value>) -> Option<Answer> {
+        self.waker.seen();
+        task.poll(Mono::now(), 64 * 1024, out)
+    }
+
+    /// Until somebody wakes the task or it is due; a test that waits for longer has failed.
+    pub(crate) fn sleep(&self, task: &dyn Task) {
+        let most = Duration::from_secs(20);
+        let left = task.deadline().map_or(most, |at| at.since(Mono::now()));
+        let left = left.min(most) + Duration::from_millis(1);
+        let mut fds = [PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(left).unwrap();
+        let rang = poll(&mut fds, timeout).unwrap();
+        assert!(rang > 0 || left < most, "nothing came");
+        self.mailbox.take(&mut Vec::new());
+    }
+
+    pub(crate) fn waiting(&self, tool: &str, args: Value) -> Box<dyn Task> {
+        let Step::Wait(mut task) = self.step(tool, args) else {
+            panic!("it does not wait")
+        };
+        task.start(&self.waker);
+        task
+    }
+
+    pub(crate) fn own(&self, method: &str, params: Value) -> Step {
+        self.tools.own(&cli(), method, &params).unwrap()
+    }
+}
+
+/// A small check of a value against a schema: types, required, properties, items.
+fn conforms(value: &Value, schema: &Value, at: &str) {
+    let fits = match schema.get("type").and_then(Value::as_str) {
+        None => true,
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("string") => value.is_string(),
+        Some("boolean") => value.is_boolean(),
+        Some("integer") => value.is_u64() || value.is_i64(),
+        Some("number") => value.is_number(),
+        Some(other) => panic!("{at}: no such type {other:?}"),
+    };
+    assert!(fits, "{at}: {value} does not fit {schema}");
+    for name in schema["required"].as_array().into_iter().flatten() {
+        let name = name.as_str().unwrap();
+        assert!(value.get(name).is_some(), "{at}: {name} is missing");
+    }
+    let properties = schema["properties"].as_object();
+    for (name, inner) in properties.into_iter().flatten() {
+        if let Some(value) = value.get(name) {
+            conforms(value, inner, &format!("{at}.{name}"));
+        }
+    }
+    if let (Some(map), Some(properties)) = (value.as_object(), properties) {
+        for key in map.keys() {
+            assert!(properties.contains_key(key), "{at}: {key} is not listed");
+        }
+    }
+    if let Some(items) = schema.get("items") {
+        for item in value.as_array().into_iter().flatten() {
+            conforms(item, items, &format!("{at}[]"));
+        }
+    }
+}
+
+pub(crate) fn good(name: &str) -> Done {
+    Done {
+        name: name.into(),
+        ok: true,
+        mode: Mode::Dev,
+        pid: Some(4720),
+        previous_pid: Some(4711),
+        build: Some(build(7, "ok")),
+        ready: Some(true),
+        gap: Some(Duration::from_millis(12)),
+        reason: None,
+        old_serves: false,
+        rolled_back: false,
+        exit: None,
+        tail: Vec::new(),
+        release_in: Some(Duration::from_secs(10_800)),
+        signalled: true,
+        killed: 0,
+        leftovers: Vec::new(),
+        took: Duration::from_millis(3_300),
+    }
+}

@@ -1,0 +1,161 @@
+//! `get_status`.
+
+use bpm::board::State;
+use bpm::clock::Mono;
+use bpm::door::Step;
+use bpm::tools::{Kernel, Meter};
+use serde_json::Value;
+use serde_json::json;
+use std::collections::VecDeque;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::stage::*;
+
+#[test]
+fn status_has_each_field_and_reads_usage_once_a_second() {
+    let mut web = unit("web");
+    web.build = Some(broken(8));
+    web.stale = true;
+    web.exits = Arc::new(VecDeque::from([exit(3, 101)]));
+    web.port = Some(5173);
+    web.depends_on = vec!["db".into()];
+    print(&web.log, 12);
+    let stage = Stage::new(vec![web, idle("db", State::Stopped)]);
+    stage.change(|board| {
+        board.release_at = Some(Mono::now().after(Duration::from_secs(600)));
+        board.events = (1..=9)
+            .map(|i| event(i, "web", "state", "running"))
+            .collect();
+    });
+    let step = stage.step("get_status", json!({}));
+    assert!(
+        matches!(step, Step::Work(_)),
+        "the first reading is done on a worker"
+    );
+    let answer = stage.finish(step, |_| None);
+    let (value, text) = stage.checked("get_status", answer);
+    assert!(
+        matches!(stage.step("get_status", json!({})), Step::Done(_)),
+        "the next is at hand"
+    );
+    assert_eq!(*stage.readings.lock().unwrap(), 1);
+
+    assert_eq!(value["schema"], 1);
+    assert_eq!(value["project"], "shop");
+    assert_eq!(value["mode"], "dev");
+    assert_eq!(value["daemon"]["pid"], 4000);
+    assert_eq!(value["daemon"]["rss_bytes"], 3 << 20);
+    assert_eq!(value["daemon"]["instance_id"], "0123abcd");
+    assert!(value["release_in_seconds"].as_f64().unwrap() > 590.0);
+    let web = &value["processes"][0];
+    for (key, want) in [
+        ("name", json!("web")),
+        ("type", json!("rust")),
+        ("state", json!("running")),
+        ("wanted", json!(true)),
+        ("pid", json!(4711)),
+        ("ready", json!(true)),
+        ("healthy", Value::Null),
+        ("stale", json!(true)),
+        ("ports", json!([5173, 9229])),
+        ("url", json!("http://127.0.0.1:5173")),
+        ("cpu_seconds", json!(1.5)),
+        ("rss_bytes", json!(48 << 20)),
+        ("tasks", json!(5)),
+        ("log_lines", json!(12)),
+        ("log_dropped", json!(0)),
+        ("depends_on", json!(["db"])),
+        ("since", json!("2026-11-21T02:46:50.123Z")),
+    ] {
+        assert_eq!(web[key], want, "{key}");
+    }
+    assert_eq!(web["build"]["errors"][0]["line"], 3);
+    assert_eq!(web["build"]["seconds"], 3.2);
+    assert_eq!(web["exit"]["code"], 101);
+    assert_eq!(value["processes"][1]["pid"], Value::Null);
+    assert_eq!(value["processes"][1]["ports"], json!([]));
+
+    let seqs = |value: &Value| -> Vec<u64> {
+        let events = value["events"].as_array().unwrap();
+        events.iter().map(|e| e["seq"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(seqs(&value), [5, 6, 7, 8, 9]);
+    assert_eq!(value["next"], 9);
+    assert_eq!(
+        seqs(&stage.data("get_status", json!({"events_since": 7}))),
+        [8, 9]
+    );
+    assert_eq!(
+        seqs(&stage.data("get_status", json!({"events_since": 0}))).len(),
+        9
+    );
+    assert!(seqs(&stage.data("get_status", json!({"events_since": 9}))).is_empty());
+    let db = stage.data("get_status", json!({"process": "db", "events_since": 0}));
+    assert_eq!(db["processes"].as_array().unwrap().len(), 1);
+    assert!(seqs(&db).is_empty());
+
+    for part in [
+        "web (rust, dev): running, ready, pid 4711",
+        "src/main.rs:3:5: E0308: mismatched types",
+        "last exit: exit code 101",
+        "http://127.0.0.1:5173",
+        "db (rust, dev): stopped",
+        "[next 9]",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_run_that_the_last_reading_does_not_know_is_read_anew() {
+    let stage = Stage::new(vec![unit("web")]);
+    stage.data("get_status", json!({}));
+    stage.change_unit("web", |web| web.pid = Some(4712));
+    let value = stage.data("get_status", json!({}));
+    assert_eq!(value["processes"][0]["rss_bytes"], 48 << 20);
+    assert_eq!(*stage.readings.lock().unwrap(), 2);
+}
+
+#[test]
+fn the_words_of_many_processes_stay_short() {
+    let units = (0..300)
+        .map(|i| {
+            let mut unit = unit(&format!("process-{i}"));
+            unit.build = Some(broken(3));
+            unit
+        })
+        .collect();
+    let stage = Stage::new(units);
+    let text = stage.text("get_status", json!({}));
+    assert!(text.chars().count() <= 10_000);
+    assert!(
+        text.contains("more lines left out: ask for one process"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_kernel_tells_what_a_group_uses() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let socket: std::os::fd::OwnedFd = listener.into();
+    // It holds the socket as its standard input.
+    let mut child = Command::new("sleep")
+        .arg("600")
+        .stdin(socket)
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let pid = child.id() as i32;
+    let groups = Kernel.groups(&[pid, i32::MAX]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let group = groups[0].clone().unwrap();
+    assert_eq!((group.tasks, group.ports), (1, vec![port]));
+    assert!(group.rss > 0);
+    assert_eq!(groups[1], None);
+    assert!(Kernel.own_rss() > 0);
+}
