@@ -232,3 +232,89 @@ impl Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::clock::Wall;
+    use crate::tape::Limits;
+
+    const LIMITS: Limits = Limits {
+        lines: 1_000_000,
+        bytes: 256 << 10,
+        runs: 3,
+        disk: 0,
+    };
+
+    fn echo() -> (Echo, io::PipeReader, io::PipeReader) {
+        let (out_end, out) = io::pipe().unwrap();
+        let (err_end, err) = io::pipe().unwrap();
+        (
+            Echo::start(out.into(), err.into()).unwrap(),
+            out_end,
+            err_end,
+        )
+    }
+
+    fn all(mut end: io::PipeReader) -> String {
+        let mut text = String::new();
+        end.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn lines_pass_with_their_names_up_to_the_last() {
+        let (echo, out, err) = echo();
+        let tapes = [0, 1].map(|_| Tape::new(LIMITS, 1, 1));
+        let [web, build] = tapes.each_ref().map(|t| t.begin(Wall(1)));
+        tapes[0].append(web, Stream::Stdout, b"from before\n");
+        echo.add("[web] ", &tapes[0]);
+        echo.add("[build] ", &tapes[1]);
+        tapes[0].append(web, Stream::Stdout, b"\x1b[32mup\x1b[0m\r\nunfin");
+        tapes[1].append(build, Stream::Stderr, b"warning: x\n");
+        tapes[0].append(web, Stream::Stdout, b"ished\nlast");
+        tapes[0].end(web, Wall(2), "exit code 0");
+        assert!(echo.finish(Duration::from_secs(10)));
+        assert_eq!(all(out), "[web] up\n[web] unfinished\n[web] last\n");
+        assert_eq!(all(err), "[build] warning: x\n");
+    }
+
+    #[test]
+    fn nobody_reads_and_nobody_is_held_up() {
+        let (echo, out, err) = echo();
+        let tape = Tape::new(LIMITS, 1, 1);
+        let run = tape.begin(Wall(1));
+        echo.add("[web] ", &tape);
+        for n in 0..100_000 {
+            tape.append(run, Stream::Stdout, format!("line {n}\n").as_bytes());
+        }
+        assert!(
+            !echo.finish(Duration::from_millis(20)),
+            "nobody reads, so it can't end"
+        );
+        // Somebody does, at last: what was still kept comes, and what was not is said.
+        let errors = std::thread::spawn(move || all(err));
+        let text = all(out);
+        let gap = errors.join().unwrap();
+        assert!(text.ends_with("[web] line 99999\n"));
+        let skipped = gap
+            .strip_prefix("[web] ... ")
+            .and_then(|g| g.split(' ').next());
+        let skipped: usize = skipped.unwrap().replace(',', "").parse().unwrap();
+        assert_eq!(text.lines().count() + skipped, 100_000, "{gap}");
+    }
+
+    #[test]
+    fn a_closed_output_is_no_end() {
+        let (echo, out, err) = echo();
+        drop((out, err));
+        let tape = Tape::new(LIMITS, 1, 1);
+        let run = tape.begin(Wall(1));
+        echo.add("", &tape);
+        tape.append(run, Stream::Stdout, b"into the void\n");
+        tape.append(run, Stream::Stderr, b"into the void\n");
+        assert!(echo.finish(Duration::from_secs(10)));
+    }
+}

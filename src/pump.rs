@@ -265,3 +265,209 @@ impl Pace {
         self.in_a_row >= MANY
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::clock::Wall;
+    use crate::os::poll::Mailbox;
+    use crate::search::{Found, Query};
+    use crate::tape::Limits;
+
+    const LIMITS: Limits = Limits {
+        lines: 1_000_000,
+        bytes: 16 << 20,
+        runs: 3,
+        disk: 0,
+    };
+
+    struct Run {
+        tape: Arc<Tape>,
+        number: u64,
+        pump: Pump,
+        drained: Receiver<()>,
+    }
+
+    impl Run {
+        fn new(stdout: impl Into<OwnedFd>, stderr: impl Into<OwnedFd>) -> Self {
+            let tape = Tape::new(LIMITS, 1, 1);
+            let number = tape.begin(Wall::now());
+            let (tell, drained) = channel();
+            let told = Box::new(move || tell.send(()).unwrap());
+            let pump = Pump::start(
+                Arc::clone(&tape),
+                number,
+                stdout.into(),
+                stderr.into(),
+                told,
+            )
+            .unwrap();
+            Self {
+                tape,
+                number,
+                pump,
+                drained,
+            }
+        }
+
+        fn of(child: &mut Child) -> Self {
+            Self::new(child.stdout.take().unwrap(), child.stderr.take().unwrap())
+        }
+
+        /// What is in the log once the child has ended and its output is drained.
+        fn finish(self, child: &mut Child) -> Found {
+            child.wait().unwrap();
+            self.pump.leader_exited();
+            self.drained.recv_timeout(Duration::from_secs(10)).unwrap();
+            self.tape.end(self.number, Wall::now(), "exit code 0");
+            self.tape.find(&Query::default()).unwrap()
+        }
+
+        /// Waits until the log has so many lines.
+        fn lines(&self, count: u64) {
+            let mailbox = Mailbox::new().unwrap();
+            let waker = mailbox.waker(0);
+            self.tape.follow(&waker);
+            while self.tape.next_seq() <= count {
+                waker.seen();
+                let ready = readable([Some(mailbox.as_fd())], Some(Duration::from_secs(10)));
+                assert!(ready.unwrap()[0], "only {} lines", self.tape.next_seq() - 1);
+                mailbox.take(&mut Vec::new());
+            }
+        }
+    }
+
+    fn shell(script: &str) -> Child {
+        Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    #[test]
+    fn nothing_is_lost_of_a_process_that_ends_at_once() {
+        let mut child = shell("seq 1 2000; echo bad >&2; printf end");
+        let found = Run::of(&mut child).finish(&mut child);
+        assert_eq!(found.matches, 2_002);
+        let out = found.lines.iter().filter(|l| l.stream == Stream::Stdout);
+        let texts: Vec<&str> = out.map(|l| l.text.as_str()).collect();
+        assert_eq!(texts.len(), 2_001);
+        let expected = (1..=2_000).map(|n| n.to_string()).chain(["end".into()]);
+        assert!(texts.iter().copied().eq(expected));
+    }
+
+    #[test]
+    fn what_no_terminal_would_like_is_kept() {
+        let mut child = shell(
+            "head -c 3000000 /dev/zero | tr '\\0' x; echo; printf 'nul\\0bad\\377\\n\\033[31mred\\033[0m\\n\\033[3\\ncut \\033]0;t'",
+        );
+        let found = Run::of(&mut child).finish(&mut child);
+        let pieces: Vec<_> = found
+            .lines
+            .iter()
+            .filter(|l| l.text.starts_with('x'))
+            .collect();
+        assert_eq!(
+            pieces.iter().map(|l| l.text.len()).sum::<usize>(),
+            3_000_000
+        );
+        assert_eq!(pieces.len(), 3_000_000 / (64 << 10) + 1);
+        let (last, full) = pieces.split_last().unwrap();
+        assert!(!last.truncated && full.iter().all(|l| l.truncated && l.text.len() == 64 << 10));
+        let rest = found.lines.iter().skip(pieces.len());
+        let rest: Vec<&str> = rest.map(|l| l.text.as_str()).collect();
+        assert_eq!(rest, ["nul\0bad\u{fffd}", "red", "", "cut "]);
+    }
+
+    #[test]
+    fn a_grandchild_that_holds_the_pipe_delays_nothing_and_is_read_on() {
+        let (out, mut hold) = std::io::pipe().unwrap();
+        let (err, _hold_err) = std::io::pipe().unwrap();
+        hold.write_all(b"leader\n").unwrap();
+        let run = Run::new(out, err);
+        run.pump.leader_exited();
+        run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(run.tape.next_seq(), 2);
+        run.tape.end(run.number, Wall::now(), "exit code 0");
+        hold.write_all(b"late\n").unwrap();
+        run.lines(2);
+        assert_eq!(run.tape.tail(run.number, 1)[0].text, "late");
+        assert!(run.drained.try_recv().is_err());
+    }
+
+    #[test]
+    fn the_end_of_both_pipes_is_not_the_end_of_the_leader() {
+        let (out, end) = std::io::pipe().unwrap();
+        let run = Run::new(out, std::io::pipe().unwrap().0);
+        drop(end);
+        // Both pipes are at their end; only the word of the leader's end counts.
+        run.pump.leader_exited();
+        run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
+    fn a_parked_pump_gives_its_pipes_back() {
+        let (out, mut writer) = std::io::pipe().unwrap();
+        let run = Run::new(out, std::io::pipe().unwrap().0);
+        writer.write_all(b"before\nunfin").unwrap();
+        run.lines(1);
+        let Run {
+            tape,
+            number,
+            pump,
+            drained,
+        } = run;
+        let parked = pump.park();
+        assert!(!parked.drained && drained.try_recv().is_err());
+        assert!(
+            parked.stderr.is_none(),
+            "its writer was gone from the first"
+        );
+        writer.write_all(b"ished\n").unwrap();
+        let (tell, drained) = channel();
+        let told = Box::new(move || tell.send(()).unwrap());
+        let null = std::fs::File::open("/dev/null").unwrap().into();
+        let pump = Pump::start(
+            Arc::clone(&tape),
+            number,
+            parked.stdout.unwrap(),
+            null,
+            told,
+        )
+        .unwrap();
+        pump.leader_exited();
+        drained.recv_timeout(Duration::from_secs(10)).unwrap();
+        let texts: Vec<String> = tape.tail(number, 9).into_iter().map(|l| l.text).collect();
+        assert_eq!(texts, ["before", "unfinished"]);
+    }
+
+    #[test]
+    fn lines_one_by_one_are_read_together_and_all_there() {
+        let (out, mut writer) = std::io::pipe().unwrap();
+        let (err, mut errors) = std::io::pipe().unwrap();
+        let run = Run::new(out, err);
+        // The reader is waited for each time until it has seen that they come one by one.
+        for n in 1..=u64::from(MANY) + 4 {
+            writer.write_all(b"line\n").unwrap();
+            run.lines(n);
+        }
+        for _ in 0..1_000 {
+            writer.write_all(b"line\n").unwrap();
+            errors.write_all(b"error\n").unwrap();
+        }
+        run.lines(2_000 + u64::from(MANY) + 4);
+        // An order ends the pause at once.
+        writer.write_all(b"last").unwrap();
+        run.pump.leader_exited();
+        run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(run.tape.tail(run.number, 1)[0].text, "last");
+    }
+}

@@ -602,7 +602,8 @@ impl Run {
     /// Takes the oldest block of a stream if all its lines are gone.
     fn take_hidden(&mut self, stream: Stream) -> Option<Arc<Block>> {
         let full = &mut self.tracks[stream as usize].full;
-        full.pop_front_if(|b| b.last() <= self.gone.through)
+        full.front().filter(|b| b.last() <= self.gone.through)?;
+        full.pop_front()
     }
 }
 
