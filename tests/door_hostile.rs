@@ -388,7 +388,10 @@ fn an_unread_stream_ends() {
 fn two_thousand_idle_connections_cost_little() {
     let target = Target::new();
     let mut agent = target.http();
-    assert_eq!(agent.get("/healthz").status, 200);
+    let served = |agent: &mut Http| {
+        assert_eq!(agent.call("echo", json!({}))["result"]["isError"], false);
+    };
+    served(&mut agent);
     target.is_well();
     let (rss, threads) = (target.rss_kib(), target.status("Threads:"));
     let idle: Vec<TcpStream> = (0..2_000).map(|_| target.connect()).collect();
@@ -401,9 +404,47 @@ fn two_thousand_idle_connections_cost_little() {
     );
     assert_eq!(target.status("Threads:"), threads);
     // Who never asked for anything went first.
-    assert_eq!(agent.get("/healthz").status, 200);
+    served(&mut agent);
     drop(idle);
     target.is_well();
+}
+
+/// Nothing is polled for: without anything to do the door does not wake up.
+#[test]
+fn an_idle_door_sleeps() {
+    let target = Target::new();
+    let mut agent = target.http();
+    agent.call("echo", json!({}));
+    let mut stream = target.http();
+    stream.modern(
+        "subscriptions/listen",
+        r#""notifications":{"resourceSubscriptions":["test://a"]}"#,
+    );
+    stream.event();
+    let mut waits = target.unix();
+    waits
+        .write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"wait\"}}\n")
+        .unwrap();
+    target.is_well();
+    let wakes = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", target.child.id())).unwrap();
+        let statuses =
+            tasks.map(|t| std::fs::read_to_string(t.unwrap().path().join("status")).unwrap());
+        let net = statuses
+            .into_iter()
+            .find(|s| s.starts_with("Name:\tnet\n"))
+            .unwrap();
+        let line = net
+            .lines()
+            .find(|l| l.starts_with("voluntary_ctxt_switches"))
+            .unwrap();
+        line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()
+    };
+    // Its answer to us was written before it went back to sleep.
+    std::thread::park_timeout(Duration::from_millis(100));
+    let before = wakes();
+    std::thread::park_timeout(Duration::from_secs(2));
+    assert_eq!(wakes(), before);
 }
 
 #[test]

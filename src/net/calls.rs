@@ -391,7 +391,7 @@ impl Net {
     ) {
         if c.calls.len() >= MAX_CALLS || self.calls.len() >= MAX_ALL_CALLS {
             let text = format!("too many calls under way ({})", c.calls.len());
-            return self.answer_refusal(c, batch, &to.id, &Refusal::new(BUSY, text));
+            return self.answer_refusal(c, batch, &to.id, &Refusal::new(BUSY, text).status(503));
         }
         let ticket = self.token();
         let kind = match step {
@@ -399,7 +399,8 @@ impl Net {
             Step::Work(work) => {
                 let job = self.job(ticket, move || Outcome::Answered(work()));
                 if self.pool.submit(job).is_err() {
-                    let refusal = Refusal::new(BUSY, "too many searches under way; try again");
+                    let why = "too many searches under way; try again";
+                    let refusal = Refusal::new(BUSY, why).status(503);
                     return self.answer_refusal(c, batch, &to.id, &refusal);
                 }
                 Kind::Work
@@ -581,7 +582,7 @@ impl Net {
             Outcome::Polled { task, out, answer }
         });
         if self.pool.submit(job).is_err() {
-            let refusal = Refusal::new(BUSY, "too much is being searched; try again");
+            let refusal = Refusal::new(BUSY, "too much is being searched; try again").status(503);
             self.finish(c, ticket, Err(refusal));
         }
     }

@@ -130,7 +130,7 @@ pub(super) struct Conn {
     pub(super) caller: Caller,
     /// What the kernel said of who connected; None: not asked yet.
     pub(super) ours: Option<bool>,
-    /// It has asked for something.
+    /// It has asked for something that not everybody may.
     pub(super) spoke: bool,
     /// It is counted as an agent's.
     pub(super) counted: bool,
@@ -327,7 +327,6 @@ impl Conn {
     pub(super) fn rest(&mut self, now: Mono) {
         self.since = now;
         self.began = None;
-        self.spoke = true;
     }
 
     pub(super) fn wanted(&self) -> EpollFlags {

@@ -261,6 +261,7 @@ impl Net {
         let answered = std::mem::take(&mut http.answered);
         if !answered {
             http.phase = Phase::Busy;
+            c.spoke = true;
             if reader.head().close || self.refusing {
                 c.end = End::Flushed { linger: false };
             }

@@ -43,6 +43,8 @@ const BACKLOG: i32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How much of a connection is read at a time; the others have their turn then.
 const READ_SIZE: usize = 64 << 10;
+/// Room for so many calls is kept while there are none.
+const SPARE: usize = 64;
 /// How many workers there may be.
 const WORKERS: usize = 3;
 /// How long the answers in flight may take at the end, at most.
@@ -318,9 +320,20 @@ impl Net {
             for token in std::mem::take(&mut self.again) {
                 self.poll_call(token, now);
             }
+            self.slim();
             if self.is_over(now) {
                 return;
             }
+        }
+    }
+
+    /// What a burst or a large answer took is given back.
+    fn slim(&mut self) {
+        if self.message.capacity() > READ_SIZE {
+            self.message = Vec::new();
+        }
+        if self.calls.is_empty() && self.calls.capacity() > SPARE {
+            self.calls.shrink_to(0);
         }
     }
 
@@ -441,6 +454,7 @@ impl Net {
             self.turn_away(&mut c, now);
             return;
         }
+        c.interest = c.wanted();
         let event = EpollEvent::new(c.interest, token);
         if self.epoll.add(&c.sock, event).is_err() {
             return;
