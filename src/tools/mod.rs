@@ -209,7 +209,7 @@ const TOOLS: &[Tool] = &[
             Row::needed(
                 "process",
                 PROCESSES,
-                "Name of the process, or \"*\" for all.",
+                "Name of the process, or \"*\" for all that are not stopped.",
             ),
             Row::may(
                 "mode",

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Tools;
 use super::schema::{Args, Field, Shape};
 use super::status::{build_error, build_time};
-use super::text::{LIMIT, clip, doing, errors, tail, under_way};
+use super::text::{LIMIT, bounded, clip, doing, errors, tail, under_way};
 use crate::board::{BuildView, Snapshot, UnitView};
 use crate::clock::{Mono, human};
 use crate::config::Mode;
@@ -76,7 +76,7 @@ pub(super) const RELOAD_OUTPUT: &[Field] = {
 
 /// The tool `restart`.
 pub(super) fn restart(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
-    let names = names(tools, args);
+    let names = wanted(tools, args);
     let mode = match args.text("mode") {
         Some("release") => Mode::Release,
         _ => Mode::Dev,
@@ -133,6 +133,16 @@ fn names(tools: &Tools, args: Args<'_>) -> Vec<String> {
         Some("*") | None => tools.hub.board.now().names(),
         Some(name) => vec![name.to_owned()],
     }
+}
+
+/// Of `"*"` those that are to be up: what somebody stopped stays stopped.
+fn wanted(tools: &Tools, args: Args<'_>) -> Vec<String> {
+    let mut names = names(tools, args);
+    if args.text("process") == Some("*") {
+        let board = tools.hub.board.now();
+        names.retain(|name| board.unit(name).is_some_and(|unit| unit.wanted));
+    }
+    names
 }
 
 fn order(tools: &Tools, args: Args<'_>, verb: Verb, names: Vec<String>, ask: Ask) -> Step {
@@ -245,15 +255,15 @@ impl Order {
             text.push_str(&good_words(good, self.verb));
             text.push('\n');
         }
-        Answer::Fail(super::text::bounded(
-            text.trim_end().into(),
-            "see get_status",
-        ))
+        Answer::Fail(bounded(text.trim_end().into(), "see get_status"))
     }
 
     /// One process's data, or of `"*"` the list.
     fn data(&self, values: Vec<Value>, texts: Vec<String>) -> Answer {
-        let text = super::text::bounded(texts.join("\n"), "see get_status");
+        let text = match texts.is_empty() {
+            true => "nothing to do".into(),
+            false => bounded(texts.join("\n"), "see get_status"),
+        };
         let mut values = values;
         if !self.all && values.len() == 1 {
             let value = values.remove(0);
@@ -289,7 +299,7 @@ impl Order {
             });
             texts.push(self.late_words(unit, before, now));
         }
-        if values.is_empty() {
+        if values.is_empty() && !self.all {
             return Answer::Fail("the process is gone: it was removed from .mcp-run".into());
         }
         self.data(values, texts)
@@ -564,6 +574,6 @@ fn reloaded(done: &Reloaded) -> Answer {
     if text.is_empty() {
         text.push_str("nothing to do");
     }
-    let text = super::text::bounded(text.trim_end().into(), "run bpm check");
+    let text = bounded(text.trim_end().into(), "run bpm check");
     Answer::Data { value, text }
 }

@@ -310,7 +310,7 @@ pub(super) fn build_error(error: &BuildError) -> Value {
         ("file", or_null(error.file.as_deref())),
         ("line", or_null(error.line)),
         ("column", or_null(error.column)),
-        ("message", error.message.as_str().into()),
+        ("message", clip(&error.message, 500).as_ref().into()),
     ])
 }
 

@@ -4,6 +4,7 @@ use bpm::board::State;
 use bpm::clock::Wall;
 use bpm::door::Answer;
 use bpm::search::Stream;
+use bpm::tape::{Limits, Tape};
 use serde_json::Value;
 use serde_json::json;
 use std::sync::Arc;
@@ -310,4 +311,43 @@ fn a_failed_newest_build_is_told_with_the_logs() {
             .text("search_logs", json!({"process": "web"}))
             .contains("failed")
     );
+}
+
+#[test]
+fn what_is_gone_and_what_was_not_looked_at_is_said() {
+    let mut web = unit("web");
+    web.log = Tape::new(
+        Limits {
+            lines: 100,
+            bytes: 64 << 10,
+            runs: 10,
+            disk: 0,
+        },
+        1,
+        1,
+    );
+    print(&web.log, 5_000);
+    let stage = Stage::new(vec![web, unit("big")]);
+    let text = stage.text("search_logs", json!({"process": "web", "after": 10}));
+    assert!(
+        text.contains(" lines before these are no longer kept]"),
+        "{text}"
+    );
+    let json = stage.data(
+        "search_logs",
+        json!({"process": "web", "after": 10, "format": "json"}),
+    );
+    let first = json["lines"][0]["seq"].as_u64().unwrap();
+    assert!(
+        json["dropped"].as_u64().unwrap() > 1_000 && first > 1_000,
+        "{json}"
+    );
+
+    let log = Arc::clone(&stage.hub.board.now().units[1].log);
+    let run = log.begin(Wall(0));
+    let line = format!("{}\n", "ab".repeat(5_000));
+    log.append(run, Stream::Stdout, line.repeat(2_000).as_bytes());
+    let args = json!({"process": "big", "pattern": "(a|b)*(b|a)*(a|ab)*[xyz]$"});
+    let text = stage.text("search_logs", args);
+    assert!(text.contains("ended at its time limit after"), "{text}");
 }

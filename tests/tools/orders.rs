@@ -1,5 +1,6 @@
 //! `start`, `stop`, `restart`, `reload`.
 
+use bpm::board::State;
 use bpm::config::Mode;
 use bpm::door::Answer;
 use bpm::door::Caller;
@@ -52,18 +53,31 @@ fn a_good_restart_is_answered_with_data() {
 }
 
 #[test]
-fn a_star_is_all_processes() {
-    let stage = Stage::new(vec![unit("api"), unit("web")]);
+fn a_star_is_all_processes_that_are_to_be_up() {
+    let stopped = idle("spare", State::Stopped);
+    let stage = Stage::new(vec![unit("api"), stopped, unit("web")]);
     let reply = Reply::Units(vec![good("api"), good("web")]);
     let (ask, answer) = stage.order("restart", json!({"process": "*"}), reply);
     let Ask::Restart { names, .. } = ask else {
         panic!("{ask:?}")
     };
-    assert_eq!(names, ["api", "web"]);
+    assert_eq!(names, ["api", "web"], "what is stopped stays so");
     let (value, text) = stage.checked("restart", answer);
     assert_eq!(value["ok"], true);
     assert_eq!(value["results"][1]["process"], "web");
     assert_eq!(text.lines().count(), 2);
+
+    let reply = Reply::Units(Vec::new());
+    let (ask, answer) = stage.order("stop", json!({"process": "*"}), reply);
+    assert_eq!(
+        ask,
+        Ask::Stop {
+            names: vec!["api".into(), "spare".into(), "web".into()]
+        }
+    );
+    let (value, text) = stage.checked("stop", answer);
+    assert_eq!(value, json!({"ok": true, "results": []}));
+    assert_eq!(text, "nothing to do");
 }
 
 #[test]
