@@ -124,7 +124,7 @@ restart = "never"
 #[test]
 fn an_unfinished_line_is_shown_and_keeps_its_number() {
     let mut house = House::new(
-        "[process.a]\ncommand = \"printf 'password: '; read x <gate; echo ok; exec sleep 1000\"\n",
+        "[process.a]\ncommand = \"printf 'password: '; read x <gate; echo >>passed; echo ok; exec sleep 1000\"\n",
     );
     let gate = house.gate();
     house.serve();

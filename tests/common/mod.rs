@@ -206,7 +206,10 @@ impl House {
     pub fn gate(&self) -> Gate {
         let path = self.root.join("gate");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        Gate { path }
+        Gate {
+            path,
+            passed: self.root.join("passed"),
+        }
     }
 
     /// The folder of the fixed `BPM_HOME`.
@@ -522,13 +525,24 @@ pub fn murder(pid: i32) {
 /// What holds the fake cargo.
 pub struct Gate {
     path: PathBuf,
+    passed: PathBuf,
 }
 
 impl Gate {
-    /// Waits until the build is there, and lets it go on. The next one waits again.
+    /// Waits until a build is there, and lets it go on. The next one waits again.
     pub fn open(&self) {
+        let count = || fs::read(&self.passed).map_or(0, |b| b.len());
+        let before = count();
         // Blocks until the other end reads.
         fs::write(&self.path, "go\n").unwrap();
+        // What the next call writes must not go to the same reader.
+        eventually(|| {
+            if count() > before {
+                Ok(())
+            } else {
+                Err("it stands at the gate")
+            }
+        });
     }
 
     /// Lets the build that is there go on, if there is one.
@@ -770,7 +784,7 @@ for arg in "$@"; do
   case $arg in --release | -r) profile=release ;; esac
 done
 echo "$*" >>cargo-calls
-if [ -p gate ]; then read -r _ <gate; fi
+if [ -p gate ]; then read -r _ <gate; echo >>passed; fi
 root=$PWD
 if [ -e src/broken ]; then
   text=$(cat src/broken)
