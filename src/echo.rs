@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::hub::Hub;
 use crate::os::poll::{Mailbox, Waker, readable};
 use crate::search::{Stream, content, strip_into};
 use crate::tape::{RawLine, Tape};
@@ -29,6 +30,8 @@ pub struct Echo {
 struct Desk {
     mailbox: Arc<Mailbox>,
     bell: Arc<Waker>,
+    /// Whose processes' logs are passed through, besides those that were added.
+    hub: Option<Arc<Hub>>,
     state: Mutex<State>,
     done: Condvar,
 }
@@ -54,10 +57,26 @@ impl Echo {
     /// # Errors
     /// No descriptor or no thread is to be had.
     pub fn start(out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
+        Self::begin(out, err, None)
+    }
+
+    /// The same for all logs of all processes there are and will be, builds too.
+    ///
+    /// # Errors
+    /// As [`Echo::start`].
+    pub fn of_all(hub: &Arc<Hub>, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
+        let echo = Self::begin(out, err, Some(Arc::clone(hub)))?;
+        hub.board.watch(&echo.desk.bell);
+        echo.desk.bell.wake();
+        Ok(echo)
+    }
+
+    fn begin(out: OwnedFd, err: OwnedFd, hub: Option<Arc<Hub>>) -> io::Result<Self> {
         let mailbox = Mailbox::new()?;
         let desk = Arc::new(Desk {
             bell: mailbox.waker(0),
             mailbox,
+            hub,
             state: Mutex::default(),
             done: Condvar::new(),
         });
@@ -75,13 +94,7 @@ impl Echo {
 
     /// Passes what this log gets from now on through, after `prefix`.
     pub fn add(&self, prefix: &str, tape: &Arc<Tape>) {
-        let source = Source {
-            prefix: prefix.to_owned(),
-            tape: Arc::clone(tape),
-            cursor: AtomicU64::new(tape.next_seq() - 1),
-        };
-        self.desk.lock().sources.push(Arc::new(source));
-        tape.follow(&self.desk.bell);
+        self.desk.add(prefix, tape, tape.next_seq() - 1);
         // For what came in between.
         self.desk.bell.wake();
     }
@@ -116,6 +129,34 @@ impl Drop for Echo {
 }
 
 impl Desk {
+    fn add(&self, prefix: &str, tape: &Arc<Tape>, cursor: u64) {
+        let source = Source {
+            prefix: prefix.to_owned(),
+            tape: Arc::clone(tape),
+            cursor: AtomicU64::new(cursor),
+        };
+        self.lock().sources.push(Arc::new(source));
+        tape.follow(&self.bell);
+    }
+
+    /// Takes up the logs of processes that came (a reload), from their first line on. A log whose
+    /// process is gone stays until the end: what it got last is written still, and it costs nothing.
+    fn meet(&self) {
+        let Some(hub) = &self.hub else { return };
+        let board = hub.board.now();
+        for unit in &board.units {
+            for (prefix, tape) in [
+                (format!("[{}] ", unit.name), &unit.log),
+                ("[build] ".to_owned(), &unit.build_log),
+            ] {
+                let known = |s: &Arc<Source>| Arc::ptr_eq(&s.tape, tape);
+                if !self.lock().sources.iter().any(known) {
+                    self.add(&prefix, tape, 0);
+                }
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,10 +182,14 @@ impl Writer {
             self.desk.bell.seen();
             // Asked before the last look, so nothing that came before the order is missed.
             let finish = self.desk.lock().finish;
+            self.desk.meet();
             while self.round() {}
             if finish {
                 break;
             }
+        }
+        if let Some(hub) = &self.desk.hub {
+            hub.board.unwatch(&self.desk.bell);
         }
         let mut state = self.desk.lock();
         for source in state.sources.drain(..) {

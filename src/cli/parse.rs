@@ -173,7 +173,7 @@ fn unknown_command(family: Option<&str>, word: &str) -> Error {
         (None, word) => format!("{word:?} is neither a command nor a folder"),
     };
     let hint = match nearest(word, known) {
-        Some(near) => format!("did you mean \"bpm {prefix}{near}\"?"),
+        Some(near) => format!("did you mean \"{prefix}{near}\"?"),
         None => format!("see \"bpm {prefix}--help\""),
     };
     Error::usage(why).with_hint(hint)
@@ -286,12 +286,12 @@ mod tests {
             refused("statsu"),
             (
                 "\"statsu\" is neither a command nor a folder".into(),
-                "did you mean \"bpm status\"?".into()
+                "did you mean \"status\"?".into()
             )
         );
         assert_eq!(
             refused("daemon stpo").1,
-            "did you mean \"bpm daemon stop\"?"
+            "did you mean \"daemon stop\"?"
         );
         assert!(refused("daemon").0.contains("start, stop, restart"));
         assert_eq!(refused("logs --folow").1, "did you mean \"--follow\"?");

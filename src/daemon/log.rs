@@ -40,7 +40,6 @@ struct Inner {
     file: File,
     path: PathBuf,
     rotated: PathBuf,
-    streams: bool,
 }
 
 impl DaemonLog {
@@ -65,7 +64,6 @@ impl DaemonLog {
                 file,
                 path: dir.log(),
                 rotated: dir.log_rotated(),
-                streams: detached,
             }),
             least,
             echo: if detached { None } else { echo() },
@@ -109,14 +107,10 @@ impl Inner {
         let _ = self.file.write_all(bytes);
     }
 
+    /// Copied and emptied rather than renamed: our standard streams, and copies of them, are this file.
     fn rotate(&mut self) {
-        let fresh =
-            fs::rename(&self.path, &self.rotated).and_then(|()| files::open_append(&self.path));
-        if let Ok(file) = fresh {
-            if self.streams {
-                let _ = fds::redirect_streams(file.as_fd());
-            }
-            self.file = file;
+        if fs::copy(&self.path, &self.rotated).is_ok() {
+            let _ = self.file.set_len(0);
         }
     }
 }

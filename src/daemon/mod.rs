@@ -1,7 +1,6 @@
 //! The front of the daemon and of the foreground run: everything around the supervisor. All ways to
 //! start are [`start`], all ways to end one from outside are [`stop`].
 
-mod echo;
 mod env;
 mod log;
 mod stop;
@@ -9,8 +8,9 @@ mod stop;
 use std::cell::RefCell;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::client::{
 };
 use crate::clock::{Mono, Wall};
 use crate::config::{self, Config, Port, Toggle};
+use crate::echo::Echo;
 use crate::error::{Error, Result, reason};
 use crate::hub::{Hub, Identity};
 use crate::journal::{Journal, Level};
@@ -39,6 +40,9 @@ pub use stop::{Stopped, stop};
 
 /// Answers in flight get so long when everything has stopped (spec: daemon, "Stop").
 const GRACE: Duration = Duration::from_secs(10);
+
+/// A terminal that does not read holds up our end no longer than this.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// A project, found.
 #[derive(Debug, Clone)]
@@ -86,7 +90,7 @@ pub struct Wishes {
 }
 
 /// Starts a thread.
-pub type Beside = Arc<dyn Fn() -> std::io::Result<()>>;
+pub type Beside = Arc<dyn Fn() -> io::Result<()>>;
 
 /// How a start went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,9 +114,8 @@ pub enum Started {
 /// All mistakes in it; it can't be read; running as root, somebody else could write it.
 pub fn read_config(root: &Path) -> Result<Config> {
     let path = root.join(CONFIG_FILE);
-    let cannot = |e: &std::io::Error| {
-        Error::cannot(format!("read {:?}", path.display().to_string()), reason(e))
-    };
+    let cannot =
+        |e: &io::Error| Error::cannot(format!("read {:?}", path.display().to_string()), reason(e));
     let file = fs::metadata(&path).map_err(|e| cannot(&e))?;
     config::may_use(file.mode() & 0o7777, file.uid(), nix_euid())
         .map_err(|why| Error::cannot(format!("use {:?}", path.display().to_string()), why))?;
@@ -397,7 +400,7 @@ fn run(
         },
         policy,
     )?;
-    let echo = passthrough.then(|| echo::Echo::start(&hub)).flatten();
+    let echo = if passthrough { echo(&hub) } else { None };
     let found_left = supervisor.begin();
     // From here on others can find us, so all of it is removed again whatever happens.
     let found = Found {
@@ -427,7 +430,9 @@ fn run(
         supervisor.kill_all();
     }
     door.drain(GRACE);
-    drop(echo);
+    if let Some(echo) = echo {
+        echo.finish(LAST_LINES);
+    }
     drop(found);
     log.write(Level::Info, "supervisor", "stopped");
     drop(lock);
@@ -484,7 +489,7 @@ fn listen(config: &Config, state: &mut State) -> Result<Option<TcpListener>> {
     Ok(Some(listener))
 }
 
-fn port_taken(bind: IpAddr, port: u16, e: &std::io::Error) -> Error {
+fn port_taken(bind: IpAddr, port: u16, e: &io::Error) -> Error {
     let what = format!("listen on {}", SocketAddr::new(bind, port));
     if e.kind() != ErrorKind::AddrInUse {
         return Error::cannot(what, reason(e));
@@ -589,6 +594,13 @@ fn open_door(
     let tools = Tools::new(Arc::clone(hub), Box::new(Kernel), journal);
     net::start(Arc::new(tools), listeners, policy)
         .map_err(|e| Error::cannot("open the doors", reason(&e)))
+}
+
+/// Passes the processes' lines through. None: no descriptor or thread to be had, and the logs have them.
+fn echo(hub: &Arc<Hub>) -> Option<Echo> {
+    let out = io::stdout().as_fd().try_clone_to_owned().ok()?;
+    let err = io::stderr().as_fd().try_clone_to_owned().ok()?;
+    Echo::of_all(hub, out, err).ok()
 }
 
 /// What others find us by; gone when dropped.

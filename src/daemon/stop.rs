@@ -19,6 +19,9 @@ const KILLED: Duration = Duration::from_secs(5);
 /// A daemon that is to kill everything at once gets so long for it.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
+/// A stop that takes longer says who it is waiting for.
+const WONDER: Duration = Duration::from_millis(300);
+
 /// What was ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stopped {
@@ -101,15 +104,26 @@ fn end_running(
     say: &mut dyn FnMut(&str),
 ) -> Result<bool> {
     let allowed = if force { AT_ONCE } else { patience + MORE };
-    let mut until = Mono::now().after(allowed);
+    let begun = Mono::now();
+    let mut until = begun.after(allowed);
+    // Who is waited for is told to who waits long enough to wonder.
+    let mut untold: Option<String> = None;
     if let Ok(id) = client.send("bpm/shutdown", json!({ "force": force })) {
         loop {
-            match client.receive(Some(until)) {
+            let wonder = begun.after(WONDER);
+            let next = match &untold {
+                Some(names) if Mono::now() >= wonder => {
+                    say(&format!("waiting for {names}"));
+                    untold = None;
+                    until
+                }
+                Some(_) => wonder.min(until),
+                None => until,
+            };
+            match client.receive(Some(next)) {
                 Ok(Some(message)) if message["method"] == "bpm/stopping" => {
                     let names = names(&message["params"]["waiting_for"]);
-                    if !names.is_empty() {
-                        say(&format!("waiting for {}", names.join(", ")));
-                    }
+                    untold = (!names.is_empty()).then(|| names.join(", "));
                     // Levels of dependencies stop one after the other, each with its own time.
                     until = Mono::now().after(allowed);
                 }
@@ -120,7 +134,8 @@ fn end_running(
                         return Err(refused.while_doing("stop the daemon"));
                     }
                 },
-                Ok(None) => break,
+                Ok(None) if Mono::now() >= until => break,
+                Ok(None) => {}
                 // It is over, or nearly so.
                 Err(_) => break,
             }
