@@ -246,9 +246,12 @@ impl Order {
             return self.data(done.iter().map(value).collect(), texts);
         }
         let room = (LIMIT - 500) / failed;
+        let (board, now) = (self.hub.board.now(), Mono::now());
         let mut text = String::new();
         for bad in done.iter().filter(|d| !d.ok) {
-            text.push_str(&bad_words(bad, self.verb, room));
+            let again = board.unit(&bad.name).and_then(|unit| unit.next_start);
+            let again = again.map(|at| at.since(now));
+            text.push_str(&bad_words(bad, self.verb, again, room));
             text.push('\n');
         }
         for good in done.iter().filter(|d| d.ok) {
@@ -473,7 +476,7 @@ fn good_words(done: &Done, verb: Verb) -> String {
 }
 
 /// Why, where, the last lines, what serves now, and what to do.
-fn bad_words(done: &Done, verb: Verb, room: usize) -> String {
+fn bad_words(done: &Done, verb: Verb, again: Option<Duration>, room: usize) -> String {
     let name = &done.name;
     let failed_build = done.build.as_ref().filter(|build| build.ok == Some(false));
     let mut text = format!("{name}: not {}: ", verb.done());
@@ -509,7 +512,7 @@ fn bad_words(done: &Done, verb: Verb, room: usize) -> String {
     if let Some(build) = failed_build {
         text.push_str(&errors(build));
     }
-    let after = whats_next(done, failed_build.is_some());
+    let after = whats_next(done, failed_build.is_some(), again);
     let used = text.chars().count() + after.chars().count() + 60;
     let lines = tail(&done.tail, room.saturating_sub(used));
     if !lines.is_empty() {
@@ -526,7 +529,7 @@ fn bad_words(done: &Done, verb: Verb, room: usize) -> String {
 }
 
 /// What serves now, and where more is written.
-fn whats_next(done: &Done, build: bool) -> String {
+fn whats_next(done: &Done, build: bool, again: Option<Duration>) -> String {
     let name = &done.name;
     let pid = done
         .pid
@@ -537,7 +540,13 @@ fn whats_next(done: &Done, build: bool) -> String {
     } else if done.old_serves {
         format!("the old run still serves{pid}, from the build before")
     } else {
-        "nothing of it serves now".into()
+        match again {
+            Some(span) => format!(
+                "nothing of it serves now; it is tried again in {}",
+                human(span)
+            ),
+            None => "nothing of it serves now".into(),
+        }
     };
     let more = if build {
         "search_build_log"

@@ -480,12 +480,11 @@ impl Card {
     pub(super) fn of(board: &Snapshot, unit: &UnitView, now: Mono) -> Self {
         let abnormal = |exit: &&ExitView| !exit.asked && exit.code != Some(0);
         let exit = unit.exits.iter().rev().find(abnormal).cloned();
-        // What ended well, or lived for long, was good; what happened since it ended may be the cause.
+        // A run that lived for a while was good; what happened since it ended may be the cause.
+        let lived = |e: &&ExitView| e.uptime.as_secs() >= if abnormal(e) { 10 } else { 1 };
         let good = exit.as_ref().and_then(|bad| {
-            unit.exits
-                .iter()
-                .rev()
-                .find(|e| e.run < bad.run && (!abnormal(e) || e.uptime.as_secs() >= 10))
+            let earlier = unit.exits.iter().rev().filter(|e| e.run < bad.run);
+            earlier.into_iter().find(lived)
         });
         let from = good.map(|exit| exit.at);
         let changed = board

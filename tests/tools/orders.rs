@@ -1,6 +1,9 @@
 //! `start`, `stop`, `restart`, `reload`.
 
+use std::time::Duration;
+
 use bpm::board::State;
+use bpm::clock::Mono;
 use bpm::config::Mode;
 use bpm::door::Answer;
 use bpm::door::Caller;
@@ -134,6 +137,24 @@ fn a_failed_start_tells_its_end_and_the_rollback() {
         "search_logs {\"process\":\"web\"}",
     ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    // Nothing serves: then it is said when it is tried again.
+    stage.change_unit("web", |web| {
+        web.next_start = Some(Mono::now().after(Duration::from_secs(600)));
+    });
+    let down = Done {
+        rolled_back: false,
+        ..failed.clone()
+    };
+    let reply = Reply::Units(vec![down]);
+    match stage.order("start", json!({"process": "web"}), reply).1 {
+        Answer::Fail(text) => {
+            assert!(
+                text.contains("serves now; it is tried again in 9m59s"),
+                "{text}"
+            )
+        }
+        other => panic!("{other:?}"),
     }
     // Of a hundred, each has its part of the room.
     let long = Done {
