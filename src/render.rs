@@ -309,18 +309,19 @@ pub fn reached(list: &[Value], paint: Paint) -> String {
         "" => Cell::plain(""),
         text => Cell::plain(format!("{text} ")),
     };
+    let anywhere = list.iter().any(|p| p["url"].is_string());
     let rows: Vec<Vec<Cell>> = list
         .iter()
         .map(|p| {
             let state = text(p, "state");
             let pid = p["pid"].as_i64().map(|pid| format!("pid {pid}"));
-            vec![
-                wider(text(p, "name")),
-                Cell::toned(tone(state), state),
-                wider(p["url"].as_str().unwrap_or_default()),
-                wider(text(p, "mode")),
-                Cell::plain(pid.unwrap_or_default()),
-            ]
+            let mut row = vec![wider(text(p, "name")), Cell::toned(tone(state), state)];
+            if anywhere {
+                row.push(wider(p["url"].as_str().unwrap_or_default()));
+            }
+            row.push(wider(text(p, "mode")));
+            row.push(Cell::plain(pid.unwrap_or_default()));
+            row
         })
         .collect();
     let lines = table(&rows, paint);

@@ -15,6 +15,7 @@ use crate::error::{Error, Result, reason};
 use crate::os::notice::Notice;
 use crate::os::poll;
 use crate::render::{Paint, Tone};
+use crate::rpc::STOPPING;
 
 use super::table::Call;
 use super::{note, paint, print};
@@ -118,6 +119,8 @@ enum Stop {
 impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
         match fault {
+            // What follows at the end of a daemon: another one may come.
+            Fault::Refused { code, message } if code == STOPPING => Self::Lost(message),
             Fault::Refused { message, .. } => Self::Refused(message),
             Fault::Lost(why) => Self::Lost(why),
             Fault::TimedOut => Self::Lost("it does not answer".into()),

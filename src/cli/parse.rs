@@ -289,10 +289,7 @@ mod tests {
                 "did you mean \"status\"?".into()
             )
         );
-        assert_eq!(
-            refused("daemon stpo").1,
-            "did you mean \"daemon stop\"?"
-        );
+        assert_eq!(refused("daemon stpo").1, "did you mean \"daemon stop\"?");
         assert!(refused("daemon").0.contains("start, stop, restart"));
         assert_eq!(refused("logs --folow").1, "did you mean \"--follow\"?");
         assert_eq!(refused("completions bsh").1, "did you mean \"bash\"?");
