@@ -173,12 +173,12 @@ fn a_search_shows_matches_context_and_where_it_goes_on() {
     assert!(nothing.contains("100 lines"), "{nothing}");
 
     // A cursor: only what came later.
-    let first = search(&house, json!({"head": 98}));
+    let first = search(&house, json!({"head": 50}));
     let next = first["next"].as_u64().unwrap();
     let rest = search(&house, json!({"after": next}));
     let rest: Vec<&Value> = rest["lines"].as_array().unwrap().iter().collect();
-    assert_eq!(rest.len(), 2);
-    assert_eq!(rest[0]["text"], "99");
+    assert_eq!(rest.len(), 50);
+    assert_eq!(rest[0]["text"], "51");
     // Case, literal.
     assert_eq!(
         search(&house, json!({"pattern": "1.", "literal": true}))["matches"],
@@ -224,7 +224,10 @@ fn what_cannot_be_searched_is_said() {
         assert!(unknown.contains(name), "{unknown}");
     }
     let regex = error(json!({"process": "web", "pattern": "(unclosed"}));
-    assert!(regex.contains("(unclosed"), "{regex}");
+    assert!(
+        regex.contains("pattern") && regex.contains("group"),
+        "{regex}"
+    );
     let missing = error(json!({}));
     assert!(missing.contains("process"), "{missing}");
     let extra = error(json!({"process": "web", "patern": "x"}));

@@ -303,7 +303,10 @@ fn a_second_bpm_in_the_same_project_is_refused() {
 #[test]
 fn an_unknown_command_is_answered_with_the_nearest() {
     let house = House::new(NAP);
-    house.cli(["chekc"]).exits(2).says(&["bpm check"]);
+    house
+        .cli(["chekc"])
+        .exits(2)
+        .says(&["did you mean", "check\"?"]);
     house.cli(["--prot", "1"]).exits(2).says(&["--port"]);
     house.cli(["check", "--nosuch"]).exits(2).says(&["bpm: "]);
 }
