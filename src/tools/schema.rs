@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Error, nearest};
-use crate::json::{kind_of, list, object};
+use crate::json::{brief, kind_of, list, object};
 
 /// One argument of a tool.
 pub(super) struct Row {
@@ -111,7 +111,7 @@ impl Row {
                 if words.contains(&word.as_str()) {
                     return None;
                 }
-                let near = nearest(word, words.iter().copied())
+                let near = nearest(&brief(word), words.iter().copied())
                     .map(|near| format!("; did you mean {near:?}?"))
                     .unwrap_or_default();
                 return Some(format!(
@@ -187,7 +187,7 @@ fn whole(value: &Value) -> Option<i64> {
 fn unknown(kind: &'static str, name: &str, known: &[String]) -> String {
     Error::Unknown {
         kind,
-        name: crate::json::brief(name),
+        name: brief(name),
         known: known.to_vec(),
     }
     .to_string()
@@ -318,13 +318,10 @@ impl<'a> Args<'a> {
             }
         }
         let known: Vec<String> = rows.iter().map(|row| row.name.to_owned()).collect();
-        for key in map.into_iter().flat_map(Map::keys) {
-            if !known.contains(key) {
-                faults.push(unknown("argument", key, &known));
-            }
-        }
         // A call with a thousand wrong arguments gets no thousand lines.
-        faults.truncate(10);
+        let strange = map.into_iter().flat_map(Map::keys);
+        let strange = strange.filter(|key| !known.contains(key)).take(10);
+        faults.extend(strange.map(|key| unknown("argument", key, &known)));
         if faults.is_empty() {
             Ok(args)
         } else {

@@ -193,3 +193,18 @@ fn arguments_that_are_null_are_as_good_as_absent() {
             .contains("needs \"process\"")
     );
 }
+
+#[test]
+fn a_hundred_thousand_wrong_arguments_are_no_work() {
+    let stage = Stage::new(vec![unit("web")]);
+    let args: Value = (0..100_000)
+        .map(|i| (format!("strange-{i}"), json!("x".repeat(10))))
+        .collect();
+    let text = stage.fail("restart", args);
+    assert_eq!(text.lines().count(), 11);
+    let long = stage.fail(
+        "wait",
+        json!({"process": "web", "for": "ready".repeat(100_000)}),
+    );
+    assert!(long.len() < 400, "{}", long.len());
+}
