@@ -1,0 +1,460 @@
+//! The daemon from outside: starting, finding, judging and ending it.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use common::{House, eventually, lives, murder};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+const NAP: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n";
+
+fn bpm() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_bpm"))
+}
+
+/// What `daemon status --json` says.
+fn daemon(house: &House) -> Value {
+    serde_json::from_str(&house.cli(["daemon", "status", "--json"]).out).unwrap()
+}
+
+fn pid(house: &House) -> i32 {
+    daemon(house)["pid"].as_i64().unwrap() as i32
+}
+
+fn status(house: &House) -> Value {
+    serde_json::from_str(&house.cli(["status", "--json"]).out).unwrap()
+}
+
+fn start(house: &House, args: &[&str]) -> Child {
+    house
+        .command(bpm())
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_daemon_is_started_found_and_stopped() {
+    let house = House::new(NAP);
+    house.cli(["status"]).exits(3);
+    house.cli(["daemon", "status"]).exits(3);
+    let said = house.cli(["-d"]).exits(0);
+    assert!(said.out.contains("started (pid "), "{said:?}");
+    let now = daemon(&house);
+    assert_eq!(now["verdict"], "running");
+    assert_eq!(now["schema"], 1);
+    assert_eq!(now["project"], house.root.to_str().unwrap());
+    assert!(
+        now["url"]
+            .as_str()
+            .unwrap()
+            .starts_with("http://127.0.0.1:")
+    );
+    let folder = house.state_folder().unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |name: &str| {
+        fs::metadata(folder.join(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(mode(""), 0o700);
+    for file in ["daemon.json", "daemon.sock", "daemon.log", "daemon.lock"] {
+        assert_eq!(mode(file), 0o600, "{file}");
+    }
+    for again in [&["start"][..], &["-d"], &["daemon", "start"]] {
+        let said = house.cli(again).exits(0);
+        assert!(
+            said.out
+                .contains(&format!("already running (pid {})", now["pid"])),
+            "{said:?}"
+        );
+    }
+    house
+        .cli(["serve"])
+        .exits(1)
+        .says(&["already running (pid "]);
+    house.cli(["status"]).exits(0);
+    let listed = house.cli(["ps", "--json"]).exits(0);
+    let listed: Value = serde_json::from_str(&listed.out).unwrap();
+    assert_eq!(listed["daemons"][0]["pid"], now["pid"]);
+    let said = house.cli(["stop"]).exits(0);
+    assert!(said.out.contains("stopped (pid "), "{said:?}");
+    assert!(!lives(now["pid"].as_i64().unwrap() as i32));
+    for gone in ["daemon.json", "daemon.sock"] {
+        assert!(!folder.join(gone).exists(), "{gone}");
+    }
+    house.cli(["stop"]).exits(0);
+    house.cli(["status"]).exits(3);
+    assert_eq!(house.cli(["ps"]).exits(0).out, "no daemons\n");
+}
+
+#[test]
+fn the_port_is_kept_and_can_be_chosen() {
+    let mut house = House::new(NAP);
+    house.cli(["-d"]).exits(0);
+    let url = daemon(&house)["url"].clone();
+    house.cli(["daemon", "restart"]).exits(0);
+    assert_eq!(daemon(&house)["url"], url);
+    house.cli(["-d", "--replace", "--port", "0"]).exits(0);
+    assert_eq!(daemon(&house)["url"], Value::Null);
+    house.cli(["stop"]).exits(0);
+    // Somebody else has it now: the start names them, and nothing is left.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let me = std::process::id().to_string();
+    house.cli(["-d", "--port", &port]).exits(1).says(&[
+        "bpm: cannot listen on 127.0.0.1:",
+        "in use by pid",
+        &me,
+        "hint: ",
+    ]);
+    house.cli(["status"]).exits(3);
+    house.env("BPM_PORT", &port).cli(["-d"]).exits(1);
+    house.env("BPM_PORT", "auto").cli(["-d"]).exits(0);
+    house.cli(["stop"]).exits(0);
+    house.cli(["-d", "--port", "x"]).exits(2);
+}
+
+#[test]
+fn mistakes_are_told_before_anything_is_started() {
+    let house = House::new("[process.a]\ncomand = \"x\"\n[process.b]\ntype = \"rusty\"\n");
+    for way in [
+        &["-d"][..],
+        &["start"],
+        &["up"],
+        &["serve"],
+        &["daemon", "start"],
+        &["check"],
+    ] {
+        let said = house.cli(way).exits(1);
+        assert!(
+            said.err.contains(".mcp-run:2:1: unknown key \"comand\""),
+            "{said:?}"
+        );
+        assert!(said.err.contains(".mcp-run:4:"), "{said:?}");
+    }
+    assert!(
+        house
+            .state_folder()
+            .is_none_or(|f| !f.join("daemon.log").exists())
+    );
+}
+
+#[test]
+fn many_starts_at_once_make_one_daemon() {
+    let house = House::new(NAP);
+    for round in 0..20 {
+        let many: Vec<Child> = (0..2 + round % 4)
+            .map(|_| start(&house, &["start"]))
+            .collect();
+        let mut started = 0;
+        for child in many {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            started += usize::from(String::from_utf8_lossy(&output.stdout).contains("started"));
+        }
+        assert_eq!(started, 1);
+        let naps = status(&house)["processes"][0]["restarts"].clone();
+        assert_eq!(naps, 0);
+        house.cli(["stop"]).exits(0);
+    }
+}
+
+#[test]
+fn a_killed_daemon_is_stale_and_its_processes_are_not_doubled() {
+    let house = House::new(NAP);
+    house.cli(["-d"]).exits(0);
+    let nap = status(&house)["processes"][0]["pid"].as_i64().unwrap() as i32;
+    murder(pid(&house));
+    let said = house.cli(["status"]).exits(1);
+    assert!(said.out.contains("stale"), "{said:?}");
+    let verdict: Value =
+        serde_json::from_str(&house.cli(["daemon", "status", "--json"]).exits(1).out).unwrap();
+    assert_eq!(verdict["verdict"], "stale");
+    assert!(lives(nap));
+    let said = house.cli(["start"]).exits(0);
+    assert!(
+        said.out.contains(&nap.to_string()) || said.err.contains(&nap.to_string()),
+        "{said:?}"
+    );
+    assert!(!lives(nap));
+    assert_eq!(house.inhabitants().len(), 2, "{:?}", house.inhabitants());
+    // Killed again, and stopped instead.
+    let nap = status(&house)["processes"][0]["pid"].as_i64().unwrap() as i32;
+    murder(pid(&house));
+    let said = house.cli(["stop"]).exits(0);
+    assert!(said.out.contains("a dead daemon had left"), "{said:?}");
+    assert!(!lives(nap));
+    house.cli(["status"]).exits(3);
+}
+
+#[test]
+fn a_strangers_pid_is_not_signalled() {
+    let house = House::new(NAP);
+    house.cli(["-d"]).exits(0);
+    let mut stranger = house.command("sleep").arg("1000").spawn().unwrap();
+    let path = house.state_folder().unwrap().join("daemon.json");
+    let mut descriptor: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    murder(pid(&house));
+    // The number was given to somebody else meanwhile.
+    descriptor["pid"] = stranger.id().into();
+    fs::write(&path, descriptor.to_string()).unwrap();
+    house.cli(["stop", "--force"]).exits(0);
+    assert!(stranger.try_wait().unwrap().is_none());
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+/// Stops a process, and waits until each of its threads has stopped.
+fn freeze(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    eventually(|| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let running = tasks
+            .filter_map(|t| fs::read_to_string(t.path().join("stat")).ok())
+            .any(|stat| !stat.rsplit(") ").next().unwrap().starts_with('T'));
+        if running { Err("it runs") } else { Ok(()) }
+    });
+}
+
+#[test]
+fn one_that_does_not_answer_is_unhealthy_and_is_replaced() {
+    let house = House::new(NAP);
+    house.cli(["-d"]).exits(0);
+    let old = pid(&house);
+    freeze(old);
+    let said = house.cli(["status"]).exits(1);
+    assert!(said.out.contains("unhealthy"), "{said:?}");
+    house
+        .cli(["-d"])
+        .exits(1)
+        .says(&["does not answer", "hint: ", "--replace"]);
+    house.cli(["stop"]).exits(1).says(&["--force"]);
+    house.cli(["-d", "--replace"]).exits(0);
+    assert!(!lives(old));
+    let new = pid(&house);
+    assert_ne!(new, old);
+    assert_eq!(house.inhabitants().len(), 2);
+    freeze(new);
+    house.cli(["stop", "--force"]).exits(0);
+    assert!(!lives(new));
+}
+
+#[test]
+fn the_callers_streams_and_descriptors_are_let_go() {
+    let house = House::new(NAP);
+    let (mut read, write) = std::io::pipe().unwrap();
+    let stray = write.try_clone().unwrap();
+    // Without CLOEXEC, as a careless caller leaves it.
+    nix::fcntl::fcntl(
+        &stray,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+    )
+    .unwrap();
+    let status = house
+        .command(bpm())
+        .arg("-d")
+        .stdin(Stdio::null())
+        .stdout(write)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    drop(stray);
+    // Ends only when nobody has the other end, neither the daemon nor its processes.
+    let mut said = String::new();
+    read.read_to_string(&mut said).unwrap();
+    assert!(said.contains("started"), "{said}");
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn the_end_of_the_session_is_survived() {
+    let house = House::new(NAP);
+    // A terminal's session of its own that is hung up: its leader ends, and HUP goes to all of it.
+    let script = format!("{} -d >/dev/null && kill -HUP 0", bpm().display());
+    let ended = house
+        .command("setsid")
+        .args(["--wait", "sh", "-c", &script])
+        .status()
+        .unwrap();
+    assert!(!ended.success());
+    assert_eq!(daemon(&house)["verdict"], "running");
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_long_path_and_an_odd_one_work() {
+    let odd = "it's \"ä\" {$x}";
+    let deep = std::env::temp_dir().join(format!("bpm-deep-{}", std::process::id()));
+    let folder = deep.join("d".repeat(150)).join("e".repeat(150)).join(odd);
+    fs::create_dir_all(&folder).unwrap();
+    {
+        let house = House::below(&folder);
+        house.config(NAP);
+        house.cli(["-d"]).exits(0);
+        let now = daemon(&house);
+        let socket = now["socket"].as_str().unwrap();
+        assert!(socket.len() <= 107, "{socket}");
+        assert_eq!(now["verdict"], "running");
+        house.cli(["status"]).exits(0);
+        house.cli(["stop"]).exits(0);
+        assert!(!Path::new(socket).parent().unwrap().exists(), "{socket}");
+    }
+    fs::remove_dir_all(&deep).unwrap();
+}
+
+#[test]
+fn a_configuration_that_was_deleted_loses_nothing() {
+    let house = House::new(NAP);
+    house.cli(["-d"]).exits(0);
+    house.remove(".mcp-run");
+    house.cli(["status"]).exits(0);
+    house
+        .cli(["reload"])
+        .exits(1)
+        .says(&["bpm: cannot read", ".mcp-run"]);
+    assert_eq!(house.inhabitants().len(), 2);
+    house.cli(["stop"]).exits(0);
+    house
+        .cli(["status"])
+        .exits(1)
+        .says(&["no .mcp-run", "hint: "]);
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_named() {
+    let mut house = House::new(NAP);
+    house.env("BPM_HOME", "/proc/nowhere");
+    house
+        .cli(["-d"])
+        .exits(1)
+        .says(&["/proc/nowhere", "hint: set BPM_HOME"]);
+    house.env("BPM_HOME", "relative");
+    house.cli(["-d"]).exits(1).says(&["not an absolute path"]);
+}
+
+#[test]
+fn the_log_begins_anew_with_a_daemon_and_is_shown() {
+    let house = House::new(NAP);
+    house.cli(["daemon", "logs"]).exits(3);
+    house.cli(["-d"]).exits(0);
+    let first = pid(&house);
+    house.cli(["daemon", "restart"]).exits(0);
+    let folder = house.state_folder().unwrap();
+    let (now, before) = (
+        fs::read_to_string(folder.join("daemon.log")).unwrap(),
+        fs::read_to_string(folder.join("daemon.log.1")).unwrap(),
+    );
+    assert!(before.contains(&format!("pid {first}")) && !now.contains(&format!("pid {first}")));
+    let shown = house.cli(["daemon", "logs", "-n", "1"]).exits(0).out;
+    assert_eq!(shown.lines().count(), 1);
+    let line = now.lines().next().unwrap();
+    // 2026-11-21 02:46:50,123 [INFO] supervisor: text
+    let (stamp, rest) = line.split_at(23);
+    assert!(
+        stamp
+            .chars()
+            .all(|c| c.is_ascii_digit() || "- :,".contains(c)),
+        "{line}"
+    );
+    assert!(rest.starts_with(" [INFO] supervisor: "), "{line}");
+    // It follows, over a daemon that comes after.
+    let mut follower = start(&house, &["daemon", "logs", "-f", "-n", "0"]);
+    let mut out = follower.stdout.take().unwrap();
+    house.cli(["daemon", "restart"]).exits(0);
+    let wanted = format!("pid {}", pid(&house));
+    let mut text = String::new();
+    let mut chunk = [0; 4096];
+    while !text.contains(&wanted) {
+        let n = out.read(&mut chunk).unwrap();
+        assert!(n > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_stop_waits_until_it_is_over_and_says_for_whom() {
+    let house = House::new(
+        "[process.stubborn]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 1\n",
+    );
+    house.cli(["-d"]).exits(0);
+    house.cli([
+        "wait",
+        "stubborn",
+        "--for",
+        "log",
+        "--pattern",
+        "stubborn",
+        "--timeout",
+        "20",
+    ]);
+    eventually(
+        || match house.cli(["logs", "stubborn"]).out.contains("stubborn") {
+            true => Ok(()),
+            false => Err("no line yet"),
+        },
+    );
+    let said = house.cli(["stop"]).exits(0);
+    assert!(said.err.contains("waiting for stubborn"), "{said:?}");
+    assert_eq!(house.inhabitants(), []);
+}
+
+#[test]
+fn a_forced_stop_is_over_at_once() {
+    let house = House::new(
+        "[process.stubborn]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 600\n",
+    );
+    house.cli(["-d"]).exits(0);
+    house.cli(["stop", "--force"]).exits(0);
+    assert_eq!(house.inhabitants(), []);
+}
+
+#[test]
+fn systemd_is_told() {
+    use std::os::unix::net::UnixDatagram;
+    let mut house = House::new(NAP);
+    let path = house.home().with_file_name("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    house.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    house.env("WATCHDOG_USEC", "100000");
+    house.serve();
+    let mut said = Vec::new();
+    let mut hear = |until: &str| {
+        let mut buffer = [0; 512];
+        while !said.iter().any(|s: &String| s.contains(until)) {
+            let n = systemd.recv(&mut buffer).unwrap();
+            said.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
+        }
+    };
+    hear("READY=1");
+    hear("WATCHDOG=1");
+    // What is for bpm alone does not reach the processes.
+    let nap = house.running("nap");
+    let environ = fs::read(format!("/proc/{nap}/environ")).unwrap();
+    let text = String::from_utf8_lossy(&environ).into_owned();
+    assert!(
+        !text.contains("NOTIFY_SOCKET") && !text.contains("WATCHDOG"),
+        "{text}"
+    );
+    house.signal(Signal::SIGTERM);
+    hear("STOPPING=1");
+    assert_eq!(house.ended(), Some(0));
+}
