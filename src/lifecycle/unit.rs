@@ -69,11 +69,17 @@ impl Policy {
         match mode {
             Mode::Dev => self.dev_wait,
             Mode::Release => {
-                // The power may be infinite after very many crashes; zero times that must stay zero.
-                let power = self.backoff_factor.powf(f64::from(crashes)).min(f64::MAX);
-                let wait = self.backoff_initial.as_secs_f64() * power;
-                Duration::try_from_secs_f64(wait)
-                    .map_or(self.backoff_max, |w| w.min(self.backoff_max))
+                // By steps rather than by a power: that would take the whole of libm, for a loop that
+                // ends at the longest wait.
+                let longest = self.backoff_max.as_secs_f64();
+                let mut wait = self.backoff_initial.as_secs_f64();
+                for _ in 0..crashes {
+                    if wait >= longest || wait == 0.0 || self.backoff_factor <= 1.0 {
+                        break;
+                    }
+                    wait *= self.backoff_factor;
+                }
+                Duration::try_from_secs_f64(wait.min(longest)).unwrap_or(self.backoff_max)
             }
         }
     }

@@ -6,6 +6,7 @@ pub mod fds;
 pub mod files;
 pub mod group;
 pub mod lock;
+pub mod memory;
 pub mod net;
 pub mod notice;
 pub mod notify;

@@ -30,6 +30,7 @@ use crate::hub::{Ask, Fact, Hub, Identity, Letter, Slot};
 use crate::journal::{Journal, Level};
 use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Order, Policy, Ticket, UnitId};
 use crate::os::fds::Nofile;
+use crate::os::memory;
 use crate::os::poll::{Mailbox, Waker};
 use crate::os::reap::{self, Signals};
 use crate::paths::ProjectDir;
@@ -84,6 +85,9 @@ impl Manager for NoManager {
         None
     }
 }
+
+/// By then what starts by itself has been started.
+const REST_AFTER: Duration = Duration::from_secs(2);
 
 /// Names a run: whose, and which.
 type Key = (UnitId, Generation);
@@ -152,6 +156,8 @@ pub struct Supervisor {
     idled: Option<Mono>,
     next_heartbeat: Option<Mono>,
     next_watchdog: Option<Mono>,
+    /// When memory that only the start needed is given back.
+    next_rest: Option<Mono>,
     oom_kills: Option<u64>,
     state: State,
     state_changed: bool,
@@ -184,6 +190,7 @@ impl Supervisor {
         let every = |span: Duration| (!span.is_zero()).then(|| now.after(span));
         let mut supervisor = Self {
             next_heartbeat: every(setup.config.heartbeat),
+            next_rest: Some(now.after(REST_AFTER)),
             next_watchdog: setup.manager.watchdog().map(|span| now.after(span)),
             base: Base::of(&setup.env),
             setup,
@@ -390,6 +397,7 @@ impl Supervisor {
             self.idle_stop_at(),
             self.next_heartbeat,
             self.next_watchdog,
+            self.next_rest,
             sweep,
         ]
         .into_iter()
@@ -432,7 +440,12 @@ impl Supervisor {
         }
         if self.next_heartbeat.is_some_and(|at| at <= now) {
             self.say(Level::Info, "heartbeat alive");
+            self.next_rest = Some(now);
             self.next_heartbeat = Some(now.after(self.setup.config.heartbeat));
+        }
+        if self.next_rest.is_some_and(|at| at <= now) {
+            memory::give_back();
+            self.next_rest = None;
         }
         if self.next_watchdog.is_some_and(|at| at <= now) {
             self.setup.manager.tell("WATCHDOG=1");

@@ -161,7 +161,7 @@ fn used(group: Option<Group>, before: Option<&Used>, started: Mono, now: Mono) -
     let share = cpu.saturating_sub(base.1).as_secs_f64() / span.as_secs_f64();
     Used {
         group,
-        cpu_percent: Some((share * 1_000.0).round() / 10.0),
+        cpu_percent: Some((share * 1_000.0 + 0.5) as u64 as f64 / 10.0),
         base: (now, cpu),
     }
 }
