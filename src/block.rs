@@ -274,9 +274,10 @@ impl Lane {
         let older = |b: &Arc<Block>| b.chunks().last().is_none_or(|c| c.at < at);
         let below = self.blocks.partition_point(older);
         self.blocks.drain(..below);
-        if let Some(block) = self.blocks.first() {
-            let chunk = block.chunks().partition_point(|c| c.at < at);
-            self.raise(block.chunks()[chunk].first - 1);
+        // The clock may have been set back in between: the first that is not older counts.
+        let first = self.blocks.first().into_iter().flat_map(|b| b.chunks());
+        if let Some(chunk) = first.into_iter().find(|c| c.at >= at) {
+            self.raise(chunk.first - 1);
         }
     }
 

@@ -19,7 +19,16 @@ const MOST_MATCHED: usize = 16 << 10;
 pub struct Matcher {
     /// What each match contains.
     pub(super) needle: Option<Needle>,
-    regex: Option<Regex>,
+    rest: Rest,
+}
+
+/// What a line with the needle must be besides.
+#[derive(Debug)]
+enum Rest {
+    Anything,
+    /// `error.*timeout`, the usual question: these one after another, without any regex.
+    InOrder(Vec<Finder<'static>>),
+    Regex(Regex),
 }
 
 /// A text to be found in bytes.
@@ -68,7 +77,7 @@ impl Matcher {
         if literal && !pattern.contains(char::REPLACEMENT_CHARACTER) {
             return Ok(Self {
                 needle: (!pattern.is_empty()).then(|| Needle::new(pattern, ignore_case)),
-                regex: None,
+                rest: Rest::Anything,
             });
         }
         let escaped;
@@ -84,42 +93,66 @@ impl Matcher {
             .build()
             .map_err(|e| QueryError::Pattern(e.to_string()))?;
         let required = required(source);
+        let folded = ignore_case || required.folded;
+        let rest = match required.parts {
+            Some(parts) if parts.len() == 1 => Rest::Anything,
+            Some(parts) => {
+                let finder = |part: String| Needle::new(&part, folded).finder;
+                Rest::InOrder(parts.into_iter().map(finder).collect())
+            }
+            None => Rest::Regex(regex),
+        };
         Ok(Self {
-            regex: (!required.whole).then_some(regex),
-            needle: required
-                .text
-                .map(|text| Needle::new(&text, ignore_case || required.folded)),
+            rest,
+            needle: required.text.map(|text| Needle::new(&text, folded)),
         })
     }
 
     /// It is in this line: a text without escapes.
     pub fn is_match(&self, line: &str) -> bool {
-        let found = |needle: &Needle| {
-            if needle.folded {
-                needle.find(line.to_ascii_lowercase().as_bytes()).is_some()
-            } else {
-                needle.find(line.as_bytes()).is_some()
+        let folded;
+        let hay = match &self.needle {
+            Some(needle) if needle.folded => {
+                folded = line.to_ascii_lowercase();
+                folded.as_bytes()
             }
+            Some(_) | None => line.as_bytes(),
         };
-        self.needle.as_ref().is_none_or(found) && self.confirms(line.as_bytes())
+        let found = |needle: &Needle| needle.find(hay).is_some();
+        self.needle.as_ref().is_none_or(found) && self.confirms(line.as_bytes(), hay)
     }
 
-    /// There is more to a match than the needle.
-    pub(super) fn needs_confirming(&self) -> bool {
-        self.regex.is_some()
-    }
-
-    /// The line (without escapes and newline), which contains the needle, is a match.
-    pub(super) fn confirms(&self, line: &[u8]) -> bool {
-        let Some(regex) = &self.regex else {
-            return true;
-        };
-        let mut cut = line.len().min(MOST_MATCHED);
-        // Not in the middle of a character.
-        while cut > 0 && cut < line.len() && line[cut] & 0xc0 == 0x80 {
-            cut -= 1;
+    /// The line (without escapes and newline), which contains the needle, is a match. `hay`: the same,
+    /// in lower case if the needle is.
+    pub(super) fn confirms(&self, line: &[u8], hay: &[u8]) -> bool {
+        match &self.rest {
+            Rest::Anything => true,
+            Rest::InOrder(parts) => {
+                let mut from = 0;
+                parts.iter().all(|part| {
+                    let found = part.find(&hay[from..]);
+                    from += found.map_or(0, |at| at + part.needle().len());
+                    found.is_some()
+                })
+            }
+            Rest::Regex(regex) => {
+                let mut cut = line.len().min(MOST_MATCHED);
+                // Not in the middle of a character.
+                while cut > 0 && cut < line.len() && line[cut] & 0xc0 == 0x80 {
+                    cut -= 1;
+                }
+                regex.is_match(&lossy(&line[..cut]))
+            }
         }
-        regex.is_match(&lossy(&line[..cut]))
+    }
+
+    /// What it costs to confirm a line, in bytes of a regex's work.
+    pub(super) fn cost(&self, line: &[u8]) -> usize {
+        match self.rest {
+            Rest::Anything => 0,
+            Rest::InOrder(_) => line.len() / 64,
+            Rest::Regex(_) => line.len().min(MOST_MATCHED) + 64,
+        }
     }
 }
 
@@ -129,8 +162,8 @@ struct Required {
     text: Option<String>,
     /// In any case (a leading `(?i)`).
     folded: bool,
-    /// The pattern is nothing else.
-    whole: bool,
+    /// The pattern is nothing but these, with `.*` between them.
+    parts: Option<Vec<String>>,
 }
 
 /// The longest literal run at the top level of a pattern that compiles. In doubt none: what is
@@ -138,13 +171,18 @@ struct Required {
 fn required(pattern: &str) -> Required {
     let body = pattern.strip_prefix("(?i)");
     let folded = body.is_some();
-    Scan::new(body.unwrap_or(pattern))
-        .run()
-        .map_or_else(Required::default, |(text, whole)| Required {
-            folded,
-            whole,
-            text: (!text.is_empty()).then_some(text),
-        })
+    let body = body.unwrap_or(pattern);
+    let Some((text, _)) = Scan::new(body).run() else {
+        return Required::default();
+    };
+    // Where `.*` is not what it seems (in a class, escaped, lazy), a part is no literal.
+    let part = |part| Scan::new(part).run().filter(|(_, whole)| *whole);
+    let parts = body.split(".*").map(|p| part(p).map(|(text, _)| text));
+    Required {
+        folded,
+        parts: parts.collect(),
+        text: (!text.is_empty()).then_some(text),
+    }
 }
 
 struct Scan<'a> {
@@ -282,8 +320,13 @@ mod tests {
     fn what_a_match_must_contain() {
         for (pattern, text, whole) in [
             ("ERROR", "ERROR", true),
+            ("error.*timeout", "timeout", true),
+            (".*b.*", "b", true),
+            ("a\\.*bcd", "bcd", false),
+            ("a.*?bcd", "bcd", false),
+            ("[.*]bcd", "bcd", false),
+            ("a.*(?i)bcd", "", false),
             ("a\\.b", "a.b", true),
-            ("error.*timeout", "timeout", false),
             ("^x=\\d+ failed$", " failed", false),
             ("colou?r", "colo", false),
             ("ab+c", "ab", false),
@@ -303,7 +346,7 @@ mod tests {
         ] {
             let required = required(pattern);
             assert_eq!(required.text.unwrap_or_default(), text, "{pattern}");
-            assert_eq!(required.whole, whole, "{pattern}");
+            assert_eq!(required.parts.is_some(), whole, "{pattern}");
         }
         assert!(required("(?i)abc").folded);
     }
@@ -343,6 +386,9 @@ mod tests {
             "(",
             ")",
             "(?:",
+            ".*",
+            ".*",
+            ".*",
             "(?i)",
             "(?i:",
             "(?P<n>",

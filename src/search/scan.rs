@@ -13,7 +13,7 @@ use crate::block::{At, Block, Chunk, Lane, Walk, is_piece};
 /// An answer holds at most this much text, bytes.
 const MOST_TEXT: usize = 32 << 20;
 /// Matches that are remembered at most, whatever was asked for.
-const MOST_HITS: usize = 1 << 20;
+const MOST_HITS: usize = 200_000;
 /// The budget is looked at once in so many bytes that a regex read (one costs up to 7 microseconds).
 const BITE: usize = 4 << 10;
 
@@ -305,18 +305,16 @@ impl<'a> Scan<'a> {
             if found + needle > start + line.len() {
                 continue;
             }
-            if matcher.needs_confirming() {
-                spent += line.len() + 64;
-                if spent >= BITE {
-                    spent = 0;
-                    if expired() {
-                        self.searched = place.passed();
-                        return true;
-                    }
+            spent += matcher.cost(line);
+            if spent >= BITE {
+                spent = 0;
+                if expired() {
+                    self.searched = place.passed();
+                    return true;
                 }
-                if !matcher.confirms(line) {
-                    continue;
-                }
+            }
+            if !matcher.confirms(line, &hay[start..start + line.len()]) {
+                continue;
             }
             hits.push(Hit {
                 seq: place.seq,
