@@ -119,7 +119,7 @@ fn main() {
             let mut text = String::with_capacity(count * 120);
             for n in 0..count {
                 let what = match n {
-                    _ if n == count / 2 => "info the needle is here",
+                    _ if n == count / 2 + 1 => "info the needle is here",
                     _ if n % 100 == 0 => "error upstream said nothing, timeout",
                     _ if n % 10 == 0 => "error no such user",
                     _ => "info served",
