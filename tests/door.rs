@@ -190,6 +190,26 @@ fn a_panic_is_one_answer() {
     assert_eq!(house.shared.log.lock().unwrap().len(), 2);
 }
 
+/// Where a panic can't be an answer, it is the end of one connection.
+#[test]
+fn a_panic_between_the_lines_is_one_connection() {
+    let house = House::new();
+    let (mut other, mut lines) = (house.unix(), house.unix());
+    other.tool(json!(1), "wait", json!({}));
+    house.shared.waiting.until("one waits", |n| n == 1);
+    lines.tool(json!(1), "wait", json!({}));
+    lines.tool(json!(2), "trap", json!({}));
+    assert_eq!(lines.next(), None);
+    house
+        .shared
+        .waiting
+        .until("its calls went with it", |n| n == 1);
+    house.is_well();
+    house.shared.release();
+    assert_eq!(other.next().unwrap()["id"], 1);
+    assert_eq!(house.shared.log.lock().unwrap().len(), 1);
+}
+
 #[test]
 fn requests_of_one_socket_run_side_by_side() {
     let house = House::new();
@@ -253,6 +273,35 @@ fn a_thousand_waiting_calls_hold_up_nobody() {
         .collect();
     ids.sort_unstable();
     assert!(ids.into_iter().eq(0..1_000));
+}
+
+/// Answers and requests that had to wait for the reader go on when it reads, whoever was first.
+#[test]
+fn a_slow_reader_gets_everything() {
+    let house = House::new();
+    let mut lines = house.unix();
+    for id in 0..1_500 {
+        lines.tool(json!(id), "wait", json!({}));
+    }
+    house.shared.waiting.until("all wait", |n| n == 1_500);
+    house.shared.release();
+    // More than the socket holds; sent by another thread, since nobody reads yet.
+    let mut sender = lines.stream.try_clone().unwrap();
+    let text = "x".repeat(2_000);
+    let sent = std::thread::spawn(move || {
+        for id in 1_500..3_000 {
+            let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call",
+                "params": {"name": "echo", "arguments": {"text": text}}});
+            std::io::Write::write_all(&mut sender, format!("{call}\n").as_bytes()).unwrap();
+        }
+    });
+    house.is_well();
+    let mut ids: Vec<i64> = (0..3_000)
+        .map(|_| lines.next().unwrap()["id"].as_i64().unwrap())
+        .collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(0..3_000));
+    sent.join().unwrap();
 }
 
 #[test]

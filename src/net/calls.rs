@@ -49,6 +49,13 @@ pub(super) struct Call {
     timer: Option<Mono>,
 }
 
+impl Call {
+    /// The connection it came by.
+    pub(super) fn conn(&self) -> u64 {
+        self.conn
+    }
+}
+
 enum Kind {
     /// Waits for its waker or its deadline.
     Task {
@@ -118,7 +125,7 @@ impl Net {
         })
     }
 
-    fn log_panic(&self, panic: &(dyn std::any::Any + Send)) {
+    pub(super) fn log_panic(&self, panic: &(dyn std::any::Any + Send)) {
         let text = panic
             .downcast_ref::<&str>()
             .copied()
@@ -502,12 +509,7 @@ impl Net {
         self.polled(c, ticket, out, answer, now);
     }
 
-    /// Somebody woke a call.
-    pub(super) fn on_wake(&mut self, ticket: u64, now: Mono) {
-        self.poll_call(ticket, now);
-    }
-
-    /// Looks at a call.
+    /// Looks at a call: somebody woke it, or it asked for it.
     pub(super) fn poll_call(&mut self, ticket: u64, now: Mono) {
         let Some(conn) = self.calls.get(&ticket).map(|call| call.conn) else {
             return;
@@ -711,7 +713,6 @@ impl Net {
         if let Some(batch) = call.batch {
             self.leave_batch(c, batch);
         }
-        drop_quietly(call.kind);
     }
 
     fn take_call(&mut self, ticket: u64) -> Option<Call> {
@@ -727,11 +728,9 @@ impl Net {
 
     /// The client of a call is gone.
     pub(super) fn drop_call(&mut self, ticket: u64) {
-        if let Some(call) = self.take_call(ticket) {
-            if let Some(batch) = call.batch {
-                self.batches.remove(&batch);
-            }
-            drop_quietly(call.kind);
+        let call = self.take_call(ticket);
+        if let Some(batch) = call.and_then(|call| call.batch) {
+            self.batches.remove(&batch);
         }
     }
 
@@ -744,8 +743,9 @@ impl Net {
         c.calls.retain(|t| *t != ticket);
         c.parked.retain(|t| *t != ticket);
         if let Some(call) = self.take_call(ticket) {
-            drop_quietly(call.kind);
-            if let Some(batch) = call.batch {
+            let batch = call.batch;
+            drop(call);
+            if let Some(batch) = batch {
                 self.leave_batch(c, batch);
             }
         }
@@ -851,7 +851,6 @@ impl Net {
         self.message.clear();
         self.server.put_listened(&mut self.message, &call.to.id);
         self.deliver(c, None, 200);
-        drop_quietly(call.kind);
     }
 
     /// Ends all subscriptions: bpm stops.
@@ -883,11 +882,6 @@ impl Net {
             self.put_back(c, now);
         }
     }
-}
-
-/// A task's own drop is code of the service too; what a panic there has to say was said by the hook.
-fn drop_quietly(kind: Kind) {
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(kind)));
 }
 
 fn call_tool(

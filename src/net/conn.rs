@@ -138,6 +138,8 @@ pub(super) struct Conn {
     pub(super) calls: Vec<u64>,
     /// Those of them to be polled once everything is written.
     pub(super) parked: Vec<u64>,
+    /// Reading stopped for what was to be written, before the end of what was read.
+    pub(super) stalled: bool,
     /// The other end sends no more, as epoll said: there may be bytes to read before that.
     pub(super) half_closed: bool,
     /// And all of it was read.
@@ -183,6 +185,7 @@ impl Conn {
             counted: false,
             calls: Vec::new(),
             parked: Vec::new(),
+            stalled: false,
             half_closed: false,
             eof: false,
             end: End::Open,
@@ -233,6 +236,9 @@ impl Conn {
 
     /// Writes what can be written.
     pub(super) fn flush(&mut self, now: Mono) {
+        if self.end == End::Dead {
+            return;
+        }
         while self.written < self.wbuf.len() {
             match self.sock.write(&self.wbuf[self.written..]) {
                 Ok(n) => {
@@ -270,9 +276,6 @@ impl Conn {
 
     /// After whatever happened: what to watch for and until when it may stay so.
     pub(super) fn settle(&mut self, now: Mono) {
-        if self.end != End::Dead {
-            self.flush(now);
-        }
         let idle = self.pending() == 0 && self.calls.is_empty();
         match self.end {
             // Its last answer is still to come.

@@ -61,6 +61,7 @@ impl Net {
             }
             c.flush(now);
         }
+        c.stalled = c.pending() > 0;
     }
 
     /// The head is there: most refusals need no more, and are said before a body is read.

@@ -22,6 +22,7 @@ impl Net {
             if c.pending() > HIGH_WATER {
                 c.flush(now);
                 if c.pending() > HIGH_WATER {
+                    c.stalled = true;
                     break;
                 }
             }

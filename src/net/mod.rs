@@ -17,6 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -290,7 +291,6 @@ impl Net {
 
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 256];
-        let mut woken = Vec::new();
         loop {
             let ready = match self.epoll.wait(&mut events, self.patience()) {
                 Ok(n) => n,
@@ -302,29 +302,56 @@ impl Net {
                 }
             };
             let now = Mono::now();
-            for event in &events[..ready] {
-                match event.data() {
-                    BELL => self.mailbox.take(&mut woken),
-                    token if token < FIRST_TOKEN => self.accept(token - BELL - 1, now),
-                    token => self.on_conn(token, event.events(), now),
-                }
-            }
-            for token in woken.drain(..) {
-                match token {
-                    WORKER_DONE => self.collect(now),
-                    ORDER => self.obey(now),
-                    token => self.on_wake(token, now),
-                }
-            }
-            self.on_time(now);
-            for token in std::mem::take(&mut self.again) {
-                self.poll_call(token, now);
+            let turn = AssertUnwindSafe(|| self.turn(&events[..ready], now));
+            if let Err(panic) = catch_unwind(turn) {
+                self.log_panic(panic.as_ref());
+                self.mend();
             }
             self.slim();
             if self.is_over(now) {
                 return;
             }
         }
+    }
+
+    fn turn(&mut self, events: &[EpollEvent], now: Mono) {
+        let mut woken = Vec::new();
+        for event in events {
+            match event.data() {
+                BELL => self.mailbox.take(&mut woken),
+                token if token < FIRST_TOKEN => self.accept(token - BELL - 1, now),
+                token => self.on_conn(token, event.events(), now),
+            }
+        }
+        for token in woken {
+            match token {
+                WORKER_DONE => self.collect(now),
+                ORDER => self.obey(now),
+                token => self.poll_call(token, now),
+            }
+        }
+        self.on_time(now);
+        for token in std::mem::take(&mut self.again) {
+            self.poll_call(token, now);
+        }
+    }
+
+    /// After a panic: the connection that was in hand is closed already, since it was out of the map. What
+    /// belonged to it goes too; events of the others that were not looked at come again, for epoll is level-triggered,
+    /// and all other calls are looked at, for their wake-ups may be lost.
+    fn mend(&mut self) {
+        let here = |call: &Call| self.conns.contains_key(&call.conn());
+        let (kept, lost): (Vec<_>, Vec<_>) = self
+            .calls
+            .keys()
+            .partition(|t| self.calls.get(t).is_some_and(here));
+        for token in lost {
+            self.drop_call(token);
+        }
+        self.again = kept;
+        self.agents = self.conns.values().filter(|c| c.counted).count();
+        self.tell_agents();
+        self.count();
     }
 
     /// What a burst or a large answer took is given back.
@@ -482,10 +509,6 @@ impl Net {
         let Some(mut c) = self.conns.remove(&token) else {
             return;
         };
-        if flags.contains(EpollFlags::EPOLLOUT) {
-            c.flush(now);
-            self.written(&mut c, now);
-        }
         if flags.contains(EpollFlags::EPOLLIN) && c.interest.contains(EpollFlags::EPOLLIN) {
             c.fill(&mut self.scratch);
             self.consume(&mut c, now);
@@ -520,19 +543,22 @@ impl Net {
         }
     }
 
-    /// Everything was written: what waited for that goes on.
-    fn written(&mut self, c: &mut Conn, now: Mono) {
-        if c.pending() > 0 {
-            return;
+    /// Writes, and sees to what waited for that: messages that were read but not served, calls that were not polled.
+    /// Every way back into the map comes by here, or they would wait for ever.
+    fn carry_on(&mut self, c: &mut Conn, now: Mono) {
+        c.flush(now);
+        while c.pending() == 0 && c.end == End::Open && std::mem::take(&mut c.stalled) {
+            self.consume(c, now);
+            c.flush(now);
         }
-        for token in std::mem::take(&mut c.parked) {
-            self.look(c, token, now);
+        if c.pending() == 0 {
+            self.again.append(&mut c.parked);
         }
-        self.consume(c, now);
     }
 
     /// Back into the map, or out of the house.
     fn put_back(&mut self, mut c: Box<Conn>, now: Mono) {
+        self.carry_on(&mut c, now);
         c.settle(now);
         if c.end == End::Dead {
             self.forget(c);

@@ -142,6 +142,19 @@ impl Task for Steps {
     }
 }
 
+/// Panics when it is asked until when to wait.
+struct Trap;
+
+impl Task for Trap {
+    fn start(&mut self, _: &Arc<Waker>) {}
+    fn poll(&mut self, _: Mono, _: usize, _: &mut Vec<Value>) -> Option<Answer> {
+        None
+    }
+    fn deadline(&self) -> Option<Mono> {
+        panic!("on purpose")
+    }
+}
+
 /// Puts out large notifications without end.
 struct Flood(Arc<Shared>);
 
@@ -223,6 +236,7 @@ impl Service for Fixture {
             "heavy" => wait(true),
             "panic" => panic!("on purpose"),
             "work_panic" => Step::Work(Box::new(|| panic!("on purpose"))),
+            "trap" => Step::Wait(Box::new(Trap)),
             "flood" => Step::Wait(Box::new(Flood(Arc::clone(&self.shared)))),
             "steps" => Step::Wait(Box::new(Steps {
                 token: token.cloned().unwrap_or_default(),
