@@ -176,6 +176,8 @@ impl Ring {
     pub fn begin(&mut self, at: Wall) -> u64 {
         let number = self.next_run;
         self.next_run += 1;
+        // Most processes have few runs: room for one, not for the four that a queue begins with.
+        self.runs.reserve_exact(1);
         self.runs.push_back(Run {
             number,
             started: at,

@@ -40,7 +40,7 @@ fn bad(text: &str) -> Vec<String> {
 /// One process with these lines in its table, which begins in line 1.
 fn process(lines: &str) -> Process {
     let text = format!("[process.web]\ncommand = [\"./web\"]\n{lines}\n");
-    good(&text).processes.remove(0)
+    good(&text).processes[0].as_ref().clone()
 }
 
 /// The faults of such a process; line 3 is the first of `lines`.
@@ -174,7 +174,7 @@ fn defaults_are_those_of_the_specification() {
         log_runs: 10,
         log_disk: 64 << 20,
     };
-    assert_eq!(processes, [expected]);
+    assert_eq!(processes, [expected.into()]);
 }
 
 #[test]

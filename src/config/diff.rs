@@ -1,5 +1,7 @@
 //! What a changed file changes: which processes need a swap, which only take new settings, which nothing at all.
 
+use std::sync::Arc;
+
 use super::{Command, Config, EnvFile, PortWish, Probe, Process};
 use crate::paths::fnv1a_64;
 
@@ -34,7 +36,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
         };
         list.push(process.name.clone());
     }
-    let is_gone = |p: &&Process| new.processes.iter().all(|n| n.name != p.name);
+    let is_gone = |p: &&Arc<Process>| new.processes.iter().all(|n| n.name != p.name);
     let gone = old.processes.iter().filter(is_gone);
     diff.removed = gone.map(|p| p.name.clone()).collect();
     diff

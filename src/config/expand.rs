@@ -395,6 +395,8 @@ mod tests {
             .unwrap()
             .processes
             .remove(0)
+            .as_ref()
+            .clone()
     }
 
     fn made(process: &Process, files: &[&str], port: Option<u16>) -> Result<Vec<String>, String> {

@@ -25,6 +25,7 @@ pub use signal::{signal_name, signal_number};
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A project's whole `.mcp-run`, checked, defaults filled in. Each process has its own resolved
@@ -62,7 +63,7 @@ pub struct Config {
     /// `direnv`.
     pub direnv: Toggle,
     /// In the order of the file.
-    pub processes: Vec<Process>,
+    pub processes: Vec<Arc<Process>>,
     /// Keys that are accepted and whose effect this version does not have yet, each with its place.
     pub not_in_effect: Vec<crate::error::Fault>,
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -136,7 +137,10 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         heartbeat: doc.value(top, "heartbeat_minutes", read::time(MINUTE, 0.0)),
         idle_shutdown: doc.value(top, "idle_shutdown_minutes", read::time(MINUTE, 0.0)),
         direnv: doc.value(top, "direnv", read::toggle),
-        processes: processes(doc, top, &defaults, root),
+        processes: processes(doc, top, &defaults, root)
+            .into_iter()
+            .map(Arc::new)
+            .collect(),
         not_in_effect: Vec::new(),
     }
 }

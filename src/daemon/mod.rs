@@ -248,7 +248,7 @@ fn overridden(mut config: Config, env: &Env, wishes: &Wishes) -> Result<Config> 
         }
         // What these depend on is started because of them.
         for process in &mut config.processes {
-            process.autostart = only.contains(&process.name);
+            Arc::make_mut(process).autostart = only.contains(&process.name);
         }
     }
     Ok(config)

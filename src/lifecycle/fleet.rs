@@ -195,7 +195,7 @@ pub enum Why {
 /// All processes of a project.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    units: BTreeMap<UnitId, Unit>,
+    units: BTreeMap<UnitId, Box<Unit>>,
     next_id: UnitId,
     turn: u64,
     stopping: bool,
@@ -206,7 +206,7 @@ impl Fleet {
     pub fn add(&mut self, policy: Policy) -> UnitId {
         let id = self.next_id;
         self.next_id += 1;
-        self.units.insert(id, Unit::new(id, policy));
+        self.units.insert(id, Box::new(Unit::new(id, policy)));
         id
     }
 
@@ -235,22 +235,22 @@ impl Fleet {
 
     /// Nothing of it runs or is built.
     pub fn is_empty(&self, id: UnitId) -> bool {
-        self.units.get(&id).is_none_or(Unit::is_empty)
+        self.units.get(&id).is_none_or(|u| u.is_empty())
     }
 
     /// Nothing of any process runs or is built.
     pub fn all_empty(&self) -> bool {
-        self.units.values().all(Unit::is_empty)
+        self.units.values().all(|u| u.is_empty())
     }
 
     /// Some process is in dev and would go back to release.
     pub fn in_dev(&self) -> bool {
-        self.units.values().any(Unit::in_dev)
+        self.units.values().any(|u| u.in_dev())
     }
 
     /// When [`Event::Tick`] is due if nothing happens before: all the time that the fleet needs.
     pub fn next_deadline(&self) -> Option<Mono> {
-        self.units.values().filter_map(Unit::deadline).min()
+        self.units.values().filter_map(|u| u.deadline()).min()
     }
 
     /// Writes down what became so, and says what to do about it.
@@ -423,7 +423,7 @@ impl Fleet {
     /// Builds run one at a time, in the order they were asked for; one waits for the tasks that its
     /// process needs done, since they may make what it is built from.
     fn next_builder(&self) -> Option<UnitId> {
-        if self.units.values().any(Unit::is_building) {
+        if self.units.values().any(|u| u.is_building()) {
             return None;
         }
         self.units
@@ -442,7 +442,7 @@ impl Fleet {
                 Condition::Completed => self
                     .by_name(name)
                     .and_then(|d| self.units.get(&d))
-                    .is_none_or(Unit::has_completed),
+                    .is_none_or(|u| u.has_completed()),
                 Condition::Started | Condition::Ready => true,
             })
     }
@@ -473,7 +473,7 @@ impl Fleet {
 
     #[cfg(test)]
     pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
-        self.units.values()
+        self.units.values().map(Box::as_ref)
     }
 }
 

@@ -260,7 +260,7 @@ mod tests {
     fn process(text: &str) -> Process {
         let text = format!("[process.app]\n{text}\n");
         let config = config::parse(&text, ".mcp-run", Path::new("/home/me/app"));
-        config.unwrap().processes.remove(0)
+        config.unwrap().processes[0].as_ref().clone()
     }
 
     fn expand(text: &str) -> Result<String, String> {

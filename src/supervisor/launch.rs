@@ -649,7 +649,7 @@ impl Supervisor {
         let mut book = Book::new(spawned.pid, run, first_line, pump, began, process);
         book.exe = artifact.exe;
         book.checks = checks;
-        self.books.insert(key, book);
+        self.books.insert(key, Box::new(book));
         self.queue.push_back(Event::Spawned {
             unit: key.0,
             generation: key.1,

@@ -131,10 +131,10 @@ pub struct Supervisor {
     bell: Arc<Waker>,
     signals: Signals,
     fleet: Fleet,
-    units: BTreeMap<UnitId, Unit>,
+    units: BTreeMap<UnitId, Box<Unit>>,
     order: Vec<UnitId>,
     queue: VecDeque<Event>,
-    books: BTreeMap<Key, Book>,
+    books: BTreeMap<Key, Box<Book>>,
     by_pid: HashMap<i32, Key>,
     preps: Vec<Prep>,
     builds: Vec<launch::Build>,
@@ -522,7 +522,7 @@ impl Supervisor {
     }
 
     /// A process more. Its numbers go on where an earlier bpm left them.
-    fn add(&mut self, process: Process) -> UnitId {
+    fn add(&mut self, process: Arc<Process>) -> UnitId {
         let id = self.fleet.add(policy(&process, &self.setup.config));
         let Numbers {
             seq,
@@ -536,7 +536,7 @@ impl Supervisor {
             log: Tape::new(limits, seq, run),
             build_log: Tape::new(limits, build_seq, build_run),
             exits: Arc::new(self.state.exits(&process.name)),
-            process: Arc::new(process),
+            process,
             build: None,
             artifacts: BTreeMap::new(),
             facts: None,
@@ -545,7 +545,7 @@ impl Supervisor {
             since: crate::clock::Wall::now(),
             retiring: false,
         };
-        self.units.insert(id, unit);
+        self.units.insert(id, Box::new(unit));
         self.order.push(id);
         id
     }

@@ -92,7 +92,7 @@ impl Supervisor {
             let known = self.id_of(name);
             let id = match known {
                 Some(id) => id,
-                None => self.add(process.clone()),
+                None => self.add(Arc::clone(process)),
             };
             order.push(id);
             self.fleet.set_policy(id, policy(process, new));
@@ -101,7 +101,7 @@ impl Supervisor {
             };
             unit.log.set_limits(limits(process));
             unit.build_log.set_limits(limits(process));
-            unit.process = Arc::new(process.clone());
+            unit.process = Arc::clone(process);
             unit.changed = true;
             let Some(facts) = self.fleet.facts(id) else {
                 continue;
