@@ -17,6 +17,7 @@ pub mod paths;
 // floor 1: thought (pure: no system calls, no threads, no clock)
 pub mod block;
 pub mod config;
+pub mod globs;
 pub mod graph;
 pub mod http1;
 pub mod lifecycle;
@@ -39,6 +40,7 @@ pub mod pump;
 pub mod state;
 pub mod supervisor;
 pub mod tape;
+pub mod watch;
 
 // floor 4: doors
 pub mod client;

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use toml::de::DeValue;
 
 use super::address::parse_listen;
-use super::glob::glob;
 use super::read::{self, Read, Value, quote, refuse, unfit};
 use super::{PortWish, signal};
 use crate::error::nearest;
+use crate::globs::Glob;
 
 /// A path, and whether it may be missing: it ends in `?` then.
 pub(super) fn env_path(value: &Value) -> Read<(String, bool)> {
@@ -114,7 +114,7 @@ pub(super) fn listen(value: &Value) -> Read<String> {
 /// A pattern of `watch`.
 pub(super) fn watched(value: &Value) -> Read<String> {
     let pattern = read::text(value)?;
-    match glob(&pattern) {
+    match Glob::new(&pattern) {
         Ok(_) => Ok(pattern),
         Err(why) => refuse(value, why),
     }

@@ -5,6 +5,7 @@ pub mod detach;
 pub mod fds;
 pub mod files;
 pub mod group;
+pub mod inotify;
 pub mod lock;
 pub mod memory;
 pub mod net;
