@@ -15,7 +15,7 @@ mod pool;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::sockopt::{KeepAlive, TcpNoDelay};
+use nix::sys::socket::sockopt::{
+    KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay,
+};
 use nix::sys::socket::{Backlog, listen, setsockopt};
 
 use crate::clock::Mono;
@@ -432,8 +434,7 @@ impl Net {
                     let local = s.local_addr()?;
                     s.set_nonblocking(true)?;
                     if !remote.ip().to_canonical().is_loopback() {
-                        // A peer on a network may vanish without a word.
-                        let _ = setsockopt(&s, KeepAlive, &true);
+                        notice_silence(&s)?;
                     }
                     Ok((Sock::Tcp(s), Some(Ends { remote, local })))
                 }),
@@ -637,6 +638,15 @@ impl Net {
         }
         self.put_back(c, now);
     }
+}
+
+/// A peer on a network may vanish without a word: the kernel asks, and gives up after 15 s.
+fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    setsockopt(stream, KeepAlive, &true)?;
+    setsockopt(stream, TcpKeepIdle, &5)?;
+    setsockopt(stream, TcpKeepInterval, &5)?;
+    setsockopt(stream, TcpKeepCount, &2)?;
+    Ok(())
 }
 
 /// Sees to it that the timer rings no later than `deadline`. It may ring early: then it is armed anew, which costs
