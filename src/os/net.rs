@@ -59,6 +59,16 @@ pub fn unix_listener(path: &Path, replace: bool, accept: Accept) -> io::Result<U
     Ok(listener)
 }
 
+/// Somebody listens on that Unix socket. Never waits, not even where its queue is full.
+pub fn unix_is_served(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let connected = UnixAddr::new(path).and_then(|address| {
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        sys::connect(socket.as_raw_fd(), &address)
+    });
+    matches!(connected, Ok(()) | Err(Errno::EAGAIN))
+}
+
 fn backlog() -> io::Result<Backlog> {
     Ok(Backlog::new(BACKLOG)?)
 }

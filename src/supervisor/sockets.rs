@@ -7,7 +7,6 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 
 use crate::config::Listen;
 use crate::error::reason;
@@ -46,6 +45,8 @@ impl Sockets {
         umask: u32,
     ) -> Result<(), String> {
         let mut old = self.held.remove(&unit).unwrap_or_default();
+        // First: an address that is not wanted any more may be in the way of one that is.
+        old.retain(|held| wanted.contains(&held.address));
         let mut now = Vec::new();
         let mut trouble = None;
         for address in wanted {
@@ -104,7 +105,7 @@ fn open(address: &Listen, umask: u32) -> Result<OwnedFd, String> {
         },
         Listen::Unix(path) => {
             let said = |e: io::Error| format!("cannot listen on {path:?}: {}", reason(&e));
-            if UnixStream::connect(path).is_ok() {
+            if net::unix_is_served(path) {
                 return Err(format!(
                     "cannot listen on {path:?}: another process listens there already"
                 ));
