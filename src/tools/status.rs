@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::schema::{Args, Field, Shape};
 use super::text::{bounded, clip, doing, errors, tail, thousands, under_way};
-use super::usage::Reading;
+use super::usage::{Group, Reading};
 use super::{Tools, View};
 use crate::board::{BuildError, BuildView, EventView, ExitView, Snapshot, State, UnitView};
 use crate::clock::{Mono, human};
@@ -76,7 +76,11 @@ pub(super) const OUTPUT: &[Field] = {
                     "the last: code, signal, core, oom, asked, at, uptime_seconds",
                 ),
                 Field("ports", Always("array"), ""),
-                Field("url", Maybe, "of its port setting"),
+                Field(
+                    "url",
+                    Maybe,
+                    "of its port setting, else of the lowest port it listens on",
+                ),
                 Field("cpu_percent", Maybe, "of one core"),
                 Field("cpu_seconds", Maybe, "so far"),
                 Field("rss_bytes", Maybe, "memory"),
@@ -262,7 +266,7 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
             "ports",
             list(group.map_or(&[][..], |g| &g.ports).iter().copied()),
         ),
-        ("url", or_null(url(unit))),
+        ("url", or_null(url(unit, group))),
         ("cpu_percent", or_null(used.and_then(|u| u.cpu_percent))),
         ("cpu_seconds", or_null(group.map(|g| seconds(g.cpu)))),
         ("rss_bytes", or_null(group.map(|g| g.rss))),
@@ -282,9 +286,11 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
     ])
 }
 
-/// Where it can be reached, as far as it is known: the port it was told.
-fn url(unit: &UnitView) -> Option<String> {
-    unit.port.map(|port| format!("http://127.0.0.1:{port}"))
+/// Where it can be reached, as far as it is known: the port it was told, else the lowest it listens on.
+fn url(unit: &UnitView, group: Option<&Group>) -> Option<String> {
+    let listens = || group.and_then(|group| group.ports.first().copied());
+    let port = unit.port.or_else(listens)?;
+    Some(format!("http://127.0.0.1:{port}"))
 }
 
 pub(super) fn build(build: &BuildView, now: Mono) -> Value {
@@ -405,11 +411,12 @@ fn unit_words(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
     if let Some(healthy) = unit.healthy {
         text.push_str(if healthy { "; healthy" } else { "; unhealthy" });
     }
-    if let Some(url) = url(unit) {
+    let used = unit.pid.and_then(|pid| usage.of(pid));
+    let group = used.and_then(|used| used.group.as_ref());
+    if let Some(url) = url(unit, group) {
         let _ = write!(text, "; {url}");
     }
-    let used = unit.pid.and_then(|pid| usage.of(pid));
-    if let Some(group) = used.and_then(|used| used.group.as_ref()) {
+    if let Some(group) = group {
         if !group.ports.is_empty() {
             let ports: Vec<String> = group.ports.iter().map(u16::to_string).collect();
             let _ = write!(text, "; ports {}", ports.join(" "));
