@@ -81,6 +81,15 @@ pub enum Event {
         /// Which of the two.
         healthy: bool,
     },
+    /// What its checks saw last; None: nothing worth a word. Comes before what follows from it.
+    Seen {
+        /// Of which.
+        unit: UnitId,
+        /// Of which run.
+        generation: Generation,
+        /// In words.
+        words: Option<String>,
+    },
     /// Its first process ended.
     Exited {
         /// Whose.
@@ -318,6 +327,11 @@ impl Fleet {
             } => {
                 self.with(unit, |u| u.health(now, generation, healthy, out));
             }
+            Event::Seen {
+                unit,
+                generation,
+                words,
+            } => self.with(unit, |u| u.seen(generation, words)),
             Event::Exited {
                 unit,
                 generation,

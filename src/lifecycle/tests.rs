@@ -298,6 +298,11 @@ impl World {
         *self.runs.keys().rfind(|k| k.0 == unit).expect("a run")
     }
 
+    fn build_of(&self, key: (UnitId, Generation)) -> u64 {
+        let spawn = self.spawns.iter().find(|s| (s.1, s.2) == key);
+        spawn.unwrap().3
+    }
+
     fn crash(&mut self, unit: UnitId) {
         let key = self.newest(unit);
         self.exits(key, false);
@@ -632,6 +637,10 @@ fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
     w.gone(new);
     assert!(matches!(w.answers[&ticket], Err(Why::Ended(_))));
     assert_eq!((w.runs[&old], w.state(0)), (Sim::Up, State::Running));
+    w.step(Event::Tick);
+    let facts = w.facts(0);
+    assert_eq!((facts.mode, facts.stale), (Mode::Release, true));
+    assert!(facts.reason.unwrap().contains("the old run serves on"));
     let ticket = w.order(
         0,
         Order::Restart {
@@ -642,6 +651,68 @@ fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
     w.settle();
     assert_eq!(w.answers[&ticket], Ok(()));
     assert!(!w.runs.contains_key(&old));
+}
+
+#[test]
+fn after_a_refused_swap_a_crash_brings_back_what_served() {
+    let p = Policy {
+        overlap: true,
+        ready_within: Some(Duration::from_secs(60)),
+        ..rust("api")
+    };
+    let restart = Order::Restart {
+        mode: Mode::Dev,
+        build: true,
+    };
+    let mut w = World::new(vec![p]);
+    w.up(0);
+    let old = w.newest(0);
+    let build = w.build_of(old);
+    w.order(0, restart);
+    w.build_ends(Ok(()));
+    let new = w.newest(0);
+    w.spawned(new);
+    w.exits(new, false);
+    w.gone(new);
+    w.exits(old, false);
+    w.gone(old);
+    w.pass(Duration::from_secs(2));
+    let back = w.newest(0);
+    assert_ne!(back, new);
+    assert_eq!(w.build_of(back), build);
+}
+
+#[test]
+fn when_both_die_in_a_swap_the_next_start_waits_a_breath_and_is_of_the_old_build() {
+    let p = Policy {
+        overlap: true,
+        ready_within: Some(Duration::from_secs(60)),
+        ..rust("api")
+    };
+    let mut w = World::new(vec![p]);
+    w.up(0);
+    let old = w.newest(0);
+    let build = w.build_of(old);
+    let ticket = w.order(
+        0,
+        Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+    );
+    w.build_ends(Ok(()));
+    let new = w.newest(0);
+    w.spawned(new);
+    w.exits(old, false);
+    w.exits(new, false);
+    w.gone(old);
+    w.gone(new);
+    assert_eq!(w.spawns.len(), 2, "not at once");
+    w.settle();
+    assert!(matches!(w.answers[&ticket], Err(Why::Ended(_))));
+    let facts = w.facts(0);
+    assert!(facts.rolled_back);
+    assert_eq!(w.build_of((0, facts.generation.unwrap())), build);
 }
 
 #[test]

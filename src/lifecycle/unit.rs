@@ -203,6 +203,8 @@ pub(super) struct Run {
     pid: Option<i32>,
     good: bool,
     healthy: bool,
+    /// What its checks saw last, where that is worth a word.
+    saw: Option<String>,
     gap: Option<Duration>,
     stop: Option<Stop>,
     dead: bool,
@@ -223,6 +225,15 @@ impl Run {
 
     fn serves(&self) -> bool {
         self.started.is_some() && self.stop.is_none() && !self.dead
+    }
+
+    /// What its checks have to say of it.
+    fn words(&self) -> Option<String> {
+        let saw = self.saw.as_ref().filter(|_| self.serves())?;
+        Some(match self.good {
+            true => saw.clone(),
+            false => format!("not ready yet: {saw}"),
+        })
     }
 }
 
@@ -275,6 +286,8 @@ pub(super) struct Unit {
     /// What ran well before the swap under way.
     fallback: Option<Built>,
     rolled_back: bool,
+    /// The last swap failed, and the run before it serves on.
+    refused: bool,
     /// It was down when a restart was asked for: if that build fails, it stays so.
     reverts: bool,
     run: Option<Run>,
@@ -313,6 +326,7 @@ impl Unit {
             built: [None; 2],
             fallback: None,
             rolled_back: false,
+            refused: false,
             reverts: false,
             run: None,
             coming: None,
@@ -544,7 +558,17 @@ impl Unit {
         };
         run.healthy = healthy;
         if !healthy {
-            self.turn_out(now, generation, "its health check failed too often", out);
+            let why = run
+                .saw
+                .clone()
+                .unwrap_or_else(|| "its health check failed too often".into());
+            self.turn_out(now, generation, &why, out);
+        }
+    }
+
+    pub(super) fn seen(&mut self, generation: Generation, words: Option<String>) {
+        if let Some(run) = self.find(generation) {
+            run.saw = words;
         }
     }
 
@@ -589,6 +613,8 @@ impl Unit {
         if in_service && self.coming.is_some() {
             // Its successor is on its way already and takes over.
             self.crashes += u64::from(!ended.success);
+            let old = self.run.as_ref().filter(|r| r.good);
+            self.fallback = old.map(|r| r.built);
             return;
         }
         let restarts = match self.policy.restart {
@@ -625,18 +651,22 @@ impl Unit {
 
     /// A run ended, or could not begin, though nobody asked: what follows from that.
     fn ended_badly(&mut self, now: Mono, generation: Generation, why: &Why, out: &mut Vec<Effect>) {
-        if self
+        let coming = self
             .coming
             .as_ref()
-            .is_some_and(|c| c.generation == generation)
-        {
-            // The old one was never touched.
-            self.reason =
-                Some("the new run failed before it was ready; the old one serves on".into());
+            .is_some_and(|c| c.generation == generation);
+        if let (true, Some(old)) = (coming, self.run.as_ref().filter(|r| r.serves())) {
+            // The old one was never touched, and is what a crash brings back.
+            self.mode = old.built.mode;
+            self.built[self.mode as usize] = Some(old.built);
+            self.refused = true;
+            self.reason = Some(format!("{}; the old run serves on", words_of_new(why)));
             self.fail_fresh(why, out);
             return;
         }
-        let Some(run) = self.run.as_ref().filter(|r| r.generation == generation) else {
+        // Where the old one has died meanwhile, the new one is all there is.
+        let serving = if coming { &self.coming } else { &self.run };
+        let Some(run) = serving.as_ref().filter(|r| r.generation == generation) else {
             return;
         };
         let (good, built, lived) = (
@@ -877,16 +907,17 @@ impl Unit {
             self.gone(now, generation);
         }
         if let Some((generation, within)) = late {
-            self.turn_out(
-                now,
-                generation,
-                &format!("not ready within {} s", within.as_secs_f64()),
-                out,
-            );
+            let saw = self.find(generation).and_then(|r| r.saw.clone());
+            let mut why = format!("not ready within {} s", within.as_secs_f64());
+            if let Some(saw) = saw {
+                why.push_str(&format!(": {saw}"));
+            }
+            self.turn_out(now, generation, &why, out);
         }
         if let Some(run) = self.run.as_ref().filter(|r| r.is_good()) {
             self.fallback = None;
             if !self.rolled_back
+                && !self.refused
                 && !self
                     .tried
                     .is_some_and(|(id, failed)| failed && id > run.built.id)
@@ -1057,6 +1088,7 @@ impl Unit {
         self.last_generation += 1;
         self.starts += 1;
         self.completed = false;
+        self.refused = false;
         let generation = self.last_generation;
         out.push(Effect::Spawn {
             unit: self.id,
@@ -1071,6 +1103,7 @@ impl Unit {
             pid: None,
             good: false,
             healthy: true,
+            saw: None,
             gap: None,
             stop: None,
             dead: false,
@@ -1207,7 +1240,7 @@ impl Unit {
                 Needs::Unmet(why) | Needs::Hopeless(why) if state == State::Waiting => {
                     Some(why.clone())
                 }
-                Needs::Met | Needs::Unmet(_) | Needs::Hopeless(_) => None,
+                Needs::Met | Needs::Unmet(_) | Needs::Hopeless(_) => run.and_then(Run::words),
             }),
         }
     }
@@ -1226,6 +1259,17 @@ impl Unit {
             .into_iter()
             .flatten()
             .count()
+    }
+}
+
+/// Why a run that was to replace another did not.
+fn words_of_new(why: &Why) -> String {
+    match why {
+        Why::NotReady(_, why) => format!("the new run was {why}"),
+        Why::Spawn(why) | Why::Dependency(why) | Why::Superseded(why) => {
+            format!("no new run: {why}")
+        }
+        Why::Build { .. } | Why::Ended(_) => "the new run ended before it was good".into(),
     }
 }
 

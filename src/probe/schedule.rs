@@ -21,6 +21,9 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// The pause after the first attempt at readiness; it doubles up to `interval_seconds`.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
+const RELOADS: &str = "it reloads";
+const STOPS: &str = "it stops";
+
 /// Names a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
@@ -184,6 +187,8 @@ struct Check {
     failed: u32,
     told: Option<bool>,
     saw: Option<String>,
+    /// What the process says of itself (STATUS).
+    says: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -215,6 +220,7 @@ impl Schedule {
             failed: 0,
             told: None,
             saw: None,
+            says: None,
         };
         self.checks.insert(key, check);
     }
@@ -297,17 +303,27 @@ impl Schedule {
         }
     }
 
-    /// What the last attempt for this run saw, of readiness as long as that is open.
-    pub fn saw(&self, unit: UnitId, generation: Generation) -> Option<&str> {
+    /// What is worth a word of a run: why it is not ready yet, why it is not healthy, else what it says
+    /// of itself.
+    pub fn words(&self, unit: UnitId, generation: Generation) -> Option<String> {
         let of = |what| {
-            let key = Key {
+            self.checks.get(&Key {
                 unit,
                 generation,
                 what,
-            };
-            self.checks.get(&key)?.saw.as_deref()
+            })
         };
-        of(What::Health).or_else(|| of(What::Ready))
+        let (ready, health) = (of(What::Ready), of(What::Health));
+        if let Some(check) = health.filter(|c| c.failed > 0) {
+            let saw = check.saw.as_deref().unwrap_or_default();
+            return Some(match check.failed {
+                1 => format!("its health check failed: {saw}"),
+                n => format!("its health check failed {n} times: {saw}"),
+            });
+        }
+        let open = ready.filter(|c| c.told.is_none());
+        open.and_then(|c| c.saw.clone())
+            .or_else(|| ready.or(health).and_then(|c| c.says.clone()))
     }
 }
 
@@ -414,10 +430,15 @@ impl Check {
         let says = |name: &str| notice.get(name) == Some("1");
         let words = match notice.get("STATUS") {
             Some(status) => Some(status.chars().take(200).collect::<String>()),
-            None if says("RELOADING") => Some("it reloads".into()),
-            None if says("STOPPING") => Some("it stops".into()),
+            None if says("RELOADING") => Some(RELOADS.into()),
+            None if says("STOPPING") => Some(STOPS.into()),
             None => None,
         };
+        if words.is_some() {
+            self.says.clone_from(&words);
+        } else if says("READY") && matches!(self.says.as_deref(), Some(RELOADS | STOPS)) {
+            self.says = None;
+        }
         let alive = match key.what {
             What::Ready => says("READY"),
             What::Health => says("READY") || says("WATCHDOG"),
@@ -553,7 +574,7 @@ mod tests {
             now = next;
         }
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 500, 500, 500]);
-        assert_eq!(s.saw(UNIT, 7), Some("no"));
+        assert_eq!(s.words(UNIT, 7).as_deref(), Some("no"));
         step(&mut s, now);
         assert_eq!(
             answer(&mut s, What::Ready, 10, true, now),
@@ -565,7 +586,7 @@ mod tests {
             answer(&mut s, What::Ready, 10, true, now).is_empty(),
             "told once"
         );
-        assert_eq!(s.saw(UNIT, 7), Some("yes"));
+        assert_eq!(s.words(UNIT, 7), None);
     }
 
     #[test]
@@ -660,7 +681,7 @@ mod tests {
                 }
             ]
         );
-        assert_eq!((s.next_deadline(), s.saw(UNIT, 7)), (None, None));
+        assert_eq!((s.next_deadline(), s.words(UNIT, 7)), (None, None));
         assert!(answer(&mut s, What::Ready, 1, true, 1).is_empty());
     }
 
@@ -702,13 +723,18 @@ mod tests {
         s.watch(key(What::Ready), Target::Notify, rhythm(500, 30, 1), at(0));
         assert_eq!(s.next_deadline(), None);
         assert!(notified(&mut s, &[("STATUS", "warming up")], 1).is_empty());
-        assert_eq!(s.saw(UNIT, 7), Some("warming up"));
+        assert_eq!(s.words(UNIT, 7).as_deref(), Some("warming up"));
         assert!(notified(&mut s, &[("READY", "0")], 1).is_empty());
         assert_eq!(
             notified(&mut s, &[("READY", "1"), ("STATUS", "serving")], 2),
             [told(What::Ready, true, "serving")]
         );
         assert!(notified(&mut s, &[("READY", "1")], 3).is_empty());
+        assert_eq!(s.words(UNIT, 7).as_deref(), Some("serving"));
+        assert!(notified(&mut s, &[("RELOADING", "1")], 4).is_empty());
+        assert_eq!(s.words(UNIT, 7).as_deref(), Some(RELOADS));
+        assert!(notified(&mut s, &[("READY", "1")], 5).is_empty());
+        assert_eq!(s.words(UNIT, 7), None);
     }
 
     #[test]

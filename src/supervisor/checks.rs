@@ -31,6 +31,8 @@ pub(super) struct Checks {
     /// Begins once the run is good.
     health: Option<(Target, Rhythm)>,
     notify: Option<Ear>,
+    /// What was told last of what they saw.
+    told: Option<String>,
     /// For commands that check: only where there is one.
     env: Option<Arc<Vec<(OsString, OsString)>>>,
 }
@@ -39,7 +41,13 @@ pub(super) struct Checks {
 struct Ear {
     receiver: Receiver,
     path: PathBuf,
+    /// It was told that what it says is ignored: once is enough.
+    warned: bool,
 }
+
+/// So many notices of a run are taken before others have their turn: who says more than we can read
+/// must not hold us up.
+const NOTICES: usize = 32;
 
 impl Drop for Ear {
     fn drop(&mut self) {
@@ -128,6 +136,7 @@ impl Supervisor {
             ready: ready.transpose()?,
             health: health.transpose()?,
             notify,
+            told: None,
             env: None,
         })
     }
@@ -151,7 +160,11 @@ impl Supervisor {
             path = folder.join(name);
         }
         match Receiver::bind(&path) {
-            Ok(receiver) => Ok(Ear { receiver, path }),
+            Ok(receiver) => Ok(Ear {
+                receiver,
+                path,
+                warned: false,
+            }),
             Err(e) => Err(format!("no NOTIFY_SOCKET {path:?}: {}", reason(&e))),
         }
     }
@@ -194,6 +207,23 @@ impl Supervisor {
     pub(super) fn run_due_checks(&mut self) {
         let mut errands = Vec::new();
         self.schedule.step(Mono::now(), &mut errands);
+        // What is due may have failed by that alone: a command that is late, a watchdog.
+        let mut late: Vec<Key> = errands
+            .iter()
+            .filter_map(|errand| match errand {
+                Errand::Kill { key, .. } | Errand::Tell { key, .. } => {
+                    Some((key.unit, key.generation))
+                }
+                Errand::Knock { .. }
+                | Errand::Follow { .. }
+                | Errand::Run { .. }
+                | Errand::Forget { .. } => None,
+            })
+            .collect();
+        late.dedup();
+        for key in late {
+            self.note_words(key);
+        }
         self.run_errands(errands);
     }
 
@@ -207,10 +237,24 @@ impl Supervisor {
         let mut errands = Vec::new();
         self.schedule
             .answer(key, attempt, result, Mono::now(), &mut errands);
-        if let Some(unit) = self.units.get_mut(&key.unit) {
-            unit.changed = true;
-        }
+        self.note_words((key.unit, key.generation));
         self.run_errands(errands);
+    }
+
+    /// Tells what the checks of a run have to say, where that is something new.
+    fn note_words(&mut self, key: Key) {
+        let words = self.schedule.words(key.0, key.1);
+        let Some(book) = self.books.get_mut(&key) else {
+            return;
+        };
+        if book.checks.told != words {
+            book.checks.told.clone_from(&words);
+            self.queue.push_back(Event::Seen {
+                unit: key.0,
+                generation: key.1,
+                words,
+            });
+        }
     }
 
     /// What processes have said.
@@ -223,16 +267,26 @@ impl Supervisor {
             .collect();
         for key in speaking {
             let mut errands = Vec::new();
-            let mut words = Vec::new();
-            let ear = self.books.get(&key).and_then(|b| b.checks.notify.as_ref());
-            while let Some(Ok(Some(notice))) = ear.map(|e| e.receiver.take()) {
-                words.extend(probe::ignored(&notice));
+            for _ in 0..NOTICES {
+                let ear = self
+                    .books
+                    .get_mut(&key)
+                    .and_then(|b| b.checks.notify.as_mut());
+                let Some((ear, Ok(Some(notice)))) = ear.map(|ear| {
+                    let notice = ear.receiver.take();
+                    (ear, notice)
+                }) else {
+                    break;
+                };
+                let ignored = probe::ignored(&notice).filter(|_| !ear.warned);
+                ear.warned |= ignored.is_some();
+                if let Some(text) = ignored {
+                    self.say(Level::Warn, &text);
+                }
                 self.schedule
                     .notified(key.0, key.1, &notice, Mono::now(), &mut errands);
             }
-            for text in words {
-                self.say(Level::Warn, &text);
-            }
+            self.note_words(key);
             self.run_errands(errands);
         }
     }
@@ -356,11 +410,6 @@ impl Supervisor {
         };
         self.prober.ended(key, attempt, end);
         true
-    }
-
-    /// What the last attempt saw.
-    pub(super) fn seen_by_checks(&self, key: Key) -> Option<&str> {
-        self.schedule.saw(key.0, key.1)
     }
 }
 

@@ -247,11 +247,6 @@ impl Supervisor {
                         crate::clock::human(exit.uptime)
                     )
                 }
-                (Why::NotReady(generation, why), _) => match self.seen_by_checks((id, *generation))
-                {
-                    Some(saw) => format!("{why}: {saw}"),
-                    None => why.clone(),
-                },
                 (why, _) => words(why),
             }),
             old_serves: failed && serves && !rolled_back && *kind != Kind::Stop,

@@ -172,6 +172,10 @@ impl Supervisor {
             {
                 group::signal_group(pid, libc::SIGKILL);
             }
+            if self.checking.iter().any(|c| c.pid == pid) {
+                // What a check leaves behind would pile up.
+                group::signal_group(pid, libc::SIGKILL);
+            }
             match reap::reap(pid) {
                 Some(death) => self.note_death(death),
                 None => break,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::board::{BuildView, Snapshot, UnitView};
 use crate::clock::Wall;
 use crate::config::{Mode, PortWish};
-use crate::lifecycle::{Facts, State, UnitId};
+use crate::lifecycle::{Facts, UnitId};
 
 use super::{Phase, Supervisor, Unit};
 
@@ -69,16 +69,7 @@ impl Supervisor {
             Some(PortWish::Auto) => self.state.port_of(&unit.process.name),
             None => None,
         };
-        let mut view = unit.show(&facts, port);
-        if let (State::Starting, None, Some(generation)) =
-            (facts.state, &view.reason, facts.generation)
-        {
-            view.reason = self
-                .schedule
-                .saw(id, generation)
-                .map(|saw| format!("not ready yet: {saw}"));
-        }
-        unit.view = Some(Arc::new(view));
+        unit.view = Some(Arc::new(unit.show(&facts, port)));
         unit.changed = false;
         let words = state_words(&facts);
         let told = before.is_some_and(|b| b != facts.state);

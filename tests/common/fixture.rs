@@ -2,13 +2,28 @@
 //!
 //! `fixture VERB [ARG]`; see `main`.
 
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
+use std::mem::ManuallyDrop;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 unsafe extern "C" {
     fn signal(number: i32, handler: usize) -> usize;
     fn setsid() -> i32;
     fn fork() -> i32;
     fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
+    fn write(fd: i32, bytes: *const u8, length: usize) -> isize;
+    fn poll(fds: *mut PollFd, count: u64, timeout: i32) -> i32;
+}
+
+/// `struct pollfd`.
+#[repr(C)]
+struct PollFd {
+    fd: i32,
+    events: i16,
+    revents: i16,
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC.
@@ -31,6 +46,120 @@ fn raw_stdout() -> std::fs::File {
 
 fn say(text: std::fmt::Arguments) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Where the handler of TERM writes.
+static TERM_PIPE: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn on_term(_: i32) {
+    unsafe { write(TERM_PIPE.load(Ordering::Relaxed), b"t".as_ptr(), 1) };
+}
+
+/// The sockets that bpm holds for us (sd_listen_fds(3)), else the port of our own.
+fn listeners() -> Vec<i32> {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    if number("LISTEN_PID") == Some(std::process::id()) {
+        let count = number("LISTEN_FDS").unwrap_or(0) as i32;
+        return (3..3 + count).collect();
+    }
+    let port = number("PORT").unwrap_or(0) as u16;
+    match TcpListener::bind(("127.0.0.1", port)) {
+        Ok(own) => vec![own.into_raw_fd()],
+        Err(e) => {
+            eprintln!("error: port {port}: {e}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// A server that answers `VERSION PID` to each request, one after the other, and ends at TERM once
+/// the request at hand is answered. VERSION stands in the file `version`; `die` ends at once, `never`
+/// never says that it serves. With a file `sick` the answer is 503.
+fn serve() {
+    let version = std::fs::read_to_string("version").unwrap_or_default();
+    let version = version.trim();
+    match version {
+        "die" => {
+            eprintln!("cannot work like this");
+            std::process::exit(3);
+        }
+        "never" => nap(),
+        _ => {}
+    }
+    let Ok((ears, mouth)) = std::io::pipe() else {
+        return;
+    };
+    TERM_PIPE.store(mouth.into_raw_fd(), Ordering::Relaxed);
+    let handler: extern "C" fn(i32) = on_term;
+    unsafe { signal(15, handler as usize) };
+    let sockets: Vec<TcpListener> = listeners()
+        .into_iter()
+        .map(|fd| unsafe { TcpListener::from_raw_fd(fd) })
+        .collect();
+    for socket in &sockets {
+        // Another generation may take what poll has shown us.
+        let _ = socket.set_nonblocking(true);
+    }
+    say(format_args!("serving {version}"));
+    let polled = |fd: i32| PollFd { fd, events: 1, revents: 0 };
+    loop {
+        let mut fds = vec![polled(ears.as_raw_fd())];
+        fds.extend(sockets.iter().map(|s| polled(s.as_raw_fd())));
+        if unsafe { poll(fds.as_mut_ptr(), fds.len() as u64, -1) } < 0 {
+            continue;
+        }
+        if fds[0].revents != 0 {
+            break;
+        }
+        for (socket, _) in sockets.iter().zip(&fds[1..]).filter(|(_, fd)| fd.revents != 0) {
+            if let Ok(fd) = accept(socket) {
+                answer(fd, version);
+            }
+        }
+    }
+    let linger = std::env::var("LINGER_MS").ok().and_then(|ms| ms.parse().ok());
+    std::thread::sleep(std::time::Duration::from_millis(linger.unwrap_or(0)));
+}
+
+/// The library's accept(2) reads the peer's address, which a Unix socket has none of.
+fn accept(socket: &TcpListener) -> std::io::Result<std::fs::File> {
+    let fd = match socket.local_addr() {
+        Ok(_) => socket.accept()?.0.into_raw_fd(),
+        Err(_) => {
+            let unix = ManuallyDrop::new(unsafe { UnixListener::from_raw_fd(socket.as_raw_fd()) });
+            unix.accept()?.0.into_raw_fd()
+        }
+    };
+    Ok(unsafe { std::fs::File::from_raw_fd(fd) })
+}
+
+fn answer(mut stream: std::fs::File, version: &str) {
+    let mut request = Vec::new();
+    let mut buffer = [0; 1024];
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut buffer) {
+            Ok(n @ 1..) => request.extend_from_slice(&buffer[..n]),
+            _ => return,
+        }
+    }
+    let status = match std::path::Path::new("sick").exists() {
+        true => "503 Not Well",
+        false => "200 OK",
+    };
+    let body = format!("{version} {}\n", std::process::id());
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close", body.len());
+    let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes());
+}
+
+/// sd_notify(3), a datagram for each argument.
+fn notify(messages: impl Iterator<Item = String>) {
+    let path = std::env::var("NOTIFY_SOCKET").unwrap_or_default();
+    for message in messages {
+        let socket = UnixDatagram::unbound();
+        if let Err(e) = socket.and_then(|s| s.send_to(message.as_bytes(), &path)) {
+            eprintln!("error: {path:?}: {e}");
+        }
+    }
 }
 
 fn nap() -> ! {
@@ -155,6 +284,22 @@ fn main() {
             }
             Err(e) => eprintln!("error: {e}"),
         },
+        // See there.
+        "serve" => serve(),
+        // Says all that over NOTIFY_SOCKET and ends.
+        "notify" => notify(std::iter::once(arg).chain(args)),
+        // Says nothing of worth over NOTIFY_SOCKET, without end.
+        "babble" => {
+            let path = std::env::var("NOTIFY_SOCKET").unwrap_or_default();
+            if let Ok(socket) = UnixDatagram::unbound() {
+                for n in 0_u64.. {
+                    if n == 10_000 {
+                        say(format_args!("babbled"));
+                    }
+                    let _ = socket.send_to(b"MAINPID=1\nSTATUS=blah", &path);
+                }
+            }
+        }
         // What it was given: descriptors, signals, group, standard input.
         "inherited" => {
             for fd in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {

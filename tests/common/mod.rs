@@ -15,7 +15,7 @@ use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -800,3 +800,9 @@ printf '%s\n' '{"reason":"compiler-artifact","package_id":"path+file://'"$root"'
 printf '%s\n' '{"reason":"build-finished","success":true}'
 echo "    Finished \`$profile\` profile" >&2
 "#;
+
+/// A port on which nobody listens at the moment.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}

@@ -1,0 +1,353 @@
+//! Readiness and health: each probe says when a run is good, what it last saw is told, and none can
+//! hold up or fill up anything.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod common;
+
+use common::{House, eventually, free_port, lives, murder};
+use serde_json::{Value, json};
+
+/// The reason once it has all these parts.
+#[track_caller]
+fn reason(house: &House, process: &str, parts: &[&str]) -> String {
+    let fits = |s: &Value| {
+        let reason = s["reason"].as_str().unwrap_or_default();
+        parts.iter().all(|part| reason.contains(part))
+    };
+    let status = house.status_when(process, fits);
+    status["reason"].as_str().unwrap().to_string()
+}
+
+#[track_caller]
+fn starting(house: &House, process: &str) {
+    let status = house.status(process);
+    assert_eq!(status["state"], "starting", "{status}");
+    assert_eq!(status["ready"], false, "{status}");
+}
+
+#[track_caller]
+fn ready(house: &House, process: &str) -> Value {
+    let status = house.status_when(process, |s| s["state"] == "running");
+    assert_eq!(status["ready"], true, "{status}");
+    status
+}
+
+#[test]
+fn ready_tcp_is_a_connection() {
+    let port = free_port();
+    let mut house = House::new(&format!(
+        r#"
+[process.web]
+command = "until [ -e go ]; do sleep 0.02; done; exec FIXTURE serve"
+env = {{ PORT = "{port}" }}
+ready = {{ tcp = "127.0.0.1:${{PORT}}", interval_seconds = 0.05 }}
+"#
+    ));
+    house.serve();
+    reason(&house, "web", &["connection refused", &port.to_string()]);
+    starting(&house, "web");
+    house.file("go", "");
+    let status = ready(&house, "web");
+    // What was seen on the way is over.
+    assert_eq!(status["reason"], Value::Null);
+}
+
+#[test]
+fn ready_http_is_an_answer_with_2xx() {
+    let port = free_port();
+    let mut house = House::new(&format!(
+        r#"
+[process.web]
+command = ["FIXTURE", "serve"]
+port = {port}
+ready = {{ http = "http://127.0.0.1:${{PORT}}/health", interval_seconds = 0.05 }}
+"#
+    ));
+    house.file("sick", "");
+    house.serve();
+    reason(&house, "web", &["503 Not Well"]);
+    starting(&house, "web");
+    house.remove("sick");
+    ready(&house, "web");
+}
+
+#[test]
+fn ready_log_is_a_line_of_this_run() {
+    let mut house = House::new(
+        r#"
+release_crash_backoff_initial_seconds = 0
+[process.web]
+command = "echo booting; until [ -e go$BPM_RUN ]; do sleep 0.02; done; echo 'listening on 80'; exec sleep 1000"
+ready = { log = 'listening on \d+' }
+"#,
+    );
+    house.serve();
+    house.line("web", "booting");
+    starting(&house, "web");
+    house.file("go1", "");
+    let pid = ready(&house, "web")["pid"].as_i64().unwrap() as i32;
+    // The line of the run before does not make the next one ready.
+    murder(pid);
+    house.status_when("web", |s| s["restarts"] == 1);
+    eventually(|| match house.logs("web").as_slice() {
+        [only] if only == "booting" => Ok(()),
+        more => Err(more.to_vec()),
+    });
+    starting(&house, "web");
+    house.file("go2", "");
+    ready(&house, "web");
+}
+
+#[test]
+fn ready_command_is_an_exit_with_0() {
+    let mut house = House::new(
+        r#"
+[process.db]
+command = ["sleep", "1000"]
+env = { WHAT = "flag" }
+ready = { command = ["sh", "-c", "test -e $WHAT || { echo \"no $WHAT yet\" >&2; exit 3; }"], interval_seconds = 0.05 }
+"#,
+    );
+    house.serve();
+    reason(&house, "db", &["exit code 3", "no flag yet"]);
+    starting(&house, "db");
+    house.file("flag", "");
+    ready(&house, "db");
+}
+
+#[test]
+fn ready_notify_is_what_the_process_says() {
+    let mut house = House::new(
+        r#"
+[process.web]
+command = """
+step() { until [ -e "go$1" ]; do sleep 0.02; done; }
+step 1; FIXTURE notify 'STATUS=warming up'
+step 2; FIXTURE notify MAINPID=1 MAINPID=1 READY=1
+step 3; FIXTURE notify RELOADING=1
+step 4; FIXTURE notify READY=1 'STATUS=as good as new'
+step 5; FIXTURE notify STOPPING=1
+exec sleep 1000"""
+ready = { notify = true }
+"#,
+    );
+    house.serve();
+    starting(&house, "web");
+    house.file("go1", "");
+    reason(&house, "web", &["warming up"]);
+    starting(&house, "web");
+    house.file("go2", "");
+    let pid = ready(&house, "web")["pid"].clone();
+    house.file("go3", "");
+    reason(&house, "web", &["reloads"]);
+    house.file("go4", "");
+    reason(&house, "web", &["as good as new"]);
+    house.file("go5", "");
+    reason(&house, "web", &["stops"]);
+    let status = house.status("web");
+    assert_eq!((&status["pid"], &status["restarts"]), (&pid, &json!(0)));
+    // One word, however often it is said.
+    assert_eq!(house.err().matches("MAINPID").count(), 1, "{}", house.err());
+}
+
+#[test]
+fn ready_delay_is_time() {
+    let mut house = House::new(
+        r#"
+[process.slow]
+command = ["sleep", "1000"]
+ready = { delay_seconds = 0.4 }
+[process.never]
+command = ["sleep", "1000"]
+ready = { delay_seconds = 50 }
+"#,
+    );
+    house.serve();
+    let status = ready(&house, "slow");
+    assert!(
+        status["uptime_seconds"].as_f64().unwrap() >= 0.4,
+        "{status}"
+    );
+    starting(&house, "never");
+}
+
+#[test]
+fn not_ready_in_time_says_what_was_seen_and_counts_as_a_crash() {
+    let port = free_port();
+    let mut house = House::new(&format!(
+        r#"
+release_crash_backoff_initial_seconds = 100
+[process.web]
+command = "echo I try; exec sleep 1000"
+autostart = false
+ready = {{ tcp = "127.0.0.1:{port}", timeout_seconds = 0.3, interval_seconds = 0.05 }}
+"#
+    ));
+    house.serve();
+    let error = house.call("start", json!({"process": "web"})).error();
+    for part in [
+        "not ready within 0.3 s",
+        "connection refused",
+        &port.to_string(),
+        "I try",
+    ] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+    let status = house.status_when("web", |s| s["state"] == "crashed");
+    assert_eq!(status["crashes"], 1);
+    assert!(
+        status["next_start_in_seconds"].as_f64() > Some(90.0),
+        "{status}"
+    );
+    reason(
+        &house,
+        "web",
+        &["not ready within 0.3 s", "connection refused"],
+    );
+}
+
+#[test]
+fn failures_in_a_row_are_a_crash() {
+    let port = free_port();
+    let mut house = House::new(&format!(
+        r#"
+release_crash_backoff_initial_seconds = 0
+[process.web]
+command = ["FIXTURE", "serve"]
+port = {port}
+health = {{ http = "http://127.0.0.1:{port}/health", interval_seconds = 0.05, failures = 4 }}
+[process.other]
+command = ["sleep", "1000"]
+"#
+    ));
+    house.serve();
+    let pid = house.running("web");
+    let other = house.running("other");
+    house.status_when("web", |s| s["healthy"] == true);
+    house.file("sick", "");
+    // Before it is too often: still healthy, and what was seen is told.
+    reason(&house, "web", &["503 Not Well"]);
+    let status = house.status_when("web", |s| s["restarts"] != 0);
+    assert_eq!(status["crashes"], status["restarts"], "{status}");
+    assert!(!lives(pid));
+    house.remove("sick");
+    let status = house.status_when("web", |s| s["state"] == "running" && s["healthy"] == true);
+    assert_ne!(status["pid"], pid);
+    let events = house.call("get_status", json!({"events_since": 0})).ok()["events"].to_string();
+    assert!(events.contains("not healthy: 503 Not Well"), "{events}");
+    assert_eq!(house.running("other"), other);
+}
+
+#[test]
+fn one_failure_among_good_answers_is_none() {
+    let mut house = House::new(
+        r#"
+[process.a]
+command = ["sleep", "1000"]
+health = { command = ["sh", "-c", "echo x >>asked; n=$(wc -l <asked); test $((n % 3)) = 0"], interval_seconds = 0.02, failures = 3 }
+"#,
+    );
+    house.serve();
+    let pid = house.running("a");
+    // Two fail, one passes: never three in a row.
+    eventually(|| {
+        let asked = house.read("asked").lines().count();
+        if asked > 12 { Ok(()) } else { Err(asked) }
+    });
+    assert_eq!(house.running("a"), pid);
+    assert_eq!(house.status("a")["crashes"], 0);
+}
+
+#[test]
+fn a_watchdog_that_is_silent_is_a_crash() {
+    let mut house = House::new(
+        r#"
+release_crash_backoff_initial_seconds = 0
+[process.dog]
+command = """
+echo "every $WATCHDOG_USEC"
+FIXTURE notify READY=1
+while ! [ -e silent ]; do FIXTURE notify WATCHDOG=1; sleep 0.05; done
+exec sleep 1000"""
+ready = { notify = true }
+health = { notify = true, interval_seconds = 0.5, failures = 2 }
+"#,
+    );
+    house.serve();
+    let pid = house.running("dog");
+    assert_eq!(house.line("dog", "every"), "every 1000000");
+    house.status_when("dog", |s| s["uptime_seconds"].as_f64() > Some(1.5));
+    assert_eq!(house.running("dog"), pid);
+    house.file("silent", "");
+    house.status_when("dog", |s| s["restarts"] == 1);
+    let events = house.call("get_status", json!({"events_since": 0})).ok()["events"].to_string();
+    assert!(events.contains("no WATCHDOG=1 within"), "{events}");
+}
+
+#[test]
+fn a_flood_of_notices_holds_up_nobody() {
+    let mut house = House::new(
+        r#"
+[process.loud]
+command = "FIXTURE notify READY=1; exec FIXTURE babble"
+ready = { notify = true }
+[process.other]
+command = ["sleep", "1000"]
+"#,
+    );
+    house.serve();
+    house.running("loud");
+    house.line("loud", "babbled");
+    for _ in 0..3 {
+        house.call("restart", json!({"process": "other"})).ok();
+    }
+    assert!(house.err().len() < 100_000);
+}
+
+#[test]
+fn probes_that_misbehave_are_killed_and_told() {
+    let mut house = House::new(
+        r#"
+[process.hang]
+command = ["sleep", "1000"]
+health = { command = ["sh", "-c", "sleep 77 & sleep 77"], interval_seconds = 0.05, timeout_seconds = 0.1, failures = 1000 }
+[process.flood]
+command = ["sleep", "1000"]
+health = { command = ["sh", "-c", "echo begin; head -c 100M /dev/zero | tr '\\0' x; echo; echo 'an end' >&2; exit 4"], interval_seconds = 0.05, timeout_seconds = 20, failures = 1000 }
+[process.fork]
+command = ["sleep", "1000"]
+health = { command = ["sh", "-c", "sleep 88 & echo x >>forked; exit 1"], interval_seconds = 0.05, failures = 1000 }
+[process.lost]
+command = ["sleep", "1000"]
+health = { command = ["./no-such-program"], interval_seconds = 0.05, failures = 1000 }
+[process.fine]
+command = ["sleep", "1000"]
+"#,
+    );
+    house.serve();
+    for name in ["hang", "flood", "fork", "lost", "fine"] {
+        house.running(name);
+    }
+    reason(&house, "hang", &["no end within", "killed"]);
+    reason(&house, "flood", &["exit code 4: an end"]);
+    reason(&house, "lost", &["no such file", "./no-such-program"]);
+    eventually(|| {
+        let forked = house.read("forked").lines().count();
+        if forked > 5 { Ok(()) } else { Err(forked) }
+    });
+    let count = |what: &str| {
+        let all = house.inhabitants();
+        all.iter().filter(|(_, c)| c.starts_with(what)).count()
+    };
+    // One attempt's at most: they neither pile up nor leave anything.
+    assert!(count("sleep 77") <= 2, "{:?}", house.inhabitants());
+    assert!(count("sleep 88") <= 1, "{:?}", house.inhabitants());
+    let status = house.call("get_status", json!({})).ok();
+    let rss = status["daemon"]["rss_bytes"].as_u64().unwrap();
+    assert!(rss < 60_000_000, "{rss}");
+    for process in status["processes"].as_array().unwrap() {
+        assert_eq!(process["state"], "running", "{process}");
+        assert_eq!(process["crashes"], 0, "{process}");
+    }
+}
