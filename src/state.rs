@@ -2,12 +2,13 @@
 //! run, by identity.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::board::ExitView;
 use crate::clock::Wall;
@@ -94,7 +95,7 @@ impl State {
     ///
     /// Errors: as the system gives them (a full disk); the file of before stays.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        files::write_atomic(path, self.format().to_string().as_bytes(), 0o600)
+        files::write_atomic(path, self.format().as_bytes(), 0o600)
     }
 
     /// The next numbers of a process.
@@ -191,30 +192,48 @@ impl State {
         Some(state)
     }
 
-    fn format(&self) -> Value {
-        let mut processes = Map::new();
+    /// Piece by piece: a tree of all of it would leave holes in the heap at each start of a process.
+    fn format(&self) -> String {
+        let mut out = format!(
+            "{{\"version\":{VERSION},\"port\":{},\"processes\":{{",
+            json!(self.port)
+        );
+        let mut comma = "";
         for (name, n) in &self.numbers {
-            let next = json!({"seq": n.seq, "run": n.run, "build_seq": n.build_seq, "build_run": n.build_run});
-            let exits: Vec<Value> = self
-                .exits
-                .get(name)
-                .into_iter()
-                .flatten()
-                .map(exit_to)
-                .collect();
-            let port = self.ports.get(name);
-            processes.insert(
-                name.clone(),
-                json!({"next": next, "exits": exits, "port": port}),
+            let next = format!(
+                "{{\"seq\":{},\"run\":{},\"build_seq\":{},\"build_run\":{}}}",
+                n.seq, n.run, n.build_seq, n.build_run
             );
+            let port = json!(self.ports.get(name));
+            let exits = self.exits.get(name).into_iter().flatten();
+            let name = Value::from(name.as_str());
+            let _ = write!(
+                out,
+                "{comma}{name}:{{\"next\":{next},\"port\":{port},\"exits\":"
+            );
+            list(&mut out, exits.map(exit_to));
+            out.push('}');
+            comma = ",";
         }
-        let running: Vec<Value> = self
-            .running
-            .iter()
-            .map(|r| json!({"process": r.process, "pid": r.pid, "start": r.start, "run": r.run}))
-            .collect();
-        json!({"version": VERSION, "port": self.port, "processes": processes, "running": running})
+        out.push_str("},\"running\":");
+        list(
+            &mut out,
+            self.running.iter().map(
+                |r| json!({"process": r.process, "pid": r.pid, "start": r.start, "run": r.run}),
+            ),
+        );
+        out.push('}');
+        out
     }
+}
+
+fn list(out: &mut String, items: impl Iterator<Item = Value>) {
+    out.push('[');
+    for (at, item) in items.enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        let _ = write!(out, "{comma}{item}");
+    }
+    out.push(']');
 }
 
 fn running_of(row: &Value) -> Option<Running> {
@@ -301,7 +320,7 @@ mod tests {
         state.keep_port("web", 8_080);
         state.started("web", 4_711, 99, 2);
         state.ended("web", exit(1), 32);
-        let bytes = state.format().to_string();
+        let bytes = state.format();
         assert_eq!(State::parse(bytes.as_bytes()), Some(state));
     }
 

@@ -21,6 +21,16 @@ pub fn give_back() {
     };
 }
 
+/// One heap for all threads: an arena of its own for each (malloc(3)) would cost two pages a thread,
+/// and ours allocate next to nothing. To be called before there is a second thread.
+pub fn one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number of the allocator's.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
+    };
+}
+
 /// Start and length of a line of proc_pid_maps(5) that maps a file's code.
 fn code(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_ascii_whitespace();
