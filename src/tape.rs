@@ -10,7 +10,9 @@ use crate::block::{Walk, is_piece};
 use crate::clock::{Mono, Wall};
 use crate::os::poll::Waker;
 use crate::ring::{Ring, Snapshot};
-use crate::search::{Found, Line, Matcher, Outcome, Query, QueryError, Stream, search, text_of};
+use crate::search::{
+    Errors, Found, Line, Matcher, Outcome, Query, QueryError, Stream, find_errors, search, text_of,
+};
 
 pub use crate::ring::Limits;
 
@@ -265,6 +267,26 @@ impl Tape {
         found.searched = searched;
         found.stopped_early = stopped_early;
         Ok(found)
+    }
+
+    /// Errors and warnings, grouped by shape, at most `max` groups: of what `query` (its run, cursor,
+    /// time and stream) is about. Takes its time: for a worker thread.
+    ///
+    /// # Errors
+    /// There is no run of that index.
+    pub fn find_errors(&self, query: &Query, max: usize) -> Result<Errors, QueryError> {
+        let (found, mut snapshot) = self.lock().select(query)?;
+        if let Some(since) = query.since {
+            snapshot.lanes.iter_mut().for_each(|lane| lane.since(since));
+        }
+        let deadline = Mono::now().after(query.budget);
+        let mut errors = find_errors(&snapshot.lanes, max, &mut || Mono::now() >= deadline);
+        for group in &mut errors.groups {
+            group.seq = own_number(&snapshot.late, group.seq);
+        }
+        errors.dropped = found.dropped;
+        errors.next = found.next;
+        Ok(errors)
     }
 
     /// The last `n` lines of a run, the unfinished ones as they stand.

@@ -2,6 +2,7 @@
 //! nothing of where the bytes are.
 
 mod clean;
+mod errors;
 mod matcher;
 mod scan;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use crate::clock::Wall;
 
 pub use clean::{content, strip_into, text_of};
+pub use errors::{Errors, Group, Severity, find_errors};
 pub use matcher::Matcher;
 pub use scan::{Outcome, search};
 
