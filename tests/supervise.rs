@@ -7,7 +7,7 @@ mod common;
 
 use std::net::TcpListener;
 
-use common::{House, eventually, lives};
+use common::{House, lives};
 use nix::sys::signal::Signal;
 use serde_json::json;
 

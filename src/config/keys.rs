@@ -182,7 +182,6 @@ const fn later(place: Place, name: &'static str) -> Later {
 pub const NOT_IN_EFFECT: &[Later] = &[
     later(Place::Top, "log_disk"),
     later(Place::Process, "log_disk"),
-    later(Place::Process, "watch"),
 ];
 
 /// The key of that name in that table.

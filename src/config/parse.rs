@@ -137,12 +137,16 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         heartbeat: doc.value(top, "heartbeat_minutes", read::time(MINUTE, 0.0)),
         idle_shutdown: doc.value(top, "idle_shutdown_minutes", read::time(MINUTE, 0.0)),
         direnv: doc.value(top, "direnv", read::toggle),
-        processes: processes(doc, top, &defaults, root)
-            .into_iter()
-            .map(Arc::new)
-            .collect(),
+        processes: shared(processes(doc, top, &defaults, root)),
         not_in_effect: Vec::new(),
     }
+}
+
+/// Into a list of its own: a `collect` would keep the memory of the list that it is made from.
+fn shared(processes: Vec<Process>) -> Vec<Arc<Process>> {
+    let mut all = Vec::with_capacity(processes.len());
+    all.extend(processes.into_iter().map(Arc::new));
+    all
 }
 
 fn bind(doc: &mut Doc, top: &Section) -> IpAddr {

@@ -1,5 +1,6 @@
 //! Making processes: the environment (direnv's, where there is one), then a build or a run.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -704,8 +705,9 @@ impl Supervisor {
         pass: &[BorrowedFd<'_>],
         process: Option<&Process>,
     ) -> Result<Spawned, SpawnError> {
-        let mut env = env.clone();
+        let mut env = Cow::Borrowed(env);
         for (name, value) in &exec.env {
+            let env = env.to_mut();
             env.retain(|(n, _)| n.as_os_str() != OsStr::new(name));
             env.push((name.into(), value.into()));
         }

@@ -11,6 +11,7 @@ mod reload;
 mod runs;
 mod sockets;
 mod view;
+mod watching;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
@@ -38,6 +39,7 @@ use crate::plan;
 use crate::probe::{Prober, Schedule};
 use crate::state::{BLOCK, Numbers, State};
 use crate::tape::{Limits, Tape};
+use crate::watch::Watcher;
 
 use checks::Checking;
 use launch::{Base, Prep};
@@ -142,6 +144,7 @@ pub struct Supervisor {
     schedule: Schedule,
     prober: Prober,
     checking: Vec<Checking>,
+    watcher: Option<Watcher>,
     base: Base,
     parties: BTreeMap<u64, Party>,
     tickets: HashMap<Ticket, (u64, usize)>,
@@ -212,6 +215,7 @@ impl Supervisor {
             schedule: Schedule::default(),
             prober,
             checking: Vec::new(),
+            watcher: None,
             parties: BTreeMap::new(),
             tickets: HashMap::new(),
             stopped: HashMap::new(),
@@ -274,6 +278,7 @@ impl Supervisor {
             }
         }
         self.settle();
+        self.watch_files();
         found
     }
 
@@ -298,6 +303,7 @@ impl Supervisor {
             self.read_letters();
             self.read_preps();
             self.listen_to_runs();
+            self.read_changes();
             if caught.child {
                 self.reap();
             }
@@ -372,6 +378,11 @@ impl Supervisor {
             self.books.values().filter_map(|b| b.checks.ear()).collect();
         fds.extend(ears.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
         fds.extend(outputs.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
+        fds.extend(
+            self.watcher
+                .iter()
+                .map(|w| PollFd::new(w.as_fd(), PollFlags::POLLIN)),
+        );
         let timeout = match self.deadline() {
             None => PollTimeout::NONE,
             Some(due) => {
@@ -394,6 +405,7 @@ impl Supervisor {
         [
             self.fleet.next_deadline(),
             self.schedule.next_deadline(),
+            self.watcher.as_ref().and_then(Watcher::deadline),
             self.release_at(),
             self.idle_stop_at(),
             self.next_heartbeat,

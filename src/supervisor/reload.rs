@@ -55,6 +55,7 @@ impl Supervisor {
         self.setup.manager.tell("RELOADING=1");
         let members = self.take_over(&new, &diff);
         self.setup.config = new;
+        self.watch_files();
         let text = format!(
             "reload: {} changed, {} added, {} removed",
             reloaded.changed.len(),
