@@ -290,9 +290,9 @@ pub(super) struct Unit {
     refused: bool,
     /// It was down when a restart was asked for: if that build fails, it stays so.
     reverts: bool,
-    run: Option<Run>,
-    coming: Option<Run>,
-    leaving: Option<Run>,
+    run: Option<Box<Run>>,
+    coming: Option<Box<Run>>,
+    leaving: Option<Box<Run>>,
     last_generation: Generation,
     starts: u64,
     crashes: u64,
@@ -631,7 +631,7 @@ impl Unit {
     }
 
     pub(super) fn gone(&mut self, now: Mono, generation: Generation) {
-        let is = |run: &Option<Run>| run.as_ref().is_some_and(|r| r.generation == generation);
+        let is = |run: &Option<Box<Run>>| run.as_ref().is_some_and(|r| r.generation == generation);
         if is(&self.leaving) {
             self.leaving = None;
         } else if is(&self.coming) {
@@ -782,7 +782,7 @@ impl Unit {
         let up = run.is_some();
         let done = self.rest == Some(Rest::Done) && empty;
         let (last, want) = (self.last_generation, self.want);
-        let settled = self.run.as_ref().is_some_and(Run::serves)
+        let settled = self.run.as_ref().is_some_and(|r| r.serves())
             && self.swap.is_none()
             && self.coming.is_none()
             && self.build.is_none()
@@ -926,7 +926,7 @@ impl Unit {
             }
             self.completed |= !self.policy.task;
         }
-        if self.coming.as_ref().is_some_and(Run::is_good) && self.leaving.is_none() {
+        if self.coming.as_ref().is_some_and(|r| r.is_good()) && self.leaving.is_none() {
             self.leaving = self.run.take();
             self.run = self.coming.take();
             self.rolled_back = false;
@@ -1084,7 +1084,7 @@ impl Unit {
         }
     }
 
-    fn spawn(&mut self, built: Built, out: &mut Vec<Effect>) -> Run {
+    fn spawn(&mut self, built: Built, out: &mut Vec<Effect>) -> Box<Run> {
         self.last_generation += 1;
         self.starts += 1;
         self.completed = false;
@@ -1096,7 +1096,7 @@ impl Unit {
             build: built.id,
             mode: built.mode,
         });
-        Run {
+        Box::new(Run {
             generation,
             built,
             started: None,
@@ -1107,13 +1107,14 @@ impl Unit {
             gap: None,
             stop: None,
             dead: false,
-        }
+        })
     }
 
     fn find(&mut self, generation: Generation) -> Option<&mut Run> {
         [&mut self.run, &mut self.coming, &mut self.leaving]
             .into_iter()
             .flatten()
+            .map(Box::as_mut)
             .find(|r| r.generation == generation)
     }
 
@@ -1132,11 +1133,11 @@ impl Unit {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.run.as_ref().is_some_and(Run::serves)
+        self.run.as_ref().is_some_and(|r| r.serves())
     }
 
     pub(super) fn is_good(&self) -> bool {
-        self.run.as_ref().is_some_and(Run::is_good)
+        self.run.as_ref().is_some_and(|r| r.is_good())
     }
 
     pub(super) fn has_completed(&self) -> bool {
@@ -1222,7 +1223,7 @@ impl Unit {
             generation: run.map(|r| r.generation),
             pid: run.and_then(|r| r.pid),
             started: run.and_then(|r| r.started),
-            ready: run.map(Run::is_good),
+            ready: run.map(|r| r.is_good()),
             healthy: run.map(|r| r.healthy),
             gap: run.and_then(|r| r.gap),
             restarts: self.starts.saturating_sub(1),
@@ -1240,7 +1241,7 @@ impl Unit {
                 Needs::Unmet(why) | Needs::Hopeless(why) if state == State::Waiting => {
                     Some(why.clone())
                 }
-                Needs::Met | Needs::Unmet(_) | Needs::Hopeless(_) => run.and_then(Run::words),
+                Needs::Met | Needs::Unmet(_) | Needs::Hopeless(_) => run.and_then(|r| r.words()),
             }),
         }
     }
