@@ -41,7 +41,7 @@ bench-idle *args: (bench "idle" args)
 # A clean build: time, crates, size
 bench-build: (bench "build")
 
-# A static binary for x86_64-unknown-linux-musl
+# A static binary with musl
 musl:
     .ci/musl
 

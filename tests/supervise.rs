@@ -359,3 +359,17 @@ fn a_second_term_does_not_wait() {
         assert!(!lives(pid));
     }
 }
+
+#[test]
+fn the_daemon_serves_as_the_foreground_does() {
+    let mut house = House::new(NAP);
+    house.up();
+    let nap = house.running("nap");
+    let status = house.call("get_status", json!({})).ok();
+    assert_eq!(status["daemon"]["pid"], house.pid());
+    // It belongs to nobody's terminal.
+    assert_ne!(house.pid(), std::process::id() as i32);
+    house.signal(Signal::SIGTERM);
+    house.ended();
+    assert!(!lives(nap));
+}

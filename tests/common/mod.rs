@@ -56,10 +56,26 @@ pub struct House {
     served: Option<Served>,
 }
 
-/// A bpm in the foreground.
+/// A bpm that runs.
 struct Served {
-    child: Child,
+    /// In the foreground; None: a daemon, whose parent is not the test.
+    child: Option<Child>,
     descriptor: Value,
+}
+
+impl Served {
+    fn pid(&self) -> i32 {
+        let pid = self.descriptor["pid"].as_i64();
+        pid.expect("a pid in the descriptor") as i32
+    }
+
+    /// The exit code, once it has ended; of a daemon always None.
+    fn ended(&mut self) -> Option<Option<i32>> {
+        match &mut self.child {
+            Some(child) => child.try_wait().unwrap().map(|status| status.code()),
+            None => (!lives(self.pid())).then_some(None),
+        }
+    }
 }
 
 /// An answer of a tool.
@@ -274,6 +290,24 @@ impl House {
         }
     }
 
+    /// Starts the daemon with `bpm -d`.
+    #[track_caller]
+    pub fn up(&mut self) -> &mut Self {
+        self.cli(["-d"]).exits(0);
+        self.served = Some(Served {
+            child: None,
+            descriptor: self.on_disk().expect("a descriptor"),
+        });
+        self
+    }
+
+    /// What `daemon.json` says now.
+    fn on_disk(&self) -> Result<Value, &'static str> {
+        let path = self.state_folder().ok_or("no folder")?.join("daemon.json");
+        let text = fs::read_to_string(path).map_err(|_| "no descriptor")?;
+        serde_json::from_str(&text).map_err(|_| "half a descriptor")
+    }
+
     fn sink(&self, name: &str) -> Stdio {
         fs::File::create(self.base.join(name)).unwrap().into()
     }
@@ -295,16 +329,17 @@ impl House {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("bpm ended with {status}: {}{}", self.out(), self.err());
             }
-            let path = self.state_folder().ok_or("no folder")?.join("daemon.json");
-            let text = fs::read_to_string(path).map_err(|_| "no descriptor")?;
-            let descriptor: Value = serde_json::from_str(&text).map_err(|_| "half a descriptor")?;
+            let descriptor = self.on_disk()?;
             if descriptor["pid"] == json!(child.id()) {
                 Ok(descriptor)
             } else {
                 Err("the descriptor of another")
             }
         });
-        self.served = Some(Served { child, descriptor });
+        self.served = Some(Served {
+            child: Some(child),
+            descriptor,
+        });
     }
 
     /// What bpm printed on stdout.
@@ -320,7 +355,7 @@ impl House {
     /// The pid of bpm.
     #[track_caller]
     pub fn pid(&self) -> i32 {
-        self.served().child.id() as i32
+        self.served().pid()
     }
 
     /// What `daemon.json` says.
@@ -340,11 +375,11 @@ impl House {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    /// Waits for the end of bpm and gives its exit code (None: a signal).
+    /// Waits for the end of bpm and gives its exit code (None: a signal, or a daemon).
     #[track_caller]
     pub fn ended(&mut self) -> Option<i32> {
         let mut served = self.served.take().expect("bpm does not run");
-        eventually(|| served.child.try_wait().unwrap().ok_or("bpm goes on")).code()
+        eventually(|| served.ended().ok_or("bpm goes on"))
     }
 
     /// Waits until bpm has begun to stop.
@@ -447,7 +482,7 @@ impl House {
 
     /// All processes of this house but bpm itself: pid and command.
     pub fn inhabitants(&self) -> Vec<(i32, String)> {
-        let bpm = self.served.as_ref().map(|s| s.child.id() as i32);
+        let bpm = self.served.as_ref().map(Served::pid);
         let mut found = marked(&self.base);
         found.retain(|(pid, _)| Some(*pid) != bpm);
         found
@@ -457,10 +492,10 @@ impl House {
 impl Drop for House {
     fn drop(&mut self) {
         if let Some(mut served) = self.served.take() {
-            let pid = Pid::from_raw(served.child.id() as i32);
+            let pid = Pid::from_raw(served.pid());
             let _ = kill(pid, Signal::SIGTERM);
             let begun = Instant::now();
-            while matches!(served.child.try_wait(), Ok(None)) {
+            while served.ended().is_none() {
                 if begun.elapsed() > PATIENCE {
                     let _ = kill(pid, Signal::SIGKILL);
                 }
