@@ -91,7 +91,7 @@ fn a_child_gets_the_environment_that_was_asked_for() {
 env = { WHERE = "top", BOTH = "top" }
 env_file = ["one.env", "missing.env?"]
 [process.child]
-command = ["sh", "-c", "env; echo args $0 $1; pwd; exec sleep 1000", "${WHERE}", "$$5"]
+command = ["sh", "-c", "env | grep -E '^(WHERE|BOTH|FILE|SHELLED|BPM|NOTIFY|LISTEN|WATCHDOG)_?'; echo args $0 $1; pwd; exec sleep 1000", "${WHERE}", "$$5"]
 cwd = "sub dir"
 env = { BOTH = "own", SHELLED = "${FROM_OUTSIDE:-none}/${UNSET:-fallback}" }
 "#,

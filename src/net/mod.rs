@@ -40,8 +40,9 @@ use conn::{Conn, End, Ends, Proto, Sock};
 pub use gate::Policy;
 use pool::Pool;
 
-/// The backlog of connections that the kernel keeps for us: std's 128 loses bursts.
-const BACKLOG: i32 = 1024;
+/// As many connections may wait to be accepted as the kernel allows. A number of ours would have to
+/// be one that nix takes for valid: at most 128 with musl.
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 /// Out of descriptors or memory: accepting pauses for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How much of a connection is read at a time; the others have their turn then.
@@ -262,12 +263,12 @@ impl Net {
             // Accepted sockets inherit it, which spares a system call each.
             setsockopt(&tcp, TcpNoDelay, &true)?;
             tcp.set_nonblocking(true)?;
-            listen(&tcp, Backlog::new(BACKLOG)?)?;
+            listen(&tcp, BACKLOG)?;
             self.listeners.push(Listener::Tcp(tcp));
         }
         if let Some(unix) = listeners.unix {
             unix.set_nonblocking(true)?;
-            listen(&unix, Backlog::new(BACKLOG)?)?;
+            listen(&unix, BACKLOG)?;
             self.listeners.push(Listener::Unix(unix));
         }
         self.watch_listeners(EpollFlags::EPOLLIN, true)

@@ -14,8 +14,9 @@ use nix::sys::socket::{
 };
 use nix::sys::stat::{Mode, fchmod};
 
-/// Connections that may wait for our accept(2); the kernel cuts it to net.core.somaxconn.
-const BACKLOG: i32 = 1024;
+/// As many connections may wait to be accepted as the kernel allows. A number of ours would have to
+/// be one that nix takes for valid: at most 128 with musl.
+const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 
 /// Whether accept(2) waits. A property of the socket that everybody shares who has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub enum Accept {
 pub fn tcp_listener(ip: IpAddr, port: u16, accept: Accept) -> io::Result<TcpListener> {
     let listener = TcpListener::bind((ip, port))?;
     // Once more, for our own backlog: the library's differs between its versions.
-    listen(&listener, backlog()?)?;
+    listen(&listener, BACKLOG)?;
     listener.set_nonblocking(accept == Accept::AtOnce)?;
     Ok(listener)
 }
@@ -53,7 +54,7 @@ pub fn unix_listener(path: &Path, replace: bool, accept: Accept) -> io::Result<U
     // moment, and no umask is changed under other threads.
     fchmod(socket.as_fd(), Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(socket.as_raw_fd(), &address)?;
-    listen(&socket, backlog()?)?;
+    listen(&socket, BACKLOG)?;
     let listener = UnixListener::from(socket);
     listener.set_nonblocking(accept == Accept::AtOnce)?;
     Ok(listener)
@@ -67,10 +68,6 @@ pub fn unix_is_served(path: &Path) -> bool {
         sys::connect(socket.as_raw_fd(), &address)
     });
     matches!(connected, Ok(()) | Err(Errno::EAGAIN))
-}
-
-fn backlog() -> io::Result<Backlog> {
-    Ok(Backlog::new(BACKLOG)?)
 }
 
 fn unlink_socket(path: &Path) -> io::Result<()> {
