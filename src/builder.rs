@@ -18,6 +18,7 @@ use crate::os::poll::{Mailbox, Waker, readable};
 use crate::plan::cargo::{self, Built, CargoLine, Script};
 use crate::plan::{Artifact, BuildError, BuildPlan, text};
 use crate::search::Stream;
+use crate::table::in_order;
 use crate::tape::Tape;
 
 /// How each of cargo's messages begins.
@@ -436,10 +437,11 @@ fn store(exe: &Path, bin_dir: &Path, id: u64, keep: &[PathBuf]) -> Result<PathBu
 /// The copies there are, newest first.
 fn stored(bin_dir: &Path) -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(bin_dir).into_iter().flatten().flatten();
-    let mut all: Vec<(u64, PathBuf)> = entries
+    let all: Vec<(u64, PathBuf)> = entries
         .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
         .collect();
-    all.sort_unstable_by(|a, b| b.cmp(a));
+    let mut all = in_order(all, |(id, _)| *id);
+    all.reverse();
     all
 }
 

@@ -5,8 +5,8 @@ use std::fmt;
 /// The result of whatever can fail for a reason that a person should read.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// One mistake in a `.mcp-run`, at a place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One mistake in a `.mcp-run`, at a place; in order of the places.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     /// As the person knows it: `.mcp-run`.
     pub file: String,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 /// `value`, or null where there is none: absent fields of data are null, not left out.
 pub fn or_null<T: Into<Value>>(value: Option<T>) -> Value {
@@ -10,13 +10,26 @@ pub fn or_null<T: Into<Value>>(value: Option<T>) -> Value {
 }
 
 /// An object of these fields. Unlike `json!` it moves nested values instead of writing them anew.
-pub fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    Value::Object(
-        fields
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect(),
-    )
+pub fn object<const N: usize>(mut fields: [(&str, Value); N]) -> Value {
+    taken(&mut fields)
+}
+
+/// One piece of code for all numbers of fields. Inserts one by one: `collect` would sort before.
+fn taken(fields: &mut [(&str, Value)]) -> Value {
+    let mut object = Map::new();
+    for (key, value) in fields {
+        object.insert((*key).to_owned(), value.take());
+    }
+    Value::Object(object)
+}
+
+/// An object whose keys come from somewhere. Like [`object`], it does not sort them before.
+pub fn entries(fields: &mut dyn Iterator<Item = (String, Value)>) -> Value {
+    let mut object = Map::new();
+    for (key, value) in fields {
+        object.insert(key, value);
+    }
+    Value::Object(object)
 }
 
 /// A list.

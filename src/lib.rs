@@ -13,6 +13,7 @@ pub mod error;
 pub mod journal;
 pub mod json;
 pub mod paths;
+pub mod table;
 
 // floor 1: thought (pure: no system calls, no threads, no clock)
 pub mod block;

@@ -5,7 +5,6 @@
 //! where both ends write large messages and neither reads. They share what a new connection needs: the
 //! handshake to say again, and which requests wait for an answer.
 
-use std::collections::HashSet;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +23,7 @@ use crate::os::notice::Notice;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, Output, spawn};
 use crate::os::{group, proc, reap};
+use crate::table::Set;
 
 /// The longest message that is forwarded.
 const LONGEST: usize = 4 << 20;
@@ -97,7 +97,7 @@ struct State {
     link: Option<Arc<UnixStream>>,
     handshake: Handshake,
     /// Requests that wait for an answer: their ids, as they were written.
-    waiting: HashSet<Vec<u8>>,
+    waiting: Set<Vec<u8>>,
     /// The input has ended.
     over: bool,
 }
@@ -322,7 +322,7 @@ impl State {
             (Some(_) | None, _) => {}
         }
         if let (true, Some(id)) = (head.is_request(), &head.id) {
-            self.waiting.insert(id.clone());
+            self.waiting.add(id.clone());
         }
     }
 
@@ -465,9 +465,10 @@ impl Outward {
                 Some(said) if !said.answered && !state.over => Some(said.id.clone()),
                 Some(_) | None => None,
             };
-            state.waiting.extend(again.clone());
+            state.waiting = again.clone().into_iter().collect();
             waiting
                 .into_iter()
+                .map(|(id, ())| id)
                 .filter(move |id| Some(id) != again.as_ref())
         };
         for id in waiting {

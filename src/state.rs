@@ -1,7 +1,7 @@
 //! What must outlive this bpm, in `state.json`: numbers of lines and runs, exits, and which processes
 //! run, by identity.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io;
 use std::path::Path;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::board::ExitView;
 use crate::clock::Wall;
 use crate::os::files;
+use crate::table::Table;
 
 /// The layout of the file.
 const VERSION: u64 = 1;
@@ -62,9 +63,9 @@ pub struct State {
     /// The TCP port kept for `/mcp`.
     pub port: Option<u16>,
     /// What `port = "auto"` was given.
-    ports: BTreeMap<String, u16>,
-    numbers: BTreeMap<String, Numbers>,
-    exits: BTreeMap<String, VecDeque<ExitView>>,
+    ports: Table<String, u16>,
+    numbers: Table<String, Numbers>,
+    exits: Table<String, VecDeque<ExitView>>,
     running: Vec<Running>,
 }
 
@@ -100,7 +101,7 @@ impl State {
 
     /// The next numbers of a process.
     pub fn reserve(&mut self, process: &str) -> Numbers {
-        *self.numbers.entry(process.into()).or_default()
+        *self.numbers.or_default(process.into())
     }
 
     /// Numbers below these have been given out.
@@ -135,7 +136,7 @@ impl State {
 
     /// Its first process ended.
     pub fn ended(&mut self, process: &str, exit: ExitView, most: usize) {
-        let exits = self.exits.entry(process.into()).or_default();
+        let exits = self.exits.or_default(process.into());
         if exits.len() >= most {
             exits.pop_front();
         }
@@ -199,7 +200,7 @@ impl State {
             json!(self.port)
         );
         let mut comma = "";
-        for (name, n) in &self.numbers {
+        for (name, n) in self.numbers.iter() {
             let next = format!(
                 "{{\"seq\":{},\"run\":{},\"build_seq\":{},\"build_run\":{}}}",
                 n.seq, n.run, n.build_seq, n.build_run

@@ -13,6 +13,7 @@ use crate::ring::{Ring, Snapshot};
 use crate::search::{
     Errors, Found, Line, Matcher, Outcome, Query, QueryError, Stream, find_errors, search, text_of,
 };
+use crate::table::in_order;
 
 pub use crate::ring::Limits;
 
@@ -260,7 +261,7 @@ impl Tape {
             for line in &mut lines {
                 line.seq = own_number(&snapshot.late, line.seq);
             }
-            lines.sort_by_key(|line| line.seq);
+            lines = in_order(lines, |line| line.seq);
         }
         found.lines = lines;
         found.matches = matches;

@@ -1,6 +1,5 @@
 //! `bpm logs`: what processes printed, merged by time; `bpm daemon logs`: bpm's own log.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, stdout};
 use std::os::fd::AsFd;
@@ -10,12 +9,14 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::client::{self, Client, Fault, Verdict};
+use crate::clock::Wall;
 use crate::daemon::Project;
 use crate::error::{Error, Result, reason};
 use crate::os::notice::Notice;
 use crate::os::poll;
 use crate::render::{Paint, Tone};
 use crate::rpc::STOPPING;
+use crate::table::in_order;
 
 use super::table::Call;
 use super::{note, paint, print};
@@ -140,7 +141,7 @@ impl View<'_> {
         &mut self,
         client: &mut Client,
         params: &Value,
-    ) -> std::result::Result<BTreeMap<String, u64>, Stop> {
+    ) -> std::result::Result<Map<String, Value>, Stop> {
         let id = client.send("bpm/follow", params.clone())?;
         let mut found: Vec<(String, Value)> = Vec::new();
         let next = loop {
@@ -155,7 +156,10 @@ impl View<'_> {
             }
         };
         // Stable: lines of one process keep their order, whatever their times.
-        found.sort_by(|(_, a), (_, b)| a["time"].as_str().cmp(&b["time"].as_str()));
+        let found = in_order(found, |(_, line)| {
+            let time = line["time"].as_str().and_then(Wall::parse_rfc3339);
+            time.map_or(0, |Wall(at)| at as u64)
+        });
         let all = usize::try_from(self.lines).unwrap_or(usize::MAX);
         let skip = found.len().saturating_sub(all);
         let mut text = String::new();
@@ -163,11 +167,7 @@ impl View<'_> {
             self.line(&mut text, process, line);
         }
         print(&text)?;
-        let next = next.as_object().cloned().unwrap_or_default();
-        Ok(next
-            .into_iter()
-            .filter_map(|(name, seq)| Some((name, seq.as_u64()?)))
-            .collect())
+        Ok(next.as_object().cloned().unwrap_or_default())
     }
 
     /// Prints lines as they come, until the daemon or the reader is gone.
@@ -175,11 +175,11 @@ impl View<'_> {
         &mut self,
         mut client: Client,
         params: &Value,
-        cursors: &mut BTreeMap<String, u64>,
+        cursors: &mut Map<String, Value>,
     ) -> Stop {
         let mut params = params.clone();
         params["follow"] = true.into();
-        params["after"] = json!(cursors);
+        params["after"] = Value::Object(cursors.clone());
         let id = match client.send("bpm/follow", params) {
             Ok(id) => id,
             Err(fault) => return fault.into(),
@@ -209,7 +209,7 @@ impl View<'_> {
             let params = &message["params"];
             let process = params["process"].as_str().unwrap_or_default().to_string();
             if let Some(next) = params["next"].as_u64() {
-                cursors.insert(process.clone(), next);
+                cursors.insert(process.clone(), next.into());
             }
             let mut text = String::new();
             if let Some(dropped) = params["dropped"].as_u64().filter(|n| *n > 0) {

@@ -226,7 +226,7 @@ fn daemon_words(document: &Value) -> String {
 pub(super) fn ps(call: &Call) -> Result<u8> {
     let env = environment();
     let state = State::locate(&|name| env.get(name).map(std::ffi::OsStr::to_os_string))?;
-    let mut daemons = Vec::new();
+    let mut daemons: Vec<(Descriptor, &str)> = Vec::new();
     let folders = match std::fs::read_dir(state.path()) {
         Ok(folders) => folders.flatten().map(|f| f.path()).collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -245,9 +245,9 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
             Ok(verdict) => verdict.word(),
             Err(_) => "other version",
         };
-        daemons.push((descriptor, word));
+        let at = daemons.partition_point(|(before, _)| before.project <= descriptor.project);
+        daemons.insert(at, (descriptor, word));
     }
-    daemons.sort_by(|(a, _), (b, _)| a.project.cmp(&b.project));
     match call.has("json") {
         true => print(&format!("{}\n", ps_json(&daemons)))?,
         false if daemons.is_empty() => print("no daemons\n")?,

@@ -1,6 +1,5 @@
 //! `bpm up`: everything runs and is ready, or it is said what does not.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use crate::daemon::{Project, Wishes, read_config};
 use crate::error::{Error, Result, reason};
 use crate::os::poll::readable;
 use crate::render::{self, Paint, Tone};
+use crate::table::Table;
 
 use super::config_cmd::claude_lines;
 use super::orders::reach;
@@ -55,8 +55,8 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         client: reached.client,
         builds,
         patience,
-        waits: BTreeMap::new(),
-        changes: BTreeMap::new(),
+        waits: Table::default(),
+        changes: Table::default(),
     };
     run.begin(&names)?;
     let failed = run.settle()?;
@@ -92,9 +92,9 @@ struct Run {
     builds: Builds,
     patience: Duration,
     /// By request: a process that was told to start, and when its time is over (None: it is built).
-    waits: BTreeMap<u64, (String, Option<Mono>)>,
+    waits: Table<u64, (String, Option<Mono>)>,
     /// By request: a process whose changes are waited for.
-    changes: BTreeMap<u64, String>,
+    changes: Table<u64, String>,
 }
 
 impl Run {

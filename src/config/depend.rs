@@ -1,7 +1,5 @@
 //! `depends_on`: names to processes, conditions resolved, cycles refused.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use toml::de::DeValue;
 
 use super::parse::title;
@@ -9,6 +7,7 @@ use super::read::{self, Doc, Read, Value, quote, refuse};
 use super::{Condition, Dependency, Kind, Process};
 use crate::error::nearest;
 use crate::graph;
+use crate::table::{Set, Table};
 
 /// One entry of `depends_on`, before the other process is known.
 pub(super) struct Wish {
@@ -61,18 +60,18 @@ pub(super) fn wishes_in(value: &Value) -> Read<Vec<Wish>> {
 
 /// Fills `depends_on` of all processes; `wishes` has an entry for each of them.
 pub(super) fn resolve(doc: &mut Doc, processes: &mut [Process], wishes: &[Vec<Wish>]) {
-    let usual: BTreeMap<String, Condition> = processes
+    let usual: Table<String, Condition> = processes
         .iter()
         .map(|p| (p.name.clone(), usual_condition(p)))
         .collect();
     for (process, wishes) in processes.iter_mut().zip(wishes) {
-        let mut seen = BTreeSet::new();
+        let mut seen = Set::default();
         for wish in wishes {
             let Some(usual) = usual.get(&wish.name) else {
                 unknown(doc, &process.name, wish, usual.keys());
                 continue;
             };
-            if seen.insert(&wish.name) {
+            if seen.add(&wish.name) {
                 process.depends_on.push(Dependency {
                     name: wish.name.clone(),
                     until: wish.until.unwrap_or(*usual),

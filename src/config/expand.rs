@@ -1,10 +1,10 @@
 //! `${VAR}`, dotenv files, and what a process finds in its environment. Pure: who calls has read the files.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
 use super::{PortWish, Process};
 use crate::error::Fault;
+use crate::table::Table;
 
 /// Fallbacks within fallbacks, at most.
 const DEEPEST: usize = 16;
@@ -230,7 +230,7 @@ fn plain(line: &str) -> &str {
 }
 
 /// What the variables of a process are called and hold.
-pub type Environment = BTreeMap<OsString, OsString>;
+pub type Environment = Table<OsString, OsString>;
 
 /// The environment of a process, later ones winning: `base` (the daemon's of its start, or what direnv made of it); the
 /// variables of `env_file`s, in order; `PORT`; the colours; `env`, whose values may refer to all that came before them.

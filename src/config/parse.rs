@@ -1,6 +1,5 @@
 //! The whole file: reads each table, then checks what concerns several of them.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use super::read::{self, Doc, Section, quote};
 use super::values;
 use super::{Config, EnvFile, Kind, Mode, Port, Process, Restart, Swap};
 use crate::error::{Error, nearest};
+use crate::table::Table;
 
 /// A file larger than this is none that a person wrote.
 const LARGEST_FILE: usize = 1 << 20;
@@ -203,7 +203,7 @@ fn processes(doc: &mut Doc, top: &Section, defaults: &Defaults, root: &Path) -> 
         );
     }
     let (mut all, mut wishes) = (Vec::new(), Vec::new());
-    let mut held = BTreeMap::new();
+    let mut held = Table::default();
     for (key, value) in read::entries(table) {
         let name: &str = key.get_ref();
         if let Err(why) = check_name(name) {
@@ -383,7 +383,7 @@ fn env_files(doc: &mut Doc, s: &Section, root: &Path) -> Vec<EnvFile> {
 }
 
 /// A socket is held once: two processes, or one twice, can't have the same.
-fn hold(doc: &mut Doc, s: &Section, process: &Process, held: &mut BTreeMap<String, String>) {
+fn hold(doc: &mut Doc, s: &Section, process: &Process, held: &mut Table<String, String>) {
     let Some(DeValue::Array(places)) = s.get("listen").map(|value| value.get_ref()) else {
         return;
     };

@@ -9,6 +9,7 @@ use super::keys::{self, Place};
 use super::read::{self, Doc, Read, Section, Value, quote, refuse, unfit};
 use super::values::checked;
 use super::{Health, PortWish, Probe, Ready};
+use crate::table::in_order;
 
 /// What is knocked at for a `port` without a `ready`.
 const OWN_PORT: &str = "127.0.0.1:${PORT}";
@@ -67,11 +68,11 @@ fn interval(value: &Value) -> Read<Duration> {
 /// The one probe of `ready` or `health`; none and two are faults.
 fn probe(doc: &mut Doc, s: &Section) -> Option<Probe> {
     let known = |name: &str| keys::find(s.place, name).is_some();
-    let mut given: Vec<_> = PROBES
+    let given = PROBES
         .iter()
         .filter(|(name, _)| known(name) && s.get(name).is_some())
         .collect();
-    given.sort_by_key(|(name, _)| s.place_of(name));
+    let given = in_order(given, |(name, _)| s.place_of(name) as u64);
     let probes: Vec<Option<Probe>> = given
         .iter()
         .map(|(name, with)| doc.read(s, name, with))

@@ -9,6 +9,7 @@ use super::keys::{self, Fallback, Key, NOT_IN_EFFECT, Place};
 use super::parse::check_name;
 use super::{Command, Toggle};
 use crate::error::{Fault, nearest};
+use crate::table::{Set, in_order};
 
 /// A value of the file with its place.
 pub(super) type Value<'v> = Spanned<DeValue<'v>>;
@@ -338,9 +339,7 @@ impl<'t> Section<'t> {
 pub(super) fn entries<'t>(
     table: &'t DeTable<'t>,
 ) -> Vec<(&'t Spanned<std::borrow::Cow<'t, str>>, &'t Value<'t>)> {
-    let mut all: Vec<_> = table.iter().collect();
-    all.sort_by_key(|(key, _)| key.span().start);
-    all
+    in_order(table.iter().collect(), |(key, _)| key.span().start as u64)
 }
 
 /// The file, and what was found wrong with it so far.
@@ -397,12 +396,9 @@ impl<'a> Doc<'a> {
     }
 
     /// Everything that is wrong, by place; empty: nothing is.
-    pub(super) fn into_faults(mut self) -> (Vec<Fault>, Vec<Fault>) {
-        for list in [&mut self.faults, &mut self.notes] {
-            list.sort_by(|a, b| (a.line, a.column, &a.text).cmp(&(b.line, b.column, &b.text)));
-            list.dedup();
-        }
-        (self.faults, self.notes)
+    pub(super) fn into_faults(self) -> (Vec<Fault>, Vec<Fault>) {
+        let sorted = |list: Vec<Fault>| list.into_iter().collect::<Set<Fault>>().into_keys();
+        (sorted(self.faults), sorted(self.notes))
     }
 
     /// What TOML itself found wrong. False: the rest of the file can't be judged.

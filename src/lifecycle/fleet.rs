@@ -1,9 +1,8 @@
 //! All processes of a project: who waits for whom, whose build is next.
 
-use std::collections::BTreeMap;
-
 use crate::clock::Mono;
 use crate::config::{Condition, Mode};
+use crate::table::Table;
 
 use super::unit::{Ended, Facts, Needs, Policy, Ticket, Unit};
 use super::{Generation, UnitId};
@@ -204,7 +203,7 @@ pub enum Why {
 /// All processes of a project.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    units: BTreeMap<UnitId, Box<Unit>>,
+    units: Table<UnitId, Box<Unit>>,
     next_id: UnitId,
     turn: u64,
     stopping: bool,
@@ -351,7 +350,7 @@ impl Fleet {
     fn order(&mut self, id: UnitId, ticket: Option<Ticket>, order: &Order, out: &mut Vec<Effect>) {
         let refusal = match order {
             Order::Start | Order::Restart { .. } if self.stopping => Some("bpm is stopping"),
-            Order::Start | Order::Restart { .. } | Order::Stop if !self.units.contains_key(&id) => {
+            Order::Start | Order::Restart { .. } | Order::Stop if !self.units.has(&id) => {
                 Some("it was taken out of the configuration")
             }
             Order::Start | Order::Restart { .. } | Order::Stop => None,

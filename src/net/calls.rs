@@ -1,6 +1,5 @@
 //! Calls: from a request to its answer, at once, by a worker, or as a ticket that waits.
 
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use crate::door::{Answer, ClientKind, Level, Step, Task, Watch};
 use crate::mcp::{self, Envelope, Era, Headers, Verb};
 use crate::os::poll::Waker;
 use crate::rpc::{self, BUSY, INTERNAL_ERROR, INVALID_PARAMS, Message, Refusal, Request, STOPPING};
+use crate::table::Set;
 
 use super::conn::{Conn, Proto};
 use super::{Due, Net, arm};
@@ -870,8 +870,8 @@ impl Net {
 
     /// Answers everything that is still under way that bpm stops.
     pub(super) fn abandon_calls(&mut self, now: Mono) {
-        let conns: BTreeSet<u64> = self.calls.values().map(|call| call.conn).collect();
-        for conn in conns {
+        let conns: Set<u64> = self.calls.values().map(|call| call.conn).collect();
+        for (conn, ()) in conns {
             let Some(mut c) = self.conns.remove(&conn) else {
                 continue;
             };

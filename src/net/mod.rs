@@ -34,6 +34,7 @@ use crate::door::{ClientKind, Level, Service};
 use crate::mcp::Server;
 use crate::os::peer::{self, Diag};
 use crate::os::poll::{Mailbox, Waker};
+use crate::table::Table;
 
 use calls::{Batch, Call, Finished};
 use conn::{Conn, End, Ends, Proto, Sock};
@@ -193,7 +194,7 @@ struct Net {
     /// Connections and calls by token. Tokens are never used twice, so what comes late finds nothing.
     conns: HashMap<u64, Box<Conn>>,
     calls: HashMap<u64, Call>,
-    batches: HashMap<u64, Batch>,
+    batches: Table<u64, Batch>,
     next: u64,
     timers: BTreeSet<(Mono, Due)>,
     /// Calls to be polled again without waiting.
@@ -240,7 +241,7 @@ impl Net {
             listeners: Vec::new(),
             conns: HashMap::new(),
             calls: HashMap::new(),
-            batches: HashMap::new(),
+            batches: Table::default(),
             next: FIRST_TOKEN,
             timers: BTreeSet::new(),
             again: Vec::new(),

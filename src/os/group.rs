@@ -1,7 +1,6 @@
 //! Finding what belongs to a process, and signalling it and nobody else.
 #![allow(unsafe_code)]
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -13,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::proc::{self, Stat};
 use crate::clock::Mono;
+use crate::table::Set;
 
 pub use super::proc::start_time as identity;
 
@@ -188,7 +188,7 @@ pub(super) fn census() -> Vec<Stat> {
 
 /// Down the kernel's lists of children: as many reads as there are descendants.
 fn walk(mut pids: Vec<i32>) -> Vec<Stat> {
-    let mut seen: HashSet<i32> = pids.iter().copied().collect();
+    let mut seen: Set<i32> = pids.iter().copied().collect();
     let mut found = Vec::new();
     let mut next = 0;
     while let Some(pid) = pids.get(next).copied() {
@@ -199,7 +199,7 @@ fn walk(mut pids: Vec<i32>) -> Vec<Stat> {
             children(pid)
                 .unwrap_or_default()
                 .into_iter()
-                .filter(|p| seen.insert(*p)),
+                .filter(|p| seen.add(*p)),
         );
     }
     found
@@ -209,11 +209,11 @@ fn walk(mut pids: Vec<i32>) -> Vec<Stat> {
 /// (CONFIG_PROC_CHILDREN).
 fn sieve(root: i32, mut everybody: Vec<Stat>) -> Vec<Stat> {
     let mut found: Vec<Stat> = Vec::new();
-    let mut parents = HashSet::from([root]);
+    let mut parents = Set::from_iter([root]);
     loop {
         let (of, others): (Vec<Stat>, Vec<Stat>) = everybody
             .into_iter()
-            .partition(|s| parents.contains(&s.proc.ppid));
+            .partition(|s| parents.has(&s.proc.ppid));
         if of.is_empty() {
             return found;
         }

@@ -1,12 +1,12 @@
 //! What the kernel tells of processes.
 #![allow(unsafe_code)]
 
-use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::group::{self, Proc};
+use crate::table::{Set, Table};
 
 /// What a group of processes uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub struct Usage {
 /// that left its group for a session of its own counts where its parent does.
 pub fn usage(groups: &[i32]) -> Vec<Usage> {
     let mut all = vec![Usage::default(); groups.len()];
-    let by_group: HashMap<i32, usize> = groups.iter().copied().zip(0..).collect();
-    let mut owner: HashMap<i32, usize> = HashMap::new();
+    let by_group: Table<i32, usize> = groups.iter().copied().zip(0..).collect();
+    let mut owner: Table<i32, usize> = Table::default();
     // Parents come before their children.
     for stat in group::census() {
         let of = by_group
@@ -210,24 +210,22 @@ fn sockets(pid: i32) -> Vec<u64> {
 
 /// The TCP ports on which these processes listen, in order.
 pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
-    let theirs: HashSet<u64> = pids.iter().flat_map(|pid| sockets(*pid)).collect();
+    let theirs: Set<u64> = pids.iter().flat_map(|pid| sockets(*pid)).collect();
     if theirs.is_empty() {
         return Vec::new();
     }
-    let mut ports: Vec<u16> = listeners()
+    let ports: Set<u16> = listeners()
         .into_iter()
-        .filter(|l| theirs.contains(&l.inode))
+        .filter(|l| theirs.has(&l.inode))
         .map(|l| l.port)
         .collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports
+    ports.into_keys()
 }
 
 /// Who keeps us from listening there: number and arguments. None: nobody, or somebody of another
 /// user.
 pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
-    let inodes: HashSet<u64> = listeners()
+    let inodes: Set<u64> = listeners()
         .into_iter()
         .filter(|l| l.port == port)
         .filter(|l| l.ip == ip || l.ip.is_unspecified() || ip.is_unspecified())
@@ -236,7 +234,7 @@ pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
     if inodes.is_empty() {
         return None;
     }
-    let holder = all_pids().find(|pid| sockets(*pid).iter().any(|s| inodes.contains(s)))?;
+    let holder = all_pids().find(|pid| sockets(*pid).iter().any(|s| inodes.has(s)))?;
     Some((holder, cmdline(holder).unwrap_or_default()))
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{BuildError, Wanted};
+use crate::table::{Set, Table};
 
 /// Where the dynamic linker looks first.
 pub const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
@@ -167,9 +168,10 @@ pub fn choose<'a>(
             && package.is_none_or(|p| package_name(&b.package_id) == p || b.package_id == p)
             && wanted.bin.as_deref().is_none_or(|bin| b.name == bin)
     };
-    let mut all: Vec<&Built> = built.iter().filter(fits).collect();
-    all.sort_by(|a, b| a.executable.cmp(&b.executable));
-    all.dedup_by(|a, b| a.executable == b.executable);
+    // By executable; of several that say the same one the first counts.
+    let fitting = built.iter().rev().filter(fits);
+    let all: Table<_, &Built> = fitting.map(|b| (&b.executable, b)).collect();
+    let all: Vec<&Built> = all.values().copied().collect();
     match all[..] {
         [one] => return Ok(one),
         [] => return Err(none_fits(built, wanted)),
@@ -200,13 +202,12 @@ pub fn choose<'a>(
 }
 
 fn none_fits(built: &[Built], wanted: &Wanted) -> String {
-    let mut names: Vec<&str> = built
+    let names: Set<&str> = built
         .iter()
         .filter(|b| b.bin && b.executable.is_some())
         .map(|b| b.name.as_str())
         .collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = names.into_keys();
     let what = match (&wanted.bin, &wanted.package) {
         (Some(bin), Some(package)) => format!("no binary {bin:?} of package {package:?}"),
         (Some(bin), None) => format!("no binary {bin:?}"),
@@ -281,11 +282,13 @@ pub fn run_env(chosen: &Built, scripts: &[Script], sysroot: &[String]) -> Vec<(S
 /// Folders that build scripts named, in cargo's order, of those that are cargo's own: what lies
 /// outside of the target folder `cargo run` leaves to the system.
 fn native_dirs(scripts: &[Script], profile: &Path) -> Vec<String> {
-    let mut all: Vec<&String> = scripts.iter().flat_map(|s| &s.linked_paths).collect();
-    all.sort_unstable();
-    all.dedup();
+    let all: Set<&str> = scripts
+        .iter()
+        .flat_map(|s| s.linked_paths.iter().map(String::as_str))
+        .collect();
     let kinds = ["native", "crate", "dependency", "framework", "all"];
-    all.into_iter()
+    all.into_keys()
+        .into_iter()
         .map(|path| match path.split_once('=') {
             Some((kind, path)) if kinds.contains(&kind) => path,
             _ => path,

@@ -4,7 +4,6 @@
 //! A check has at most one attempt under way. A command that is killed since it is late counts as
 //! failed at once, and is not followed by another before it is gone.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use crate::config::{self, Health, HttpTarget, Probe, Ready};
 use crate::lifecycle::{Generation, UnitId};
 use crate::os::notify::Notice;
 use crate::plan::Expand;
+use crate::table::Table;
 
 /// How long one attempt to see whether a run is ready may take (its `timeout_seconds` is for all of
 /// them together): a first request may have to warm up much, and an answer that got lost must not
@@ -174,7 +174,7 @@ pub enum Errand {
 /// All checks of all runs.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    checks: BTreeMap<Key, Check>,
+    checks: Table<Key, Check>,
 }
 
 #[derive(Debug)]
@@ -246,7 +246,7 @@ impl Schedule {
 
     /// Does what is due.
     pub fn step(&mut self, now: Mono, out: &mut Vec<Errand>) {
-        for (key, check) in &mut self.checks {
+        for (key, check) in self.checks.iter_mut() {
             match check.state {
                 State::Due(at) if at <= now => check.begin(*key, now, out),
                 State::Asked {

@@ -9,6 +9,7 @@ use super::clean::{content, strip_into};
 use super::matcher::{Matcher, Needle};
 use super::{Line, Query, text_of};
 use crate::block::{At, Block, Chunk, Lane, Walk, is_piece};
+use crate::table::in_order;
 
 /// An answer holds at most this much text, bytes.
 const MOST_TEXT: usize = 32 << 20;
@@ -94,18 +95,15 @@ impl Want {
 
     /// All blocks, in the order in which a search that is cut short has found the most useful.
     fn order(self, lanes: &[Lane]) -> Vec<(usize, usize)> {
-        let mut all: Vec<(u64, usize, usize)> = Vec::new();
+        let mut all: Vec<(usize, usize)> = Vec::new();
         for (index, lane) in lanes.iter().enumerate() {
-            let blocks = lane.blocks().iter().enumerate();
-            all.extend(blocks.map(|(number, block)| (block.first(), index, number)));
+            all.extend((0..lane.blocks().len()).map(|block| (index, block)));
         }
-        all.sort_unstable();
+        all = in_order(all, |(lane, block)| lanes[*lane].blocks()[*block].first());
         if let Self::Last(_) = self {
             all.reverse();
         }
-        all.into_iter()
-            .map(|(_, lane, block)| (lane, block))
-            .collect()
+        all
     }
 
     /// Every line at the wanted end.
@@ -182,7 +180,7 @@ impl Hits {
 
     fn trim(&mut self) {
         let limit = self.want.limit();
-        self.kept.sort_unstable_by_key(|hit| hit.seq);
+        self.kept = in_order(std::mem::take(&mut self.kept), |hit| hit.seq);
         match self.want {
             Want::First(_) => self.kept.truncate(limit),
             Want::Last(_) => {

@@ -13,7 +13,7 @@ mod sockets;
 mod view;
 mod watching;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -38,6 +38,7 @@ use crate::paths::ProjectDir;
 use crate::plan;
 use crate::probe::{Prober, Schedule};
 use crate::state::{BLOCK, Numbers, State};
+use crate::table::{Set, Table};
 use crate::tape::{Limits, Tape};
 use crate::watch::Watcher;
 
@@ -101,7 +102,7 @@ struct Unit {
     build_log: Arc<Tape>,
     exits: Arc<VecDeque<ExitView>>,
     build: Option<crate::board::BuildView>,
-    artifacts: BTreeMap<u64, plan::Artifact>,
+    artifacts: Table<u64, plan::Artifact>,
     /// What was published last.
     facts: Option<Facts>,
     view: Option<Arc<crate::board::UnitView>>,
@@ -133,11 +134,11 @@ pub struct Supervisor {
     bell: Arc<Waker>,
     signals: Signals,
     fleet: Fleet,
-    units: BTreeMap<UnitId, Box<Unit>>,
+    units: Table<UnitId, Box<Unit>>,
     order: Vec<UnitId>,
     queue: VecDeque<Event>,
-    books: BTreeMap<Key, Box<Book>>,
-    by_pid: HashMap<i32, Key>,
+    books: Table<Key, Box<Book>>,
+    by_pid: Table<i32, Key>,
     preps: Vec<Prep>,
     builds: Vec<launch::Build>,
     sockets: Sockets,
@@ -146,10 +147,10 @@ pub struct Supervisor {
     checking: Vec<Checking>,
     watcher: Option<Watcher>,
     base: Base,
-    parties: BTreeMap<u64, Party>,
-    tickets: HashMap<Ticket, (u64, usize)>,
+    parties: Table<u64, Party>,
+    tickets: Table<Ticket, (u64, usize)>,
     /// What the end of a unit's runs took, since it was asked for.
-    stopped: HashMap<UnitId, Stopped>,
+    stopped: Table<UnitId, Stopped>,
     last_number: u64,
     events: VecDeque<Arc<EventView>>,
     last_event: u64,
@@ -204,11 +205,11 @@ impl Supervisor {
             bell,
             signals,
             fleet: Fleet::default(),
-            units: BTreeMap::new(),
+            units: Table::default(),
             order: Vec::new(),
             queue: VecDeque::new(),
-            books: BTreeMap::new(),
-            by_pid: HashMap::new(),
+            books: Table::default(),
+            by_pid: Table::default(),
             preps: Vec::new(),
             builds: Vec::new(),
             sockets: Sockets::default(),
@@ -216,9 +217,9 @@ impl Supervisor {
             prober,
             checking: Vec::new(),
             watcher: None,
-            parties: BTreeMap::new(),
-            tickets: HashMap::new(),
-            stopped: HashMap::new(),
+            parties: Table::default(),
+            tickets: Table::default(),
+            stopped: Table::default(),
             last_number: 0,
             events: VecDeque::new(),
             last_event: 0,
@@ -551,7 +552,7 @@ impl Supervisor {
             exits: Arc::new(self.state.exits(&process.name)),
             process,
             build: None,
-            artifacts: BTreeMap::new(),
+            artifacts: Table::default(),
             facts: None,
             view: None,
             changed: true,
@@ -610,7 +611,7 @@ impl Supervisor {
     }
 
     /// Pids that are accounted for: what else is our child came to us when its parent ended.
-    fn known(&self) -> BTreeSet<i32> {
+    fn known(&self) -> Set<i32> {
         let preps = self.preps.iter().map(|p| p.pid);
         let builds = self.builds.iter().map(|b| b.pid);
         let checks = self.checking.iter().map(|c| c.pid);

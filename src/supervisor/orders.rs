@@ -8,6 +8,7 @@ use crate::config::Mode;
 use crate::graph;
 use crate::hub::{Done, Reloaded, Reply, Slot};
 use crate::lifecycle::{Event, Order, Ticket, UnitId, Why};
+use crate::table::in_order;
 
 use super::{Supervisor, Unit};
 
@@ -107,7 +108,8 @@ impl Supervisor {
         }
         if kind == Kind::Stop {
             let ranks = self.ranks();
-            orders.sort_by_key(|(id, _, _)| std::cmp::Reverse(ranks.iter().position(|r| r == id)));
+            let rank = |id: &UnitId| ranks.iter().rev().position(|r| r == id);
+            orders = in_order(orders, |(id, _, _)| rank(id).unwrap_or(usize::MAX) as u64);
         }
         self.parties.insert(
             party,

@@ -1,6 +1,5 @@
 //! Runs: what is known of each from its start until nothing of it is left.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use crate::os::group::{self, Proc};
 use crate::os::proc;
 use crate::os::reap::{self, Death, End};
 use crate::pump::Pump;
+use crate::table::Set;
 
 use super::checks::Checks;
 use super::launch::push_bounded;
@@ -77,7 +77,7 @@ pub(super) struct Book {
     /// The lifecycle knows of its death.
     told: bool,
     /// Pids that needed KILL.
-    pub(super) killed: BTreeSet<i32>,
+    pub(super) killed: Set<i32>,
 }
 
 impl Book {
@@ -103,7 +103,7 @@ impl Book {
             killing: false,
             death: None,
             told: false,
-            killed: BTreeSet::new(),
+            killed: Set::default(),
         }
     }
 }
@@ -156,7 +156,7 @@ impl Supervisor {
     }
 
     fn stopped_of(&mut self, unit: UnitId) -> &mut Stopped {
-        self.stopped.entry(unit).or_default()
+        self.stopped.or_default(unit)
     }
 
     // ---- reaping ------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ impl Supervisor {
             if book.killing {
                 for member in left.iter().filter(|m| m.state != 'Z') {
                     group::signal(member.pid, libc::SIGKILL);
-                    book.killed.insert(member.pid);
+                    book.killed.add(member.pid);
                 }
                 // Once more as a group, for who was born meanwhile: its number is its own as long as the
                 // leader is not reaped, or somebody is in it.
@@ -363,7 +363,7 @@ impl Supervisor {
             Some(key) => Some(*key),
             None => self.key_of(&group::marker(p.pid)?, &prefix),
         };
-        group::orphans(|pid| known.contains(&pid))
+        group::orphans(|pid| known.has(&pid))
             .into_iter()
             .map(|p| (p, of(&p)))
             .collect()

@@ -2,7 +2,6 @@
 //! that connections queue in the kernel while nobody accepts. Handed on by the `LISTEN_FDS` protocol
 //! (sd_listen_fds(3)).
 
-use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,6 +12,7 @@ use crate::error::reason;
 use crate::lifecycle::UnitId;
 use crate::os::net::{self, Accept};
 use crate::os::proc;
+use crate::table::Table;
 
 struct Held {
     address: Listen,
@@ -31,7 +31,7 @@ impl Drop for Held {
 /// All held sockets, by process, in the order of its `listen`.
 #[derive(Default)]
 pub(super) struct Sockets {
-    held: BTreeMap<UnitId, Vec<Held>>,
+    held: Table<UnitId, Vec<Held>>,
 }
 
 impl Sockets {

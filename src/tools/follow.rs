@@ -1,6 +1,6 @@
 //! `bpm/follow`: lines of one or more logs as they come, for `bpm logs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use crate::board::UnitView;
 use crate::clock::{Mono, Wall};
 use crate::door::{Answer, Step, Task};
 use crate::hub::Hub;
-use crate::json::{kind_of, list, object};
+use crate::json::{entries, kind_of, list, object};
 use crate::os::poll::Waker;
 use crate::search::{Line, Matcher, Query, Stream};
+use crate::table::Table;
 use crate::tape::Tape;
 
 /// At most so many of the last lines of a log are looked up at once.
@@ -113,10 +114,10 @@ fn names(processes: Option<&Value>) -> Result<Vec<String>, String> {
     }
 }
 
-fn cursors(after: Option<&Value>) -> Result<BTreeMap<String, u64>, String> {
+fn cursors(after: Option<&Value>) -> Result<Table<String, u64>, String> {
     let wrong = |v: &Value| format!("\"after\" must be an object of cursors, not {}", kind_of(v));
     match after {
-        None | Some(Value::Null) => Ok(BTreeMap::new()),
+        None | Some(Value::Null) => Ok(Table::default()),
         Some(Value::Object(map)) => map
             .iter()
             .map(|(name, seq)| Ok((name.clone(), seq.as_u64().ok_or_else(|| wrong(seq))?)))
@@ -133,7 +134,7 @@ struct Follow {
     endless: bool,
     matcher: Option<Matcher>,
     query: Query,
-    after: BTreeMap<String, u64>,
+    after: Table<String, u64>,
     board_seq: u64,
     sources: Vec<Source>,
     /// Who is first to have the room, so that a loud process does not silence the others.
@@ -184,12 +185,11 @@ impl Task for Follow {
             }
         }
         (!self.endless).then(|| {
-            let next = self
+            let mut next = self
                 .sources
                 .iter()
-                .map(|source| (source.unit.name.clone(), source.cursor.into()))
-                .collect();
-            Answer::Result(object([("next", Value::Object(next))]))
+                .map(|source| (source.unit.name.clone(), source.cursor.into()));
+            Answer::Result(object([("next", entries(&mut next))]))
         })
     }
 

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::{Error, nearest};
-use crate::json::{brief, kind_of, list, object};
+use crate::json::{brief, entries, kind_of, list, object};
 
 /// One argument of a tool.
 pub(super) struct Row {
@@ -198,14 +198,8 @@ pub(super) fn input(rows: &[Row]) -> Value {
     let mut schema = Map::new();
     schema.insert("type".into(), "object".into());
     schema.insert("additionalProperties".into(), false.into());
-    schema.insert(
-        "properties".into(),
-        Value::Object(
-            rows.iter()
-                .map(|row| (row.name.to_owned(), row.schema()))
-                .collect(),
-        ),
-    );
+    let mut properties = rows.iter().map(|row| (row.name.to_owned(), row.schema()));
+    schema.insert("properties".into(), entries(&mut properties));
     if rows.iter().any(|row| row.required) {
         schema.insert(
             "required".into(),
@@ -237,29 +231,26 @@ pub(super) enum Shape {
 /// The output schema of these fields. All of them are always there, but for `Sometimes`; `loose`
 /// names the only ones that are, where an answer has two forms.
 pub(super) fn output(fields: &[Field], loose: &[&str]) -> Value {
-    let properties = fields
-        .iter()
-        .map(|Field(name, shape, text)| {
-            let mut schema = Map::new();
-            if !text.is_empty() {
-                schema.insert("description".into(), (*text).into());
+    let mut properties = fields.iter().map(|Field(name, shape, text)| {
+        let mut schema = Map::new();
+        if !text.is_empty() {
+            schema.insert("description".into(), (*text).into());
+        }
+        match shape {
+            Shape::Always(kind) => {
+                schema.insert("type".into(), (*kind).into());
             }
-            match shape {
-                Shape::Always(kind) => {
-                    schema.insert("type".into(), (*kind).into());
-                }
-                Shape::Maybe => {}
-                Shape::Sometimes => {
-                    schema.insert("type".into(), "array".into());
-                }
-                Shape::Many(inner) => {
-                    schema.insert("type".into(), "array".into());
-                    schema.insert("items".into(), output(inner, &[]));
-                }
+            Shape::Maybe => {}
+            Shape::Sometimes => {
+                schema.insert("type".into(), "array".into());
             }
-            ((*name).to_owned(), Value::Object(schema))
-        })
-        .collect();
+            Shape::Many(inner) => {
+                schema.insert("type".into(), "array".into());
+                schema.insert("items".into(), output(inner, &[]));
+            }
+        }
+        ((*name).to_owned(), Value::Object(schema))
+    });
     let required = fields.iter().filter_map(|Field(name, shape, _)| {
         let there = match shape {
             Shape::Sometimes => false,
@@ -270,7 +261,7 @@ pub(super) fn output(fields: &[Field], loose: &[&str]) -> Value {
     object([
         ("type", "object".into()),
         ("required", list(required)),
-        ("properties", Value::Object(properties)),
+        ("properties", entries(&mut properties)),
     ])
 }
 

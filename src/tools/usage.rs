@@ -1,12 +1,12 @@
 //! What processes use, at most one second old, and read only when somebody asks.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::board::Snapshot;
 use crate::clock::Mono;
 use crate::os::proc;
+use crate::table::Table;
 
 /// What one process and all it started use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -57,7 +57,7 @@ impl Meter for Kernel {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
     at: Mono,
-    groups: HashMap<i32, Used>,
+    groups: Table<i32, Used>,
     pub(super) own_rss: Option<u64>,
 }
 
@@ -106,7 +106,7 @@ impl Usage {
         let young = last.own_rss.is_some() && now.since(last.at) < FRESH;
         let whole = || {
             let mut pids = snapshot.units.iter().filter_map(|unit| unit.pid);
-            pids.all(|pid| last.groups.contains_key(&pid))
+            pids.all(|pid| last.groups.has(&pid))
         };
         (young && whole()).then_some(last)
     }
