@@ -19,7 +19,9 @@ use bpm::clock::Mono;
 use common::{House, Http, bpm, eventually, fixture, log_data, murder};
 use serde_json::{Value, json};
 
-const GROUPS: &[(&str, fn(&Bench))] = &[
+type Group = (&'static str, fn(&Bench));
+
+const GROUPS: &[Group] = &[
     ("start", start),
     ("logs", logs),
     ("search", search),
