@@ -133,7 +133,7 @@ fn nix_euid() -> u32 {
 /// # Errors
 /// Whatever keeps it from serving; nothing of it is left then.
 pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
-    let config = overridden(read_config(&project.root)?, &project.env, wishes)?;
+    let (config, over) = chosen(read_config(&project.root)?, &project.env, wishes)?;
     files::private_dir(project.dir.path()).map_err(|e| {
         let dir = project.dir.path().display().to_string();
         Error::cannot(format!("keep bpm's files in {dir:?}"), reason(&e))
@@ -147,38 +147,51 @@ pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
         Verdict::Unhealthy(descriptor) => return Err(unhealthy(project, descriptor.as_ref())),
         Verdict::Stale(_) | Verdict::Stopped => {}
     }
+    let mut plan = Plan {
+        project,
+        wishes,
+        config,
+        over,
+        how,
+        umask: 0,
+    };
     match how {
         How::Foreground => {
-            let umask = detach::private_umask();
-            serve(project, config, wishes, Behind::Nobody, umask)
+            plan.umask = detach::private_umask();
+            serve(plan, Behind::Nobody)
         }
         How::Detached => match detach::detach() {
-            Ok(Side::Parent(waiting)) => match waiting.verdict() {
-                detach::Verdict::Ready(text) => Ok(match text.split_once('\n') {
-                    Some((words, found)) => Started::Now {
-                        words: words.into(),
-                        found: Some(found.into()),
-                    },
-                    None => Started::Now {
-                        words: text,
-                        found: None,
-                    },
-                }),
-                detach::Verdict::Already(pid) => Ok(Started::Already(pid)),
-                detach::Verdict::Failed(text) => Err(told(&text)),
-                detach::Verdict::Died => Err(Error::cannot(
-                    format!("start {}", project.name()),
-                    "the daemon died before it was ready",
-                )
-                .with_hint(format!("see {:?}", project.dir.log().display().to_string()))),
-            },
+            Ok(Side::Parent(waiting)) => heard(project, waiting.verdict()),
             Ok(Side::Daemon(ready)) => {
-                let umask = ready.umask;
+                plan.umask = ready.umask;
                 // Nobody looks at our own exit code; who started us has been told through the pipe.
-                serve(project, config, wishes, Behind::Terminal(ready), umask)
+                serve(plan, Behind::Terminal(ready))
             }
             Err(e) => Err(Error::cannot("make a daemon", reason(&e))),
         },
+    }
+}
+
+/// What came through the pipe from the daemon.
+fn heard(project: &Project, verdict: detach::Verdict) -> Result<Started> {
+    match verdict {
+        detach::Verdict::Ready(text) => Ok(match text.split_once('\n') {
+            Some((words, found)) => Started::Now {
+                words: words.into(),
+                found: Some(found.into()),
+            },
+            None => Started::Now {
+                words: text,
+                found: None,
+            },
+        }),
+        detach::Verdict::Already(pid) => Ok(Started::Already(pid)),
+        detach::Verdict::Failed(text) => Err(told(&text)),
+        detach::Verdict::Died => Err(Error::cannot(
+            format!("start {}", project.name()),
+            "the daemon died before it was ready",
+        )
+        .with_hint(format!("see {:?}", project.dir.log().display().to_string()))),
     }
 }
 
@@ -217,24 +230,32 @@ fn told(text: &str) -> Error {
     }
 }
 
-/// What the environment and the command line set over the file.
-fn overridden(mut config: Config, env: &Env, wishes: &Wishes) -> Result<Config> {
+/// What the environment and the command line set over the file. The configuration itself stays as it is
+/// written, or a reload would find it changed.
+#[derive(Debug, Clone, Copy)]
+struct Over {
+    port: Option<Port>,
+    idle_shutdown: Option<Duration>,
+}
+
+fn chosen(mut config: Config, env: &Env, wishes: &Wishes) -> Result<(Config, Over)> {
     let from_env = env.get("BPM_PORT").map(|text| {
         let text = text.to_string_lossy();
         port(&text)
             .ok_or_else(|| Error::usage(format!("BPM_PORT={text:?} is neither a port nor auto")))
     });
-    if let Some(port) = wishes.port.map(Ok).or(from_env).transpose()? {
-        config.port = port;
-    }
-    if let Some(text) = env.get("BPM_IDLE_TIMEOUT") {
+    let idle = env.get("BPM_IDLE_TIMEOUT").map(|text| {
         let seconds = text.to_str().and_then(|t| t.parse::<f64>().ok());
-        config.idle_shutdown = seconds
+        seconds
             .and_then(|s| Duration::try_from_secs_f64(s).ok())
             .ok_or_else(|| {
                 Error::usage(format!("BPM_IDLE_TIMEOUT={text:?} is no number of seconds"))
-            })?;
-    }
+            })
+    });
+    let over = Over {
+        port: wishes.port.map(Ok).or(from_env).transpose()?,
+        idle_shutdown: idle.transpose()?,
+    };
     if let Some(only) = &wishes.only {
         let known = || config.processes.iter().map(|p| p.name.clone()).collect();
         for name in only {
@@ -251,7 +272,7 @@ fn overridden(mut config: Config, env: &Env, wishes: &Wishes) -> Result<Config> 
             Arc::make_mut(process).autostart = only.contains(&process.name);
         }
     }
-    Ok(config)
+    Ok((config, over))
 }
 
 /// `auto`, `0`, `8080`.
@@ -271,24 +292,23 @@ enum Behind {
     Terminal(Ready),
 }
 
-/// The bpm that serves, from the lock to the end.
-fn serve(
-    project: &Project,
+/// What is to be served, and how.
+struct Plan<'a> {
+    project: &'a Project,
+    wishes: &'a Wishes,
     config: Config,
-    wishes: &Wishes,
-    behind: Behind,
+    over: Over,
+    how: How,
     umask: u32,
-) -> Result<Started> {
-    let how = match behind {
-        Behind::Nobody => How::Foreground,
-        Behind::Terminal(_) => How::Detached,
-    };
-    let ready = RefCell::new(behind);
+}
+
+/// The bpm that serves, from the lock to the end.
+fn serve(plan: Plan<'_>, behind: Behind) -> Result<Started> {
+    let (project, how) = (plan.project, plan.how);
+    let behind = RefCell::new(behind);
     let done = take_lock(project).and_then(|lock| match lock {
-        Ok(lock) => {
-            run(project, config, wishes, (how, umask), lock, &ready).map(|()| Started::Ended)
-        }
-        Err(pid) => match ready.replace(Behind::Nobody) {
+        Ok(lock) => run(plan, lock, &behind).map(|()| Started::Ended),
+        Err(pid) => match behind.replace(Behind::Nobody) {
             Behind::Terminal(ready) => {
                 ready.already(pid);
                 Ok(Started::Ended)
@@ -296,7 +316,7 @@ fn serve(
             Behind::Nobody => already(project, pid, how),
         },
     });
-    match (done, ready.into_inner()) {
+    match (done, behind.into_inner()) {
         (Err(error), Behind::Terminal(ready)) => {
             let hint = error.hint().map(|h| format!("\n{h}")).unwrap_or_default();
             ready.failed(&format!("{error}{hint}"));
@@ -332,99 +352,71 @@ fn take_lock(project: &Project) -> Result<std::result::Result<Lock, i32>> {
     }
 }
 
-fn run(
-    project: &Project,
-    mut config: Config,
-    wishes: &Wishes,
-    (how, umask): (How, u32),
-    lock: Lock,
-    behind: &RefCell<Behind>,
-) -> Result<()> {
-    let started = Mono::now();
-    let dir = &project.dir;
+fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
+    let Plan {
+        project,
+        wishes,
+        config,
+        over,
+        how,
+        umask,
+    } = plan;
     let foreground = how == How::Foreground;
     let log = open_log(project, foreground)?;
     let nofile = fds::raise_nofile()
         .map_err(|e| Error::cannot("raise the limit of open files", reason(&e)))?;
-    let (mut state, trouble) = State::read(&dir.state());
+    let (mut state, trouble) = State::read(&project.dir.state());
     if let Some(trouble) = trouble {
         log.write(Level::Warn, "daemon", &trouble);
     }
-    // A port that is kept is noted before it is used, and stays the same for a reload.
-    let tcp = listen(&config, &mut state)?;
-    let address = tcp.as_ref().and_then(|l| l.local_addr().ok());
-    if let Some(address) = address {
-        config.port = Port::Fixed(address.port());
-    }
-    let socket = dir.socket(project.env.get("XDG_RUNTIME_DIR"), nix_euid());
-    let unix = open_socket(dir, &socket)?;
-    let identity = Identity {
-        instance_id: format!("{:016x}", RandomState::new().hash_one(started.as_nanos())),
-        pid: std::process::id().cast_signed(),
-        started,
-        started_at: Wall::now(),
-        url: address.map(url),
-        socket: Some(socket.display().to_string()),
-    };
+    let tcp = listen(config.bind, over.port.unwrap_or(config.port), &mut state)?;
+    let socket = project
+        .dir
+        .socket(project.env.get("XDG_RUNTIME_DIR"), nix_euid());
+    let unix = open_socket(&project.dir, &socket)?;
+    let identity = identity(tcp.as_ref(), &socket);
     let descriptor = describe(project, &identity, socket);
-    let herald = Herald::new(&project.env);
-    let max_connections = connections(&config, nofile.hard);
-    let policy = policy(&config, max_connections)?;
+    let policy = policy(&config, nofile.hard)?;
     let passthrough = match config.passthrough {
         Toggle::Auto => foreground && !wishes.quiet,
         Toggle::On => !wishes.quiet,
         Toggle::Off => false,
     };
-    let mut supervisor = Supervisor::new(
-        Setup {
-            config,
-            dir: dir.clone(),
-            env: project.env.for_children(),
-            nofile,
-            umask,
-            foreground,
-            identity,
-            journal: Arc::clone(&log) as Arc<dyn Journal>,
-            manager: Box::new(herald.clone()),
-        },
-        state,
-    )
-    .map_err(|e| Error::cannot("begin", reason(&e)))?;
+    let mut herald = Herald::new(&project.env);
+    let setup = Setup {
+        config,
+        dir: project.dir.clone(),
+        env: project.env.for_children(),
+        nofile,
+        umask,
+        foreground,
+        idle_shutdown: over.idle_shutdown,
+        identity,
+        journal: Arc::clone(&log) as Arc<dyn Journal>,
+        manager: Box::new(herald.clone()),
+    };
+    let mut supervisor =
+        Supervisor::new(setup, state).map_err(|e| Error::cannot("begin", reason(&e)))?;
     let hub = supervisor.hub();
-    let door = open_door(
-        &hub,
-        &log,
-        Listeners {
-            tcp: tcp.into_iter().collect(),
-            unix: Some(unix),
-        },
-        policy,
-    )?;
+    let listeners = Listeners {
+        tcp: tcp.into_iter().collect(),
+        unix: Some(unix),
+    };
+    let door = open_door(&hub, &log, listeners, policy)?;
     let echo = if passthrough { echo(&hub) } else { None };
-    let found_left = supervisor.begin();
-    // From here on others can find us, so all of it is removed again whatever happens.
+    // From here on others can find us, so it is removed again whatever happens. All that can fail stands
+    // before the first start: nobody would stop what an error left running.
     let found = Found {
-        dir,
+        dir: &project.dir,
         descriptor: &descriptor,
     };
     found.write()?;
-    herald.clone().tell("READY=1");
-    let where_ = descriptor.url.as_deref().unwrap_or("the socket only");
-    let words = format!("pid {}, {where_}", descriptor.pid);
-    log.write(
-        Level::Info,
-        "supervisor",
-        &format!("bpm {VERSION} serves {}: {words}", project.name()),
-    );
-    if let Behind::Terminal(ready) = behind.replace(Behind::Nobody) {
-        let left = found_left
-            .map(|text| format!("\n{text}"))
-            .unwrap_or_default();
-        ready.ready(&format!("{words}{left}"));
-    }
     if let Some(beside) = &wishes.beside {
         beside().map_err(|e| Error::cannot("begin", reason(&e)))?;
     }
+    let left = supervisor.begin();
+    announce(project, &descriptor, left, log.as_ref(), behind);
+    herald.tell("READY=1");
     let ended = supervisor.run();
     if ended.is_err() {
         supervisor.kill_all();
@@ -434,9 +426,42 @@ fn run(
         echo.finish(LAST_LINES);
     }
     drop(found);
-    log.write(Level::Info, "supervisor", "stopped");
+    log.write(Level::Info, "daemon", "stopped");
     drop(lock);
     ended.map_err(|e| Error::cannot("go on", reason(&e)))
+}
+
+/// Tells the log, and who waits in a terminal, that we serve. `left`: what a bpm that was killed had left.
+fn announce(
+    project: &Project,
+    descriptor: &Descriptor,
+    left: Option<String>,
+    log: &dyn Journal,
+    behind: &RefCell<Behind>,
+) {
+    let place = descriptor
+        .url
+        .as_deref()
+        .unwrap_or("on the Unix socket only");
+    let words = format!("pid {}, {place}", descriptor.pid);
+    let text = format!("bpm {VERSION} serves {}: {words}", project.name());
+    log.write(Level::Info, "daemon", &text);
+    if let Behind::Terminal(ready) = behind.replace(Behind::Nobody) {
+        let left = left.map(|text| format!("\n{text}")).unwrap_or_default();
+        ready.ready(&format!("{words}{left}"));
+    }
+}
+
+fn identity(tcp: Option<&TcpListener>, socket: &Path) -> Identity {
+    let started = Mono::now();
+    Identity {
+        instance_id: format!("{:016x}", RandomState::new().hash_one(started.as_nanos())),
+        pid: std::process::id().cast_signed(),
+        started,
+        started_at: Wall::now(),
+        url: tcp.and_then(|l| l.local_addr().ok()).map(url),
+        socket: Some(socket.display().to_string()),
+    }
 }
 
 fn open_log(project: &Project, foreground: bool) -> Result<Arc<log::DaemonLog>> {
@@ -466,22 +491,22 @@ fn open_log(project: &Project, foreground: bool) -> Result<Arc<log::DaemonLog>> 
 }
 
 /// The TCP listener of `/mcp`, if there is to be one.
-fn listen(config: &Config, state: &mut State) -> Result<Option<TcpListener>> {
-    let port = match config.port {
+fn listen(bind: IpAddr, port: Port, state: &mut State) -> Result<Option<TcpListener>> {
+    let number = match port {
         Port::Off => return Ok(None),
         Port::Fixed(port) => port,
         Port::Any => {
             let kept = state.port;
-            let again = kept.and_then(|p| tcp_listener(config.bind, p, Accept::AtOnce).ok());
+            let again = kept.and_then(|p| tcp_listener(bind, p, Accept::AtOnce).ok());
             if let Some(listener) = again {
                 return Ok(Some(listener));
             }
             0
         }
     };
-    let listener = tcp_listener(config.bind, port, Accept::AtOnce)
-        .map_err(|e| port_taken(config.bind, port, &e))?;
-    if config.port == Port::Any
+    let listener =
+        tcp_listener(bind, number, Accept::AtOnce).map_err(|e| port_taken(bind, number, &e))?;
+    if port == Port::Any
         && let Ok(address) = listener.local_addr()
     {
         state.port = Some(address.port());
@@ -548,7 +573,7 @@ fn connections(config: &Config, descriptors: u64) -> usize {
     room.clamp(16, 1_024) as usize
 }
 
-fn policy(config: &Config, max_connections: usize) -> Result<Policy> {
+fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
     let token = match &config.token_file {
         None => None,
         Some(path) => Some(token(path)?),
@@ -557,7 +582,7 @@ fn policy(config: &Config, max_connections: usize) -> Result<Policy> {
         allowed_hosts: config.allowed_hosts.clone(),
         allowed_origins: config.allowed_origins.clone(),
         token,
-        max_connections,
+        max_connections: connections(config, descriptors),
         check_uid: true,
     })
 }

@@ -63,6 +63,8 @@ pub struct Setup {
     /// INT and TERM stop it, the second kills; HUP stops too where this is set (a terminal that
     /// went away), and reloads where not.
     pub foreground: bool,
+    /// Over the configuration's, now and after a reload (`BPM_IDLE_TIMEOUT`).
+    pub idle_shutdown: Option<Duration>,
     /// Who we are.
     pub identity: Identity,
     /// bpm's own log.
@@ -428,7 +430,10 @@ impl Supervisor {
     }
 
     fn idle_stop_at(&self) -> Option<Mono> {
-        let span = self.setup.config.idle_shutdown;
+        let span = self
+            .setup
+            .idle_shutdown
+            .unwrap_or(self.setup.config.idle_shutdown);
         let idle = !span.is_zero() && self.phase == Phase::Working;
         idle.then(|| self.hub.last_seen().after(span))
     }

@@ -1,0 +1,254 @@
+//! `bpm logs`: merged, filtered, followed over everything that happens to a process and to the daemon.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
+
+use common::{House, eventually, murder};
+use serde_json::Value;
+
+/// Says `NAME 1` to `NAME 3`, then naps.
+const TWO: &str = "[process.api]\ncommand = \"for i in 1 2 3; do echo api $i; done; exec FIXTURE nap\"\n\
+                   [process.web]\ncommand = \"echo web out; echo web err >&2; exec FIXTURE nap\"\n";
+
+fn up(config: &str) -> House {
+    let house = House::new(config);
+    house.cli(["up"]).exits(0);
+    house
+}
+
+fn lines(house: &House, args: &[&str]) -> Vec<String> {
+    let args = ["logs"].iter().chain(args);
+    house
+        .cli(args)
+        .exits(0)
+        .out
+        .lines()
+        .map(str::to_string)
+        .collect()
+}
+
+struct Follower {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Follower {
+    fn new(house: &House, args: &[&str]) -> Self {
+        let mut child = house
+            .command(env!("CARGO_BIN_EXE_bpm"))
+            .arg("logs")
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out }
+    }
+
+    fn next(&mut self) -> String {
+        let mut line = String::new();
+        assert!(
+            self.out.read_line(&mut line).unwrap() > 0,
+            "the follower is gone"
+        );
+        line.trim_end().to_string()
+    }
+
+    /// Ends it, and gives what it said besides lines.
+    fn end(mut self) -> String {
+        self.child.kill().unwrap();
+        let mut err = String::new();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
+        self.child.wait().unwrap();
+        err
+    }
+}
+
+#[test]
+fn lines_are_merged_prefixed_and_chosen() {
+    let house = up(TWO);
+    house.cli(["wait", "web", "--timeout", "20"]).exits(0);
+    let all = lines(&house, &[]);
+    assert_eq!(all.len(), 5, "{all:?}");
+    let of_api: Vec<&String> = all.iter().filter(|l| l.starts_with("[api] ")).collect();
+    assert_eq!(of_api, ["[api] api 1", "[api] api 2", "[api] api 3"]);
+    assert_eq!(lines(&house, &["api"]), ["api 1", "api 2", "api 3"]);
+    assert_eq!(lines(&house, &["api", "-n", "1"]), ["api 3"]);
+    assert_eq!(lines(&house, &["-n", "2"]).len(), 2);
+    assert_eq!(lines(&house, &["web", "--stream", "stderr"]), ["web err"]);
+    assert_eq!(
+        lines(&house, &["api", "--grep", "[23]$"]),
+        ["api 2", "api 3"]
+    );
+    assert_eq!(lines(&house, &["api", "--grep", "API 2", "-i"]), ["api 2"]);
+    assert_eq!(
+        lines(&house, &["api", "--grep", "[23]$", "-F"]),
+        Vec::<String>::new()
+    );
+    assert_eq!(lines(&house, &["api", "--grep", "2", "-C", "1"]).len(), 3);
+    assert_eq!(
+        lines(&house, &["api", "--grep", "1|3", "--context", "0"]),
+        ["api 1", "--", "api 3"]
+    );
+    assert_eq!(lines(&house, &["api", "--since", "1h"]).len(), 3);
+    assert_eq!(
+        lines(&house, &["api", "--since", "2100-01-01T00:00:00Z"]),
+        Vec::<String>::new()
+    );
+    let timed = lines(&house, &["api", "-t", "-n", "1"]);
+    assert!(
+        timed[0].ends_with(" api 3") && timed[0].contains('T'),
+        "{timed:?}"
+    );
+    for line in lines(&house, &["--json"]) {
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert!(line["process"].is_string() && line["seq"].is_u64() && line["text"].is_string());
+    }
+    house.cli(["logs", "--grep", "("]).exits(1).says(&["bpm: "]);
+    house.cli(["logs", "--stream", "stdin"]).exits(2);
+    house.cli(["logs", "-n", "many"]).exits(2);
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn runs_before_the_newest_can_be_read() {
+    let house = up("[process.p]\ncommand = \"echo run $BPM_RUN; exec FIXTURE nap\"\n");
+    let first = lines(&house, &["p"]);
+    house.cli(["restart", "p"]).exits(0);
+    let second = lines(&house, &["p"]);
+    assert_ne!(first, second);
+    assert_eq!(lines(&house, &["p", "--run", "-2"]), first);
+    assert_eq!(lines(&house, &["p", "--run", "0"]), first);
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_follower_goes_on_over_crash_restart_reload_and_daemon() {
+    let config = "[process.p]\ncommand = \"echo run $BPM_RUN; exec FIXTURE nap\"\n\
+                  dev_crash_wait_seconds = 0\n";
+    let config = config.replace("dev_crash_wait_seconds = 0\n", "");
+    let config =
+        format!("dev_crash_wait_seconds = 0\nrelease_crash_backoff_initial_seconds = 0\n{config}");
+    let house = up(&config);
+    let mut follower = Follower::new(&house, &["-f", "p"]);
+    let mut seen = vec![follower.next()];
+    let status: Value = serde_json::from_str(&house.cli(["status", "--json"]).out).unwrap();
+    murder(status["processes"][0]["pid"].as_i64().unwrap() as i32);
+    seen.push(follower.next());
+    house.cli(["restart", "p"]).exits(0);
+    seen.push(follower.next());
+    house.config(&format!(
+        "{config}stop_timeout_seconds = 4\nenv = {{ X = \"1\" }}\n"
+    ));
+    house.cli(["reload"]).exits(0);
+    seen.push(follower.next());
+    house.cli(["daemon", "restart"]).exits(0);
+    seen.push(follower.next());
+    house.cli(["stop"]).exits(0);
+    house.cli(["up"]).exits(0);
+    seen.push(follower.next());
+    // Each run once, in order.
+    let runs: Vec<u64> = seen
+        .iter()
+        .map(|l| l.strip_prefix("run ").unwrap().parse().unwrap())
+        .collect();
+    assert!(runs.windows(2).all(|w| w[0] < w[1]), "{runs:?}");
+    assert!(follower.end().contains("the daemon is gone"));
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let house = up(TWO);
+    for command in [
+        "logs",
+        "logs -f",
+        "logs --json -f",
+        "status -w",
+        "--help",
+        "ps",
+        "mcp-config",
+    ] {
+        let script = format!(
+            "{} {command} | head -n 1; echo \"${{PIPESTATUS[0]}}\"",
+            env!("CARGO_BIN_EXE_bpm")
+        );
+        let output = house
+            .command("bash")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        let out = String::from_utf8_lossy(&output.stdout);
+        assert!(out.ends_with("\n0\n"), "{command}: {output:?}");
+        assert!(output.stderr.is_empty(), "{command}: {output:?}");
+    }
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_follower_that_does_not_read_delays_nobody_and_is_told() {
+    // More than all pipes and buffers between process and follower take.
+    let house = House::new(
+        "log_bytes = \"64K\"\nlog_disk = 0\n\
+         [process.flood]\ncommand = [\"FIXTURE\", \"flood\", \"50000000\"]\nautostart = false\n\
+         [process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n",
+    );
+    house.cli(["up"]).exits(0);
+    let mut follower = Follower::new(&house, &["-f", "flood"]);
+    // It follows by now, as it has been asked for the past first.
+    eventually(|| {
+        let said: Value =
+            serde_json::from_str(&house.cli(["daemon", "status", "--json"]).out).unwrap();
+        if said["verdict"] == "running" {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    });
+    house.cli(["start", "flood"]).exits(0);
+    // The process has written all of it although nobody reads.
+    eventually(|| {
+        let status: Value =
+            serde_json::from_str(&house.cli(["status", "flood", "--json"]).out).unwrap();
+        let p = &status["processes"][0];
+        let written = p["log_lines"].as_u64().unwrap() + p["log_dropped"].as_u64().unwrap();
+        if written > 400_000 {
+            Ok(())
+        } else {
+            Err(written)
+        }
+    });
+    let mut shown = 0_u64;
+    let drained = std::thread::spawn(move || {
+        // What is on its way is read until it is silent for good: the process is stopped below.
+        let mut line = String::new();
+        while follower.out.read_line(&mut line).unwrap_or(0) > 0 {
+            shown += 1;
+            line.clear();
+            if shown == 100 {
+                break;
+            }
+        }
+        follower.child.stdout = None;
+        drop(follower.out);
+        let mut err = String::new();
+        let mut stderr = follower.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut err).unwrap();
+        follower.child.wait().unwrap();
+        (shown, err)
+    });
+    let (shown, _) = drained.join().unwrap();
+    assert_eq!(shown, 100);
+    house.cli(["stop"]).exits(0);
+}
