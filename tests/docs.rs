@@ -1,6 +1,6 @@
 //! What the documents say is so.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::expect_used, clippy::unwrap_used)]
 
 mod common;
 

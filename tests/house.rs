@@ -1,7 +1,7 @@
 //! The house of the source: rooms stand on floors, and an import points to the same floor or to one
 //! below; only `os` has `unsafe`; rooms stay small.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::expect_used, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
