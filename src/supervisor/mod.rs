@@ -4,7 +4,9 @@
 //! It waits in one poll(2) over its signals, its inbox and the outputs of direnv, until the next
 //! deadline; when nothing is due it sleeps for ever.
 
+mod builds;
 mod checks;
+mod environment;
 mod launch;
 mod orders;
 mod reload;
@@ -42,8 +44,9 @@ use crate::table::{Set, Table};
 use crate::tape::{Limits, Tape};
 use crate::watch::Watcher;
 
+use builds::Build;
 use checks::Checking;
-use launch::{Base, Prep};
+use environment::{Base, Prep};
 use orders::Party;
 use runs::{Book, Stopped, Sweep};
 use sockets::Sockets;
@@ -142,7 +145,7 @@ pub struct Supervisor {
     books: Table<Key, Box<Book>>,
     by_pid: Table<i32, Key>,
     preps: Vec<Prep>,
-    builds: Vec<launch::Build>,
+    builds: Vec<Build>,
     sockets: Sockets,
     schedule: Schedule,
     prober: Prober,
@@ -361,8 +364,8 @@ impl Supervisor {
                 unit,
                 generation,
                 build,
-                mode,
-            } => self.begin_run((unit, generation), build, mode),
+                ..
+            } => self.begin_run((unit, generation), build),
             Effect::Abort { unit, generation } => self.abort((unit, generation)),
             Effect::Signal { unit, generation } => self.tell_to_end((unit, generation)),
             Effect::Kill { unit, generation } => self.kill((unit, generation)),

@@ -16,7 +16,7 @@ use crate::pump::Pump;
 use crate::table::Set;
 
 use super::checks::Checks;
-use super::launch::push_bounded;
+use super::view::push_bounded;
 use super::{Key, Phase, Supervisor};
 
 /// How many exits of a process are kept.

@@ -1,11 +1,13 @@
 //! What is shown: the snapshot on the board, made anew where something changed.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::board::{BuildView, Snapshot, UnitView};
 use crate::clock::Wall;
 use crate::config::{Mode, PortWish};
+use crate::journal::Level;
 use crate::lifecycle::{Facts, UnitId};
 
 use super::{Phase, Supervisor, Unit};
@@ -17,6 +19,27 @@ pub(super) fn project_name(root: &Path) -> String {
 }
 
 impl Supervisor {
+    /// A word for the log and for who asks what happened.
+    pub(super) fn happened(&mut self, unit: Option<UnitId>, kind: &'static str, text: String) {
+        let process = unit
+            .and_then(|id| self.units.get(&id))
+            .map(|u| u.process.name.clone());
+        let said = match &process {
+            Some(name) => format!("{name}: {text}"),
+            None => text.clone(),
+        };
+        self.say(Level::Info, &said);
+        self.last_event += 1;
+        let event = crate::board::EventView {
+            seq: self.last_event,
+            at: Wall::now(),
+            process,
+            kind,
+            text,
+        };
+        push_bounded(&mut self.events, Arc::new(event), crate::board::EVENTS);
+    }
+
     /// Replaces the snapshot if anything in it changed.
     pub(super) fn publish(&mut self) {
         let mut changed = self.snapshot_seq == 0 || self.last_event != self.published_event;
@@ -127,6 +150,14 @@ impl Unit {
             _ => self.build.clone(),
         }
     }
+}
+
+/// Appends; the oldest goes where there are too many.
+pub(super) fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, most: usize) {
+    if queue.len() >= most {
+        queue.pop_front();
+    }
+    queue.push_back(item);
 }
 
 fn state_words(facts: &Facts) -> String {

@@ -1,0 +1,252 @@
+//! Builds: begun one at a time, read by `builder`, ended here.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::board::BuildView;
+use crate::builder::{BuildJob, Builder};
+use crate::clock::{Mono, Wall};
+use crate::config::{self, Environment, Mode, Process};
+use crate::error::reason;
+use crate::hub::BuildOutcome;
+use crate::lifecycle::{Event, UnitId};
+use crate::os::group;
+use crate::os::reap::Death;
+use crate::os::spawn::Step;
+use crate::plan;
+
+use super::environment::Purpose;
+use super::launch::variables;
+use super::{Supervisor, bin_dir};
+
+/// A build at work.
+pub(super) struct Build {
+    unit: UnitId,
+    id: u64,
+    pub(super) pid: i32,
+    builder: Builder,
+    cancelled: bool,
+}
+
+impl Build {
+    /// Kills its group. What left the group on purpose (a compiler cache) is left alone.
+    pub(super) fn kill(&self) {
+        group::signal_group(self.pid, libc::SIGKILL);
+    }
+}
+
+impl Supervisor {
+    pub(super) fn begin_build(&mut self, unit: UnitId, id: u64, mode: Mode) {
+        let Some(u) = self.units.get_mut(&unit) else {
+            return;
+        };
+        let run = u.build_log.begin(Wall::now());
+        let began = Mono::now();
+        u.build = Some(BuildView {
+            id: run,
+            state: "running",
+            phase: None,
+            mode,
+            at: Wall::now(),
+            began: Some(began),
+            took: None,
+            ok: None,
+            errors: Arc::default(),
+        });
+        u.changed = true;
+        let text = format!("building for {}", mode.as_str());
+        self.happened(Some(unit), "build", text);
+        self.prepare(Purpose::Build { unit, id, mode });
+    }
+
+    pub(super) fn spawn_build(
+        &mut self,
+        unit: UnitId,
+        id: u64,
+        mode: Mode,
+        process: &Process,
+        mut env: Environment,
+    ) {
+        let purpose = Purpose::Build { unit, id, mode };
+        let root = &self.setup.config.root;
+        let cargo_dir = plan::cargo_dir(&process.cwd, root, |p| p.exists());
+        let plan = {
+            let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
+            plan::build(process, mode, cargo_dir, &expand)
+        };
+        let plan = match plan {
+            Ok(Some(plan)) => plan,
+            Ok(None) => {
+                let outcome = BuildOutcome {
+                    result: Ok(plan::Artifact::default()),
+                    errors: Vec::new(),
+                };
+                return self.build_ended(unit, id, outcome);
+            }
+            Err(why) => return self.fail(purpose, &why),
+        };
+        let Some(u) = self.units.get(&unit) else {
+            return;
+        };
+        let (tape, run) = (
+            Arc::clone(&u.build_log),
+            u.build.as_ref().map_or(0, |b| b.id),
+        );
+        let keep = self.executables(unit);
+        env.insert(
+            group::MARKER.into(),
+            format!("{}/{}/b{run}", self.marker_prefix(), process.name).into(),
+        );
+        let spawned = match self.start(&plan.exec, &variables(env)) {
+            Ok(spawned) => spawned,
+            Err(e) => {
+                let missing = e.step == Step::Program && e.error.kind() == io::ErrorKind::NotFound;
+                let why = match missing && plan.exec.program == "cargo" {
+                    true => "cargo is not on PATH: install Rust (rustup), or start bpm where PATH has it".into(),
+                    false => e.to_string(),
+                };
+                return self.fail(purpose, &why);
+            }
+        };
+        let (Some(stdout), Some(stderr)) = (spawned.stdout, spawned.stderr) else {
+            return;
+        };
+        let job = BuildJob {
+            unit,
+            id,
+            tape,
+            run,
+            plan,
+            stdout,
+            stderr,
+            bin_dir: bin_dir(&self.setup.dir, &process.name),
+            keep,
+            hub: Arc::clone(&self.hub),
+        };
+        match Builder::start(job) {
+            Ok(builder) => {
+                self.builds.push(Build {
+                    unit,
+                    id,
+                    pid: spawned.pid,
+                    builder,
+                    cancelled: false,
+                });
+            }
+            Err(e) => {
+                group::signal_group(spawned.pid, libc::SIGKILL);
+                self.fail(purpose, &format!("no thread to read it: {}", reason(&e)));
+            }
+        }
+    }
+
+    /// What must not be deleted: what runs, and what a mode's last good build made.
+    fn executables(&self, unit: UnitId) -> Vec<PathBuf> {
+        let running = self
+            .books
+            .iter()
+            .filter(|(k, _)| k.0 == unit)
+            .filter_map(|(_, b)| b.exe.clone());
+        let built = self
+            .units
+            .get(&unit)
+            .into_iter()
+            .flat_map(|u| u.artifacts.values());
+        running.chain(built.filter_map(|a| a.exe.clone())).collect()
+    }
+
+    pub(super) fn cancel_build(&mut self, unit: UnitId, id: u64) {
+        if let Some(build) = self
+            .builds
+            .iter_mut()
+            .find(|b| b.unit == unit && b.id == id)
+        {
+            build.cancelled = true;
+            build.kill();
+        }
+        for prep in &mut self.preps {
+            if matches!(prep.purpose, Purpose::Build { unit: u, id: i, .. } if (u, i) == (unit, id))
+            {
+                prep.cancelled = Some("cancelled".into());
+                group::signal_group(prep.pid, libc::SIGKILL);
+            }
+        }
+    }
+
+    /// Its leader has been reaped. The thread that reads it says the rest.
+    pub(super) fn build_exited(&mut self, death: Death) -> bool {
+        let Some(build) = self.builds.iter().find(|b| b.pid == death.pid) else {
+            return false;
+        };
+        let words = super::runs::end_words(death.end);
+        build.builder.exited(if words == "exit code 0" {
+            Ok(())
+        } else {
+            Err(words)
+        });
+        true
+    }
+
+    pub(super) fn build_phase(&mut self, unit: UnitId, id: u64, phase: String) {
+        if self.builds.iter().any(|b| b.unit == unit && b.id == id) {
+            self.set_phase(unit, &phase);
+        }
+    }
+
+    pub(super) fn set_phase(&mut self, unit: UnitId, phase: &str) {
+        if let Some(u) = self.units.get_mut(&unit)
+            && let Some(build) = &mut u.build
+        {
+            build.phase = Some(phase.into());
+            u.changed = true;
+        }
+    }
+
+    pub(super) fn build_ended(&mut self, unit: UnitId, id: u64, outcome: BuildOutcome) {
+        let cancelled = match self
+            .builds
+            .iter()
+            .position(|b| b.unit == unit && b.id == id)
+        {
+            Some(at) => self.builds.swap_remove(at).cancelled,
+            None => false,
+        };
+        let (result, artifact) = match outcome.result {
+            Ok(artifact) => (Ok(()), Some(artifact)),
+            Err(why) => (Err(why), None),
+        };
+        let words = match &result {
+            Ok(()) => "exit code 0".to_string(),
+            Err(why) => why.clone(),
+        };
+        if let Some(u) = self.units.get_mut(&unit) {
+            if let Some(artifact) = artifact {
+                u.artifacts.insert(id, artifact);
+                // Of each mode one, the one before for a rollback, and what runs.
+                while u.artifacts.len() > 4 {
+                    u.artifacts.pop_first();
+                }
+            }
+            if let Some(build) = &mut u.build {
+                u.build_log.end(build.id, Wall::now(), &words);
+                build.state = match (&result, cancelled) {
+                    (Ok(()), _) => "ok",
+                    (Err(_), true) => "cancelled",
+                    (Err(_), false) => "failed",
+                };
+                build.phase = None;
+                build.took = build.began.map(|at| Mono::now().since(at));
+                build.ok = Some(result.is_ok());
+                build.errors = Arc::new(outcome.errors);
+            }
+            u.changed = true;
+        }
+        let text = match &result {
+            Ok(()) => "build ok".to_string(),
+            Err(why) => format!("build failed: {why}"),
+        };
+        self.happened(Some(unit), "build", text);
+        self.queue.push_back(Event::Built { unit, id, result });
+    }
+}
