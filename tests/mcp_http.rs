@@ -96,6 +96,9 @@ fn the_list_of_tools_is_small_and_complete() {
         "get_status",
         "start",
         "stop",
+        "wait",
+        "get_errors",
+        "reload",
     ] {
         assert!(names.contains(&name), "{names:?}");
     }

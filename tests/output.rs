@@ -319,3 +319,54 @@ fn who_does_not_read_bpms_output_delays_no_process() {
     house.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(house.ended(), Some(0));
 }
+
+#[test]
+fn errors_are_told_by_their_shape_over_every_door() {
+    let script = "echo listening; for n in 1 2 3; do echo \"error: request $n failed\" >&2; done; \\\n\
+        echo '[warn] disk almost full'; echo end; exec sleep 1000";
+    let mut house = House::new(&format!(
+        "[process.a]\ncommand = {script:?}\n[process.b]\ncommand = \"echo fine; exec sleep 1000\"\n"
+    ));
+    house.serve();
+    house.line("a", "end");
+    house.line("b", "fine");
+    let data = eventually(|| {
+        // The two streams come over two pipes.
+        let data = house.call("get_errors", json!({"process": "a"})).data;
+        if data["searched"] == 6 {
+            Ok(data)
+        } else {
+            Err(data)
+        }
+    });
+    assert_eq!(data["groups"][0]["count"], 3, "{data}");
+    assert_eq!(data["groups"][0]["sample"], "error: request 1 failed");
+    assert_eq!(data["groups"][1]["level"], "warning");
+    let after = json!({"process": "a", "after": data["next"]});
+    assert_eq!(house.call("get_errors", after).data["groups"], json!([]));
+
+    let shown = house.cli(["logs", "a", "--errors"]).exits(0).out;
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].starts_with("3x error, "), "{shown}");
+    assert_eq!(lines[1], "  error: request 1 failed");
+    assert_eq!(lines[3..], ["  [warn] disk almost full"]);
+    let all = house.cli(["logs", "--errors"]).exits(0).out;
+    assert!(all.contains("[a]   error: request 1 failed\n"), "{all}");
+    assert!(
+        all.contains("[b] no line looks like an error or a warning (1 searched)\n"),
+        "{all}"
+    );
+    let json = house.cli(["logs", "--errors", "--json"]).exits(0).out;
+    let groups: Vec<Value> = json
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(groups.len(), 2, "{json}");
+    assert_eq!(groups[0]["process"], "a");
+    let refused = house.cli(["logs", "a", "--errors", "-f"]).exits(2).err;
+    assert!(
+        refused.contains("--follow does not go with --errors"),
+        "{refused}"
+    );
+    house.cli(["logs", "none", "--errors"]).exits(1);
+}

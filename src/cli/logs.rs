@@ -38,6 +38,9 @@ struct View<'a> {
 
 /// `bpm logs`.
 pub(super) fn logs(call: &Call) -> Result<u8> {
+    if call.has("errors") {
+        return super::errors::errors(call);
+    }
     let lines = call.number("lines", "a number of lines")?.unwrap_or(LINES);
     call.choice("stream")?;
     let params = params(call, lines)?;

@@ -4,6 +4,7 @@
 mod complete;
 mod config_cmd;
 mod daemon_cmd;
+mod errors;
 mod help;
 mod logs;
 mod orders;

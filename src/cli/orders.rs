@@ -152,7 +152,9 @@ pub(super) fn restart(call: &Call) -> Result<u8> {
 /// Gives the same order to several processes at once, waits for all, and says how each went: 0 or 1.
 fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -> Result<u8> {
     let mut code = 0;
-    for (name, told) in each(client, tool, names, arguments)? {
+    let mut arguments = arguments.clone();
+    arguments["timeout_seconds"] = LONGEST.as_secs().into();
+    for (name, told) in each(client, tool, names, &arguments)? {
         let told = match told {
             Told {
                 failed: false,
@@ -204,7 +206,7 @@ fn until_ready(client: &mut Client, name: &str) -> Result<Told> {
 }
 
 /// Calls a tool for each name at once; the answers in the order of the names.
-fn each(
+pub(super) fn each(
     client: &mut Client,
     tool: &str,
     names: &[String],
@@ -215,7 +217,6 @@ fn each(
     for name in names {
         let mut arguments = arguments.clone();
         arguments["process"] = name.as_str().into();
-        arguments["timeout_seconds"] = LONGEST.as_secs().into();
         let params = json!({"name": tool, "arguments": arguments});
         ids.push(client.send("tools/call", params).map_err(lost)?);
     }

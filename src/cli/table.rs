@@ -234,6 +234,11 @@ pub const COMMANDS: &[Command] = &[
                 "which run: -1 the newest (default), -2 the one before, 0 the oldest known",
             ),
             flag(None, "build", "the output of the build instead"),
+            flag(
+                None,
+                "errors",
+                "errors and warnings, counted by their shape; goes with --run, --build, --json",
+            ),
             with(
                 None,
                 "grep",

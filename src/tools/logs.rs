@@ -141,11 +141,13 @@ impl Search {
     }
 
     fn log(&self) -> &Tape {
-        if self.builds {
-            &self.unit.build_log
-        } else {
-            &self.unit.log
-        }
+        tape(&self.unit, self.builds)
+    }
+
+    /// Why there is nothing to be found: no run is known.
+    pub(super) fn has_no_run(&self) -> Option<String> {
+        let found = self.find().ok()?;
+        found.run.is_none().then(|| self.not_yet())
     }
 
     fn none(&self) -> Found {
@@ -277,12 +279,7 @@ impl Search {
                 thousands(found.searched)
             ));
         }
-        if found.dropped > 0 {
-            notes.push(format!(
-                "[{} lines before these are no longer kept]",
-                thousands(found.dropped)
-            ));
-        }
+        notes.extend(gone(found.dropped));
         if found.lines.is_empty() {
             notes.push(self.nothing(found));
         }
@@ -292,14 +289,8 @@ impl Search {
 
     /// Why there are no lines.
     fn nothing(&self, found: &Found) -> String {
-        let name = &self.unit.name;
         let Some(run) = found.run else {
-            let state = self.unit.state.as_str();
-            return if self.builds {
-                format!("{name} has not been built yet (it is {state})")
-            } else {
-                format!("{name} has not run yet (it is {state})")
-            };
+            return self.not_yet();
         };
         let what = if self.builds { "build" } else { "run" };
         match &self.query.pattern {
@@ -322,6 +313,12 @@ impl Search {
                 )
             }
         }
+    }
+
+    fn not_yet(&self) -> String {
+        let did = if self.builds { "been built" } else { "run" };
+        let (name, state) = (&self.unit.name, self.unit.state.as_str());
+        format!("{name} has not {did} yet (it is {state})")
     }
 
     /// The run that is shown may not be what the sources say: its newest build failed.
@@ -414,8 +411,19 @@ fn line_value(line: &Line) -> Value {
     ])
 }
 
+/// Of its runs, or of its builds.
+pub(super) fn tape(unit: &UnitView, builds: bool) -> &Tape {
+    if builds { &unit.build_log } else { &unit.log }
+}
+
+/// What is said of lines that were dropped.
+pub(super) fn gone(dropped: u64) -> Option<String> {
+    let count = thousands(dropped);
+    (dropped > 0).then(|| format!("[{count} lines before these are no longer kept]"))
+}
+
 /// Why a query can't be done, and what to do instead.
-fn refusal(name: &str, builds: bool, e: &QueryError) -> String {
+pub(super) fn refusal(name: &str, builds: bool, e: &QueryError) -> String {
     match e {
         QueryError::Pattern(_) => bad_pattern(e),
         QueryError::NoRun { index, known } => {

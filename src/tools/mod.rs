@@ -24,6 +24,7 @@
 //!   match}], dropped, next}`; of each process at least one comes, be it without lines. `dropped`
 //!   lines were gone before they could be sent. Context is shown around past lines only.
 
+mod errors;
 mod follow;
 mod logs;
 mod orders;
@@ -65,7 +66,7 @@ the old run still serves; mend the cause and restart again.
 Instead of sleeping: wait, for ready, a build's end, an exit, a log line that matches, or any change; also when an answer \
 says timed_out.
 What is going on: get_status (states, builds, exits, urls, ports). What was printed: search_logs (index -2 is the run \
-before the newest, so a crashed run too) and search_build_log.
+before the newest, so a crashed run too) and search_build_log; only what went wrong, grouped: get_errors.
 Read only what is new: answers end with a cursor, next; pass it as after (get_status: events_since).
 restart builds in dev mode unless mode is release; when nobody calls for a while, dev processes go back to release by \
 themselves. start and stop say what should run at all; a stopped process stays stopped. After an edit of .mcp-run: reload.";
@@ -104,6 +105,25 @@ const PATIENCE: Kind = Kind::Number {
     max: 600.0,
 };
 
+const INDEX: Row = Row::may(
+    "index",
+    Kind::Whole {
+        min: i64::MIN,
+        max: i64::MAX,
+    },
+    "Which run (or build): -1 the newest, -2 the one before, 0 the oldest known. Default -1.",
+);
+const AFTER: Row = Row::may(
+    "after",
+    COUNT,
+    "A cursor (next of an earlier answer): only what came later. Default: none.",
+);
+const TIMEOUT: Row = Row::may(
+    "timeout_seconds",
+    PATIENCE,
+    "How long to wait for the end. Default 50.",
+);
+
 const SEARCH: &[Row] = &[
     Row::needed("process", PROCESS, "Name of the process."),
     Row::may(
@@ -135,19 +155,8 @@ const SEARCH: &[Row] = &[
         COUNT,
         "Only the last so many; wins over head. Default 200 when neither is given.",
     ),
-    Row::may(
-        "index",
-        Kind::Whole {
-            min: i64::MIN,
-            max: i64::MAX,
-        },
-        "Which run (or build): -1 the newest, -2 the one before, 0 the oldest known. Default -1.",
-    ),
-    Row::may(
-        "after",
-        COUNT,
-        "A cursor (next of an earlier answer): only what came later. Default: none.",
-    ),
+    INDEX,
+    AFTER,
     Row::may(
         "since",
         Kind::Text,
@@ -221,11 +230,7 @@ const TOOLS: &[Tool] = &[
                 Kind::Flag,
                 "false: start what is built already anew. Default true.",
             ),
-            Row::may(
-                "timeout_seconds",
-                PATIENCE,
-                "How long to wait for the end. Default 50.",
-            ),
+            TIMEOUT,
         ],
         hints: Hints {
             reads: false,
@@ -265,11 +270,7 @@ const TOOLS: &[Tool] = &[
                 PROCESSES,
                 "Name of the process, or \"*\" for all.",
             ),
-            Row::may(
-                "timeout_seconds",
-                PATIENCE,
-                "How long to wait for the end. Default 50.",
-            ),
+            TIMEOUT,
         ],
         hints: Hints {
             reads: false,
@@ -291,11 +292,7 @@ const TOOLS: &[Tool] = &[
                 PROCESSES,
                 "Name of the process, or \"*\" for all.",
             ),
-            Row::may(
-                "timeout_seconds",
-                PATIENCE,
-                "How long to wait for the end. Default 50.",
-            ),
+            TIMEOUT,
         ],
         hints: Hints {
             reads: false,
@@ -332,6 +329,31 @@ const TOOLS: &[Tool] = &[
         data: Some((wait::OUTPUT, &[])),
         always: false,
         run: wait::wait,
+    },
+    Tool {
+        name: "get_errors",
+        title: "Errors and warnings of a process",
+        text: "Lines of a log that look like errors or warnings, grouped by shape (numbers, ids and times masked), each with \
+               its count, times and one sample with its stack. With after set to a cursor from before a change: is there \
+               anything new?",
+        rows: &[
+            Row::needed("process", PROCESS, "Name of the process."),
+            AFTER,
+            INDEX,
+            Row::may("build", Kind::Flag, "The build log instead. Default false."),
+            Row::may(
+                "max",
+                Kind::Whole {
+                    min: 1,
+                    max: errors::MOST_GROUPS,
+                },
+                "Groups. Default 10.",
+            ),
+        ],
+        hints: READS,
+        data: Some((errors::OUTPUT, &[])),
+        always: false,
+        run: errors::get_errors,
     },
     Tool {
         name: "reload",

@@ -3,6 +3,7 @@
 
 mod stage;
 
+mod errors;
 mod logs;
 mod orders;
 mod own;

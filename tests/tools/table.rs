@@ -31,6 +31,7 @@ fn the_table_of_tools_is_well_formed_and_small() {
             "start",
             "stop",
             "wait",
+            "get_errors",
             "reload"
         ]
     );
