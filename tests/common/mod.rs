@@ -11,6 +11,8 @@
     clippy::unwrap_used
 )]
 
+pub mod load;
+
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
