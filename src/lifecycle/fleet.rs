@@ -204,6 +204,8 @@ pub enum Why {
 #[derive(Debug, Default)]
 pub struct Fleet {
     units: Table<UnitId, Box<Unit>>,
+    /// Who depends on what is called so.
+    dependents: Table<String, Vec<UnitId>>,
     next_id: UnitId,
     turn: u64,
     stopping: bool,
@@ -214,7 +216,11 @@ impl Fleet {
     pub fn add(&mut self, policy: Policy) -> UnitId {
         let id = self.next_id;
         self.next_id += 1;
+        let depends = !policy.depends_on.is_empty();
         self.units.insert(id, Box::new(Unit::new(id, policy)));
+        if depends {
+            self.index();
+        }
         id
     }
 
@@ -222,6 +228,7 @@ impl Fleet {
     pub fn set_policy(&mut self, id: UnitId, policy: Policy) {
         if let Some(unit) = self.units.get_mut(&id) {
             unit.set_policy(policy);
+            self.index();
         }
     }
 
@@ -230,8 +237,18 @@ impl Fleet {
         let mut out = Vec::new();
         if let Some(mut unit) = self.units.remove(&id) {
             unit.dismiss(&mut out);
+            self.index();
         }
         out
+    }
+
+    fn index(&mut self) {
+        self.dependents = Table::default();
+        for (id, unit) in self.units.iter() {
+            for (name, _) in &unit.policy.depends_on {
+                self.dependents.or_default(name.clone()).push(*id);
+            }
+        }
     }
 
     /// What can be seen of a process.
@@ -420,17 +437,21 @@ impl Fleet {
             return;
         };
         self.with(id, |u| u.prepare(now, &needs, out));
-        let free = self.next_builder() == Some(id);
+        // Asked only of who would build: the answer takes a look at all.
+        let builds = self.units.get(&id).is_some_and(|u| u.build_wish.is_some());
+        let free = builds && self.next_builder() == Some(id);
         let may_end = self.units.get(&id).is_some_and(|u| self.may_end(u));
         self.with(id, |u| u.act(now, &needs, free, may_end, out));
     }
 
     /// Dependents that are to be stopped too end first.
     fn may_end(&self, unit: &Unit) -> bool {
-        !self
-            .units
-            .values()
-            .any(|d| !d.want && !d.is_empty() && depends(d, unit))
+        let dependents = self.dependents.get(unit.policy.name.as_str());
+        let mut dependents = dependents
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.units.get(id));
+        dependents.all(|d| d.want || d.is_empty())
     }
 
     /// Builds run one at a time, in the order they were asked for; one waits for the tasks that its
@@ -461,7 +482,7 @@ impl Fleet {
     }
 
     fn needs(&self, unit: &Unit) -> Needs {
-        let mut needs = Needs::Met;
+        let mut missing = Vec::new();
         for (name, until) in &unit.policy.depends_on {
             // The configuration has no unknown names; one that a reload takes out holds nobody up.
             let Some(other) = self.by_name(name).and_then(|d| self.units.get(&d)) else {
@@ -479,21 +500,16 @@ impl Fleet {
                 let how = other.rest_words();
                 return Needs::Hopeless(format!("waits for {name} {wish}, but it {how}"));
             }
-            needs = Needs::Unmet(format!("waits for {name} {wish}"));
+            missing.push(format!("{name} {wish}"));
         }
-        needs
+        match missing.is_empty() {
+            true => Needs::Met,
+            false => Needs::Unmet(format!("waits for {}", missing.join(", "))),
+        }
     }
 
     #[cfg(test)]
     pub(super) fn units(&self) -> impl Iterator<Item = &Unit> {
         self.units.values().map(Box::as_ref)
     }
-}
-
-fn depends(dependent: &Unit, on: &Unit) -> bool {
-    dependent
-        .policy
-        .depends_on
-        .iter()
-        .any(|(name, _)| *name == on.policy.name)
 }

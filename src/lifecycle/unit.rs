@@ -389,6 +389,8 @@ impl Unit {
 
     fn wanted_again(&mut self) {
         self.want = true;
+        // What it needs is wanted as well: whether that is in vain shows anew.
+        self.hopeless = false;
         self.rest = None;
         self.hold_until = None;
         self.row = 0;

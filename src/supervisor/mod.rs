@@ -171,6 +171,8 @@ pub struct Supervisor {
     state: State,
     state_changed: bool,
     phase: Phase,
+    /// Something may be gone: [`Supervisor::look_for_ends`] is to be called.
+    ends_due: bool,
     terms: u32,
 }
 
@@ -235,6 +237,7 @@ impl Supervisor {
             state,
             state_changed: false,
             phase: Phase::Working,
+            ends_due: false,
             terms: 0,
         };
         for process in supervisor.setup.config.processes.clone() {
@@ -327,6 +330,7 @@ impl Supervisor {
         for key in self.books.keys().copied().collect::<Vec<_>>() {
             self.kill(key);
         }
+        self.look_for_ends();
         for build in &self.builds {
             build.kill();
         }
@@ -334,11 +338,18 @@ impl Supervisor {
 
     /// Carries out what has been noted until nothing follows from it any more, then shows it.
     fn settle(&mut self) {
-        while let Some(event) = self.queue.pop_front() {
-            let now = Mono::now();
-            for effect in self.fleet.step(now, event) {
-                self.carry_out(effect);
+        loop {
+            while let Some(event) = self.queue.pop_front() {
+                let now = Mono::now();
+                for effect in self.fleet.step(now, event) {
+                    self.carry_out(effect);
+                }
             }
+            // Once for all that has ended: it looks at every orphan.
+            if !std::mem::take(&mut self.ends_due) {
+                break;
+            }
+            self.look_for_ends();
         }
         self.begin_health();
         self.publish();
@@ -481,12 +492,14 @@ impl Supervisor {
         self.bell.seen();
         loop {
             match self.letters.try_recv() {
-                Ok(Letter::Ask(ask, slot)) => self.take_ask(ask, slot),
+                Ok(Letter::Ask(ask, slot)) => {
+                    self.take_ask(ask, slot);
+                    // An answer to the first letter must not wait for the hundredth.
+                    self.settle();
+                }
                 Ok(Letter::Fact(fact)) => self.take_fact(fact),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
-            // An answer to the first letter must not wait for the hundredth.
-            self.settle();
         }
     }
 

@@ -138,7 +138,7 @@ impl Supervisor {
             return;
         };
         book.killing = true;
-        self.look_for_ends();
+        self.ends_due = true;
     }
 
     pub(super) fn give_up(&mut self, key: Key) {
@@ -147,10 +147,16 @@ impl Supervisor {
             .iter()
             .map(|p| (p.pid, proc::cmdline(p.pid).unwrap_or_else(|| "?".into())))
             .collect();
-        self.say(
-            Level::Error,
-            &format!("survived KILL and is given up: {named:?}"),
-        );
+        if !named.is_empty() {
+            self.say(
+                Level::Error,
+                &format!("survived KILL and is given up: {named:?}"),
+            );
+        }
+        // Dead, but its pump is still reading: how it ended is known all the same.
+        if let Some((run, false)) = self.books.get(&key).map(|b| (b.run, b.told)) {
+            self.drained(key.0, run);
+        }
         self.close(key);
         self.stopped_of(key.0).leftovers = named;
     }
@@ -182,7 +188,7 @@ impl Supervisor {
             }
         }
         self.finish_preps();
-        self.look_for_ends();
+        self.ends_due = true;
     }
 
     fn note_death(&mut self, death: Death) {
@@ -225,7 +231,7 @@ impl Supervisor {
             // What it leaves running lives until bpm ends; its pump goes on by itself.
             self.close(key);
         } else {
-            self.look_for_ends();
+            self.ends_due = true;
         }
     }
 
