@@ -12,10 +12,11 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::clock::Mono;
 use crate::error::{Error, Result, reason};
+use crate::json::object;
 use crate::os::lock::Lock;
 use crate::os::notice::Notice;
 use crate::paths::ProjectDir;
@@ -80,19 +81,22 @@ impl Descriptor {
 
     /// As it stands in the file.
     pub fn to_json(&self) -> Value {
-        json!({
-            "pid": self.pid,
-            "process_start": self.process_start,
-            "instance_id": self.instance_id,
-            "project": self.project,
-            "version": self.version,
-            "protocol_version": self.protocol_version,
-            "min_client_version": self.min_client_version,
-            "socket": self.socket.to_string_lossy(),
-            "url": self.url,
-            "started_at": self.started_at,
-            "exe": self.exe,
-        })
+        object([
+            ("pid", self.pid.into()),
+            ("process_start", self.process_start.into()),
+            ("instance_id", self.instance_id.as_str().into()),
+            ("project", self.project.as_str().into()),
+            ("version", self.version.as_str().into()),
+            ("protocol_version", self.protocol_version.into()),
+            (
+                "min_client_version",
+                self.min_client_version.as_str().into(),
+            ),
+            ("socket", self.socket.to_string_lossy().into()),
+            ("url", self.url.as_deref().into()),
+            ("started_at", self.started_at.as_str().into()),
+            ("exe", self.exe.as_str().into()),
+        ])
     }
 
     /// This bpm can talk to that daemon.
@@ -304,7 +308,7 @@ impl Client {
         arguments: Value,
         until: Option<Mono>,
     ) -> std::result::Result<Told, Fault> {
-        let params = json!({"name": name, "arguments": arguments});
+        let params = object([("name", name.into()), ("arguments", arguments)]);
         Ok(told(&self.call("tools/call", params, until)?))
     }
 
@@ -315,8 +319,13 @@ impl Client {
     pub fn send(&mut self, method: &str, params: Value) -> std::result::Result<u64, Fault> {
         self.last_id += 1;
         let id = self.last_id;
-        let mut line =
-            json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string();
+        let mut line = object([
+            ("jsonrpc", "2.0".into()),
+            ("id", id.into()),
+            ("method", method.into()),
+            ("params", params),
+        ])
+        .to_string();
         line.push('\n');
         self.stream.write_all(line.as_bytes()).map_err(lost)?;
         Ok(id)
@@ -421,7 +430,11 @@ pub fn told(result: &Value) -> Told {
 
 /// What the first message on the socket says.
 pub fn hello(kind: &str) -> Value {
-    json!({"client": kind, "version": VERSION, "protocol_version": PROTOCOL_VERSION})
+    object([
+        ("client", kind.into()),
+        ("version", VERSION.into()),
+        ("protocol_version", PROTOCOL_VERSION.into()),
+    ])
 }
 
 /// A connection to a Unix socket, within the time given: connect(2) waits while the backlog of a
@@ -445,6 +458,8 @@ fn lost(e: std::io::Error) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn descriptor() -> Descriptor {

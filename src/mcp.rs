@@ -5,8 +5,9 @@
 //! was a handshake, which bpm answers and forgets, so nothing is lost when the daemon restarts. Which of the two
 //! a request belongs to is decided per request.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use crate::json::object;
 use crate::rpc::{self, INVALID_PARAMS, METHOD_NOT_FOUND, Refusal, Request};
 
 /// Stateless revisions.
@@ -237,7 +238,10 @@ fn ladder(
         let supported: Vec<&str> = MODERN.into_iter().chain(LEGACY).collect();
         return Err(
             Refusal::new(UNSUPPORTED_VERSION, "Unsupported protocol version")
-                .data(json!({"supported": supported, "requested": version}))
+                .data(object([
+                    ("supported", supported.into()),
+                    ("requested", version.into()),
+                ]))
                 .status(400),
         );
     }
@@ -456,7 +460,7 @@ pub fn no_resource(era: Era, uri: &str) -> Refusal {
         Era::Legacy => RESOURCE_NOT_FOUND,
         Era::Modern => INVALID_PARAMS,
     };
-    Refusal::new(code, "Resource not found").data(json!({"uri": uri}))
+    Refusal::new(code, "Resource not found").data(object([("uri", uri.into())]))
 }
 
 /// What all answers of a server share: written once, at the start.
@@ -530,7 +534,7 @@ impl Server {
         let fields = format!(
             "\"supportedVersions\":{},\"capabilities\":{{\"completions\":{{}},\"prompts\":{{}},\
              \"resources\":{{\"subscribe\":true}},\"tools\":{{}}}},\"instructions\":{}",
-            json!(versions),
+            Value::from(versions),
             self.instructions
         );
         self.put(out, to, |out| out.extend_from_slice(fields.as_bytes()));
@@ -598,10 +602,17 @@ impl Server {
     /// Appends the end of a subscription.
     pub fn put_listened(&self, out: &mut Vec<u8>, id: &Value) {
         let info: Value = serde_json::from_str(&self.info).unwrap_or_default();
-        let meta = json!({SUBSCRIPTION: id, SERVER: info});
+        let meta = object([(SUBSCRIPTION, id.clone()), (SERVER, info)]);
         rpc::put(
             out,
-            &json!({"jsonrpc": "2.0", "id": id, "result": {"resultType": "complete", "_meta": meta}}),
+            &object([
+                ("jsonrpc", "2.0".into()),
+                ("id", id.clone()),
+                (
+                    "result",
+                    object([("resultType", "complete".into()), ("_meta", meta)]),
+                ),
+            ]),
         );
     }
 }
@@ -620,11 +631,14 @@ fn content(out: &mut Vec<u8>, text: &str, is_error: bool) {
 pub fn acknowledged(id: &Value, uris: &[&str]) -> Value {
     let mut honoured = Map::new();
     if !uris.is_empty() {
-        honoured.insert("resourceSubscriptions".into(), json!(uris));
+        honoured.insert("resourceSubscriptions".into(), Value::from(uris));
     }
     rpc::notification(
         "notifications/subscriptions/acknowledged",
-        json!({"_meta": {SUBSCRIPTION: id}, "notifications": honoured}),
+        object([
+            ("_meta", object([(SUBSCRIPTION, id.clone())])),
+            ("notifications", honoured.into()),
+        ]),
     )
 }
 
@@ -632,7 +646,10 @@ pub fn acknowledged(id: &Value, uris: &[&str]) -> Value {
 pub fn updated(id: &Value, uri: &str) -> Value {
     rpc::notification(
         "notifications/resources/updated",
-        json!({"uri": uri, "_meta": {SUBSCRIPTION: id}}),
+        object([
+            ("uri", uri.into()),
+            ("_meta", object([(SUBSCRIPTION, id.clone())])),
+        ]),
     )
 }
 
@@ -640,12 +657,18 @@ pub fn updated(id: &Value, uri: &str) -> Value {
 pub fn progress(token: &Value, progress: u64, message: &str) -> Value {
     rpc::notification(
         "notifications/progress",
-        json!({"progressToken": token, "progress": progress, "message": message}),
+        object([
+            ("progressToken", token.clone()),
+            ("progress", progress.into()),
+            ("message", message.into()),
+        ]),
     )
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::rpc::Message;
 

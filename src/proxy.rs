@@ -13,12 +13,13 @@ use std::os::unix::process::parent_id;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::{self, Verdict};
 use crate::clock::Mono;
 use crate::daemon::Project;
 use crate::error::{Error, Result, reason};
+use crate::json::object;
 use crate::os::notice::Notice;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, Output, spawn};
@@ -285,7 +286,7 @@ fn refuse(id: &[u8], code: i64, message: &str) {
     line.extend_from_slice(id);
     line.extend_from_slice(b",\"error\":");
     line.extend_from_slice(
-        json!({"code": code, "message": message})
+        object([("code", code.into()), ("message", message.into())])
             .to_string()
             .as_bytes(),
     );

@@ -1,6 +1,8 @@
 //! JSON-RPC 2.0: bytes to messages, answers to bytes. Knows nothing of what the methods mean.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+
+use crate::json::object;
 
 /// Not JSON.
 pub const PARSE_ERROR: i64 = -32700;
@@ -157,7 +159,11 @@ pub fn put_error(out: &mut Vec<u8>, id: &Value, code: i64, message: &str, data: 
 
 /// A notification.
 pub fn notification(method: &str, params: Value) -> Value {
-    json!({"jsonrpc": "2.0", "method": method, "params": params})
+    object([
+        ("jsonrpc", "2.0".into()),
+        ("method", method.into()),
+        ("params", params),
+    ])
 }
 
 #[cfg(test)]

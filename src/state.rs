@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::board::ExitView;
 use crate::clock::Wall;
+use crate::json::{self, object};
 use crate::os::files;
 use crate::table::Table;
 
@@ -197,7 +198,7 @@ impl State {
     fn format(&self) -> String {
         let mut out = format!(
             "{{\"version\":{VERSION},\"port\":{},\"processes\":{{",
-            json!(self.port)
+            Value::from(self.port)
         );
         let mut comma = "";
         for (name, n) in self.numbers.iter() {
@@ -205,7 +206,7 @@ impl State {
                 "{{\"seq\":{},\"run\":{},\"build_seq\":{},\"build_run\":{}}}",
                 n.seq, n.run, n.build_seq, n.build_run
             );
-            let port = json!(self.ports.get(name));
+            let port = Value::from(self.ports.get(name).copied());
             let exits = self.exits.get(name).into_iter().flatten();
             let name = Value::from(name.as_str());
             let _ = write!(
@@ -219,9 +220,14 @@ impl State {
         out.push_str("},\"running\":");
         list(
             &mut out,
-            self.running.iter().map(
-                |r| json!({"process": r.process, "pid": r.pid, "start": r.start, "run": r.run}),
-            ),
+            self.running.iter().map(|r| {
+                object([
+                    ("process", r.process.as_str().into()),
+                    ("pid", r.pid.into()),
+                    ("start", r.start.into()),
+                    ("run", r.run.into()),
+                ])
+            }),
         );
         out.push('}');
         out
@@ -247,11 +253,19 @@ fn running_of(row: &Value) -> Option<Running> {
 }
 
 fn exit_to(exit: &ExitView) -> Value {
-    json!({
-        "run": exit.run, "code": exit.code, "signal": exit.signal, "core": exit.core, "oom": exit.oom,
-        "asked": exit.asked, "at": exit.at.0, "uptime_ms": millis(exit.uptime), "cpu_ms": millis(exit.cpu),
-        "peak_rss": exit.peak_rss, "tail": *exit.tail,
-    })
+    object([
+        ("run", exit.run.into()),
+        ("code", exit.code.into()),
+        ("signal", exit.signal.clone().into()),
+        ("core", exit.core.into()),
+        ("oom", exit.oom.into()),
+        ("asked", exit.asked.into()),
+        ("at", exit.at.0.into()),
+        ("uptime_ms", millis(exit.uptime).into()),
+        ("cpu_ms", millis(exit.cpu).into()),
+        ("peak_rss", exit.peak_rss.into()),
+        ("tail", json::list(exit.tail.iter().map(String::as_str))),
+    ])
 }
 
 fn exit_of(row: &Value) -> Option<ExitView> {

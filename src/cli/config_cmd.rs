@@ -1,7 +1,5 @@
 //! `bpm check`, `bpm mcp-config`: what the configuration says, and how an agent is connected.
 
-use serde_json::json;
-
 use crate::client::Descriptor;
 use crate::config::Port;
 use crate::daemon::{Project, read_config};
@@ -13,6 +11,38 @@ use super::table::Call;
 /// Agents that `mcp-config` knows.
 pub(super) const CLIENTS: &[&str] = &[
     "claude", "codex", "cursor", "vscode", "gemini", "opencode", "zed",
+];
+
+/// What connects each of them over stdio, and over HTTP. Servers' names and URLs need no quoting in JSON.
+const FORMS: [[&str; 2]; 7] = [
+    [
+        "claude mcp add {name} -- bpm proxy",
+        "claude mcp add --transport http {name} {url}",
+    ],
+    [
+        "codex mcp add {name} -- bpm proxy",
+        "codex mcp add {name} --url {url}",
+    ],
+    [
+        r#".cursor/mcp.json: {"mcpServers":{"{name}":{"args":["proxy"],"command":"bpm"}}}"#,
+        r#".cursor/mcp.json: {"mcpServers":{"{name}":{"url":"{url}"}}}"#,
+    ],
+    [
+        r#".vscode/mcp.json: {"servers":{"{name}":{"args":["proxy"],"command":"bpm","type":"stdio"}}}"#,
+        r#".vscode/mcp.json: {"servers":{"{name}":{"type":"http","url":"{url}"}}}"#,
+    ],
+    [
+        "gemini mcp add -s user {name} bpm proxy",
+        "gemini mcp add -s user --transport http {name} {url}",
+    ],
+    [
+        r#"opencode.json: {"mcp":{"{name}":{"command":["bpm","proxy"],"enabled":true,"type":"local"}}}"#,
+        r#"opencode.json: {"mcp":{"{name}":{"enabled":true,"type":"remote","url":"{url}"}}}"#,
+    ],
+    [
+        r#"settings.json: {"context_servers":{"{name}":{"args":["proxy"],"command":"bpm","env":{}}}}"#,
+        r#"settings.json: {"context_servers":{"{name}":{"url":"{url}"}}}"#,
+    ],
 ];
 
 /// `bpm check`.
@@ -39,11 +69,12 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
     };
     let one = call.operands.first().and_then(|c| c.to_str());
     let mut text = String::new();
-    for client in CLIENTS.iter().filter(|c| one.is_none_or(|one| one == **c)) {
+    let all = CLIENTS.iter().zip(&FORMS);
+    for (client, form) in all.filter(|(c, _)| one.is_none_or(|one| one == **c)) {
         if one.is_none() {
             text.push_str(&format!("# {client}\n"));
         }
-        text.push_str(&connection(client, &name, url.as_deref()));
+        text.push_str(&connection(form, &name, url.as_deref()));
         if one.is_none() {
             text.push('\n');
         }
@@ -55,7 +86,7 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
 
 /// The lines that end `bpm up`.
 pub(super) fn claude_lines(project: &Project, url: Option<&str>) -> String {
-    connection("claude", &server_name(&project.name()), url)
+    connection(&FORMS[0], &server_name(&project.name()), url)
 }
 
 /// Where `/mcp` is over TCP: of the daemon that runs, else as configured.
@@ -87,74 +118,14 @@ pub(super) fn server_name(project: &str) -> String {
 
 /// What connects one agent: over `bpm proxy` first, since that survives a change of port and starts the
 /// daemon; then over HTTP, where there is a URL.
-fn connection(client: &str, name: &str, url: Option<&str>) -> String {
-    let stdio = json!({"command": "bpm", "args": ["proxy"]});
-    let pretty = |value: &serde_json::Value| serde_json::to_string(value).unwrap_or_default();
-    // Each: the form over stdio, and the one over HTTP.
-    let (over_stdio, over_http): (String, Option<String>) = match client {
-        "claude" => (
-            format!("claude mcp add {name} -- bpm proxy"),
-            url.map(|u| format!("claude mcp add --transport http {name} {u}")),
-        ),
-        "codex" => (
-            format!("codex mcp add {name} -- bpm proxy"),
-            url.map(|u| format!("codex mcp add {name} --url {u}")),
-        ),
-        "gemini" => (
-            format!("gemini mcp add -s user {name} bpm proxy"),
-            url.map(|u| format!("gemini mcp add -s user --transport http {name} {u}")),
-        ),
-        "cursor" => (
-            format!(
-                ".cursor/mcp.json: {}",
-                pretty(&json!({"mcpServers": {name: stdio}}))
-            ),
-            url.map(|u| {
-                let http = json!({"mcpServers": {name: {"url": u}}});
-                format!(".cursor/mcp.json: {}", pretty(&http))
-            }),
-        ),
-        "vscode" => (
-            format!(
-                ".vscode/mcp.json: {}",
-                pretty(
-                    &json!({"servers": {name: {"type": "stdio", "command": "bpm", "args": ["proxy"]}}})
-                )
-            ),
-            url.map(|u| {
-                let http = json!({"servers": {name: {"type": "http", "url": u}}});
-                format!(".vscode/mcp.json: {}", pretty(&http))
-            }),
-        ),
-        "opencode" => (
-            format!(
-                "opencode.json: {}",
-                pretty(
-                    &json!({"mcp": {name: {"type": "local", "command": ["bpm", "proxy"], "enabled": true}}})
-                )
-            ),
-            url.map(|u| {
-                let http = json!({"mcp": {name: {"type": "remote", "url": u, "enabled": true}}});
-                format!("opencode.json: {}", pretty(&http))
-            }),
-        ),
-        _ => (
-            format!(
-                "settings.json: {}",
-                pretty(
-                    &json!({"context_servers": {name: {"command": "bpm", "args": ["proxy"], "env": {}}}})
-                )
-            ),
-            url.map(|u| {
-                let http = json!({"context_servers": {name: {"url": u}}});
-                format!("settings.json: {}", pretty(&http))
-            }),
-        ),
-    };
-    let http = over_http
-        .map(|line| format!("{line}\n"))
-        .unwrap_or_default();
-    format!("{over_stdio}\n{http}")
+fn connection([stdio, http]: &[&str; 2], name: &str, url: Option<&str>) -> String {
+    let mut text = format!("{}\n", stdio.replace("{name}", name));
+    if let Some(url) = url {
+        let line = http.replace("{name}", name).replace("{url}", url);
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -172,8 +143,8 @@ mod tests {
 
     #[test]
     fn every_agent_has_both_forms_stdio_first() {
-        for client in CLIENTS {
-            let text = connection(client, "shop", Some("http://127.0.0.1:1/mcp"));
+        for (client, form) in CLIENTS.iter().zip(&FORMS) {
+            let text = connection(form, "shop", Some("http://127.0.0.1:1/mcp"));
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines.len(), 2, "{client}");
             assert!(
@@ -181,10 +152,10 @@ mod tests {
                 "{client}"
             );
             assert!(lines[1].contains("http://127.0.0.1:1/mcp"), "{client}");
-            assert_eq!(connection(client, "shop", None).lines().count(), 1);
+            assert_eq!(connection(form, "shop", None).lines().count(), 1);
         }
         assert_eq!(
-            connection("claude", "shop", Some("http://127.0.0.1:41873/mcp")),
+            connection(&FORMS[0], "shop", Some("http://127.0.0.1:41873/mcp")),
             "claude mcp add shop -- bpm proxy\n\
              claude mcp add --transport http shop http://127.0.0.1:41873/mcp\n"
         );

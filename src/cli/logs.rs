@@ -6,12 +6,13 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::client::{self, Client, Fault, Verdict};
 use crate::clock::Wall;
 use crate::daemon::Project;
 use crate::error::{Error, Result, reason};
+use crate::json::object;
 use crate::os::notice::Notice;
 use crate::os::poll;
 use crate::render::{Paint, Tone};
@@ -267,7 +268,7 @@ impl View<'_> {
         if self.call.has("json") {
             text.push_str(&format!(
                 "{}\n",
-                json!({"process": process, "dropped": dropped})
+                object([("process", process.into()), ("dropped", dropped.into())])
             ));
         } else {
             let label = if self.one {

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::{self, Client, Descriptor, Fault, Told, Verdict};
 use crate::clock::{Mono, human};
 use crate::daemon::{self, How, Project, Started, Wishes};
 use crate::error::{Error, Result};
+use crate::json::object;
 
 use super::daemon_cmd::{begin, wishes};
 use super::table::Call;
@@ -26,7 +27,7 @@ pub(super) fn start(call: &Call) -> Result<u8> {
     }
     wishes.only = Some(names.clone());
     match reach(&project, &wishes)? {
-        Some(mut reached) => order(&mut reached.client, "start", &names, &json!({})),
+        Some(mut reached) => order(&mut reached.client, "start", &names, &object([])),
         None => Ok(0),
     }
 }
@@ -85,7 +86,7 @@ pub(super) fn stop(call: &Call) -> Result<u8> {
     }
     let project = call.project()?;
     match client::judge(&project.dir, "cli")? {
-        Verdict::Running(_, mut client) => order(&mut client, "stop", &names, &json!({})),
+        Verdict::Running(_, mut client) => order(&mut client, "stop", &names, &object([])),
         // Nothing runs, which is what was asked for.
         Verdict::Stopped => {
             print("nothing runs\n")?;
@@ -146,7 +147,12 @@ pub(super) fn restart(call: &Call) -> Result<u8> {
     } else {
         "dev"
     };
-    order(&mut client, "restart", &names, &json!({ "mode": mode }))
+    order(
+        &mut client,
+        "restart",
+        &names,
+        &object([("mode", mode.into())]),
+    )
 }
 
 /// Gives the same order to several processes at once, waits for all, and says how each went: 0 or 1.
@@ -191,8 +197,11 @@ fn late(data: &Value) -> bool {
 /// Waits for readiness as long as it takes. Of all (`*`), the first that is late has said so.
 fn until_ready(client: &mut Client, name: &str) -> Result<Told> {
     loop {
-        let arguments =
-            json!({"process": name, "for": "ready", "timeout_seconds": LONGEST.as_secs()});
+        let arguments = object([
+            ("process", name.into()),
+            ("for", "ready".into()),
+            ("timeout_seconds", LONGEST.as_secs().into()),
+        ]);
         let begun = Mono::now();
         let told = client
             .tool("wait", arguments, None)
@@ -217,7 +226,7 @@ pub(super) fn each(
     for name in names {
         let mut arguments = arguments.clone();
         arguments["process"] = name.as_str().into();
-        let params = json!({"name": tool, "arguments": arguments});
+        let params = object([("name", tool.into()), ("arguments", arguments)]);
         ids.push(client.send("tools/call", params).map_err(lost)?);
     }
     let mut answers: Vec<Option<Told>> = vec![None; names.len()];
@@ -260,8 +269,11 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
     let mut after = Value::Null;
     loop {
         let span = until.map_or(LONGEST, |u| u.since(Mono::now()).min(LONGEST));
-        let mut arguments =
-            json!({"process": name, "for": what, "timeout_seconds": span.as_secs_f64()});
+        let mut arguments = object([
+            ("process", name.as_str().into()),
+            ("for", what.into()),
+            ("timeout_seconds", span.as_secs_f64().into()),
+        ]);
         if let Some(pattern) = pattern {
             arguments["pattern"] = pattern.into();
         }
@@ -306,7 +318,7 @@ fn plain(text: &str) -> &str {
 pub(super) fn why(call: &Call) -> Result<u8> {
     let (_, _, mut client) = call.daemon("tell why")?;
     let name = call.names()?.remove(0);
-    match client.call("bpm/why", json!({ "process": name }), None) {
+    match client.call("bpm/why", object([("process", name.into())]), None) {
         Ok(card) => {
             let text = card["text"].as_str().unwrap_or_default();
             print(&format!("{}\n", text.trim_end()))?;
@@ -326,7 +338,7 @@ pub(super) fn reload(call: &Call) -> Result<u8> {
     // Mistakes are shown with their places by who reads the file here, the same way as everywhere.
     daemon::read_config(&project.root)?;
     let dry = call.has("dry-run");
-    let done = match client.call("bpm/reload", json!({ "dry_run": dry }), None) {
+    let done = match client.call("bpm/reload", object([("dry_run", dry.into())]), None) {
         Ok(done) => done,
         Err(Fault::Refused { message, .. }) => {
             note(&format!("bpm: {message}\n"));

@@ -4,12 +4,13 @@ use std::io::{IsTerminal, stdout};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::{self, Client, Descriptor, Fault, PATIENCE, Verdict};
 use crate::clock::{Mono, Wall, human};
 use crate::daemon::Project;
 use crate::error::{Error, Result, reason};
+use crate::json::object;
 use crate::os::poll;
 use crate::paths::{ProjectDir, State};
 use crate::render::{self, Cell, Paint, Tone};
@@ -47,8 +48,8 @@ fn of_client(
     json: bool,
 ) -> Result<(String, u8)> {
     let params = match name {
-        Some(name) => json!({ "process": name }),
-        None => json!({}),
+        Some(name) => object([("process", name.into())]),
+        None => object([]),
     };
     let until = Some(Mono::now().after(PATIENCE));
     let data = match client.call("bpm/status", params, until) {
@@ -90,13 +91,13 @@ fn words(data: &Value, paint: Paint) -> String {
 /// What is said of a project without a healthy daemon.
 fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
     if json {
-        let document = json!({
-            "schema": 1,
-            "project": project.name(),
-            "verdict": verdict.word(),
-            "daemon": null,
-            "processes": [],
-        });
+        let document = object([
+            ("schema", 1.into()),
+            ("project", project.name().into()),
+            ("verdict", verdict.word().into()),
+            ("daemon", Value::Null),
+            ("processes", Value::Array(Vec::new())),
+        ]);
         return format!("{document}\n");
     }
     let name = project.name();
@@ -157,13 +158,16 @@ pub(super) fn daemon_status(call: &Call) -> Result<u8> {
     let verdict = client::judge(&project.dir, "cli")?;
     let code = code(&verdict);
     let word = verdict.word();
-    let mut document =
-        json!({"schema": 1, "verdict": word, "project": project.root.display().to_string()});
+    let mut document = object([
+        ("schema", 1.into()),
+        ("verdict", word.into()),
+        ("project", project.root.display().to_string().into()),
+    ]);
     match verdict {
         Verdict::Running(descriptor, mut client) => {
             describe(&mut document, &descriptor);
             let until = Some(Mono::now().after(PATIENCE));
-            if let Ok(status) = client.call("bpm/status", json!({}), until) {
+            if let Ok(status) = client.call("bpm/status", object([]), until) {
                 for key in ["uptime_seconds", "clients", "rss_bytes"] {
                     document[key] = status["daemon"][key].clone();
                 }
@@ -265,7 +269,7 @@ fn ps_json(daemons: &[(Descriptor, &str)]) -> Value {
             value
         })
         .collect();
-    json!({"schema": 1, "daemons": list})
+    object([("schema", 1.into()), ("daemons", list.into())])
 }
 
 fn ps_table(daemons: &[(Descriptor, &str)], paint: Paint) -> String {

@@ -3,12 +3,13 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::client::{self, Client, Fault, PATIENCE, Told};
 use crate::clock::{Mono, Wall, human};
 use crate::daemon::{Project, Wishes, read_config};
 use crate::error::{Error, Result, reason};
+use crate::json::object;
 use crate::os::poll::readable;
 use crate::render::{self, Paint, Tone};
 use crate::table::Table;
@@ -100,7 +101,10 @@ struct Run {
 impl Run {
     fn begin(&mut self, names: &[String]) -> Result<()> {
         for name in names {
-            let arguments = json!({"process": name, "timeout_seconds": LONGEST});
+            let arguments = object([
+                ("process", name.as_str().into()),
+                ("timeout_seconds", LONGEST.into()),
+            ]);
             let id = self.ask("start", arguments)?;
             let until = Mono::now().after(self.patience);
             self.waits.insert(id, (name.clone(), Some(until)));
@@ -111,12 +115,19 @@ impl Run {
 
     fn ask(&mut self, tool: &str, arguments: Value) -> Result<u64> {
         self.client
-            .send("tools/call", json!({"name": tool, "arguments": arguments}))
+            .send(
+                "tools/call",
+                object([("name", tool.into()), ("arguments", arguments)]),
+            )
             .map_err(|f| f.while_doing("bring it up"))
     }
 
     fn watch(&mut self, name: &str, after: &Value) -> Result<()> {
-        let mut arguments = json!({"process": name, "for": "change", "timeout_seconds": LONGEST});
+        let mut arguments = object([
+            ("process", name.into()),
+            ("for", "change".into()),
+            ("timeout_seconds", LONGEST.into()),
+        ]);
         if !after.is_null() {
             arguments["after"] = after.clone();
         }
@@ -177,7 +188,10 @@ impl Run {
         };
         let told = client::told(&result.map_err(lost)?);
         if told.data["timed_out"] == true {
-            let again = json!({"process": name, "timeout_seconds": LONGEST});
+            let again = object([
+                ("process", name.as_str().into()),
+                ("timeout_seconds", LONGEST.into()),
+            ]);
             let id = self.ask("start", again)?;
             self.waits.insert(id, (name, until));
             return Ok(0);
@@ -210,7 +224,7 @@ impl Run {
         let until = Some(Mono::now().after(PATIENCE));
         self.builds
             .second
-            .call("bpm/status", json!({}), until)
+            .call("bpm/status", object([]), until)
             .map_err(lost)
     }
 
@@ -254,7 +268,11 @@ impl Builds {
     fn follow(socket: &std::path::Path, since: Wall, paint: Paint) -> Result<Self> {
         let connect = || Client::connect(socket, "cli", PATIENCE).map_err(lost);
         let mut first = connect()?;
-        let params = json!({"build": true, "since": since.rfc3339(), "follow": true});
+        let params = object([
+            ("build", true.into()),
+            ("since", since.rfc3339().into()),
+            ("follow", true.into()),
+        ]);
         first.send("bpm/follow", params).map_err(lost)?;
         Ok(Self {
             first: Some(first),

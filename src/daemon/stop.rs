@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Project, clear, read_config};
 use crate::client::{self, Client, Descriptor, Fault, Verdict};
 use crate::clock::Mono;
 use crate::error::{Error, Result, reason};
+use crate::json::object;
 use crate::os::group;
 
 /// After the longest stop timeout, so much more until KILL (spec: daemon, "Stop").
@@ -108,7 +109,7 @@ fn end_running(
     let mut until = begun.after(allowed);
     // Who is waited for is told to who waits long enough to wonder.
     let mut untold: Option<String> = None;
-    if let Ok(id) = client.send("bpm/shutdown", json!({ "force": force })) {
+    if let Ok(id) = client.send("bpm/shutdown", object([("force", force.into())])) {
         loop {
             let wonder = begun.after(WONDER);
             let next = match &untold {

@@ -4,10 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::clock::Mono;
 use crate::door::{Answer, ClientKind, Level, Step, Task, Watch};
+use crate::json::object;
 use crate::mcp::{self, Envelope, Era, Headers, Verb};
 use crate::os::poll::Waker;
 use crate::rpc::{self, BUSY, INTERNAL_ERROR, INVALID_PARAMS, Message, Refusal, Request, STOPPING};
@@ -207,7 +208,7 @@ impl Net {
                 self.agreed(c, version);
             }
             Verb::Discover => server.put_discovered(out, to),
-            Verb::Nothing => server.put_result(out, to, json!({})),
+            Verb::Nothing => server.put_result(out, to, object([])),
             Verb::Tools => server.put_tools(out, to),
             Verb::Resources => server.put_list(out, to, "resources", service.resources()),
             Verb::Templates => server.put_list(out, to, "resourceTemplates", service.templates()),
@@ -239,8 +240,12 @@ impl Net {
                 let total = values.len();
                 let values = &values[..total.min(MAX_COMPLETIONS)];
                 let more = total > MAX_COMPLETIONS;
-                let completion = json!({"values": values, "total": total, "hasMore": more});
-                server.put_result(out, to, json!({"completion": completion}));
+                let completion = object([
+                    ("values", values.into()),
+                    ("total", total.into()),
+                    ("hasMore", more.into()),
+                ]);
+                server.put_result(out, to, object([("completion", completion)]));
             }
             Verb::Listen { uris } => return Next::Listen(uris),
             Verb::Own { method, params } => {
@@ -250,7 +255,7 @@ impl Net {
                 }
                 return match service.own(&c.caller, &method, &params) {
                     Some(step) => Next::Step(step),
-                    None if hello => Next::Step(Step::Done(Answer::Result(json!({})))),
+                    None if hello => Next::Step(Step::Done(Answer::Result(object([])))),
                     None => Next::Refused(Refusal::new(
                         rpc::METHOD_NOT_FOUND,
                         format!("Method not found: {method}"),
