@@ -1,11 +1,13 @@
 //! `bpm logs`: merged, filtered, followed over everything that happens to a process and to the daemon.
 
-#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::expect_used, clippy::unwrap_used)]
 
 mod common;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{House, eventually, murder};
 use serde_json::Value;
@@ -198,57 +200,53 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[test]
 fn a_follower_that_does_not_read_delays_nobody_and_is_told() {
-    // More than all pipes and buffers between process and follower take.
+    // More than all pipes and buffers between the process and the follower take.
     let house = House::new(
-        "log_bytes = \"64K\"\nlog_disk = 0\n\
-         [process.flood]\ncommand = [\"FIXTURE\", \"flood\", \"50000000\"]\nautostart = false\n\
-         [process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n",
+        "log_disk = 0\n[process.flood]\ncommand = \"FIXTURE flood 49999920; exec FIXTURE nap\"\nautostart = false\n",
     );
-    house.cli(["up"]).exits(0);
+    house.cli(["-d"]).exits(0);
     let mut follower = Follower::new(&house, &["-f", "flood"]);
-    // It follows by now, as it has been asked for the past first.
-    eventually(|| {
-        let said: Value =
-            serde_json::from_str(&house.cli(["daemon", "status", "--json"]).out).unwrap();
-        if said["verdict"] == "running" {
-            Ok(())
-        } else {
-            Err(said)
-        }
-    });
     house.cli(["start", "flood"]).exits(0);
     // The process has written all of it although nobody reads.
+    let total = eventually(|| {
+        let status = house.cli(["status", "flood", "--json"]).out;
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let of = |key: &str| status["processes"][0][key].as_u64().unwrap();
+        match of("log_lines") + of("log_dropped") {
+            written if written >= 416_666 => Ok(written),
+            written => Err(written),
+        }
+    });
+    // Then it reads, and what was gone by then is told: together it is all, each once.
+    let (shown, gone) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&shown);
+    let out = follower.out;
+    let lines = std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            assert_eq!(line.len(), 119);
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let count = Arc::clone(&gone);
+    let err = BufReader::new(follower.child.stderr.take().unwrap());
+    let gaps = std::thread::spawn(move || {
+        for line in err.lines().map_while(Result::ok) {
+            let n = line
+                .strip_prefix('(')
+                .and_then(|l| l.strip_suffix(" lines left out)"));
+            count.fetch_add(n.expect(&line).parse().unwrap(), Ordering::Relaxed);
+        }
+    });
     eventually(|| {
-        let status: Value =
-            serde_json::from_str(&house.cli(["status", "flood", "--json"]).out).unwrap();
-        let p = &status["processes"][0];
-        let written = p["log_lines"].as_u64().unwrap() + p["log_dropped"].as_u64().unwrap();
-        if written > 400_000 {
-            Ok(())
-        } else {
-            Err(written)
+        let (shown, gone) = (shown.load(Ordering::Relaxed), gone.load(Ordering::Relaxed));
+        match gone > 0 && shown + gone == total {
+            true => Ok(()),
+            false => Err((shown, gone, total)),
         }
     });
-    let mut shown = 0_u64;
-    let drained = std::thread::spawn(move || {
-        // What is on its way is read until it is silent for good: the process is stopped below.
-        let mut line = String::new();
-        while follower.out.read_line(&mut line).unwrap_or(0) > 0 {
-            shown += 1;
-            line.clear();
-            if shown == 100 {
-                break;
-            }
-        }
-        follower.child.stdout = None;
-        drop(follower.out);
-        let mut err = String::new();
-        let mut stderr = follower.child.stderr.take().unwrap();
-        stderr.read_to_string(&mut err).unwrap();
-        follower.child.wait().unwrap();
-        (shown, err)
-    });
-    let (shown, _) = drained.join().unwrap();
-    assert_eq!(shown, 100);
+    follower.child.kill().unwrap();
+    follower.child.wait().unwrap();
+    lines.join().unwrap();
+    gaps.join().unwrap();
     house.cli(["stop"]).exits(0);
 }
