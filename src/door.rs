@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::clock::Mono;
 pub use crate::journal::Level;
+use crate::mcp;
 use crate::os::poll::Waker;
 
 /// Who calls, as far as the wire tells.
@@ -58,6 +59,8 @@ pub enum Answer {
         /// The same for who reads texts.
         text: String,
     },
+    /// The same, made and written once for many calls.
+    Made(Arc<Made>),
     /// A tool's error: the text says what to do.
     Fail(String),
     /// A JSON-RPC result as it is (resources, prompts, `bpm/...` methods).
@@ -71,6 +74,26 @@ pub enum Answer {
         /// More.
         data: Option<Value>,
     },
+}
+
+/// Data with its text, and how both are written in an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    /// An object.
+    pub value: Value,
+    /// The same for who reads texts.
+    pub text: String,
+    /// Members of a result: `"content":...,"structuredContent":...`.
+    pub json: Vec<u8>,
+}
+
+impl Made {
+    /// Writes them.
+    pub fn new(value: Value, text: String) -> Self {
+        let mut json = Vec::new();
+        mcp::data_members(&mut json, &value, &text);
+        Self { value, text, json }
+    }
 }
 
 /// What a call needs to be answered.

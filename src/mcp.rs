@@ -564,11 +564,12 @@ impl Server {
 
     /// Appends a tool's data with its text.
     pub fn put_data(&self, out: &mut Vec<u8>, to: &Envelope, data: &Value, text: &str) {
-        self.put(out, to, |out| {
-            content(out, text, false);
-            out.extend_from_slice(b",\"structuredContent\":");
-            rpc::put(out, data);
-        });
+        self.put(out, to, |out| data_members(out, data, text));
+    }
+
+    /// Appends a result whose members [`data_members`] has written.
+    pub fn put_members(&self, out: &mut Vec<u8>, to: &Envelope, members: &[u8]) {
+        self.put(out, to, |out| out.extend_from_slice(members));
     }
 
     /// Appends a result as it is, with what the era adds to objects.
@@ -615,6 +616,13 @@ impl Server {
             ]),
         );
     }
+}
+
+/// Writes a tool's data with its text, as members of a result.
+pub fn data_members(out: &mut Vec<u8>, data: &Value, text: &str) {
+    content(out, text, false);
+    out.extend_from_slice(b",\"structuredContent\":");
+    rpc::put(out, data);
 }
 
 fn content(out: &mut Vec<u8>, text: &str, is_error: bool) {

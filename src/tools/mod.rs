@@ -424,6 +424,7 @@ struct View<'a> {
 pub struct Tools {
     hub: Arc<Hub>,
     usage: Arc<Usage>,
+    status: status::Kept,
     list: Value,
     journal: Arc<dyn Journal>,
 }
@@ -434,6 +435,7 @@ impl Tools {
         Self {
             hub,
             usage: Arc::new(Usage::new(meter)),
+            status: status::Kept::default(),
             list: TOOLS.iter().map(Tool::listed).collect(),
             journal,
         }

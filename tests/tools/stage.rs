@@ -256,6 +256,7 @@ impl Stage {
     pub(crate) fn text(&self, tool: &str, args: Value) -> String {
         match self.call(tool, args) {
             Answer::Text(text) | Answer::Data { text, .. } => text,
+            Answer::Made(made) => made.text.clone(),
             other => panic!("{other:?}"),
         }
     }
@@ -267,8 +268,10 @@ impl Stage {
     }
 
     pub(crate) fn checked(&self, tool: &str, answer: Answer) -> (Value, String) {
-        let Answer::Data { value, text } = answer else {
-            panic!("{answer:?}")
+        let (value, text) = match answer {
+            Answer::Data { value, text } => (value, text),
+            Answer::Made(made) => (made.value.clone(), made.text.clone()),
+            other => panic!("{other:?}"),
         };
         let list = self.tools.tools().as_array().unwrap();
         let listed = list.iter().find(|t| t["name"] == tool).unwrap();
