@@ -182,6 +182,12 @@ impl World {
         ticket
     }
 
+    /// Built for dev, as after an edit.
+    fn restart(&mut self, unit: UnitId) -> Ticket {
+        let (mode, build) = (Mode::Dev, true);
+        self.order(unit, Order::Restart { mode, build })
+    }
+
     fn build_ends(&mut self, result: Result<(), String>) {
         let (unit, id) = self.builds.pop_first().expect("a build");
         self.step(Event::Built { unit, id, result });
@@ -479,13 +485,7 @@ fn a_failed_build_leaves_the_old_run_untouched() {
     let mut w = World::new(vec![rust("api")]);
     w.up(0);
     let pid = w.facts(0).pid;
-    let ticket = w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
+    let ticket = w.restart(0);
     w.build_ends(Err("mismatched types".into()));
     assert_eq!(
         w.answers[&ticket],
@@ -505,27 +505,9 @@ fn a_failed_build_leaves_the_old_run_untouched() {
 fn a_second_restart_during_a_build_is_one_more_build_and_one_swap() {
     let mut w = World::new(vec![rust("api")]);
     w.up(0);
-    let first = w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
-    let second = w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
-    let third = w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
+    let first = w.restart(0);
+    let second = w.restart(0);
+    let third = w.restart(0);
     w.settle();
     for ticket in [first, second, third] {
         assert_eq!(w.answers[&ticket], Ok(()));
@@ -589,13 +571,7 @@ fn a_start_by_hand_does_not_wait_for_the_crash_delay() {
 fn a_new_binary_that_dies_at_its_start_gives_way_to_the_one_before() {
     let mut w = World::new(vec![rust("api")]);
     w.up(0);
-    let ticket = w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
+    let ticket = w.restart(0);
     w.build_ends(Ok(()));
     let old = w.newest(0);
     w.exits(old, false);
@@ -612,23 +588,22 @@ fn a_new_binary_that_dies_at_its_start_gives_way_to_the_one_before() {
     );
 }
 
-#[test]
-fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
-    let p = Policy {
+/// A unit that runs and is swapped with an overlap, and its run.
+fn overlapping() -> (World, (UnitId, Generation)) {
+    let mut w = World::new(vec![Policy {
         overlap: true,
         ready_within: Some(Duration::from_secs(60)),
         ..rust("api")
-    };
-    let mut w = World::new(vec![p]);
+    }]);
     w.up(0);
     let old = w.newest(0);
-    let ticket = w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
+    (w, old)
+}
+
+#[test]
+fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
+    let (mut w, old) = overlapping();
+    let ticket = w.restart(0);
     w.build_ends(Ok(()));
     let new = w.newest(0);
     w.spawned(new);
@@ -641,13 +616,7 @@ fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
     let facts = w.facts(0);
     assert_eq!((facts.mode, facts.stale), (Mode::Release, true));
     assert!(facts.reason.unwrap().contains("the old run serves on"));
-    let ticket = w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
+    let ticket = w.restart(0);
     w.settle();
     assert_eq!(w.answers[&ticket], Ok(()));
     assert!(!w.runs.contains_key(&old));
@@ -655,20 +624,9 @@ fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
 
 #[test]
 fn after_a_refused_swap_a_crash_brings_back_what_served() {
-    let p = Policy {
-        overlap: true,
-        ready_within: Some(Duration::from_secs(60)),
-        ..rust("api")
-    };
-    let restart = Order::Restart {
-        mode: Mode::Dev,
-        build: true,
-    };
-    let mut w = World::new(vec![p]);
-    w.up(0);
-    let old = w.newest(0);
+    let (mut w, old) = overlapping();
     let build = w.build_of(old);
-    w.order(0, restart);
+    w.restart(0);
     w.build_ends(Ok(()));
     let new = w.newest(0);
     w.spawned(new);
@@ -684,22 +642,9 @@ fn after_a_refused_swap_a_crash_brings_back_what_served() {
 
 #[test]
 fn when_both_die_in_a_swap_the_next_start_waits_a_breath_and_is_of_the_old_build() {
-    let p = Policy {
-        overlap: true,
-        ready_within: Some(Duration::from_secs(60)),
-        ..rust("api")
-    };
-    let mut w = World::new(vec![p]);
-    w.up(0);
-    let old = w.newest(0);
+    let (mut w, old) = overlapping();
     let build = w.build_of(old);
-    let ticket = w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
+    let ticket = w.restart(0);
     w.build_ends(Ok(()));
     let new = w.newest(0);
     w.spawned(new);
@@ -771,13 +716,7 @@ fn a_task_is_done_once_and_runs_again_when_asked() {
     let mut w = World::new(vec![task, web]);
     w.up(1);
     assert_eq!(w.state(0), State::Done);
-    w.order(
-        1,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
+    w.restart(1);
     w.settle();
     assert_eq!(w.spawns.iter().filter(|s| s.1 == 0).count(), 1);
     let ticket = w.order(0, Order::Start);
@@ -791,20 +730,8 @@ fn idle_takes_dev_back_to_release() {
     let mut w = World::new(vec![rust("api"), policy("web")]);
     w.up(0);
     w.up(1);
-    w.order(
-        0,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
-    w.order(
-        1,
-        Order::Restart {
-            mode: Mode::Dev,
-            build: true,
-        },
-    );
+    w.restart(0);
+    w.restart(1);
     w.settle();
     assert!(w.fleet.in_dev());
     let starts = w.spawns.len();
