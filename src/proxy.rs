@@ -687,6 +687,7 @@ impl<'a> Scan<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::testing::Random;
 
     fn of(text: &str) -> (Option<String>, Option<String>) {
         let head = head(text.as_bytes());
@@ -739,13 +740,8 @@ mod tests {
     #[test]
     fn scanning_agrees_with_a_parser() {
         // A small generator of JSON, so that no crate is needed for it.
-        let mut seed = 42_u64;
-        let mut next = |n: u64| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed % n
-        };
+        let mut random = Random(42);
+        let mut next = |n: u64| random.next() % n;
         fn value(next: &mut impl FnMut(u64) -> u64, depth: u32) -> Value {
             match next(if depth > 3 { 5 } else { 7 }) {
                 0 => Value::Null,

@@ -492,6 +492,7 @@ pub fn ignored(notice: &Notice) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::testing::Random;
 
     const UNIT: UnitId = 4;
 
@@ -812,13 +813,8 @@ mod tests {
     /// was begun is ended or given up, and it is told only what changes.
     #[test]
     fn random_histories_keep_the_promises() {
-        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut dice = |n: u64| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            seed % n
-        };
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut dice = |n: u64| random.next() % n;
         for _ in 0..2_000 {
             let mut s = Schedule::default();
             let what = [What::Ready, What::Health][dice(2) as usize];
