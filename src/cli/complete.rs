@@ -83,6 +83,12 @@ fn first_words() -> Vec<&'static str> {
         .collect()
 }
 
+/// Of a command or a family.
+fn summary(word: &str) -> &'static str {
+    let command = COMMANDS.iter().find(|c| c.name == word);
+    command.map_or("the daemon itself", |c| c.summary)
+}
+
 fn bash() -> String {
     let mut text = String::from(
         "# bash completion for bpm; made by \"bpm completions bash\"\n\
@@ -185,11 +191,7 @@ fn zsh() -> String {
     );
     text.push_str("    commands=(\n");
     for word in first_words() {
-        let summary = COMMANDS
-            .iter()
-            .find(|c| c.name == word)
-            .map_or("the daemon itself", |c| c.summary);
-        let _ = writeln!(text, "        '{word}:{}'", zsh_text(summary));
+        let _ = writeln!(text, "        '{word}:{}'", zsh_text(summary(word)));
     }
     text.push_str("    )\n");
     let bare = &COMMANDS[0];
@@ -265,15 +267,11 @@ fn fish() -> String {
     let nothing_yet = format!("not __fish_seen_subcommand_from {firsts}");
     let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
     for word in first_words() {
-        let summary = COMMANDS
-            .iter()
-            .find(|c| c.name == word)
-            .map_or("the daemon itself", |c| c.summary);
         let _ = writeln!(
             text,
             "complete -c bpm -n {} -a {word} -d {}",
             quoted(&nothing_yet),
-            quoted(summary)
+            quoted(summary(word))
         );
     }
     for command in COMMANDS {

@@ -99,7 +99,7 @@ pub struct Line {
 }
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Found {
     /// The run's number; None: there is no run.
     pub run: Option<u64>,

@@ -152,17 +152,9 @@ impl Search {
 
     fn none(&self) -> Found {
         Found {
-            run: None,
             index: self.query.index,
-            started_at: None,
-            ended_at: None,
-            exit: None,
-            lines: Vec::new(),
-            matches: 0,
-            searched: 0,
-            dropped: 0,
-            stopped_early: false,
             next: self.log().next_seq().saturating_sub(1),
+            ..Found::default()
         }
     }
 

@@ -105,6 +105,12 @@ const PATIENCE: Kind = Kind::Number {
     max: 600.0,
 };
 
+const ONE: Row = Row::needed("process", PROCESS, "Name of the process.");
+const ONE_OR_ALL: Row = Row::needed(
+    "process",
+    PROCESSES,
+    "Name of the process, or \"*\" for all.",
+);
 const INDEX: Row = Row::may(
     "index",
     Kind::Whole {
@@ -125,7 +131,7 @@ const TIMEOUT: Row = Row::may(
 );
 
 const SEARCH: &[Row] = &[
-    Row::needed("process", PROCESS, "Name of the process."),
+    ONE,
     Row::may(
         "pattern",
         Kind::Text,
@@ -264,14 +270,7 @@ const TOOLS: &[Tool] = &[
         title: "Start a process",
         text: "Start a process and what it depends on; answers when it is good. Does nothing where it runs already. Builds \
                only what was never built: after an edit use restart.",
-        rows: &[
-            Row::needed(
-                "process",
-                PROCESSES,
-                "Name of the process, or \"*\" for all.",
-            ),
-            TIMEOUT,
-        ],
+        rows: &[ONE_OR_ALL, TIMEOUT],
         hints: Hints {
             reads: false,
             destroys: false,
@@ -286,14 +285,7 @@ const TOOLS: &[Tool] = &[
         title: "Stop a process",
         text: "Stop a process with all that it started, and keep it stopped until somebody starts it. Answers when nothing \
                of it is left. Does nothing where it is stopped already.",
-        rows: &[
-            Row::needed(
-                "process",
-                PROCESSES,
-                "Name of the process, or \"*\" for all.",
-            ),
-            TIMEOUT,
-        ],
+        rows: &[ONE_OR_ALL, TIMEOUT],
         hints: Hints {
             reads: false,
             destroys: true,
@@ -310,7 +302,7 @@ const TOOLS: &[Tool] = &[
                or changes. Answers as soon as that is so, or can't be any more (met false, with the reason). Time over is no \
                error: met false, call again with after set to next.",
         rows: &[
-            Row::needed("process", PROCESS, "Name of the process."),
+            ONE,
             Row::may(
                 "for",
                 Kind::OneOf(wait::FOR),
@@ -337,7 +329,7 @@ const TOOLS: &[Tool] = &[
                its count, times and one sample with its stack. With after set to a cursor from before a change: is there \
                anything new?",
         rows: &[
-            Row::needed("process", PROCESS, "Name of the process."),
+            ONE,
             AFTER,
             INDEX,
             Row::may("build", Kind::Flag, "The build log instead. Default false."),
