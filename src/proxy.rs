@@ -23,7 +23,7 @@ use crate::json::object;
 use crate::os::notice::Notice;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, Output, spawn};
-use crate::os::{group, proc, reap};
+use crate::os::{group, memory, proc, reap};
 use crate::table::Set;
 
 /// The longest message that is forwarded.
@@ -69,6 +69,10 @@ pub fn run(project: &Project, daemon: Daemon) -> Result<u8> {
         .name("outward".into())
         .spawn(move || outward.run())
         .map_err(|e| Error::cannot("bridge", reason(&e)))?;
+    // A hundred proxies that nobody talks to should cost next to nothing.
+    if daemon == Daemon::Any {
+        memory::forget_code();
+    }
     let mut inward = Inward {
         project,
         shared,
