@@ -71,7 +71,7 @@ pub fn run(project: &Project, daemon: Daemon) -> Result<u8> {
         .map_err(|e| Error::cannot("bridge", reason(&e)))?;
     // A hundred proxies that nobody talks to should cost next to nothing.
     if daemon == Daemon::Any {
-        memory::forget_code();
+        memory::give_back();
     }
     let mut inward = Inward {
         project,

@@ -8,7 +8,6 @@ pub mod group;
 pub mod inotify;
 pub mod lock;
 pub mod memory;
-pub mod memory;
 pub mod net;
 pub mod notice;
 pub mod notify;
