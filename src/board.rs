@@ -152,19 +152,21 @@ pub struct ExitView {
 impl ExitView {
     /// `exit code 3`, `signal KILL`, `signal SEGV (core dumped)`.
     pub fn words(&self) -> String {
-        match (&self.signal, self.code) {
-            (Some(signal), _) => {
-                let core = if self.core { " (core dumped)" } else { "" };
-                let oom = if self.oom {
-                    " (probably out of memory)"
-                } else {
-                    ""
-                };
-                format!("signal {signal}{core}{oom}")
-            }
-            (None, Some(code)) => format!("exit code {code}"),
-            (None, None) => "an unknown end".into(),
+        let code = self.code.map(i64::from);
+        exit_words(self.signal.as_deref(), code, self.core, self.oom)
+    }
+}
+
+/// How a process ended, from the fields of its exit.
+pub fn exit_words(signal: Option<&str>, code: Option<i64>, core: bool, oom: bool) -> String {
+    match (signal, code) {
+        (Some(signal), _) => {
+            let core = if core { " (core dumped)" } else { "" };
+            let oom = if oom { " (probably out of memory)" } else { "" };
+            format!("signal {signal}{core}{oom}")
         }
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "an unknown end".into(),
     }
 }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::clock::Mono;
 use crate::error::{Error, Result, reason};
-use crate::json::object;
+use crate::json::{items, object};
 use crate::os::lock::Lock;
 use crate::os::notice::Notice;
 use crate::paths::ProjectDir;
@@ -417,7 +417,7 @@ pub fn result_of(message: &Value, id: u64) -> Option<std::result::Result<Value, 
 
 /// A tool's result, taken apart.
 pub fn told(result: &Value) -> Told {
-    let texts = result["content"].as_array().into_iter().flatten();
+    let texts = items(&result["content"]);
     Told {
         text: texts
             .filter_map(|c| c["text"].as_str())

@@ -37,6 +37,16 @@ pub fn list<T: Into<Value>>(items: impl IntoIterator<Item = T>) -> Value {
     Value::Array(items.into_iter().map(Into::into).collect())
 }
 
+/// The elements of a list; of anything else none.
+pub fn items(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+/// The texts in a list.
+pub fn strings(value: &Value) -> impl Iterator<Item = &str> {
+    items(value).filter_map(Value::as_str)
+}
+
 /// Seconds, to the millisecond.
 pub fn seconds(span: Duration) -> Value {
     let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
@@ -88,6 +98,8 @@ mod tests {
             ("c", or_null(None::<u64>)),
         ]);
         assert_eq!(value.to_string(), r#"{"a":["x","y"],"b":1.234,"c":null}"#);
+        assert!(strings(&value["a"]).eq(["x", "y"]));
+        assert_eq!(items(&value).count(), 0);
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::board;
 use crate::clock::human;
+use crate::json::items;
 
 /// Colours on or off for one output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,10 +185,7 @@ pub fn processes(list: &[Value], paint: Paint) -> String {
     ];
     rows.extend(list.iter().map(|p| {
         let state = text(p, "state");
-        let ports: Vec<String> = p["ports"]
-            .as_array()
-            .map(|ports| ports.iter().map(integer).collect())
-            .unwrap_or_default();
+        let ports: Vec<String> = items(&p["ports"]).map(integer).collect();
         vec![
             Cell::plain(text(p, "name")),
             Cell::toned(tone(state), state),
@@ -230,7 +229,7 @@ pub fn troubles(list: &[Value]) -> Vec<String> {
                 ""
             };
             say(format!("the last build failed{old}"));
-            for error in build["errors"].as_array().into_iter().flatten().take(3) {
+            for error in items(&build["errors"]).take(3) {
                 say(build_error(error));
             }
         } else if build["state"] == "running" {
@@ -269,23 +268,12 @@ fn ended(p: &Value, state: &str) -> String {
 
 /// `exit code 3`, `signal KILL (probably out of memory)`.
 pub fn exit_words(exit: &Value) -> String {
-    match (exit["signal"].as_str(), exit["code"].as_i64()) {
-        (Some(signal), _) => {
-            let core = if exit["core"] == true {
-                " (core dumped)"
-            } else {
-                ""
-            };
-            let oom = if exit["oom"] == true {
-                " (probably out of memory)"
-            } else {
-                ""
-            };
-            format!("signal {signal}{core}{oom}")
-        }
-        (None, Some(code)) => format!("exit code {code}"),
-        (None, None) => "an unknown end".into(),
-    }
+    board::exit_words(
+        exit["signal"].as_str(),
+        exit["code"].as_i64(),
+        exit["core"] == true,
+        exit["oom"] == true,
+    )
 }
 
 /// `src/main.rs:7:5: E0308: mismatched types`.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::board::ExitView;
 use crate::clock::Wall;
-use crate::json::{self, object};
+use crate::json::{self, object, strings};
 use crate::os::files;
 use crate::table::Table;
 
@@ -271,12 +271,7 @@ fn exit_to(exit: &ExitView) -> Value {
 fn exit_of(row: &Value) -> Option<ExitView> {
     let flag = |key: &str| row[key].as_bool().unwrap_or(false);
     let span = |key: &str| Duration::from_millis(row[key].as_u64().unwrap_or(0));
-    let tail = row["tail"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|l| l.as_str().map(Into::into))
-        .collect();
+    let tail = strings(&row["tail"]).map(Into::into).collect();
     Some(ExitView {
         run: row["run"].as_u64()?,
         code: row["code"].as_i64().and_then(|c| i32::try_from(c).ok()),

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::json::items;
 
-use super::orders::each;
+use super::orders::{each, plain};
 use super::table::Call;
 use super::{note, print};
 
@@ -31,8 +32,9 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
         let status = client
             .call("bpm/status", json!({}), None)
             .map_err(|f| f.while_doing("show the errors"))?;
-        let all = status["processes"].as_array().into_iter().flatten();
-        names.extend(all.filter_map(|p| Some(p["name"].as_str()?.to_owned())));
+        names.extend(
+            items(&status["processes"]).filter_map(|p| Some(p["name"].as_str()?.to_owned())),
+        );
     }
     let mut code = 0;
     for (name, told) in each(&mut client, "get_errors", &names, &arguments)? {
@@ -55,8 +57,7 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
 
 /// Each group as an object of its own.
 fn one_a_line(process: &str, data: &Value) -> String {
-    let groups = data["groups"].as_array().into_iter().flatten();
-    groups
+    items(&data["groups"])
         .map(|group| {
             let mut group = group.clone();
             group["process"] = process.into();
@@ -65,10 +66,11 @@ fn one_a_line(process: &str, data: &Value) -> String {
         .collect()
 }
 
-/// Without the last line, which tells an agent the cursor.
 fn labelled(label: &str, text: &str) -> String {
-    let lines = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
-    lines.lines().map(|l| format!("{label}{l}\n")).collect()
+    plain(text)
+        .lines()
+        .map(|l| format!("{label}{l}\n"))
+        .collect()
 }
 
 #[cfg(test)]

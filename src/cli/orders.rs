@@ -8,7 +8,7 @@ use crate::client::{self, Client, Descriptor, Fault, Told, Verdict};
 use crate::clock::{Mono, human};
 use crate::daemon::{self, How, Project, Started, Wishes};
 use crate::error::{Error, Result};
-use crate::json::object;
+use crate::json::{items, object, strings};
 
 use super::daemon_cmd::{begin, wishes};
 use super::table::Call;
@@ -190,8 +190,7 @@ fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -
 }
 
 fn late(data: &Value) -> bool {
-    let results = data["results"].as_array().into_iter().flatten();
-    data["timed_out"] == true || results.into_iter().any(|r| r["timed_out"] == true)
+    data["timed_out"] == true || items(&data["results"]).any(|r| r["timed_out"] == true)
 }
 
 /// Waits for readiness as long as it takes. Of all (`*`), the first that is late has said so.
@@ -307,9 +306,9 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
 }
 
 /// Without the last line, which tells an agent the cursor.
-fn plain(text: &str) -> &str {
+pub(super) fn plain(text: &str) -> &str {
     match text.rsplit_once('\n') {
-        Some((rest, last)) if last.starts_with("[next ") => rest,
+        Some((rest, last)) if last.starts_with('[') && last.contains("next ") => rest,
         _ => text,
     }
 }
@@ -363,11 +362,4 @@ pub(super) fn reload(call: &Call) -> Result<u8> {
         code = 1;
     }
     Ok(code)
-}
-
-fn strings(list: &Value) -> impl Iterator<Item = &str> {
-    list.as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
 }

@@ -9,7 +9,7 @@ use crate::client::{self, Client, Fault, PATIENCE, Told};
 use crate::clock::{Mono, Wall, human};
 use crate::daemon::{Project, Wishes, read_config};
 use crate::error::{Error, Result, reason};
-use crate::json::object;
+use crate::json::{items, object};
 use crate::os::poll::readable;
 use crate::render::{self, Paint, Tone};
 use crate::table::Table;
@@ -62,10 +62,7 @@ pub(super) fn up(call: &Call) -> Result<u8> {
     run.begin(&names)?;
     let failed = run.settle()?;
     let data = run.status()?;
-    let shown: Vec<Value> = data["processes"]
-        .as_array()
-        .into_iter()
-        .flatten()
+    let shown: Vec<Value> = items(&data["processes"])
         .filter(|p| names.iter().any(|n| p["name"] == n.as_str()))
         .cloned()
         .collect();
@@ -203,7 +200,7 @@ impl Run {
     fn look(&mut self) -> Result<()> {
         let data = self.status()?;
         let building = |name: &str| {
-            let processes = data["processes"].as_array().into_iter().flatten();
+            let processes = items(&data["processes"]);
             processes.filter(|p| p["name"] == name).any(|p| {
                 let build = &p["build"]["state"];
                 p["state"] == "building" || build == "running" || build == "queued"
@@ -298,7 +295,7 @@ impl Builds {
                     let params = &message["params"];
                     let label = format!("[{}]", params["process"].as_str().unwrap_or("build"));
                     let label = self.paint.paint(Tone::Dim, &label);
-                    let lines = params["lines"].as_array().into_iter().flatten();
+                    let lines = items(&params["lines"]);
                     let text: String = lines
                         .filter_map(|line| line["text"].as_str())
                         .map(|line| format!("{label} {line}\n"))

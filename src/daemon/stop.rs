@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::{Project, clear, read_config};
 use crate::client::{self, Client, Descriptor, Fault, Verdict};
 use crate::clock::Mono;
 use crate::error::{Error, Result, reason};
-use crate::json::object;
+use crate::json::{object, strings};
 use crate::os::group;
 
 /// After the longest stop timeout, so much more until KILL (spec: daemon, "Stop").
@@ -123,7 +121,7 @@ fn end_running(
             };
             match client.receive(Some(next)) {
                 Ok(Some(message)) if message["method"] == "bpm/stopping" => {
-                    let names = names(&message["params"]["waiting_for"]);
+                    let names: Vec<&str> = strings(&message["params"]["waiting_for"]).collect();
                     untold = (!names.is_empty()).then(|| names.join(", "));
                     // Levels of dependencies stop one after the other, each with its own time.
                     until = Mono::now().after(allowed);
@@ -179,14 +177,6 @@ fn kill(daemon: &Descriptor) -> Result<()> {
 fn gone(daemon: &Descriptor, timeout: Duration) -> Result<bool> {
     group::wait_gone(daemon.pid, daemon.process_start, timeout)
         .map_err(|e| Error::cannot(format!("wait for pid {}", daemon.pid), reason(&e)))
-}
-
-fn names(list: &Value) -> Vec<&str> {
-    list.as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect()
 }
 
 /// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after `patience`. How many

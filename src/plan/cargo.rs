@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{BuildError, Wanted};
+use crate::json::{items, strings};
 use crate::table::{Set, Table};
 
 /// Where the dynamic linker looks first.
@@ -72,13 +73,15 @@ impl CargoLine {
                 package_id: text(&value["package_id"]),
                 manifest: text(&value["manifest_path"]),
                 name: text(&value["target"]["name"]),
-                bin: texts(&value["target"]["kind"]).any(|k| k == "bin"),
+                bin: strings(&value["target"]["kind"]).any(|k| k == "bin"),
                 executable: value["executable"].as_str().map(str::to_string),
             }),
             "compiler-message" => Self::Message(message(&value["message"])),
             "build-script-executed" => Self::Script(Script {
                 package_id: text(&value["package_id"]),
-                linked_paths: texts(&value["linked_paths"]).map(str::to_string).collect(),
+                linked_paths: strings(&value["linked_paths"])
+                    .map(str::to_string)
+                    .collect(),
                 env: pairs(&value["env"]),
                 out_dir: text(&value["out_dir"]),
             }),
@@ -92,22 +95,9 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_string()
 }
 
-fn texts(value: &Value) -> impl Iterator<Item = &str> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-}
-
 fn pairs(value: &Value) -> Vec<(String, String)> {
     let pair = |p: &Value| Some((p.get(0)?.as_str()?.into(), p.get(1)?.as_str()?.into()));
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(pair)
-        .collect()
+    items(value).filter_map(pair).collect()
 }
 
 fn message(value: &Value) -> Message {
@@ -118,10 +108,7 @@ fn message(value: &Value) -> Message {
     Message {
         rendered: text(&value["rendered"]),
         error: is_error.then(|| {
-            let span = value["spans"]
-                .as_array()
-                .into_iter()
-                .flatten()
+            let span = items(&value["spans"])
                 .find(|s| s["is_primary"] == true)
                 .map(outermost);
             let first = words.lines().next().unwrap_or_default();
