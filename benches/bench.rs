@@ -1,12 +1,14 @@
 //! Every figure that bpm promises, each beside what this machine can do at best, in the same run.
 //!
-//! `cargo bench --bench bench -- [--quick] [start|logs|search|http|idle|build ...]`. No name: all but
+//! `cargo bench --bench bench -- [--quick] [start|logs|search|http|idle|swap|build ...]`. No name: all but
 //! `build`. `BPM_BIN` names another binary. Nothing here fails on a time.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "bench/swap.rs"]
+mod swap;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -27,6 +29,7 @@ const GROUPS: &[Group] = &[
     ("search", search),
     ("http", http),
     ("idle", idle),
+    ("swap", swap::swap),
     ("build", build),
 ];
 
