@@ -1,9 +1,9 @@
 //! `bpm logs --errors`: what looks like an error or a warning, a group for each shape.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::json::items;
+use crate::json::{items, object};
 
 use super::orders::{each, plain};
 use super::table::Call;
@@ -21,7 +21,7 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
             option.long
         )));
     }
-    let mut arguments = json!({"build": call.has("build")});
+    let mut arguments = object([("build", call.has("build").into())]);
     if let Some(run) = call.number::<i64>("run", "a run (-1 is the newest)")? {
         arguments["index"] = run.into();
     }
@@ -30,7 +30,7 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
     let (_, _, mut client) = call.daemon("show the errors")?;
     if !named {
         let status = client
-            .call("bpm/status", json!({}), None)
+            .call("bpm/status", object([]), None)
             .map_err(|f| f.while_doing("show the errors"))?;
         names.extend(
             items(&status["processes"]).filter_map(|p| Some(p["name"].as_str()?.to_owned())),
@@ -75,6 +75,8 @@ fn labelled(label: &str, text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
