@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::House;
+use common::{House, bpm};
 use serde_json::Value;
 
 const TWO: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n\
@@ -276,7 +276,7 @@ fn the_project_is_found_from_below_and_by_name() {
     house.file("deep/below/file", "");
     let below = house.root.join("deep/below");
     let said = house
-        .command(env!("CARGO_BIN_EXE_bpm"))
+        .command(bpm())
         .arg("check")
         .current_dir(&below)
         .output()

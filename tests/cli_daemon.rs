@@ -10,16 +10,12 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use common::{House, eventually, lives, murder};
+use common::{House, bpm, eventually, lives, murder};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
 const NAP: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n";
-
-fn bpm() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_bpm"))
-}
 
 /// What `daemon status --json` says.
 fn daemon(house: &House) -> Value {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bpm::cli::table::{COMMANDS, COMMON, DIR, Operands, Opt};
-use common::House;
+use common::{House, bpm};
 
 fn man() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/bpm.1")).unwrap()
@@ -179,10 +179,9 @@ fn shell(house: &House, program: &str, script: &str) -> Option<String> {
 #[test]
 fn bash_completes_commands_options_and_processes() {
     let mut house = House::new("[process.api]\ncommand = \"x\"\n[process.web]\ncommand = \"x\"\n");
-    let bpm = Path::new(env!("CARGO_BIN_EXE_bpm"));
     let path = format!(
         "{}:{}",
-        bpm.parent().unwrap().display(),
+        bpm().parent().unwrap().display(),
         std::env::var("PATH").unwrap()
     );
     house.env("PATH", path);

@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{House, eventually, murder};
+use common::{House, bpm, eventually, murder};
 use serde_json::Value;
 
 /// Says `NAME 1` to `NAME 3`, then naps.
@@ -41,7 +41,7 @@ struct Follower {
 impl Follower {
     fn new(house: &House, args: &[&str]) -> Self {
         let mut child = house
-            .command(env!("CARGO_BIN_EXE_bpm"))
+            .command(bpm())
             .arg("logs")
             .args(args)
             .stdin(Stdio::null())
@@ -184,7 +184,7 @@ fn a_reader_that_goes_away_is_no_error() {
     ] {
         let script = format!(
             "{} {command} | head -n 1; echo \"${{PIPESTATUS[0]}}\"",
-            env!("CARGO_BIN_EXE_bpm")
+            bpm().display()
         );
         let output = house
             .command("bash")

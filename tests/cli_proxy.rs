@@ -5,17 +5,12 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
-use common::{House, eventually, lives, murder};
+use common::{House, bpm, eventually, lives, murder};
 use serde_json::{Value, json};
 
 const NAP: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n";
-
-fn bpm() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_bpm"))
-}
 
 struct Proxy {
     child: Child,

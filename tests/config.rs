@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
+mod mutate;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use bpm::config::{
     NOT_IN_EFFECT, Place, Port, PortWish, Probe, Process, Restart, Swap, Toggle,
 };
 use bpm::error::{Error, Fault};
+use mutate::Dice;
 
 const ROOT: &str = "/home/me/app";
 
@@ -884,7 +887,7 @@ fn columns_are_characters_and_files_come_from_anywhere() {
 
 #[test]
 fn a_hostile_file_costs_little() {
-    let started = now();
+    let started = Instant::now();
     let unknown: String = (0..60_000)
         .map(|i| format!("a_long_key_name_{i} = 1\n"))
         .collect();
@@ -915,22 +918,6 @@ fn a_hostile_file_costs_little() {
     );
 }
 
-fn now() -> Instant {
-    Instant::now()
-}
-
-/// xorshift64*, with a seed that stays.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % sides
-    }
-}
-
 #[test]
 fn no_mutation_of_a_file_does_harm() {
     let mut corpus: Vec<Vec<u8>> = examples().into_iter().map(String::into_bytes).collect();
@@ -955,8 +942,8 @@ fn no_mutation_of_a_file_does_harm() {
         b"\0",
         b"[process.a]\n",
     ];
-    let mut dice = Dice(0x5EED_0F00_D5EE_D001);
-    let (started, mut good, mut rounds) = (now(), 0, 0_u32);
+    let mut dice = Dice::new(0x5EED_0F00_D5EE_D001);
+    let (started, mut good, mut rounds) = (Instant::now(), 0, 0_u32);
     while started.elapsed() < Duration::from_secs(1) {
         rounds += 1;
         let mut text = corpus[dice.roll(corpus.len())].clone();
