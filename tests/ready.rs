@@ -351,3 +351,47 @@ command = ["sleep", "1000"]
         assert_eq!(process["crashes"], 0, "{process}");
     }
 }
+
+#[test]
+fn a_reload_changes_the_checks_of_what_runs() {
+    let mut house = House::new("x");
+    let config = |checks: &str| {
+        house.config(&format!(
+            "[process.web]\ncommand = [\"sleep\", \"1000\"]\n{checks}\n"
+        ));
+    };
+    config("ready = { command = [\"false\"], interval_seconds = 0.05 }");
+    let health = |program: &str| {
+        format!(
+            "health = {{ command = [\"sh\", \"-c\", \"echo $BPM_RUN by {program} >&2; {program}\"], interval_seconds = 0.05, failures = 1000 }}"
+        )
+    };
+    let ready = "ready = { command = [\"test\", \"-e\", \".mcp-run\"], interval_seconds = 0.05 }\n";
+    let (bad, good) = (health("false"), health("true"));
+    let files = [
+        format!("{ready}{bad}"),
+        format!("{ready}{good}"),
+        ready.to_string(),
+    ];
+    let texts =
+        files.map(|checks| format!("[process.web]\ncommand = [\"sleep\", \"1000\"]\n{checks}\n"));
+    house.serve();
+    reason(&house, "web", &["exit code 1"]);
+    let pid = house.status("web")["pid"].clone();
+
+    house.config(&texts[0]);
+    let done = house.call("reload", json!({})).ok();
+    assert_eq!(done["unchanged"], json!(["web"]), "{done}");
+    house.running("web");
+    reason(&house, "web", &["health check failed", "1 by false"]);
+
+    house.config(&texts[1]);
+    house.call("reload", json!({})).ok();
+    house.status_when("web", |s| s["reason"].is_null() && s["healthy"] == true);
+
+    house.config(&texts[2]);
+    house.call("reload", json!({})).ok();
+    let status = house.status("web");
+    assert_eq!((&status["pid"], &status["restarts"]), (&pid, &json!(0)));
+    assert_eq!(status["healthy"], Value::Null);
+}

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clock::Mono;
-use crate::config::{Probe, Process};
+use crate::config::{self, Probe, Process};
 use crate::error::reason;
 use crate::hub::Fact;
 use crate::journal::Level;
-use crate::lifecycle::Event;
+use crate::lifecycle::{Event, UnitId};
 use crate::os::notify::Receiver;
 use crate::os::reap::Death;
 use crate::os::{files, group};
@@ -24,12 +24,15 @@ use crate::probe::{self, Errand, Following, Prober, Rhythm, Target, What};
 use super::runs::end_words;
 use super::{Key, Supervisor};
 
+/// What is looked at and how often, where that is asked for.
+type Check = Option<(Target, Rhythm)>;
+
 /// What is checked of a run, with its variables expanded.
 #[derive(Default)]
 pub(super) struct Checks {
-    ready: Option<(Target, Rhythm)>,
+    ready: Check,
     /// Begins once the run is good.
-    health: Option<(Target, Rhythm)>,
+    health: Check,
     notify: Option<Ear>,
     /// What was told last of what they saw.
     told: Option<String>,
@@ -76,8 +79,7 @@ impl Checks {
 
     /// Keeps the environment where a command needs it.
     pub(super) fn keep(&mut self, env: &Arc<Vec<(OsString, OsString)>>) {
-        let runs =
-            |check: &Option<(Target, Rhythm)>| matches!(check, Some((Target::Command(_), _)));
+        let runs = |check: &Check| matches!(check, Some((Target::Command(_), _)));
         if runs(&self.ready) || runs(&self.health) {
             self.env = Some(Arc::clone(env));
         }
@@ -104,6 +106,52 @@ impl Supervisor {
         }))
     }
 
+    /// A reload has other checks: what runs is looked at by them from now on.
+    pub(super) fn check_anew(&mut self, unit: UnitId) {
+        let Some(process) = self.units.get(&unit).map(|u| Arc::clone(&u.process)) else {
+            return;
+        };
+        let keys: Vec<Key> = self.books.keys().filter(|k| k.0 == unit).copied().collect();
+        for key in keys {
+            if let Err(why) = self.replace_checks(key, &process) {
+                let name = &process.name;
+                self.say(
+                    Level::Warn,
+                    &format!("{name}: its checks stay as they were until its next start: {why}"),
+                );
+            }
+        }
+    }
+
+    fn replace_checks(&mut self, key: Key, process: &Process) -> Result<(), String> {
+        let living = self.books.get(&key).filter(|b| b.lives());
+        let Some(run) = living.map(|b| b.run) else {
+            return Ok(());
+        };
+        // What direnv adds is not asked for anew: a variable that only it knows is missed here.
+        let base = Arc::clone(self.base.variables());
+        let env = self.run_environment(process, &base, run)?;
+        let (ready, health) = {
+            let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
+            targets(process, &expand)?
+        };
+        let good = self
+            .fleet
+            .facts(key.0)
+            .is_some_and(|f| f.generation == Some(key.1) && f.ready == Some(true));
+        self.end_checks(key);
+        if let Some(book) = self.books.get_mut(&key) {
+            book.checks.ready = ready.filter(|_| !good);
+            book.checks.health = health;
+            if book.checks.env.is_none() {
+                book.checks.keep(&Arc::new(env.into_iter().collect()));
+            }
+        }
+        self.note_words(key);
+        self.begin_checks(key);
+        Ok(())
+    }
+
     /// What is to be checked of the run that begins.
     pub(super) fn plan_checks(
         &self,
@@ -111,14 +159,7 @@ impl Supervisor {
         process: &Process,
         expand: Expand<'_>,
     ) -> Result<Checks, String> {
-        let ready = process
-            .ready
-            .as_ref()
-            .map(|r| Ok::<_, String>((Target::of(&r.probe, expand)?, Rhythm::from(r))));
-        let health = process
-            .health
-            .as_ref()
-            .map(|h| Ok::<_, String>((Target::of(&h.probe, expand)?, Rhythm::from(h))));
+        let (ready, health) = targets(process, expand)?;
         let speaks = process
             .ready
             .as_ref()
@@ -133,8 +174,8 @@ impl Supervisor {
             None
         };
         Ok(Checks {
-            ready: ready.transpose()?,
-            health: health.transpose()?,
+            ready,
+            health,
             notify,
             told: None,
             env: None,
@@ -411,6 +452,19 @@ impl Supervisor {
         self.prober.ended(key, attempt, end);
         true
     }
+}
+
+/// What the file says of readiness and of health, with variables expanded.
+fn targets(process: &Process, expand: Expand<'_>) -> Result<(Check, Check), String> {
+    let ready = process
+        .ready
+        .as_ref()
+        .map(|r| Ok::<_, String>((Target::of(&r.probe, expand)?, Rhythm::from(r))));
+    let health = process
+        .health
+        .as_ref()
+        .map(|h| Ok::<_, String>((Target::of(&h.probe, expand)?, Rhythm::from(h))));
+    Ok((ready.transpose()?, health.transpose()?))
 }
 
 fn check_key(key: Key, what: What) -> probe::Key {

@@ -230,6 +230,25 @@ impl Supervisor {
         }
     }
 
+    /// The same for what belongs to a run.
+    pub(super) fn run_environment(
+        &mut self,
+        process: &Process,
+        base: &Variables,
+        run: u64,
+    ) -> Result<Environment, String> {
+        let mut env = self.environment(process, base)?;
+        self.mark(&mut env, process, run);
+        Ok(env)
+    }
+
+    /// By this what belongs to a run is known.
+    pub(super) fn mark(&self, env: &mut Environment, process: &Process, run: u64) {
+        env.insert("BPM_RUN".into(), run.to_string().into());
+        let marker = format!("{}/{}/{run}", self.marker_prefix(), process.name);
+        env.insert(group::MARKER.into(), marker.into());
+    }
+
     pub(super) fn environment(
         &mut self,
         process: &Process,

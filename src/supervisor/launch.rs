@@ -68,9 +68,7 @@ impl Supervisor {
             env.insert(name.into(), value);
         }
         let (first_line, run) = (log.next_seq(), log.begin(Wall::now()));
-        env.insert("BPM_RUN".into(), run.to_string().into());
-        let marker = format!("{}/{}/{run}", self.marker_prefix(), process.name);
-        env.insert(group::MARKER.into(), marker.into());
+        self.mark(&mut env, process, run);
         let env = Arc::new(variables(env));
         checks.keep(&env);
         let began = Mono::now();

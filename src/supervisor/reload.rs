@@ -79,6 +79,7 @@ impl Supervisor {
     /// New settings for all, and an order for each that needs one.
     fn take_over(&mut self, new: &Config, diff: &Diff) -> Vec<(String, Option<UnitId>, Order)> {
         let mut members = Vec::new();
+        let mut rechecked = Vec::new();
         for name in &diff.removed {
             if let Some(id) = self.id_of(name) {
                 if let Some(unit) = self.units.get_mut(&id) {
@@ -102,6 +103,9 @@ impl Supervisor {
             };
             unit.log.set_limits(limits(process));
             unit.build_log.set_limits(limits(process));
+            if (&unit.process.ready, &unit.process.health) != (&process.ready, &process.health) {
+                rechecked.push(id);
+            }
             unit.process = Arc::clone(process);
             unit.changed = true;
             let Some(facts) = self.fleet.facts(id) else {
@@ -129,6 +133,9 @@ impl Supervisor {
             .collect::<Vec<_>>();
         order.extend(retiring);
         self.order = order;
+        for id in rechecked {
+            self.check_anew(id);
+        }
         members
     }
 

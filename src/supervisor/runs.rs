@@ -81,6 +81,11 @@ pub(super) struct Book {
 }
 
 impl Book {
+    /// Its first process has not ended.
+    pub(super) fn lives(&self) -> bool {
+        self.death.is_none()
+    }
+
     pub(super) fn new(
         pid: i32,
         run: u64,
