@@ -180,8 +180,7 @@ command = "read go <gate; echo >>passed; echo ready >prepared"
     );
     let gate = house.gate();
     house.serve();
-    let web = house.status("web");
-    assert_eq!(web["state"], "waiting");
+    let web = house.status_when("web", |s| s["state"] == "waiting");
     assert_eq!(web["depends_on"], json!(["prepare"]));
     gate.open();
     assert_eq!(house.line("web", "ready"), "ready");
