@@ -546,3 +546,23 @@ command = "ulimit -Sn; exec sleep 1000"
     house.running("core");
     assert_eq!(house.logs("core"), ["2048"]);
 }
+
+#[test]
+fn the_ports_of_what_has_just_become_ready_are_known() {
+    let mut house = House::new(
+        r#"
+[process.web]
+command = "until [ -e go ]; do sleep 0.02; done; exec FIXTURE serve"
+ready = { log = "serving" }
+"#,
+    );
+    house.serve();
+    // A reading of before, which would be good for a second.
+    house.status_when("web", |s| {
+        s["state"] == "starting" && s["tasks"].is_number()
+    });
+    house.file("go", "");
+    let status = house.status_when("web", |s| s["state"] == "running");
+    assert_eq!(status["ports"].as_array().unwrap().len(), 1, "{status}");
+    assert!(status["url"].is_string(), "{status}");
+}

@@ -58,6 +58,8 @@ impl Meter for Kernel {
 pub(super) struct Reading {
     at: Mono,
     groups: Table<i32, Used>,
+    /// Which runs were ready: what has become so since then listens by now, and may not have before.
+    ready: Table<i32, Option<bool>>,
     pub(super) own_rss: Option<u64>,
 }
 
@@ -100,13 +102,16 @@ impl Usage {
         }
     }
 
-    /// The last reading, if it is young and knows every run of the snapshot.
+    /// The last reading, if it is young and knows every run of the snapshot as it is.
     pub(super) fn fresh(&self, snapshot: &Snapshot, now: Mono) -> Option<Arc<Reading>> {
         let last = Arc::clone(&lock(&self.last));
         let young = last.own_rss.is_some() && now.since(last.at) < FRESH;
         let whole = || {
-            let mut pids = snapshot.units.iter().filter_map(|unit| unit.pid);
-            pids.all(|pid| last.groups.has(&pid))
+            let mut runs = snapshot
+                .units
+                .iter()
+                .filter_map(|unit| Some((unit.pid?, unit)));
+            runs.all(|(pid, unit)| last.ready.get(&pid) == Some(&unit.ready))
         };
         (young && whole()).then_some(last)
     }
@@ -133,6 +138,11 @@ impl Usage {
         let next = Arc::new(Reading {
             at: now,
             groups,
+            ready: snapshot
+                .units
+                .iter()
+                .filter_map(|unit| Some((unit.pid?, unit.ready)))
+                .collect(),
             own_rss: Some(self.meter.own_rss()),
         });
         *lock(&self.last) = Arc::clone(&next);
