@@ -1,7 +1,7 @@
 //! The way from the doors to the supervisor and back: an [`Ask`] goes into its inbox, the [`Reply`]
 //! comes into the ticket's slot and wakes who waits for it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -175,6 +175,7 @@ pub struct BuildOutcome {
 #[derive(Debug, Clone)]
 pub struct Slot {
     cell: Arc<Mutex<Option<Reply>>>,
+    begun: Arc<AtomicBool>,
     waker: Option<Arc<Waker>>,
 }
 
@@ -183,6 +184,7 @@ impl Slot {
     pub fn nobody() -> Self {
         Self {
             cell: Arc::default(),
+            begun: Arc::default(),
             waker: None,
         }
     }
@@ -196,6 +198,19 @@ impl Slot {
         if let Some(waker) = &self.waker {
             waker.wake();
         }
+    }
+
+    /// The order is being carried out, and the board shows it.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
+    /// [`Slot::begin`] was called.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
     }
 
     /// The answer, once it is there.
@@ -266,6 +281,7 @@ impl Hub {
     pub fn ask(&self, ask: Ask, waker: Option<&Arc<Waker>>) -> Slot {
         let slot = Slot {
             cell: Arc::default(),
+            begun: Arc::default(),
             waker: waker.cloned(),
         };
         self.send(Letter::Ask(ask, slot.clone()));

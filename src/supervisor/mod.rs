@@ -493,9 +493,10 @@ impl Supervisor {
         loop {
             match self.letters.try_recv() {
                 Ok(Letter::Ask(ask, slot)) => {
-                    self.take_ask(ask, slot);
+                    self.take_ask(ask, slot.clone());
                     // An answer to the first letter must not wait for the hundredth.
                     self.settle();
+                    slot.begin();
                 }
                 Ok(Letter::Fact(fact)) => self.take_fact(fact),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,

@@ -10,7 +10,7 @@ use super::Tools;
 use super::schema::{Args, Field, Shape};
 use super::status::{build_error, build_time};
 use super::text::{LIMIT, bounded, clip, doing, errors, tail, under_way};
-use crate::board::{BuildView, Snapshot, UnitView};
+use crate::board::{BuildView, Snapshot, State, UnitView};
 use crate::clock::{Mono, human};
 use crate::config::Mode;
 use crate::door::{Answer, Caller, Step, Task};
@@ -20,13 +20,16 @@ use crate::os::poll::Waker;
 
 /// Below the 60 s after which clients give up.
 const PATIENCE: Duration = Duration::from_secs(50);
+/// Until the engine has begun, the board says what was before the order: who has no patience waits for
+/// that, but not for an engine that hangs.
+const BEGINNING: Duration = Duration::from_secs(1);
 
 pub(super) const OUTPUT: &[Field] = {
     use Shape::{Always, Maybe, Sometimes};
     &[
         Field("ok", Always("boolean"), ""),
         Field("process", Maybe, "its name"),
-        Field("mode", Maybe, "what runs: dev or release"),
+        Field("mode", Maybe, "dev or release"),
         Field("pid", Maybe, "that serves now"),
         Field("previous_pid", Maybe, "that served before"),
         Field(
@@ -37,11 +40,7 @@ pub(super) const OUTPUT: &[Field] = {
         Field("ready", Maybe, "its readiness"),
         Field("gap_seconds", Maybe, "how long nothing served"),
         Field("timed_out", Maybe, "it goes on: use wait"),
-        Field(
-            "release_in_seconds",
-            Maybe,
-            "until it is built for release, if idle",
-        ),
+        Field("release_in_seconds", Maybe, "when idle"),
         Field("results", Sometimes, "of \"*\": the same for each process"),
     ]
 };
@@ -182,7 +181,7 @@ struct Order {
     ask: Option<Ask>,
     slot: Option<Slot>,
     patience: Duration,
-    until: Mono,
+    asked: Mono,
 }
 
 impl Task for Order {
@@ -195,12 +194,12 @@ impl Task for Order {
             Some(Reply::Units(done)) => Some(self.answer(&done)),
             Some(Reply::Reload(done)) => Some(reloaded(&done)),
             Some(Reply::Refused(why)) => Some(Answer::Fail(why)),
-            None => (now >= self.until).then(|| self.timed_out(now)),
+            None => (now >= self.due()).then(|| self.timed_out(now)),
         }
     }
 
     fn deadline(&self) -> Option<Mono> {
-        Some(self.until)
+        Some(self.due())
     }
 
     fn progress(&mut self, now: Mono) -> Option<String> {
@@ -231,8 +230,14 @@ impl Order {
             ask: Some(ask),
             slot: None,
             patience,
-            until: Mono::now().after(patience),
+            asked: Mono::now(),
         }
+    }
+
+    fn due(&self) -> Mono {
+        let begun = self.slot.as_ref().is_some_and(Slot::has_begun);
+        let least = if begun { Duration::ZERO } else { BEGINNING };
+        self.asked.after(self.patience.max(least))
     }
 
     fn answer(&self, done: &[Done]) -> Answer {
@@ -294,7 +299,21 @@ impl Order {
             let Some(unit) = board.unit(name) else {
                 continue;
             };
-            let before = self.before.unit(name).and_then(|unit| unit.pid);
+            let before = self.before.unit(name).map(Arc::as_ref);
+            if let Some(done) = self.done_meanwhile(unit, before, &board, now) {
+                let stop = self.verb == Verb::Stop;
+                values.push(if stop {
+                    stop_value(&done)
+                } else {
+                    value(&done)
+                });
+                texts.push(match stop {
+                    true => stop_words(&done),
+                    false => good_words(&done, self.verb),
+                });
+                continue;
+            }
+            let before = before.and_then(|unit| unit.pid);
             values.push(if self.verb == Verb::Stop {
                 late_stop_value(unit, self.patience)
             } else {
@@ -306,6 +325,61 @@ impl Order {
             return Answer::Fail("the process is gone: it was removed from .mcp-run".into());
         }
         self.data(values, texts)
+    }
+
+    /// Of several, some are where they should be while others take longer.
+    fn done_meanwhile(
+        &self,
+        unit: &UnitView,
+        before: Option<&UnitView>,
+        board: &Snapshot,
+        now: Mono,
+    ) -> Option<Done> {
+        let up = match unit.state {
+            State::Running => unit.ready != Some(false),
+            State::Done => true,
+            State::Stopped
+            | State::Waiting
+            | State::Building
+            | State::Starting
+            | State::Stopping
+            | State::Crashed
+            | State::Failed => false,
+        };
+        let run = |unit: &UnitView| (unit.started, unit.exits.back().map(|exit| exit.run));
+        let built = unit.build.as_ref();
+        let done = match self.verb {
+            Verb::Start => up,
+            Verb::Stop => unit.state == State::Stopped,
+            Verb::Restart => {
+                let fresh = before.is_none_or(|before| run(before) != run(unit));
+                up && fresh && !unit.rolled_back && !built.is_some_and(under_way)
+            }
+            Verb::Reload => false,
+        };
+        let known = before.and_then(|unit| unit.build.as_ref()).map(|b| b.id);
+        let new = |build: &&BuildView| build.ok.is_some() && Some(build.id) != known;
+        let previous_pid = before.and_then(|unit| unit.pid);
+        done.then(|| Done {
+            name: unit.name.clone(),
+            ok: true,
+            mode: unit.mode,
+            pid: unit.pid,
+            previous_pid,
+            build: built.filter(new).cloned(),
+            ready: unit.ready,
+            gap: None,
+            reason: None,
+            old_serves: false,
+            rolled_back: false,
+            exit: None,
+            tail: Vec::new(),
+            release_in: board.release_at.map(|at| at.since(now)),
+            signalled: previous_pid.is_some(),
+            killed: 0,
+            leftovers: Vec::new(),
+            took: now.since(self.asked),
+        })
     }
 
     fn late_words(&self, unit: &UnitView, before: Option<i32>, now: Mono) -> String {
@@ -320,7 +394,7 @@ impl Order {
             let _ = write!(text, "\nask get_status whether it is stopped");
             return text;
         }
-        if before.is_some() && before == unit.pid {
+        if self.verb == Verb::Restart && before.is_some() && before == unit.pid {
             text.push_str("\nthe old run serves on meanwhile");
         }
         let _ = write!(

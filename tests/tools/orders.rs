@@ -11,6 +11,7 @@ use bpm::door::ClientKind;
 use bpm::door::Service;
 use bpm::hub::Ask;
 use bpm::hub::Done;
+use bpm::hub::Letter;
 use bpm::hub::Reloaded;
 use bpm::hub::Reply;
 use serde_json::Value;
@@ -195,6 +196,18 @@ fn an_order_that_takes_longer_goes_on_and_says_how_to_wait() {
     ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
+    // What runs already needs no patience; there is no old run beside what is only starting.
+    stage.change_unit("web", |web| {
+        web.state = State::Starting;
+        web.ready = Some(false);
+        web.build = None;
+    });
+    let answer = stage.call("start", json!({"process": "web", "timeout_seconds": 0}));
+    let (_, text) = stage.checked("start", answer);
+    assert!(
+        text.contains("not started within") && !text.contains("old run"),
+        "{text}"
+    );
     for tool in ["start", "stop"] {
         let value = stage.data(tool, json!({"process": "*", "timeout_seconds": 0.01}));
         assert_eq!(value["ok"], false);
@@ -205,6 +218,65 @@ fn an_order_that_takes_longer_goes_on_and_says_how_to_wait() {
             .fail("reload", json!({"dry_run": "x"}))
             .contains("true or false")
     );
+}
+
+#[test]
+fn of_several_that_take_longer_those_that_are_done_are_told_apart() {
+    let stage = Stage::new(vec![unit("api"), unit("web"), idle("job", State::Done)]);
+    let step = stage.step("restart", json!({"process": "*", "timeout_seconds": 0}));
+    let answer = stage.finish(step, |_| None);
+    let (value, _) = stage.checked("restart", answer);
+    let done = |value: &Value| -> Vec<bool> {
+        let results = value["results"].as_array().unwrap();
+        results
+            .iter()
+            .map(|r| !r["timed_out"].as_bool().unwrap())
+            .collect()
+    };
+    assert_eq!(done(&value), [false, false], "nothing has happened yet");
+
+    let step = stage.step("restart", json!({"process": "*", "timeout_seconds": 0}));
+    let answer = stage.finish(step, |_| {
+        stage.change_unit("api", |api| {
+            api.pid = Some(4800);
+            api.started = Some(Mono::now().after(Duration::from_secs(1)));
+        });
+        stage.change_unit("web", |web| web.build = Some(build(8, "running")));
+        None
+    });
+    let (value, text) = stage.checked("restart", answer);
+    assert_eq!(done(&value), [true, false]);
+    assert_eq!(value["ok"], false);
+    assert_eq!(value["results"][0]["previous_pid"], 4711);
+    assert!(
+        text.starts_with("api: restarted in dev, pid 4800 (before 4711), ready\nweb: not "),
+        "{text}"
+    );
+}
+
+#[test]
+fn who_has_no_patience_hears_of_what_has_begun() {
+    let stage = Stage::new(vec![unit("web")]);
+    let step = stage.step("restart", json!({"process": "web", "timeout_seconds": 0}));
+    let bpm::door::Step::Wait(mut task) = step else {
+        panic!("an order takes its time")
+    };
+    task.start(&stage.waker);
+    assert_eq!(
+        stage.poll(&mut *task, &mut Vec::new()),
+        None,
+        "the board is still that of before"
+    );
+    let Ok(Letter::Ask(_, slot)) = stage.letters.try_recv() else {
+        panic!("nothing was asked")
+    };
+    stage.change_unit("web", |web| web.build = Some(build(8, "running")));
+    slot.begin();
+    let answer = stage
+        .poll(&mut *task, &mut Vec::new())
+        .expect("it has begun");
+    let (_, text) = stage.checked("restart", answer);
+    assert!(text.contains("build 8 running"), "{text}");
 }
 
 #[test]

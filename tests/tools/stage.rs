@@ -313,6 +313,7 @@ impl Stage {
                 task.start(&self.waker);
                 loop {
                     while let Ok(Letter::Ask(ask, slot)) = self.letters.try_recv() {
+                        slot.begin();
                         if let Some(reply) = engine(ask) {
                             slot.put(reply);
                         }
