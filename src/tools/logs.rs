@@ -20,6 +20,10 @@ use crate::tape::Tape;
 pub(super) const TAIL: usize = 200;
 /// Characters that what stands below the lines may take.
 const NOTES: usize = 400;
+/// Characters around a line of a text: its mark, what separates groups, the newline.
+const FRAME: usize = 8;
+/// The same in JSON: names, time, punctuation.
+const JSON_FRAME: usize = 140;
 
 /// The tool `search_logs`.
 pub(super) fn search_logs(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
@@ -160,8 +164,9 @@ impl Search {
 
     /// The lines, what is to be said about them, and where they are from.
     pub(super) fn text(&self, found: &Found) -> String {
-        let pieces = self.pieces(found);
         let room = self.limit.saturating_sub(NOTES);
+        // One line fits whatever its length, or nobody could page past it.
+        let pieces = self.pieces(found, LINE.min(room.saturating_sub(FRAME)));
         let whole: usize = pieces.iter().map(|p| p.chars().count() + 1).sum();
         let from_end = self.query.tail.is_some();
         let shown = if whole <= room {
@@ -205,7 +210,7 @@ impl Search {
     }
 
     /// Each line with what stands before it.
-    fn pieces(&self, found: &Found) -> Vec<String> {
+    fn pieces(&self, found: &Found, width: usize) -> Vec<String> {
         let marked = self.query.pattern.is_some();
         let piece = |(at, line): (usize, &Line)| {
             let group = if marked && self.begins_group(&found.lines, at) {
@@ -218,7 +223,7 @@ impl Search {
                 (true, true) => " * ",
                 (true, false) => "   ",
             };
-            format!("{group}{mark}{}", clip(&line.text, LINE))
+            format!("{group}{mark}{}", clip(&line.text, width))
         };
         found.lines.iter().enumerate().map(piece).collect()
     }
@@ -339,15 +344,14 @@ impl Search {
 
     /// The same as JSON, with as many lines as there is room for.
     pub(super) fn value(&self, found: &Found) -> Value {
-        let lines: Vec<(Value, String)> = found
-            .lines
-            .iter()
-            .map(|line| {
-                let value = line_value(line);
+        let written = |width: usize| -> Vec<(Value, String)> {
+            let lines = found.lines.iter().map(|line| line_value(line, width));
+            let both = |value: Value| {
                 let text = value.to_string();
                 (value, text)
-            })
-            .collect();
+            };
+            lines.map(both).collect()
+        };
         let from_end = self.query.tail.is_some();
         let frame = self
             .frame(found, Vec::new(), found.lines.len())
@@ -355,7 +359,16 @@ impl Search {
             .chars()
             .count();
         let room = self.limit.saturating_sub(frame + 20);
-        let shown = fitting(lines.iter().map(|(_, text)| text.as_str()), room, from_end);
+        let fits = |lines: &[(Value, String)]| {
+            fitting(lines.iter().map(|(_, text)| text.as_str()), room, from_end)
+        };
+        let mut lines = written(LINE);
+        let mut shown = fits(&lines);
+        if shown == 0 {
+            // One line fits whatever it is, even if each of its characters is written as six.
+            lines = written(room.saturating_sub(JSON_FRAME) / 6);
+            shown = fits(&lines);
+        }
         let cut = if from_end { lines.len() - shown } else { 0 };
         let kept = lines
             .into_iter()
@@ -390,8 +403,8 @@ fn all_context<'a>(lines: impl Iterator<Item = &'a Line>, context: usize) -> boo
     lines.take(context).take_while(|l| !l.matched).count() == context
 }
 
-fn line_value(line: &Line) -> Value {
-    let text = clip(&line.text, LINE);
+fn line_value(line: &Line, width: usize) -> Value {
+    let text = clip(&line.text, width);
     let clipped = text.len() != line.text.len();
     object([
         ("seq", line.seq.into()),

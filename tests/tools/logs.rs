@@ -351,3 +351,33 @@ fn what_is_gone_and_what_was_not_looked_at_is_said() {
     let text = stage.text("search_logs", args);
     assert!(text.contains("ended at its time limit after"), "{text}");
 }
+
+#[test]
+fn a_line_of_any_length_can_be_paged_past() {
+    let stage = Stage::new(vec![unit("web")]);
+    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let run = log.begin(Wall(1));
+    for line in ["\u{1}".repeat(3_000), "\"".repeat(3_000), "ä".repeat(3_000)] {
+        log.append(run, Stream::Stdout, line.as_bytes());
+        log.append(run, Stream::Stdout, b"\n");
+    }
+    for max in [500, 1_000, 7_000] {
+        for (way, args) in [("head", json!({"head": 3})), ("tail", json!({"tail": 3}))] {
+            let mut args = args;
+            args["process"] = "web".into();
+            args["max_chars"] = max.into();
+            let text = stage.text("search_logs", args.clone());
+            assert!(text.chars().count() <= max, "{max} {way}: {text}");
+            assert!(!text.contains("| 0 of"), "{max} {way}: {text}");
+            args["format"] = "json".into();
+            let value = stage.data("search_logs", args);
+            assert!(value.to_string().chars().count() <= max, "{max} {way}");
+            let lines = value["lines"].as_array().unwrap();
+            assert!(!lines.is_empty(), "{max} {way}: {value}");
+            assert_eq!(lines[0]["truncated"], true);
+            if way == "head" {
+                assert_eq!(value["next"], lines[lines.len() - 1]["seq"]);
+            }
+        }
+    }
+}
