@@ -117,36 +117,28 @@ const INDEX: Row = Row::may(
         min: i64::MIN,
         max: i64::MAX,
     },
-    "Which run (or build): -1 the newest, -2 the one before, 0 the oldest known. Default -1.",
+    "Run (or build): -1 newest, -2 the one before, 0 oldest known. Default -1.",
 );
 const AFTER: Row = Row::may(
     "after",
     COUNT,
-    "A cursor (next of an earlier answer): only what came later. Default: none.",
+    "A cursor (next of an answer): only what came later. Default none.",
 );
-const TIMEOUT: Row = Row::may(
-    "timeout_seconds",
-    PATIENCE,
-    "How long to wait for the end. Default 50.",
-);
+const TIMEOUT: Row = Row::may("timeout_seconds", PATIENCE, "Patience. Default 50.");
 
 const SEARCH: &[Row] = &[
     ONE,
-    Row::may(
-        "pattern",
-        Kind::Text,
-        "Only lines that match this regex. Default: all lines.",
-    ),
+    Row::may("pattern", Kind::Text, "A regex. Default: all lines."),
     Row::may(
         "literal",
         Kind::Flag,
-        "The pattern is plain text, no regex. Default false.",
+        "pattern is plain text. Default false.",
     ),
     Row::may("ignore_case", Kind::Flag, "Default false."),
     Row::may(
         "context_lines",
         Kind::Whole { min: 0, max: 1_000 },
-        "Lines before and after each match. Default 0.",
+        "Lines around each match. Default 0.",
     ),
     Row::may(
         "head",
@@ -154,19 +146,19 @@ const SEARCH: &[Row] = &[
             min: 1,
             max: i64::MAX,
         },
-        "Only the first so many lines of what was found. Default: see tail.",
+        "The first so many of what was found. Default: see tail.",
     ),
     Row::may(
         "tail",
         COUNT,
-        "Only the last so many; wins over head. Default 200 when neither is given.",
+        "The last so many; wins over head. Default 200 when neither is given.",
     ),
     INDEX,
     AFTER,
     Row::may(
         "since",
         Kind::Text,
-        "Only what came since: \"90s\", \"5m\", \"1h\", or an RFC 3339 time. Default: all.",
+        "\"90s\", \"5m\" or an RFC 3339 time: only what came since. Default all.",
     ),
     Row::may(
         "stream",
@@ -181,7 +173,7 @@ const SEARCH: &[Row] = &[
     Row::may(
         "max_chars",
         Kind::Whole {
-            min: 1_000,
+            min: 500,
             max: MOST_CHARS as i64,
         },
         "Length of the answer, cut at a line. Default 10000.",
@@ -257,7 +249,7 @@ const TOOLS: &[Tool] = &[
             Row::may(
                 "events_since",
                 COUNT,
-                "A cursor (next of an earlier answer): all events since, 0 for all kept. Default: the newest 5 events.",
+                "A cursor (next of an earlier answer): all events since; 0: all kept. Default: the newest 5.",
             ),
         ],
         hints: READS,
@@ -382,7 +374,6 @@ impl Tool {
         tool.insert(
             "annotations".into(),
             object([
-                ("title", self.title.into()),
                 ("readOnlyHint", self.hints.reads.into()),
                 ("destructiveHint", self.hints.destroys.into()),
                 ("idempotentHint", self.hints.idempotent.into()),

@@ -35,7 +35,7 @@ pub(super) const OUTPUT: &[Field] = {
         Field(
             "release_in_seconds",
             Maybe,
-            "until idle dev processes are built for release; null: nothing is due",
+            "until idle dev processes are built for release",
         ),
         Field(
             "processes",
@@ -64,7 +64,7 @@ pub(super) const OUTPUT: &[Field] = {
                 Field(
                     "stale",
                     Always("boolean"),
-                    "what runs is older than the last build that was tried",
+                    "what runs is older than the last build tried",
                 ),
                 Field(
                     "build",
@@ -80,7 +80,7 @@ pub(super) const OUTPUT: &[Field] = {
                 Field(
                     "url",
                     Maybe,
-                    "of its port setting, else of the lowest port it listens on",
+                    "of its port, else of the lowest it listens on",
                 ),
                 Field("cpu_percent", Maybe, "of one core"),
                 Field("cpu_seconds", Maybe, "so far"),

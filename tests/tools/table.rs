@@ -11,7 +11,9 @@ fn the_table_of_tools_is_well_formed_and_small() {
     let stage = Stage::new(vec![unit("web")]);
     let list = stage.tools.tools();
     let text = list.to_string();
-    assert!(text.chars().count() < 16_000, "{}", text.chars().count());
+    // Some clients write a blank after each colon and comma.
+    let size = text.chars().count() + blanks(list);
+    assert!(size < 16_000, "{size}");
     let other = Stage::new(vec![unit("api")]);
     assert_eq!(text, other.tools.tools().to_string());
 
@@ -74,6 +76,17 @@ fn the_table_of_tools_is_well_formed_and_small() {
             .call(&agent(), "no_such", &json!({}), None)
             .is_none()
     );
+}
+
+/// Colons and commas.
+fn blanks(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => {
+            (2 * map.len()).saturating_sub(1) + map.values().map(blanks).sum::<usize>()
+        }
+        Value::Array(list) => list.len().saturating_sub(1) + list.iter().map(blanks).sum::<usize>(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
 }
 
 /// No list of types, and no schema without a word in it.
