@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Lines of code in one file, without tests: more than that is two rooms.
-const ROOM: usize = 1_100;
+const ROOM: usize = 900;
 
 struct File {
     /// Below `src`.

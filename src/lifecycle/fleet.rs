@@ -4,7 +4,8 @@ use crate::clock::Mono;
 use crate::config::{Condition, Mode};
 use crate::table::Table;
 
-use super::unit::{Ended, Facts, Needs, Policy, Ticket, Unit};
+use super::policy::{Ended, Facts, Policy};
+use super::unit::{Needs, Ticket, Unit};
 use super::{Generation, UnitId};
 
 /// What somebody wants.

@@ -7,10 +7,12 @@
 //! two states; `tests` in this module drive it with random histories.
 
 mod fleet;
+mod policy;
 mod unit;
 
 pub use fleet::{Effect, Event, Fleet, Order, Why};
-pub use unit::{Ended, Facts, Policy, State, Ticket};
+pub use policy::{Ended, Facts, Policy, State};
+pub use unit::Ticket;
 
 /// Names a process over its whole life, reloads included.
 pub type UnitId = usize;
