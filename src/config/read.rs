@@ -508,6 +508,16 @@ impl<'a> Doc<'a> {
         name: &str,
         with: impl Fn(&Value) -> Read<T>,
     ) -> Option<T> {
+        self.read_by(section, name, &with)
+    }
+
+    /// One piece of code for all readers of a type.
+    fn read_by<T>(
+        &mut self,
+        section: &Section,
+        name: &str,
+        with: &dyn Fn(&Value) -> Read<T>,
+    ) -> Option<T> {
         let key = keys::find(section.place, name)?;
         match (section.get(name), key.fallback) {
             (Some(value), _) => self.accept(section, key, value.span().start, with(value)),
@@ -533,10 +543,16 @@ impl<'a> Doc<'a> {
         start: usize,
         read: Read<T>,
     ) -> Option<T> {
-        let wrong = match read {
-            Ok(value) => return Some(value),
-            Err(wrong) => wrong,
-        };
+        match read {
+            Ok(value) => Some(value),
+            Err(wrong) => {
+                self.refused(section, key, start, wrong);
+                None
+            }
+        }
+    }
+
+    fn refused(&mut self, section: &Section, key: &Key, start: usize, wrong: Vec<Wrong>) {
         for Wrong { at, why } in wrong {
             let why = match why {
                 Why::Found(found) if at == start => {
@@ -547,7 +563,6 @@ impl<'a> Doc<'a> {
             };
             self.fault(at, format!("\"{}\"{}: {why}", key.name, section.suffix()));
         }
-        None
     }
 
     /// A table under a key, with where it begins.

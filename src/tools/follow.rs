@@ -59,7 +59,7 @@ pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
     let names = names(rest.remove("processes").as_ref())?;
     let after = cursors(rest.remove("after").as_ref())?;
     let rest = Value::Object(rest);
-    let args = Args::check("bpm/follow", ROWS, &rest, Vec::new)?;
+    let args = Args::check("bpm/follow", ROWS, &rest, &Vec::new)?;
     for name in &names {
         tools.named(name)?;
     }

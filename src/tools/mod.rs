@@ -473,7 +473,7 @@ impl Service for Tools {
             self.hub.saw(now);
         }
         let names = || self.hub.board.now().names();
-        let step = Args::check(tool.name, tool.rows, args, names)
+        let step = Args::check(tool.name, tool.rows, args, &names)
             .and_then(|args| (tool.run)(self, caller, args));
         Some(step.unwrap_or_else(|why| Step::Done(Answer::Fail(why))))
     }

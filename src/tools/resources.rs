@@ -224,7 +224,7 @@ pub(super) fn prompt(tools: &Tools, name: &str, args: &Value) -> Option<Step> {
     if name != DIAGNOSE {
         return None;
     }
-    Some(checked(tools, name, ROWS, args, |args| {
+    Some(checked(tools, name, ROWS, args, &|args| {
         let unit = tools.unit(args)?;
         let board = tools.hub.board.now();
         Ok(Step::Work(Box::new(move || {
@@ -256,9 +256,9 @@ fn checked(
     name: &str,
     rows: &[Row],
     params: &Value,
-    then: impl FnOnce(Args<'_>) -> Result<Step, String>,
+    then: &dyn Fn(Args<'_>) -> Result<Step, String>,
 ) -> Step {
-    Args::check(name, rows, params, || tools.hub.board.now().names())
+    Args::check(name, rows, params, &|| tools.hub.board.now().names())
         .and_then(then)
         .unwrap_or_else(|why| Step::Done(refused(why)))
 }
@@ -299,12 +299,12 @@ pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
     const FORCE: &[Row] = &[Row::may("force", Kind::Flag, "")];
     Some(match method {
         "bpm/follow" => follow(tools, params).unwrap_or_else(|why| Step::Done(refused(why))),
-        "bpm/status" => checked(tools, method, STATUS, params, |args| {
+        "bpm/status" => checked(tools, method, STATUS, params, &|args| {
             let process = args.text("process").map(str::to_owned);
             let since = args.count("events_since");
             Ok(status::data(tools, process, since, Answer::Result))
         }),
-        "bpm/why" => checked(tools, method, ONE, params, |args| {
+        "bpm/why" => checked(tools, method, ONE, params, &|args| {
             let unit = tools.unit(args)?;
             let board = tools.hub.board.now();
             Ok(Step::Work(Box::new(move || {
@@ -312,11 +312,11 @@ pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
                 Answer::Result(Card::of(&board, &unit, now).value(&unit, now))
             })))
         }),
-        "bpm/reload" => checked(tools, method, DRY, params, |args| {
+        "bpm/reload" => checked(tools, method, DRY, params, &|args| {
             let dry_run = args.flag("dry_run").unwrap_or(false);
             Ok(plain(orders::reloading(tools, dry_run, LONG)))
         }),
-        "bpm/shutdown" => checked(tools, method, FORCE, params, |args| {
+        "bpm/shutdown" => checked(tools, method, FORCE, params, &|args| {
             Ok(Step::Wait(Box::new(Shutdown {
                 hub: Arc::clone(&tools.hub),
                 force: args.flag("force").unwrap_or(false),

@@ -275,7 +275,7 @@ impl<'a> Args<'a> {
         tool: &str,
         rows: &[Row],
         sent: &'a Value,
-        processes: impl FnOnce() -> Vec<String>,
+        processes: &dyn Fn() -> Vec<String>,
     ) -> Result<Self, String> {
         let map = match sent {
             Value::Null => None,
