@@ -228,7 +228,7 @@ fn units<'a>(board: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a Ar
 /// After the cursor; without one the newest few.
 fn events<'a>(board: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a Arc<EventView>> {
     let meant = |event: &&Arc<EventView>| wish.process.is_none() || event.process == wish.process;
-    let skip = match wish.since {
+    let skip = match wish.since.map(|after| cursor(board, after)) {
         Some(after) => board.events.partition_point(|event| event.seq <= after),
         None => {
             let all = board.events.iter().filter(meant).count();
@@ -250,6 +250,11 @@ fn events<'a>(board: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a A
 /// The cursor behind the newest event.
 pub(super) fn newest(board: &Snapshot) -> u64 {
     board.events.back().map_or(0, |event| event.seq)
+}
+
+/// Events begin anew with each bpm: to a cursor of the one before, all of them are news.
+pub(super) fn cursor(board: &Snapshot, after: u64) -> u64 {
+    if after > newest(board) { 0 } else { after }
 }
 
 fn value(view: &View<'_>, wish: &Wish) -> Value {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Tools;
 use super::logs::bad_pattern;
 use super::schema::{Args, Field, Shape};
-use super::status::{exit, lines, newest};
+use super::status::{cursor, exit, lines, newest};
 use super::text::{LINE, bounded, clip, doing, errors, tail, under_way};
 use crate::board::{ExitView, Snapshot, State, UnitView};
 use crate::clock::{Mono, human};
@@ -93,7 +93,7 @@ pub(super) fn wait(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, St
         hub: Arc::clone(&tools.hub),
         name: unit.name.clone(),
         what,
-        after,
+        after: after.map(|after| cursor(&board, after)),
         newest: newest(&board),
         patience,
         until: Mono::now().after(patience),

@@ -93,6 +93,8 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
         9
     );
     assert!(seqs(&stage.data("get_status", json!({"events_since": 9}))).is_empty());
+    let of_before = json!({"events_since": 5_000});
+    assert_eq!(seqs(&stage.data("get_status", of_before)).len(), 9);
     let db = stage.data("get_status", json!({"process": "db", "events_since": 0}));
     assert_eq!(db["processes"].as_array().unwrap().len(), 1);
     assert!(seqs(&db).is_empty());

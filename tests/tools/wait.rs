@@ -110,6 +110,12 @@ fn wait_for_an_exit_takes_the_next_one_or_what_came_after_the_cursor() {
     assert_eq!((&early["met"], &early["next"]), (&json!(false), &json!(5)));
     let after = stage.data("wait", json!({"process": "web", "for": "exit", "after": 4}));
     assert_eq!(after["met"], true);
+    // A cursor of the bpm before this one must not hide what happened since.
+    let before = stage.data(
+        "wait",
+        json!({"process": "web", "for": "exit", "after": 5_000, "timeout_seconds": 0}),
+    );
+    assert_eq!(before["met"], true);
 
     let mut task = stage.waiting("wait", json!({"process": "web", "for": "exit"}));
     let mut out = Vec::new();
