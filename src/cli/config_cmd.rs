@@ -110,9 +110,10 @@ pub(super) fn server_name(project: &str) -> String {
         })
         .take(32)
         .collect();
-    match name.trim_matches('-').is_empty() {
-        true => "bpm".into(),
-        false => name,
+    // One that begins with a dash would be an option of the agent's command.
+    match name.trim_matches('-') {
+        "" => "bpm".into(),
+        name => name.into(),
     }
 }
 
@@ -138,6 +139,7 @@ mod tests {
         assert_eq!(server_name("my shop.v2"), "my-shop-v2");
         assert_eq!(server_name("läden"), "l-den");
         assert_eq!(server_name("日本"), "bpm");
+        assert_eq!(server_name("ünï-x-é"), "n--x");
         assert_eq!(server_name(&"x".repeat(50)).len(), 32);
     }
 
