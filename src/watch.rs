@@ -29,6 +29,7 @@ use crate::error::{Error, Result, reason};
 use crate::globs::{Glob, Ignores};
 use crate::lifecycle::UnitId;
 use crate::os::inotify::{Event, Inotify, Kind, Mark, Refusal, Scope};
+use crate::table::{Set, Table};
 
 /// A process is due so long after the last change (spec: config, `watch`).
 pub const QUIET: Duration = Duration::from_millis(300);
@@ -70,9 +71,9 @@ pub struct Watcher {
     walk: Walk,
     /// The last folder that left its place: it may have come to another.
     moved: Option<(u32, PathBuf)>,
-    changed: BTreeMap<UnitId, Changed>,
+    changed: Table<UnitId, Changed>,
     problems: Vec<String>,
-    told: BTreeSet<Problem>,
+    told: Set<Problem>,
     most: usize,
 }
 
@@ -107,9 +108,9 @@ impl Watcher {
             stale: BTreeSet::new(),
             walk: Walk::default(),
             moved: None,
-            changed: BTreeMap::new(),
+            changed: Table::default(),
             problems: Vec::new(),
-            told: BTreeSet::new(),
+            told: Set::default(),
             most: MOST_FOLDERS,
         })
     }
@@ -123,7 +124,7 @@ impl Watcher {
         self.wanted.retain(|(_, globs)| !globs.is_empty());
         self.changed
             .retain(|unit, _| self.wanted.iter().any(|(id, _)| id == unit));
-        self.told.clear();
+        self.told = Set::default();
         self.walk.begin();
         let globs = self.wanted.iter().flat_map(|(_, globs)| globs);
         let in_vain = globs.filter_map(|glob| Some((glob.as_str(), glob.in_vain()?)));
@@ -153,12 +154,16 @@ impl Watcher {
 
     /// The processes whose last change is [`QUIET`] ago; each is told once.
     pub fn due(&mut self, now: Mono) -> Vec<Change> {
-        let quiet = self
-            .changed
-            .extract_if(.., |_, c| c.last.after(QUIET) <= now);
+        let mut quiet = Vec::new();
+        self.changed.retain(|unit, Changed { last, path }| {
+            let waits = last.after(QUIET) > now;
+            if !waits {
+                let path = std::mem::take(path);
+                quiet.push(Change { unit: *unit, path });
+            }
+            waits
+        });
         quiet
-            .map(|(unit, Changed { path, .. })| Change { unit, path })
-            .collect()
     }
 
     /// What changed until now is seen to: a build that somebody asked for begins.
@@ -402,7 +407,7 @@ impl Watcher {
     }
 
     fn say(&mut self, problem: Problem, e: &Error) {
-        if self.told.insert(problem) {
+        if self.told.add(problem) {
             let hint = e.hint().map_or(String::new(), |hint| format!("; {hint}"));
             self.problems.push(format!("{e}{hint}"));
         }
@@ -416,18 +421,18 @@ impl AsFd for Watcher {
 }
 
 fn mark_changed(
-    changed: &mut BTreeMap<UnitId, Changed>,
+    changed: &mut Table<UnitId, Changed>,
     unit: UnitId,
     now: Mono,
     path: impl FnOnce() -> String,
 ) {
-    changed
-        .entry(unit)
-        .and_modify(|c| c.last = now)
-        .or_insert_with(|| Changed {
-            last: now,
-            path: path(),
-        });
+    match changed.get_mut(&unit) {
+        Some(known) => known.last = now,
+        None => {
+            let path = path();
+            changed.insert(unit, Changed { last: now, path });
+        }
+    }
 }
 
 /// A look at folders that are to be watched.

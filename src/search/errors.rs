@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::text_of;
 use crate::block::{At, Lane};
 use crate::clock::Wall;
+use crate::table::in_order;
 
 /// Groups that are told apart; what else there is, is counted.
 const MOST_GROUPS: usize = 512;
@@ -115,9 +116,10 @@ pub fn find_errors(lanes: &[Lane], max: usize, expired: &mut dyn FnMut() -> bool
             }
         }
     }
-    found.groups = groups.into_values().collect();
-    let rank = |g: &Group| (std::cmp::Reverse((g.level, g.count)), g.seq);
-    found.groups.sort_by_key(rank);
+    // The worst first, of these the most frequent, of these the oldest: each pass keeps the one before.
+    let all = in_order(groups.into_values().collect(), |g: &Group| g.seq);
+    let all = in_order(all, |g| !g.count);
+    found.groups = in_order(all, |g| !(g.level as u64));
     found.more_groups = found.groups.len().saturating_sub(max);
     found.groups.truncate(max);
     found
