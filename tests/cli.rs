@@ -57,6 +57,19 @@ fn up_ends_with_what_runs_and_how_to_connect() {
 }
 
 #[test]
+fn up_runs_a_task_once() {
+    let mut house = House::new(
+        "[process.migrate]\ntype = \"task\"\ncommand = \"echo ran >> ran; sleep 0.2\"\n\
+         [process.web]\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"migrate\"]\n",
+    );
+    house.cli(["up"]).exits(0);
+    house.cli(["up"]).exits(0);
+    let ran = std::fs::read_to_string(house.root.join("ran")).unwrap();
+    assert_eq!(ran, "ran\n");
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
 fn up_of_some_starts_no_others() {
     let house = House::new(TWO);
     let said = house.cli(["up", "more"]).exits(0);

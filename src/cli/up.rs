@@ -97,12 +97,25 @@ struct Run {
 
 impl Run {
     fn begin(&mut self, names: &[String]) -> Result<()> {
+        let data = self.status()?;
         for name in names {
-            let arguments = object([
+            let process = items(&data["processes"]).find(|p| p["name"] == name.as_str());
+            let under_way = process.filter(|p| p["type"] == "task" && p["wanted"] == true);
+            let mut arguments = object([
                 ("process", name.as_str().into()),
                 ("timeout_seconds", LONGEST.into()),
             ]);
-            let id = self.ask("start", arguments)?;
+            // A task runs once for each start of the daemon: one that was started is waited for, not
+            // run again. One that failed is.
+            let tool = match under_way.and_then(|p| p["state"].as_str()) {
+                Some("done") => continue,
+                Some("failed") | None => "start",
+                Some(_) => {
+                    arguments["for"] = "ready".into();
+                    "wait"
+                }
+            };
+            let id = self.ask(tool, arguments)?;
             let until = Mono::now().after(self.patience);
             self.waits.insert(id, (name.clone(), Some(until)));
             self.watch(name, &Value::Null)?;
@@ -245,7 +258,7 @@ fn lost(fault: Fault) -> Error {
 }
 
 fn say(told: &Told) -> usize {
-    let failed = told.failed || told.data["ok"] == false;
+    let failed = told.failed || told.data["ok"] == false || told.data["met"] == false;
     if failed {
         note(&format!("bpm: {}\n", told.text));
     }

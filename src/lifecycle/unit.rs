@@ -239,6 +239,10 @@ impl Unit {
     }
 
     fn wanted_again(&mut self) {
+        if !self.want {
+            // What was stopped on purpose was not missed meanwhile.
+            self.gap_from = None;
+        }
         self.want = true;
         // What it needs is wanted as well: whether that is in vain shows anew.
         self.hopeless = false;

@@ -15,6 +15,7 @@ use crate::os::group;
 use crate::os::reap::Death;
 use crate::os::spawn::Step;
 use crate::plan;
+use crate::table::Table;
 
 use super::environment::Purpose;
 use super::launch::variables;
@@ -153,7 +154,9 @@ impl Supervisor {
             .get(&unit)
             .into_iter()
             .flat_map(|u| u.artifacts.values());
-        running.chain(built.filter_map(|a| a.exe.clone())).collect()
+        running
+            .chain(built.filter_map(|(_, a)| a.exe.clone()))
+            .collect()
     }
 
     pub(super) fn cancel_build(&mut self, unit: UnitId, id: u64) {
@@ -222,11 +225,9 @@ impl Supervisor {
         };
         if let Some(u) = self.units.get_mut(&unit) {
             if let Some(artifact) = artifact {
-                u.artifacts.insert(id, artifact);
-                // Of each mode one, the one before for a rollback, and what runs.
-                while u.artifacts.len() > 4 {
-                    u.artifacts.pop_first();
-                }
+                let mode = u.build.as_ref().map_or(Mode::Release, |b| b.mode);
+                u.artifacts.insert(id, (mode, artifact));
+                forget_old(&mut u.artifacts);
             }
             if let Some(build) = &mut u.build {
                 u.build_log.end(build.id, Wall::now(), &words);
@@ -248,5 +249,37 @@ impl Supervisor {
         };
         self.happened(Some(unit), "build", text);
         self.queue.push_back(Event::Built { unit, id, result });
+    }
+}
+
+/// The newest of each mode can be started, and the one before the newest be rolled back to.
+fn forget_old(artifacts: &mut Table<u64, (Mode, plan::Artifact)>) {
+    let newest = |wanted: Mode| {
+        artifacts
+            .iter()
+            .rfind(|(_, (mode, _))| *mode == wanted)
+            .map(|(id, _)| *id)
+    };
+    let kept = [
+        newest(Mode::Dev),
+        newest(Mode::Release),
+        artifacts.keys().rev().nth(1).copied(),
+    ];
+    artifacts.retain(|id, _| kept.contains(&Some(*id)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_started_is_not_forgotten() {
+        let mut artifacts = Table::default();
+        for id in 1..=9 {
+            let mode = if id == 1 { Mode::Release } else { Mode::Dev };
+            artifacts.insert(id, (mode, plan::Artifact::default()));
+            forget_old(&mut artifacts);
+        }
+        assert!(artifacts.keys().eq(&[1, 8, 9]));
     }
 }

@@ -36,7 +36,11 @@ impl Supervisor {
         let Some(u) = self.units.get(&key.0) else {
             return;
         };
-        let artifact = u.artifacts.get(&build).cloned().unwrap_or_default();
+        let artifact = u
+            .artifacts
+            .get(&build)
+            .map(|(_, a)| a.clone())
+            .unwrap_or_default();
         let log = Arc::clone(&u.log);
         if !process.cwd.is_dir() {
             return self.fail(purpose, &format!("no such folder: {:?}", process.cwd));

@@ -107,7 +107,8 @@ struct Unit {
     build_log: Arc<Tape>,
     exits: Arc<VecDeque<ExitView>>,
     build: Option<crate::board::BuildView>,
-    artifacts: Table<u64, plan::Artifact>,
+    /// Of builds that can still be started.
+    artifacts: Table<u64, (Mode, plan::Artifact)>,
     /// What was published last.
     facts: Option<Facts>,
     view: Option<Arc<crate::board::UnitView>>,
