@@ -58,7 +58,7 @@ fn up_ends_with_what_runs_and_how_to_connect() {
 
 #[test]
 fn up_runs_a_task_once() {
-    let mut house = House::new(
+    let house = House::new(
         "[process.migrate]\ntype = \"task\"\ncommand = \"echo ran >> ran; sleep 0.2\"\n\
          [process.web]\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"migrate\"]\n",
     );
