@@ -564,6 +564,22 @@ fn the_grace_is_bounded() {
 }
 
 #[test]
+fn who_reads_nothing_delays_no_end() {
+    let house = House::new();
+    let (mut lines, mut other) = (house.unix(), house.unix());
+    lines.tool(json!(1), "flood", json!({}));
+    house.shared.waiting.until("it floods", |n| n == 1);
+    other.tool(json!(2), "wait", json!({"ms": 900}));
+    house.shared.waiting.until("another waits", |n| n == 2);
+    let begun = std::time::Instant::now();
+    house.drain(PATIENCE);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    // Who does read is waited for.
+    assert!(other.next().unwrap()["result"].is_object());
+    drop(lines);
+}
+
+#[test]
 fn a_token_replaces_the_uid() {
     let policy = Policy {
         token: Some(b"secret".to_vec()),

@@ -20,6 +20,8 @@ const SILENT_TIME: Duration = Duration::from_secs(60);
 const IDLE_TIME: Duration = Duration::from_secs(900);
 /// An answer that the client does not take.
 const WRITE_TIME: Duration = Duration::from_secs(10);
+/// The same while bpm ends: a terminal that does not read delays nobody.
+const LAST_TIME: Duration = Duration::from_millis(500);
 /// After a refusal: what is still coming is thrown away, so that the client can read the answer before a reset.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// With more than this to be written, nothing more is read or produced for the connection.
@@ -204,6 +206,11 @@ impl Conn {
     /// Bytes that wait to be written.
     pub(super) fn pending(&self) -> usize {
         self.wbuf.len() - self.written
+    }
+
+    /// While bpm ends: until when it is waited for that the other end takes something. None: nothing is stuck.
+    pub(super) fn patience(&self) -> Option<Mono> {
+        self.stuck.map(|since| since.after(LAST_TIME))
     }
 
     pub(super) fn phase(&self) -> Phase {

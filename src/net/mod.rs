@@ -411,17 +411,21 @@ impl Net {
         }
     }
 
-    /// The end has come: nothing is in flight any more, or its time is over.
+    /// The end has come: nothing is in flight any more but to who takes nothing of it, or its time is over.
     fn is_over(&mut self, now: Mono) -> bool {
         let Some(until) = self.drain else {
             return false;
         };
-        let clear =
-            |net: &Self| net.calls.is_empty() && net.conns.values().all(|c| c.pending() == 0);
-        if clear(self) {
-            return true;
-        }
-        if now < until {
+        let taken = |c: &Conn| c.patience().is_none_or(|at| now < at);
+        let waited_for = |conn: u64| self.conns.get(&conn).is_some_and(|c| taken(c));
+        let busy = self.calls.values().any(|call| waited_for(call.conn()))
+            || self.conns.values().any(|c| c.pending() > 0 && taken(c));
+        if busy && now < until {
+            let next = self.conns.values().filter_map(|c| c.patience());
+            if let Some(at) = next.filter(|at| now < *at).min() {
+                // Only to be here again at that time.
+                self.timers.insert((at, Due::Accept));
+            }
             return false;
         }
         self.abandon_calls(now);
