@@ -20,7 +20,6 @@ use crate::clock::Mono;
 use crate::daemon::Project;
 use crate::error::{Error, Result, reason};
 use crate::json::object;
-use crate::os::notice::Notice;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, Output, spawn};
 use crate::os::{group, memory, proc, reap};
@@ -103,6 +102,9 @@ struct State {
     handshake: Handshake,
     /// Requests that wait for an answer: their ids, as they were written.
     waiting: Set<Vec<u8>>,
+    /// How often a connection was asked for, and how much of that was tried.
+    asked: u64,
+    tried: u64,
     /// The input has ended.
     over: bool,
 }
@@ -142,6 +144,20 @@ impl Shared {
                 .wait_timeout(state, left)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+impl Shared {
+    /// Asks the other thread for a connection, and waits for what comes of it.
+    fn connection(&self) -> Option<Arc<UnixStream>> {
+        let asked = {
+            let mut state = self.lock();
+            state.asked += 1;
+            state.asked
+        };
+        self.changed.notify_all();
+        let done = |s: &State| s.link.is_some() || s.tried >= asked;
+        self.wait(CONNECT, done).link.clone()
     }
 }
 
@@ -219,17 +235,22 @@ impl Inward<'_> {
 
     fn forward(&self, line: &[u8]) {
         let heads = heads(line);
-        let Some(link) = self.link(&heads) else {
-            return;
-        };
-        {
+        loop {
+            let Some(link) = self.link(&heads) else {
+                return;
+            };
             let mut state = self.shared.lock();
-            for head in &heads {
-                state.note(head, line);
+            // Noted only where it is sent: when this connection is lost, what is noted is answered.
+            if state.link.as_ref().is_some_and(|l| Arc::ptr_eq(l, &link)) {
+                for head in &heads {
+                    state.note(head, line);
+                }
+                drop(state);
+                // One that fails is noticed by the other thread as well.
+                let _ = (&*link).write_all(line);
+                return;
             }
         }
-        // One that fails is noticed by the other thread as well, which answers what waits.
-        let _ = (&*link).write_all(line);
     }
 
     /// The connection; where there is none, one is made for a request, and a notification is dropped.
@@ -243,7 +264,7 @@ impl Inward<'_> {
             Daemon::Ourselves => None,
         };
         let link = match why {
-            None => self.shared.wait(CONNECT, |s| s.link.is_some()).link.clone(),
+            None => self.shared.connection(),
             Some(_) => None,
         };
         if link.is_none() {
@@ -356,48 +377,57 @@ struct Outward {
 
 impl Outward {
     fn run(&self) {
+        // The first connection is made before anybody asks; after that, one is made when it is needed: a
+        // daemon that was stopped is not waited for by a thousand proxies that nobody talks to.
+        let mut tried = 0;
         loop {
-            match self.connect() {
-                Ok(link) => self.copy(&link),
-                Err(e) => {
-                    // Requests say so, one after the other; nothing more can be done here.
-                    eprint(&format!("cannot wait for the daemon: {}", reason(&e)));
+            let link = self.connect();
+            let connected = {
+                let mut state = self.shared.lock();
+                state.tried = tried;
+                state.link.clone_from(&link);
+                link
+            };
+            self.shared.changed.notify_all();
+            if let Some(link) = connected {
+                if self.shared.lock().over {
+                    let _ = link.shutdown(Shutdown::Write);
+                }
+                self.copy(&link);
+                self.lost();
+                if self.daemon == Daemon::Ourselves {
                     return;
                 }
             }
-            self.lost();
-            if self.daemon == Daemon::Ourselves || self.shared.lock().over {
-                return;
-            }
+            tried = self.next_order(tried);
         }
     }
 
-    /// Waits for a daemon, and says the handshake again.
-    fn connect(&self) -> io::Result<Arc<UnixStream>> {
-        loop {
-            std::fs::create_dir_all(self.project.dir.path())?;
-            // Watched before it is looked at: a daemon that comes in between is not missed.
-            let notice = Notice::of(self.project.dir.path())?;
-            if let Ok(Verdict::Running(_, client)) = client::judge(&self.project.dir, "proxy") {
+    /// Waits until a connection is asked for that was not tried yet.
+    fn next_order(&self, tried: u64) -> u64 {
+        let mut state = self.shared.lock();
+        while state.asked <= tried {
+            state = self
+                .shared
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.asked
+    }
+
+    /// Connects to the daemon, if there is one, and says the handshake again.
+    fn connect(&self) -> Option<Arc<UnixStream>> {
+        match client::judge(&self.project.dir, "proxy") {
+            Ok(Verdict::Running(_, client)) => {
                 let link = Arc::new(client.into_stream());
-                if self.greet(&link).is_ok() {
-                    let mut state = self.shared.lock();
-                    state.link = Some(Arc::clone(&link));
-                    if state.over {
-                        let _ = link.shutdown(Shutdown::Write);
-                    }
-                    drop(state);
-                    self.shared.changed.notify_all();
-                    return Ok(link);
-                }
-                continue;
+                self.greet(&link).ok().map(|()| link)
             }
-            readable([Some(notice.as_fd())], None)?;
+            _ => None,
         }
     }
 
-    /// Says the handshake to a new daemon. The client has had its answers and does not get them twice;
-    /// one that it has not had goes to it.
+    /// Says the handshake to a new daemon. The client has had its answers and does not get them twice.
     fn greet(&self, link: &UnixStream) -> io::Result<()> {
         let handshake = self.shared.lock().handshake.clone();
         for (request, then) in [
@@ -407,11 +437,7 @@ impl Outward {
             if let Some(said) = request {
                 let mut reader = link;
                 (&mut &*link).write_all(&said.line)?;
-                let answer = answer_to(&mut reader, &said.id)?;
-                if !said.answered {
-                    say(&answer);
-                    self.shared.lock().answered(&said.id);
-                }
+                answer_to(&mut reader, &said.id)?;
             }
             if let Some(line) = then {
                 (&mut &*link).write_all(&line)?;
@@ -464,19 +490,14 @@ impl Outward {
         let waiting = {
             let mut state = self.shared.lock();
             state.link = None;
-            let waiting = std::mem::take(&mut state.waiting);
-            // Asked again without harm, so its answer comes from the next daemon.
-            let again = match &state.handshake.initialize {
-                Some(said) if !said.answered && !state.over => Some(said.id.clone()),
-                Some(_) | None => None,
-            };
-            state.waiting = again.clone().into_iter().collect();
-            waiting
-                .into_iter()
-                .map(|(id, ())| id)
-                .filter(move |id| Some(id) != again.as_ref())
+            let handshake = &mut state.handshake;
+            for said in [&mut handshake.initialize, &mut handshake.level] {
+                // Without an answer it was no handshake: the client will say it again.
+                said.take_if(|s| !s.answered);
+            }
+            std::mem::take(&mut state.waiting)
         };
-        for id in waiting {
+        for id in waiting.into_keys() {
             refuse(
                 &id,
                 RESTARTED,

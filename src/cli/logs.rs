@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, stdout};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -316,7 +315,7 @@ fn back(project: &Project) -> Result<Client> {
         if let Verdict::Running(_, client) = client::judge(&project.dir, "cli")? {
             return Ok(client);
         }
-        if !poll::readable_unless_gone(notice.as_fd(), stdout().as_fd()).map_err(cannot)? {
+        if !notice.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
             return Err(Error::ReaderGone);
         }
     }
@@ -366,10 +365,9 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
             file.seek(SeekFrom::Start(0)).map_err(cannot)?;
             continue;
         }
-        if !poll::readable_unless_gone(notice.as_fd(), stdout().as_fd()).map_err(cannot)? {
+        if !notice.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
             return Err(Error::ReaderGone);
         }
-        notice.wait(Duration::ZERO).map_err(cannot)?;
     }
 }
 

@@ -6,14 +6,20 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::poll::readable;
+use super::poll::{readable, readable_unless_gone, reader_gone};
+
+/// A user has 128 inotify instances as a rule. Who gets none looks anew so often: two bpm that start at
+/// once must both succeed, whatever else runs on the machine.
+const BLIND: Duration = Duration::from_millis(50);
 
 /// A folder that is watched.
 #[derive(Debug)]
 pub struct Notice {
-    inotify: Inotify,
+    /// None: there was none to be had.
+    inotify: Option<Inotify>,
 }
 
 impl Notice {
@@ -29,28 +35,48 @@ impl Notice {
     }
 
     fn with(folder: &Path, more: AddWatchFlags) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let what = AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_CLOSE_WRITE;
-        inotify.add_watch(folder, what | more)?;
-        Ok(Self { inotify })
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | more;
+        let watching = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .and_then(|inotify| inotify.add_watch(folder, what).map(|_| inotify));
+        match watching {
+            Ok(inotify) => Ok(Self {
+                inotify: Some(inotify),
+            }),
+            Err(Errno::EMFILE | Errno::ENOSPC) => Ok(Self { inotify: None }),
+            Err(e) => Err(e.into()),
+        }
     }
 
-    /// Waits for the next change; false: there was none in that time.
-    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        let [changed] = readable([Some(self.inotify.as_fd())], Some(timeout))?;
-        // What it was does not matter: who waits looks again. EAGAIN: it was a signal that woke us.
-        let _ = self.inotify.read_events();
-        Ok(changed)
+    /// Waits for the next change, at most so long. It may come back early: who waits looks again anyway.
+    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let (fd, timeout) = match &self.inotify {
+            Some(inotify) => (Some(inotify.as_fd()), timeout),
+            None => (None, timeout.min(BLIND)),
+        };
+        readable([fd], Some(timeout))?;
+        self.forget();
+        Ok(())
     }
-}
 
-/// Readable once something has changed.
-impl AsFd for Notice {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
+    /// Waits for the next change, likewise. False: who reads what we write to `output` has gone.
+    pub fn wait_unless_gone(&self, output: BorrowedFd<'_>) -> io::Result<bool> {
+        let there = match &self.inotify {
+            Some(inotify) => readable_unless_gone(inotify.as_fd(), output)?,
+            None => !reader_gone(output, BLIND)?,
+        };
+        self.forget();
+        Ok(there)
+    }
+
+    /// What the change was does not matter. EAGAIN: there was none, a signal woke us.
+    fn forget(&self) {
+        if let Some(inotify) = &self.inotify {
+            let _ = inotify.read_events();
+        }
     }
 }
 
@@ -63,8 +89,22 @@ mod tests {
     fn a_change_ends_the_wait() {
         let folder = Folder::new("notice");
         let notice = Notice::of(&folder.join("")).unwrap();
-        assert!(!notice.wait(Duration::from_millis(1)).unwrap());
+        notice.wait(Duration::from_millis(1)).unwrap();
         std::fs::write(folder.join("new"), "x").unwrap();
-        assert!(notice.wait(Duration::from_secs(10)).unwrap());
+        let begun = crate::clock::Mono::now();
+        notice.wait(Duration::from_secs(100)).unwrap();
+        assert!(crate::clock::Mono::now().since(begun) < Duration::from_secs(50));
+    }
+
+    #[test]
+    fn without_inotify_it_looks_anew() {
+        let notice = Notice { inotify: None };
+        let begun = crate::clock::Mono::now();
+        notice.wait(Duration::from_secs(100)).unwrap();
+        assert!(crate::clock::Mono::now().since(begun) < Duration::from_secs(50));
+        let (read, write) = std::io::pipe().unwrap();
+        assert!(notice.wait_unless_gone(write.as_fd()).unwrap());
+        drop(read);
+        assert!(!notice.wait_unless_gone(write.as_fd()).unwrap());
     }
 }
