@@ -41,6 +41,10 @@ bench-idle *args: (bench "idle" args)
 # A clean build: time, crates, size
 bench-build: (bench "build")
 
+# Ten minutes of thirty processes and twenty clients: does bpm grow?
+soak *args:
+    cargo bench --bench soak -- {{args}}
+
 # A static binary with musl
 musl:
     .ci/musl
