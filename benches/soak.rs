@@ -79,7 +79,7 @@ fn main() {
         asked: AtomicU64::new(0),
     };
     println!("seed {seed}; at rest, but for \"busy\"\n");
-    println!("| s | RSS busy | RSS | descriptors | threads | starts | asked |");
+    println!("| s | RSS busy | RSS | descriptors | threads | restarts | asked |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     let looks = std::thread::scope(|scope| {
         for n in 0..CLIENTS as u64 {
@@ -223,20 +223,19 @@ impl Soak<'_> {
     fn watch(&self, round: Duration, span: Duration) -> Vec<Look> {
         let begun = Instant::now();
         let mut looks = Vec::new();
-        let mut starts = 0;
         while begun.elapsed() + round / 2 < span {
             let due = begun + round * (looks.len() as u32 + 1);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             assert!(!self.over.load(Ordering::Relaxed), "a client has failed");
             let busy = rss(self.house.pid());
             let rest = self.pace.write().unwrap();
-            starts += self.restarts();
+            let restarts = self.restarts();
             self.all("stop");
             let look = self.at_rest(looks.first());
             self.all("start");
             drop(rest);
             println!(
-                "| {} | {:.2} MB | {:.2} MB | {} | {} | {starts} | {} |",
+                "| {} | {:.2} MB | {:.2} MB | {} | {} | {restarts} | {} |",
                 begun.elapsed().as_secs(),
                 busy as f64 / 1e6,
                 look.rss as f64 / 1e6,
@@ -270,7 +269,7 @@ impl Soak<'_> {
         }
     }
 
-    /// How often processes were started since this was asked last... by bpm's own count, which a stop keeps.
+    /// How often processes were started again, all of them together.
     fn restarts(&self) -> u64 {
         let status = self.house.call("get_status", json!({})).ok();
         let all = status["processes"].as_array().unwrap();
@@ -293,7 +292,8 @@ impl Soak<'_> {
             match dice.below(20) {
                 0 => {
                     self.house.config(&config(&self.house.root, turns));
-                    self.house.call("reload", json!({}));
+                    // It would wait for processes that never live long enough to be good.
+                    self.leave_after(&mut dice, "bpm/reload", json!({}));
                 }
                 1 => self.house.signal(Signal::SIGHUP),
                 _ => {
@@ -327,7 +327,9 @@ impl Soak<'_> {
             let (tool, args) = question(dice);
             if dice.below(10) > 0 {
                 let answer = http.call(tool, args);
-                assert!(!answer.failed, "{tool}: {}", answer.text);
+                // Early on there are no four runs yet.
+                let known = !answer.failed || answer.text.contains("has no run of index");
+                assert!(known, "{tool}: {}", answer.text);
                 continue;
             }
             let params = json!({"name": tool, "arguments": args, "_meta": {"progressToken": 1}});
@@ -397,7 +399,8 @@ impl Soak<'_> {
             3 => drop(self.house.cli(["ps"]).exits(0)),
             _ => {
                 let mut follower = self.house.command(bpm());
-                follower.args(["logs", "-f"]).stdout(Stdio::piped());
+                follower.args(["logs", "-f"]);
+                follower.stdout(Stdio::piped()).stderr(Stdio::null());
                 let mut follower = follower.spawn().unwrap();
                 let mut some = vec![0; 1 + dice.below(20_000) as usize];
                 follower
