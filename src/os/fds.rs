@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -81,7 +81,21 @@ pub fn set_nonblocking(fd: impl AsFd, on: bool) -> io::Result<()> {
 
 /// Standard input becomes the null device.
 pub fn null_stdin() -> io::Result<()> {
-    onto(File::open("/dev/null")?.as_fd(), 0)
+    onto(nothing()?.as_fd(), 0)
+}
+
+/// What is at its end from the first read on: the null device, or, in a root that was made by hand and has
+/// none, a pipe that nobody writes to.
+pub fn nothing() -> io::Result<OwnedFd> {
+    match File::open("/dev/null") {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => nobodys_pipe(),
+        opened => Ok(opened?.into()),
+    }
+}
+
+fn nobodys_pipe() -> io::Result<OwnedFd> {
+    let (read, _write) = io::pipe()?;
+    Ok(read.into())
 }
 
 /// Standard input becomes the null device; standard output and error become `log`.
@@ -138,6 +152,15 @@ mod tests {
             set_cloexec(&read, on).unwrap();
             let flags = FdFlag::from_bits_retain(fcntl(&read, FcntlArg::F_GETFD).unwrap());
             assert_eq!(flags.contains(FdFlag::FD_CLOEXEC), on);
+        }
+    }
+
+    #[test]
+    fn nothing_is_at_its_end() {
+        for nothing in [nothing().unwrap(), nobodys_pipe().unwrap()] {
+            let mut text = Vec::new();
+            std::io::Read::read_to_end(&mut File::from(nothing), &mut text).unwrap();
+            assert!(text.is_empty());
         }
     }
 

@@ -35,7 +35,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::fds::set_nonblocking;
+use super::fds::{nothing, set_nonblocking};
 use super::reap::Masked;
 use crate::error::reason;
 
@@ -544,7 +544,7 @@ impl Pipe {
 impl<'a> Streams<'a> {
     fn open(output: Output<'a>) -> Result<Self, Errno> {
         Ok(Self {
-            null: File::open("/dev/null").map_err(errno)?.into(),
+            null: nothing().map_err(errno)?,
             output: match output {
                 Output::Pipes => Open::Pipes {
                     out: Pipe::new()?,
