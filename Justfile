@@ -35,6 +35,9 @@ bench-start *args: (bench "start" args)
 # Calls over HTTP
 bench-http *args: (bench "http" args)
 
+# Idle connections, events, proxies
+bench-agents *args: (bench "door" "proxy" args)
+
 # Memory and wake-ups
 bench-idle *args: (bench "idle" args)
 

@@ -1,10 +1,12 @@
 //! Every figure that bpm promises, each beside what this machine can do at best, in the same run.
 //!
-//! `cargo bench --bench bench -- [--quick] [start|logs|search|http|idle|swap|build ...]`. No name: all but
+//! `cargo bench --bench bench -- [--quick] [start|logs|search|http|door|proxy|idle|swap|build ...]`. No name: all but
 //! `build`. `BPM_BIN` names another binary. Nothing here fails on a time.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+#[path = "bench/agents.rs"]
+mod agents;
 #[path = "../tests/common/mod.rs"]
 mod common;
 #[path = "bench/swap.rs"]
@@ -28,6 +30,8 @@ const GROUPS: &[Group] = &[
     ("logs", logs),
     ("search", search),
     ("http", http),
+    ("door", agents::door),
+    ("proxy", agents::proxy),
     ("idle", idle),
     ("swap", swap::swap),
     ("build", build),

@@ -71,7 +71,8 @@ fn main() {
 
     let mut house = House::empty();
     house.config(&config(&house.root, 0));
-    house.serve();
+    // A daemon: in the foreground HUP would end it.
+    house.up();
     let soak = Soak {
         house: &house,
         pace: RwLock::new(()),
@@ -377,9 +378,10 @@ impl Soak<'_> {
             .unwrap();
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
         stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+        let begun = Instant::now();
         let mut left = dice.below(100_000);
         let mut buffer = [0; 4096];
-        while left > 0 {
+        while left > 0 && begun.elapsed() < Duration::from_secs(2) {
             match stream.read(&mut buffer) {
                 Ok(n @ 1..) => left = left.saturating_sub(n as u64),
                 // Nobody says anything at the moment.

@@ -276,6 +276,11 @@ fn main() {
             }
             nap();
         }
+        // The time, in nanoseconds, every so many milliseconds.
+        "tick" => loop {
+            std::thread::sleep(std::time::Duration::from_millis(arg.parse().unwrap_or(1_000)));
+            say(format_args!("{}", now()));
+        },
         // Listens on the port, prints it, answers nothing.
         "listen" => match std::net::TcpListener::bind(format!("127.0.0.1:{arg}")) {
             Ok(listener) => {
