@@ -247,6 +247,8 @@ pub struct Client {
     /// Bytes of `inbox` in which there is no newline: each byte is looked at once.
     seen: usize,
     last_id: u64,
+    /// The daemon was about to leave when it said hello.
+    stopping: bool,
 }
 
 impl Client {
@@ -266,9 +268,16 @@ impl Client {
             inbox: Vec::new(),
             seen: 0,
             last_id: 0,
+            stopping: false,
         };
-        client.call("bpm/hello", hello(kind), Some(until))?;
+        let greeting = client.call("bpm/hello", hello(kind), Some(until))?;
+        client.stopping = greeting["stopping"] == true;
         Ok(client)
+    }
+
+    /// The daemon was stopping already when we came: it answers, and will be gone.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// The bare connection, for who forwards messages as they are. To be called between calls.
@@ -513,6 +522,7 @@ mod tests {
             inbox: Vec::new(),
             seen: 0,
             last_id: 0,
+            stopping: false,
         };
         theirs
             .write_all(

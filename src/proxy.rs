@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::client::{self, Verdict};
 use crate::clock::Mono;
-use crate::daemon::Project;
+use crate::daemon::{self, Project};
 use crate::error::{Error, Result, reason};
 use crate::json::object;
 use crate::os::poll::readable;
@@ -537,7 +537,7 @@ fn answer_to(reader: &mut impl Read, id: &[u8]) -> io::Result<Vec<u8>> {
 /// Sees to it that a daemon runs: a bpm of its own is executed for that, since a fork needs a process of
 /// one thread. Its words are the error's.
 fn launch_if_needed(project: &Project) -> Result<()> {
-    match client::judge(&project.dir, "proxy")? {
+    match daemon::judge_lasting(project, "proxy")? {
         Verdict::Running(..) => return Ok(()),
         Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {}
     }

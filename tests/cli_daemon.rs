@@ -251,6 +251,25 @@ fn one_that_does_not_answer_is_unhealthy_and_is_replaced() {
 }
 
 #[test]
+fn the_end_of_one_that_is_stopping_is_waited_for() {
+    let mut house = House::new(
+        "[process.slow]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 1\n",
+    );
+    for next in [&["start"][..], &["start", "slow"], &["proxy"]] {
+        house.up();
+        house.line("slow", "stubborn");
+        let old = house.pid();
+        house.signal(Signal::SIGTERM);
+        house.stopping();
+        house.cli(next).exits(0);
+        assert!(!lives(old), "{next:?}");
+        assert_eq!(daemon(&house)["verdict"], "running", "{next:?}");
+        assert_ne!(pid(&house), old);
+    }
+    house.cli(["stop", "--force"]).exits(0);
+}
+
+#[test]
 fn the_callers_streams_and_descriptors_are_let_go() {
     let house = House::new(NAP);
     let (mut read, write) = std::io::pipe().unwrap();

@@ -43,7 +43,11 @@ pub(super) struct Reached {
 /// Connects to the daemon, which is started if there is none. None: we were that daemon, and it is over.
 pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached>> {
     for _ in 0..2 {
-        match client::judge(&project.dir, "cli")? {
+        let verdict = match wishes.replace {
+            true => client::judge(&project.dir, "cli")?,
+            false => daemon::judge_lasting(project, "cli")?,
+        };
+        match verdict {
             Verdict::Running(descriptor, client) if !wishes.replace => {
                 return Ok(Some(Reached { descriptor, client }));
             }

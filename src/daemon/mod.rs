@@ -36,7 +36,7 @@ use crate::supervisor::{Manager, Setup, Supervisor};
 use crate::tools::{Kernel, Tools};
 
 pub use env::{Env, Herald};
-pub use stop::{Stopped, stop};
+pub use stop::{Stopped, judge_lasting, stop};
 
 /// Answers in flight get so long when everything has stopped (spec: daemon, "Stop").
 const GRACE: Duration = Duration::from_secs(10);
@@ -139,7 +139,11 @@ pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
         Error::cannot(format!("keep bpm's files in {dir:?}"), reason(&e))
             .with_hint("set BPM_HOME to a folder that you may write")
     })?;
-    match client::judge(&project.dir, "cli")? {
+    let verdict = match wishes.replace {
+        true => client::judge(&project.dir, "cli")?,
+        false => judge_lasting(project, "cli")?,
+    };
+    match verdict {
         Verdict::Running(..) | Verdict::Unhealthy(_) if wishes.replace => {
             stop(project, false, true, &mut |_| {})?;
         }
@@ -340,7 +344,7 @@ fn take_lock(project: &Project) -> Result<std::result::Result<Lock, i32>> {
         if let Some(lock) = lock {
             return Ok(Ok(lock));
         }
-        match client::judge(&project.dir, "cli")? {
+        match judge_lasting(project, "cli")? {
             Verdict::Running(descriptor, _) => return Ok(Err(descriptor.pid)),
             // It has ended in between: ours now.
             Verdict::Stale(_) | Verdict::Stopped if Mono::now() < until => {}

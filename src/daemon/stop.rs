@@ -83,6 +83,28 @@ pub fn stop(
     Ok(stopped)
 }
 
+/// Judges the daemon of a project for who needs one that stays: the end of one that is stopping is waited for.
+///
+/// # Errors
+/// Those of [`client::judge`]; it takes longer to stop than it is allowed to.
+pub fn judge_lasting(project: &Project, kind: &str) -> Result<Verdict> {
+    let mut until = None;
+    loop {
+        let descriptor = match client::judge(&project.dir, kind)? {
+            Verdict::Running(descriptor, client) if client.is_stopping() => descriptor,
+            verdict => return Ok(verdict),
+        };
+        let until = *until.get_or_insert_with(|| Mono::now().after(longest(project) + MORE));
+        if !gone(&descriptor, until.since(Mono::now()))? {
+            return Err(Error::cannot(
+                format!("start {}", project.name()),
+                format!("the daemon (pid {}) is still stopping", descriptor.pid),
+            )
+            .with_hint("\"bpm stop --force\" ends it at once"));
+        }
+    }
+}
+
 /// The longest stop timeout of the configuration as it is now; that of a file with mistakes is the default.
 fn longest(project: &Project) -> Duration {
     let config = read_config(&project.root).ok();

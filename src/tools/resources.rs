@@ -298,6 +298,11 @@ pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
     const DRY: &[Row] = &[Row::may("dry_run", Kind::Flag, "")];
     const FORCE: &[Row] = &[Row::may("force", Kind::Flag, "")];
     Some(match method {
+        "bpm/hello" => {
+            let stopping = tools.hub.board.now().stopping;
+            let answer = object([("stopping", stopping.into())]);
+            Step::Done(Answer::Result(answer))
+        }
         "bpm/follow" => follow(tools, params).unwrap_or_else(|why| Step::Done(refused(why))),
         "bpm/status" => checked(tools, method, STATUS, params, &|args| {
             let process = args.text("process").map(str::to_owned);
