@@ -12,6 +12,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::geteuid;
 use serde_json::Value;
 
 use crate::clock::Mono;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result, reason};
 use crate::json::{items, object};
 use crate::os::lock::Lock;
 use crate::os::notice::Notice;
+use crate::os::{peer, proc};
 use crate::paths::ProjectDir;
 
 /// What both ends of the socket must agree on.
@@ -154,6 +156,15 @@ impl Verdict {
             Self::Stopped => "stopped",
         }
     }
+
+    /// Of which daemon.
+    pub fn descriptor(self) -> Option<Descriptor> {
+        match self {
+            Self::Running(descriptor, _) | Self::Stale(descriptor) => Some(descriptor),
+            Self::Unhealthy(descriptor) => descriptor,
+            Self::Stopped => None,
+        }
+    }
 }
 
 /// Judges the daemon of a project, and is connected to it where it runs.
@@ -184,6 +195,14 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
                 None => Verdict::Stopped,
             });
         }
+        if descriptor.is_none()
+            && let Some(verdict) = undescribed(dir, kind, until)
+        {
+            if let Verdict::Running(descriptor, _) = &verdict {
+                descriptor.speaks()?;
+            }
+            return Ok(verdict);
+        }
         let left = until.since(Mono::now());
         if left.is_zero() {
             return Ok(Verdict::Unhealthy(descriptor));
@@ -197,6 +216,44 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
             }
         }
     }
+}
+
+/// A daemon whose `daemon.json` was lost, found by its socket: described by itself, or where it does not answer, by what
+/// the kernel knows. None: nobody listens there.
+fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Option<Verdict> {
+    let socket = dir.socket(None, geteuid().as_raw());
+    let stream = dial(&socket, until.since(Mono::now())).ok()?;
+    let (pid, uid) = peer::unix_owner(&stream).ok()?;
+    if !peer::is_us(uid) {
+        return None;
+    }
+    let process_start = proc::start_time(pid)?;
+    let client = match Client::greet(stream, kind, until) {
+        Ok(client) => Some(client),
+        Err(Fault::TimedOut) => None,
+        // It leaves at this moment.
+        Err(Fault::Lost(_) | Fault::Refused { .. }) => return None,
+    };
+    let said = client.as_ref().map_or(&Value::Null, |c| &c.greeting);
+    let text = |key: &str| said[key].as_str().map(String::from);
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let descriptor = Descriptor {
+        pid,
+        process_start,
+        instance_id: text("instance_id").unwrap_or_default(),
+        project: text("project").unwrap_or_else(|| dir.path().display().to_string()),
+        version: text("version").unwrap_or_default(),
+        protocol_version: said["protocol_version"].as_u64().unwrap_or_default(),
+        min_client_version: text("min_client_version").unwrap_or_default(),
+        socket,
+        url: text("url"),
+        started_at: text("started_at").unwrap_or_default(),
+        exe: exe.display().to_string(),
+    };
+    Some(match client {
+        Some(client) => Verdict::Running(descriptor, client),
+        None => Verdict::Unhealthy(Some(descriptor)),
+    })
 }
 
 /// Why a call has no result.
@@ -247,8 +304,8 @@ pub struct Client {
     /// Bytes of `inbox` in which there is no newline: each byte is looked at once.
     seen: usize,
     last_id: u64,
-    /// The daemon was about to leave when it said hello.
-    stopping: bool,
+    /// What the daemon answered to hello.
+    greeting: Value,
 }
 
 impl Client {
@@ -263,21 +320,24 @@ impl Client {
     ) -> std::result::Result<Self, Fault> {
         let until = Mono::now().after(patience);
         let stream = dial(path, patience).map_err(lost)?;
+        Self::greet(stream, kind, until)
+    }
+
+    fn greet(stream: UnixStream, kind: &str, until: Mono) -> std::result::Result<Self, Fault> {
         let mut client = Self {
             stream,
             inbox: Vec::new(),
             seen: 0,
             last_id: 0,
-            stopping: false,
+            greeting: Value::Null,
         };
-        let greeting = client.call("bpm/hello", hello(kind), Some(until))?;
-        client.stopping = greeting["stopping"] == true;
+        client.greeting = client.call("bpm/hello", hello(kind), Some(until))?;
         Ok(client)
     }
 
     /// The daemon was stopping already when we came: it answers, and will be gone.
     pub fn is_stopping(&self) -> bool {
-        self.stopping
+        self.greeting["stopping"] == true
     }
 
     /// The bare connection, for who forwards messages as they are. To be called between calls.
@@ -522,7 +582,7 @@ mod tests {
             inbox: Vec::new(),
             seen: 0,
             last_id: 0,
-            stopping: false,
+            greeting: Value::Null,
         };
         theirs
             .write_all(

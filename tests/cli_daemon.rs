@@ -270,6 +270,45 @@ fn the_end_of_one_that_is_stopping_is_waited_for() {
 }
 
 #[test]
+fn one_whose_descriptor_was_lost_is_found_by_its_socket() {
+    let house = House::new(NAP);
+    house.cli(["-d"]).exits(0);
+    let before = daemon(&house);
+    let old = before["pid"].as_i64().unwrap() as i32;
+    let path = house.state_folder().unwrap().join("daemon.json");
+    fs::write(&path, "{").unwrap();
+    for key in [
+        "verdict",
+        "pid",
+        "process_start",
+        "instance_id",
+        "url",
+        "started_at",
+        "socket",
+        "exe",
+    ] {
+        assert_eq!(daemon(&house)[key], before[key], "{key}");
+    }
+    fs::remove_file(&path).unwrap();
+    let again = house.cli(["start"]).exits(0);
+    assert!(again.out.contains("already running"), "{again:?}");
+    assert!(house.cli(["ps"]).exits(0).out.contains("running"));
+    house.cli(["stop"]).exits(0);
+    assert!(!lives(old));
+    house.cli(["-d"]).exits(0);
+    let new = pid(&house);
+    fs::remove_file(&path).unwrap();
+    freeze(new);
+    house
+        .cli(["stop"])
+        .exits(1)
+        .says(&[&format!("pid {new}"), "--force"]);
+    house.cli(["stop", "--force"]).exits(0);
+    assert!(!lives(new));
+    house.cli(["status"]).exits(3);
+}
+
+#[test]
 fn the_callers_streams_and_descriptors_are_let_go() {
     let house = House::new(NAP);
     let (mut read, write) = std::io::pipe().unwrap();

@@ -241,13 +241,12 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
     };
     for folder in folders {
         let dir = ProjectDir::at(folder);
-        // No descriptor, no daemon that anybody could reach.
-        let Some(descriptor) = Descriptor::read(&dir.descriptor()) else {
-            continue;
+        let (word, descriptor) = match client::judge(&dir, "cli") {
+            Ok(verdict) => (verdict.word(), verdict.descriptor()),
+            Err(_) => ("other version", Descriptor::read(&dir.descriptor())),
         };
-        let word = match client::judge(&dir, "cli") {
-            Ok(verdict) => verdict.word(),
-            Err(_) => "other version",
+        let Some(descriptor) = descriptor else {
+            continue;
         };
         let at = daemons.partition_point(|(before, _)| before.project <= descriptor.project);
         daemons.insert(at, (descriptor, word));

@@ -17,6 +17,13 @@ pub fn unix_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(stream, PeerCredentials)?.uid())
 }
 
+/// The process at the other end of a Unix socket, and its user; of a listener, who listened, even if it
+/// has not accepted yet.
+pub fn unix_owner(stream: &UnixStream) -> io::Result<(i32, u32)> {
+    let peer = getsockopt(stream, PeerCredentials)?;
+    Ok((peer.pid(), peer.uid()))
+}
+
 /// Our uid or root.
 pub fn is_us(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()

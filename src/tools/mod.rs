@@ -5,7 +5,8 @@
 //! Beside MCP the socket has methods of bpm's own; parameters are objects, all fields may be left out
 //! unless said otherwise, wrong ones are answered with -32602 and a sentence:
 //!
-//! - `bpm/hello` `{client, version, protocol_version}`: `{stopping}`: whether bpm is about to leave.
+//! - `bpm/hello` `{client, version, protocol_version}`: `{stopping, instance_id, project, version,
+//!   protocol_version, min_client_version, url, started_at}`: whether bpm is about to leave, and what `daemon.json` says.
 //! - `bpm/status` `{process, events_since}`: the data of `get_status`.
 //! - `bpm/why` `{process}` (needed): `{process, type, state, reason, restarts, crashes, stale,
 //!   rolled_back, build, build_tail, exit, tail, changed, next_start_in_seconds, next, text}`. `exit` is

@@ -11,6 +11,7 @@ use super::schema::{Args, COUNT, Kind, Row};
 use super::status::{self, Card};
 use super::{PROCESS, Tools, VERSION, orders};
 use crate::board::{Snapshot, State, UnitView};
+use crate::client;
 use crate::clock::Mono;
 use crate::door::{Answer, Page, Step, Task, Watch};
 use crate::hub::{Ask, Hub, Reply, Slot};
@@ -299,9 +300,17 @@ pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
     const FORCE: &[Row] = &[Row::may("force", Kind::Flag, "")];
     Some(match method {
         "bpm/hello" => {
-            let stopping = tools.hub.board.now().stopping;
-            let answer = object([("stopping", stopping.into())]);
-            Step::Done(Answer::Result(answer))
+            let (board, us) = (tools.hub.board.now(), &tools.hub.identity);
+            Step::Done(Answer::Result(object([
+                ("stopping", board.stopping.into()),
+                ("instance_id", us.instance_id.as_str().into()),
+                ("project", board.root.to_string_lossy().into()),
+                ("version", client::VERSION.into()),
+                ("protocol_version", client::PROTOCOL_VERSION.into()),
+                ("min_client_version", client::MIN_CLIENT_VERSION.into()),
+                ("url", us.url.as_deref().into()),
+                ("started_at", us.started_at.rfc3339().into()),
+            ])))
         }
         "bpm/follow" => follow(tools, params).unwrap_or_else(|why| Step::Done(refused(why))),
         "bpm/status" => checked(tools, method, STATUS, params, &|args| {
