@@ -450,16 +450,6 @@ fn a_stop_waits_until_it_is_over_and_says_for_whom() {
         "[process.stubborn]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 1\n",
     );
     house.cli(["-d"]).exits(0);
-    house.cli([
-        "wait",
-        "stubborn",
-        "--for",
-        "log",
-        "--pattern",
-        "stubborn",
-        "--timeout",
-        "20",
-    ]);
     eventually(
         || match house.cli(["logs", "stubborn"]).out.contains("stubborn") {
             true => Ok(()),

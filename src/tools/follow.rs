@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::Tools;
 use super::logs::{Search, TAIL, bad_pattern, stream};
 use super::schema::{Args, COUNT, Kind, Row};
-use crate::board::UnitView;
+use crate::board::{Snapshot, State, UnitView};
 use crate::clock::{Mono, Wall};
 use crate::door::{Answer, Step, Task};
 use crate::hub::Hub;
@@ -171,6 +171,8 @@ impl Task for Follow {
 
     fn poll(&mut self, _: Mono, room: usize, out: &mut Vec<Value>) -> Option<Answer> {
         self.look_for_new();
+        // The board first: a process that rests there has its last lines in the log already.
+        let over = !self.endless || at_rest(&self.hub.board.now());
         let mut room = room;
         self.more = false;
         let n = self.sources.len();
@@ -184,7 +186,7 @@ impl Task for Follow {
                 return None;
             }
         }
-        (!self.endless).then(|| {
+        over.then(|| {
             let mut next = self
                 .sources
                 .iter()
@@ -366,6 +368,16 @@ impl Source {
         self.stage = Stage::Past(lines);
         Ok(())
     }
+}
+
+/// bpm is stopping, and all that ran has ended: nobody says anything any more, and bpm's own end must not
+/// wait for followers.
+fn at_rest(board: &Snapshot) -> bool {
+    board.stopping
+        && board
+            .units
+            .iter()
+            .all(|unit| unit.pid.is_none() && unit.state != State::Stopping)
 }
 
 fn meant(line: &Line, stream: Option<Stream>, matcher: Option<&Matcher>) -> bool {

@@ -22,7 +22,7 @@
 //!   10,000) of each process (none named: of all, also of those that come later) as `bpm/lines`
 //!   notifications, then lines as they come, until the client leaves. A process that `after` names goes
 //!   on behind that line instead. `follow: false` ends behind the last lines with the result
-//!   `{"next": {name: seq}}`. `bpm/lines`: `{process, build, lines: [{seq, run, time, stream, text,
+//!   `{"next": {name: seq}}`; so does any other once bpm stops and nothing runs any more. `bpm/lines`: `{process, build, lines: [{seq, run, time, stream, text,
 //!   match}], dropped, next}`; of each process at least one comes, be it without lines. `dropped`
 //!   lines were gone before they could be sent. Context is shown around past lines only.
 
