@@ -68,10 +68,6 @@ pub fn run(project: &Project, daemon: Daemon) -> Result<u8> {
         .name("outward".into())
         .spawn(move || outward.run())
         .map_err(|e| Error::cannot("bridge", reason(&e)))?;
-    // A hundred proxies that nobody talks to should cost next to nothing.
-    if daemon == Daemon::Any {
-        memory::give_back();
-    }
     let mut inward = Inward {
         project,
         shared,
@@ -392,6 +388,10 @@ impl Outward {
             if let Some(link) = connected {
                 if self.shared.lock().over {
                     let _ = link.shutdown(Shutdown::Write);
+                }
+                // A hundred proxies that nobody talks to should cost next to nothing.
+                if self.daemon == Daemon::Any {
+                    memory::give_back();
                 }
                 self.copy(&link);
                 self.lost();
