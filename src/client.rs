@@ -175,6 +175,7 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
     let cannot = |e: std::io::Error| {
         let lock = dir.lock().display().to_string();
         Error::cannot(format!("look at {lock:?}"), reason(&e))
+            .with_hint("set BPM_HOME to a folder that you may write")
     };
     let until = Mono::now().after(PATIENCE);
     let mut notice: Option<Notice> = None;

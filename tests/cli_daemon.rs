@@ -240,6 +240,18 @@ fn one_that_does_not_answer_is_unhealthy_and_is_replaced() {
         .exits(1)
         .says(&["does not answer", "hint: ", "--replace"]);
     house.cli(["stop"]).exits(1).says(&["--force"]);
+    house.cli(["stop", "nap"]).exits(1).says(&["--force"]);
+    for once in [&["up"][..], &["start", "nap"]] {
+        let begun = std::time::Instant::now();
+        house
+            .cli(once)
+            .exits(1)
+            .says(&["does not answer", "hint: "]);
+        assert!(
+            begun.elapsed().as_secs_f64() < 3.5,
+            "judged twice: {once:?}"
+        );
+    }
     house.cli(["-d", "--replace"]).exits(0);
     assert!(!lives(old));
     let new = pid(&house);
@@ -398,6 +410,11 @@ fn a_home_that_cannot_be_written_is_named() {
         .cli(["-d"])
         .exits(1)
         .says(&["/proc/nowhere", "hint: set BPM_HOME"]);
+    let file = house.root.join(".mcp-run");
+    house.env("BPM_HOME", file);
+    for look in [&["status"][..], &["stop"], &["ps"], &["-d"]] {
+        house.cli(look).exits(1).says(&["hint: set BPM_HOME"]);
+    }
     house.env("BPM_HOME", "relative");
     house.cli(["-d"]).exits(1).says(&["not an absolute path"]);
 }

@@ -120,6 +120,7 @@ fn lines_are_merged_prefixed_and_chosen() {
     house.cli(["logs", "--grep", "("]).exits(1).says(&["bpm: "]);
     house.cli(["logs", "--stream", "stdin"]).exits(2);
     house.cli(["logs", "-n", "many"]).exits(2);
+    house.cli(["logs", "--since", "nonsense"]).exits(2);
     house.cli(["stop"]).exits(0);
 }
 

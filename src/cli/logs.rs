@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use serde_json::{Map, Value};
 
 use crate::client::{self, Client, Fault, Verdict};
-use crate::clock::Wall;
+use crate::clock::{Wall, parse_span};
 use crate::daemon::Project;
 use crate::error::{Error, Result, reason};
 use crate::json::object;
@@ -94,6 +94,14 @@ fn params(call: &Call, lines: u64) -> Result<Value> {
         if call.has(option) {
             params.insert(key.into(), true.into());
         }
+    }
+    if let Some(text) = call.text("since")?
+        && Wall::parse_rfc3339(text).is_none()
+        && parse_span(text).is_none()
+    {
+        return Err(Error::usage(format!(
+            "--since: {text:?} is neither a span such as 90s or 5m nor a time (RFC 3339)"
+        )));
     }
     for (option, key) in [
         ("grep", "pattern"),

@@ -51,6 +51,10 @@ pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached
             Verdict::Running(descriptor, client) if !wishes.replace => {
                 return Ok(Some(Reached { descriptor, client }));
             }
+            // Judged once: it has had its time to answer.
+            Verdict::Unhealthy(descriptor) if !wishes.replace => {
+                return Err(daemon::unhealthy(project, descriptor.as_ref()));
+            }
             Verdict::Running(..) | Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
             }
         }
@@ -89,6 +93,7 @@ pub(super) fn stop(call: &Call) -> Result<u8> {
         );
     }
     let project = call.project()?;
+    let what = format!("stop {}", names.join(", "));
     match client::judge(&project.dir, "cli")? {
         Verdict::Running(_, mut client) => order(&mut client, "stop", &names, &object([])),
         // Nothing runs, which is what was asked for.
@@ -96,10 +101,10 @@ pub(super) fn stop(call: &Call) -> Result<u8> {
             print("nothing runs\n")?;
             Ok(0)
         }
-        Verdict::Unhealthy(_) | Verdict::Stale(_) => {
-            let what = format!("stop {}", names.join(", "));
-            Err(Error::cannot(what, "the daemon is dead or does not answer")
-                .with_hint("\"bpm stop\" ends everything"))
+        Verdict::Unhealthy(_) => Err(Error::cannot(what, "the daemon does not answer")
+            .with_hint("\"bpm stop --force\" ends everything")),
+        Verdict::Stale(_) => {
+            Err(Error::cannot(what, "the daemon is dead").with_hint("\"bpm stop\" ends everything"))
         }
     }
 }

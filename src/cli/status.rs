@@ -236,7 +236,8 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(e) => {
             let path = state.path().display().to_string();
-            return Err(Error::cannot(format!("read {path:?}"), reason(&e)));
+            return Err(Error::cannot(format!("read {path:?}"), reason(&e))
+                .with_hint("set BPM_HOME to a folder that you may write"));
         }
     };
     for folder in folders {

@@ -210,7 +210,8 @@ fn already(project: &Project, pid: i32, how: How) -> Result<Started> {
     }
 }
 
-fn unhealthy(project: &Project, descriptor: Option<&Descriptor>) -> Error {
+/// Why nothing can be started beside a daemon that does not answer.
+pub fn unhealthy(project: &Project, descriptor: Option<&Descriptor>) -> Error {
     let who = descriptor.map_or(String::new(), |d| format!(" (pid {})", d.pid));
     Error::cannot(
         format!("start {}", project.name()),
