@@ -201,6 +201,13 @@ impl Reader {
             if ready[stream as usize] {
                 count += self.read(stream).unwrap_or(0);
             }
+            // A small ring takes less at a time than has come in a pause.
+            while self.pace.is_dense()
+                && count < MUCH
+                && let Some(more @ 1..) = self.read(stream)
+            {
+                count += more;
+            }
         }
         self.pace.note(count);
     }

@@ -56,9 +56,11 @@ impl Unit {
         let up = run.is_some();
         let done = self.rest == Some(Rest::Done) && empty;
         let (last, want) = (self.last_generation, self.want);
+        let alone = self.leaving.is_none();
         let settled = self.run.as_ref().is_some_and(|r| r.serves())
             && self.swap.is_none()
             && self.coming.is_none()
+            && alone
             && self.build.is_none()
             && self.build_wish.is_none();
         self.waiting.retain(|(ticket, goal)| {
@@ -68,7 +70,9 @@ impl Unit {
                     after,
                     build: wanted,
                 } => {
-                    if up && generation > *after && build >= *wanted || done && last > *after {
+                    // Who is told that the new one serves must not meet the old one any more.
+                    let fresh = up && alone && generation > *after && build >= *wanted;
+                    if fresh || done && last > *after {
                         Some(Ok(()))
                     } else if up && settled {
                         // Nothing more is to come: a later order chose another build than this one's.
