@@ -494,8 +494,11 @@ fn systemd_is_told() {
     let mut house = House::new(NAP);
     let path = house.home().with_file_name("notify");
     let systemd = UnixDatagram::bind(&path).unwrap();
+    let patience = std::time::Duration::from_secs(20);
+    systemd.set_read_timeout(Some(patience)).unwrap();
     house.env("NOTIFY_SOCKET", path.to_str().unwrap());
-    house.env("WATCHDOG_USEC", "100000");
+    // Slow enough for a queue of ten (net.unix.max_dgram_qlen) that is not read meanwhile.
+    house.env("WATCHDOG_USEC", "1000000");
     house.serve();
     let mut said = Vec::new();
     let mut hear = |until: &str| {
