@@ -557,6 +557,8 @@ pub fn lives(pid: i32) -> bool {
 #[track_caller]
 pub fn murder(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    // A signal is only noted for a process that runs: until it takes it, it may still accept a connection.
+    eventually(|| if lives(pid) { Err("it lives") } else { Ok(()) });
 }
 
 /// What holds the fake cargo.
