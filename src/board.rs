@@ -99,6 +99,23 @@ pub struct UnitView {
     pub build_log: Arc<Tape>,
 }
 
+impl UnitView {
+    /// It does what it is there for, or did.
+    pub fn is_ready(&self) -> bool {
+        match self.state {
+            State::Running => self.ready != Some(false),
+            State::Done => true,
+            State::Stopped
+            | State::Waiting
+            | State::Building
+            | State::Starting
+            | State::Stopping
+            | State::Crashed
+            | State::Failed => false,
+        }
+    }
+}
+
 /// One build.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuildView {

@@ -17,9 +17,9 @@ use crate::os::spawn::Step;
 use crate::plan;
 use crate::table::Table;
 
+use super::Supervisor;
 use super::environment::Purpose;
 use super::launch::variables;
-use super::{Supervisor, bin_dir};
 
 /// A build at work.
 pub(super) struct Build {
@@ -121,7 +121,7 @@ impl Supervisor {
             plan,
             stdout,
             stderr,
-            bin_dir: bin_dir(&self.setup.dir, &process.name),
+            bin_dir: self.setup.dir.bin(&process.name),
             keep,
             hub: Arc::clone(&self.hub),
         };

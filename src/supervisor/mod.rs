@@ -19,7 +19,6 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
@@ -694,9 +693,4 @@ fn limits(process: &Process) -> Limits {
         runs: process.log_runs,
         disk: process.log_disk,
     }
-}
-
-/// A folder of the project's own, for builds.
-fn bin_dir(dir: &ProjectDir, process: &str) -> PathBuf {
-    dir.bin(process)
 }

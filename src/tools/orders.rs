@@ -335,17 +335,7 @@ impl Order {
         board: &Snapshot,
         now: Mono,
     ) -> Option<Done> {
-        let up = match unit.state {
-            State::Running => unit.ready != Some(false),
-            State::Done => true,
-            State::Stopped
-            | State::Waiting
-            | State::Building
-            | State::Starting
-            | State::Stopping
-            | State::Crashed
-            | State::Failed => false,
-        };
+        let up = unit.is_ready();
         let run = |unit: &UnitView| (unit.started, unit.exits.back().map(|exit| exit.run));
         let built = unit.build.as_ref();
         let done = match self.verb {

@@ -465,7 +465,7 @@ pub(super) fn page(hub: &Hub, path: &str) -> Option<Page> {
             let waiting: Vec<&str> = board
                 .units
                 .iter()
-                .filter(|unit| unit.wanted && !is_ready(unit))
+                .filter(|unit| unit.wanted && !unit.is_ready())
                 .map(|unit| unit.name.as_str())
                 .collect();
             let ready = waiting.is_empty() && !board.stopping;
@@ -479,19 +479,4 @@ pub(super) fn page(hub: &Hub, path: &str) -> Option<Page> {
         content_type: JSON,
         body: body.to_string().into_bytes(),
     })
-}
-
-/// It does what it is there for, or did.
-fn is_ready(unit: &UnitView) -> bool {
-    match unit.state {
-        State::Running => unit.ready != Some(false),
-        State::Done => true,
-        State::Stopped
-        | State::Waiting
-        | State::Building
-        | State::Starting
-        | State::Stopping
-        | State::Crashed
-        | State::Failed => false,
-    }
 }
