@@ -14,9 +14,9 @@ check:
 test *args:
     cargo test {{args}}
 
-# Mutations of what comes over the wire, for an hour
+# Mutations of what comes in (wire, configuration, patterns), each kind for an hour
 fuzz seconds="3600":
-    BPM_FUZZ_SECONDS={{seconds}} cargo test --test mutation
+    BPM_FUZZ_SECONDS={{seconds}} cargo test --test mutation -- --nocapture
 
 # Every figure of the README, each beside its limit; names choose rows
 bench *args:

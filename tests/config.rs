@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods)]
 
-mod mutate;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,7 +10,6 @@ use bpm::config::{
     NOT_IN_EFFECT, Place, Port, PortWish, Probe, Process, Restart, Swap, Toggle,
 };
 use bpm::error::{Error, Fault};
-use mutate::Dice;
 
 const ROOT: &str = "/home/me/app";
 
@@ -916,85 +913,6 @@ fn a_hostile_file_costs_little() {
         "{:?}",
         started.elapsed()
     );
-}
-
-#[test]
-fn no_mutation_of_a_file_does_harm() {
-    let mut corpus: Vec<Vec<u8>> = examples().into_iter().map(String::into_bytes).collect();
-    corpus.push(
-        b"\xef\xbb\xbf[process.\"a.b\"]\r\ncommand=['''x''']\r\nready={delay_seconds=1e0}\r\n"
-            .to_vec(),
-    );
-    corpus.push("[process.a]\ntype='task'\ncommand='\\''\nenv={É=\"\"\"\n${A:-${B}}\"\"\"}\nlisten=['[::]:1','unix:/x']\nwatch=['{a,b}/**/[!x]']\nhealth={command=['a'],failures=2}\nlimits={core='1G'}\n[process.b]\ncommand=['b']\ndepends_on={a='ready'}\n".into());
-    let pieces: [&[u8]; 14] = [
-        b"[",
-        b"]",
-        b"{",
-        b"}",
-        b"\"",
-        b"'",
-        b"=",
-        b"\n",
-        b"${",
-        b"\xff",
-        b".",
-        b"-",
-        b"\0",
-        b"[process.a]\n",
-    ];
-    let mut dice = Dice::new(0x5EED_0F00_D5EE_D001);
-    let (started, mut good, mut rounds) = (Instant::now(), 0, 0_u32);
-    while started.elapsed() < Duration::from_secs(1) {
-        rounds += 1;
-        let mut text = corpus[dice.roll(corpus.len())].clone();
-        for _ in 0..=dice.roll(4) {
-            let at = dice.roll(text.len() + 1);
-            let end = (at + dice.roll(12)).min(text.len());
-            match dice.roll(4) {
-                0 => drop(text.drain(at..end)),
-                1 => drop(text.splice(at..at, pieces[dice.roll(pieces.len())].iter().copied())),
-                2 if at < text.len() => text[at] = dice.roll(256) as u8,
-                _ => {
-                    let copy = text[at..end].to_vec();
-                    let to = dice.roll(text.len() + 1);
-                    text.splice(to..to, copy);
-                }
-            }
-        }
-        match config::parse_bytes(&text, ".mcp-run", Path::new(ROOT)) {
-            Ok(config) => {
-                good += 1;
-                assert!(!config.processes.is_empty());
-                check_places(&text, &config.not_in_effect);
-            }
-            Err(e) => {
-                let faults = faults(e);
-                assert!(!faults.is_empty());
-                check_places(&text, &faults);
-            }
-        }
-    }
-    // the mutations are gentle enough to reach both
-    assert!(good > 0 && good < rounds, "{good} of {rounds}");
-}
-
-fn check_places(text: &[u8], faults: &[Fault]) {
-    let text = String::from_utf8_lossy(text);
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let lines: Vec<&str> = text.split('\n').collect();
-    let mut last = (0, 0);
-    for fault in faults {
-        let place = (fault.line, fault.column);
-        let line = lines.get(fault.line.wrapping_sub(1));
-        let width = line.map(|l| l.chars().count() + 1);
-        assert!(
-            width.is_some_and(|w| (1..=w).contains(&fault.column)),
-            "{fault} is outside of {text:?}"
-        );
-        assert!(last <= place && !fault.text.is_empty(), "{faults:?}");
-        assert!(!fault.text.contains('\n'), "{fault:?}");
-        last = place;
-    }
 }
 
 fn man_page() -> String {

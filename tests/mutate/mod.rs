@@ -10,6 +10,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
+
 /// xorshift64*
 pub struct Dice(u64);
 
@@ -53,6 +55,14 @@ impl Drop for Seed {
     }
 }
 
+/// What `run` gives, and the time that this thread worked for it: what else the machine does is not counted.
+pub fn cpu_time<T>(run: impl FnOnce() -> T) -> (T, Duration) {
+    let spent = || Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+    let before = spent();
+    let result = run();
+    (result, spent() - before)
+}
+
 /// Feeds `check` with mutations of `corpus`, in which `pieces` turn up.
 pub fn mutations(corpus: &[Vec<u8>], pieces: &[&[u8]], mut check: impl FnMut(&[u8], &mut Dice)) {
     let seconds = std::env::var("BPM_FUZZ_SECONDS")
@@ -63,6 +73,7 @@ pub fn mutations(corpus: &[Vec<u8>], pieces: &[&[u8]], mut check: impl FnMut(&[u
         .elapsed()
         .unwrap()
         .as_nanos() as u64;
+    let mut rounds = 0;
     for seed in [0x5EED_0F00_D5EE_D001, clock] {
         let (mut dice, mut seed, began) = (Dice::new(seed), Seed(seed, 0), Instant::now());
         while began.elapsed() < time {
@@ -70,7 +81,9 @@ pub fn mutations(corpus: &[Vec<u8>], pieces: &[&[u8]], mut check: impl FnMut(&[u
             let text = mutate(corpus, pieces, &mut dice);
             check(&text, &mut dice);
         }
+        rounds += seed.1;
     }
+    println!("{rounds} mutations");
 }
 
 fn mutate(corpus: &[Vec<u8>], pieces: &[&[u8]], dice: &mut Dice) -> Vec<u8> {
