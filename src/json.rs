@@ -65,9 +65,10 @@ pub fn kind_of(value: &Value) -> String {
     }
 }
 
-/// At most 80 characters of what somebody sent, to be quoted in an answer.
+/// At most 100 characters of what somebody sent, to be quoted in an answer or a log: who sends megabytes for a name
+/// does not get them back.
 pub fn brief(text: &str) -> String {
-    match text.char_indices().nth(80) {
+    match text.char_indices().nth(100) {
         None => text.into(),
         Some((at, _)) => format!("{}...", &text[..at]),
     }
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn what_is_quoted_stays_short() {
         assert_eq!(kind_of(&Value::from("x")), "the text \"x\"");
-        assert_eq!(brief(&"ä".repeat(81)), format!("{}...", "ä".repeat(80)));
+        assert_eq!(brief(&"ä".repeat(101)), format!("{}...", "ä".repeat(100)));
         assert_eq!(brief("short"), "short");
     }
 }

@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::json::object;
+use crate::json::{brief, object};
 use crate::rpc::{self, INVALID_PARAMS, METHOD_NOT_FOUND, Refusal, Request};
 
 /// Stateless revisions.
@@ -240,7 +240,7 @@ fn ladder(
             Refusal::new(UNSUPPORTED_VERSION, "Unsupported protocol version")
                 .data(object([
                     ("supported", supported.into()),
-                    ("requested", version.into()),
+                    ("requested", brief(version).into()),
                 ]))
                 .status(400),
         );
@@ -331,7 +331,7 @@ fn verb(
             Era::Legacy => 200,
             Era::Modern => 404,
         };
-        Refusal::new(METHOD_NOT_FOUND, format!("Method not found: {method}")).status(status)
+        Refusal::unknown(METHOD_NOT_FOUND, "Method not found", method).status(status)
     };
     let legacy = era == Era::Legacy;
     Ok(match method.as_str() {
@@ -460,7 +460,7 @@ pub fn no_resource(era: Era, uri: &str) -> Refusal {
         Era::Legacy => RESOURCE_NOT_FOUND,
         Era::Modern => INVALID_PARAMS,
     };
-    Refusal::new(code, "Resource not found").data(object([("uri", uri.into())]))
+    Refusal::new(code, "Resource not found").data(object([("uri", brief(uri).into())]))
 }
 
 /// What all answers of a server share: written once, at the start.

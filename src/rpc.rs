@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::json::object;
+use crate::json::{brief, object};
 
 /// Not JSON.
 pub const PARSE_ERROR: i64 = -32700;
@@ -44,6 +44,11 @@ impl Refusal {
             message: message.into(),
             data: None,
         }
+    }
+
+    /// There is no such thing: `Unknown tool: NAME`.
+    pub fn unknown(code: i64, what: &str, name: &str) -> Self {
+        Self::new(code, format!("{what}: {}", brief(name)))
     }
 
     /// The same with another HTTP status.

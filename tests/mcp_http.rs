@@ -227,3 +227,97 @@ fn calls_of_many_clients_run_side_by_side() {
     }
     gate.remove();
 }
+
+/// Whatever is a megabyte long and means nothing comes back clipped, over HTTP and on the socket.
+#[test]
+fn what_is_wrong_is_quoted_in_brief() {
+    let mut house = House::new(NAP);
+    house.up();
+    let long = "é".repeat(512 << 10);
+    let tool = |name: &str, args: Value| json!({"name": name, "arguments": args});
+    let modern = |version: &str| {
+        json!({"_meta": {"io.modelcontextprotocol/protocolVersion": version,
+            "io.modelcontextprotocol/clientCapabilities": {}}})
+    };
+    let asked = [
+        (long.as_str(), json!({})),
+        ("tools/call", tool(&long, json!({}))),
+        ("prompts/get", tool(&long, json!({}))),
+        ("prompts/get", tool("diagnose", json!({"process": long}))),
+        ("prompts/get", tool("diagnose", json!({&long: "x"}))),
+        ("resources/read", json!({"uri": long})),
+        (
+            "resources/read",
+            json!({"uri": format!("bpm://logs/{long}")}),
+        ),
+        ("tools/list", modern(&long)),
+        (
+            "completion/complete",
+            json!({"ref": {"type": "ref/prompt", "name": long}, "argument": {"name": "process", "value": long}}),
+        ),
+        ("logging/setLevel", json!({"level": long})),
+        (
+            "initialize",
+            json!({"protocolVersion": long, "clientInfo": {"name": long}}),
+        ),
+        ("tools/call", tool("search_logs", json!({"process": long}))),
+        (
+            "tools/call",
+            tool("search_logs", json!({"process": "nap", "pattern": long})),
+        ),
+        (
+            "tools/call",
+            tool("search_logs", json!({"process": "nap", "since": long})),
+        ),
+        (
+            "tools/call",
+            tool("search_logs", json!({"process": "nap", "format": long})),
+        ),
+        (
+            "tools/call",
+            tool("search_logs", json!({"process": "nap", "head": long})),
+        ),
+        (
+            "tools/call",
+            tool("search_logs", json!({"process": "nap", &long: 1})),
+        ),
+        (
+            "tools/call",
+            tool(
+                "wait",
+                json!({"process": "nap", "for": "log", "pattern": format!("({long}")}),
+            ),
+        ),
+        ("tools/call", tool("restart", json!({"process": long}))),
+        ("tools/call", json!({"name": "restart", "arguments": long})),
+        ("bpm/why", json!({"process": long})),
+        ("bpm/follow", json!({"processes": [long]})),
+        (
+            "bpm/follow",
+            json!({"processes": {&long: 1}, "after": {&long: long}}),
+        ),
+        (long.as_str(), modern("2026-07-28")),
+    ];
+    let socket = house.descriptor()["socket"].as_str().unwrap();
+    let mut lines = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let mut answers = std::io::BufReader::new(lines.try_clone().unwrap());
+    for (method, params) in asked {
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let by_http = house.http().post(&message.to_string()).body;
+        std::io::Write::write_all(&mut lines, format!("{message}\n").as_bytes()).unwrap();
+        let mut on_socket = String::new();
+        std::io::BufRead::read_line(&mut answers, &mut on_socket).unwrap();
+        for answer in [by_http, on_socket] {
+            let parsed: Value = serde_json::from_str(&answer).unwrap();
+            assert_eq!(parsed["id"], 1, "{method:.40} {answer:.2000}");
+            assert!(
+                answer.len() < 4_000,
+                "{method:.40}: {} bytes: {answer:.2000}",
+                answer.len()
+            );
+        }
+    }
+    house.cli(["daemon", "logs"]).exits(0);
+    let log = std::fs::read_to_string(house.state_folder().unwrap().join("daemon.log")).unwrap();
+    assert!(!log.contains("éé"), "{log:.2000}");
+}

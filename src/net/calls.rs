@@ -215,7 +215,7 @@ impl Net {
             Verb::Prompts => server.put_list(out, to, "prompts", service.prompts()),
             Verb::CallTool { name, args } => {
                 return step(call_tool(service, c, &name, &args, token), &|| {
-                    Refusal::new(INVALID_PARAMS, format!("Unknown tool: {name}"))
+                    Refusal::unknown(INVALID_PARAMS, "Unknown tool", &name)
                 });
             }
             Verb::Read { uri } => {
@@ -225,7 +225,7 @@ impl Net {
             }
             Verb::Prompt { name, args } => {
                 return step(service.prompt(&c.caller, &name, &args), &|| {
-                    Refusal::new(INVALID_PARAMS, format!("Unknown prompt: {name}"))
+                    Refusal::unknown(INVALID_PARAMS, "Unknown prompt", &name)
                 });
             }
             Verb::Complete {
@@ -256,9 +256,10 @@ impl Net {
                 return match service.own(&c.caller, &method, &params) {
                     Some(step) => Next::Step(step),
                     None if hello => Next::Step(Step::Done(Answer::Result(object([])))),
-                    None => Next::Refused(Refusal::new(
+                    None => Next::Refused(Refusal::unknown(
                         rpc::METHOD_NOT_FOUND,
-                        format!("Method not found: {method}"),
+                        "Method not found",
+                        &method,
                     )),
                 };
             }
