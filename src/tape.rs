@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::block::{Walk, is_piece};
 use crate::clock::{Mono, Wall};
@@ -73,6 +73,17 @@ pub struct Tape {
     next: AtomicU64,
     /// A lock of its own: a woken thread asks for the other one at once.
     followers: Mutex<Vec<Arc<Waker>>>,
+    trouble: Mutex<Option<String>>,
+    told: OnceLock<Hook>,
+}
+
+/// Called when [`Tape::trouble`] has changed; does not block.
+struct Hook(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
 }
 
 #[derive(Debug)]
@@ -92,6 +103,8 @@ impl Tape {
                 last_output: None,
             }),
             followers: Mutex::default(),
+            trouble: Mutex::default(),
+            told: OnceLock::new(),
         })
     }
 
@@ -149,6 +162,26 @@ impl Tape {
         }
         state.last_output = Some(Mono::now());
         self.publish(state, finished);
+    }
+
+    /// Why lines are not written to disk now, in words: `cannot write /.../000003-00.log: no space left on
+    /// device`.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
+    }
+
+    /// Calls `told` from now on whenever [`Tape::trouble`] has changed, on the thread that met it. The
+    /// first hook counts.
+    pub fn on_trouble(&self, told: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.told.set(Hook(told));
+    }
+
+    /// What [`Tape::trouble`] says from now on. To be called without a lock held.
+    pub fn set_trouble(&self, why: Option<String>) {
+        let before = std::mem::replace(&mut *lock(&self.trouble), why.clone());
+        if let Some(Hook(told)) = self.told.get().filter(|_| before != why) {
+            told();
+        }
     }
 
     /// The number that the next new line gets; lock-free. All lines before it can be pulled.
