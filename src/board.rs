@@ -100,6 +100,11 @@ pub struct UnitView {
 }
 
 impl UnitView {
+    /// Why its lines, or those of its builds, are not written to disk now.
+    pub fn log_trouble(&self) -> Option<String> {
+        log_trouble(&self.log, &self.build_log)
+    }
+
     /// It does what it is there for, or did.
     pub fn is_ready(&self) -> bool {
         match self.state {
@@ -172,6 +177,11 @@ impl ExitView {
         let code = self.code.map(i64::from);
         exit_words(self.signal.as_deref(), code, self.core, self.oom)
     }
+}
+
+/// Why lines of a process, or of its builds, are not written to disk now.
+pub fn log_trouble(log: &Tape, build_log: &Tape) -> Option<String> {
+    log.trouble().or_else(|| build_log.trouble())
 }
 
 /// How a process ended, from the fields of its exit.

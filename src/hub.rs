@@ -151,6 +151,11 @@ pub enum Fact {
         /// What was seen: good, or not.
         result: Result<String, String>,
     },
+    /// A log can't be written to disk, or can be again.
+    LogTrouble {
+        /// The unit's index.
+        unit: usize,
+    },
     /// A build's thread says what it is doing.
     Phase {
         /// The unit's index.

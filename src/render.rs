@@ -242,8 +242,8 @@ pub fn troubles(list: &[Value]) -> Vec<String> {
         if p["healthy"] == false {
             say("its health check fails".into());
         }
-        if p["log_full"] == true {
-            say("its log can't be written to disk".into());
+        if let Some(why) = p["log_trouble"].as_str() {
+            say(format!("{why}; its new lines are in memory only"));
         }
     }
     lines
@@ -373,6 +373,11 @@ mod tests {
         assert_eq!(
             troubles(&[crashed]),
             ["web: crashed: exit code 3; next start in 12s"]
+        );
+        let full = json!({"name": "web", "state": "running", "log_trouble": "cannot write /l: no space left on device"});
+        assert_eq!(
+            troubles(&[full]),
+            ["web: cannot write /l: no space left on device; its new lines are in memory only"]
         );
     }
 

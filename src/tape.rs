@@ -170,10 +170,13 @@ impl Tape {
         lock(&self.trouble).clone()
     }
 
-    /// Calls `told` from now on whenever [`Tape::trouble`] has changed, on the thread that met it. The
-    /// first hook counts.
+    /// Calls `told` from now on whenever [`Tape::trouble`] has changed, on the thread that met it; at once
+    /// where there is trouble already. The first hook counts.
     pub fn on_trouble(&self, told: Box<dyn Fn() + Send + Sync>) {
-        let _ = self.told.set(Hook(told));
+        let Hook(told) = self.told.get_or_init(|| Hook(told));
+        if self.trouble().is_some() {
+            told();
+        }
     }
 
     /// What [`Tape::trouble`] says from now on. To be called without a lock held.

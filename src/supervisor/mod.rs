@@ -115,6 +115,8 @@ struct Unit {
     since: crate::clock::Wall,
     /// It is on its way out of the configuration.
     retiring: bool,
+    /// It was said that its lines, or those of its builds, are not written to disk.
+    log_trouble: bool,
 }
 
 /// How far it is with its end.
@@ -527,6 +529,7 @@ impl Supervisor {
         match fact {
             Fact::Drained { unit, run } => self.drained(unit, run),
             Fact::Built { unit, id, outcome } => self.build_ended(unit, id, *outcome),
+            Fact::LogTrouble { unit } => self.log_trouble(unit),
             Fact::Phase { unit, id, phase } => self.build_phase(unit, id, phase),
             Fact::Probed {
                 key,
@@ -580,7 +583,12 @@ impl Supervisor {
             changed: true,
             since: crate::clock::Wall::now(),
             retiring: false,
+            log_trouble: false,
         };
+        for tape in [&unit.log, &unit.build_log] {
+            let hub = Arc::clone(&self.hub);
+            tape.on_trouble(Box::new(move || hub.tell(Fact::LogTrouble { unit: id })));
+        }
         self.units.insert(id, Box::new(unit));
         self.order.push(id);
         id

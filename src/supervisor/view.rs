@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::board::{BuildView, Snapshot, UnitView};
+use crate::board::{BuildView, Snapshot, UnitView, log_trouble};
 use crate::clock::Wall;
 use crate::config::{Mode, PortWish};
 use crate::journal::Level;
@@ -38,6 +38,30 @@ impl Supervisor {
             text,
         };
         push_bounded(&mut self.events, Arc::new(event), crate::board::EVENTS);
+    }
+
+    /// Says once that lines are not written to disk, and once that they are again.
+    pub(super) fn log_trouble(&mut self, id: UnitId) {
+        let Some(unit) = self.units.get_mut(&id) else {
+            return;
+        };
+        // Who watches the status sees every change of it.
+        unit.changed = true;
+        let trouble = log_trouble(&unit.log, &unit.build_log);
+        let name = &unit.process.name;
+        let (level, text) = match (&trouble, unit.log_trouble) {
+            (Some(why), false) => (
+                Level::Warn,
+                format!("{name}: {why}; until that is mended its new lines are in memory only"),
+            ),
+            (None, true) => (
+                Level::Info,
+                format!("{name}: its log is written to disk again"),
+            ),
+            (Some(_), true) | (None, false) => return,
+        };
+        unit.log_trouble = trouble.is_some();
+        self.say(level, &text);
     }
 
     /// Replaces the snapshot if anything in it changed.

@@ -89,6 +89,7 @@ pub(super) const OUTPUT: &[Field] = {
                 Field("last_output_seconds", Maybe, "ago"),
                 Field("log_lines", Always("integer"), ""),
                 Field("log_dropped", Always("integer"), ""),
+                Field("log_trouble", Maybe, "why lines are not written to disk"),
                 Field("depends_on", Always("array"), ""),
                 Field(
                     "rolled_back",
@@ -338,6 +339,7 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
         ),
         ("log_lines", log.lines.into()),
         ("log_dropped", log.dropped.into()),
+        ("log_trouble", or_null(unit.log_trouble())),
         (
             "depends_on",
             list(unit.depends_on.iter().map(String::as_str)),
@@ -503,6 +505,9 @@ fn unit_words(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
         let _ = write!(text, ", the last {} ago", human(now.since(at)));
     }
     text.push('\n');
+    if let Some(why) = unit.log_trouble() {
+        let _ = writeln!(text, "  {why}; its new lines are in memory only");
+    }
     if unit.rolled_back {
         text.push_str("  rolled back: the build before the newest runs\n");
     }

@@ -10,9 +10,45 @@ use std::collections::VecDeque;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::stage::*;
+
+#[test]
+fn a_log_that_is_not_written_to_disk_is_told() {
+    let (web, db) = (unit("web"), unit("db"));
+    let logs = [Arc::clone(&web.log), Arc::clone(&web.build_log)];
+    let stage = Stage::new(vec![web, db]);
+    let told = |trouble: Option<&str>| {
+        // An answer that nothing has changed is kept for a moment.
+        stage.change(|_| {});
+        let answer = stage.finish(stage.step("get_status", json!({})), |_| None);
+        let (value, text) = stage.checked("get_status", answer);
+        assert_eq!(value["processes"][0]["log_trouble"], json!(trouble));
+        assert_eq!(value["processes"][1]["log_trouble"], Value::Null);
+        assert_eq!(text.contains("in memory only"), trouble.is_some(), "{text}");
+        assert!(text.contains(trouble.unwrap_or_default()), "{text}");
+    };
+    told(None);
+    let calls = Arc::new(AtomicU32::new(0));
+    for log in &logs {
+        let calls = Arc::clone(&calls);
+        log.on_trouble(Box::new(move || {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }));
+        let why = "cannot write /l/000003-00.log: no space left on device";
+        for _ in 0..2 {
+            log.set_trouble(Some(why.into()));
+        }
+        told(Some(why));
+        for _ in 0..2 {
+            log.set_trouble(None);
+        }
+        told(None);
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 4, "only changes are told");
+}
 
 #[test]
 fn status_has_each_field_and_reads_usage_once_a_second() {
