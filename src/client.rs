@@ -2,8 +2,10 @@
 //!
 //! Everything that looks at a daemon judges it here (spec: daemon, "Verdicts").
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,9 +20,9 @@ use serde_json::Value;
 use crate::clock::Mono;
 use crate::error::{Error, Result, reason};
 use crate::json::{items, object};
-use crate::os::lock::Lock;
+use crate::os::lock::{self, Lock};
 use crate::os::notice::Notice;
-use crate::os::{peer, proc};
+use crate::os::{group, peer, proc};
 use crate::paths::ProjectDir;
 
 /// What both ends of the socket must agree on.
@@ -206,7 +208,11 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
         }
         let left = until.since(Mono::now());
         if left.is_zero() {
-            return Ok(Verdict::Unhealthy(descriptor));
+            let held_by = || {
+                let pid = lock::holder(&dir.lock())?;
+                sketch(dir, pid, socket_of(dir, pid), &Value::Null)
+            };
+            return Ok(Verdict::Unhealthy(descriptor.or_else(held_by)));
         }
         // Somebody starts or stops at this moment; either ends with a change in the folder. Watched
         // first, then looked at once more, so that a change in between is not missed.
@@ -219,28 +225,40 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
     }
 }
 
-/// A daemon whose `daemon.json` was lost, found by its socket: described by itself, or where it does not answer, by what
-/// the kernel knows. None: nobody listens there.
+/// A daemon whose `daemon.json` was lost, found by its lock or its socket: described by itself, or where it does not answer,
+/// by what the kernel knows. None: nobody listens there.
 fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Option<Verdict> {
-    let socket = dir.socket(None, geteuid().as_raw());
+    let socket = match lock::holder(&dir.lock()) {
+        Some(pid) => socket_of(dir, pid),
+        None => dir.socket(None, geteuid().as_raw()),
+    };
     let stream = dial(&socket, until.since(Mono::now())).ok()?;
     let (pid, uid) = peer::unix_owner(&stream).ok()?;
     if !peer::is_us(uid) {
         return None;
     }
-    let process_start = proc::start_time(pid)?;
-    let client = match Client::greet(stream, kind, until) {
-        Ok(client) => Some(client),
-        Err(Fault::TimedOut) => None,
+    match Client::greet(stream, kind, until) {
+        Ok(client) => sketch(dir, pid, socket, &client.greeting)
+            .map(|descriptor| Verdict::Running(descriptor, client)),
+        Err(Fault::TimedOut) => Some(Verdict::Unhealthy(sketch(dir, pid, socket, &Value::Null))),
         // It leaves at this moment.
-        Err(Fault::Lost(_) | Fault::Refused { .. }) => return None,
-    };
-    let said = client.as_ref().map_or(&Value::Null, |c| &c.greeting);
+        Err(Fault::Lost(_) | Fault::Refused { .. }) => None,
+    }
+}
+
+/// Where the daemon with that pid listens, by the environment that it was started in.
+fn socket_of(dir: &ProjectDir, pid: i32) -> PathBuf {
+    let runtime = group::variable(pid, "XDG_RUNTIME_DIR").map(OsString::from_vec);
+    dir.socket(runtime.as_deref(), geteuid().as_raw())
+}
+
+/// A descriptor of what the daemon says of itself, if it does, and the kernel of it. None: it has ended.
+fn sketch(dir: &ProjectDir, pid: i32, socket: PathBuf, said: &Value) -> Option<Descriptor> {
     let text = |key: &str| said[key].as_str().map(String::from);
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    let descriptor = Descriptor {
+    Some(Descriptor {
         pid,
-        process_start,
+        process_start: proc::start_time(pid)?,
         instance_id: text("instance_id").unwrap_or_default(),
         project: text("project").unwrap_or_else(|| dir.path().display().to_string()),
         version: text("version").unwrap_or_default(),
@@ -250,10 +268,6 @@ fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Option<Verdict> {
         url: text("url"),
         started_at: text("started_at").unwrap_or_default(),
         exe: exe.display().to_string(),
-    };
-    Some(match client {
-        Some(client) => Verdict::Running(descriptor, client),
-        None => Verdict::Unhealthy(Some(descriptor)),
     })
 }
 

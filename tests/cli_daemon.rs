@@ -285,38 +285,23 @@ fn the_end_of_one_that_is_stopping_is_waited_for() {
 fn one_whose_descriptor_was_lost_is_found_by_its_socket() {
     let house = House::new(NAP);
     house.cli(["-d"]).exits(0);
-    let before = daemon(&house);
-    let old = before["pid"].as_i64().unwrap() as i32;
+    let old = pid(&house);
     let path = house.state_folder().unwrap().join("daemon.json");
-    fs::write(&path, "{").unwrap();
-    for key in [
-        "verdict",
-        "pid",
-        "process_start",
-        "instance_id",
-        "url",
-        "started_at",
-        "socket",
-        "exe",
-    ] {
-        assert_eq!(daemon(&house)[key], before[key], "{key}");
+    // It can't write another one.
+    freeze(old);
+    for lost in [true, false] {
+        fs::write(&path, "{").unwrap();
+        if lost {
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(daemon(&house)["pid"], old);
+        house
+            .cli(["stop"])
+            .exits(1)
+            .says(&[&format!("pid {old}"), "--force"]);
     }
-    fs::remove_file(&path).unwrap();
-    let again = house.cli(["start"]).exits(0);
-    assert!(again.out.contains("already running"), "{again:?}");
-    assert!(house.cli(["ps"]).exits(0).out.contains("running"));
-    house.cli(["stop"]).exits(0);
-    assert!(!lives(old));
-    house.cli(["-d"]).exits(0);
-    let new = pid(&house);
-    fs::remove_file(&path).unwrap();
-    freeze(new);
-    house
-        .cli(["stop"])
-        .exits(1)
-        .says(&[&format!("pid {new}"), "--force"]);
     house.cli(["stop", "--force"]).exits(0);
-    assert!(!lives(new));
+    assert!(!lives(old));
     house.cli(["status"]).exits(3);
 }
 
@@ -380,6 +365,30 @@ fn a_long_path_and_an_odd_one_work() {
         house.cli(["status"]).exits(0);
         house.cli(["stop"]).exits(0);
         assert!(!Path::new(socket).parent().unwrap().exists(), "{socket}");
+    }
+    {
+        // In the folder of the session that started it, which another does not have.
+        let mut house = House::below(&folder);
+        house.config(NAP);
+        let runtime = deep.join("run");
+        fs::create_dir_all(&runtime).unwrap();
+        house.env("XDG_RUNTIME_DIR", runtime.to_str().unwrap());
+        house.cli(["-d"]).exits(0);
+        let old = pid(&house);
+        assert!(
+            daemon(&house)["socket"]
+                .as_str()
+                .unwrap()
+                .starts_with(runtime.to_str().unwrap())
+        );
+        freeze(old);
+        fs::remove_file(house.state_folder().unwrap().join("daemon.json")).unwrap();
+        house.env("XDG_RUNTIME_DIR", "");
+        assert_eq!(daemon(&house)["pid"], old);
+        fs::remove_dir_all(&runtime).unwrap();
+        assert_eq!(daemon(&house)["pid"], old);
+        house.cli(["stop", "--force"]).exits(0);
+        assert!(!lives(old));
     }
     fs::remove_dir_all(&deep).unwrap();
 }
@@ -521,4 +530,127 @@ fn systemd_is_told() {
     house.signal(Signal::SIGTERM);
     hear("STOPPING=1");
     assert_eq!(house.ended(), Some(0));
+}
+
+/// Somebody holds the lock in that folder.
+fn locked(folder: &Path) -> bool {
+    let file = fs::File::open(folder.join("daemon.lock")).unwrap();
+    let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockSharedNonblock);
+    lock.is_err()
+}
+
+#[test]
+fn its_files_come_back_when_somebody_removes_them() {
+    let mut house = House::new(NAP);
+    house.up();
+    let who = |house: &House| {
+        let mut who = daemon(house);
+        for changing in ["uptime_seconds", "rss_bytes", "clients"] {
+            who.as_object_mut().unwrap().remove(changing);
+        }
+        who
+    };
+    let (pid, before) = (house.pid(), who(&house));
+    let folder = house.state_folder().unwrap();
+    let inode = |name: &str| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(folder.join(name)).map(|m| m.ino())
+    };
+    let files = ["daemon.lock", "daemon.json", "daemon.sock", "daemon.log"];
+    for name in files {
+        fs::remove_file(folder.join(name)).unwrap();
+        eventually(|| inode(name));
+        assert_eq!(who(&house), before, "{name}");
+    }
+    // Another one in its place.
+    for name in ["daemon.lock", "daemon.json"] {
+        let other = folder.join("other");
+        fs::write(&other, "").unwrap();
+        fs::rename(&other, folder.join(name)).unwrap();
+        eventually(|| match locked(&folder) && who(&house) == before {
+            true => Ok(()),
+            false => Err(name),
+        });
+        eventually(
+            || match fs::read(folder.join("daemon.json")).unwrap().is_empty() {
+                true => Err("not written"),
+                false => Ok(()),
+            },
+        );
+    }
+    // With the folder, and with what is above it.
+    let away = folder.with_file_name("away");
+    let home = house.home();
+    let moved = home.with_file_name("moved");
+    for round in 0..5 {
+        match round {
+            0 => drop(fs::remove_dir_all(&folder)),
+            1 => fs::rename(&folder, &away).unwrap(),
+            2 => drop(fs::remove_dir_all(&home)),
+            3 => fs::rename(&home, &moved).unwrap(),
+            _ => drop(fs::remove_dir_all(&home)),
+        }
+        eventually(|| match house.cli(["status"]).code {
+            Some(0) => Ok(()),
+            other => Err(other),
+        });
+        assert_eq!(who(&house), before, "round {round}");
+        let again = house.cli(["start"]).exits(0);
+        assert!(again.out.contains("already running"), "{again:?}");
+        for name in files.into_iter().chain(["state.json"]) {
+            eventually(|| inode(name));
+        }
+        assert!(locked(&folder));
+    }
+    let log = fs::read_to_string(folder.join("daemon.log")).unwrap();
+    assert!(log.contains("[WARN] daemon: somebody removed "), "{log}");
+    assert!(lives(pid));
+    house.cli(["stop"]).exits(0);
+    for gone in ["daemon.json", "daemon.sock"] {
+        assert!(!folder.join(gone).exists(), "{gone}");
+    }
+    fs::remove_dir_all(&moved).unwrap();
+}
+
+#[test]
+fn whoever_removes_its_folder_makes_no_room_for_a_second_one() {
+    let house = House::new(NAP);
+    for round in 0..40 {
+        house.cli(["-d"]).exits(0);
+        let folder = house.state_folder().unwrap();
+        let starts: Vec<Child> = (0..3)
+            .map(|i| {
+                if i == round % 4 {
+                    let _ = fs::remove_dir_all(&folder);
+                }
+                start(&house, &["-d"])
+            })
+            .collect();
+        if round % 4 == 3 {
+            let _ = fs::remove_dir_all(&folder);
+        }
+        for child in starts {
+            let ended = child.wait_with_output().unwrap();
+            // One that has only begun may fail when its folder goes.
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            let fails = said.contains("no such file") || said.contains("was removed");
+            assert!(ended.status.success() || fails, "{ended:?}");
+        }
+        // Where a new one was quicker, the old one leaves.
+        eventually(|| match house.inhabitants() {
+            two if two.len() == 2 => Ok(()),
+            others => Err(others),
+        });
+        eventually(|| match daemon(&house)["verdict"].as_str() {
+            Some("running") => Ok(()),
+            other => Err(other.map(String::from)),
+        });
+        let nap = &status(&house)["processes"][0];
+        assert!(
+            ["starting", "running"].contains(&nap["state"].as_str().unwrap()),
+            "{nap}"
+        );
+        house.cli(["stop"]).exits(0);
+        assert_eq!(house.inhabitants(), []);
+    }
 }

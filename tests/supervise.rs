@@ -372,3 +372,30 @@ fn the_daemon_serves_as_the_foreground_does() {
     house.ended();
     assert!(!lives(nap));
 }
+
+#[test]
+fn what_is_about_to_start_is_not_shown_as_stopped() {
+    let mut house = House::new(
+        r#"
+[process.slow]
+command = ["FIXTURE", "stubborn"]
+stop_timeout_seconds = 1
+depends_on = ["base"]
+[process.base]
+command = ["FIXTURE", "nap"]
+autostart = false
+[process.idle]
+command = ["FIXTURE", "nap"]
+autostart = false
+"#,
+    );
+    house.serve();
+    house.line("slow", "stubborn");
+    // What a bpm leaves that is killed is ended before anything starts: here that takes a second.
+    common::murder(house.pid());
+    house.ended();
+    house.serve();
+    let states = ["slow", "base", "idle"].map(|name| house.status(name)["state"].clone());
+    assert_eq!(states, ["waiting", "starting", "stopped"]);
+    house.running("slow");
+}

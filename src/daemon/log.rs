@@ -32,6 +32,7 @@ pub(super) enum Manner {
 pub(super) struct DaemonLog {
     inner: Mutex<Inner>,
     least: Level,
+    detached: bool,
     echo: Option<SyncSender<String>>,
 }
 
@@ -66,8 +67,22 @@ impl DaemonLog {
                 rotated: dir.log_rotated(),
             }),
             least,
+            detached,
             echo: if detached { None } else { echo() },
         })
+    }
+
+    /// Somebody removed the file: another one from now on.
+    ///
+    /// # Errors
+    /// It can't be made.
+    pub(super) fn reopen(&self) -> io::Result<()> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.file = files::open_append(&inner.path)?;
+        match self.detached {
+            true => fds::redirect_streams(inner.file.as_fd()),
+            false => Ok(()),
+        }
     }
 }
 

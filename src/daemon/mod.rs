@@ -2,6 +2,7 @@
 //! start are [`start`], all ways to end one from outside are [`stop`].
 
 mod env;
+mod guard;
 mod log;
 mod stop;
 
@@ -36,6 +37,7 @@ use crate::supervisor::{Manager, Setup, Supervisor};
 use crate::tools::{Kernel, Tools};
 
 pub use env::{Env, Herald};
+use guard::Guard;
 pub use stop::{Stopped, judge_lasting, stop};
 
 /// Answers in flight get so long when everything has stopped (spec: daemon, "Stop").
@@ -339,7 +341,14 @@ fn take_lock(project: &Project) -> Result<std::result::Result<Lock, i32>> {
     let path = project.dir.lock();
     let until = Mono::now().after(PATIENCE * 5);
     loop {
-        let lock = Lock::take(&path).map_err(|e| {
+        let taken = Lock::take(&path).or_else(|e| match e.kind() {
+            // Somebody has just removed the folder.
+            ErrorKind::NotFound => {
+                files::private_dir(project.dir.path()).and_then(|()| Lock::take(&path))
+            }
+            _ => Err(e),
+        });
+        let lock = taken.map_err(|e| {
             Error::cannot(format!("lock {:?}", path.display().to_string()), reason(&e))
         })?;
         if let Some(lock) = lock {
@@ -411,18 +420,15 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     let echo = if passthrough { echo(&hub) } else { None };
     // From here on others can find us, so it is removed again whatever happens. All that can fail stands
     // before the first start: nobody would stop what an error left running.
-    let found = Found {
-        dir: &project.dir,
-        descriptor: &descriptor,
-    };
-    found.write()?;
+    let inlet = door.inlet();
+    let mut guard = Guard::new(&project.dir, &descriptor, Arc::clone(&log), inlet, lock)?;
     if let Some(beside) = &wishes.beside {
         beside().map_err(|e| Error::cannot("begin", reason(&e)))?;
     }
     let left = supervisor.begin();
     announce(project, &descriptor, left, log.as_ref(), behind);
     herald.tell("READY=1");
-    let ended = supervisor.run();
+    let ended = supervisor.run(&mut guard);
     if ended.is_err() {
         supervisor.kill_all();
     }
@@ -430,9 +436,8 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     if let Some(echo) = echo {
         echo.finish(LAST_LINES);
     }
-    drop(found);
     log.write(Level::Info, "daemon", "stopped");
-    drop(lock);
+    drop(guard);
     ended.map_err(|e| Error::cannot("go on", reason(&e)))
 }
 
@@ -631,31 +636,6 @@ fn echo(hub: &Arc<Hub>) -> Option<Echo> {
     let out = io::stdout().as_fd().try_clone_to_owned().ok()?;
     let err = io::stderr().as_fd().try_clone_to_owned().ok()?;
     Echo::of_all(hub, out, err).ok()
-}
-
-/// What others find us by; gone when dropped.
-struct Found<'a> {
-    dir: &'a ProjectDir,
-    descriptor: &'a Descriptor,
-}
-
-impl Found<'_> {
-    fn write(&self) -> Result<()> {
-        let path = self.dir.descriptor();
-        let text = format!("{}\n", self.descriptor.to_json());
-        files::write_atomic(&path, text.as_bytes(), 0o600).map_err(|e| {
-            Error::cannot(
-                format!("write {:?}", path.display().to_string()),
-                reason(&e),
-            )
-        })
-    }
-}
-
-impl Drop for Found<'_> {
-    fn drop(&mut self) {
-        clear(self.dir, Some(self.descriptor));
-    }
 }
 
 /// Removes what a daemon is found by. For who holds the lock, or knows that nobody does.

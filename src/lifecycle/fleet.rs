@@ -225,6 +225,13 @@ impl Fleet {
         id
     }
 
+    /// Wants a process up, and what it needs: for the begin, when nothing has been done yet. What follows from it shows
+    /// with the next step.
+    pub fn want(&mut self, id: UnitId) {
+        self.want_needed(id);
+        self.with(id, |u| u.start(None));
+    }
+
     /// New settings for a process; what runs is not touched.
     pub fn set_policy(&mut self, id: UnitId, policy: Policy) {
         if let Some(unit) = self.units.get_mut(&id) {

@@ -92,6 +92,7 @@ struct Orders {
     policy: Option<Policy>,
     refuse: bool,
     drain: Option<Duration>,
+    unix: Option<UnixListener>,
 }
 
 impl Shared {
@@ -109,6 +110,13 @@ impl Door {
     /// Who may, from now on; connections that are open stay.
     pub fn set_policy(&self, policy: Policy) {
         self.shared.order(|orders| orders.policy = Some(policy));
+    }
+
+    /// For who may have to open its Unix socket anew.
+    pub fn inlet(&self) -> Inlet {
+        Inlet {
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// Open connections.
@@ -146,6 +154,19 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         self.end(Duration::ZERO);
+    }
+}
+
+/// Through this a door that is open gets another socket.
+#[derive(Debug)]
+pub struct Inlet {
+    shared: Arc<Shared>,
+}
+
+impl Inlet {
+    /// Listens there instead of at the Unix socket of before, whose name is gone. Connections stay.
+    pub fn replace_unix(&self, listener: UnixListener) {
+        self.shared.order(|orders| orders.unix = Some(listener));
     }
 }
 
@@ -401,6 +422,9 @@ impl Net {
         if let Some(policy) = orders.policy {
             self.policy = policy;
         }
+        if let Some(unix) = orders.unix {
+            self.replace_unix(unix, now);
+        }
         self.refusing |= orders.refuse || orders.drain.is_some();
         if let Some(grace) = orders.drain
             && self.drain.is_none()
@@ -408,6 +432,24 @@ impl Net {
             self.drain = Some(now.after(grace));
             self.timers.insert((now.after(grace), Due::Accept));
             self.end_listens(now);
+        }
+    }
+
+    fn replace_unix(&mut self, unix: UnixListener, now: Mono) {
+        let is_unix = |l: &Listener| matches!(l, Listener::Unix(_));
+        let Some(at) = self.listeners.iter().position(is_unix) else {
+            return;
+        };
+        // Who waits there knows of no other.
+        self.accept(at as u64, now);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, BELL + 1 + at as u64);
+        match self.epoll.add(&unix, event) {
+            // The old one, closed, is out of epoll.
+            Ok(()) => self.listeners[at] = Listener::Unix(unix),
+            Err(e) => {
+                let text = format!("no new Unix socket: epoll_ctl: {}", e.desc());
+                self.service.log(Level::Error, &text);
+            }
         }
     }
 

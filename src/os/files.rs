@@ -7,6 +7,9 @@ use std::path::Path;
 
 use crate::clock::Mono;
 
+/// How often a folder is made anew that somebody removes while it is made.
+const REMOVED: usize = 8;
+
 /// Writes a file that a reader sees as it was or as it is now, never half. Not flushed to the disk:
 /// it must outlive us, not the machine, and file systems order a rename after its data.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
@@ -48,6 +51,17 @@ pub(super) fn beside(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) ->
 /// # Errors
 /// It, or the link in its place, belongs to somebody else; it is no folder.
 pub fn private_dir(path: &Path) -> io::Result<()> {
+    // Somebody may remove it meanwhile: then once more, but not for ever.
+    for _ in 0..REMOVED {
+        match make_private(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound || !path.exists() => {}
+            done => return done,
+        }
+    }
+    make_private(path)
+}
+
+fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let us = nix::unistd::geteuid().as_raw();
     let folder = fs::metadata(path)?;

@@ -246,14 +246,20 @@ fn children(pid: i32) -> Option<Vec<i32>> {
 /// The value of [`MARKER`] in the environment that the process was given at its start. None: it has
 /// none, has ended, wrote over it, or is not ours to read.
 pub fn marker(pid: i32) -> Option<String> {
+    let value = variable(pid, MARKER)?;
+    Some(String::from_utf8_lossy(&value).into_owned())
+}
+
+/// The value of any variable, likewise.
+pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
     // Larger environments can't be: an execve takes 6 MiB at most.
     const MOST: u64 = 6 << 20;
     let mut environ = Vec::new();
     let file = File::open(format!("/proc/{pid}/environ")).ok()?;
     file.take(MOST).read_to_end(&mut environ).ok()?;
     environ.split(|b| *b == 0).find_map(|pair| {
-        let value = pair.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"=")?;
-        Some(String::from_utf8_lossy(value).into_owned())
+        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value.to_vec())
     })
 }
 

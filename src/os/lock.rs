@@ -55,6 +55,11 @@ impl Lock {
         Self { file: fd.into() }
     }
 
+    /// What is locked is still the file of that name.
+    pub fn is_at(&self, path: &Path) -> bool {
+        same(&self.file, path)
+    }
+
     /// Somebody holds the lock.
     pub fn probe(path: &Path) -> io::Result<bool> {
         match File::open(path) {
@@ -63,6 +68,30 @@ impl Lock {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Who took the lock of that file, as /proc/locks (proc(5)) has it. None: nobody, one of another pid namespace, or one
+/// whose descriptors are not ours to see.
+pub fn holder(path: &Path) -> Option<i32> {
+    let file = std::fs::metadata(path).ok()?;
+    let id = (file.dev(), file.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // 1: FLOCK ADVISORY WRITE 5663 fe:00:10010913 0 EOF
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let (kind, pid, inode) = (words.next()?, words.nth(2)?, words.next()?);
+        let number = inode.rsplit(':').next()?.parse::<u64>().ok()?;
+        if kind != "FLOCK" || number != id.1 {
+            return None;
+        }
+        // The device there is not always the one of stat(2) (btrfs, overlayfs): its own descriptors tell.
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        let mut open = open
+            .flatten()
+            .filter_map(|fd| std::fs::metadata(fd.path()).ok());
+        let has = open.any(|f| (f.dev(), f.ino()) == id);
+        pid.parse().ok().filter(|_| has)
+    })
 }
 
 /// The descriptor that carries the lock over an execve (CLOEXEC until then).
@@ -119,6 +148,7 @@ mod tests {
             let lock = Lock::take(&path).unwrap().unwrap();
             assert!(Lock::probe(&path).unwrap());
             assert!(Lock::take(&path).unwrap().is_none());
+            assert_eq!(holder(&path), Some(std::process::id().cast_signed()));
             assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
             // Adopted, as after an execve, and the first descriptor gone.
             let kept = lock.as_fd().try_clone_to_owned().unwrap();

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -32,6 +32,35 @@ impl Notice {
     /// The same, and files that are written.
     pub fn of_writes(folder: &Path) -> io::Result<Self> {
         Self::with(folder, AddWatchFlags::IN_MODIFY)
+    }
+
+    /// Watches whether these files are still where they are: one that is removed, replaced or changed, or any folder above
+    /// it that goes. What comes and goes beside them is not told, but in the last folder that is there of a path that
+    /// is not. Look at them after this, not before. None: no inotify to be had.
+    pub fn of_places(files: &[PathBuf]) -> Option<Self> {
+        let gone = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
+        // Who is removed while somebody has it open is told by the number of its names alone.
+        let file = gone | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CLOSE_WRITE;
+        let comes =
+            AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+        for path in files {
+            let mut there = inotify.add_watch(path, file).is_ok();
+            for folder in path.ancestors().skip(1) {
+                let what = if there { gone } else { gone | comes };
+                // One that is watched already keeps what it is watched for.
+                let what = what | AddWatchFlags::from_bits_retain(libc::IN_MASK_ADD);
+                match inotify.add_watch(folder, what) {
+                    Ok(_) => there = true,
+                    Err(Errno::ENOSPC) => return None,
+                    // Not there, or not ours to read: whoever may move it may do worse.
+                    Err(_) => {}
+                }
+            }
+        }
+        Some(Self {
+            inotify: Some(inotify),
+        })
     }
 
     fn with(folder: &Path, more: AddWatchFlags) -> io::Result<Self> {
@@ -72,11 +101,20 @@ impl Notice {
         Ok(there)
     }
 
-    /// What the change was does not matter. EAGAIN: there was none, a signal woke us.
+    /// To be waited for, where there is inotify.
+    pub fn ear(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether there was a change; what it was does not matter. EAGAIN: there was none, a signal woke us.
+    pub fn take(&self) -> bool {
+        self.inotify
+            .as_ref()
+            .is_some_and(|inotify| inotify.read_events().is_ok())
+    }
+
     fn forget(&self) {
-        if let Some(inotify) = &self.inotify {
-            let _ = inotify.read_events();
-        }
+        let _ = self.take();
     }
 }
 

@@ -30,7 +30,7 @@ use crate::clock::Mono;
 use crate::config::{Config, Mode, Process};
 use crate::hub::{Ask, Fact, Hub, Identity, Letter, Slot};
 use crate::journal::{Journal, Level};
-use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Order, Policy, Ticket, UnitId};
+use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Policy, Ticket, UnitId};
 use crate::os::fds::Nofile;
 use crate::os::memory;
 use crate::os::poll::{Mailbox, Waker};
@@ -91,6 +91,25 @@ impl Manager for NoManager {
     fn watchdog(&self) -> Option<Duration> {
         None
     }
+}
+
+/// Who sees to it that this bpm stays the only one of its project, and can be found.
+pub trait Keeper {
+    /// Readable when there may be something to see to.
+    fn ear(&self) -> Option<BorrowedFd<'_>>;
+    /// Sees to it.
+    fn look(&mut self) -> Kept;
+}
+
+/// What [`Keeper::look`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// All is as it was.
+    Same,
+    /// bpm's files were gone, and are there again.
+    Mended,
+    /// They were gone, and another bpm was quicker: all in the project's folder is that one's.
+    Displaced,
 }
 
 /// By then what starts by itself has been started.
@@ -172,6 +191,8 @@ pub struct Supervisor {
     oom_kills: Option<u64>,
     state: State,
     state_changed: bool,
+    /// The file is another's.
+    displaced: bool,
     phase: Phase,
     /// Something may be gone: [`Supervisor::look_for_ends`] is to be called.
     ends_due: bool,
@@ -238,12 +259,19 @@ impl Supervisor {
             oom_kills: crate::os::proc::oom_kills(),
             state,
             state_changed: false,
+            displaced: false,
             phase: Phase::Working,
             ends_due: false,
             terms: 0,
         };
         for process in supervisor.setup.config.processes.clone() {
             supervisor.add(process);
+        }
+        // Before anybody can ask: what is about to start is not shown as stopped.
+        for (id, unit) in supervisor.units.iter() {
+            if unit.process.autostart {
+                supervisor.fleet.want(*id);
+            }
         }
         supervisor.publish();
         Ok(supervisor)
@@ -279,15 +307,7 @@ impl Supervisor {
                 .journal
                 .write(Level::Warn, "config", &format!("{at}"));
         }
-        for id in self.order.clone() {
-            if self.units.get(&id).is_some_and(|u| u.process.autostart) {
-                self.queue.push_back(Event::Order {
-                    unit: id,
-                    ticket: None,
-                    order: Order::Start,
-                });
-            }
-        }
+        self.queue.push_back(Event::Tick);
         self.settle();
         self.watch_files();
         found
@@ -296,9 +316,17 @@ impl Supervisor {
     /// Works until everything has stopped.
     ///
     /// Errors: only when the system refuses to wait for descriptors.
-    pub fn run(&mut self) -> io::Result<()> {
+    pub fn run(&mut self, keeper: &mut dyn Keeper) -> io::Result<()> {
         while self.phase != Phase::Ended {
-            self.wait()?;
+            self.wait(keeper.ear())?;
+            match keeper.look() {
+                Kept::Same => {}
+                Kept::Mended => self.state_changed = true,
+                Kept::Displaced => {
+                    self.displaced = true;
+                    self.begin_stop();
+                }
+            }
             let caught = self.signals.take();
             if caught.term || caught.int || (caught.hup && self.setup.foreground) {
                 self.told_to_stop();
@@ -387,11 +415,12 @@ impl Supervisor {
         }
     }
 
-    fn wait(&self) -> io::Result<()> {
+    fn wait(&self, keeper: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN),
         ];
+        fds.extend(keeper.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let outputs: Vec<BorrowedFd<'_>> = self.preps.iter().flat_map(Prep::outputs).collect();
         let ears: Vec<BorrowedFd<'_>> =
             self.books.values().filter_map(|b| b.checks.ear()).collect();
@@ -612,7 +641,7 @@ impl Supervisor {
 
     /// Writes what must outlive us, where it changed.
     fn save(&mut self) {
-        if !std::mem::take(&mut self.state_changed) {
+        if !std::mem::take(&mut self.state_changed) || self.displaced {
             return;
         }
         self.note_numbers();

@@ -107,8 +107,9 @@ impl Supervisor {
         if !unit.changed && unit.facts.as_ref() == Some(&facts) {
             return false;
         }
-        let before = unit.facts.as_ref().map(|f| f.state);
-        if before != Some(facts.state) {
+        let before = unit.facts.as_ref().map(|f| (f.state, f.pid));
+        let passed = before.is_none_or(|(state, _)| state != facts.state);
+        if passed {
             unit.since = Wall::now();
         }
         let port = match unit.process.port {
@@ -119,7 +120,11 @@ impl Supervisor {
         unit.view = Some(Arc::new(unit.show(&facts, port)));
         unit.changed = false;
         let words = state_words(&facts);
-        let told = before.is_some_and(|b| b != facts.state);
+        // At the begin it is starting before it is there.
+        let told = match before {
+            None => false,
+            Some((_, pid)) => passed || pid.is_none() && facts.pid.is_some(),
+        };
         unit.facts = Some(facts);
         if told {
             self.happened(Some(id), "state", words);
