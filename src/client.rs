@@ -175,8 +175,7 @@ impl Verdict {
 /// The daemon runs, but this bpm can't talk to it; or the lock can't be looked at.
 pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
     let cannot = |e: std::io::Error| {
-        let lock = dir.lock().display().to_string();
-        Error::cannot(format!("look at {lock:?}"), reason(&e))
+        Error::file("look at", &dir.lock(), e)
             .with_hint("set BPM_HOME to a folder that you may write")
     };
     let until = Mono::now().after(PATIENCE);

@@ -1,6 +1,8 @@
 //! Every failure of bpm: its sentence, its hint, its exit code and its JSON-RPC code.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 
 /// The result of whatever can fail for a reason that a person should read.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -28,9 +30,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why bpm could not do what it was asked.
+/// Why bpm could not do what it was asked. One word: results with it are moved and dropped everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Error {
+pub struct Error(Box<Failure>);
+
+/// What there is to say of an [`Error`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
     /// The command line was wrong (exit code 2).
     Usage {
         /// What is wrong with it.
@@ -76,70 +82,77 @@ pub enum Error {
     ReaderGone,
 }
 
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self(Box::new(failure))
+    }
+}
+
 impl Error {
     /// `cannot <what>: <why>`.
-    pub fn cannot(what: impl Into<String>, why: impl fmt::Display) -> Self {
-        Self::Cannot {
-            what: what.into(),
-            why: why.to_string(),
-            hint: None,
-        }
+    pub fn cannot(what: impl Into<String>, why: impl Into<String>) -> Self {
+        let (what, why, hint) = (what.into(), why.into(), None);
+        Failure::Cannot { what, why, hint }.into()
+    }
+
+    /// `cannot <what>:`, and what the system says.
+    pub fn system(what: impl Into<String>, e: io::Error) -> Self {
+        Self::cannot(what, reason(&e))
+    }
+
+    /// The same of a file: `cannot <verb> "<path>": <what the system says>`.
+    pub fn file(verb: &str, path: &Path, e: io::Error) -> Self {
+        Self::cannot(named(verb, path), reason(&e))
     }
 
     /// The same with a second line that says what to do.
-    pub fn with_hint(self, text: impl Into<String>) -> Self {
-        let text = Some(text.into());
-        match self {
-            Self::Usage { why, .. } => Self::Usage { why, hint: text },
-            Self::Cannot { what, why, .. } => Self::Cannot {
-                what,
-                why,
-                hint: text,
-            },
-            other @ (Self::Config(_)
-            | Self::Unknown { .. }
-            | Self::NoDaemon { .. }
-            | Self::TimedOut { .. }
-            | Self::ReaderGone) => other,
+    pub fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let Failure::Usage { hint, .. } | Failure::Cannot { hint, .. } = &mut *self.0 {
+            *hint = Some(text.into());
         }
+        self
     }
 
     /// The command line was wrong.
     pub fn usage(why: impl Into<String>) -> Self {
-        Self::Usage {
-            why: why.into(),
-            hint: None,
-        }
+        let (why, hint) = (why.into(), None);
+        Failure::Usage { why, hint }.into()
+    }
+
+    /// Which failure it is.
+    pub fn failure(&self) -> &Failure {
+        &self.0
     }
 
     /// What the process exits with (spec: cli, exit codes).
     pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::ReaderGone => 0,
-            Self::Config(_) | Self::Cannot { .. } | Self::Unknown { .. } => 1,
-            Self::Usage { .. } => 2,
-            Self::NoDaemon { .. } => 3,
-            Self::TimedOut { .. } => 124,
+        match self.failure() {
+            Failure::ReaderGone => 0,
+            Failure::Config(_) | Failure::Cannot { .. } | Failure::Unknown { .. } => 1,
+            Failure::Usage { .. } => 2,
+            Failure::NoDaemon { .. } => 3,
+            Failure::TimedOut { .. } => 124,
         }
     }
 
     /// The second line, where one helps.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Usage { hint, .. } | Self::Cannot { hint, .. } => hint.clone(),
-            Self::NoDaemon { .. } => Some("start it with \"bpm -d\", or \"bpm up\"".into()),
-            Self::Config(_) | Self::Unknown { .. } | Self::TimedOut { .. } | Self::ReaderGone => {
-                None
-            }
+        match self.failure() {
+            Failure::Usage { hint, .. } | Failure::Cannot { hint, .. } => hint.clone(),
+            Failure::NoDaemon { .. } => Some("start it with \"bpm -d\", or \"bpm up\"".into()),
+            Failure::Config(_)
+            | Failure::Unknown { .. }
+            | Failure::TimedOut { .. }
+            | Failure::ReaderGone => None,
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usage { why, .. } => f.write_str(why),
-            Self::Config(faults) => {
+        match self.failure() {
+            Failure::Usage { why, .. } => f.write_str(why),
+            Failure::Config(faults) => {
                 for (i, fault) in faults.iter().enumerate() {
                     if i > 0 {
                         f.write_str("\n")?;
@@ -148,8 +161,8 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
-            Self::Cannot { what, why, .. } => write!(f, "cannot {what}: {why}"),
-            Self::Unknown { kind, name, known } => {
+            Failure::Cannot { what, why, .. } => write!(f, "cannot {what}: {why}"),
+            Failure::Unknown { kind, name, known } => {
                 write!(f, "unknown {kind} {name:?}")?;
                 if let Some(near) = nearest(name, known.iter().map(String::as_str)) {
                     write!(f, "; did you mean {near:?}?")?;
@@ -166,19 +179,24 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
-            Self::NoDaemon { what, project } => {
+            Failure::NoDaemon { what, project } => {
                 write!(f, "cannot {what}: no daemon runs for {project}")
             }
-            Self::TimedOut { what, after } => write!(f, "cannot {what}: not within {after}"),
-            Self::ReaderGone => f.write_str("nobody reads the output"),
+            Failure::TimedOut { what, after } => write!(f, "cannot {what}: not within {after}"),
+            Failure::ReaderGone => f.write_str("nobody reads the output"),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
+/// `read "/home/me/app/.mcp-run"`.
+pub fn named(verb: &str, path: &Path) -> String {
+    format!("{verb} {:?}", path.display().to_string())
+}
+
 /// What the system says of an error, without Rust's "(os error 2)".
-pub fn reason(e: &std::io::Error) -> String {
+pub fn reason(e: &io::Error) -> String {
     let text = e.to_string();
     let text = match text.find(" (os error") {
         Some(at) => &text[..at],
@@ -236,11 +254,11 @@ mod tests {
 
     #[test]
     fn an_unknown_process_is_answered_with_all_there_are() {
-        let e = Error::Unknown {
+        let e = Error::from(Failure::Unknown {
             kind: "process",
             name: "wbe".into(),
             known: vec!["api".into(), "web".into()],
-        };
+        });
         assert_eq!(
             e.to_string(),
             "unknown process \"wbe\"; did you mean \"web\"? processes: api, web"

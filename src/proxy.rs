@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::client::{self, Verdict};
 use crate::clock::Mono;
 use crate::daemon::{self, Project};
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Result};
 use crate::json::object;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, Output, spawn};
@@ -67,7 +67,7 @@ pub fn run(project: &Project, daemon: Daemon) -> Result<u8> {
     std::thread::Builder::new()
         .name("outward".into())
         .spawn(move || outward.run())
-        .map_err(|e| Error::cannot("bridge", reason(&e)))?;
+        .map_err(|e| Error::system("bridge", e))?;
     let mut inward = Inward {
         project,
         shared,
@@ -176,7 +176,7 @@ impl Inward<'_> {
             // Whole buffers are taken below, so nothing that was read already waits behind this poll.
             let fds = [Some(input.as_fd()), parent.as_ref().map(AsFd::as_fd)];
             let [ready, orphaned] =
-                readable(fds, None).map_err(|e| Error::cannot("wait for input", reason(&e)))?;
+                readable(fds, None).map_err(|e| Error::system("wait for input", e))?;
             if !ready {
                 match orphaned {
                     true => return Ok(()),

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Mono;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Result, named, reason};
 use crate::globs::{Glob, Ignores};
 use crate::lifecycle::UnitId;
 use crate::os::inotify::{Event, Inotify, Kind, Mark, Refusal, Scope};
@@ -393,7 +393,7 @@ impl Watcher {
     }
 
     fn cannot_watch(&mut self, path: &Path, e: &std::io::Error) {
-        let what = format!("watch {:?}", path.display().to_string());
+        let what = named("watch", path);
         self.say(Problem::Folder, &Error::cannot(what, reason(e)));
     }
 

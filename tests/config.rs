@@ -9,7 +9,7 @@ use bpm::config::{
     self, Command, Condition, Config, Dependency, EnvFile, Fallback, KEYS, Kind, Mode,
     NOT_IN_EFFECT, Place, Port, PortWish, Probe, Process, Restart, Swap, Toggle,
 };
-use bpm::error::{Error, Fault};
+use bpm::error::{Error, Failure, Fault};
 
 const ROOT: &str = "/home/me/app";
 
@@ -18,14 +18,14 @@ fn read(text: &str) -> Result<Config, Vec<Fault>> {
 }
 
 fn faults(e: Error) -> Vec<Fault> {
-    match e {
-        Error::Config(faults) => faults,
-        other => panic!("not a fault of the file: {other}"),
+    match e.failure() {
+        Failure::Config(faults) => faults.clone(),
+        _ => panic!("not a fault of the file: {e}"),
     }
 }
 
 fn good(text: &str) -> Config {
-    read(text).unwrap_or_else(|f| panic!("{text}\n{}", Error::Config(f)))
+    read(text).unwrap_or_else(|f| panic!("{text}\n{}", Error::from(Failure::Config(f))))
 }
 
 /// The faults as lines, without the file's name.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bpm::config;
-use bpm::error::{Error, Fault};
+use bpm::error::{Failure, Fault};
 use bpm::http1::{MAX_BODY, Progress, Reader};
 use bpm::mcp::{self, Envelope, Headers, Server};
 use bpm::rpc::{self, Message};
@@ -228,12 +228,14 @@ fn a_configuration_is_taken_or_each_mistake_has_its_place() {
                 assert!(config::diff(&config, &config).changed.is_empty());
                 check_places(text, &config.not_in_effect);
             }
-            Err(Error::Config(faults)) => {
+            Err(e) => {
+                let Failure::Config(faults) = e.failure() else {
+                    panic!("not a fault of the file: {e}");
+                };
                 refused += 1;
                 assert!(!faults.is_empty());
-                check_places(text, &faults);
+                check_places(text, faults);
             }
-            Err(other) => panic!("not a fault of the file: {other}"),
         }
     });
     assert!(

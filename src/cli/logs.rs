@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::client::{self, Client, Fault, Verdict};
 use crate::clock::{Wall, parse_span};
 use crate::daemon::Project;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Failure, Result};
 use crate::json::object;
 use crate::os::notice::Notice;
 use crate::os::poll;
@@ -202,8 +202,8 @@ impl View<'_> {
                 Ok(None) => {
                     match poll::readable_unless_gone(client.as_fd(), stdout().as_fd()) {
                         Ok(true) => {}
-                        Ok(false) => return Stop::Said(Error::ReaderGone),
-                        Err(e) => return Stop::Said(Error::cannot("wait", reason(&e))),
+                        Ok(false) => return Stop::Said(Failure::ReaderGone.into()),
+                        Err(e) => return Stop::Said(Error::system("wait", e)),
                     }
                     match client.fill() {
                         Ok(_) => continue,
@@ -316,7 +316,7 @@ fn lines_of(mut message: Value) -> Option<(String, Vec<Value>)> {
 
 /// Waits until a daemon of the project runs again.
 fn back(project: &Project) -> Result<Client> {
-    let cannot = |e: std::io::Error| Error::cannot("wait for the daemon", reason(&e));
+    let cannot = |e| Error::system("wait for the daemon", e);
     loop {
         // Watched before it is looked at: a daemon that comes in between is not missed.
         let notice = Notice::of(project.dir.path()).map_err(cannot)?;
@@ -324,7 +324,7 @@ fn back(project: &Project) -> Result<Client> {
             return Ok(client);
         }
         if !notice.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
-            return Err(Error::ReaderGone);
+            return Err(Failure::ReaderGone.into());
         }
     }
 }
@@ -336,16 +336,15 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
         .number("lines", "a number of lines")?
         .unwrap_or(LINES as usize);
     let path = project.dir.log();
-    let cannot = |e: std::io::Error| {
-        Error::cannot(format!("read {:?}", path.display().to_string()), reason(&e))
-    };
+    let cannot = |e| Error::file("read", &path, e);
     let mut file = match File::open(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Err(Error::NoDaemon {
+            return Err(Failure::NoDaemon {
                 what: "show the daemon's log".into(),
                 project: project.name(),
-            });
+            }
+            .into());
         }
         Err(e) => return Err(cannot(e)),
     };
@@ -374,7 +373,7 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
             continue;
         }
         if !notice.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
-            return Err(Error::ReaderGone);
+            return Err(Failure::ReaderGone.into());
         }
     }
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::client::{self, Client, Descriptor, VERSION, Verdict};
 use crate::daemon::{Env, Project};
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Failure, Result};
 use crate::os::fds;
 use crate::paths::{self, CONFIG_FILE};
 use crate::render::Paint;
@@ -55,14 +55,14 @@ fn asked(args: impl IntoIterator<Item = OsString>) -> Result<u8> {
 
 /// Says on standard error what went wrong.
 fn complain(error: &Error) {
-    let mut text = match error {
-        Error::ReaderGone => return,
-        Error::Config(faults) => {
+    let mut text = match error.failure() {
+        Failure::ReaderGone => return,
+        Failure::Config(faults) => {
             let n = faults.len();
             let plural = if n == 1 { "" } else { "s" };
             format!("{error}\nbpm: cannot use {CONFIG_FILE}: {n} mistake{plural} in it\n")
         }
-        error => format!("bpm: {error}\n"),
+        _ => format!("bpm: {error}\n"),
     };
     if let Some(hint) = error.hint() {
         text.push_str(&format!("hint: {hint}\n"));
@@ -78,14 +78,14 @@ fn note(text: &str) {
 /// On standard output.
 ///
 /// # Errors
-/// Nobody reads it any more ([`Error::ReaderGone`]), or it can't be written.
+/// Nobody reads it any more ([`Failure::ReaderGone`]), or it can't be written.
 fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(|e| match e.kind() {
-            ErrorKind::BrokenPipe => Error::ReaderGone,
-            _ => Error::cannot("write to standard output", reason(&e)),
+            ErrorKind::BrokenPipe => Failure::ReaderGone.into(),
+            _ => Error::system("write to standard output", e),
         })
 }
 
@@ -130,10 +130,11 @@ impl Call {
                     ),
                 )
             }
-            Verdict::Stale(_) | Verdict::Stopped => Err(Error::NoDaemon {
+            Verdict::Stale(_) | Verdict::Stopped => Err(Failure::NoDaemon {
                 what: what.into(),
                 project: project.name(),
-            }),
+            }
+            .into()),
         }
     }
 }
@@ -145,7 +146,7 @@ fn project(dir: Option<&Path>) -> Result<Project> {
         let quoted = dir.display().to_string();
         let root = dir
             .canonicalize()
-            .map_err(|e| Error::cannot(format!("enter {quoted:?}"), reason(&e)))?;
+            .map_err(|e| Error::system(format!("enter {quoted:?}"), e))?;
         let known = root.join(CONFIG_FILE).exists() || state.project(&root).descriptor().exists();
         match known {
             true => Ok(root),
@@ -158,8 +159,8 @@ fn project(dir: Option<&Path>) -> Result<Project> {
     let root = match dir {
         Some(dir) => exactly(dir)?,
         None => {
-            let here = std::env::current_dir()
-                .map_err(|e| Error::cannot("tell the current folder", reason(&e)))?;
+            let here =
+                std::env::current_dir().map_err(|e| Error::system("tell the current folder", e))?;
             paths::find_project(&here, &|path| path.exists())
                 .or_else(|| {
                     let known = |root: &&Path| state.project(root).descriptor().exists();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::client::{self, Client, Descriptor, Fault, Told, Verdict};
 use crate::clock::{Mono, human};
 use crate::daemon::{self, How, Project, Started, Wishes};
-use crate::error::{Error, Result};
+use crate::error::{Error, Failure, Result};
 use crate::json::{items, object, strings};
 
 use super::daemon_cmd::{begin, wishes};
@@ -305,10 +305,11 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
             return Ok(1);
         }
         if until.is_some_and(|u| u.since(Mono::now()).is_zero()) {
-            return Err(Error::TimedOut {
+            return Err(Failure::TimedOut {
                 what: format!("wait for {name} ({what})"),
                 after: limit.map(human).unwrap_or_default(),
-            });
+            }
+            .into());
         }
         after = told.data["next"].clone();
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::client::{self, Client, Descriptor, Fault, PATIENCE, Verdict};
 use crate::clock::{Mono, Wall, human};
 use crate::daemon::Project;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Failure, Result};
 use crate::json::object;
 use crate::os::poll;
 use crate::paths::{ProjectDir, State};
@@ -147,7 +147,7 @@ fn watch(project: &Project, name: Option<&str>, json: bool) -> Result<u8> {
         }
         let out = stdout();
         if poll::reader_gone(out.as_fd(), PICTURE).unwrap_or(true) {
-            return Err(Error::ReaderGone);
+            return Err(Failure::ReaderGone.into());
         }
     }
 }
@@ -235,8 +235,7 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
         Ok(folders) => folders.flatten().map(|f| f.path()).collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(e) => {
-            let path = state.path().display().to_string();
-            return Err(Error::cannot(format!("read {path:?}"), reason(&e))
+            return Err(Error::file("read", state.path(), e)
                 .with_hint("set BPM_HOME to a folder that you may write"));
         }
     };

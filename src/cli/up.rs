@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::client::{self, Client, Fault, PATIENCE, Told};
 use crate::clock::{Mono, Wall, human};
 use crate::daemon::{Project, Wishes, read_config};
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Failure, Result};
 use crate::json::{items, object};
 use crate::os::poll::readable;
 use crate::render::{self, Paint, Tone};
@@ -162,8 +162,7 @@ impl Run {
                 break;
             }
             let fds = [Some(self.client.as_fd()), self.builds.fd()];
-            let [answer, built] =
-                readable(fds, left).map_err(|e| Error::cannot("wait", reason(&e)))?;
+            let [answer, built] = readable(fds, left).map_err(|e| Error::system("wait", e))?;
             if built {
                 self.builds.show();
             }
@@ -246,10 +245,11 @@ impl Run {
             .filter(|(_, until)| until.is_some_and(|u| u <= now))
             .map(|(name, _)| name.as_str())
             .collect();
-        Error::TimedOut {
+        Failure::TimedOut {
             what: format!("bring up {}", late.join(", ")),
             after: human(self.patience),
         }
+        .into()
     }
 }
 

@@ -13,7 +13,7 @@ use super::probe::{check_overlap, health, ready};
 use super::read::{self, Doc, Section, quote};
 use super::values;
 use super::{Config, EnvFile, Kind, Mode, Port, Process, Restart, Swap};
-use crate::error::{Error, nearest};
+use crate::error::{Error, Failure, nearest};
 use crate::table::Table;
 
 /// A file larger than this is none that a person wrote.
@@ -41,22 +41,22 @@ const RESTARTS: [(&str, Restart); 3] = [
 const SWAPS: [(&str, Swap); 2] = [("stop-start", Swap::StopStart), ("overlap", Swap::Overlap)];
 
 /// Reads a `.mcp-run`. `file` is what it is called in faults; `root` is its folder, canonical.
-/// The error is [`Error::Config`] with everything that is wrong, by place.
+/// The error is [`Failure::Config`] with everything that is wrong, by place.
 pub fn parse(text: &str, file: &str, root: &Path) -> Result<Config, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut doc = Doc::new(file, text);
     if text.len() > LARGEST_FILE {
         doc.fault(0, "the file is larger than 1 MiB");
-        return Err(Error::Config(doc.into_faults().0));
+        return Err(mistakes(doc));
     }
     let (table, errors) = DeTable::parse_recoverable(text);
     if !doc.syntax(errors) {
-        return Err(Error::Config(doc.into_faults().0));
+        return Err(mistakes(doc));
     }
     let mut config = whole(&mut doc, table.get_ref(), root);
     let (faults, notes) = doc.into_faults();
     if !faults.is_empty() {
-        return Err(Error::Config(faults));
+        return Err(Failure::Config(faults).into());
     }
     config.not_in_effect = notes;
     Ok(config)
@@ -72,7 +72,12 @@ pub fn parse_bytes(bytes: &[u8], file: &str, root: &Path) -> Result<Config, Erro
     let good = good.strip_prefix('\u{feff}').unwrap_or(&good);
     let mut doc = Doc::new(file, good);
     doc.fault(good.len(), "not UTF-8: save the file in that encoding");
-    Err(Error::Config(doc.into_faults().0))
+    Err(mistakes(doc))
+}
+
+/// Everything that was found wrong.
+fn mistakes(doc: Doc) -> Error {
+    Failure::Config(doc.into_faults().0).into()
 }
 
 /// Running as root, bpm refuses a `.mcp-run` that somebody else owns or others may write: its owner could have root run anything.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::log::DaemonLog;
 use super::{clear, open_socket};
 use crate::client::Descriptor;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Result};
 use crate::journal::{Journal, Level};
 use crate::net::Inlet;
 use crate::os::files;
@@ -121,13 +121,11 @@ impl<'a> Guard<'a> {
     /// Makes the first thing anew that is missing: what it was.
     fn turn(&mut self) -> Result<Option<&'static str>> {
         let dir = self.dir.path();
-        let cannot = |path: &Path, e: &std::io::Error| {
-            Error::cannot(format!("make {:?}", path.display().to_string()), reason(e))
-        };
+        let cannot = |path: &Path, e| Error::file("make", path, e);
         let lock = self.dir.lock();
         if !self.lock.is_at(&lock) {
-            files::private_dir(dir).map_err(|e| cannot(dir, &e))?;
-            match Lock::take(&lock).map_err(|e| cannot(&lock, &e))? {
+            files::private_dir(dir).map_err(|e| cannot(dir, e))?;
+            match Lock::take(&lock).map_err(|e| cannot(&lock, e))? {
                 Some(lock) => self.lock = lock,
                 None => self.displaced = true,
             }
@@ -135,7 +133,7 @@ impl<'a> Guard<'a> {
         }
         let log = self.dir.log();
         if !log.exists() {
-            self.log.reopen().map_err(|e| cannot(&log, &e))?;
+            self.log.reopen().map_err(|e| cannot(&log, e))?;
             return Ok(Some("daemon.log"));
         }
         let socket = &self.descriptor.socket;
@@ -155,12 +153,8 @@ impl<'a> Guard<'a> {
     fn describe(&self) -> Result<()> {
         let path = self.dir.descriptor();
         let text = format!("{}\n", self.descriptor.to_json());
-        files::write_atomic(&path, text.as_bytes(), 0o600).map_err(|e| {
-            Error::cannot(
-                format!("write {:?}", path.display().to_string()),
-                reason(&e),
-            )
-        })
+        files::write_atomic(&path, text.as_bytes(), 0o600)
+            .map_err(|e| Error::file("write", &path, e))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::client::{
 use crate::clock::{Mono, Wall};
 use crate::config::{self, Config, Port, Toggle};
 use crate::echo::Echo;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Failure, Result, named};
 use crate::hub::{Hub, Identity};
 use crate::journal::{Journal, Level};
 use crate::net::{self, Door, Listeners, Policy};
@@ -116,12 +116,11 @@ pub enum Started {
 /// All mistakes in it; it can't be read; running as root, somebody else could write it.
 pub fn read_config(root: &Path) -> Result<Config> {
     let path = root.join(CONFIG_FILE);
-    let cannot =
-        |e: &io::Error| Error::cannot(format!("read {:?}", path.display().to_string()), reason(e));
-    let file = fs::metadata(&path).map_err(|e| cannot(&e))?;
+    let cannot = |e| Error::file("read", &path, e);
+    let file = fs::metadata(&path).map_err(cannot)?;
     config::may_use(file.mode() & 0o7777, file.uid(), nix_euid())
-        .map_err(|why| Error::cannot(format!("use {:?}", path.display().to_string()), why))?;
-    let bytes = fs::read(&path).map_err(|e| cannot(&e))?;
+        .map_err(|why| Error::cannot(named("use", &path), why))?;
+    let bytes = fs::read(&path).map_err(cannot)?;
     config::parse_bytes(&bytes, CONFIG_FILE, root)
 }
 
@@ -137,8 +136,7 @@ fn nix_euid() -> u32 {
 pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
     let (config, over) = chosen(read_config(&project.root)?, &project.env, wishes)?;
     files::private_dir(project.dir.path()).map_err(|e| {
-        let dir = project.dir.path().display().to_string();
-        Error::cannot(format!("keep bpm's files in {dir:?}"), reason(&e))
+        Error::file("keep bpm's files in", project.dir.path(), e)
             .with_hint("set BPM_HOME to a folder that you may write")
     })?;
     let verdict = match wishes.replace {
@@ -173,7 +171,7 @@ pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
                 // Nobody looks at our own exit code; who started us has been told through the pipe.
                 serve(plan, Behind::Terminal(ready))
             }
-            Err(e) => Err(Error::cannot("make a daemon", reason(&e))),
+            Err(e) => Err(Error::system("make a daemon", e)),
         },
     }
 }
@@ -267,11 +265,12 @@ fn chosen(mut config: Config, env: &Env, wishes: &Wishes) -> Result<(Config, Ove
         let known = || config.processes.iter().map(|p| p.name.clone()).collect();
         for name in only {
             if config.processes.iter().all(|p| p.name != *name) {
-                return Err(Error::Unknown {
+                return Err(Failure::Unknown {
                     kind: "process",
                     name: name.clone(),
                     known: known(),
-                });
+                }
+                .into());
             }
         }
         // What these depend on is started because of them.
@@ -348,9 +347,7 @@ fn take_lock(project: &Project) -> Result<std::result::Result<Lock, i32>> {
             }
             _ => Err(e),
         });
-        let lock = taken.map_err(|e| {
-            Error::cannot(format!("lock {:?}", path.display().to_string()), reason(&e))
-        })?;
+        let lock = taken.map_err(|e| Error::file("lock", &path, e))?;
         if let Some(lock) = lock {
             return Ok(Ok(lock));
         }
@@ -377,8 +374,8 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     } = plan;
     let foreground = how == How::Foreground;
     let log = open_log(project, foreground)?;
-    let nofile = fds::raise_nofile()
-        .map_err(|e| Error::cannot("raise the limit of open files", reason(&e)))?;
+    let nofile =
+        fds::raise_nofile().map_err(|e| Error::system("raise the limit of open files", e))?;
     let (mut state, trouble) = State::read(&project.dir.state());
     if let Some(trouble) = trouble {
         log.write(Level::Warn, "daemon", &trouble);
@@ -409,8 +406,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
         journal: Arc::clone(&log) as Arc<dyn Journal>,
         manager: Box::new(herald.clone()),
     };
-    let mut supervisor =
-        Supervisor::new(setup, state).map_err(|e| Error::cannot("begin", reason(&e)))?;
+    let mut supervisor = Supervisor::new(setup, state).map_err(|e| Error::system("begin", e))?;
     let hub = supervisor.hub();
     let listeners = Listeners {
         tcp: tcp.into_iter().collect(),
@@ -423,7 +419,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     let inlet = door.inlet();
     let mut guard = Guard::new(&project.dir, &descriptor, Arc::clone(&log), inlet, lock)?;
     if let Some(beside) = &wishes.beside {
-        beside().map_err(|e| Error::cannot("begin", reason(&e)))?;
+        beside().map_err(|e| Error::system("begin", e))?;
     }
     let left = supervisor.begin();
     announce(project, &descriptor, left, log.as_ref(), behind);
@@ -438,7 +434,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     }
     log.write(Level::Info, "daemon", "stopped");
     drop(guard);
-    ended.map_err(|e| Error::cannot("go on", reason(&e)))
+    ended.map_err(|e| Error::system("go on", e))
 }
 
 /// Tells the log, and who waits in a terminal, that we serve. `left`: what a bpm that was killed had left.
@@ -494,10 +490,7 @@ fn open_log(project: &Project, foreground: bool) -> Result<Arc<log::DaemonLog>> 
     };
     log::DaemonLog::open(&project.dir, manner, least)
         .map(Arc::new)
-        .map_err(|e| {
-            let path = project.dir.log().display().to_string();
-            Error::cannot(format!("write {path:?}"), reason(&e))
-        })
+        .map_err(|e| Error::file("write", &project.dir.log(), e))
 }
 
 /// The TCP listener of `/mcp`, if there is to be one.
@@ -515,7 +508,7 @@ fn listen(bind: IpAddr, port: Port, state: &mut State) -> Result<Option<TcpListe
         }
     };
     let listener =
-        tcp_listener(bind, number, Accept::AtOnce).map_err(|e| port_taken(bind, number, &e))?;
+        tcp_listener(bind, number, Accept::AtOnce).map_err(|e| port_taken(bind, number, e))?;
     if port == Port::Any
         && let Ok(address) = listener.local_addr()
     {
@@ -524,10 +517,10 @@ fn listen(bind: IpAddr, port: Port, state: &mut State) -> Result<Option<TcpListe
     Ok(Some(listener))
 }
 
-fn port_taken(bind: IpAddr, port: u16, e: &io::Error) -> Error {
+fn port_taken(bind: IpAddr, port: u16, e: io::Error) -> Error {
     let what = format!("listen on {}", SocketAddr::new(bind, port));
     if e.kind() != ErrorKind::AddrInUse {
-        return Error::cannot(what, reason(e));
+        return Error::system(what, e);
     }
     let why = match proc::port_holder(bind, port) {
         Some((pid, command)) => format!("the port is in use by pid {pid} ({command})"),
@@ -551,12 +544,7 @@ fn open_socket(dir: &ProjectDir, path: &Path) -> Result<std::os::unix::net::Unix
     // We hold the lock: whatever socket is there is nobody's.
     files::private_dir(folder)
         .and_then(|()| unix_listener(path, true, Accept::AtOnce))
-        .map_err(|e| {
-            Error::cannot(
-                format!("listen on {:?}", path.display().to_string()),
-                reason(&e),
-            )
-        })
+        .map_err(|e| Error::file("listen on", path, e))
 }
 
 fn describe(project: &Project, identity: &Identity, socket: PathBuf) -> Descriptor {
@@ -599,8 +587,8 @@ fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
 
 /// The contents of `token_file`, which must be ours and for nobody else's eyes.
 fn token(path: &Path) -> Result<Vec<u8>> {
-    let what = || format!("use token_file {:?}", path.display().to_string());
-    let file = fs::metadata(path).map_err(|e| Error::cannot(what(), reason(&e)))?;
+    let what = || named("use token_file", path);
+    let file = fs::metadata(path).map_err(|e| Error::file("use token_file", path, e))?;
     if file.uid() != nix_euid() {
         return Err(Error::cannot(
             what(),
@@ -611,7 +599,7 @@ fn token(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::cannot(what(), "others may read it")
             .with_hint(format!("chmod 600 {}", path.display())));
     }
-    let text = fs::read(path).map_err(|e| Error::cannot(what(), reason(&e)))?;
+    let text = fs::read(path).map_err(|e| Error::file("use token_file", path, e))?;
     let token = text.trim_ascii().to_vec();
     if token.is_empty() {
         return Err(Error::cannot(what(), "it is empty"));
@@ -627,8 +615,7 @@ fn open_door(
 ) -> Result<Door> {
     let journal = Arc::clone(log) as Arc<dyn Journal>;
     let tools = Tools::new(Arc::clone(hub), Box::new(Kernel), journal);
-    net::start(Arc::new(tools), listeners, policy)
-        .map_err(|e| Error::cannot("open the doors", reason(&e)))
+    net::start(Arc::new(tools), listeners, policy).map_err(|e| Error::system("open the doors", e))
 }
 
 /// Passes the processes' lines through. None: no descriptor or thread to be had, and the logs have them.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Project, clear, read_config};
 use crate::client::{self, Client, Descriptor, Fault, Verdict};
 use crate::clock::Mono;
-use crate::error::{Error, Result, reason};
+use crate::error::{Error, Result};
 use crate::json::{object, strings};
 use crate::os::group;
 
@@ -198,7 +198,7 @@ fn kill(daemon: &Descriptor) -> Result<()> {
 
 fn gone(daemon: &Descriptor, timeout: Duration) -> Result<bool> {
     group::wait_gone(daemon.pid, daemon.process_start, timeout)
-        .map_err(|e| Error::cannot(format!("wait for pid {}", daemon.pid), reason(&e)))
+        .map_err(|e| Error::system(format!("wait for pid {}", daemon.pid), e))
 }
 
 /// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after `patience`. How many

@@ -48,7 +48,7 @@ use self::usage::{Reading, Usage};
 use crate::board::{Snapshot, UnitView};
 use crate::clock::Mono;
 use crate::door::{Answer, Caller, ClientKind, Level, Page, Service, Step, Watch};
-use crate::error::Error;
+use crate::error::{Error, Failure};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::json::object;
@@ -434,11 +434,11 @@ impl Tools {
     fn named(&self, name: &str) -> Result<Arc<UnitView>, String> {
         let board = self.hub.board.now();
         board.unit(name).cloned().ok_or_else(|| {
-            Error::Unknown {
+            Error::from(Failure::Unknown {
                 kind: "process",
                 name: crate::json::brief(name),
                 known: board.names(),
-            }
+            })
             .to_string()
         })
     }

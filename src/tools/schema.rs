@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, nearest};
+use crate::error::{Error, Failure, nearest};
 use crate::json::{brief, entries, kind_of, list, object};
 
 /// One argument of a tool.
@@ -185,11 +185,11 @@ fn whole(value: &Value) -> Option<i64> {
 }
 
 fn unknown(kind: &'static str, name: &str, known: &[String]) -> String {
-    Error::Unknown {
+    Error::from(Failure::Unknown {
         kind,
         name: brief(name),
         known: known.to_vec(),
-    }
+    })
     .to_string()
 }
 
