@@ -1,27 +1,32 @@
-//! Reads the two outputs of one run into its log: one thread, which parses nothing, waits in poll(2)
-//! and lives as long as somebody may still write.
+//! Reads what all runs print into their logs: one thread, which parses nothing, waits in epoll(7) for
+//! all pipes and reads from those that have something, one read each in turn.
+//!
+//! Not a thread for each: its stack and what the allocator keeps for it are two thirds of the memory of
+//! an idle process then, and twenty that print a line each millisecond cost four times the CPU.
 
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::clock::Mono;
-use crate::os::poll::readable;
 use crate::search::Stream;
+use crate::table::Table;
 use crate::tape::Tape;
 
-/// Enough for what this thread does, and less to touch with 500 of them (measured: 64 KiB costs the
-/// least memory).
+/// Enough for what this thread does.
 const STACK: usize = 64 << 10;
+/// What a pipe holds where nobody has changed it (pipe(7)).
+const PIPE: usize = 64 << 10;
 /// Lines that come one by one are read so often at most: a thousand a second from each of 20
-/// processes cost a twentieth of a core then, and a follower sees them within 10 ms.
+/// processes cost a hundredth of a core then, and a follower sees them within 10 ms.
 const PAUSE: Duration = Duration::from_millis(6);
 /// Reads that follow each other within this time are lines one by one ...
 const CLOSE: Duration = Duration::from_millis(3);
@@ -30,21 +35,30 @@ const MANY: u8 = 8;
 /// A read of so much is no line by itself: its writer may be waiting for room.
 const MUCH: usize = 16 << 10;
 
+/// The bell's token; those of pipes are twice their reader's number, and one more for standard error.
+const BELL: u64 = 0;
+
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// Called once when what the leader had written at its end is in the log.
 pub type OnDrained = Box<dyn FnOnce() + Send>;
 
-/// The thread that reads one run's output. Dropped, it reads on until both pipes are at their end,
-/// and tells nobody.
+/// The thread that reads the output of all runs.
+#[derive(Debug)]
+pub struct Pumps {
+    desk: Arc<Desk>,
+}
+
+/// The reading of one run's output. Dropped, it goes on until both pipes are at their end, and tells
+/// nobody.
 #[derive(Debug)]
 pub struct Pump {
-    orders: Arc<Orders>,
-    thread: Option<JoinHandle<Parked>>,
+    desk: Arc<Desk>,
+    number: u64,
 }
 
 /// What a parked pump gives back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Parked {
     /// Standard output; None: it is at its end.
     pub stdout: Option<OwnedFd>,
@@ -54,194 +68,403 @@ pub struct Parked {
     pub drained: bool,
 }
 
-impl Pump {
-    /// Starts reading. Both descriptors become non-blocking.
+impl Pumps {
+    /// The thread, with nothing to read yet. It lives as long as bpm.
     ///
     /// # Errors
     /// No descriptor or no thread is to be had.
-    pub fn start(
+    pub fn new() -> io::Result<Self> {
+        let desk = Arc::new(Desk {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            inbox: Mutex::default(),
+        });
+        desk.epoll
+            .add(&desk.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        let hands = Hands {
+            desk: Arc::clone(&desk),
+            readers: Table::default(),
+            dense: Vec::new(),
+            tick: Mono::default(),
+        };
+        Builder::new()
+            .name("pump".into())
+            .stack_size(STACK)
+            .spawn(move || hands.run())?;
+        Ok(Self { desk })
+    }
+
+    /// Starts reading. Both descriptors become non-blocking.
+    ///
+    /// # Errors
+    /// A descriptor can't be waited on, or there is no memory to do so.
+    pub fn read(
+        &self,
         tape: Arc<Tape>,
         run: u64,
         stdout: OwnedFd,
         stderr: OwnedFd,
         on_drained: OnDrained,
-    ) -> io::Result<Self> {
+    ) -> io::Result<Pump> {
         for fd in [&stdout, &stderr] {
             let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
             fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         }
-        let orders = Arc::new(Orders {
-            bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            given: AtomicU8::new(0),
-        });
+        let epoll = &self.desk.epoll;
+        // Who is woken by a pipe that it does not know yet waits for this lock.
+        let mut inbox = self.desk.inbox();
+        inbox.last += 1;
+        let number = inbox.last;
+        epoll.add(&stdout, event(number, Stream::Stdout, true))?;
+        if let Err(e) = epoll.add(&stderr, event(number, Stream::Stderr, true)) {
+            let _ = epoll.delete(&stdout);
+            return Err(e.into());
+        }
         let reader = Reader {
+            number,
             tape,
             run,
-            pipes: [Some(stdout), Some(stderr)],
-            orders: Arc::clone(&orders),
+            lanes: [stdout, stderr].map(|fd| {
+                Some(Lane {
+                    fd,
+                    pace: Pace::default(),
+                })
+            }),
             on_drained: Some(on_drained),
-            pace: Pace::default(),
+            alone: false,
         };
-        let thread = Builder::new()
-            .name("pump".into())
-            .stack_size(STACK)
-            .spawn(move || reader.run())?;
-        Ok(Self {
-            orders,
-            thread: Some(thread),
+        inbox.orders.push((number, Order::Read(Box::new(reader))));
+        drop(inbox);
+        self.desk.ring();
+        Ok(Pump {
+            desk: Arc::clone(&self.desk),
+            number,
         })
     }
+}
 
+impl Pump {
     /// The leader has ended: what is in the pipes by now is read, then `on_drained` called. A
     /// grandchild that holds a pipe delays nothing, and its lines are read on.
     pub fn leader_exited(&self) {
-        self.orders.give(EXITED);
+        self.desk.give(self.number, Order::Exited);
     }
 
-    /// Ends the thread and gives back the pipes, for whoever reads on. What was read is in the log.
-    pub fn park(mut self) -> Parked {
-        self.orders.give(PARK);
-        let parked = self.thread.take().map(JoinHandle::join);
-        parked.and_then(Result::ok).unwrap_or(Parked {
-            stdout: None,
-            stderr: None,
-            drained: true,
-        })
+    /// Stops reading and gives back the pipes, for whoever reads on. What was read is in the log.
+    pub fn park(self) -> Parked {
+        let counter = Arc::new(Counter::default());
+        self.desk
+            .give(self.number, Order::Park(Arc::clone(&counter)));
+        counter.wait()
     }
 }
 
 impl Drop for Pump {
     fn drop(&mut self) {
-        self.orders.give(ALONE);
+        self.desk.give(self.number, Order::Alone);
     }
 }
 
-const EXITED: u8 = 1;
-const PARK: u8 = 2;
-const ALONE: u8 = 4;
-
-/// What the thread is told, and the bell that wakes it.
-#[derive(Debug)]
-struct Orders {
-    bell: EventFd,
-    given: AtomicU8,
+/// What the thread is told.
+enum Order {
+    Read(Box<Reader>),
+    Exited,
+    Alone,
+    Park(Arc<Counter>),
 }
 
-impl Orders {
-    fn give(&self, order: u8) {
-        self.given.fetch_or(order, Ordering::AcqRel);
+/// Where the thread is given orders.
+struct Desk {
+    epoll: Epoll,
+    bell: EventFd,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    /// The last reader's number.
+    last: u64,
+    orders: Vec<(u64, Order)>,
+}
+
+impl Desk {
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give(&self, number: u64, order: Order) {
+        self.inbox().orders.push((number, order));
+        self.ring();
+    }
+
+    fn ring(&self) {
         // Fails only when the bell rings already.
         let _ = self.bell.write(1);
     }
 
     /// All orders up to now. The bell first: one that comes in between rings it again.
-    fn look(&self) -> u8 {
+    fn orders(&self) -> Vec<(u64, Order)> {
         let _ = self.bell.read();
-        self.given.load(Ordering::Acquire)
+        std::mem::take(&mut self.inbox().orders)
     }
 }
 
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
+    }
+}
+
+/// Where a parked pump is handed over.
+#[derive(Default)]
+struct Counter {
+    parked: Mutex<Option<Parked>>,
+    there: Condvar,
+}
+
+impl Counter {
+    fn put(&self, parked: Parked) {
+        *self.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(parked);
+        self.there.notify_one();
+    }
+
+    fn wait(&self) -> Parked {
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match parked.take() {
+                Some(parked) => return parked,
+                None => {
+                    let waited = self.there.wait(parked);
+                    parked = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+}
+
+/// What epoll calls a pipe.
+fn token_of(number: u64, stream: Stream) -> u64 {
+    2 * number + stream as u64
+}
+
+/// The number of the reader, and which of its pipes.
+fn named_by(token: u64) -> (u64, Stream) {
+    (token / 2, STREAMS[(token % 2) as usize])
+}
+
+/// `armed`: tells of bytes; if not, of the end alone.
+fn event(number: u64, stream: Stream, armed: bool) -> EpollEvent {
+    let flags = match armed {
+        true => EpollFlags::EPOLLIN,
+        false => EpollFlags::empty(),
+    };
+    EpollEvent::new(flags, token_of(number, stream))
+}
+
+/// What the thread has in hand.
+struct Hands {
+    desk: Arc<Desk>,
+    readers: Table<u64, Box<Reader>>,
+    /// Tokens of pipes that are read when the pause is over, and not when something comes.
+    dense: Vec<u64>,
+    /// When that is.
+    tick: Mono,
+}
+
+impl Hands {
+    fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            // Interrupted; it has no other errors.
+            let count = self.desk.epoll.wait(&mut events, self.patience());
+            for event in &events[..count.unwrap_or(0)] {
+                match event.data() {
+                    BELL => self.obey(),
+                    token => self.attend(token),
+                }
+            }
+            if !self.dense.is_empty() && Mono::now() >= self.tick {
+                self.collect();
+            }
+        }
+    }
+
+    fn patience(&self) -> EpollTimeout {
+        if self.dense.is_empty() {
+            return EpollTimeout::NONE;
+        }
+        // Rounded up: a wait that ends before its time would only be repeated.
+        let left = self.tick.since(Mono::now()) + Duration::from_micros(999);
+        EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn obey(&mut self) {
+        for (number, order) in self.desk.orders() {
+            match (order, self.readers.get_mut(&number)) {
+                (Order::Read(reader), _) => drop(self.readers.insert(number, reader)),
+                (Order::Exited, Some(reader)) => reader.drain(&self.desk.epoll),
+                (Order::Alone, Some(reader)) => reader.alone = true,
+                (Order::Park(counter), Some(reader)) => counter.put(reader.park(&self.desk.epoll)),
+                (Order::Park(counter), None) => counter.put(Parked::default()),
+                (Order::Exited | Order::Alone, None) => {}
+            }
+            self.let_go(number);
+        }
+    }
+
+    /// Something came, or nothing comes any more.
+    fn attend(&mut self, token: u64) {
+        let (number, stream) = named_by(token);
+        if !self.readers.has(&number) {
+            // The order to read it is on its way.
+            self.obey();
+        }
+        let Some(reader) = self.readers.get_mut(&number) else {
+            return;
+        };
+        for one in STREAMS {
+            let before = reader.is_dense(one);
+            // What the other one holds back is older than what came now.
+            if one == stream || before {
+                reader.take_in(one, &self.desk.epoll);
+            }
+            let token = token_of(number, one);
+            if !before && reader.is_dense(one) && !self.dense.contains(&token) {
+                if self.dense.is_empty() {
+                    self.tick = Mono::now().after(PAUSE);
+                }
+                self.dense.push(token);
+            }
+        }
+        self.let_go(number);
+    }
+
+    /// The pause is over.
+    fn collect(&mut self) {
+        let mut tokens = std::mem::take(&mut self.dense);
+        tokens.retain(|token| {
+            let (number, stream) = named_by(*token);
+            let reader = self.readers.get_mut(&number);
+            let Some(reader) = reader.filter(|r| r.is_dense(stream)) else {
+                return false;
+            };
+            reader.take_in(stream, &self.desk.epoll);
+            let dense = reader.is_dense(stream);
+            self.let_go(number);
+            dense
+        });
+        self.dense = tokens;
+        self.tick = Mono::now().after(PAUSE);
+    }
+
+    /// Forgets a reader that has nothing left to do.
+    fn let_go(&mut self, number: u64) {
+        if self.readers.get(&number).is_some_and(|r| r.is_done()) {
+            self.readers.remove(&number);
+        }
+    }
+}
+
+/// One run.
 struct Reader {
+    number: u64,
     tape: Arc<Tape>,
     run: u64,
-    pipes: [Option<OwnedFd>; 2],
-    orders: Arc<Orders>,
+    /// None: at its end.
+    lanes: [Option<Lane>; 2],
     on_drained: Option<OnDrained>,
+    /// Nobody waits for the end of its leader.
+    alone: bool,
+}
+
+struct Lane {
+    fd: OwnedFd,
     pace: Pace,
 }
 
-impl fmt::Debug for Reader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("run", &self.run).finish()
-    }
-}
-
 impl Reader {
-    fn run(mut self) -> Parked {
-        loop {
-            let orders = self.orders.look();
-            if orders & PARK != 0 {
-                break;
-            }
-            if orders & EXITED != 0
-                && let Some(drained) = self.on_drained.take()
-            {
-                self.drain();
-                drained();
-            }
-            let awaited = self.on_drained.is_some() && orders & ALONE == 0;
-            if self.pipes.iter().all(Option::is_none) && !awaited {
-                break;
-            }
-            self.round();
-        }
-        let [stdout, stderr] = self.pipes;
-        Parked {
-            stdout,
-            stderr,
-            drained: self.on_drained.is_none(),
-        }
+    fn is_done(&self) -> bool {
+        self.lanes.iter().all(Option::is_none) && (self.alone || self.on_drained.is_none())
     }
 
-    /// Waits and reads, once from each pipe at most.
-    fn round(&mut self) {
-        let bell = Some(self.orders.bell.as_fd());
-        let ready = if self.pace.is_dense() {
-            // Only an order ends this early; then both are read without being asked for.
-            let _ = readable([bell], Some(PAUSE));
-            [true, true]
-        } else {
-            let [out, err] = &self.pipes;
-            let asked = [out, err].map(|fd| fd.as_ref().map(AsFd::as_fd));
-            // Out of memory in the kernel: a read tells as well.
-            readable([asked[0], asked[1], bell], None).map_or([true, true], |r| [r[0], r[1]])
-        };
-        let mut count = 0;
-        for stream in STREAMS {
-            if ready[stream as usize] {
-                count += self.read(stream).unwrap_or(0);
-            }
-            // A small ring takes less at a time than has come in a pause.
-            while self.pace.is_dense()
-                && count < MUCH
-                && let Some(more @ 1..) = self.read(stream)
-            {
-                count += more;
+    fn is_dense(&self, stream: Stream) -> bool {
+        let lane = self.lanes[stream as usize].as_ref();
+        lane.is_some_and(|lane| lane.pace.is_dense())
+    }
+
+    /// Reads once; where lines come one by one, all that is there.
+    fn take_in(&mut self, stream: Stream, epoll: &Epoll) {
+        let before = self.is_dense(stream);
+        let mut count = self.read(stream, epoll).unwrap_or(0);
+        // A small ring takes less at a time than has come in a pause.
+        while before
+            && (1..MUCH).contains(&count)
+            && let Some(more @ 1..) = self.read(stream, epoll)
+        {
+            count += more;
+        }
+        if let Some(lane) = &mut self.lanes[stream as usize] {
+            lane.pace.note(count);
+            let dense = lane.pace.is_dense();
+            if dense != before {
+                // Fails only for a descriptor that is not watched.
+                let _ = epoll.modify(&lane.fd, &mut event(self.number, stream, !dense));
             }
         }
-        self.pace.note(count);
     }
 
     /// Reads once. None: there is nothing now, or never again.
-    fn read(&mut self, stream: Stream) -> Option<usize> {
-        let pipe = &mut self.pipes[stream as usize];
-        let fd = pipe.as_ref()?;
-        match self.tape.read_from(self.run, stream, fd.as_fd()) {
-            Ok(count) if count > 0 => Some(count),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock) => None,
-            Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted) => Some(0),
+    fn read(&mut self, stream: Stream, epoll: &Epoll) -> Option<usize> {
+        let lane = self.lanes[stream as usize].as_ref()?;
+        // A mistake of ours in one log must not be the end of all.
+        let read = AssertUnwindSafe(|| self.tape.read_from(self.run, stream, lane.fd.as_fd()));
+        match catch_unwind(read) {
+            Ok(Ok(count @ 1..)) => Some(count),
+            Ok(Err(e)) if matches!(e.kind(), io::ErrorKind::WouldBlock) => None,
+            Ok(Err(e)) if matches!(e.kind(), io::ErrorKind::Interrupted) => Some(0),
             // The end; a pipe has no other errors.
-            Ok(_) | Err(_) => {
-                *pipe = None;
+            Ok(Ok(_) | Err(_)) | Err(_) => {
+                drop(self.take_out(stream, epoll));
                 None
             }
         }
     }
 
-    /// Reads what is in the pipes now: at most what they can hold, since somebody else may be
-    /// writing on without end.
-    fn drain(&mut self) {
+    /// Takes a pipe out of the hands of epoll, which might know it on while a child that is being
+    /// made has a copy of it.
+    fn take_out(&mut self, stream: Stream, epoll: &Epoll) -> Option<OwnedFd> {
+        let lane = self.lanes[stream as usize].take()?;
+        let _ = epoll.delete(&lane.fd);
+        Some(lane.fd)
+    }
+
+    /// Reads what is in the pipes now, at most what they can hold, since somebody else may be
+    /// writing on without end; then tells that it did.
+    fn drain(&mut self, epoll: &Epoll) {
+        let Some(drained) = self.on_drained.take() else {
+            return;
+        };
         for stream in STREAMS {
-            let held = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_GETPIPE_SZ).ok();
-            let mut left = self.pipes[stream as usize]
+            let held = |lane: &Lane| fcntl(&lane.fd, FcntlArg::F_GETPIPE_SZ).ok();
+            let mut left = self.lanes[stream as usize]
                 .as_ref()
                 .and_then(held)
-                .map_or(STACK, |size| size as usize);
+                .map_or(PIPE, |size| size as usize);
             while left > 0
-                && let Some(count) = self.read(stream)
+                && let Some(count) = self.read(stream, epoll)
             {
                 left = left.saturating_sub(count.max(1));
             }
+        }
+        drained();
+    }
+
+    fn park(&mut self, epoll: &Epoll) -> Parked {
+        let [stdout, stderr] = STREAMS.map(|stream| self.take_out(stream, epoll));
+        Parked {
+            stdout,
+            stderr,
+            drained: self.on_drained.take().is_none(),
         }
     }
 }
@@ -282,7 +505,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Wall;
-    use crate::os::poll::Mailbox;
+    use crate::os::poll::{Mailbox, readable};
     use crate::search::{Found, Query};
     use crate::tape::Limits;
 
@@ -302,22 +525,20 @@ mod tests {
 
     impl Run {
         fn new(stdout: impl Into<OwnedFd>, stderr: impl Into<OwnedFd>) -> Self {
+            Self::by(&Pumps::new().unwrap(), stdout, stderr)
+        }
+
+        fn by(pumps: &Pumps, stdout: impl Into<OwnedFd>, stderr: impl Into<OwnedFd>) -> Self {
             let tape = Tape::new(LIMITS, 1, 1);
             let number = tape.begin(Wall::now());
             let (tell, drained) = channel();
             let told = Box::new(move || tell.send(()).unwrap());
-            let pump = Pump::start(
-                Arc::clone(&tape),
-                number,
-                stdout.into(),
-                stderr.into(),
-                told,
-            )
-            .unwrap();
+            let log = Arc::clone(&tape);
+            let pump = pumps.read(log, number, stdout.into(), stderr.into(), told);
             Self {
+                pump: pump.unwrap(),
                 tape,
                 number,
-                pump,
                 drained,
             }
         }
@@ -441,15 +662,11 @@ mod tests {
         writer.write_all(b"ished\n").unwrap();
         let (tell, drained) = channel();
         let told = Box::new(move || tell.send(()).unwrap());
-        let null = std::fs::File::open("/dev/null").unwrap().into();
-        let pump = Pump::start(
-            Arc::clone(&tape),
-            number,
-            parked.stdout.unwrap(),
-            null,
-            told,
-        )
-        .unwrap();
+        let (ended, _) = std::io::pipe().unwrap();
+        let stdout = parked.stdout.unwrap();
+        let pumps = Pumps::new().unwrap();
+        let pump = pumps.read(Arc::clone(&tape), number, stdout, ended.into(), told);
+        let pump = pump.unwrap();
         pump.leader_exited();
         drained.recv_timeout(Duration::from_secs(10)).unwrap();
         let texts: Vec<String> = tape.tail(number, 9).into_iter().map(|l| l.text).collect();
@@ -476,5 +693,55 @@ mod tests {
         run.pump.leader_exited();
         run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(run.tape.tail(run.number, 1)[0].text, "last");
+    }
+
+    #[test]
+    fn what_was_held_back_comes_before_what_was_printed_after_it() {
+        let (out, mut writer) = std::io::pipe().unwrap();
+        let (err, mut errors) = std::io::pipe().unwrap();
+        let run = Run::new(out, err);
+        let mut last = 0;
+        // Whether it is held back depends on how fast we are; the order does not.
+        for n in 1..=100 {
+            writer.write_all(b"line\n").unwrap();
+            if n % 10 == 0 {
+                errors.write_all(b"error\n").unwrap();
+                last += 1;
+            }
+            last += 1;
+            run.lines(last);
+        }
+        let lines = run.tape.tail(run.number, 200);
+        let errors = lines.iter().enumerate().filter(|(_, l)| l.text == "error");
+        let places: Vec<usize> = errors.map(|(at, _)| at).collect();
+        assert_eq!(places, (1..=10).map(|n| 11 * n - 1).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn one_thread_reads_for_all_and_who_prints_without_end_holds_up_nobody() {
+        let pumps = Pumps::new().unwrap();
+        let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+        let (out, mut flood) = std::io::pipe().unwrap();
+        let flooded = Run::by(&pumps, out, std::io::pipe().unwrap().0);
+        let writer = std::thread::spawn(move || while flood.write_all(&[b'\n'; 4096]).is_ok() {});
+        let before = threads();
+        let pipes = (0..50).map(|_| std::io::pipe().unwrap());
+        let runs: Vec<_> = pipes
+            .map(|(out, writer)| {
+                let (err, errors) = std::io::pipe().unwrap();
+                (Run::by(&pumps, out, err), writer, errors)
+            })
+            .collect();
+        // Other tests have threads as well.
+        assert!(threads() < before + 40);
+        for (run, mut writer, mut errors) in runs {
+            writer.write_all(b"line\n").unwrap();
+            run.lines(1);
+            errors.write_all(b"error\n").unwrap();
+            run.lines(2);
+        }
+        flooded.lines(100_000);
+        assert!(flooded.pump.park().stdout.is_some());
+        writer.join().unwrap();
     }
 }

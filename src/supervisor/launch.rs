@@ -14,7 +14,6 @@ use crate::lifecycle::{Event, UnitId};
 use crate::os::group;
 use crate::os::spawn::{Launch, Output, SpawnError, Spawned, spawn};
 use crate::plan::{self, Exec};
-use crate::pump::Pump;
 
 use super::environment::{Purpose, Variables};
 use super::runs::Book;
@@ -89,13 +88,13 @@ impl Supervisor {
         };
         let (hub, unit) = (Arc::clone(&self.hub), key.0);
         let drained = Box::new(move || hub.tell(Fact::Drained { unit, run }));
-        let pump = match Pump::start(log, run, stdout, stderr, drained) {
+        let pump = match self.pumps.read(log, run, stdout, stderr, drained) {
             Ok(pump) => pump,
             Err(e) => {
                 group::signal_group(spawned.pid, libc::SIGKILL);
                 return self.fail(
                     purpose,
-                    &format!("no thread to read its output: {}", reason(&e)),
+                    &format!("its output can't be read: {}", reason(&e)),
                 );
             }
         };

@@ -38,6 +38,7 @@ use crate::os::reap::{self, Signals};
 use crate::paths::ProjectDir;
 use crate::plan;
 use crate::probe::{Prober, Schedule};
+use crate::pump::Pumps;
 use crate::state::{BLOCK, Numbers, State};
 use crate::table::{Set, Table};
 use crate::tape::{Limits, Tape};
@@ -159,6 +160,7 @@ pub struct Supervisor {
     mailbox: Arc<Mailbox>,
     bell: Arc<Waker>,
     signals: Signals,
+    pumps: Pumps,
     fleet: Fleet,
     units: Table<UnitId, Box<Unit>>,
     order: Vec<UnitId>,
@@ -234,6 +236,7 @@ impl Supervisor {
             mailbox,
             bell,
             signals,
+            pumps: Pumps::new()?,
             fleet: Fleet::default(),
             units: Table::default(),
             order: Vec::new(),
