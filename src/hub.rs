@@ -257,7 +257,11 @@ pub struct Hub {
     bell: Arc<Waker>,
     active: AtomicU64,
     seen: AtomicU64,
+    over: AtomicBool,
 }
+
+/// What an order is answered with that comes too late.
+pub const STOPPING: &str = "bpm is stopping: nothing was done";
 
 impl Hub {
     /// A hub, and the supervisor's end of its inbox; `bell` wakes the supervisor.
@@ -277,6 +281,7 @@ impl Hub {
                 bell,
                 active,
                 seen: AtomicU64::new(0),
+                over: AtomicBool::new(false),
             }),
             letters,
         )
@@ -302,6 +307,16 @@ impl Hub {
         // The supervisor holds the other end until the process ends.
         let _ = self.inbox.send(letter);
         self.bell.wake();
+    }
+
+    /// Nobody reads letters any more: what came too late to be answered will not be.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// [`Hub::end`] was called.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     /// Marks activity (spec: supervision, "Build"): a tool call, an order.

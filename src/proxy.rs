@@ -4,6 +4,9 @@
 //! socket to standard output, and alone connects. One thread with blocking writes would hang for ever
 //! where both ends write large messages and neither reads. They share what a new connection needs: the
 //! handshake to say again, and which requests wait for an answer.
+//!
+//! A client does not notice that the daemon is restarted: what the old one would not begin any more, and what
+//! only reads and had no answer yet, is asked of the new one.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -13,30 +16,45 @@ use std::os::unix::process::parent_id;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use memchr::memmem;
 use serde_json::Value;
 
-use crate::client::{self, Verdict};
+use crate::client::{self, Client, Verdict};
 use crate::clock::Mono;
 use crate::daemon::{self, Project};
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::json::object;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, Output, spawn};
 use crate::os::{group, memory, proc, reap};
-use crate::table::Set;
+use crate::rpc::{INTERNAL_ERROR, INVALID_REQUEST, STOPPING};
+use crate::table::Table;
+use crate::tools;
 
 /// The longest message that is forwarded.
 const LONGEST: usize = 4 << 20;
-/// How long a request waits for a daemon that was just started to be connected.
-const CONNECT: Duration = Duration::from_secs(10);
+/// How long a daemon may take to say that it has started.
+const LAUNCH: Duration = Duration::from_secs(10);
+/// A daemon that was found or started may be stopped before we are connected: so often another one is tried.
+const ATTEMPTS: usize = 5;
+/// A request that a stopping daemon refused waits so long for its end; clients wait for a minute.
+const HOLD: Duration = Duration::from_secs(30);
+/// Requests that are kept to be asked again, and the longest of them: together less than a socket takes at once,
+/// so that asking them again never blocks.
+const MOST_KEPT: usize = 32;
+const LONGEST_KEPT: usize = 4 << 10;
+/// How often a request is asked again.
+const MOST_TRIES: u8 = 3;
 /// After the end of the input, answers are waited for so long.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// What of an unfinished line is kept, at the most, between two reads.
 const CHUNK: usize = 64 << 10;
 
-const INTERNAL_ERROR: i64 = -32603;
-const INVALID_REQUEST: i64 = -32600;
+/// What we say we are.
+const KIND: &str = "proxy";
+
 const RESTARTED: i64 = -32000;
+const UNANSWERED: &str = "bpm's daemon does not answer";
 
 /// How the proxy comes by its daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,14 +69,8 @@ pub enum Daemon {
 ///
 /// # Errors
 /// No descriptors or threads to be had.
-pub fn run(project: &Project, daemon: Daemon) -> Result<u8> {
+pub fn run(project: &Project, daemon: Daemon) -> crate::error::Result<u8> {
     let shared = Arc::new(Shared::default());
-    if daemon == Daemon::Any
-        && let Err(why) = launch_if_needed(project)
-    {
-        // Not the end: each request is answered with it, and the next one tries again.
-        eprint(&why.to_string());
-    }
     let outward = Outward {
         project: project.clone(),
         shared: Arc::clone(&shared),
@@ -69,9 +81,7 @@ pub fn run(project: &Project, daemon: Daemon) -> Result<u8> {
         .spawn(move || outward.run())
         .map_err(|e| Error::system("bridge", e))?;
     let mut inward = Inward {
-        project,
         shared,
-        daemon,
         rest: Vec::new(),
         skipping: false,
     };
@@ -96,13 +106,29 @@ struct State {
     /// Where requests go; None: nobody is there at the moment.
     link: Option<Arc<UnixStream>>,
     handshake: Handshake,
-    /// Requests that wait for an answer: their ids, as they were written.
-    waiting: Set<Vec<u8>>,
+    /// Requests that wait for an answer, by their ids as they were written.
+    waiting: Table<Vec<u8>, Waiting>,
+    /// Since when the daemon has refused some of them because it stops.
+    refused: Option<Mono>,
     /// How often a connection was asked for, and how much of that was tried.
     asked: u64,
     tried: u64,
+    /// Why nobody is there.
+    why: String,
     /// The input has ended.
     over: bool,
+}
+
+/// A request without an answer.
+#[derive(Default)]
+struct Waiting {
+    /// As it was written, where it may be asked again.
+    line: Option<Vec<u8>>,
+    /// The daemon did not begin it: it stops.
+    refused: bool,
+    /// The next daemon is asked.
+    again: bool,
+    tries: u8,
 }
 
 /// What a new daemon must hear before anything else.
@@ -144,32 +170,36 @@ impl Shared {
 }
 
 impl Shared {
-    /// Asks the other thread for a connection, and waits for what comes of it.
-    fn connection(&self) -> Option<Arc<UnixStream>> {
-        let asked = {
-            let mut state = self.lock();
-            state.asked += 1;
-            state.asked
-        };
+    /// Asks the other thread for a connection, and waits for what comes of it: else, why there is none.
+    fn connection(&self) -> Result<Arc<UnixStream>, String> {
+        let mut state = self.lock();
+        state.asked += 1;
+        let asked = state.asked;
         self.changed.notify_all();
-        let done = |s: &State| s.link.is_some() || s.tried >= asked;
-        self.wait(CONNECT, done).link.clone()
+        while state.link.is_none() && state.tried < asked {
+            state = self.sleep(state);
+        }
+        state.link.clone().ok_or_else(|| state.why.clone())
+    }
+
+    fn sleep<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Standard input to socket.
-struct Inward<'a> {
-    project: &'a Project,
+struct Inward {
     shared: Arc<Shared>,
-    daemon: Daemon,
     /// An unfinished line.
     rest: Vec<u8>,
     /// It is the rest of one that is too long.
     skipping: bool,
 }
 
-impl Inward<'_> {
-    fn run(&mut self) -> Result<()> {
+impl Inward {
+    fn run(&mut self) -> crate::error::Result<()> {
         let parent = parent();
         let mut input = io::stdin().lock();
         loop {
@@ -232,7 +262,7 @@ impl Inward<'_> {
     fn forward(&self, line: &[u8]) {
         let heads = heads(line);
         loop {
-            let Some(link) = self.link(&heads) else {
+            let Some(link) = self.link(&heads, line) else {
                 return;
             };
             let mut state = self.shared.lock();
@@ -249,27 +279,31 @@ impl Inward<'_> {
         }
     }
 
-    /// The connection; where there is none, one is made for a request, and a notification is dropped.
-    fn link(&self, heads: &[Head]) -> Option<Arc<UnixStream>> {
-        if let Some(link) = self.shared.lock().link.clone() {
-            return Some(link);
-        }
-        let requests: Vec<&Head> = heads.iter().filter(|h| h.is_request()).collect();
-        let why = match self.daemon {
-            Daemon::Any => launch_if_needed(self.project).err(),
-            Daemon::Ourselves => None,
-        };
-        let link = match why {
-            None => self.shared.connection(),
-            Some(_) => None,
-        };
-        if link.is_none() {
-            let why = why.map_or("bpm's daemon does not answer".into(), |e| e.to_string());
-            for id in requests.iter().filter_map(|h| h.id.as_deref()) {
-                refuse(id, INTERNAL_ERROR, &why);
+    /// The connection. Where there is none, one is made for a request, or that is answered why not; a notification
+    /// starts no daemon.
+    fn link(&self, heads: &[Head], line: &[u8]) -> Option<Arc<UnixStream>> {
+        {
+            let mut state = self.shared.lock();
+            if let Some(link) = &state.link {
+                return Some(Arc::clone(link));
+            }
+            if !heads.is_empty() && !heads.iter().any(Head::is_request) {
+                for head in heads {
+                    state.note(head, line);
+                }
+                return None;
             }
         }
-        link
+        match self.shared.connection() {
+            Ok(link) => Some(link),
+            Err(why) => {
+                let requests = heads.iter().filter(|h| h.is_request());
+                for id in requests.filter_map(|h| h.id.as_deref()) {
+                    refuse(id, INTERNAL_ERROR, &why);
+                }
+                None
+            }
+        }
     }
 
     /// The input is at its end: what was asked is answered still, for a while.
@@ -344,8 +378,67 @@ impl State {
             (Some(_) | None, _) => {}
         }
         if let (true, Some(id)) = (head.is_request(), &head.id) {
-            self.waiting.add(id.clone());
+            // Of a batch the answers come together, so it is not asked again.
+            let keep = line.len() <= LONGEST_KEPT
+                && self.waiting.len() < MOST_KEPT
+                && line.trim_ascii_start().starts_with(b"{");
+            let waiting = Waiting {
+                line: keep.then(|| line.to_vec()),
+                ..Waiting::default()
+            };
+            self.waiting.insert(id.clone(), waiting);
         }
+    }
+
+    /// An answer that is not passed on: the daemon stops and did not begin what it was asked, so the next one is.
+    fn holds_back(&mut self, answer: &[u8]) -> bool {
+        let head = head(answer);
+        let waiting = head.id.and_then(|id| self.waiting.get_mut(&id));
+        let Some(waiting) = waiting.filter(|w| w.line.is_some() && w.tries < MOST_TRIES) else {
+            return false;
+        };
+        let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+        waiting.refused = answer["error"]["code"] == STOPPING;
+        if waiting.refused {
+            self.refused.get_or_insert_with(Mono::now);
+        }
+        waiting.refused
+    }
+
+    /// What is asked again, as it goes over the wire.
+    fn asked_again(&mut self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        let ids: Vec<Vec<u8>> = self
+            .waiting
+            .iter()
+            .filter(|(_, w)| w.again)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in ids {
+            let Some(before) = self.waiting.remove(&id) else {
+                continue;
+            };
+            let line = before.line.unwrap_or_default();
+            lines.extend_from_slice(&line);
+            self.note(&head(&line), &line);
+            if let Some(now) = self.waiting.get_mut(&id) {
+                now.tries = before.tries;
+            }
+        }
+        lines
+    }
+
+    /// Takes out requests that wait, and gives their ids.
+    fn give_up(&mut self, which: &dyn Fn(&Waiting) -> bool) -> Vec<Vec<u8>> {
+        let mut ids = Vec::new();
+        self.waiting.retain(|id, waiting| {
+            let out = which(waiting);
+            if out {
+                ids.push(id.clone());
+            }
+            !out
+        });
+        ids
     }
 
     /// An answer came: nobody waits for it any more.
@@ -356,6 +449,20 @@ impl State {
                 said.answered = true;
             }
         }
+    }
+}
+
+/// Asking it again does no harm.
+fn repeatable(line: &[u8]) -> bool {
+    let message: Value = serde_json::from_slice(line).unwrap_or_default();
+    match message["method"].as_str() {
+        Some("tools/call") => message["params"]["name"]
+            .as_str()
+            .is_some_and(tools::repeatable),
+        // It has begun to answer.
+        Some("subscriptions/listen") => false,
+        Some(method) => !method.starts_with("bpm/"),
+        None => false,
     }
 }
 
@@ -377,54 +484,82 @@ impl Outward {
         // daemon that was stopped is not waited for by a thousand proxies that nobody talks to.
         let mut tried = 0;
         loop {
-            let link = self.connect();
-            let connected = {
-                let mut state = self.shared.lock();
-                state.tried = tried;
-                state.link.clone_from(&link);
-                link
-            };
-            self.shared.changed.notify_all();
-            if let Some(link) = connected {
-                if self.shared.lock().over {
-                    let _ = link.shutdown(Shutdown::Write);
-                }
+            let reached = self.reach();
+            if let (0, Err(why)) = (tried, &reached) {
+                // Not the end: each request is answered with it, and the next one tries again.
+                eprint(why);
+            }
+            if let Some(link) = self.publish(reached, tried) {
                 // A hundred proxies that nobody talks to should cost next to nothing.
                 if self.daemon == Daemon::Any {
                     memory::give_back();
                 }
                 self.copy(&link);
                 self.lost();
-                if self.daemon == Daemon::Ourselves {
-                    return;
-                }
+            }
+            if self.daemon == Daemon::Ourselves {
+                let mut state = self.shared.lock();
+                state.why = "bpm is stopping".into();
+                state.tried = u64::MAX;
+                drop(state);
+                self.shared.changed.notify_all();
+                return;
             }
             tried = self.next_order(tried);
         }
     }
 
-    /// Waits until a connection is asked for that was not tried yet.
+    /// Waits until a connection is asked for that was not tried yet, or is needed to ask something again.
     fn next_order(&self, tried: u64) -> u64 {
         let mut state = self.shared.lock();
-        while state.asked <= tried {
-            state = self
-                .shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+        while state.asked <= tried && !state.waiting.values().any(|w| w.again) {
+            state = self.shared.sleep(state);
         }
         state.asked
     }
 
-    /// Connects to the daemon, if there is one, and says the handshake again.
-    fn connect(&self) -> Option<Arc<UnixStream>> {
-        match client::judge(&self.project.dir, "proxy") {
-            Ok(Verdict::Running(_, client)) => {
-                let link = Arc::new(client.into_stream());
-                self.greet(&link).ok().map(|()| link)
+    /// Connects to the daemon, to one that is started where there is none, and says the handshake again.
+    fn reach(&self) -> Result<Arc<UnixStream>, String> {
+        for _ in 0..ATTEMPTS {
+            let found = match self.daemon {
+                Daemon::Any => launch_if_needed(&self.project).map_err(|e| e.to_string())?,
+                Daemon::Ourselves => find(client::judge(&self.project.dir, KIND)),
+            };
+            if let Some(link) = found.map(|client| Arc::new(client.into_stream()))
+                && self.greet(&link).is_ok()
+            {
+                return Ok(link);
             }
-            _ => None,
         }
+        Err(UNANSWERED.into())
+    }
+
+    /// Asks again what the last daemon left, and lets the other thread use the connection.
+    fn publish(
+        &self,
+        reached: Result<Arc<UnixStream>, String>,
+        tried: u64,
+    ) -> Option<Arc<UnixStream>> {
+        if let Ok(link) = &reached {
+            let lines = self.shared.lock().asked_again();
+            // It fits into the socket's buffer, and one that fails is noticed by the next read.
+            let _ = (&**link).write_all(&lines);
+        }
+        let (unanswered, why) = {
+            let mut state = self.shared.lock();
+            state.tried = tried;
+            state.link = reached.as_ref().ok().cloned();
+            if let (Some(link), true) = (&state.link, state.over) {
+                let _ = link.shutdown(Shutdown::Write);
+            }
+            state.why = reached.as_ref().err().cloned().unwrap_or_default();
+            (state.give_up(&|w| w.again), state.why.clone())
+        };
+        for id in unanswered {
+            refuse(&id, INTERNAL_ERROR, &why);
+        }
+        self.shared.changed.notify_all();
+        reached.ok()
     }
 
     /// Says the handshake to a new daemon. The client has had its answers and does not get them twice.
@@ -452,6 +587,7 @@ impl Outward {
         let mut buffer: Vec<u8> = Vec::with_capacity(CHUNK / 4);
         let mut seen = 0;
         loop {
+            self.await_the_end(link);
             let length = buffer.len();
             buffer.resize(length + CHUNK / 4, 0);
             let got = match reader.read(&mut buffer[length..]) {
@@ -466,38 +602,86 @@ impl Outward {
                 continue;
             };
             let end = seen + end + 1;
-            say(&buffer[..end]);
-            {
-                let mut state = self.shared.lock();
-                for line in buffer[..end].split(|b| *b == b'\n') {
-                    for head in heads(line) {
-                        if let (None, Some(id)) = (&head.method, &head.id) {
-                            state.answered(id);
-                        }
-                    }
-                }
-            }
-            self.shared.changed.notify_all();
+            self.pass_on(&buffer[..end]);
             buffer.drain(..end);
             buffer.shrink_to(CHUNK);
             seen = buffer.len();
         }
     }
 
-    /// The daemon is gone. What it was asked may have been done or not: only the client can decide
-    /// whether to ask again.
+    /// Of a daemon that refuses because it stops the end is waited for, but not for ever.
+    fn await_the_end(&self, link: &UnixStream) {
+        let Some(since) = self.shared.lock().refused else {
+            return;
+        };
+        let left = since.after(HOLD).since(Mono::now());
+        if readable([Some(link.as_fd())], Some(left)).is_ok_and(|[ready]| ready) {
+            return;
+        }
+        let ids = {
+            let mut state = self.shared.lock();
+            state.refused = None;
+            state.give_up(&|w| w.refused)
+        };
+        for id in ids {
+            refuse(&id, STOPPING, "bpm is stopping");
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// Writes whole lines to the client, but for refusals of what the next daemon is asked.
+    fn pass_on(&self, lines: &[u8]) {
+        let refusal = format!(":{STOPPING}");
+        let kept;
+        let mut lines = lines;
+        if self.daemon == Daemon::Any && memmem::find(lines, refusal.as_bytes()).is_some() {
+            let mut state = self.shared.lock();
+            let rest = lines.split_inclusive(|b| *b == b'\n');
+            kept = rest
+                .filter(|line| !state.holds_back(line))
+                .collect::<Vec<_>>()
+                .concat();
+            lines = &kept;
+        }
+        say(lines);
+        {
+            let mut state = self.shared.lock();
+            for line in lines.split(|b| *b == b'\n') {
+                for head in heads(line) {
+                    if let (None, Some(id)) = (&head.method, &head.id) {
+                        state.answered(id);
+                    }
+                }
+            }
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// The daemon is gone. What it was asked may have been done or not: where that matters, only the client
+    /// can decide whether to ask again.
     fn lost(&self) {
-        let waiting = {
+        let gone = {
             let mut state = self.shared.lock();
             state.link = None;
+            state.refused = None;
             let handshake = &mut state.handshake;
             for said in [&mut handshake.initialize, &mut handshake.level] {
-                // Without an answer it was no handshake: the client will say it again.
+                // Without an answer it was no handshake: it is said again by the client, or for it.
                 said.take_if(|s| !s.answered);
             }
-            std::mem::take(&mut state.waiting)
+            let lasts = self.daemon == Daemon::Any && !state.over;
+            for waiting in state.waiting.values_mut() {
+                let line = waiting
+                    .line
+                    .as_deref()
+                    .filter(|_| waiting.tries < MOST_TRIES);
+                waiting.again =
+                    lasts && line.is_some_and(|line| waiting.refused || repeatable(line));
+                waiting.tries += 1;
+            }
+            state.give_up(&|w| !w.again)
         };
-        for id in waiting.into_keys() {
+        for id in gone {
             refuse(
                 &id,
                 RESTARTED,
@@ -534,12 +718,18 @@ fn answer_to(reader: &mut impl Read, id: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Sees to it that a daemon runs: a bpm of its own is executed for that, since a fork needs a process of
-/// one thread. Its words are the error's.
-fn launch_if_needed(project: &Project) -> Result<()> {
-    match daemon::judge_lasting(project, "proxy")? {
-        Verdict::Running(..) => return Ok(()),
-        Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {}
+fn find(verdict: crate::error::Result<Verdict>) -> Option<Client> {
+    match verdict {
+        Ok(Verdict::Running(_, client)) => Some(client),
+        Ok(Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped) | Err(_) => None,
+    }
+}
+
+/// Sees to it that a daemon runs, and is connected to it. A bpm of its own is executed for that, since a fork needs a
+/// process of one thread. Its words are the error's. None: it was gone before we were connected.
+fn launch_if_needed(project: &Project) -> crate::error::Result<Option<Client>> {
+    if let Verdict::Running(_, client) = daemon::judge_lasting(project, KIND)? {
+        return Ok(Some(client));
     }
     let cannot = |why: String| Error::cannot("start the daemon", why);
     let spawned = spawn(&Launch {
@@ -557,10 +747,10 @@ fn launch_if_needed(project: &Project) -> Result<()> {
     .map_err(|e| cannot(e.to_string()))?;
     let said = [spawned.stdout, spawned.stderr].map(|pipe| pipe.map(read_all).unwrap_or_default());
     if let Some(start) = proc::start_time(spawned.pid) {
-        let _ = group::wait_gone(spawned.pid, start, CONNECT);
+        let _ = group::wait_gone(spawned.pid, start, LAUNCH);
     }
     match reap::reap(spawned.pid).map(|death| death.end) {
-        Some(reap::End::Code(0)) => Ok(()),
+        Some(reap::End::Code(0)) => Ok(find(client::judge(&project.dir, KIND))),
         _ => {
             let text = said[1].trim().trim_start_matches("bpm: ");
             Err(cannot(if text.is_empty() {
@@ -578,7 +768,7 @@ fn read_all(pipe: OwnedFd) -> String {
     let mut text = Vec::new();
     let mut chunk = [0; 1024];
     let mut file = std::fs::File::from(pipe);
-    while text.len() < MOST && readable([Some(file.as_fd())], Some(CONNECT)).is_ok_and(|[r]| r) {
+    while text.len() < MOST && readable([Some(file.as_fd())], Some(LAUNCH)).is_ok_and(|[r]| r) {
         match file.read(&mut chunk) {
             Ok(0) => break,
             Ok(n) => text.extend_from_slice(&chunk[..n]),

@@ -6,8 +6,11 @@ mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{House, bpm, eventually, lives, murder};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const NAP: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n";
@@ -160,6 +163,110 @@ fn what_was_in_flight_is_answered_when_the_daemon_dies() {
     assert_ne!(next["daemon"]["pid"], daemon);
     assert_eq!(proxy.end(), Some(0));
     house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn what_only_reads_is_asked_again_when_the_daemon_dies() {
+    let house = House::new(NAP);
+    let mut proxy = Proxy::new(&house, &[]);
+    proxy.handshake();
+    let daemon = proxy.status()["daemon"]["pid"].as_i64().unwrap() as i32;
+    // It answers nothing any more, so both are under way when it dies.
+    kill(Pid::from_raw(daemon), Signal::SIGSTOP).unwrap();
+    let order = proxy.ask(
+        "tools/call",
+        json!({"name": "stop", "arguments": {"process": "nap"}}),
+    );
+    let read = proxy.ask("tools/call", json!({"name": "get_status", "arguments": {}}));
+    murder(daemon);
+    assert_eq!(proxy.answer(order)["error"]["code"], -32000);
+    let answer = proxy.answer(read);
+    let data = &answer["result"]["structuredContent"];
+    assert_eq!(data["processes"][0]["name"], "nap", "{answer}");
+    assert_ne!(data["daemon"]["pid"], daemon);
+    assert_eq!(proxy.end(), Some(0));
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_restart_of_the_daemon_is_not_noticed_by_who_reads() {
+    let house = House::new(NAP);
+    let mut proxy = Proxy::new(&house, &[]);
+    proxy.handshake();
+    let over = AtomicBool::new(false);
+    let mut asked = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..10 {
+                house.cli(["daemon", "restart"]).exits(0);
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        while !over.load(Ordering::SeqCst) {
+            let tool = |name: &str, args: Value| json!({"name": name, "arguments": args});
+            for (method, params) in [
+                ("tools/list", json!({})),
+                ("tools/call", tool("get_status", json!({}))),
+                ("tools/call", tool("search_logs", json!({"process": "nap"}))),
+                ("resources/read", json!({"uri": "bpm://status"})),
+            ] {
+                let answer = proxy.call(method, params);
+                assert_eq!(answer["error"], Value::Null, "{method}, the {asked}th");
+                asked += 1;
+            }
+        }
+    });
+    assert!(asked > 20, "{asked}");
+    assert_eq!(proxy.end(), Some(0));
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn an_order_to_a_daemon_that_stops_is_given_to_the_next() {
+    let house = House::new(
+        "[process.slow]\nstop_timeout_seconds = 60\n\
+         command = \"trap 'until [ -e go ]; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\n",
+    );
+    let mut proxy = Proxy::new(&house, &[]);
+    proxy.handshake();
+    let up = json!({"name": "wait", "arguments": {"process": "slow", "for": "log", "pattern": "up", "after": 0}});
+    assert_eq!(
+        proxy.call("tools/call", up)["result"]["structuredContent"]["met"],
+        true
+    );
+    let daemon = proxy.status()["daemon"]["pid"].clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| house.cli(["daemon", "restart"]).exits(0));
+        eventually(|| match proxy.status()["processes"][0]["state"].as_str() {
+            Some("stopping") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let start =
+            json!({"name": "start", "arguments": {"process": "slow", "timeout_seconds": 600}});
+        let order = proxy.ask("tools/call", start);
+        // The old daemon has read it once it answers what came after it.
+        proxy.status();
+        house.file("go", "");
+        let answer = proxy.answer(order);
+        assert_eq!(
+            answer["result"]["structuredContent"]["ok"], true,
+            "{answer}"
+        );
+    });
+    assert_ne!(proxy.status()["daemon"]["pid"], daemon);
+    assert_eq!(proxy.end(), Some(0));
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_notification_starts_no_daemon() {
+    let house = House::new(NAP);
+    let mut proxy = Proxy::new(&house, &[]);
+    proxy.handshake();
+    house.cli(["stop"]).exits(0);
+    proxy.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#);
+    assert_eq!(proxy.end(), Some(0));
+    house.cli(["status"]).exits(3);
 }
 
 #[test]

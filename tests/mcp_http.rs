@@ -107,7 +107,8 @@ fn the_list_of_tools_is_small_and_complete() {
         assert!(tool["annotations"].is_object(), "{tool}");
         assert_eq!(tool["inputSchema"]["type"], "object", "{tool}");
     }
-    assert!(answer.to_string().len() < 16_000);
+    // With room for who counts blanks after commas and colons too.
+    assert!(answer.to_string().len() < 15_000);
 }
 
 #[test]

@@ -428,6 +428,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     if ended.is_err() {
         supervisor.kill_all();
     }
+    hub.end();
     door.drain(GRACE);
     if let Some(echo) = echo {
         echo.finish(LAST_LINES);

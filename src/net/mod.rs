@@ -432,6 +432,8 @@ impl Net {
             self.drain = Some(now.after(grace));
             self.timers.insert((now.after(grace), Due::Accept));
             self.end_listens(now);
+            // Who is answered by what has ended meanwhile is to see that.
+            self.again.extend(self.calls.keys());
         }
     }
 

@@ -28,7 +28,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::board::{Board, EventView, ExitView, Snapshot};
 use crate::clock::Mono;
 use crate::config::{Config, Mode, Process};
-use crate::hub::{Ask, Fact, Hub, Identity, Letter, Slot};
+use crate::hub::{Ask, Fact, Hub, Identity, Letter, Reply, STOPPING, Slot};
 use crate::journal::{Journal, Level};
 use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Policy, Ticket, UnitId};
 use crate::os::fds::Nofile;
@@ -539,7 +539,11 @@ impl Supervisor {
     }
 
     fn take_ask(&mut self, ask: Ask, slot: Slot) {
+        let stopping = self.phase != Phase::Working;
         match ask {
+            Ask::Start { .. } | Ask::Restart { .. } | Ask::Reload { .. } if stopping => {
+                slot.put(Reply::Refused(STOPPING.into()));
+            }
             Ask::Start { names } => self.order_all(orders::Kind::Start, &names, slot),
             Ask::Stop { names } => self.order_all(orders::Kind::Stop, &names, slot),
             Ask::Restart { names, mode, build } => {
@@ -547,7 +551,7 @@ impl Supervisor {
             }
             Ask::Reload { dry_run } => self.reload(dry_run, slot),
             Ask::Shutdown { force } => {
-                slot.put(crate::hub::Reply::Units(Vec::new()));
+                slot.put(Reply::Units(Vec::new()));
                 self.begin_stop();
                 if force {
                     self.settle();

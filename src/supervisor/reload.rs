@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Config, Diff};
 use crate::error::reason;
-use crate::hub::{Reloaded, Reply, Slot};
+use crate::hub::{Reloaded, Reply, STOPPING, Slot};
 use crate::journal::Level;
 use crate::lifecycle::{Order, UnitId};
 
@@ -15,7 +15,7 @@ impl Supervisor {
     /// A mistake in the file changes nothing.
     pub(super) fn reload(&mut self, dry_run: bool, slot: Slot) {
         if self.phase != Phase::Working {
-            return slot.put(Reply::Refused("bpm is stopping".into()));
+            return slot.put(Reply::Refused(STOPPING.into()));
         }
         let new = match self.read_config() {
             Ok(new) => new,

@@ -362,6 +362,13 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
+/// There is a tool of that name, and calling it again does no harm: it changes nothing, and when it was called does not
+/// matter, as it does to who waits for what happens from then on.
+pub fn repeatable(name: &str) -> bool {
+    let tool = TOOLS.iter().find(|tool| tool.name == name);
+    tool.is_some_and(|tool| tool.hints.reads && name != "wait")
+}
+
 impl Tool {
     /// As `tools/list` gives it.
     fn listed(&self) -> Value {
@@ -508,9 +515,9 @@ impl Service for Tools {
         resources::complete(&self.hub.board.now(), reference, argument, value)
     }
 
-    fn own(&self, _: &Caller, method: &str, params: &Value) -> Option<Step> {
+    fn own(&self, caller: &Caller, method: &str, params: &Value) -> Option<Step> {
         self.hub.saw(Mono::now());
-        resources::own(self, method, params)
+        resources::own(self, caller, method, params)
     }
 
     fn page(&self, path: &str) -> Option<Page> {

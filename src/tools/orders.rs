@@ -13,10 +13,11 @@ use super::text::{LIMIT, bounded, clip, doing, errors, tail, under_way};
 use crate::board::{BuildView, Snapshot, State, UnitView};
 use crate::clock::{Mono, human};
 use crate::config::Mode;
-use crate::door::{Answer, Caller, Step, Task};
-use crate::hub::{Ask, Done, Hub, Reloaded, Reply, Slot};
+use crate::door::{Answer, Caller, ClientKind, Step, Task};
+use crate::hub::{Ask, Done, Hub, Reloaded, Reply, STOPPING, Slot};
 use crate::json::{list, object, or_null, seconds};
 use crate::os::poll::Waker;
+use crate::rpc;
 
 /// Below the 60 s after which clients give up.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -74,7 +75,7 @@ pub(super) const RELOAD_OUTPUT: &[Field] = {
 };
 
 /// The tool `restart`.
-pub(super) fn restart(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+pub(super) fn restart(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
     let names = wanted(tools, args);
     let mode = match args.text("mode") {
         Some("release") => Mode::Release,
@@ -86,40 +87,42 @@ pub(super) fn restart(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step,
         mode,
         build,
     };
-    Ok(order(tools, args, Verb::Restart, names, ask))
+    Ok(order(tools, caller, args, Verb::Restart, names, ask))
 }
 
 /// The tool `start`.
-pub(super) fn start(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+pub(super) fn start(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
     let names = names(tools, args);
     let ask = Ask::Start {
         names: names.clone(),
     };
-    Ok(order(tools, args, Verb::Start, names, ask))
+    Ok(order(tools, caller, args, Verb::Start, names, ask))
 }
 
 /// The tool `stop`.
-pub(super) fn stop(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+pub(super) fn stop(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
     let names = names(tools, args);
     let ask = Ask::Stop {
         names: names.clone(),
     };
-    Ok(order(tools, args, Verb::Stop, names, ask))
+    Ok(order(tools, caller, args, Verb::Stop, names, ask))
 }
 
 /// The tool `reload`.
-pub(super) fn reload(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+pub(super) fn reload(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
     Ok(reloading(
         tools,
+        caller,
         args.flag("dry_run").unwrap_or(false),
         PATIENCE,
     ))
 }
 
 /// The same for who can wait longer.
-pub(super) fn reloading(tools: &Tools, dry_run: bool, patience: Duration) -> Step {
+pub(super) fn reloading(tools: &Tools, caller: &Caller, dry_run: bool, patience: Duration) -> Step {
     Step::Wait(Box::new(Order::new(
         tools,
+        caller,
         Verb::Reload,
         Vec::new(),
         Ask::Reload { dry_run },
@@ -144,9 +147,16 @@ fn wanted(tools: &Tools, args: Args<'_>) -> Vec<String> {
     names
 }
 
-fn order(tools: &Tools, args: Args<'_>, verb: Verb, names: Vec<String>, ask: Ask) -> Step {
+fn order(
+    tools: &Tools,
+    caller: &Caller,
+    args: Args<'_>,
+    verb: Verb,
+    names: Vec<String>,
+    ask: Ask,
+) -> Step {
     let patience = args.span("timeout_seconds").unwrap_or(PATIENCE);
-    let mut order = Order::new(tools, verb, names, ask, patience);
+    let mut order = Order::new(tools, caller, verb, names, ask, patience);
     order.all = args.text("process") == Some("*");
     Step::Wait(Box::new(order))
 }
@@ -176,6 +186,8 @@ struct Order {
     verb: Verb,
     /// It was `"*"`.
     all: bool,
+    /// It came by a proxy, which asks the next bpm what this one refuses.
+    retried: bool,
     names: Vec<String>,
     before: Arc<Snapshot>,
     ask: Option<Ask>,
@@ -193,7 +205,8 @@ impl Task for Order {
         match self.slot.as_ref().and_then(Slot::take) {
             Some(Reply::Units(done)) => Some(self.answer(&done)),
             Some(Reply::Reload(done)) => Some(reloaded(&done)),
-            Some(Reply::Refused(why)) => Some(Answer::Fail(why)),
+            Some(Reply::Refused(why)) => Some(self.refused(why)),
+            None if self.hub.is_over() => Some(self.refused(STOPPING.into())),
             None => (now >= self.due()).then(|| self.timed_out(now)),
         }
     }
@@ -220,11 +233,19 @@ impl Task for Order {
 }
 
 impl Order {
-    fn new(tools: &Tools, verb: Verb, names: Vec<String>, ask: Ask, patience: Duration) -> Self {
+    fn new(
+        tools: &Tools,
+        caller: &Caller,
+        verb: Verb,
+        names: Vec<String>,
+        ask: Ask,
+        patience: Duration,
+    ) -> Self {
         Self {
             hub: Arc::clone(&tools.hub),
             verb,
             all: false,
+            retried: caller.kind == ClientKind::Proxy,
             names,
             before: tools.hub.board.now(),
             ask: Some(ask),
@@ -238,6 +259,17 @@ impl Order {
         let begun = self.slot.as_ref().is_some_and(Slot::has_begun);
         let least = if begun { Duration::ZERO } else { BEGINNING };
         self.asked.after(self.patience.max(least))
+    }
+
+    fn refused(&self, why: String) -> Answer {
+        if !self.retried {
+            return Answer::Fail(why);
+        }
+        Answer::Error {
+            code: rpc::STOPPING,
+            message: why,
+            data: None,
+        }
     }
 
     fn answer(&self, done: &[Done]) -> Answer {

@@ -13,7 +13,7 @@ use super::{PROCESS, Tools, VERSION, orders};
 use crate::board::{Snapshot, State, UnitView};
 use crate::client;
 use crate::clock::Mono;
-use crate::door::{Answer, Page, Step, Task, Watch};
+use crate::door::{Answer, Caller, Page, Step, Task, Watch};
 use crate::hub::{Ask, Hub, Reply, Slot};
 use crate::json::{list, object};
 use crate::os::poll::Waker;
@@ -290,7 +290,7 @@ pub(super) fn complete(
 }
 
 /// Methods of bpm's own.
-pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
+pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) -> Option<Step> {
     const ONE: &[Row] = &[Row::needed("process", PROCESS, "")];
     const STATUS: &[Row] = &[
         Row::may("process", PROCESS, ""),
@@ -328,7 +328,7 @@ pub(super) fn own(tools: &Tools, method: &str, params: &Value) -> Option<Step> {
         }),
         "bpm/reload" => checked(tools, method, DRY, params, &|args| {
             let dry_run = args.flag("dry_run").unwrap_or(false);
-            Ok(plain(orders::reloading(tools, dry_run, LONG)))
+            Ok(plain(orders::reloading(tools, caller, dry_run, LONG)))
         }),
         "bpm/shutdown" => checked(tools, method, FORCE, params, &|args| {
             Ok(Step::Wait(Box::new(Shutdown {

@@ -231,6 +231,22 @@ pub(super) enum Shape {
 /// The output schema of these fields. All of them are always there, but for `Sometimes`; `loose`
 /// names the only ones that are, where an answer has two forms.
 pub(super) fn output(fields: &[Field], loose: &[&str]) -> Value {
+    let required = fields.iter().filter_map(|Field(name, shape, _)| {
+        let there = match shape {
+            Shape::Sometimes => false,
+            Shape::Always(_) | Shape::Maybe | Shape::Many(_) => true,
+        };
+        (there && (loose.is_empty() || loose.contains(name))).then_some(*name)
+    });
+    object([
+        ("type", "object".into()),
+        ("required", list(required)),
+        ("properties", properties(fields)),
+    ])
+}
+
+/// What is in lists does not say again that all of it is always there: every model reads the list of tools.
+fn properties(fields: &[Field]) -> Value {
     let mut properties = fields.iter().map(|Field(name, shape, text)| {
         let mut schema = Map::new();
         if !text.is_empty() {
@@ -245,24 +261,14 @@ pub(super) fn output(fields: &[Field], loose: &[&str]) -> Value {
                 schema.insert("type".into(), "array".into());
             }
             Shape::Many(inner) => {
+                let items = object([("type", "object".into()), ("properties", properties(inner))]);
                 schema.insert("type".into(), "array".into());
-                schema.insert("items".into(), output(inner, &[]));
+                schema.insert("items".into(), items);
             }
         }
         ((*name).to_owned(), Value::Object(schema))
     });
-    let required = fields.iter().filter_map(|Field(name, shape, _)| {
-        let there = match shape {
-            Shape::Sometimes => false,
-            Shape::Always(_) | Shape::Maybe | Shape::Many(_) => true,
-        };
-        (there && (loose.is_empty() || loose.contains(name))).then_some(*name)
-    });
-    object([
-        ("type", "object".into()),
-        ("required", list(required)),
-        ("properties", entries(&mut properties)),
-    ])
+    entries(&mut properties)
 }
 
 /// Checked arguments.

@@ -287,6 +287,30 @@ fn what_the_engine_refuses_is_an_error() {
     assert_eq!(answer, Answer::Fail("bpm is stopping".into()));
 }
 
+/// A proxy asks the next bpm instead, so it must be able to tell.
+#[test]
+fn what_comes_too_late_for_the_engine_is_refused() {
+    let stage = Stage::new(vec![unit("web")]);
+    let proxy = Caller {
+        kind: ClientKind::Proxy,
+        ..agent()
+    };
+    let steps = [agent(), proxy].map(|caller| {
+        let args = json!({"process": "web"});
+        stage.tools.call(&caller, "restart", &args, None).unwrap()
+    });
+    stage.hub.end();
+    let why = "bpm is stopping: nothing was done";
+    let [by_agent, by_proxy] = steps.map(|step| stage.finish(step, |_| None));
+    assert_eq!(by_agent, Answer::Fail(why.into()));
+    let refused = Answer::Error {
+        code: -31000,
+        message: why.into(),
+        data: None,
+    };
+    assert_eq!(by_proxy, refused);
+}
+
 #[test]
 fn start_and_stop_say_what_they_found() {
     let stage = Stage::new(vec![unit("web")]);
