@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+use crate::number;
+
 /// Nanoseconds of `CLOCK_MONOTONIC`: the same clock before and after a re-exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mono(u64);
@@ -238,7 +240,7 @@ impl Civil {
 pub fn human(span: Duration) -> String {
     let s = span.as_secs();
     match s {
-        0..=9 => format!("{:.1}s", span.as_secs_f64()),
+        0..=9 => format!("{}s", number::fixed(span.as_secs_f64(), 1)),
         10..=59 => format!("{s}s"),
         60..=3_599 => format!("{}m{:02}s", s / 60, s % 60),
         3_600..=86_399 => format!("{}h{:02}m", s / 3_600, s / 60 % 60),
@@ -257,7 +259,7 @@ pub fn parse_span(text: &str) -> Option<Duration> {
         let digits = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().ok()?;
+        let number = number::parse(&rest[..digits])?;
         rest = &rest[digits..];
         let letters = rest
             .find(|c: char| !c.is_ascii_alphabetic())

@@ -198,15 +198,17 @@ pub fn named(verb: &str, path: &Path) -> String {
 /// What the system says of an error, without Rust's "(os error 2)".
 pub fn reason(e: &io::Error) -> String {
     let text = e.to_string();
-    let text = match text.find(" (os error") {
-        Some(at) => &text[..at],
-        None => &text,
+    let mut text = match text.split_once(" (os error") {
+        Some((words, _)) => words.into(),
+        None => text,
     };
-    let mut letters = text.chars();
-    match letters.next() {
-        Some(first) => first.to_lowercase().chain(letters).collect(),
-        None => "unknown error".into(),
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_lowercase();
     }
+    if text.is_empty() {
+        text.push_str("unknown error");
+    }
+    text
 }
 
 /// The known name that was probably meant: at most a third of its letters are wrong.
@@ -214,7 +216,12 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     let limit = (name.chars().count() / 3).max(1);
     known
         .into_iter()
-        .map(|k| (distance(&name.to_lowercase(), &k.to_lowercase()), k))
+        .map(|k| {
+            (
+                distance(&name.to_ascii_lowercase(), &k.to_ascii_lowercase()),
+                k,
+            )
+        })
         .filter(|(d, _)| *d <= limit)
         .min_by_key(|(d, _)| *d)
         .map(|(_, k)| k)

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod error;
 pub mod journal;
 pub mod json;
+pub mod number;
 pub mod paths;
 pub mod table;
 

@@ -260,13 +260,7 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
     let what = call.choice("for")?.unwrap_or("ready");
     let pattern = call.text("pattern")?;
     let name = call.names()?.remove(0);
-    let limit = call
-        .number::<f64>("timeout", "a number of seconds")?
-        .map(|s| {
-            Duration::try_from_secs_f64(s)
-                .map_err(|_| Error::usage(format!("--timeout: {s} is not a number of seconds")))
-        })
-        .transpose()?;
+    let limit = call.seconds("timeout")?;
     match (what, pattern) {
         ("log", None) => return Err(Error::usage("--for log needs --pattern RE")),
         ("log", _) | (_, None) => {}

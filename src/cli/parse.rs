@@ -222,7 +222,7 @@ fn fits(command: &'static Command, operands: &[OsString]) -> Result<()> {
 }
 
 fn unknown_word(label: &str, words: &[&str], word: &str) -> Error {
-    let label = label.to_lowercase();
+    let label = label.to_ascii_lowercase();
     let error = Error::usage(format!("unknown {label} {word:?}"));
     match nearest(word, words.iter().copied()) {
         Some(near) => error.with_hint(format!("did you mean \"{near}\"?")),

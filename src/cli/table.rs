@@ -4,8 +4,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::number;
 
 use super::{config_cmd, daemon_cmd, logs, orders, status, up};
 
@@ -460,6 +462,23 @@ impl Call {
                     .map_err(|_| Error::usage(format!("--{long}: {text:?} is not {what}")))
             })
             .transpose()
+    }
+
+    /// The option's last value, a time in seconds.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn seconds(&self, long: &str) -> Result<Option<Duration>> {
+        let Some(text) = self.text(long)? else {
+            return Ok(None);
+        };
+        let span = number::parse(text).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        match span {
+            Some(span) => Ok(Some(span)),
+            None => Err(Error::usage(format!(
+                "--{long}: {text:?} is not a number of seconds"
+            ))),
+        }
     }
 
     /// One of the words that the table names for the option (`a|b|c`).

@@ -22,16 +22,12 @@ use super::{note, paint, print};
 /// The most that a tool waits; who waits longer asks again.
 const LONGEST: u64 = 600;
 /// `--timeout` where it is not given.
-const READY: f64 = 60.0;
+const READY: Duration = Duration::from_secs(60);
 
 /// `bpm up`.
 pub(super) fn up(call: &Call) -> Result<u8> {
     let project = call.project()?;
-    let seconds = call
-        .number("timeout", "a number of seconds")?
-        .unwrap_or(READY);
-    let patience = Duration::try_from_secs_f64(seconds)
-        .map_err(|_| Error::usage(format!("--timeout: {seconds} is not a number of seconds")))?;
+    let patience = call.seconds("timeout")?.unwrap_or(READY);
     let config = read_config(&project.root)?;
     let named = call.names()?;
     let names = match named.is_empty() {

@@ -14,6 +14,7 @@ use super::read::{self, Doc, Section, quote};
 use super::values;
 use super::{Config, EnvFile, Kind, Mode, Port, Process, Restart, Swap};
 use crate::error::{Error, Failure, nearest};
+use crate::number;
 use crate::table::Table;
 
 /// A file larger than this is none that a person wrote.
@@ -184,8 +185,8 @@ fn backoff(doc: &mut Doc, top: &Section) -> (Duration, Duration) {
         };
         let text = format!(
             "the longest wait ({} s) is shorter than the first one ({} s)",
-            max.as_secs_f64(),
-            initial.as_secs_f64()
+            number::seconds(max),
+            number::seconds(initial)
         );
         doc.complain(top, given, text);
     }

@@ -9,6 +9,7 @@ use super::keys::{self, Fallback, Key, NOT_IN_EFFECT, Place};
 use super::parse::check_name;
 use super::{Command, Toggle};
 use crate::error::{Fault, nearest};
+use crate::number;
 use crate::table::{Set, in_order};
 
 /// A value of the file with its place.
@@ -161,9 +162,9 @@ pub(super) fn number(least: f64, most: f64) -> impl Fn(&Value) -> Read<f64> {
 
 fn finite(value: &DeValue) -> Option<f64> {
     let n = match value {
-        DeValue::Integer(i) => i128::from_str_radix(i.as_str(), i.radix()).ok()? as f64,
-        DeValue::Float(f) => f.as_str().parse().ok()?,
-        _ => return None,
+        DeValue::Integer(i) if i.radix() == 10 => number::parse(i.as_str())?,
+        DeValue::Float(f) => number::parse(f.as_str())?,
+        other => whole(other)? as f64,
     };
     n.is_finite().then_some(n)
 }

@@ -27,6 +27,7 @@ use crate::error::{Error, Failure, Result, named};
 use crate::hub::{Hub, Identity};
 use crate::journal::{Journal, Level};
 use crate::net::{self, Door, Listeners, Policy};
+use crate::number;
 use crate::os::detach::{self, Ready, Side};
 use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
@@ -250,7 +251,7 @@ fn chosen(mut config: Config, env: &Env, wishes: &Wishes) -> Result<(Config, Ove
             .ok_or_else(|| Error::usage(format!("BPM_PORT={text:?} is neither a port nor auto")))
     });
     let idle = env.get("BPM_IDLE_TIMEOUT").map(|text| {
-        let seconds = text.to_str().and_then(|t| t.parse::<f64>().ok());
+        let seconds = text.to_str().and_then(number::parse);
         seconds
             .and_then(|s| Duration::try_from_secs_f64(s).ok())
             .ok_or_else(|| {

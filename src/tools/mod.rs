@@ -102,10 +102,7 @@ const READS: Hints = Hints {
 
 const PROCESS: Kind = Kind::Process { star: false };
 const PROCESSES: Kind = Kind::Process { star: true };
-const PATIENCE: Kind = Kind::Number {
-    min: 0.0,
-    max: 600.0,
-};
+const PATIENCE: Kind = Kind::Number { min: 0, max: 600 };
 
 const ONE: Row = Row::needed("process", PROCESS, "Name of the process.");
 const ONE_OR_ALL: Row = Row::needed(

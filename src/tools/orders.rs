@@ -16,6 +16,7 @@ use crate::config::Mode;
 use crate::door::{Answer, Caller, ClientKind, Step, Task};
 use crate::hub::{Ask, Done, Hub, Reloaded, Reply, STOPPING, Slot};
 use crate::json::{list, object, or_null, seconds};
+use crate::number;
 use crate::os::poll::Waker;
 use crate::rpc;
 
@@ -559,7 +560,11 @@ fn good_words(done: &Done, verb: Verb) -> String {
         text.push_str(", ready");
     }
     if let Some(gap) = done.gap {
-        let _ = write!(text, ", nothing served for {:.3} s", gap.as_secs_f64());
+        let _ = write!(
+            text,
+            ", nothing served for {} s",
+            number::fixed(gap.as_secs_f64(), 3)
+        );
     }
     if let Some(release) = release_in(done) {
         let _ = write!(

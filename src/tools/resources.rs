@@ -284,8 +284,9 @@ pub(super) fn complete(
     if !known {
         return None;
     }
-    let typed = value.to_lowercase();
-    let fits = |name: &String| argument == "process" && name.to_lowercase().starts_with(&typed);
+    let typed = value.to_ascii_lowercase();
+    let fits =
+        |name: &String| argument == "process" && name.to_ascii_lowercase().starts_with(&typed);
     Some(board.names().into_iter().filter(fits).collect())
 }
 

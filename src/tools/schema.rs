@@ -32,8 +32,8 @@ pub(super) enum Kind {
     },
     /// A number from `min` to `max`.
     Number {
-        min: f64,
-        max: f64,
+        min: u32,
+        max: u32,
     },
 }
 
@@ -90,8 +90,8 @@ impl Row {
             }
             Kind::Number { min, max } => {
                 put("type", "number".into());
-                put("minimum", (min as i64).into());
-                put("maximum", (max as i64).into());
+                put("minimum", min.into());
+                put("maximum", max.into());
             }
         }
         Value::Object(schema)
@@ -124,9 +124,9 @@ impl Row {
             (Kind::Whole { min, max }, Value::Number(_)) => {
                 whole(value).is_some_and(|n| (min..=max).contains(&n))
             }
-            (Kind::Number { min, max }, Value::Number(n)) => {
-                n.as_f64().is_some_and(|n| (min..=max).contains(&n))
-            }
+            (Kind::Number { min, max }, Value::Number(n)) => n
+                .as_f64()
+                .is_some_and(|n| (f64::from(min)..=f64::from(max)).contains(&n)),
             (
                 Kind::Process { .. }
                 | Kind::Text

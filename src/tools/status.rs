@@ -17,6 +17,7 @@ use crate::config::Kind;
 use crate::door::{Answer, Caller, Made, Step};
 use crate::hub::Hub;
 use crate::json::{list, object, or_null, seconds};
+use crate::number;
 
 /// Without a cursor an answer has this many of the newest events: enough to see what is going on.
 const RECENT: usize = 5;
@@ -485,7 +486,8 @@ fn unit_words(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
             let _ = write!(text, "; ports {}", ports.join(" "));
         }
         if let Some(percent) = used.and_then(|used| used.cpu_percent) {
-            let _ = write!(text, "; cpu {percent} %");
+            let percent = number::fixed(percent, 1);
+            let _ = write!(text, "; cpu {} %", percent.trim_end_matches(".0"));
         }
         let _ = write!(text, "; {} MiB", group.rss / (1024 * 1024));
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::lifecycle::{Effect, Generation, UnitId, Why};
+use crate::number;
 
 use super::{Build, Built, Cancel, GIVE_UP, GOOD_AFTER, Goal, Needs, Run, Stop, Unit};
 impl Unit {
@@ -93,7 +94,7 @@ impl Unit {
         }
         if let Some((generation, within)) = late {
             let saw = self.find(generation).and_then(|r| r.saw.clone());
-            let mut why = format!("not ready within {} s", within.as_secs_f64());
+            let mut why = format!("not ready within {} s", number::seconds(within));
             if let Some(saw) = saw {
                 why.push_str(&format!(": {saw}"));
             }

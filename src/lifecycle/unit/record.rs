@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::Mono;
 use crate::config::Restart;
 use crate::lifecycle::{Effect, Ended, Generation, Why};
+use crate::number;
 
 use super::{BREATH, Built, Cancel, GIVE_UP, Goal, Rest, Run, STABLE_AFTER, Stop, Unit};
 impl Unit {
@@ -22,7 +23,7 @@ impl Unit {
             Some(Cancel::Unwanted) => return,
             Some(Cancel::Late) => Err(format!(
                 "not done within {} s",
-                self.policy.build_timeout.as_secs_f64()
+                number::seconds(self.policy.build_timeout)
             )),
             None => result,
         };
@@ -271,7 +272,7 @@ impl Unit {
             self.reason = Some(format!(
                 "gave up: {} ends before it was ready within {} s",
                 self.policy.burst,
-                self.policy.burst_span.as_secs_f64()
+                number::seconds(self.policy.burst_span)
             ));
             self.fail_up(why, out);
             return;
