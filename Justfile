@@ -29,6 +29,9 @@ bench-logs *args: (bench "logs" args)
 # How fast they are searched
 bench-search *args: (bench "search" args)
 
+# Logs on disk: what is found in a gigabyte of them, and followers
+bench-disk *args: (bench "disk" args)
+
 # Start, restart, stop
 bench-start *args: (bench "start" args)
 

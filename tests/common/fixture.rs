@@ -241,6 +241,33 @@ fn main() {
                 nap();
             }
         }
+        // Numbered lines as fast as they are taken, in writes that end anywhere.
+        "count" => {
+            let mut out = raw_stdout();
+            let (mut text, mut size) = (Vec::new(), 1);
+            for n in 1_u64.. {
+                let _ = writeln!(text, "{n:010}{:-<1$}", "", n as usize * 7 % 80);
+                if text.len() >= 16_384 {
+                    size = (size * 1_103 + 12_345) % 16_384;
+                    if out.write_all(&text[..=size]).is_err() {
+                        return;
+                    }
+                    text.drain(..=size);
+                }
+            }
+        }
+        // Copies files to its outputs as it is told over a FIFO: `1 PATH`, `2 PATH`.
+        "relay" => loop {
+            let Ok(orders) = std::fs::File::open(&arg) else { return };
+            for order in std::io::BufReader::new(orders).lines().map_while(Result::ok) {
+                let Some((stream, path)) = order.split_once(' ') else { continue };
+                let bytes = std::fs::read(path).unwrap_or_default();
+                let _ = match stream {
+                    "1" => raw_stdout().write_all(&bytes),
+                    _ => std::io::stderr().write_all(&bytes),
+                };
+            }
+        },
         // A log of so many lines of 120 bytes: each hundredth an error, every tenth of those a
         // timeout, one with a needle.
         "log" => {
