@@ -113,8 +113,8 @@ struct State {
     /// How often a connection was asked for, and how much of that was tried.
     asked: u64,
     tried: u64,
-    /// Why nobody is there.
-    why: String,
+    /// Why nobody was there when it was tried last.
+    why: Option<String>,
     /// The input has ended.
     over: bool,
 }
@@ -173,13 +173,20 @@ impl Shared {
     /// Asks the other thread for a connection, and waits for what comes of it: else, why there is none.
     fn connection(&self) -> Result<Arc<UnixStream>, String> {
         let mut state = self.lock();
-        state.asked += 1;
-        let asked = state.asked;
-        self.changed.notify_all();
-        while state.link.is_none() && state.tried < asked {
-            state = self.sleep(state);
+        loop {
+            state.asked += 1;
+            let asked = state.asked;
+            self.changed.notify_all();
+            while state.link.is_none() && state.tried < asked {
+                state = self.sleep(state);
+            }
+            match (&state.link, &state.why) {
+                (Some(link), _) => return Ok(Arc::clone(link)),
+                (None, Some(why)) => return Err(why.clone()),
+                // There was one for a moment.
+                (None, None) => {}
+            }
         }
-        state.link.clone().ok_or_else(|| state.why.clone())
     }
 
     fn sleep<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
@@ -489,7 +496,9 @@ impl Outward {
                 // Not the end: each request is answered with it, and the next one tries again.
                 eprint(why);
             }
-            if let Some(link) = self.publish(reached, tried) {
+            let (link, asked) = self.publish(reached, tried);
+            tried = asked;
+            if let Some(link) = link {
                 // A hundred proxies that nobody talks to should cost next to nothing.
                 if self.daemon == Daemon::Any {
                     memory::give_back();
@@ -499,7 +508,7 @@ impl Outward {
             }
             if self.daemon == Daemon::Ourselves {
                 let mut state = self.shared.lock();
-                state.why = "bpm is stopping".into();
+                state.why = Some("bpm is stopping".into());
                 state.tried = u64::MAX;
                 drop(state);
                 self.shared.changed.notify_all();
@@ -534,32 +543,38 @@ impl Outward {
         Err(UNANSWERED.into())
     }
 
-    /// Asks again what the last daemon left, and lets the other thread use the connection.
+    /// Asks again what the last daemon left, and lets the other thread use the connection, or know why there is none.
+    /// Gives how often one was asked for that this was the answer to.
     fn publish(
         &self,
         reached: Result<Arc<UnixStream>, String>,
         tried: u64,
-    ) -> Option<Arc<UnixStream>> {
+    ) -> (Option<Arc<UnixStream>>, u64) {
         if let Ok(link) = &reached {
             let lines = self.shared.lock().asked_again();
             // It fits into the socket's buffer, and one that fails is noticed by the next read.
             let _ = (&**link).write_all(&lines);
         }
-        let (unanswered, why) = {
+        let (link, why) = match reached {
+            Ok(link) => (Some(link), None),
+            Err(why) => (None, Some(why)),
+        };
+        let (unanswered, tried) = {
             let mut state = self.shared.lock();
-            state.tried = tried;
-            state.link = reached.as_ref().ok().cloned();
-            if let (Some(link), true) = (&state.link, state.over) {
+            // A connection is one for whoever asked meanwhile, too.
+            state.tried = if link.is_some() { state.asked } else { tried };
+            if let (Some(link), true) = (&link, state.over) {
                 let _ = link.shutdown(Shutdown::Write);
             }
-            state.why = reached.as_ref().err().cloned().unwrap_or_default();
-            (state.give_up(&|w| w.again), state.why.clone())
+            state.link.clone_from(&link);
+            state.why.clone_from(&why);
+            (state.give_up(&|w| w.again), state.tried)
         };
         for id in unanswered {
-            refuse(&id, INTERNAL_ERROR, &why);
+            refuse(&id, INTERNAL_ERROR, why.as_deref().unwrap_or(UNANSWERED));
         }
         self.shared.changed.notify_all();
-        reached.ok()
+        (link, tried)
     }
 
     /// Says the handshake to a new daemon. The client has had its answers and does not get them twice.

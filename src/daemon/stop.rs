@@ -7,7 +7,9 @@ use crate::client::{self, Client, Descriptor, Fault, Verdict};
 use crate::clock::Mono;
 use crate::error::{Error, Result};
 use crate::json::{object, strings};
-use crate::os::group;
+use crate::os::group::{self, Proc};
+use crate::os::proc;
+use crate::paths::ProjectDir;
 
 /// After the longest stop timeout, so much more until KILL (spec: daemon, "Stop").
 const MORE: Duration = Duration::from_secs(10);
@@ -72,7 +74,7 @@ pub fn stop(
             .with_hint("\"bpm stop --force\" kills it"));
         }
     };
-    stopped.leftovers = sweep(&format!("{}/", project.dir.marker()), patience)?;
+    stopped.leftovers = sweep(&project.dir, patience)?;
     // Only what no living bpm stands behind: one may have been started meanwhile.
     if matches!(
         client::judge(&project.dir, "cli"),
@@ -203,8 +205,8 @@ fn gone(daemon: &Descriptor, timeout: Duration) -> Result<bool> {
 
 /// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after `patience`. How many
 /// there were.
-fn sweep(marker: &str, patience: Duration) -> Result<usize> {
-    let found = group::find_marked(marker);
+fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
+    let found = left(dir);
     if found.is_empty() {
         return Ok(0);
     }
@@ -221,22 +223,34 @@ fn sweep(marker: &str, patience: Duration) -> Result<usize> {
         }
     }
     // What they started meanwhile has the marker, too.
-    let mut left = group::find_marked(marker);
+    let mut survivors = left(dir);
     for _ in 0..20 {
-        if left.is_empty() {
+        if survivors.is_empty() {
             return Ok(found.len());
         }
-        for process in &left {
+        for process in &survivors {
             group::signal_if(process.pid, process.start, libc::SIGKILL);
         }
-        for process in &left {
+        for process in &survivors {
             let _ = group::wait_gone(process.pid, process.start, Duration::from_millis(250));
         }
-        left = group::find_marked(marker);
+        survivors = left(dir);
     }
-    let pids: Vec<String> = left.iter().map(|p| p.pid.to_string()).collect();
+    let pids: Vec<String> = survivors.iter().map(|p| p.pid.to_string()).collect();
     Err(Error::cannot(
         "stop what a dead daemon left",
         format!("these live on: {}", pids.join(", ")),
     ))
+}
+
+/// The processes of this project that no living bpm stands behind: one may have been started meanwhile.
+fn left(dir: &ProjectDir) -> Vec<Proc> {
+    let mut found = group::find_marked(&format!("{}/", dir.marker()));
+    // Read behind the look: a bpm writes its descriptor before it starts anything.
+    let living = Descriptor::read(&dir.descriptor())
+        .filter(|d| proc::start_time(d.pid) == Some(d.process_start));
+    if let Some(living) = living {
+        found.retain(|process| process.start < living.process_start);
+    }
+    found
 }
