@@ -31,7 +31,7 @@ use crate::number;
 use crate::os::detach::{self, Ready, Side};
 use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
-use crate::os::{fds, files, proc};
+use crate::os::{fds, files, memory, proc};
 use crate::paths::{CONFIG_FILE, ProjectDir};
 use crate::state::State;
 use crate::supervisor::{Manager, Setup, Supervisor};
@@ -373,6 +373,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
         how,
         umask,
     } = plan;
+    memory::one_heap();
     let foreground = how == How::Foreground;
     let log = open_log(project, foreground)?;
     let nofile =

@@ -206,7 +206,6 @@ impl Supervisor {
     ///
     /// Errors: no descriptors or no memory to be had.
     pub fn new(setup: Setup, state: State) -> io::Result<Self> {
-        memory::one_heap();
         reap::become_subreaper()?;
         let signals = Signals::new()?;
         let mailbox = Mailbox::new()?;
