@@ -467,13 +467,12 @@ mod tests {
 
     use std::io::{PipeWriter, Write, pipe};
     use std::process::{Command, Stdio};
-    use std::sync::mpsc::Receiver;
 
     use super::*;
     use crate::board::{Board, Snapshot};
     use crate::clock::Wall;
     use crate::config::Mode;
-    use crate::hub::{Identity, Letter};
+    use crate::hub::{Identity, Letter, Letters};
     use crate::plan::{Exec, Wanted};
     use crate::tape::Limits;
 
@@ -498,7 +497,7 @@ mod tests {
     /// One process's builds.
     struct House {
         hub: Arc<Hub>,
-        letters: Receiver<Letter>,
+        letters: Letters,
         tape: Arc<Tape>,
         dir: Folder,
         binary: Option<Wanted>,
@@ -577,7 +576,7 @@ mod tests {
         }
 
         fn fact(&self) -> Fact {
-            match self.letters.recv_timeout(Duration::from_secs(60)).unwrap() {
+            match self.letters.wait(Duration::from_secs(60)).unwrap() {
                 Letter::Fact(fact) => fact,
                 Letter::Ask(ask, _) => panic!("nobody asks {ask:?}"),
             }

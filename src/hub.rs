@@ -2,7 +2,6 @@
 //! comes into the ticket's slot and wakes who waits for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::clock::{Mono, Wall};
 use crate::config::Mode;
 use crate::os::poll::Waker;
 pub use crate::plan::Artifact;
+use crate::queue::Queue;
 
 /// What can be asked of the supervisor. Names were checked against the board; one that is gone
 /// meanwhile (a reload) is answered as a failure.
@@ -244,6 +244,9 @@ pub struct Identity {
     pub socket: Option<String>,
 }
 
+/// The supervisor's inbox.
+pub type Letters = Arc<Queue<Letter>>;
+
 /// What the doors hold of the supervisor.
 #[derive(Debug)]
 pub struct Hub {
@@ -253,7 +256,7 @@ pub struct Hub {
     pub identity: Identity,
     /// Connections of agents now.
     pub clients: AtomicUsize,
-    inbox: Sender<Letter>,
+    inbox: Letters,
     bell: Arc<Waker>,
     active: AtomicU64,
     seen: AtomicU64,
@@ -265,19 +268,15 @@ pub const STOPPING: &str = "bpm is stopping: nothing was done";
 
 impl Hub {
     /// A hub, and the supervisor's end of its inbox; `bell` wakes the supervisor.
-    pub fn new(
-        board: Board,
-        identity: Identity,
-        bell: Arc<Waker>,
-    ) -> (Arc<Self>, std::sync::mpsc::Receiver<Letter>) {
-        let (inbox, letters) = channel();
+    pub fn new(board: Board, identity: Identity, bell: Arc<Waker>) -> (Arc<Self>, Letters) {
+        let letters = Letters::default();
         let active = AtomicU64::new(identity.started.as_nanos());
         (
             Arc::new(Self {
                 board,
                 identity,
                 clients: AtomicUsize::new(0),
-                inbox,
+                inbox: Arc::clone(&letters),
                 bell,
                 active,
                 seen: AtomicU64::new(0),
@@ -304,8 +303,7 @@ impl Hub {
     }
 
     fn send(&self, letter: Letter) {
-        // The supervisor holds the other end until the process ends.
-        let _ = self.inbox.send(letter);
+        self.inbox.push(letter);
         self.bell.wake();
     }
 

@@ -14,6 +14,7 @@ pub mod journal;
 pub mod json;
 pub mod number;
 pub mod paths;
+pub mod queue;
 pub mod table;
 
 // floor 1: thought (pure: no system calls, no threads, no clock)

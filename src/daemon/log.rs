@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::clock::Wall;
 use crate::journal::{Journal, Level};
 use crate::os::{fds, files, proc};
 use crate::paths::ProjectDir;
+use crate::queue::Queue;
 
 /// A log that is larger becomes `daemon.log.1`.
 const LARGEST: u64 = 10 << 20;
@@ -33,7 +34,7 @@ pub(super) struct DaemonLog {
     inner: Mutex<Inner>,
     least: Level,
     detached: bool,
-    echo: Option<SyncSender<String>>,
+    echo: Option<Arc<Queue<String>>>,
 }
 
 #[derive(Debug)]
@@ -86,6 +87,14 @@ impl DaemonLog {
     }
 }
 
+impl Drop for DaemonLog {
+    fn drop(&mut self) {
+        if let Some(echo) = &self.echo {
+            echo.close();
+        }
+    }
+}
+
 impl Journal for DaemonLog {
     /// Writes `2026-11-21 02:46:50,123 [INFO] room: text`; each line of the text becomes one of its own.
     fn write(&self, level: Level, room: &str, text: &str) {
@@ -106,7 +115,7 @@ impl Journal for DaemonLog {
         if let Some(echo) = &self.echo {
             for line in text.lines() {
                 // Full: nobody reads the terminal, and nobody is held up by that.
-                let _ = echo.try_send(format!("bpm: {line}\n"));
+                echo.push_within(PATIENCE, format!("bpm: {line}\n"));
             }
         }
     }
@@ -132,13 +141,14 @@ impl Inner {
 
 /// A thread that writes to standard error, so that a terminal that is stopped (^S) or a pipe that is
 /// full holds up this thread and no other. None: no thread to be had, and no echo.
-fn echo() -> Option<SyncSender<String>> {
-    let (lines, inbox) = sync_channel::<String>(PATIENCE);
+fn echo() -> Option<Arc<Queue<String>>> {
+    let lines = Arc::<Queue<String>>::default();
+    let inbox = Arc::clone(&lines);
     std::thread::Builder::new()
         .name("echo-journal".into())
         .stack_size(64 << 10)
         .spawn(move || {
-            for line in inbox {
+            while let Some(line) = inbox.wait(Duration::MAX) {
                 if io::stderr().write_all(line.as_bytes()).is_err() {
                     return;
                 }

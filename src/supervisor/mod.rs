@@ -20,7 +20,6 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,7 +27,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::board::{Board, EventView, ExitView, Snapshot};
 use crate::clock::Mono;
 use crate::config::{Config, Mode, Process};
-use crate::hub::{Ask, Fact, Hub, Identity, Letter, Reply, STOPPING, Slot};
+use crate::hub::{Ask, Fact, Hub, Identity, Letter, Letters, Reply, STOPPING, Slot};
 use crate::journal::{Journal, Level};
 use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Policy, Ticket, UnitId};
 use crate::os::fds::Nofile;
@@ -156,7 +155,7 @@ enum Phase {
 pub struct Supervisor {
     setup: Setup,
     hub: Arc<Hub>,
-    letters: Receiver<Letter>,
+    letters: Letters,
     mailbox: Arc<Mailbox>,
     bell: Arc<Waker>,
     signals: Signals,
@@ -523,16 +522,15 @@ impl Supervisor {
         let mut tokens = Vec::new();
         self.mailbox.take(&mut tokens);
         self.bell.seen();
-        loop {
-            match self.letters.try_recv() {
-                Ok(Letter::Ask(ask, slot)) => {
+        while let Some(letter) = self.letters.pop() {
+            match letter {
+                Letter::Ask(ask, slot) => {
                     self.take_ask(ask, slot.clone());
                     // An answer to the first letter must not wait for the hundredth.
                     self.settle();
                     slot.begin();
                 }
-                Ok(Letter::Fact(fact)) => self.take_fact(fact),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+                Letter::Fact(fact) => self.take_fact(fact),
             }
         }
     }

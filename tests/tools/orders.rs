@@ -267,7 +267,7 @@ fn who_has_no_patience_hears_of_what_has_begun() {
         None,
         "the board is still that of before"
     );
-    let Ok(Letter::Ask(_, slot)) = stage.letters.try_recv() else {
+    let Some(Letter::Ask(_, slot)) = stage.letters.pop() else {
         panic!("nothing was asked")
     };
     stage.change_unit("web", |web| web.build = Some(build(8, "running")));

@@ -209,7 +209,7 @@ fn a_shutdown_says_who_is_waited_for() {
         panic!()
     };
     task.start(&stage.waker);
-    let Letter::Ask(ask, slot) = stage.letters.try_recv().unwrap() else {
+    let Letter::Ask(ask, slot) = stage.letters.pop().unwrap() else {
         panic!()
     };
     assert_eq!(ask, Ask::Shutdown { force: true });

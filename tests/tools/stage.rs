@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use bpm::board::{Board, BuildError, BuildView, EventView, ExitView, Snapshot, St
 use bpm::clock::{Mono, Wall};
 use bpm::config::{Kind, Mode};
 use bpm::door::{Answer, Caller, ClientKind, Level, Service, Step, Task, Via};
-use bpm::hub::{Ask, Done, Hub, Identity, Letter, Reply};
+use bpm::hub::{Ask, Done, Hub, Identity, Letter, Letters, Reply};
 use bpm::journal::Journal;
 use bpm::os::poll::{Mailbox, Waker};
 use bpm::search::Stream;
@@ -30,7 +29,7 @@ const LIMITS: Limits = Limits {
 /// What a test sees of the tools, and the engine's end of everything.
 pub(crate) struct Stage {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) letters: Receiver<Letter>,
+    pub(crate) letters: Letters,
     pub(crate) tools: Tools,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) waker: Arc<Waker>,
@@ -312,7 +311,7 @@ impl Stage {
             Step::Wait(mut task) => {
                 task.start(&self.waker);
                 loop {
-                    while let Ok(Letter::Ask(ask, slot)) = self.letters.try_recv() {
+                    while let Some(Letter::Ask(ask, slot)) = self.letters.pop() {
                         slot.begin();
                         if let Some(reply) = engine(ask) {
                             slot.put(reply);
