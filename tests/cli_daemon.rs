@@ -199,6 +199,23 @@ fn a_killed_daemon_is_stale_and_its_processes_are_not_doubled() {
 }
 
 #[test]
+fn what_a_killed_daemon_did_not_write_down_is_found() {
+    let house = House::new(NAP);
+    house.cli(["-d"]).exits(0);
+    let nap = status(&house)["processes"][0]["pid"].as_i64().unwrap() as i32;
+    murder(pid(&house));
+    // As if it had been killed between a start and the note of it.
+    let path = house.state_folder().unwrap().join("state.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    state["running"] = Value::Array(Vec::new());
+    fs::write(&path, state.to_string()).unwrap();
+    house.cli(["start"]).exits(0);
+    assert!(!lives(nap));
+    assert_eq!(house.inhabitants().len(), 2, "{:?}", house.inhabitants());
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
 fn a_strangers_pid_is_not_signalled() {
     let house = House::new(NAP);
     house.cli(["-d"]).exits(0);
@@ -498,6 +515,42 @@ fn a_forced_stop_is_over_at_once() {
 }
 
 #[test]
+fn a_terminal_that_goes_away_stops_what_is_in_its_foreground() {
+    let house = House::new(NAP);
+    for (word, stops) in [("exec", true), ("exec nohup", false)] {
+        let command = format!("{word} {} {}", bpm().display(), house.root.display());
+        let mut terminal = house
+            .command("script")
+            .args(["-qfc", &command, "/dev/null"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually(|| match daemon(&house)["verdict"] == "running" {
+            true => Ok(()),
+            false => Err("not yet"),
+        });
+        let bpm = pid(&house);
+        terminal.kill().unwrap();
+        terminal.wait().unwrap();
+        if stops {
+            eventually(|| if lives(bpm) { Err("it lives") } else { Ok(()) });
+        } else {
+            // The kernel has told it already; a reload is the answer.
+            kill(Pid::from_raw(bpm), Signal::SIGHUP).unwrap();
+            let log = house.state_folder().unwrap().join("daemon.log");
+            eventually(|| match fs::read_to_string(&log).unwrap() {
+                text if text.contains("reload: 0 changed") => Ok(()),
+                text => Err(text),
+            });
+            house.cli(["stop"]).exits(0);
+        }
+        assert_eq!(house.inhabitants(), []);
+    }
+}
+
+#[test]
 fn systemd_is_told() {
     use std::os::unix::net::UnixDatagram;
     let mut house = House::new(NAP);
@@ -508,17 +561,33 @@ fn systemd_is_told() {
     house.env("NOTIFY_SOCKET", path.to_str().unwrap());
     // Slow enough for a queue of ten (net.unix.max_dgram_qlen) that is not read meanwhile.
     house.env("WATCHDOG_USEC", "1000000");
-    house.serve();
-    let mut said = Vec::new();
-    let mut hear = |until: &str| {
-        let mut buffer = [0; 512];
+    house.serve_beyond_terminals();
+    // What it said until then, less what it always says.
+    let hear = |until: &str| {
+        let (mut said, mut buffer) = (Vec::new(), [0; 512]);
         while !said.iter().any(|s: &String| s.contains(until)) {
             let n = systemd.recv(&mut buffer).unwrap();
-            said.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
+            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            if text != "WATCHDOG=1" || text == until {
+                said.push(text);
+            }
         }
+        said
     };
     hear("READY=1");
     hear("WATCHDOG=1");
+    // A file without changes, one with a mistake, and the change of a process.
+    for text in [
+        NAP,
+        "[process.nap]\n",
+        "[process.nap]\ncommand = \"exec sleep 1000\"\n",
+    ] {
+        house.config(text);
+        house.signal(Signal::SIGHUP);
+        let said = hear("READY=1");
+        let usec = said[0].strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+        assert!(usec.is_some_and(|n| n.parse::<u64>().is_ok()), "{said:?}");
+    }
     // What is for bpm alone does not reach the processes.
     let nap = house.running("nap");
     let environ = fs::read(format!("/proc/{nap}/environ")).unwrap();

@@ -31,7 +31,7 @@ use crate::number;
 use crate::os::detach::{self, Ready, Side};
 use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
-use crate::os::{fds, files, memory, proc};
+use crate::os::{fds, files, memory, proc, reap};
 use crate::paths::{CONFIG_FILE, ProjectDir};
 use crate::state::State;
 use crate::supervisor::{Manager, Setup, Supervisor};
@@ -378,6 +378,8 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     let log = open_log(project, foreground)?;
     let nofile =
         fds::raise_nofile().map_err(|e| Error::system("raise the limit of open files", e))?;
+    // Removed at each end but a violent one.
+    let killed_before = project.dir.descriptor().exists();
     let (mut state, trouble) = State::read(&project.dir.state());
     if let Some(trouble) = trouble {
         log.write(Level::Warn, "daemon", &trouble);
@@ -402,8 +404,9 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
         env: project.env.for_children(),
         nofile,
         umask,
-        foreground,
+        hangs_up: foreground && reap::may_hang_up(),
         idle_shutdown: over.idle_shutdown,
+        killed_before,
         identity,
         journal: Arc::clone(&log) as Arc<dyn Journal>,
         manager: Box::new(herald.clone()),

@@ -153,6 +153,18 @@ const SIGNALS: [i32; 5] = [
     libc::SIGUSR2,
 ];
 
+/// Our terminal would tell us by SIGHUP that it goes away: we have one, and who started us did not ignore that signal
+/// (nohup(1)). To be asked before [`Signals::new`].
+pub fn may_hang_up() -> bool {
+    // SAFETY: all zeros are a valid sigaction; the call only writes it.
+    let ignored = unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), &mut now) == 0
+            && now.sa_sigaction == libc::SIG_IGN
+    };
+    !ignored && std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// TERM, INT, HUP, CHLD and USR2 as a descriptor to wait on. None of them is ignored or blocked after, whatever
 /// whoever started us did: a child must not inherit such a thing, and SIGCHLD ignored would
 /// lose exits.

@@ -64,9 +64,11 @@ pub struct Setup {
     pub umask: u32,
     /// INT and TERM stop it, the second kills; HUP stops too where this is set (a terminal that
     /// went away), and reloads where not.
-    pub foreground: bool,
+    pub hangs_up: bool,
     /// Over the configuration's, now and after a reload (`BPM_IDLE_TIMEOUT`).
     pub idle_shutdown: Option<Duration>,
+    /// The bpm before did not end in order: it may have left processes.
+    pub killed_before: bool,
     /// Who we are.
     pub identity: Identity,
     /// bpm's own log.
@@ -329,7 +331,7 @@ impl Supervisor {
                 }
             }
             let caught = self.signals.take();
-            if caught.term || caught.int || (caught.hup && self.setup.foreground) {
+            if caught.term || caught.int || (caught.hup && self.setup.hangs_up) {
                 self.told_to_stop();
             } else if caught.hup {
                 self.reload(false, Slot::nobody());

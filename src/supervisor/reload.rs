@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::Mono;
 use crate::config::{self, Config, Diff};
 use crate::error::reason;
 use crate::hub::{Reloaded, Reply, STOPPING, Slot};
@@ -17,6 +18,18 @@ impl Supervisor {
         if self.phase != Phase::Working {
             return slot.put(Reply::Refused(STOPPING.into()));
         }
+        if dry_run {
+            return self.read_anew(true, slot);
+        }
+        // Whatever comes of it: who sent HUP waits for both (systemd.service(5), Type=notify-reload).
+        let now = Mono::now().as_nanos() / 1_000;
+        let text = format!("RELOADING=1\nMONOTONIC_USEC={now}");
+        self.setup.manager.tell(&text);
+        self.read_anew(false, slot);
+        self.setup.manager.tell("READY=1");
+    }
+
+    fn read_anew(&mut self, dry_run: bool, slot: Slot) {
         let new = match self.read_config() {
             Ok(new) => new,
             Err(errors) => {
@@ -52,7 +65,6 @@ impl Supervisor {
         if dry_run {
             return slot.put(Reply::Reload(reloaded));
         }
-        self.setup.manager.tell("RELOADING=1");
         let members = self.take_over(&new, &diff);
         self.setup.config = new;
         self.watch_files();
@@ -64,7 +76,6 @@ impl Supervisor {
         );
         self.happened(None, "reload", text);
         self.gather(Kind::Reload(Box::new(reloaded)), members, slot);
-        self.setup.manager.tell("READY=1");
     }
 
     fn read_config(&self) -> Result<Config, Vec<String>> {

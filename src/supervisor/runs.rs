@@ -410,7 +410,8 @@ impl Supervisor {
     /// A bpm of this project that was killed has left processes: they are stopped before anything is
     /// started a second time. Says which, where there were any.
     pub(super) fn end_leftovers(&mut self) -> Option<String> {
-        if !self.state.anything_runs() {
+        // What it started last it may not have written down.
+        if !self.state.anything_runs() && !self.setup.killed_before {
             return None;
         }
         self.state.forget_running();

@@ -273,6 +273,22 @@ impl House {
         self
     }
 
+    /// The same in a session of its own, as a service manager starts it: there is no terminal that could hang up.
+    #[track_caller]
+    pub fn serve_beyond_terminals(&mut self) -> &mut Self {
+        let child = self
+            .command("setsid")
+            .arg(bpm())
+            .arg(&self.root)
+            .stdin(Stdio::null())
+            .stdout(self.sink("out"))
+            .stderr(self.sink("err"))
+            .spawn()
+            .unwrap();
+        self.wait_until_served(child);
+        self
+    }
+
     /// The same with its stdout going elsewhere.
     #[track_caller]
     pub fn serve_into(&mut self, out: std::os::fd::OwnedFd) -> &mut Self {
