@@ -74,7 +74,8 @@ fn listeners() -> Vec<i32> {
 
 /// A server that answers `VERSION PID` to each request, one after the other, and ends at TERM once
 /// the request at hand is answered. VERSION stands in the file `version`; `die` ends at once, `never`
-/// never says that it serves. With a file `sick` the answer is 503.
+/// never says that it serves. With a file `sick` the answer is 503. With KEEP_ALIVE, connections stay open
+/// until its end.
 fn serve() {
     let version = std::fs::read_to_string("version").unwrap_or_default();
     let version = version.trim();
@@ -102,9 +103,12 @@ fn serve() {
     }
     say(format_args!("serving {version}"));
     let polled = |fd: i32| PollFd { fd, events: 1, revents: 0 };
+    let keeps = std::env::var("KEEP_ALIVE").is_ok();
+    let mut kept: Vec<std::fs::File> = Vec::new();
     loop {
         let mut fds = vec![polled(ears.as_raw_fd())];
         fds.extend(sockets.iter().map(|s| polled(s.as_raw_fd())));
+        fds.extend(kept.iter().map(|s| polled(s.as_raw_fd())));
         if unsafe { poll(fds.as_mut_ptr(), fds.len() as u64, -1) } < 0 {
             continue;
         }
@@ -113,8 +117,13 @@ fn serve() {
         }
         for (socket, _) in sockets.iter().zip(&fds[1..]).filter(|(_, fd)| fd.revents != 0) {
             if let Ok(fd) = accept(socket) {
-                answer(fd, version);
+                kept.extend(answer(fd, version, keeps));
             }
+        }
+        let asking = &fds[1 + sockets.len()..];
+        for at in (0..asking.len()).rev().filter(|at| asking[*at].revents != 0) {
+            let stream = kept.swap_remove(at);
+            kept.extend(answer(stream, version, keeps));
         }
     }
     let linger = std::env::var("LINGER_MS").ok().and_then(|ms| ms.parse().ok());
@@ -133,13 +142,14 @@ fn accept(socket: &TcpListener) -> std::io::Result<std::fs::File> {
     Ok(unsafe { std::fs::File::from_raw_fd(fd) })
 }
 
-fn answer(mut stream: std::fs::File, version: &str) {
+/// Gives the connection back if it stays open.
+fn answer(mut stream: std::fs::File, version: &str, keeps: bool) -> Option<std::fs::File> {
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
     while !request.ends_with(b"\r\n\r\n") {
         match stream.read(&mut buffer) {
             Ok(n @ 1..) => request.extend_from_slice(&buffer[..n]),
-            _ => return,
+            _ => return None,
         }
     }
     let status = match std::path::Path::new("sick").exists() {
@@ -147,8 +157,11 @@ fn answer(mut stream: std::fs::File, version: &str) {
         false => "200 OK",
     };
     let body = format!("{version} {}\n", std::process::id());
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close", body.len());
-    let _ = stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes());
+    let connection = if keeps { "keep-alive" } else { "close" };
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: {connection}");
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).ok()?;
+    keeps.then_some(stream)
 }
 
 /// sd_notify(3), a datagram for each argument.
