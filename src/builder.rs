@@ -52,9 +52,9 @@ pub struct BuildJob {
     pub stdout: OwnedFd,
     /// The read end of its standard error.
     pub stderr: OwnedFd,
-    /// Where this process's binaries are kept: the copy is `<bin_dir>/<id>/<name>`.
+    /// Where this process's binaries are kept: a copy is `<bin_dir>/<number>/<name>`.
     pub bin_dir: PathBuf,
-    /// Executables that run, or that can be rolled back to: never deleted.
+    /// Executables that run, or that can be started again: the only copies that stay.
     pub keep: Vec<PathBuf>,
     /// Where the outcome goes ([`Fact::Built`]), and what it does meanwhile ([`Fact::Phase`]).
     pub hub: Arc<Hub>,
@@ -150,7 +150,7 @@ impl Reader {
         output.finish();
         let outcome = Box::new(match end {
             Ok(()) => BuildOutcome {
-                result: made(&output, &job.plan, &job.bin_dir, id, &job.keep),
+                result: made(&output, &job.plan, &job.bin_dir, &job.keep),
                 errors: Vec::new(),
             },
             Err(words) => BuildOutcome {
@@ -369,7 +369,6 @@ fn made(
     output: &Output,
     plan: &BuildPlan,
     bin_dir: &Path,
-    id: u64,
     keep: &[PathBuf],
 ) -> Result<Artifact, String> {
     let Some(wanted) = &plan.binary else {
@@ -377,7 +376,7 @@ fn made(
     };
     let chosen = cargo::choose(&output.built, wanted, |path| fs::read_to_string(path).ok())?;
     let executable = chosen.executable.as_deref().unwrap_or_default();
-    let copy = store(Path::new(executable), bin_dir, id, keep)?;
+    let copy = store(Path::new(executable), bin_dir, keep)?;
     Ok(Artifact {
         exe: Some(copy),
         argv0: Some(cargo::argv0(executable, &plan.cwd)),
@@ -406,26 +405,27 @@ fn sysroot_libs(executable: &Path) -> Vec<String> {
     }
 }
 
-/// Copies an executable to `<bin_dir>/<id>/`, and deletes older copies but the one before and those
-/// in `keep`. What is the same as the newest copy is not copied again: the two that are kept should
-/// be two that differ, so that there is something to roll back to.
-fn store(exe: &Path, bin_dir: &Path, id: u64, keep: &[PathBuf]) -> Result<PathBuf, String> {
+/// Copies an executable to a folder of its own below `bin_dir`, and deletes the older copies but those in `keep`. What
+/// is the same as the newest copy is not copied again: what is kept should differ, so that there is something to roll
+/// back to. Numbers only rise, over daemons as well: builds are counted anew by each.
+fn store(exe: &Path, bin_dir: &Path, keep: &[PathBuf]) -> Result<PathBuf, String> {
     let name = exe.file_name().ok_or("cargo names no file")?;
     let older = stored(bin_dir);
-    if let Some(last) = older.first().map(|(_, dir)| dir.join(name))
+    let newest = older.first();
+    if let Some(last) = newest.map(|(_, dir)| dir.join(name))
         && same(exe, &last).unwrap_or(false)
     {
         return Ok(last);
     }
-    let dir = bin_dir.join(id.to_string());
+    let number = newest.map_or(1, |(n, _)| n + 1);
+    let dir = bin_dir.join(number.to_string());
     let copy = dir.join(name);
-    let _ = fs::remove_dir_all(&dir);
     if let Err(e) = fs::create_dir_all(&dir).and_then(|()| copy_exe(exe, &copy)) {
         let _ = fs::remove_dir_all(&dir);
         let (exe, dir, why) = (exe.display(), dir.display(), reason(&e));
         return Err(format!("cannot copy {exe} to {dir}: {why}"));
     }
-    for (_, old) in older.iter().filter(|(n, _)| *n != id).skip(1) {
+    for (_, old) in &older {
         if !keep.iter().any(|k| k.starts_with(old)) {
             // It is only space; the next build tries again.
             let _ = fs::remove_dir_all(old);
@@ -712,26 +712,22 @@ mod tests {
         house.main_rs(&says(1));
         assert_eq!(house.cargo(3).result.unwrap().exe, Some(exe.clone()));
 
+        house.keep = vec![exe.clone()];
         house.main_rs(&says(2));
         let second = house.cargo(4).result.unwrap().exe.unwrap();
-        assert_eq!(second, root.join("bin/4/app"));
-        assert!(exe.exists(), "the one before is kept");
+        assert_eq!(second, root.join("bin/2/app"));
+        assert!(exe.exists(), "what runs is kept");
 
-        house.keep = vec![exe.clone()];
+        house.keep = vec![second.clone()];
         house.main_rs(&says(3));
-        house.cargo(5).result.unwrap();
-        assert!(exe.exists() && second.exists(), "what runs is kept");
-
-        house.keep.clear();
-        house.main_rs(&says(4));
-        let last = house.cargo(6).result.unwrap().exe.unwrap();
+        let last = house.cargo(5).result.unwrap().exe.unwrap();
         let kept: Vec<u64> = stored(&root.join("bin"))
             .into_iter()
             .map(|(n, _)| n)
             .collect();
-        assert_eq!(kept, [6, 5]);
+        assert_eq!(kept, [3, 2]);
         let output = Command::new(&last).output().unwrap();
-        assert!(String::from_utf8_lossy(&output.stdout).ends_with(" 4\n"));
+        assert!(String::from_utf8_lossy(&output.stdout).ends_with(" 3\n"));
 
         fs::write(root.join("Cargo.toml"), "[package]\nnome = \"app\"\n").unwrap();
         let broken = house.cargo(7);

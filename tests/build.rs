@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::fs;
+
 use common::{House, murder};
 use serde_json::{Value, json};
 
@@ -369,4 +371,56 @@ fn two_binaries_and_none_named_are_listed() {
         reason.contains("here") && reason.contains("there"),
         "{reason}"
     );
+}
+
+/// The copies of the binary that there are.
+fn copies(house: &House) -> usize {
+    let folder = house.state_folder().unwrap().join("bin/app");
+    fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+fn few_copies_are_kept_and_what_runs_is_one() {
+    let mut house = House::new(RUST);
+    house.fake_cargo();
+    house.source("echo v0; exec sleep 1000");
+    for life in 0..2 {
+        house.serve();
+        house.running("app");
+        for n in 1..=4 {
+            house.source(&format!("echo v{life}{n}; exec sleep 1000"));
+            house.call("restart", json!({"process": "app"})).ok();
+            assert_eq!(house.logs("app"), [format!("v{life}{n}")]);
+            // Besides what runs: the newest of the other mode, and the one before.
+            assert!(copies(&house) <= 3, "{}", copies(&house));
+        }
+        house.signal(nix::sys::signal::Signal::SIGTERM);
+        house.ended();
+    }
+    assert!(copies(&house) <= 3);
+}
+
+#[test]
+fn a_binary_that_somebody_removed_is_built_once_more() {
+    let mut house = House::new(&format!(
+        "release_crash_backoff_initial_seconds = 0\n{RUST}"
+    ));
+    house.fake_cargo();
+    house.source("echo v1; exec sleep 1000");
+    house.serve();
+    let old = house.running("app");
+    fs::remove_dir_all(house.state_folder().unwrap().join("bin")).unwrap();
+    murder(old);
+    let status = house.status_when("app", |s| s["state"] == "running" && s["pid"] != old);
+    assert_eq!(
+        (&status["restarts"], &status["crashes"]),
+        (&json!(1), &json!(1))
+    );
+    // Whoever asks for a start is answered by the one that follows.
+    fs::remove_dir_all(house.state_folder().unwrap().join("bin")).unwrap();
+    house.call("stop", json!({"process": "app"})).ok();
+    house.call("start", json!({"process": "app"})).ok();
+    let again = json!({"process": "app", "mode": "release", "build": false});
+    fs::remove_dir_all(house.state_folder().unwrap().join("bin")).unwrap();
+    house.call("restart", again).ok();
 }

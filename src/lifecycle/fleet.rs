@@ -47,7 +47,7 @@ pub enum Event {
         /// Err: why not.
         result: Result<(), String>,
     },
-    /// A run began. This or [`Event::NotSpawned`] comes once for each [`Effect::Spawn`].
+    /// A run began. This, [`Event::NotSpawned`] or [`Event::Lost`] comes once for each [`Effect::Spawn`].
     Spawned {
         /// Whose.
         unit: UnitId,
@@ -64,6 +64,13 @@ pub enum Event {
         generation: Generation,
         /// Why.
         why: String,
+    },
+    /// A run could not begin, because what its build had made is gone. In place of [`Event::NotSpawned`].
+    Lost {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
     },
     /// Its readiness check passed.
     Ready {
@@ -266,6 +273,11 @@ impl Fleet {
             .map(|unit| unit.facts(&self.needs(unit)))
     }
 
+    /// The builds that may be started from now on, without the one under way.
+    pub fn startable(&self, id: UnitId) -> Vec<u64> {
+        self.units.get(&id).map_or(Vec::new(), |u| u.builds())
+    }
+
     /// Nothing of it runs or is built.
     pub fn is_empty(&self, id: UnitId) -> bool {
         self.units.get(&id).is_none_or(|u| u.is_empty())
@@ -343,6 +355,7 @@ impl Fleet {
             } => {
                 self.with(unit, |u| u.not_spawned(now, generation, &why, out));
             }
+            Event::Lost { unit, generation } => self.with(unit, |u| u.lost(now, generation, out)),
             Event::Ready { unit, generation } => self.with(unit, |u| u.ready(generation)),
             Event::Health {
                 unit,

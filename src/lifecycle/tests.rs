@@ -388,11 +388,18 @@ fn random_event(world: &mut World, dice: &mut Dice) {
                 if dice.chance(80) {
                     world.spawned(key);
                 } else {
+                    let (unit, generation) = key;
                     world.runs.remove(&key);
-                    world.step(Event::NotSpawned {
-                        unit: key.0,
-                        generation: key.1,
-                        why: "no such file".into(),
+                    let mut spawns = world.spawns.iter();
+                    let built = spawns.any(|s| (s.1, s.2) == key && s.3 > 0);
+                    world.step(if built && dice.chance(50) {
+                        Event::Lost { unit, generation }
+                    } else {
+                        Event::NotSpawned {
+                            unit,
+                            generation,
+                            why: "no such file".into(),
+                        }
                     });
                 }
             }

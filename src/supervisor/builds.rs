@@ -15,7 +15,6 @@ use crate::os::group;
 use crate::os::reap::Death;
 use crate::os::spawn::Step;
 use crate::plan;
-use crate::table::Table;
 
 use super::Supervisor;
 use super::environment::Purpose;
@@ -142,20 +141,22 @@ impl Supervisor {
         }
     }
 
-    /// What must not be deleted: what runs, and what a mode's last good build made.
+    /// What must not be deleted: what runs, and what may be started again.
     fn executables(&self, unit: UnitId) -> Vec<PathBuf> {
         let running = self
             .books
             .iter()
             .filter(|(k, _)| k.0 == unit)
             .filter_map(|(_, b)| b.exe.clone());
+        let builds = self.fleet.startable(unit);
         let built = self
             .units
             .get(&unit)
             .into_iter()
-            .flat_map(|u| u.artifacts.values());
+            .flat_map(|u| u.artifacts.iter())
+            .filter(|(id, _)| builds.contains(id));
         running
-            .chain(built.filter_map(|(_, a)| a.exe.clone()))
+            .chain(built.filter_map(|(_, (_, a))| a.exe.clone()))
             .collect()
     }
 
@@ -223,11 +224,12 @@ impl Supervisor {
             Ok(()) => "exit code 0".to_string(),
             Err(why) => why.clone(),
         };
+        let builds = self.fleet.startable(unit);
         if let Some(u) = self.units.get_mut(&unit) {
             if let Some(artifact) = artifact {
                 let mode = u.build.as_ref().map_or(Mode::Release, |b| b.mode);
+                u.artifacts.retain(|id, _| builds.contains(id));
                 u.artifacts.insert(id, (mode, artifact));
-                forget_old(&mut u.artifacts);
             }
             if let Some(build) = &mut u.build {
                 u.build_log.end(build.id, Wall::now(), &words);
@@ -249,37 +251,5 @@ impl Supervisor {
         };
         self.happened(Some(unit), "build", text);
         self.queue.push_back(Event::Built { unit, id, result });
-    }
-}
-
-/// The newest of each mode can be started, and the one before the newest be rolled back to.
-fn forget_old(artifacts: &mut Table<u64, (Mode, plan::Artifact)>) {
-    let newest = |wanted: Mode| {
-        artifacts
-            .iter()
-            .rfind(|(_, (mode, _))| *mode == wanted)
-            .map(|(id, _)| *id)
-    };
-    let kept = [
-        newest(Mode::Dev),
-        newest(Mode::Release),
-        artifacts.keys().rev().nth(1).copied(),
-    ];
-    artifacts.retain(|id, _| kept.contains(&Some(*id)));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_can_be_started_is_not_forgotten() {
-        let mut artifacts = Table::default();
-        for id in 1..=9 {
-            let mode = if id == 1 { Mode::Release } else { Mode::Dev };
-            artifacts.insert(id, (mode, plan::Artifact::default()));
-            forget_old(&mut artifacts);
-        }
-        assert!(artifacts.keys().eq(&[1, 8, 9]));
     }
 }

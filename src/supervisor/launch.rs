@@ -41,6 +41,14 @@ impl Supervisor {
             .map(|(_, a)| a.clone())
             .unwrap_or_default();
         let log = Arc::clone(&u.log);
+        if let Some(exe) = artifact.exe.as_ref().filter(|exe| !exe.exists()) {
+            let text = format!("{} is gone: building it once more", exe.display());
+            self.happened(Some(key.0), "build", text);
+            return self.queue.push_back(Event::Lost {
+                unit: key.0,
+                generation: key.1,
+            });
+        }
         if !process.cwd.is_dir() {
             return self.fail(purpose, &format!("no such folder: {:?}", process.cwd));
         }

@@ -411,7 +411,7 @@ fn ended(unit: &UnitView, news: bool) -> Look {
             human(exit.uptime)
         )
     };
-    let over = matches!(unit.state, State::Done | State::Failed);
+    let over = matches!(unit.state, State::Stopped | State::Done | State::Failed);
     match (resting(unit), unit.exits.back()) {
         (_, Some(exit)) if news => Look::Met(words(exit)),
         // Who waits for the end of what has ended has what they wait for.

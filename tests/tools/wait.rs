@@ -95,6 +95,15 @@ fn wait_ends_at_once_where_it_can_not_be_met() {
         stage.data("wait", json!({"process": "task", "for": "exit"}))["met"],
         true
     );
+    // The same of one that somebody stopped.
+    let mut stopped = idle("web", State::Stopped);
+    stopped.exits = Arc::new(VecDeque::from([exit(1, 3)]));
+    let stage = Stage::new(vec![stopped]);
+    let value = stage.data("wait", json!({"process": "web", "for": "exit"}));
+    assert_eq!(
+        (&value["met"], &value["exit"]["code"]),
+        (&json!(true), &json!(3))
+    );
 }
 
 #[test]

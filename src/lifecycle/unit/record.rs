@@ -117,6 +117,32 @@ impl Unit {
         self.gone(now, generation);
     }
 
+    /// Built once more, as if it had never been.
+    pub(in crate::lifecycle) fn lost(
+        &mut self,
+        now: Mono,
+        generation: Generation,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(run) = self.find(generation) else {
+            return;
+        };
+        let (built, asked) = (run.built, run.stop.is_some());
+        for known in self.built.iter_mut().chain([&mut self.fallback]) {
+            known.take_if(|b| *b == built);
+        }
+        self.starts -= 1;
+        if !asked {
+            self.build_wish.get_or_insert((built.mode, 0));
+        }
+        // There is nothing to go back to.
+        self.fail_waiting(out, |goal| match goal {
+            Goal::Back(why) => Some(why.clone()),
+            Goal::Up | Goal::Fresh { .. } | Goal::Down => None,
+        });
+        self.gone(now, generation);
+    }
+
     pub(in crate::lifecycle) fn ready(&mut self, generation: Generation) {
         if let Some(run) = self.find(generation).filter(|r| r.serves()) {
             run.good = true;

@@ -13,6 +13,14 @@ impl Unit {
             && self.build.is_none()
     }
 
+    /// The builds that run or may be started again.
+    pub(in crate::lifecycle) fn builds(&self) -> Vec<u64> {
+        let runs = [&self.run, &self.coming, &self.leaving];
+        let runs = runs.into_iter().flatten().map(|r| r.built);
+        let known = self.built.into_iter().chain([self.fallback]).flatten();
+        runs.chain(known).map(|b| b.id).collect()
+    }
+
     pub(in crate::lifecycle) fn is_building(&self) -> bool {
         self.build.is_some()
     }
