@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub units: Vec<Arc<UnitView>>,
     /// The newest [`EVENTS`], oldest first; their `seq` rises by one.
     pub events: VecDeque<Arc<EventView>>,
+    /// The number of the newest event of an earlier bpm: ours go on behind it.
+    pub before: u64,
     /// Dev if any process is in dev.
     pub mode: Mode,
     /// When dev processes are built for release, if nobody calls before.

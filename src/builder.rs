@@ -512,6 +512,7 @@ mod tests {
                 root: "/".into(),
                 units: Vec::new(),
                 events: Default::default(),
+                before: 0,
                 mode: Mode::Dev,
                 release_at: None,
                 stopping: false,

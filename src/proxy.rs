@@ -463,9 +463,11 @@ impl State {
 fn repeatable(line: &[u8]) -> bool {
     let message: Value = serde_json::from_slice(line).unwrap_or_default();
     match message["method"].as_str() {
-        Some("tools/call") => message["params"]["name"]
-            .as_str()
-            .is_some_and(tools::repeatable),
+        Some("tools/call") => {
+            let call = &message["params"];
+            let name = call["name"].as_str().unwrap_or_default();
+            tools::repeatable(name, &call["arguments"])
+        }
         // It has begun to answer.
         Some("subscriptions/listen") => false,
         Some(method) => !method.starts_with("bpm/"),
@@ -1025,6 +1027,42 @@ mod tests {
         );
         assert_eq!(wire, b"rest");
         assert!(answer_to(&mut wire, b"7").is_err());
+    }
+
+    #[test]
+    fn what_changes_something_or_waits_for_what_is_new_is_not_asked_again() {
+        for (yes, message) in [
+            (true, r#"{"method":"tools/list"}"#),
+            (
+                true,
+                r#"{"method":"tools/call","params":{"name":"get_status"}}"#,
+            ),
+            (
+                true,
+                r#"{"method":"tools/call","params":{"name":"wait","arguments":{"process":"a"}}}"#,
+            ),
+            (
+                true,
+                r#"{"method":"tools/call","params":{"name":"wait","arguments":{"for":"exit","after":7}}}"#,
+            ),
+            (
+                false,
+                r#"{"method":"tools/call","params":{"name":"wait","arguments":{"for":"exit"}}}"#,
+            ),
+            (
+                false,
+                r#"{"method":"tools/call","params":{"name":"start"}}"#,
+            ),
+            (
+                false,
+                r#"{"method":"tools/call","params":{"name":"no such"}}"#,
+            ),
+            (false, r#"{"method":"subscriptions/listen"}"#),
+            (false, r#"{"method":"bpm/shutdown"}"#),
+            (false, "no json"),
+        ] {
+            assert_eq!(repeatable(message.as_bytes()), yes, "{message}");
+        }
     }
 
     #[test]

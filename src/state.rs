@@ -63,6 +63,8 @@ pub struct Running {
 pub struct State {
     /// The TCP port kept for `/mcp`.
     pub port: Option<u16>,
+    /// No event has a number above this yet.
+    pub event: u64,
     /// What `port = "auto"` was given.
     ports: Table<String, u16>,
     numbers: Table<String, Numbers>,
@@ -167,6 +169,7 @@ impl State {
         }
         let mut state = Self {
             port: value["port"].as_u64().and_then(|p| u16::try_from(p).ok()),
+            event: value["event"].as_u64().unwrap_or_default(),
             ..Self::default()
         };
         for (name, row) in value["processes"].as_object()? {
@@ -197,8 +200,9 @@ impl State {
     /// Piece by piece: a tree of all of it would leave holes in the heap at each start of a process.
     fn format(&self) -> String {
         let mut out = format!(
-            "{{\"version\":{VERSION},\"port\":{},\"processes\":{{",
-            Value::from(self.port)
+            "{{\"version\":{VERSION},\"port\":{},\"event\":{},\"processes\":{{",
+            Value::from(self.port),
+            self.event
         );
         let mut comma = "";
         for (name, n) in self.numbers.iter() {

@@ -423,3 +423,42 @@ fn many_share_one_daemon() {
     }
     house.cli(["stop"]).exits(0);
 }
+
+#[test]
+fn events_are_numbered_over_restarts_and_deaths() {
+    let house = House::new(NAP);
+    let mut proxy = Proxy::new(&house, &[]);
+    proxy.handshake();
+    let call = |proxy: &mut Proxy, name: &str, args: Value| {
+        let answer = proxy.call("tools/call", json!({"name": name, "arguments": args}));
+        answer["result"]["structuredContent"].clone()
+    };
+    for dies in [false, true] {
+        // More than the next bpm has of its own, so that its numbers would be taken for old ones.
+        for _ in 0..3 {
+            call(&mut proxy, "stop", json!({"process": "nap"}));
+            let start = json!({"process": "nap", "timeout_seconds": 0});
+            call(&mut proxy, "start", start);
+        }
+        let before = proxy.status();
+        let cursor = before["next"].as_u64().unwrap();
+        if dies {
+            murder(before["daemon"]["pid"].as_i64().unwrap() as i32);
+        } else {
+            house.cli(["daemon", "restart"]).exits(0);
+        }
+        let change = json!({"process": "nap", "for": "change", "after": cursor});
+        assert_eq!(call(&mut proxy, "wait", change)["met"], true);
+        let news = call(&mut proxy, "get_status", json!({"events_since": cursor}));
+        let numbers: Vec<u64> = news["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["seq"].as_u64().unwrap())
+            .collect();
+        assert!(numbers.is_sorted() && numbers[0] > cursor, "{news}");
+        assert_eq!(news["next"].as_u64(), numbers.last().copied());
+    }
+    assert_eq!(proxy.end(), Some(0));
+    house.cli(["stop"]).exits(0);
+}

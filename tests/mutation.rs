@@ -416,8 +416,9 @@ fn a_search_finds_what_a_look_at_each_line_finds() {
             return;
         }
         let (lines, matches) = by_hand(&all, &plain, &query);
-        assert_eq!(found.lines, lines, "{pattern:?} {query:?}");
-        assert_eq!(found.matches, matches, "{pattern:?} {query:?}");
+        let asked = || format!("{query:?} of {:?}", String::from_utf8_lossy(text));
+        assert_eq!(found.lines, lines, "{}", asked());
+        assert_eq!(found.matches, matches, "{}", asked());
         assert_eq!(found.searched, all.len() as u64);
         matched += matches;
     });

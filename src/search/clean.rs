@@ -17,10 +17,10 @@ pub fn strip_into(mut src: &[u8], out: &mut Vec<u8>) {
 
 /// The line without escapes, newline and the carriage return before it.
 pub fn text_of(line: &[u8]) -> String {
-    let line = content(line);
     if memchr(ESC, line).is_none() {
-        return lossy(line).into_owned();
+        return lossy(content(line)).into_owned();
     }
+    // The end of the line is taken off once, as a search does: what stands before it may be another carriage return.
     let mut plain = Vec::with_capacity(line.len());
     strip_into(line, &mut plain);
     lossy(content(&plain)).into_owned()
@@ -89,6 +89,7 @@ mod tests {
             ("a\rb\r\r\n", "a\rb\r"),
             ("nul\0 stays", "nul\0 stays"),
             ("\x1b[31mred\r\x1b[0m\n", "red"),
+            ("\r\x1b\r\n", "\r"),
             ("", ""),
         ] {
             assert_eq!(text_of(raw.as_bytes()), text, "{raw:?}");

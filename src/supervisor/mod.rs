@@ -217,6 +217,7 @@ impl Supervisor {
             root: setup.config.root.clone(),
             units: Vec::new(),
             events: VecDeque::new(),
+            before: state.event,
             mode: Mode::Release,
             release_at: None,
             stopping: false,
@@ -255,9 +256,9 @@ impl Supervisor {
             stopped: Table::default(),
             last_number: 0,
             events: VecDeque::new(),
-            last_event: 0,
+            last_event: state.event,
             snapshot_seq: 0,
-            published_event: 0,
+            published_event: state.event,
             idled: None,
             oom_kills: crate::os::proc::oom_kills(),
             state,
@@ -663,6 +664,7 @@ impl Supervisor {
     /// Numbers that may be given out before we write again; the exact ones once all is over.
     fn note_numbers(&mut self) {
         let block = if self.phase == Phase::Ended { 0 } else { BLOCK };
+        self.state.event = self.last_event + block;
         for unit in self.units.values() {
             let (log, build) = (&unit.log, &unit.build_log);
             let numbers = Numbers {

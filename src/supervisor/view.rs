@@ -90,6 +90,7 @@ impl Supervisor {
             root: old.root.clone(),
             units,
             events: self.events.clone(),
+            before: old.before,
             mode: if dev { Mode::Dev } else { Mode::Release },
             release_at,
             stopping,

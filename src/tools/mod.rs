@@ -359,11 +359,14 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// There is a tool of that name, and calling it again does no harm: it changes nothing, and when it was called does not
-/// matter, as it does to who waits for what happens from then on.
-pub fn repeatable(name: &str) -> bool {
-    let tool = TOOLS.iter().find(|tool| tool.name == name);
-    tool.is_some_and(|tool| tool.hints.reads && name != "wait")
+/// Calling that tool again does no harm: it changes nothing, and when it was called does not matter, as it does to
+/// who waits without a cursor for what happens from then on.
+pub fn repeatable(name: &str, args: &Value) -> bool {
+    let reads = TOOLS
+        .iter()
+        .any(|tool| tool.name == name && tool.hints.reads);
+    let state = matches!(args["for"].as_str(), None | Some("ready"));
+    reads && (name != "wait" || state || !args["after"].is_null())
 }
 
 impl Tool {

@@ -251,10 +251,10 @@ fn events<'a>(board: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a A
 
 /// The cursor behind the newest event.
 pub(super) fn newest(board: &Snapshot) -> u64 {
-    board.events.back().map_or(0, |event| event.seq)
+    board.events.back().map_or(board.before, |event| event.seq)
 }
 
-/// Events begin anew with each bpm: to a cursor of the one before, all of them are news.
+/// Numbers go on over bpms. To a cursor from before they were lost (a damaged `state.json`) all events are news.
 pub(super) fn cursor(board: &Snapshot, after: u64) -> u64 {
     if after > newest(board) { 0 } else { after }
 }

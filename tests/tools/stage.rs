@@ -169,6 +169,7 @@ fn snapshot(units: Vec<UnitView>) -> Snapshot {
         root: PathBuf::from("/home/me/shop"),
         units: units.into_iter().map(Arc::new).collect(),
         events: VecDeque::new(),
+        before: 0,
         mode: Mode::Dev,
         release_at: None,
         stopping: false,
