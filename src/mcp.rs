@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::json::{brief, object};
+use crate::json::{brief, object, take};
 use crate::rpc::{self, INVALID_PARAMS, METHOD_NOT_FOUND, Refusal, Request};
 
 /// Stateless revisions.
@@ -422,11 +422,10 @@ fn watched(params: &Map<String, Value>) -> Result<Vec<String>, Refusal> {
 }
 
 fn completion(mut params: Map<String, Value>) -> Result<Verb, Refusal> {
-    let reference = params
-        .remove("ref")
+    let reference = take(&mut params, "ref")
         .filter(Value::is_object)
         .ok_or_else(|| wrong("params.ref is required, an object"))?;
-    let Some(Value::Object(mut argument)) = params.remove("argument") else {
+    let Some(Value::Object(mut argument)) = take(&mut params, "argument") else {
         return Err(wrong("params.argument is required, an object"));
     };
     Ok(Verb::Complete {
@@ -437,14 +436,14 @@ fn completion(mut params: Map<String, Value>) -> Result<Verb, Refusal> {
 }
 
 fn text(params: &mut Map<String, Value>, key: &str) -> Result<String, Refusal> {
-    match params.remove(key) {
+    match take(params, key) {
         Some(Value::String(text)) => Ok(text),
         _ => Err(wrong(format!("{key} is required, a string"))),
     }
 }
 
 fn arguments(params: &mut Map<String, Value>) -> Value {
-    match params.remove("arguments") {
+    match take(params, "arguments") {
         None | Some(Value::Null) => Value::Object(Map::new()),
         Some(args) => args,
     }
@@ -574,7 +573,7 @@ impl Server {
 
     /// Appends a result as it is, with what the era adds to objects.
     pub fn put_result(&self, out: &mut Vec<u8>, to: &Envelope, result: Value) {
-        let Value::Object(mut fields) = result else {
+        let Value::Object(fields) = result else {
             out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
             rpc::put(out, &to.id);
             out.extend_from_slice(b",\"result\":");
@@ -582,15 +581,18 @@ impl Server {
             out.push(b'}');
             return;
         };
-        if to.era == Era::Modern {
-            // These are ours to write, and a field must not come twice.
-            for ours in ["_meta", "resultType", "ttlMs", "cacheScope"] {
-                fields.remove(ours);
-            }
-        }
+        // These are ours to write, and a field must not come twice.
+        let ours: &[&str] = match to.era {
+            Era::Modern => &["_meta", "resultType", "ttlMs", "cacheScope"],
+            Era::Legacy => &[],
+        };
         self.put(out, to, |out| {
-            for (i, (key, value)) in fields.iter().enumerate() {
-                if i > 0 {
+            let begun = out.len();
+            for (key, value) in &fields {
+                if ours.contains(&key.as_str()) {
+                    continue;
+                }
+                if out.len() > begun {
                     out.push(b',');
                 }
                 rpc::put_text(out, key);
@@ -602,7 +604,7 @@ impl Server {
 
     /// Appends the end of a subscription.
     pub fn put_listened(&self, out: &mut Vec<u8>, id: &Value) {
-        let info: Value = serde_json::from_str(&self.info).unwrap_or_default();
+        let info: Value = serde_json::from_slice(self.info.as_bytes()).unwrap_or_default();
         let meta = object([(SUBSCRIPTION, id.clone()), (SERVER, info)]);
         rpc::put(
             out,

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::json::{brief, object};
+use crate::json::{brief, object, take};
 
 /// Not JSON.
 pub const PARSE_ERROR: i64 = -32700;
@@ -107,7 +107,7 @@ pub fn message(value: Value) -> Result<Message, (Value, Refusal)> {
     let Value::Object(mut fields) = value else {
         return Err(bad(Value::Null, "a message is an object"));
     };
-    let id = match fields.remove("id") {
+    let id = match take(&mut fields, "id") {
         None => None,
         Some(id) if is_id(&id) => Some(id),
         Some(_) => return Err(bad(Value::Null, "an id is a string or an integer")),
@@ -116,14 +116,14 @@ pub fn message(value: Value) -> Result<Message, (Value, Refusal)> {
     if fields.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
         return Err(bad(echo(), "jsonrpc is \"2.0\""));
     }
-    let method = match fields.remove("method") {
+    let method = match take(&mut fields, "method") {
         Some(Value::String(method)) => method,
         None if fields.contains_key("result") || fields.contains_key("error") => {
             return Ok(Message::Response);
         }
         Some(_) | None => return Err(bad(echo(), "a method is a string")),
     };
-    let params = match fields.remove("params") {
+    let params = match take(&mut fields, "params") {
         Some(Value::Object(params)) => params,
         None | Some(Value::Null) => Map::new(),
         Some(_) => return Err(bad(echo(), "params is an object")),

@@ -291,7 +291,7 @@ fn native_dirs(scripts: &[Script], profile: &Path) -> Vec<String> {
 ///
 /// The second folder is what rustup's own `cargo` puts on the path.
 pub fn sysroot_libs(rustc_info: &str, triple: Option<&str>) -> Vec<String> {
-    let Ok(info) = serde_json::from_str::<Value>(rustc_info) else {
+    let Ok(info) = serde_json::from_slice::<Value>(rustc_info.as_bytes()) else {
         return Vec::new();
     };
     let outputs = info["outputs"].as_object();

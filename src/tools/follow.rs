@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Tools;
 use super::logs::{Search, TAIL, bad_pattern, stream};
@@ -51,14 +51,18 @@ const ROWS: &[Row] = &[
 /// The method.
 pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
     let board = tools.hub.board.now();
-    let mut rest = match params {
-        Value::Object(map) => map.clone(),
-        Value::Null => Map::new(),
+    let names = names(params.get("processes"))?;
+    let after = cursors(params.get("after"))?;
+    let rest = match params {
+        Value::Object(fields) => entries(
+            &mut fields
+                .iter()
+                .filter(|(key, _)| !matches!(key.as_str(), "processes" | "after"))
+                .map(|(key, value)| (key.clone(), value.clone())),
+        ),
+        Value::Null => object([]),
         other => return Err(format!("params must be an object, not {}", kind_of(other))),
     };
-    let names = names(rest.remove("processes").as_ref())?;
-    let after = cursors(rest.remove("after").as_ref())?;
-    let rest = Value::Object(rest);
     let args = Args::check("bpm/follow", ROWS, &rest, &Vec::new)?;
     for name in &names {
         tools.named(name)?;
