@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -290,7 +290,17 @@ fn the_end_of_one_that_is_stopping_is_waited_for() {
         let old = house.pid();
         house.signal(Signal::SIGTERM);
         house.stopping();
-        house.cli(next).exits(0);
+        let mut asking = house
+            .command(bpm())
+            .args(next)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // For the proxy, which starts nothing for nobody.
+        let ping = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\n";
+        let _ = asking.stdin.take().unwrap().write_all(ping);
+        assert!(asking.wait().unwrap().success(), "{next:?}");
         assert!(!lives(old), "{next:?}");
         assert_eq!(daemon(&house)["verdict"], "running", "{next:?}");
         assert_ne!(pid(&house), old);

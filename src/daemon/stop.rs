@@ -8,7 +8,7 @@ use crate::clock::Mono;
 use crate::error::{Error, Result};
 use crate::json::{object, strings};
 use crate::os::group::{self, Proc};
-use crate::os::proc;
+use crate::os::lock::Lock;
 use crate::paths::ProjectDir;
 
 /// After the longest stop timeout, so much more until KILL (spec: daemon, "Stop").
@@ -246,9 +246,10 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
 /// The processes of this project that no living bpm stands behind: one may have been started meanwhile.
 fn left(dir: &ProjectDir) -> Vec<Proc> {
     let mut found = group::find_marked(&format!("{}/", dir.marker()));
-    // Read behind the look: a bpm writes its descriptor before it starts anything.
+    // Read behind the look: a bpm writes its descriptor before it starts anything. The lock decides whether it lives: one
+    // that was killed and that nobody has reaped still has its pid.
     let living = Descriptor::read(&dir.descriptor())
-        .filter(|d| proc::start_time(d.pid) == Some(d.process_start));
+        .filter(|_| Lock::probe(&dir.lock()).is_ok_and(|held| held));
     if let Some(living) = living {
         found.retain(|process| process.start < living.process_start);
     }
