@@ -21,8 +21,9 @@ use crate::search::Stream;
 use crate::table::Table;
 use crate::tape::Tape;
 
-/// Enough for what this thread does.
-const STACK: usize = 64 << 10;
+/// Enough for what this thread does, and for who is told of something by it; what is never touched
+/// costs nothing.
+const STACK: usize = 256 << 10;
 /// What a pipe holds where nobody has changed it (pipe(7)).
 const PIPE: usize = 64 << 10;
 /// Lines that come one by one are read so often at most: a thousand a second from each of 20
