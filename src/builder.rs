@@ -7,7 +7,6 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crate::clock::Mono;
@@ -15,6 +14,7 @@ use crate::error::reason;
 use crate::hub::{BuildOutcome, Fact, Hub};
 use crate::os::copy::copy_exe;
 use crate::os::poll::{Mailbox, Waker, readable};
+use crate::os::thread;
 use crate::plan::cargo::{self, Built, CargoLine, Script};
 use crate::plan::{Artifact, BuildError, BuildPlan, text};
 use crate::search::Stream;
@@ -83,10 +83,7 @@ impl Builder {
             waker: Arc::clone(&waker),
             end: Arc::clone(&end),
         };
-        thread::Builder::new()
-            .name("build".into())
-            .stack_size(2 << 20)
-            .spawn(move || reader.run(job))?;
+        thread::start("build", thread::LARGE, Box::new(move || reader.run(job)))?;
         Ok(Self { end, waker })
     }
 

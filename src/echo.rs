@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::Builder;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::hub::Hub;
 use crate::os::poll::{Mailbox, Waker, readable};
+use crate::os::thread;
 use crate::search::{Stream, content, strip_into};
 use crate::tape::{RawLine, Tape};
 
@@ -86,9 +86,7 @@ impl Echo {
             buffer: Vec::new(),
             target: Stream::Stdout,
         };
-        Builder::new()
-            .name("echo".into())
-            .spawn(move || writer.run())?;
+        thread::start("echo", thread::LARGE, Box::new(move || writer.run()))?;
         Ok(Self { desk })
     }
 

@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::json::object;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, Output, spawn};
-use crate::os::{group, memory, proc, reap};
+use crate::os::{group, memory, proc, reap, thread};
 use crate::rpc::{INTERNAL_ERROR, INVALID_REQUEST, STOPPING};
 use crate::table::Table;
 use crate::tools;
@@ -76,9 +76,7 @@ pub fn run(project: &Project, daemon: Daemon) -> crate::error::Result<u8> {
         shared: Arc::clone(&shared),
         daemon,
     };
-    std::thread::Builder::new()
-        .name("outward".into())
-        .spawn(move || outward.run())
+    thread::start("outward", thread::LARGE, Box::new(move || outward.run()))
         .map_err(|e| Error::system("bridge", e))?;
     let mut inward = Inward {
         shared,

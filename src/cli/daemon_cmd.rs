@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 
 use crate::daemon::{self, How, Project, Started, Wishes};
 use crate::error::{Error, Result};
+use crate::os::thread;
 use crate::proxy;
 
 use super::orders::stop_all;
@@ -69,10 +70,7 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
                 // The input is at its end: everything stops as when a person asks for it.
                 let _ = kill(Pid::this(), Signal::SIGTERM);
             };
-            std::thread::Builder::new()
-                .name("inward".into())
-                .spawn(bridge)
-                .map(drop)
+            thread::start("inward", thread::LARGE, Box::new(bridge)).map(drop)
         })),
         ..Wishes::default()
     };

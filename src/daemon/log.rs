@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Wall;
 use crate::journal::{Journal, Level};
-use crate::os::{fds, files, proc};
+use crate::os::{fds, files, proc, thread};
 use crate::paths::ProjectDir;
 use crate::queue::Queue;
 
@@ -144,18 +144,15 @@ impl Inner {
 fn echo() -> Option<Arc<Queue<String>>> {
     let lines = Arc::<Queue<String>>::default();
     let inbox = Arc::clone(&lines);
-    std::thread::Builder::new()
-        .name("echo-journal".into())
-        .stack_size(64 << 10)
-        .spawn(move || {
-            while let Some(line) = inbox.wait(Duration::MAX) {
-                if io::stderr().write_all(line.as_bytes()).is_err() {
-                    return;
-                }
+    let work = Box::new(move || {
+        while let Some(line) = inbox.wait(Duration::MAX) {
+            if io::stderr().write_all(line.as_bytes()).is_err() {
+                return;
             }
-        })
-        .ok()
-        .map(|_| lines)
+        }
+    });
+    thread::start("echo-journal", thread::SMALL, work).ok()?;
+    Some(lines)
 }
 
 /// `debug`, `info`, `warn`, `error`.

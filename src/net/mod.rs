@@ -34,6 +34,7 @@ use crate::door::{ClientKind, Level, Service};
 use crate::mcp::Server;
 use crate::os::peer::{self, Diag};
 use crate::os::poll::{Mailbox, Waker};
+use crate::os::thread;
 use crate::table::Table;
 
 use calls::{Batch, Call, Finished};
@@ -181,9 +182,7 @@ pub fn start(service: Arc<dyn Service>, listeners: Listeners, policy: Policy) ->
     });
     let mut net = Net::new(service, policy, mailbox, Arc::clone(&shared))?;
     net.listen(listeners)?;
-    let thread = std::thread::Builder::new()
-        .name("net".into())
-        .spawn(move || net.run())?;
+    let thread = thread::start("net", thread::LARGE, Box::new(move || net.run()))?;
     Ok(Door {
         shared,
         thread: Some(thread),

@@ -5,6 +5,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::os::thread;
+
 /// What a worker does; it must not panic.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
@@ -83,10 +85,8 @@ impl Pool {
         state.jobs.push_back(job);
         if state.jobs.len() > state.idle && state.threads < self.limit {
             let shared = Arc::clone(&self.shared);
-            // The default stack (2 MiB): a regex or nested JSON needs more than a small one.
-            let started = std::thread::Builder::new()
-                .name("worker".into())
-                .spawn(move || shared.work());
+            let work = Box::new(move || shared.work());
+            let started = thread::start("worker", thread::LARGE, work);
             match started {
                 Ok(_) => state.threads += 1,
                 Err(e) if state.threads == 0 => {

@@ -18,3 +18,4 @@ pub mod reap;
 pub mod spawn;
 #[cfg(test)]
 mod testing;
+pub mod thread;

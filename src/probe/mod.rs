@@ -15,12 +15,12 @@ mod work;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::error::reason;
 use crate::os::poll::{Mailbox, Until, Waker, wait};
+use crate::os::thread;
 use crate::tape::Tape;
 
 pub use schedule::{Errand, Key, Knock, Rhythm, Schedule, Target, What, ignored, watchdog_usec};
@@ -141,11 +141,8 @@ impl Prober {
         papers.served = true;
         drop(papers);
         let desk = Arc::clone(&self.desk);
-        let thread = thread::Builder::new()
-            .name("probe".into())
-            .stack_size(2 << 20)
-            .spawn(move || desk.serve());
-        if let Err(e) = thread {
+        let work = Box::new(move || desk.serve());
+        if let Err(e) = thread::start("probe", thread::LARGE, work) {
             self.desk
                 .refuse(&format!("no thread for probes: {}", reason(&e)));
         }
@@ -325,7 +322,7 @@ mod tests {
         /// What is seen of a server that answers so, and then closes.
         fn http(&self, answer: &'static [u8]) -> Seen {
             let (listener, knock) = server();
-            let server = thread::spawn(move || {
+            let server = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut request = [0; 1024];
                 let n = stream.read(&mut request).unwrap();
@@ -374,7 +371,7 @@ mod tests {
                 if Mono::now().since(began) > LONG {
                     return false;
                 }
-                thread::yield_now();
+                std::thread::yield_now();
             }
             true
         }
