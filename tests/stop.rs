@@ -45,6 +45,24 @@ command = ["sleep", "1000"]
 }
 
 #[test]
+fn who_has_left_the_group_and_its_parent_is_told_as_well() {
+    let mut house = House::new(
+        "[process.web]\ncommand = \"(setsid sleep 1000 &); echo up; exec sleep 1000\"\nstop_timeout_seconds = 20\n",
+    );
+    house.serve();
+    house.line("web", "up");
+    let two = |house: &House| {
+        let mut all = house.inhabitants();
+        all.retain(|(_, command)| command.starts_with("sleep"));
+        if all.len() == 2 { Ok(()) } else { Err(all) }
+    };
+    eventually(|| two(&house));
+    let done = house.call("stop", json!({"process": "web"})).ok();
+    assert_eq!(done["killed"], 0, "{done}");
+    assert_eq!(house.inhabitants(), []);
+}
+
+#[test]
 fn stopping_twice_is_no_error_and_a_stop_is_no_crash() {
     let mut house = House::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\n");
     house.serve();

@@ -178,6 +178,8 @@ pub struct Supervisor {
     base: Base,
     parties: Table<u64, Party>,
     tickets: Table<Ticket, (u64, usize)>,
+    /// Runs that were told to end, with their groups and signals; their orphans were not yet.
+    telling: Vec<(Key, i32, i32)>,
     /// What the end of a unit's runs took, since it was asked for.
     stopped: Table<UnitId, Stopped>,
     last_number: u64,
@@ -253,6 +255,7 @@ impl Supervisor {
             watcher: None,
             parties: Table::default(),
             tickets: Table::default(),
+            telling: Vec::new(),
             stopped: Table::default(),
             last_number: 0,
             events: VecDeque::new(),
@@ -379,7 +382,8 @@ impl Supervisor {
                     self.carry_out(effect);
                 }
             }
-            // Once for all that has ended: it looks at every orphan.
+            // Once for all that is told, and that has ended: both look at every orphan.
+            self.tell_orphans();
             if !std::mem::take(&mut self.ends_due) {
                 break;
             }

@@ -134,7 +134,26 @@ impl Supervisor {
         }
         group::signal_group(book.pid, book.stop_signal);
         group::signal_group(book.pid, libc::SIGCONT);
+        self.telling.push((key, book.pid, book.stop_signal));
         self.stopped_of(key.0).signalled = true;
+    }
+
+    /// Tells those as well that left the groups of these runs and came to us when their parents ended.
+    pub(super) fn tell_orphans(&mut self) {
+        let telling = std::mem::take(&mut self.telling);
+        if telling.is_empty() {
+            return;
+        }
+        for (orphan, of) in self.orphans() {
+            let told = telling.iter().find(|(key, ..)| of == Some(*key));
+            // Who is still in the group has heard it.
+            if let Some((_, group, signal)) = told
+                && orphan.pgid != *group
+            {
+                group::signal(orphan.pid, *signal);
+                group::signal(orphan.pid, libc::SIGCONT);
+            }
+        }
     }
 
     /// Kills all of a run, now and whenever more of it shows.
