@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::client::{self, Client, Descriptor, VERSION, Verdict};
 use crate::daemon::{Env, Project};
-use crate::error::{Error, Failure, Result};
+use crate::error::{Error, Failure, Result, named};
 use crate::os::fds;
 use crate::paths::{self, CONFIG_FILE};
 use crate::render::Paint;
@@ -143,15 +143,14 @@ fn project(dir: Option<&Path>) -> Result<Project> {
     let env = environment();
     let state = paths::State::locate(&|name| env.get(name).map(OsStr::to_os_string))?;
     let exactly = |dir: &Path| -> Result<PathBuf> {
-        let quoted = dir.display().to_string();
         let root = dir
             .canonicalize()
-            .map_err(|e| Error::system(format!("enter {quoted:?}"), e))?;
+            .map_err(|e| Error::file("enter", dir, e))?;
         let known = root.join(CONFIG_FILE).exists() || state.project(&root).descriptor().exists();
         match known {
             true => Ok(root),
             false => Err(Error::cannot(
-                format!("find the project {quoted:?}"),
+                named("find the project", dir),
                 format!("there is no {CONFIG_FILE} in it"),
             )),
         }

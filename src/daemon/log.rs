@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Wall;
 use crate::journal::{Journal, Level};
+use crate::os::copy::copy_private;
 use crate::os::{fds, files, proc, thread};
 use crate::paths::ProjectDir;
 use crate::queue::Queue;
@@ -133,7 +134,7 @@ impl Inner {
 
     /// Copied and emptied rather than renamed: our standard streams, and copies of them, are this file.
     fn rotate(&mut self) {
-        if fs::copy(&self.path, &self.rotated).is_ok() {
+        if copy_private(&self.path, &self.rotated).is_ok() {
             let _ = self.file.set_len(0);
         }
     }

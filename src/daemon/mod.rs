@@ -196,7 +196,7 @@ fn heard(project: &Project, verdict: detach::Verdict) -> Result<Started> {
             format!("start {}", project.name()),
             "the daemon died before it was ready",
         )
-        .with_hint(format!("see {:?}", project.dir.log().display().to_string()))),
+        .with_hint(named("see", &project.dir.log()))),
     }
 }
 

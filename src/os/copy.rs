@@ -23,12 +23,32 @@ pub fn copy_exe(from: &Path, to: &Path) -> io::Result<()> {
             .mode(0o700)
             .open(path)?;
         if !reflink(&source, &copy) {
-            // copy_file_range(2) inside, which copies in the kernel.
-            io::copy(&mut source, &mut copy)?;
+            copied(&mut source, &mut copy)?;
         }
         // Whatever the umask is.
         copy.set_permissions(fs::Permissions::from_mode(0o700))
     })
+}
+
+/// Copies a file over another, which nobody else may read.
+///
+/// # Errors
+/// Of reading one or of writing the other.
+pub fn copy_private(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let mut copy = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(to)?;
+    copied(&mut source, &mut copy)
+}
+
+/// With copy_file_range(2), in the kernel.
+#[inline(never)]
+fn copied(from: &mut File, to: &mut File) -> io::Result<()> {
+    io::copy(from, to).map(drop)
 }
 
 fn reflink(from: &File, to: &File) -> bool {
