@@ -16,6 +16,50 @@ pub fn is_piece(line: &[u8]) -> bool {
     line.len() >= MAX_LINE && !line.ends_with(b"\n")
 }
 
+/// Where lines end in bytes that were just added to an unfinished one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cut {
+    /// Pieces of [`MAX_LINE`] bytes, from the unfinished line's begin on.
+    pub pieces: usize,
+    /// Newlines, which end the lines behind them.
+    pub newlines: u64,
+    /// Where the last newline ends in the new bytes; zero: there is none.
+    pub end: usize,
+}
+
+impl Cut {
+    /// Lines that end.
+    pub(crate) fn lines(&self) -> u64 {
+        self.pieces as u64 + self.newlines
+    }
+}
+
+/// Cuts `new`, at most 64 KiB, behind so many bytes of an unfinished line.
+pub(crate) fn cut(unfinished: usize, new: &[u8]) -> Cut {
+    let (first, last) = (memchr(b'\n', new), memrchr(b'\n', new));
+    // Only the line that was begun earlier can be too long.
+    let text = unfinished + first.unwrap_or(new.len());
+    let (newlines, end) = match (first, last) {
+        (Some(first), Some(last)) => (memchr_iter(b'\n', &new[first..=last]).count(), last + 1),
+        (_, _) => (0, 0),
+    };
+    Cut {
+        pieces: text.saturating_sub(1) / MAX_LINE,
+        newlines: newlines as u64,
+        end,
+    }
+}
+
+/// Where the `nth` line (from 0) begins.
+pub(crate) fn nth_line(bytes: &[u8], nth: u64) -> usize {
+    match nth {
+        0 => 0,
+        n => memchr_iter(b'\n', bytes)
+            .nth(n as usize - 1)
+            .map_or(bytes.len(), |newline| newline + 1),
+    }
+}
+
 /// Lines that came one after another from one stream, at one time, with numbers in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
@@ -174,6 +218,21 @@ impl Block {
         Self::new(self.bytes[start..end].to_vec(), chunks)
     }
 
+    /// A copy of its lines with numbers above `floor`.
+    fn copy_from(&self, floor: u64) -> Self {
+        let mut copy = self.copy_above(floor, None);
+        if let Some(chunk) = copy.chunks.first_mut().filter(|c| c.first <= floor) {
+            let hidden = floor + 1 - chunk.first;
+            let start = nth_line(&copy.bytes[..chunk.end as usize], hidden);
+            copy.bytes.drain(..start);
+            chunk.first += hidden;
+            chunk.lines -= hidden as u32;
+            copy.lines -= hidden;
+            copy.chunks.iter_mut().for_each(|c| c.end -= start as u32);
+        }
+        copy
+    }
+
     /// Where a chunk begins.
     pub(crate) fn start_of(&self, chunk: usize) -> usize {
         match chunk {
@@ -202,13 +261,7 @@ impl Block {
     /// The `nth` line of a chunk (from 0).
     fn line(&self, block: usize, chunk: usize, nth: u64) -> At {
         let (from, to) = (self.start_of(chunk), self.chunks[chunk].end as usize);
-        let skipped = match nth {
-            0 => 0,
-            n => memchr_iter(b'\n', &self.bytes[from..to])
-                .nth(n as usize - 1)
-                .map_or(to - from, |newline| newline + 1),
-        };
-        let start = from + skipped;
+        let start = from + nth_line(&self.bytes[from..to], nth);
         At {
             seq: self.chunks[chunk].first + nth,
             block,
@@ -262,6 +315,20 @@ impl Lane {
         }
     }
 
+    /// Its blocks, taken.
+    pub(crate) fn into_blocks(self) -> Vec<Arc<Block>> {
+        self.blocks
+    }
+
+    /// Its blocks, without what is hidden.
+    pub(crate) fn visible(&self) -> Vec<Arc<Block>> {
+        let mut blocks = self.blocks.clone();
+        if let Some(first) = blocks.first_mut().filter(|b| b.first() <= self.floor) {
+            *first = Arc::new(first.copy_from(self.floor));
+        }
+        blocks
+    }
+
     /// Hides the lines up to this number.
     pub fn raise(&mut self, floor: u64) {
         self.floor = self.floor.max(floor);
@@ -288,6 +355,16 @@ impl Lane {
         all - hidden
     }
 
+    /// Its first number.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.blocks.first().map(|b| b.first())
+    }
+
+    /// Its last number.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.blocks.last().map(|b| b.last())
+    }
+
     /// The number that is hidden up to.
     pub fn floor(&self) -> u64 {
         self.floor
@@ -306,6 +383,12 @@ impl Lane {
         let chunk = block.chunks().partition_point(|c| c.last() <= seq);
         let first = block.chunks()[chunk].first;
         Some(block.line(index, chunk, (seq + 1).saturating_sub(first)))
+    }
+
+    /// The first line of a block that is not the first.
+    pub(crate) fn first_of(&self, block: usize) -> Option<At> {
+        let found = self.blocks.get(block)?;
+        Some(found.line(block, 0, 0))
     }
 
     /// The last line with a number below `seq`.

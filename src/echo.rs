@@ -149,7 +149,7 @@ impl Desk {
             ] {
                 let known = |s: &Arc<Source>| Arc::ptr_eq(&s.tape, tape);
                 if !self.lock().sources.iter().any(known) {
-                    self.add(&prefix, tape, 0);
+                    self.add(&prefix, tape, tape.origin());
                 }
             }
         }

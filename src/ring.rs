@@ -8,9 +8,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use memchr::{memchr, memchr_iter, memrchr};
+use memchr::memchr;
 
-use crate::block::{Block, Chunk, Lane, MAX_LINE};
+use crate::block::{Block, Chunk, Lane, MAX_LINE, cut};
 use crate::clock::Wall;
 use crate::search::Stream;
 
@@ -56,6 +56,7 @@ pub struct Ring {
     limits: Limits,
     runs: VecDeque<Run>,
     next_run: u64,
+    origin: u64,
     next_seq: u64,
     /// The newest cursor that may have been handed out: every number up to it is of a complete line,
     /// or of an unfinished one that is late by now.
@@ -67,6 +68,44 @@ pub struct Ring {
     spare: Vec<u8>,
     gone: Gone,
     dropped: u64,
+    mark: Mark,
+}
+
+/// What new bytes of a stream came to, for who keeps an index of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Where they are in their block.
+    from: usize,
+    /// Bytes of the unfinished line before them.
+    pub carry: usize,
+    /// A line that had been shown unfinished: its number, and how many of the bytes were still its own.
+    pub pinned: Option<(u64, usize)>,
+    /// That one is late: the number under which followers get it.
+    pub place: Option<u64>,
+    /// The number of the first line after that; if there is none, of the next one at least.
+    pub first: u64,
+    /// How many lines, that one excepted.
+    pub lines: u64,
+}
+
+impl Mark {
+    fn new(from: usize, carry: usize, first: u64) -> Self {
+        Self {
+            from,
+            carry,
+            pinned: None,
+            place: None,
+            first,
+            lines: 0,
+        }
+    }
+
+    fn add(&mut self, first: u64, lines: u64) {
+        if self.lines == 0 {
+            self.first = first;
+        }
+        self.lines += lines;
+    }
 }
 
 /// Lines that are no longer there.
@@ -151,6 +190,7 @@ impl Ring {
             limits,
             runs: VecDeque::new(),
             next_run: first_run.max(1),
+            origin: first_seq,
             next_seq: first_seq,
             published: first_seq - 1,
             late: VecDeque::new(),
@@ -158,6 +198,7 @@ impl Ring {
             spare: Vec::new(),
             gone: Gone::default(),
             dropped: 0,
+            mark: Mark::default(),
         }
     }
 
@@ -188,6 +229,11 @@ impl Ring {
         });
         self.drop_runs();
         number
+    }
+
+    /// The number of its first line ever.
+    pub fn origin(&self) -> u64 {
+        self.origin
     }
 
     /// The number that the next run gets.
@@ -234,31 +280,37 @@ impl Ring {
         let before = open.used;
         open.used += count;
         open.at = at;
-        let new = &open.block.buffer()[before..open.used];
-        let (first, last) = (memchr(b'\n', new), memrchr(b'\n', new));
-        let newlines = match (first, last) {
-            (Some(first), Some(last)) => memchr_iter(b'\n', &new[first..=last]).count(),
-            (_, _) => 0,
-        };
-        // Only the line that was begun earlier can be too long: what is new has at most 64 KiB.
-        let text_end = before + first.unwrap_or(count);
-        let mut start = open.block.end();
-        let mut finished = false;
-        while text_end - start > MAX_LINE {
-            start += MAX_LINE;
-            self.add(index, stream, start, 1);
-            finished = true;
+        let start = open.block.end();
+        let cut = cut(before - start, &open.block.buffer()[before..open.used]);
+        self.mark = Mark::new(before, before - start, self.next_seq);
+        for piece in 1..=cut.pieces {
+            self.add(index, stream, start + piece * MAX_LINE, 1);
         }
-        if let Some(last) = last {
-            self.add(index, stream, before + last + 1, newlines as u64);
-            finished = true;
+        if cut.newlines > 0 {
+            self.add(index, stream, before + cut.end, cut.newlines);
         }
-        finished
+        cut.lines() > 0
+    }
+
+    /// What the last commit, or the last line finished without one, came to.
+    pub fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// Ends the unfinished line of a stream, as it stands. True: there was one.
+    pub fn finish_line(&mut self, run: u64, stream: Stream) -> bool {
+        let index = self.index_of(run);
+        index.is_some_and(|index| self.finish(index, stream))
     }
 
     /// The number that the next line gets, as far as followers are concerned: all before it is in [`Ring::since`].
     pub fn next(&self) -> u64 {
         self.published + 1
+    }
+
+    /// The number that the next new line gets at least.
+    pub fn next_number(&self) -> u64 {
+        self.next_seq
     }
 
     /// Lines that can be read, and lines that no longer can.
@@ -274,6 +326,27 @@ impl Ring {
     /// The runs that are known, oldest first.
     pub fn runs(&self) -> &VecDeque<Run> {
         &self.runs
+    }
+
+    /// The number up to which lines of a run are gone, or hidden; None: the run is not known.
+    pub fn floor_of(&self, run: u64) -> Option<u64> {
+        self.index_of(run).map(|index| self.floor(index))
+    }
+
+    /// Lines of a run with higher numbers than `after` that are gone or hidden.
+    pub fn gone_of_run(&self, run: u64, after: u64) -> u64 {
+        let index = self.index_of(run);
+        index.map_or(0, |index| self.gone_of(index, after))
+    }
+
+    fn gone_of(&self, index: usize, after: u64) -> u64 {
+        let run = &self.runs[index];
+        let hidden = run.kept.saturating_sub(self.limits.lines);
+        let gone = Gone {
+            through: self.floor(index),
+            lines: run.gone.lines + hidden,
+        };
+        gone.after(after)
     }
 
     /// Bytes in blocks.
@@ -321,12 +394,7 @@ impl Ring {
         into: &mut Snapshot,
     ) {
         let floor = self.floor(index);
-        let hidden = self.runs[index].kept.saturating_sub(self.limits.lines);
-        into.dropped += Gone {
-            through: floor,
-            lines: self.runs[index].gone.lines + hidden,
-        }
-        .after(after);
+        into.dropped += self.gone_of(index, after);
         for wanted in STREAMS {
             if stream.is_some_and(|s| s != wanted) {
                 continue;
@@ -370,6 +438,16 @@ impl Ring {
         None
     }
 
+    /// An unfinished line was shown, and what came after it is gone.
+    #[cfg(test)]
+    pub(crate) fn hides_unfinished(&self) -> bool {
+        (0..self.runs.len()).any(|index| {
+            let floor = self.floor(index);
+            let mut pinned = self.runs[index].tracks.iter().filter_map(|t| t.pinned);
+            pinned.any(|seq| seq <= floor)
+        })
+    }
+
     fn index_of(&self, run: u64) -> Option<usize> {
         self.runs.binary_search_by_key(&run, |r| r.number).ok()
     }
@@ -398,6 +476,7 @@ impl Ring {
                 self.track(index, stream).first_line_end()
             };
             self.track(index, stream).push(seq, line_end, 1);
+            self.mark.pinned = Some((seq, line_end.saturating_sub(self.mark.from)));
             if seq > self.published {
                 self.published = seq;
             } else {
@@ -416,6 +495,7 @@ impl Ring {
         self.runs[index].kept += left;
         if left > 0 {
             let first = self.next_seq;
+            self.mark.add(first, left);
             self.next_seq += left;
             self.published = self.next_seq - 1;
             self.track(index, stream).push(first, end, left);
@@ -432,7 +512,9 @@ impl Ring {
             run: self.runs[index].number,
         });
         self.published = self.next_seq;
+        self.mark.place = Some(self.next_seq);
         self.next_seq += 1;
+        self.mark.first = self.next_seq;
     }
 
     /// Ends the unfinished line of a stream. True: there was one.
@@ -441,7 +523,9 @@ impl Ring {
         if !track.unfinished() {
             return false;
         }
-        let end = track.open.as_ref().map_or(0, |open| open.used);
+        let open = track.open.as_ref();
+        let (start, end) = open.map_or((0, 0), |open| (open.block.end(), open.used));
+        self.mark = Mark::new(end, end - start, self.next_seq);
         self.add(index, stream, end, 1);
         true
     }

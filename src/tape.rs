@@ -1,21 +1,35 @@
 //! One log: ring and files behind one lock, and wake-ups for who follows it. The only memory that
 //! threads share.
 
+mod disk;
+mod index;
+mod pages;
+#[cfg(test)]
+mod testing;
+mod view;
+
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::block::{Walk, is_piece};
 use crate::clock::{Mono, Wall};
 use crate::os::poll::Waker;
-use crate::ring::{Ring, Snapshot};
+use crate::ring::Ring;
 use crate::search::{
-    Errors, Found, Line, Matcher, Outcome, Query, QueryError, Stream, find_errors, search, text_of,
+    Errors, Finder, Found, Line, Matcher, Query, QueryError, Search, Stream, search, text_of,
 };
 use crate::table::in_order;
+use disk::{Disk, Folder};
+use view::Selection;
 
 pub use crate::ring::Limits;
+pub use disk::Kind;
+
+/// A stack that goes on from one page of a log to the next has so many lines at most.
+const EVENT: u64 = 120;
 
 /// Counts of one log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,17 +104,65 @@ impl std::fmt::Debug for Hook {
 struct State {
     ring: Ring,
     last_output: Option<Mono>,
+    /// Runs that can be searched.
+    runs: usize,
+    disk: Option<Box<Disk>>,
+}
+
+impl State {
+    /// New bytes that are in the ring's room: to the disk first, then to the ring. True: lines were
+    /// finished.
+    fn add(&mut self, run: u64, stream: Stream, count: usize, at: Wall) -> bool {
+        let Self { ring, disk, .. } = self;
+        if let Some(disk) = disk {
+            let next = ring.next_number();
+            if let Some(bytes) = ring.room(run, stream).and_then(|room| room.get(..count)) {
+                disk.write(run, bytes, at, next);
+            }
+        }
+        let finished = ring.commit(run, stream, count, at);
+        if let Some(disk) = disk {
+            disk.note(run, stream, count, ring.mark(), at);
+        }
+        finished
+    }
 }
 
 impl Tape {
-    /// An empty log whose first line gets `first_seq` and whose first run `first_run` (both from 1).
+    /// A log in memory whose first line gets `first_seq` and whose first run `first_run` (both from 1).
     pub fn new(limits: Limits, first_seq: u64, first_run: u64) -> Arc<Self> {
+        Self::with(limits, None, first_seq, first_run)
+    }
+
+    /// A log that goes on where the files in `folder` end, and writes to them unless `limits.disk` is
+    /// zero; its numbers are at least these.
+    pub fn open(
+        folder: Arc<Path>,
+        kind: Kind,
+        limits: Limits,
+        first_seq: u64,
+        first_run: u64,
+    ) -> Arc<Self> {
+        let disk = Disk::new(Folder { path: folder, kind }, limits.disk);
+        let (last, run) = disk.last();
+        let (first_seq, first_run) = (first_seq.max(last + 1), first_run.max(run + 1));
+        Self::with(limits, Some(Box::new(disk)), first_seq, first_run)
+    }
+
+    /// What earlier daemons wrote, to be read.
+    pub fn stored(folder: Arc<Path>, kind: Kind, limits: Limits) -> Arc<Self> {
+        Self::open(folder, kind, limits, 1, 1)
+    }
+
+    fn with(limits: Limits, disk: Option<Box<Disk>>, first_seq: u64, first_run: u64) -> Arc<Self> {
         let ring = Ring::new(limits, first_seq, first_run);
         Arc::new(Self {
             next: AtomicU64::new(ring.next()),
             state: Mutex::new(State {
                 ring,
                 last_output: None,
+                runs: limits.runs,
+                disk,
             }),
             followers: Mutex::default(),
             trouble: Mutex::default(),
@@ -108,14 +170,35 @@ impl Tape {
         })
     }
 
+    /// The cursor before the first line of this daemon.
+    pub fn origin(&self) -> u64 {
+        self.lock().ring.origin() - 1
+    }
+
+    /// Why lines are not written to disk now.
+    pub fn trouble(&self) -> Option<String> {
+        let state = self.lock();
+        state.disk.as_ref()?.trouble().map(str::to_owned)
+    }
+
     /// New bounds (a reload).
     pub fn set_limits(&self, limits: Limits) {
-        self.lock().ring.set_limits(limits);
+        let mut state = self.lock();
+        state.runs = limits.runs;
+        state.ring.set_limits(limits);
+        if let Some(disk) = &mut state.disk {
+            disk.set_budget(limits.disk);
+        }
     }
 
     /// Begins a run and gives its number. Two may be open at once (an overlapping swap).
     pub fn begin(&self, at: Wall) -> u64 {
-        self.lock().ring.begin(at)
+        let mut state = self.lock();
+        let run = state.ring.begin(at);
+        if let Some(disk) = &mut state.disk {
+            disk.begin(run, at);
+        }
+        run
     }
 
     /// The number that the next run gets.
@@ -127,7 +210,20 @@ impl Tape {
     /// that holds the pipe) is added to it.
     pub fn end(&self, run: u64, at: Wall, exit: &str) {
         let mut state = self.lock();
-        let finished = state.ring.end(run, at, exit);
+        let State { ring, disk, .. } = &mut *state;
+        let mut finished = false;
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if ring.finish_line(run, stream) {
+                finished = true;
+                if let Some(disk) = disk {
+                    disk.note(run, stream, 0, ring.mark(), at);
+                }
+            }
+        }
+        ring.end(run, at, exit);
+        if let Some(disk) = disk {
+            disk.end(run, at, exit);
+        }
         self.publish(state, finished);
     }
 
@@ -141,7 +237,7 @@ impl Tape {
         let count = nix::unistd::read(fd, room)?;
         if count > 0 {
             state.last_output = Some(Mono::now());
-            let finished = state.ring.commit(run, stream, count, Wall::now());
+            let finished = state.add(run, stream, count, Wall::now());
             self.publish(state, finished);
         }
         Ok(count)
@@ -157,7 +253,8 @@ impl Tape {
         {
             let (now, later) = bytes.split_at(bytes.len().min(room.len()));
             room[..now.len()].copy_from_slice(now);
-            finished |= state.ring.commit(run, stream, now.len(), at);
+            let count = now.len();
+            finished |= state.add(run, stream, count, at);
             bytes = later;
         }
         state.last_output = Some(Mono::now());
@@ -238,37 +335,62 @@ impl Tape {
         if self.next_seq() <= after.saturating_add(1) {
             return none;
         }
-        let snapshot = self.lock().ring.since(after, None, false);
-        let late = |seq: u64| snapshot.late.iter().any(|(_, own)| *own == seq);
+        let mut view = self.select_since(after).open();
         let mut pull = Pull {
-            dropped: snapshot.dropped,
-            next: snapshot.next.max(after),
+            dropped: view.gone(),
+            next: view.next.max(after),
             more: false,
         };
+        let (lanes, horizon) = view.first_page();
+        let late = view.late;
+        let is_late = |seq: u64| late.iter().any(|(_, own)| *own == seq);
         let mut room = max_bytes.max(1);
         let mut last = after;
-        for (lane, at) in Walk::up(&snapshot.lanes, after) {
-            if room == 0 {
+        for (lane, at) in Walk::up(&lanes, after) {
+            if room == 0 || horizon.is_some_and(|end| at.seq > end) {
                 pull.next = last;
                 pull.more = true;
                 break;
             }
             last = at.seq;
-            if late(at.seq) {
+            if is_late(at.seq) {
                 continue;
             }
-            let lane = &snapshot.lanes[lane];
+            let lane = &lanes[lane];
             let (bytes, when) = lane.bytes(&at);
             room = room.saturating_sub(bytes.len());
             each(RawLine {
-                seq: own_number(&snapshot.late, at.seq),
+                seq: own_number(&late, at.seq),
                 run: lane.run,
                 at: when,
                 stream: lane.stream,
                 bytes,
             });
         }
+        if let Some(end) = horizon.filter(|_| !pull.more) {
+            pull.next = end;
+            pull.more = true;
+        }
+        if pull.dropped > 0 && pull.more {
+            // What is missing behind the next cursor is told then.
+            let later = self.select_since(pull.next).open().gone();
+            pull.dropped = pull.dropped.saturating_sub(later);
+        }
         pull
+    }
+
+    fn select_since(&self, after: u64) -> Selection {
+        let State {
+            ring, disk, runs, ..
+        } = &mut *self.lock();
+        Selection::since(ring, disk.as_deref(), *runs, after)
+    }
+
+    fn select(&self, query: &Query) -> Result<Selection, QueryError> {
+        let State {
+            ring, disk, runs, ..
+        } = &mut *self.lock();
+        Selection::new(ring, disk.as_deref(), *runs, query)
     }
 
     /// Answers a query. Takes its time: for a worker thread.
@@ -280,29 +402,37 @@ impl Tape {
             Some(pattern) => Some(Matcher::new(pattern, query.literal, query.ignore_case)?),
             None => None,
         };
-        let (mut found, mut snapshot) = self.lock().select(query)?;
-        if let Some(since) = query.since {
-            snapshot.lanes.iter_mut().for_each(|lane| lane.since(since));
-        }
+        let mut view = self.select(query)?.open();
+        let mut found = std::mem::take(&mut view.found);
+        found.dropped = view.gone();
+        let all = match matcher {
+            Some(_) => 0,
+            None => view.lines(),
+        };
         let deadline = Mono::now().after(query.budget);
-        let Outcome {
-            mut lines,
-            matches,
-            searched,
-            stopped_early,
-        } = search(&snapshot.lanes, query, matcher.as_ref(), &mut || {
-            Mono::now() >= deadline
+        let mut expired = || Mono::now() >= deadline;
+        let mut search = Search::new(query, matcher.as_ref());
+        let (forward, beside) = (search.is_forward(), search.beside());
+        view.each_page(forward, beside, &mut |lanes, own| {
+            search.page(lanes, own, &mut expired);
+            search.go()
         });
-        if !snapshot.late.is_empty() {
-            for line in &mut lines {
-                line.seq = own_number(&snapshot.late, line.seq);
-            }
-            lines = in_order(lines, |line| line.seq);
+        let mut outcome = search.finish();
+        let late = &view.late;
+        if matcher.is_none() {
+            outcome.matches = all;
+            outcome.searched = all;
         }
-        found.lines = lines;
-        found.matches = matches;
-        found.searched = searched;
-        found.stopped_early = stopped_early;
+        if !late.is_empty() {
+            for line in &mut outcome.lines {
+                line.seq = own_number(late, line.seq);
+            }
+            outcome.lines = in_order(outcome.lines, |line| line.seq);
+        }
+        found.lines = outcome.lines;
+        found.matches = outcome.matches;
+        found.searched = outcome.searched;
+        found.stopped_early = outcome.stopped_early;
         Ok(found)
     }
 
@@ -312,17 +442,22 @@ impl Tape {
     /// # Errors
     /// There is no run of that index.
     pub fn find_errors(&self, query: &Query, max: usize) -> Result<Errors, QueryError> {
-        let (found, mut snapshot) = self.lock().select(query)?;
-        if let Some(since) = query.since {
-            snapshot.lanes.iter_mut().for_each(|lane| lane.since(since));
-        }
+        let mut view = self.select(query)?.open();
+        let dropped = view.gone();
+        let next = view.found.next;
         let deadline = Mono::now().after(query.budget);
-        let mut errors = find_errors(&snapshot.lanes, max, &mut || Mono::now() >= deadline);
+        let mut expired = || Mono::now() >= deadline;
+        let mut finder = Finder::default();
+        view.each_page(true, EVENT, &mut |lanes, own| {
+            finder.page(lanes, own, &mut expired);
+            finder.go()
+        });
+        let mut errors = finder.finish(max);
         for group in &mut errors.groups {
-            group.seq = own_number(&snapshot.late, group.seq);
+            group.seq = own_number(&view.late, group.seq);
         }
-        errors.dropped = found.dropped;
-        errors.next = found.next;
+        errors.dropped = dropped;
+        errors.next = next;
         Ok(errors)
     }
 
@@ -373,56 +508,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn own_number(late: &[(u64, u64)], seq: u64) -> u64 {
     let own = late.iter().find(|(place, _)| *place == seq);
     own.map_or(seq, |(_, own)| *own)
-}
-
-impl State {
-    /// The lines that a query is about, and what the answer says of their run.
-    fn select(&mut self, query: &Query) -> Result<(Found, Snapshot), QueryError> {
-        let runs = self.ring.runs();
-        let known = runs.len();
-        let position = match usize::try_from(query.index) {
-            Ok(from_oldest) => Some(from_oldest),
-            Err(_) => {
-                known.checked_sub(usize::try_from(query.index.unsigned_abs()).unwrap_or(usize::MAX))
-            }
-        };
-        let run = position.and_then(|at| runs.get(at));
-        if run.is_none() && (known > 0 || !matches!(query.index, -1 | 0)) {
-            return Err(QueryError::NoRun {
-                index: query.index,
-                known,
-            });
-        }
-        let mut found = Found {
-            run: run.map(|r| r.number),
-            index: position.map_or(-1, |at| at as i64 - known.max(1) as i64),
-            started_at: run.map(|r| r.started),
-            ended_at: run.and_then(|r| r.ended.as_ref()).map(|(at, _)| *at),
-            exit: run
-                .and_then(|r| r.ended.as_ref())
-                .map(|(_, how)| how.clone()),
-            lines: Vec::new(),
-            matches: 0,
-            searched: 0,
-            dropped: 0,
-            stopped_early: false,
-            next: 0,
-        };
-        let mut snapshot = match (query.after, found.run) {
-            // A cursor crosses runs, unless a run was named.
-            (Some(after), Some(run)) if query.index != -1 => {
-                let mut snapshot = self.ring.since(after, query.stream, true);
-                snapshot.lanes.retain(|lane| lane.run == run);
-                snapshot
-            }
-            (Some(after), _) => self.ring.since(after, query.stream, true),
-            (None, Some(run)) => self.ring.of_run(run, query.stream),
-            (None, None) => self.ring.of_run(0, query.stream),
-        };
-        found.dropped = std::mem::take(&mut snapshot.dropped);
-        found.next = snapshot.next;
-        Ok((found, snapshot))
-    }
 }
 
 #[cfg(test)]

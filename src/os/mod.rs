@@ -17,5 +17,5 @@ pub mod proc;
 pub mod reap;
 pub mod spawn;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod thread;

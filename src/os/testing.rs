@@ -13,17 +13,17 @@ use super::reap::{Death, reap};
 use super::spawn::{Launch, Output, Spawned, spawn};
 
 /// A folder that is removed with the value.
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let unique = crate::clock::Mono::now().as_nanos();
         let path = std::env::temp_dir().join(format!("bpm-{name}-{}-{unique}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 

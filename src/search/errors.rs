@@ -2,8 +2,9 @@
 //! next (numbers, ids, addresses, times) is masked. Memory is bounded whatever the log holds.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use super::text_of;
+use super::{Go, Stream, text_of};
 use crate::block::{At, Lane};
 use crate::clock::Wall;
 use crate::table::in_order;
@@ -77,52 +78,96 @@ pub struct Errors {
     pub next: u64,
 }
 
-/// The errors of these lanes, at most `max` groups of them.
-pub fn find_errors(lanes: &[Lane], max: usize, expired: &mut dyn FnMut() -> bool) -> Errors {
-    let mut found = Errors::default();
-    let mut groups: HashMap<String, Group> = HashMap::new();
-    'lanes: for lane in lanes {
-        let mut at = lane.first_after(0);
-        while let Some(here) = at {
-            if found.searched.is_multiple_of(LINES) && expired() {
-                found.stopped_early = true;
-                break 'lanes;
-            }
-            found.searched += 1;
-            at = lane.next(&here);
-            let text = text(lane, &here);
-            let Some(level) = severity(&text) else {
-                continue;
+/// Looks for errors page by page, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Finder {
+    found: Errors,
+    groups: HashMap<String, Group>,
+    /// Lines that an event of an earlier page took: run, stream, number of the last.
+    taken: Vec<(u64, Stream, u64)>,
+}
+
+impl Finder {
+    /// Looks at a page: of each lane these blocks; a stack may go on in what comes behind them.
+    pub(crate) fn page(
+        &mut self,
+        lanes: &[Lane],
+        own: &[Range<usize>],
+        expired: &mut dyn FnMut() -> bool,
+    ) {
+        let taken = std::mem::take(&mut self.taken);
+        for (lane, own) in lanes.iter().zip(own) {
+            let before = taken.iter().find(|t| t.0 == lane.run && t.1 == lane.stream);
+            let mut at = match own.start {
+                0 => lane.first_after(0),
+                start => lane.first_of(start),
             };
-            let mut event = Event::new(text);
-            while let Some(next) = at
-                && let Some(line) = event.continued(lane, &next)
-            {
-                event.add(line);
-                found.searched += 1;
-                at = lane.next(&next);
-            }
-            let (_, when) = lane.bytes(&here);
-            let full = groups.len() >= MOST_GROUPS;
-            match groups.get_mut(&event.shape) {
-                Some(group) => group.again(level, when, here.seq, lane.run, event),
-                None if full => found.others += 1,
-                None => {
-                    groups.insert(
-                        event.shape.clone(),
-                        Group::new(level, when, here.seq, lane.run, event),
-                    );
+            while let Some(here) = at.filter(|at| at.block < own.end) {
+                at = lane.next(&here);
+                if before.is_some_and(|t| here.seq <= t.2) {
+                    continue;
                 }
+                if self.found.searched.is_multiple_of(LINES) && expired() {
+                    self.found.stopped_early = true;
+                    return;
+                }
+                self.found.searched += 1;
+                let text = text(lane, &here);
+                let Some(level) = severity(&text) else {
+                    continue;
+                };
+                let mut event = Event::new(text);
+                let mut end = here;
+                while let Some(next) = at
+                    && let Some(line) = event.continued(lane, &next)
+                {
+                    event.add(line);
+                    self.found.searched += 1;
+                    at = lane.next(&next);
+                    end = next;
+                }
+                if end.block >= own.end {
+                    self.taken.push((lane.run, lane.stream, end.seq));
+                }
+                self.add(level, lane, &here, event);
             }
         }
     }
-    // The worst first, of these the most frequent, of these the oldest: each pass keeps the one before.
-    let all = in_order(groups.into_values().collect(), |g: &Group| g.seq);
-    let all = in_order(all, |g| !g.count);
-    found.groups = in_order(all, |g| !(g.level as u64));
-    found.more_groups = found.groups.len().saturating_sub(max);
-    found.groups.truncate(max);
-    found
+
+    fn add(&mut self, level: Severity, lane: &Lane, at: &At, event: Event) {
+        let (_, when) = lane.bytes(at);
+        let full = self.groups.len() >= MOST_GROUPS;
+        match self.groups.get_mut(&event.shape) {
+            Some(group) => group.again(level, when, at.seq, lane.run, event),
+            None if full => self.found.others += 1,
+            None => {
+                self.groups.insert(
+                    event.shape.clone(),
+                    Group::new(level, when, at.seq, lane.run, event),
+                );
+            }
+        }
+    }
+
+    /// Until the budget is over.
+    pub(crate) fn go(&self) -> Go {
+        match self.found.stopped_early {
+            true => Go::Stop,
+            false => Go::On,
+        }
+    }
+
+    /// At most `max` groups.
+    pub(crate) fn finish(self, max: usize) -> Errors {
+        let mut found = self.found;
+        // The worst first, of these the most frequent, of these the oldest: each pass keeps the one before.
+        let all = in_order(self.groups.into_values().collect(), |g: &Group| g.seq);
+        let all = in_order(all, |g| !g.count);
+        found.groups = in_order(all, |g| !(g.level as u64));
+        found.more_groups = found.groups.len().saturating_sub(max);
+        found.groups.truncate(max);
+        found
+    }
 }
 
 impl Group {
@@ -406,7 +451,13 @@ mod tests {
 
     use super::*;
     use crate::block::{Block, Chunk};
-    use crate::search::Stream;
+    use crate::search::whole;
+
+    fn find_errors(lanes: &[Lane], max: usize, expired: &mut dyn FnMut() -> bool) -> Errors {
+        let mut finder = Finder::default();
+        finder.page(lanes, &whole(lanes), expired);
+        finder.finish(max)
+    }
 
     #[test]
     fn what_looks_like_an_error() {

@@ -11,8 +11,10 @@ use std::time::Duration;
 use crate::clock::Wall;
 
 pub use clean::{content, strip_into, text_of};
-pub use errors::{Errors, Group, Severity, find_errors};
+pub(crate) use errors::Finder;
+pub use errors::{Errors, Group, Severity};
 pub use matcher::Matcher;
+pub(crate) use scan::{Go, Search, whole};
 pub use scan::{Outcome, search};
 
 /// One of a process's two outputs.

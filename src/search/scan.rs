@@ -2,6 +2,7 @@
 //! text is made only of what is answered.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use memchr::{memchr, memchr_iter, memrchr};
 
@@ -39,37 +40,170 @@ pub fn search(
     matcher: Option<&Matcher>,
     expired: &mut dyn FnMut() -> bool,
 ) -> Outcome {
-    let want = Want::of(query);
-    let Some(matcher) = matcher else {
-        let lines = lanes.iter().map(Lane::lines).sum();
-        return Outcome {
-            lines: want.collect(lanes),
-            matches: lines,
-            searched: lines,
-            stopped_early: false,
-        };
-    };
-    let mut hits = Hits {
-        kept: Vec::new(),
-        count: 0,
-        want,
-    };
-    let mut outcome = Outcome::default();
-    let mut scratch = Scratch::default();
-    for (lane, block) in want.order(lanes) {
-        let Some(mut scan) = Scan::new(lanes, lane, block) else {
-            continue;
-        };
-        let stopped = expired() || scan.run(matcher, &mut scratch, &mut hits, expired);
-        outcome.searched += scan.searched;
-        if stopped {
-            outcome.stopped_early = true;
-            break;
+    let mut search = Search::new(query, matcher);
+    search.page(lanes, &whole(lanes), expired);
+    let mut outcome = search.finish();
+    if matcher.is_none() {
+        outcome.matches = lanes.iter().map(Lane::lines).sum();
+        outcome.searched = outcome.matches;
+    }
+    outcome
+}
+
+/// All blocks of each lane.
+pub(crate) fn whole(lanes: &[Lane]) -> Vec<Range<usize>> {
+    lanes.iter().map(|l| 0..l.blocks().len()).collect()
+}
+
+/// What a search needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Go {
+    /// The next page.
+    On,
+    /// Lines beyond this number, newer or older as pages come; if there are any.
+    Beyond(u64),
+    /// Nothing.
+    Stop,
+}
+
+/// A search that reads page by page, from the end that is wanted.
+#[derive(Debug)]
+pub(crate) struct Search<'a> {
+    matcher: Option<&'a Matcher>,
+    context: usize,
+    want: Want,
+    room: Room,
+    outcome: Outcome,
+}
+
+impl<'a> Search<'a> {
+    pub(crate) fn new(query: &Query, matcher: Option<&'a Matcher>) -> Self {
+        Self {
+            matcher,
+            context: query.context,
+            want: Want::of(query),
+            room: Room(MOST_TEXT),
+            outcome: Outcome::default(),
         }
     }
-    outcome.matches = hits.count;
-    outcome.lines = hits.lines(lanes, query.context);
-    outcome
+
+    /// The oldest page comes first.
+    pub(crate) fn is_forward(&self) -> bool {
+        matches!(self.want, Want::First(_))
+    }
+
+    /// So many lines beside a page's own are looked at.
+    pub(crate) fn beside(&self) -> u64 {
+        self.matcher.map_or(0, |_| self.context as u64)
+    }
+
+    /// Whether there is anything left to look for.
+    pub(crate) fn go(&self) -> Go {
+        if self.outcome.stopped_early {
+            return Go::Stop;
+        }
+        match self.edge() {
+            Some(edge) if self.matcher.is_none() => Go::Beyond(edge),
+            Some(_) | None => Go::On,
+        }
+    }
+
+    /// Once there are enough lines: the number of the one that would go first for another.
+    fn edge(&self) -> Option<u64> {
+        let lines = &self.outcome.lines;
+        let enough = self.room.0 == 0 || lines.len() >= self.want.limit();
+        let edge = match self.want {
+            Want::First(_) => lines.last().map_or(0, |l| l.seq),
+            Want::Last(_) => lines.first().map_or(u64::MAX, |l| l.seq),
+        };
+        enough.then_some(edge)
+    }
+
+    /// None of the lines in these lanes would be shown: there are enough at the wanted end.
+    fn is_behind(&self, lanes: &[Lane], own: &[Range<usize>]) -> bool {
+        let blocks = || {
+            lanes
+                .iter()
+                .zip(own)
+                .flat_map(|(l, own)| &l.blocks()[own.clone()])
+        };
+        self.edge().is_some_and(|edge| match self.want {
+            Want::First(_) => blocks().all(|b| b.first() > edge),
+            Want::Last(_) => blocks().all(|b| b.last() < edge),
+        })
+    }
+
+    /// Looks at a page: of each lane these blocks; what else there is may be shown beside a match.
+    pub(crate) fn page(
+        &mut self,
+        lanes: &[Lane],
+        own: &[Range<usize>],
+        expired: &mut dyn FnMut() -> bool,
+    ) {
+        let full = self.is_behind(lanes, own);
+        let Some(matcher) = self.matcher else {
+            if !full {
+                let lines = self.want.collect(lanes, &mut self.room);
+                self.add(lines);
+            }
+            return;
+        };
+        let mut hits = Hits {
+            kept: Vec::new(),
+            count: 0,
+            // Once there are enough, the others are counted.
+            want: if full { self.want.none() } else { self.want },
+        };
+        let mut scratch = Scratch::default();
+        for (lane, block) in self.want.order(lanes, own) {
+            let Some(mut scan) = Scan::new(lanes, lane, block) else {
+                continue;
+            };
+            let stopped = expired() || scan.run(matcher, &mut scratch, &mut hits, expired);
+            self.outcome.searched += scan.searched;
+            if stopped {
+                self.outcome.stopped_early = true;
+                break;
+            }
+        }
+        self.outcome.matches += hits.count;
+        if !full {
+            let mut lines = hits.lines(lanes, own, self.context, &mut self.room);
+            for (line, _) in lines.iter_mut().filter(|(_, own)| !own) {
+                // Another page's line, which that page may not be asked for any more.
+                line.matched = matcher.is_match(&line.text);
+            }
+            self.add(lines.into_iter().map(|(line, _)| line).collect());
+        }
+    }
+
+    fn add(&mut self, mut lines: Vec<Line>) {
+        self.outcome.lines.append(&mut lines);
+        if self.outcome.lines.len() >= self.want.limit() {
+            self.settle();
+        }
+    }
+
+    /// What was found, in order and each line once: beside a match of one page may be one of the next.
+    fn settle(&mut self) {
+        let mut lines = in_order(std::mem::take(&mut self.outcome.lines), |line| line.seq);
+        lines.dedup_by(|later, kept| {
+            let same = later.seq == kept.seq;
+            kept.matched |= same && later.matched;
+            same
+        });
+        let surplus = lines.len().saturating_sub(self.want.limit());
+        match self.want {
+            Want::First(_) => lines.truncate(lines.len() - surplus),
+            Want::Last(_) => drop(lines.drain(..surplus)),
+        }
+        self.outcome.lines = lines;
+    }
+
+    pub(crate) fn finish(mut self) -> Outcome {
+        self.settle();
+        self.outcome
+    }
 }
 
 /// Which end of what was found is wanted.
@@ -93,11 +227,19 @@ impl Want {
         n.min(MOST_HITS)
     }
 
-    /// All blocks, in the order in which a search that is cut short has found the most useful.
-    fn order(self, lanes: &[Lane]) -> Vec<(usize, usize)> {
+    /// The same end, but nothing of it.
+    fn none(self) -> Self {
+        match self {
+            Self::First(_) => Self::First(0),
+            Self::Last(_) => Self::Last(0),
+        }
+    }
+
+    /// A page's blocks, in the order in which a search that is cut short has found the most useful.
+    fn order(self, lanes: &[Lane], own: &[Range<usize>]) -> Vec<(usize, usize)> {
         let mut all: Vec<(usize, usize)> = Vec::new();
-        for (index, lane) in lanes.iter().enumerate() {
-            all.extend((0..lane.blocks().len()).map(|block| (index, block)));
+        for (index, blocks) in own.iter().enumerate() {
+            all.extend(blocks.clone().map(|block| (index, block)));
         }
         all = in_order(all, |(lane, block)| lanes[*lane].blocks()[*block].first());
         if let Self::Last(_) = self {
@@ -107,13 +249,12 @@ impl Want {
     }
 
     /// Every line at the wanted end.
-    fn collect(self, lanes: &[Lane]) -> Vec<Line> {
+    fn collect(self, lanes: &[Lane], room: &mut Room) -> Vec<Line> {
         let mut lines = Vec::new();
         let walk = match self {
             Self::First(_) => Walk::up(lanes, 0),
             Self::Last(_) => Walk::down(lanes, u64::MAX),
         };
-        let mut room = Room(MOST_TEXT);
         for (lane, at) in walk.take(self.limit()) {
             if !room.take(at.end - at.start) {
                 break;
@@ -127,6 +268,7 @@ impl Want {
     }
 }
 
+#[derive(Debug)]
 struct Room(usize);
 
 impl Room {
@@ -190,11 +332,17 @@ impl Hits {
         }
     }
 
-    fn lines(mut self, lanes: &[Lane], context: usize) -> Vec<Line> {
+    /// The lines to be shown, and whether they are the page's own.
+    fn lines(
+        mut self,
+        lanes: &[Lane],
+        own: &[Range<usize>],
+        context: usize,
+        room: &mut Room,
+    ) -> Vec<(Line, bool)> {
         self.trim();
         let limit = self.want.limit();
         let mut chosen: BTreeMap<u64, (usize, At)> = BTreeMap::new();
-        let mut room = Room(MOST_TEXT);
         let mut take = |lane: usize, at: At| {
             let new = !chosen.contains_key(&at.seq);
             let fits = !new || room.take(at.end - at.start);
@@ -234,7 +382,10 @@ impl Hits {
             .iter()
             .skip(skip)
             .take(limit)
-            .map(|(seq, (lane, at))| line(&lanes[*lane], at, is_match(seq)))
+            .map(|(seq, (lane, at))| {
+                let shown = line(&lanes[*lane], at, is_match(seq));
+                (shown, own[*lane].contains(&at.block))
+            })
             .collect()
     }
 }

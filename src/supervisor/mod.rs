@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use crate::probe::{Prober, Schedule};
 use crate::pump::Pumps;
 use crate::state::{BLOCK, Numbers, State};
 use crate::table::{Set, Table};
-use crate::tape::{Limits, Tape};
+use crate::tape::{Kind, Limits, Tape};
 use crate::watch::Watcher;
 
 use builds::Build;
@@ -611,9 +612,10 @@ impl Supervisor {
         } = self.state.reserve(&process.name);
         self.state_changed = true;
         let limits = limits(&process);
+        let folder: Arc<Path> = self.setup.dir.logs(&process.name).into();
         let unit = Unit {
-            log: Tape::new(limits, seq, run),
-            build_log: Tape::new(limits, build_seq, build_run),
+            log: Tape::open(Arc::clone(&folder), Kind::Runs, limits, seq, run),
+            build_log: Tape::open(folder, Kind::Builds, limits, build_seq, build_run),
             exits: Arc::new(self.state.exits(&process.name)),
             process,
             build: None,

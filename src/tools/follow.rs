@@ -247,7 +247,7 @@ impl Follow {
             }
             // Of a process that came later, all it ever said is news.
             let from = self.after.get(&unit.name).copied();
-            let cursor = from.or(new.then_some(0));
+            let cursor = from.or_else(|| new.then(|| tape.origin()));
             self.sources.push(Source {
                 unit: Arc::clone(unit),
                 tape: Arc::clone(tape),

@@ -1,0 +1,547 @@
+//! The files of one log: which there are, and the writing of them. Each run has files of its own, in
+//! segments, so that a process that never restarts stays within the budget too.
+//!
+//! `RRRRRR-SS.log` (run, segment; builds `bRRRRRR-SS.log`) holds exactly what the process wrote, in the
+//! order in which it was read, and `.idx` beside it says what is where. The bytes are written before
+//! anybody is shown them, then the index; what a crash leaves between the two is found by its length.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use nix::sys::stat::fstat;
+
+use super::index::{HEADER, Header, RECORD, Record};
+use super::pages::{Meta, last_number};
+use crate::clock::{Mono, Wall};
+use crate::os::files::private_dir;
+use crate::ring::Mark;
+use crate::search::Stream;
+use crate::table::in_order;
+
+/// A file costs its size in such blocks (the common block size of file systems).
+const BLOCK: u64 = 4096;
+/// The budget of one kind is spread over so many segments: what goes at once is one of them.
+const SEGMENTS: u64 = 8;
+/// A segment takes a read of full size at least, and its offsets fit its index.
+const SMALLEST: u64 = 72 << 10;
+const LARGEST: u64 = 1 << 30;
+/// Records of one read.
+const MOST_RECORDS: usize = 3;
+/// Files of one log, whatever they cost: a folder stays quick to list.
+const MOST_PARTS: usize = 1_000;
+/// After a failure nothing is tried for so long.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a log is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Runs of the process.
+    Runs,
+    /// Its builds.
+    Builds,
+}
+
+impl Kind {
+    /// Its share of a process's budget: builds come and go, and say less.
+    fn share(self, budget: u64) -> u64 {
+        match self {
+            Self::Runs => budget / 8 * 7,
+            Self::Builds => budget / 8,
+        }
+    }
+
+    fn stem(self, run: u64, segment: u32) -> String {
+        let kind = match self {
+            Self::Runs => "",
+            Self::Builds => "b",
+        };
+        format!("{kind}{run:06}-{segment:02}")
+    }
+
+    /// `b000012-00.log` -> 12, 0.
+    fn parse(self, name: &str) -> Option<(u64, u32)> {
+        let (run, segment) = name.strip_suffix(".log")?.split_once('-')?;
+        let run = match self {
+            Self::Runs => run,
+            Self::Builds => run.strip_prefix('b')?,
+        };
+        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(run) || !digits(segment) {
+            return None;
+        }
+        Some((run.parse().ok()?, segment.parse().ok()?))
+    }
+}
+
+/// One segment of one run on disk.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub run: u64,
+    pub segment: u32,
+    /// What it costs, bytes.
+    pub cost: u64,
+    /// What is in it; read when it is asked for.
+    pub meta: OnceLock<Meta>,
+}
+
+/// The folder that a log's files are in.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    pub path: Arc<Path>,
+    pub kind: Kind,
+}
+
+impl Folder {
+    /// The file of a part: `log`, or `idx`.
+    pub(super) fn file(&self, run: u64, segment: u32, extension: &str) -> PathBuf {
+        let stem = self.kind.stem(run, segment);
+        self.path.join(format!("{stem}.{extension}"))
+    }
+
+    /// What is there, oldest first.
+    fn parts(&self) -> Vec<Arc<Part>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some((run, segment)) = name.to_str().and_then(|n| self.kind.parse(n)) else {
+                continue;
+            };
+            let size = |extension| {
+                let path = self.file(run, segment, extension);
+                fs::symlink_metadata(path).map_or(0, |m| m.len())
+            };
+            found.push(Arc::new(Part {
+                run,
+                segment,
+                cost: cost(size("log")) + cost(size("idx")),
+                meta: OnceLock::new(),
+            }));
+        }
+        let found = in_order(found, |part| u64::from(part.segment));
+        in_order(found, |part| part.run)
+    }
+}
+
+fn cost(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK)
+}
+
+/// The files of one log.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub folder: Folder,
+    budget: u64,
+    /// Those that nobody writes any more, oldest first.
+    parts: Vec<Arc<Part>>,
+    writers: Vec<Writer>,
+    trouble: Option<Box<Trouble>>,
+}
+
+/// What could not be written.
+#[derive(Debug)]
+struct Trouble {
+    why: String,
+    since: Mono,
+}
+
+/// One run that is being written.
+#[derive(Debug)]
+struct Writer {
+    run: u64,
+    started: Wall,
+    /// The next segment's number.
+    next: u32,
+    /// Complete lines so far, also those that could not be written.
+    lines: u64,
+    ended: Option<(Wall, String)>,
+    open: Option<Box<Open>>,
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+struct Open {
+    segment: u32,
+    log: File,
+    index: File,
+    header: Header,
+    records: u64,
+    last: Record,
+    /// The highest number in it.
+    highest: u64,
+}
+
+impl Disk {
+    /// Those in the folder, and what is to come.
+    pub(super) fn new(folder: Folder, budget: u64) -> Self {
+        Self {
+            budget: folder.kind.share(budget),
+            parts: folder.parts(),
+            folder,
+            writers: Vec::new(),
+            trouble: None,
+        }
+    }
+
+    /// The highest number in it, and the last run.
+    pub(super) fn last(&self) -> (u64, u64) {
+        let run = self.parts.last().map_or(0, |part| part.run);
+        (last_number(&self.folder, &self.parts), run)
+    }
+
+    /// Another budget; it counts from the next segment on.
+    pub(super) fn set_budget(&mut self, budget: u64) {
+        self.budget = self.folder.kind.share(budget);
+        if self.budget == 0 {
+            let closed = self.writers.iter_mut().filter_map(Writer::close);
+            self.parts.extend(closed);
+            self.sort();
+            self.trouble = None;
+        }
+    }
+
+    /// What keeps lines from being written now.
+    pub(super) fn trouble(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|t| t.why.as_str())
+    }
+
+    /// All there is now, oldest first.
+    pub(super) fn now(&self) -> Vec<Arc<Part>> {
+        let open = self.writers.iter().filter_map(Writer::part);
+        let all: Vec<_> = self.parts.iter().cloned().chain(open).collect();
+        in_order(all, |part| part.run)
+    }
+
+    /// A run begins: who ended before says no more, or not much.
+    pub(super) fn begin(&mut self, run: u64, at: Wall) {
+        for writer in &mut self.writers {
+            if writer.ended.is_some() {
+                self.parts.extend(writer.close());
+            }
+        }
+        self.writers.retain(|w| w.ended.is_none());
+        self.writers.reserve_exact(1);
+        self.writers.push(Writer::new(run, at));
+        self.sort();
+    }
+
+    /// The run has ended; what a grandchild of it says still comes in.
+    pub(super) fn end(&mut self, run: u64, at: Wall, how: &str) {
+        if let Some(writer) = self.writers.iter_mut().find(|w| w.run == run) {
+            writer.end(at, how);
+        }
+    }
+
+    /// New bytes, before they are shown to anybody.
+    pub(super) fn write(&mut self, run: u64, bytes: &[u8], at: Wall, next_seq: u64) {
+        if self.budget == 0 {
+            return;
+        }
+        let index = self.writer(run, at);
+        let limit = (self.budget / SEGMENTS).clamp(SMALLEST, LARGEST);
+        let writer = &mut self.writers[index];
+        if !writer.takes(bytes.len() as u64, limit) {
+            let closed = writer.close();
+            self.parts.extend(closed);
+            self.sort();
+        }
+        let done = match self.writers[index].open {
+            Some(_) => Ok(()),
+            None if self.waits() => return,
+            None => {
+                self.make_room(limit);
+                self.writers[index].start(&self.folder, next_seq)
+            }
+        };
+        let written = done.and_then(|()| self.writers[index].write(bytes));
+        self.outcome(index, written);
+    }
+
+    /// What those bytes came to, or what came without any.
+    pub(super) fn note(&mut self, run: u64, stream: Stream, bytes: usize, mark: &Mark, at: Wall) {
+        let Some(index) = self.writers.iter().position(|w| w.run == run) else {
+            return;
+        };
+        let noted = self.writers[index].note(stream, bytes, mark, at);
+        if noted.is_err() {
+            self.outcome(index, noted);
+        }
+    }
+
+    /// What was asked of the disk went well, or it is left alone for a while. A new segment follows,
+    /// so that what is in a file has no gap.
+    fn outcome(&mut self, index: usize, done: io::Result<()>) {
+        match done {
+            Ok(()) => self.trouble = None,
+            Err(e) => {
+                let writer = &mut self.writers[index];
+                let path = self
+                    .folder
+                    .file(writer.run, writer.next.saturating_sub(1), "log");
+                self.parts.extend(writer.close());
+                self.sort();
+                self.trouble = Some(Box::new(Trouble {
+                    why: format!("cannot write {}: {}", path.display(), reason(&e)),
+                    since: Mono::now(),
+                }));
+            }
+        }
+    }
+
+    /// As if the last trouble had been long ago.
+    #[cfg(test)]
+    pub(super) fn forget_when(&mut self) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.since = Mono::default();
+        }
+    }
+
+    fn waits(&self) -> bool {
+        let trouble = self.trouble.as_ref();
+        trouble.is_some_and(|t| Mono::now().since(t.since) < RETRY)
+    }
+
+    fn writer(&mut self, run: u64, at: Wall) -> usize {
+        if let Some(index) = self.writers.iter().position(|w| w.run == run) {
+            return index;
+        }
+        // A grandchild of an earlier run, after the next one began.
+        let mut writer = Writer::new(run, at);
+        let of_run = self.parts.iter().filter(|p| p.run == run);
+        writer.next = of_run.map(|p| p.segment + 1).max().unwrap_or(0);
+        writer.ended = Some((at, String::new()));
+        self.writers.push(writer);
+        self.writers.len() - 1
+    }
+
+    fn sort(&mut self) {
+        let parts = in_order(std::mem::take(&mut self.parts), |p| u64::from(p.segment));
+        self.parts = in_order(parts, |p| p.run);
+    }
+
+    /// Lets the oldest go until a segment more is within the budget.
+    fn make_room(&mut self, segment: u64) {
+        let open = self.writers.iter().filter_map(|w| w.open.as_deref());
+        let mut used: u64 = open.map(|o| cost(o.size()) + cost(o.index_size())).sum();
+        used += self.parts.iter().map(|p| p.cost).sum::<u64>();
+        let mut gone = 0;
+        while let Some(part) = self.parts.get(gone)
+            && (used + segment > self.budget || self.parts.len() - gone >= MOST_PARTS)
+        {
+            for extension in ["log", "idx"] {
+                let _ = fs::remove_file(self.folder.file(part.run, part.segment, extension));
+            }
+            used -= part.cost;
+            gone += 1;
+        }
+        self.parts.drain(..gone);
+    }
+}
+
+/// The system's words, without its number.
+fn reason(e: &io::Error) -> String {
+    let text = e.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_lowercase()
+}
+
+impl Writer {
+    fn new(run: u64, started: Wall) -> Self {
+        Self {
+            run,
+            started,
+            next: 0,
+            lines: 0,
+            ended: None,
+            open: None,
+        }
+    }
+
+    /// So much more belongs into the segment that is being written, and that is still what it was.
+    fn takes(&self, bytes: u64, limit: u64) -> bool {
+        self.open.as_ref().is_none_or(|open| {
+            let size = cost(open.size() + bytes)
+                + cost(open.index_size() + (MOST_RECORDS * RECORD) as u64);
+            size <= limit && open.is_whole()
+        })
+    }
+
+    /// Begins a segment.
+    fn start(&mut self, folder: &Folder, first: u64) -> io::Result<()> {
+        private_dir(&folder.path)?;
+        let segment = self.next;
+        // Also if it fails: a name is used once.
+        self.next += 1;
+        let path = folder.file(self.run, segment, "log");
+        let log = File::options()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
+        let header = Header {
+            started: self.started,
+            before: self.lines,
+            first,
+            ended: None,
+        };
+        let index = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(folder.file(self.run, segment, "idx"))
+            .and_then(|index| {
+                index.write_all_at(&header.encode(), 0)?;
+                Ok(index)
+            });
+        let index = match index {
+            Ok(index) => index,
+            Err(e) => {
+                for extension in ["log", "idx"] {
+                    let _ = fs::remove_file(folder.file(self.run, segment, extension));
+                }
+                return Err(e);
+            }
+        };
+        self.open = Some(Box::new(Open {
+            segment,
+            log,
+            index,
+            header,
+            records: 0,
+            last: Record::START,
+            highest: first.saturating_sub(1),
+        }));
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        match open.log.write(bytes) {
+            Ok(count) if count == bytes.len() => Ok(()),
+            half => {
+                // Without a part of it: the file holds what its index says.
+                let _ = open.log.set_len(open.size());
+                Err(half.err().unwrap_or(io::ErrorKind::StorageFull.into()))
+            }
+        }
+    }
+
+    fn note(&mut self, stream: Stream, bytes: usize, mark: &Mark, at: Wall) -> io::Result<()> {
+        let early = mark.pinned.map_or(0, |_| 1);
+        self.lines += mark.lines + early;
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        let mut left = bytes;
+        let mut carry = mark.carry;
+        let mut out = Vec::with_capacity(MOST_RECORDS * RECORD);
+        if let Some((seq, end)) = mark.pinned {
+            left -= end.min(left);
+            out.extend(open.record(stream, bytes - left, carry, at, (seq, 1), true));
+            carry = 0;
+            if let Some(place) = mark.place {
+                out.extend(open.record(stream, 0, carry, at, (place, 0), true));
+            }
+        }
+        if left > 0 || mark.lines > 0 {
+            let lines = (mark.first, mark.lines as u32);
+            out.extend(open.record(stream, left, carry, at, lines, false));
+        }
+        let place = open.index_size();
+        open.records += (out.len() / RECORD) as u64;
+        open.index.write_all_at(&out, place)
+    }
+
+    fn end(&mut self, at: Wall, how: &str) {
+        self.ended = Some((at, how.to_owned()));
+        if let Some(open) = &mut self.open {
+            open.header.ended = Some((at, how.to_owned()));
+            // Only for who reads it later; the bytes are there.
+            let _ = open.index.write_all_at(&open.header.encode(), 0);
+        }
+    }
+
+    /// What is in the segment that is being written.
+    fn part(&self) -> Option<Arc<Part>> {
+        let open = self.open.as_ref()?;
+        let mut header = open.header.clone();
+        header.ended.clone_from(&self.ended);
+        Some(Arc::new(Part {
+            run: self.run,
+            segment: open.segment,
+            cost: cost(open.size()) + cost(open.index_size()),
+            meta: OnceLock::from(Meta {
+                header,
+                lines: open.last.lines,
+                last: open.highest,
+                last_at: open.last.at,
+                sound: open.records as usize,
+            }),
+        }))
+    }
+
+    /// The segment is written no more.
+    fn close(&mut self) -> Option<Arc<Part>> {
+        let part = self.part();
+        let whole = self.open.take().is_some_and(|open| open.is_whole());
+        // Somebody cut it short, or took it away: what it holds now is to be read anew.
+        match part {
+            Some(part) if !whole => Some(Arc::new(Part {
+                meta: OnceLock::new(),
+                ..Arc::into_inner(part)?
+            })),
+            part => part,
+        }
+    }
+}
+
+impl Open {
+    /// Bytes in the log.
+    fn size(&self) -> u64 {
+        u64::from(self.last.end)
+    }
+
+    /// Bytes in the index.
+    fn index_size(&self) -> u64 {
+        HEADER as u64 + self.records * RECORD as u64
+    }
+
+    /// It has a name, and is as long as we left it.
+    fn is_whole(&self) -> bool {
+        let size = self.size();
+        fstat(self.log.as_fd()).is_ok_and(|s| s.st_nlink > 0 && s.st_size as u64 == size)
+    }
+
+    fn record(
+        &mut self,
+        stream: Stream,
+        bytes: usize,
+        carry: usize,
+        at: Wall,
+        (first, lines): (u64, u32),
+        pinned: bool,
+    ) -> [u8; RECORD] {
+        let mut record = Record {
+            end: self.last.end + bytes as u32,
+            stream,
+            carry: carry as u32,
+            pinned,
+            at,
+            first,
+            lines: self.last.lines,
+        };
+        record.lines[stream as usize] += lines;
+        self.highest = self
+            .highest
+            .max((first + u64::from(lines)).saturating_sub(1));
+        self.last = record;
+        record.encode()
+    }
+}

@@ -1,0 +1,901 @@
+//! Reads the files of a run: page by page from either end, never more than one page at a time, and
+//! only the pages that are asked for. An index that is lost or torn is made anew from its file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use super::disk::{Folder, Part};
+use super::index::{HEADER, Header, RECORD, Record};
+use crate::block::{Block, Chunk, Lane, MAX_LINE, cut, nth_line};
+use crate::clock::Wall;
+use crate::search::Stream;
+
+/// Bytes of a page: a few reads of full size.
+const PAGE: u32 = 256 << 10;
+/// Records of a page at most.
+const RECORDS: usize = 4 << 10;
+/// So far back the begin of a line is looked for, records.
+const BACK: usize = 2 << 10;
+
+const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+/// What is in one part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Meta {
+    pub header: Header,
+    /// Complete lines of each stream.
+    pub lines: [u32; 2],
+    /// The highest number.
+    pub last: u64,
+    /// When the last byte came.
+    pub last_at: Wall,
+    /// Records of its index that are in order.
+    pub sound: usize,
+}
+
+impl Meta {
+    pub(super) fn total(&self) -> u64 {
+        self.lines.into_iter().map(u64::from).sum()
+    }
+
+    /// What the part holds; `first`: the number of its first line, if its index does not tell.
+    fn read(folder: &Folder, part: &Part, first: u64, over: bool) -> Self {
+        match Opened::read(folder, part, first, over) {
+            Ok(opened) => opened.meta(),
+            // It went while it was asked for.
+            Err(_) => Self {
+                header: Header {
+                    started: Wall(0),
+                    before: 0,
+                    first,
+                    ended: None,
+                },
+                lines: [0; 2],
+                last: first.saturating_sub(1),
+                last_at: Wall(0),
+                sound: 0,
+            },
+        }
+    }
+}
+
+/// Reads what is in these parts, oldest first, those of a run to its last one; the highest number.
+pub(super) fn survey(folder: &Folder, parts: &[Arc<Part>]) -> u64 {
+    let mut last = 0;
+    for (at, part) in parts.iter().enumerate() {
+        let over = parts.get(at + 1).is_none_or(|next| next.run != part.run);
+        let read = || Meta::read(folder, part, last + 1, over);
+        last = last.max(part.meta.get_or_init(read).last);
+    }
+    last
+}
+
+/// The highest number in these parts, which are all of a log. Reads no more of them than it must: the
+/// newest two are all that a crash can have left open.
+pub(super) fn last_number(folder: &Folder, parts: &[Arc<Part>]) -> u64 {
+    let newest = &parts[parts.len().saturating_sub(2)..];
+    let last = newest.iter().map(|part| {
+        let opened = Opened::read(folder, part, 1, true).ok()?;
+        opened.index.is_some().then(|| opened.meta().last)
+    });
+    let last: Option<Vec<u64>> = last.collect();
+    match last {
+        Some(last) => last.into_iter().max().unwrap_or(0),
+        None => survey(folder, parts),
+    }
+}
+
+/// A part whose files are open.
+#[derive(Debug)]
+struct Opened {
+    log: File,
+    /// None: lost.
+    index: Option<File>,
+    /// Records in it.
+    count: usize,
+    /// What it does not say, made from the log.
+    made: Vec<Record>,
+    header: Header,
+}
+
+impl Opened {
+    /// `first`: the number of its first line, if its index does not tell; `over`: it is the last of a
+    /// run that nobody writes any more.
+    fn read(folder: &Folder, part: &Part, first: u64, over: bool) -> io::Result<Self> {
+        let log = File::open(folder.file(part.run, part.segment, "log"))?;
+        let about = log.metadata()?;
+        let size = u32::try_from(about.len()).unwrap_or(u32::MAX);
+        let index = File::open(folder.file(part.run, part.segment, "idx")).ok();
+        let written = Wall(about.mtime() * 1000 + about.mtime_nsec() / 1_000_000);
+        let mut opened = Self {
+            log,
+            index: None,
+            count: 0,
+            made: Vec::new(),
+            header: Header {
+                started: written,
+                before: 0,
+                first,
+                ended: None,
+            },
+        };
+        if let Some((header, index)) = index.and_then(|index| Some((header_of(&index)?, index))) {
+            let length = index.metadata()?.len().saturating_sub(HEADER as u64);
+            opened.header = header;
+            opened.index = Some(index);
+            opened.count = (length / RECORD as u64) as usize;
+            opened.trust(size, part.meta.get().map(|meta| meta.sound));
+        }
+        if opened.before(opened.len()).end < size {
+            opened.make(size, written);
+        }
+        if over {
+            opened.finish();
+        }
+        Ok(opened)
+    }
+
+    /// Keeps the records up to the first one that can't be. So many of them were looked at before: then
+    /// the last one tells of a file that was cut since.
+    fn trust(&mut self, size: u32, sound: Option<usize>) {
+        let mut at = 0;
+        if let Some(sound) = sound {
+            self.count = self.count.min(sound);
+            at = self.count.saturating_sub(1);
+        }
+        let mut records = Vec::new();
+        while at < self.count {
+            let to = (at + RECORDS).min(self.count);
+            let whole = self.records(at, to, &mut records);
+            let mut before = self.before(at);
+            for record in &records {
+                if !record.follows(&before) || record.end > size {
+                    self.count = at;
+                    return;
+                }
+                before = *record;
+                at += 1;
+            }
+            if !whole {
+                self.count = at;
+                return;
+            }
+        }
+    }
+
+    /// Records of what the index says nothing about: its lines go on with the numbers, in the stream
+    /// that wrote last.
+    fn make(&mut self, size: u32, written: Wall) {
+        let last = self.before(self.len());
+        let mut record = Record {
+            at: written,
+            pinned: false,
+            first: self.next_number(),
+            ..last
+        };
+        record.carry = self.rests()[last.stream as usize];
+        let mut bytes = vec![0; MAX_LINE];
+        while record.end < size {
+            let length = (size - record.end).min(MAX_LINE as u32) as usize;
+            let Ok(length) = self
+                .log
+                .read_at(&mut bytes[..length], u64::from(record.end))
+            else {
+                return;
+            };
+            if length == 0 {
+                return;
+            }
+            let before = record;
+            let lines = cut(record.carry as usize, &bytes[..length]).lines() as u32;
+            record.end += length as u32;
+            record.lines[record.stream as usize] += lines;
+            self.made.push(record);
+            record.carry = record.rest(&before, &bytes[..length]);
+            record.first += u64::from(lines);
+        }
+    }
+
+    /// The number that a line behind its last one has at least.
+    fn next_number(&self) -> u64 {
+        let mut records = Vec::new();
+        let from = self.len().saturating_sub(4);
+        self.records(from, self.len(), &mut records);
+        let mut before = self.before(from);
+        let mut next = self.header.first;
+        for record in records {
+            next = next.max(record.next(&before));
+            before = record;
+        }
+        next
+    }
+
+    /// Bytes of each stream's unfinished line at its end.
+    fn rests(&self) -> [u32; 2] {
+        STREAMS.map(|stream| {
+            let Some((before, record)) = self.last_of(stream) else {
+                return 0;
+            };
+            let mut bytes = vec![0; (record.end - before.end) as usize];
+            match self.log.read_exact_at(&mut bytes, u64::from(before.end)) {
+                Ok(()) => record.rest(&before, &bytes),
+                Err(_) => 0,
+            }
+        })
+    }
+
+    /// The last record of a stream, and the one before it.
+    fn last_of(&self, stream: Stream) -> Option<(Record, Record)> {
+        let (mut records, to) = (Vec::new(), self.len());
+        let from = to.saturating_sub(BACK);
+        self.records(from, to, &mut records);
+        let at = records.iter().rposition(|r| r.stream == stream)?;
+        let before = match at {
+            0 => self.before(from),
+            n => records[n - 1],
+        };
+        Some((before, records[at]))
+    }
+
+    fn len(&self) -> usize {
+        self.count + self.made.len()
+    }
+
+    /// Puts records `from..to` into `into`; false: one of them is none, or can't come after the other.
+    fn records(&self, from: usize, to: usize, into: &mut Vec<Record>) -> bool {
+        into.clear();
+        let stored = from..to.min(self.count);
+        if let Some(index) = self.index.as_ref().filter(|_| !stored.is_empty()) {
+            let mut bytes = vec![0; stored.len() * RECORD];
+            let place = (HEADER + stored.start * RECORD) as u64;
+            if index.read_exact_at(&mut bytes, place).is_err() {
+                return false;
+            }
+            for bytes in bytes.as_chunks::<RECORD>().0 {
+                let before = into.last().unwrap_or(&Record::START);
+                match Record::decode(bytes) {
+                    Some(record) if into.is_empty() || record.follows(before) => into.push(record),
+                    Some(_) | None => return false,
+                }
+            }
+        }
+        let made = from.max(self.count) - self.count..to.max(self.count) - self.count;
+        into.extend_from_slice(&self.made[made]);
+        true
+    }
+
+    /// The record before that one.
+    fn before(&self, at: usize) -> Record {
+        let mut one = Vec::new();
+        if at > 0 {
+            self.records(at - 1, at, &mut one);
+        }
+        one.first().copied().unwrap_or(Record::START)
+    }
+
+    /// The first record that `beyond` holds for: it holds for all after it as well, but for those of
+    /// lines that were shown unfinished.
+    fn search(&self, beyond: &dyn Fn(&Record, &Record) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        let mut two = Vec::new();
+        while low < high {
+            let middle = low.midpoint(high);
+            let mut at = middle;
+            loop {
+                let before = at.saturating_sub(1);
+                if !self.records(before, at + 1, &mut two) {
+                    return low;
+                }
+                if at == low || two.last().is_none_or(|r| !r.pinned) {
+                    break;
+                }
+                at -= 1;
+            }
+            let before = if two.len() == 2 {
+                two[0]
+            } else {
+                Record::START
+            };
+            if two.last().is_none_or(|r| beyond(r, &before)) {
+                high = at;
+            } else {
+                low = middle + 1;
+            }
+        }
+        // One that was shown unfinished may be the first that was meant.
+        while low > 0 && self.before(low).pinned {
+            low -= 1;
+        }
+        low
+    }
+
+    /// Lines with numbers up to `after` from a record on that [`Opened::search`] found for it: some of the
+    /// first record's, but for those that had been shown unfinished.
+    fn up_to(&self, after: u64, from: usize, to: usize, stream: Option<Stream>) -> u64 {
+        let (mut records, mut before, mut sum) = (Vec::new(), self.before(from), 0);
+        self.records(from, to.min(from + RECORDS), &mut records);
+        for (at, record) in records.iter().enumerate() {
+            let lines = u64::from(record.finished(&before));
+            let late = records.get(at + 1).filter(|next| next.is_place(record));
+            let first = late.map_or(record.first, |place| place.first);
+            if stream.is_none_or(|s| s == record.stream) {
+                sum += (after.saturating_add(1)).saturating_sub(first).min(lines);
+            }
+            before = *record;
+            if !record.pinned {
+                break;
+            }
+        }
+        sum
+    }
+
+    fn meta(&self) -> Meta {
+        let last = self.before(self.len());
+        Meta {
+            header: self.header.clone(),
+            lines: last.lines,
+            last: self.next_number() - 1,
+            last_at: last.at,
+            sound: self.count,
+        }
+    }
+}
+
+fn header_of(index: &File) -> Option<Header> {
+    let mut bytes = [0; HEADER];
+    index.read_exact_at(&mut bytes, 0).ok()?;
+    Header::decode(&bytes)
+}
+
+/// A place between two records of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    part: usize,
+    record: usize,
+}
+
+/// What is asked of one run.
+#[derive(Debug)]
+pub(super) struct Reader {
+    folder: Folder,
+    /// Its parts, oldest first.
+    parts: Vec<Arc<Part>>,
+    /// What is above is in memory.
+    ceiling: u64,
+    /// Nobody writes it any more: its unfinished lines are lines.
+    over: bool,
+    stream: Option<Stream>,
+    /// Lines of each stream before its end that are above the ceiling.
+    above: [u64; 2],
+    /// Late lines with numbers up to here come at their place.
+    late_below: u64,
+    /// Those that did: place, and their own number.
+    pub late: Vec<(u64, u64)>,
+    opened: Option<(usize, Opened)>,
+    /// A page's memory, for the next one.
+    spare: Vec<u8>,
+}
+
+impl Reader {
+    /// The parts of a run, oldest first; `ceiling`: the number up to which it is not in memory (None:
+    /// it is on disk only).
+    pub(super) fn new(
+        folder: Folder,
+        parts: Vec<Arc<Part>>,
+        ceiling: Option<u64>,
+        stream: Option<Stream>,
+        late_below: u64,
+    ) -> Self {
+        Self {
+            late_below,
+            late: Vec::new(),
+            above: [0; 2],
+            folder,
+            parts,
+            ceiling: ceiling.unwrap_or(u64::MAX),
+            over: ceiling.is_none(),
+            stream,
+            opened: None,
+            spare: Vec::new(),
+        }
+    }
+
+    pub(super) fn parts(&self) -> &[Arc<Part>] {
+        &self.parts
+    }
+
+    /// The lowest and the highest number that it may hold.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        let metas = || self.parts.iter().filter_map(|p| p.meta.get());
+        let last = metas().map(|m| m.last).max().unwrap_or(0);
+        let first = metas().next().map_or(0, |m| m.header.first);
+        (first, last.min(self.ceiling))
+    }
+
+    /// Lines with higher numbers than `after` that should be here and are not.
+    pub(super) fn missing(&self, after: u64) -> u64 {
+        let (mut sum, mut known) = (0, 0);
+        for meta in self.parts.iter().filter_map(|p| p.meta.get()) {
+            let hole = meta.header.before.saturating_sub(known);
+            sum += hole.min((meta.header.first - 1).saturating_sub(after));
+            known = meta.header.before + meta.total();
+        }
+        sum
+    }
+
+    fn run(&self) -> u64 {
+        self.parts.first().map_or(0, |p| p.run)
+    }
+
+    /// Opens a part; a part that went is an empty one.
+    fn open(&mut self, part: usize) -> Option<&Opened> {
+        if self.opened.as_ref().is_none_or(|(open, _)| *open != part) {
+            self.opened = None;
+            let of = self.parts.get(part)?;
+            let known = of.meta.get();
+            let first = known.map_or(1, |m| m.header.first);
+            let over = self.over && part + 1 == self.parts.len();
+            let opened = Opened::read(&self.folder, of, first, over).ok()?;
+            self.opened = Some((part, opened));
+        }
+        self.opened.as_ref().map(|(_, opened)| opened)
+    }
+
+    fn len(&mut self, part: usize) -> usize {
+        self.open(part).map_or(0, Opened::len)
+    }
+
+    /// The place before the first line with a higher number, from this time on.
+    pub(super) fn start(&mut self, after: u64, since: Option<Wall>) -> Place {
+        let since = since.unwrap_or(Wall(i64::MIN));
+        let old = |part: &Arc<Part>| {
+            let meta = part.meta.get();
+            meta.is_some_and(|m| m.last <= after || m.last_at < since)
+        };
+        let part = self.parts.iter().take_while(|p| old(p)).count();
+        let record = self.open(part).map_or(0, |opened| {
+            opened.search(&|record, before| record.last(before) > after && record.at >= since)
+        });
+        Place { part, record }
+    }
+
+    /// The place behind the last line that is not in memory.
+    pub(super) fn end(&mut self) -> Place {
+        let ceiling = self.ceiling;
+        let below = |part: &Arc<Part>| part.meta.get().is_none_or(|m| m.header.first <= ceiling);
+        let parts = self.parts.iter().take_while(|p| below(p)).count();
+        let Some(part) = parts.checked_sub(1) else {
+            return Place { part: 0, record: 0 };
+        };
+        let inside = self.parts[part]
+            .meta
+            .get()
+            .is_some_and(|m| m.last > ceiling);
+        let record = if inside {
+            self.end_within(part)
+        } else {
+            self.len(part)
+        };
+        Place { part, record }
+    }
+
+    /// The place in a part behind the last line that is not in memory. Behind it may be one that was
+    /// shown unfinished and has a lower number: then it is behind that one, and what is above the
+    /// ceiling in between is left out.
+    fn end_within(&mut self, part: usize) -> usize {
+        let ceiling = self.ceiling;
+        let Some(opened) = self.open(part) else {
+            return 0;
+        };
+        let first = opened.search(&|record, _| record.first > ceiling);
+        let low = first.saturating_sub(1);
+        let high = opened.len().min(first + BACK);
+        let (mut records, mut before) = (Vec::new(), opened.before(low));
+        opened.records(low, high, &mut records);
+        let (mut end, mut above) = (first, [0; 2]);
+        let (mut sum, mut seen) = ([0; 2], [false; 2]);
+        for (at, record) in (low..).zip(&records) {
+            let (which, lines) = (record.stream as usize, record.finished(&before));
+            if at >= first && lines > 0 {
+                if !seen[which] && record.pinned && record.first <= ceiling {
+                    // With its place, if it has one.
+                    let next = records.get(at - low + 1);
+                    let place = next.is_some_and(|next| next.is_place(record));
+                    (end, above) = (at + 1 + usize::from(place), sum);
+                }
+                seen[which] = true;
+            }
+            let last = record.last(&before);
+            sum[which] += u64::from(lines).min(last.saturating_sub(ceiling));
+            if at < first {
+                above = sum;
+            }
+            before = *record;
+        }
+        self.above = above;
+        end
+    }
+
+    /// Lines of a stream, or of both, between a place and the end, those up to `after` left out.
+    pub(super) fn count(
+        &mut self,
+        (from, to): (Place, Place),
+        after: u64,
+        stream: Option<Stream>,
+    ) -> u64 {
+        let lines = |lines: [u32; 2]| match stream {
+            Some(stream) => u64::from(lines[stream as usize]),
+            None => lines.into_iter().map(u64::from).sum(),
+        };
+        let mut sum = 0;
+        for part in from.part..=to.part {
+            let inside = part > from.part && part < to.part;
+            let known = self.parts.get(part).and_then(|p| p.meta.get());
+            if let Some(meta) = known.filter(|_| inside) {
+                sum += lines(meta.lines);
+                continue;
+            }
+            let Some(opened) = self.open(part) else {
+                continue;
+            };
+            let end = if part == to.part {
+                to.record
+            } else {
+                opened.len()
+            };
+            let start = if part == from.part { from.record } else { 0 };
+            if start >= end {
+                continue;
+            }
+            sum +=
+                lines(opened.before(end).lines).saturating_sub(lines(opened.before(start).lines));
+            if part == from.part {
+                let outside = opened.up_to(after, start, end, stream);
+                sum = sum.saturating_sub(outside);
+            }
+        }
+        let above: u64 = match stream {
+            Some(stream) => self.above[stream as usize],
+            None => self.above.iter().sum(),
+        };
+        sum.saturating_sub(above)
+    }
+
+    /// The last page before `to`, not before `from`; and where it begins.
+    pub(super) fn back(&mut self, from: Place, to: Place) -> Option<(Vec<Lane>, Place)> {
+        let mut to = to;
+        while to > from && to.record == 0 {
+            to.part -= 1;
+            to.record = self.len(to.part);
+        }
+        if to <= from {
+            return None;
+        }
+        let least = if to.part == from.part { from.record } else { 0 };
+        let low = to.record.saturating_sub(RECORDS).max(least);
+        let mut records = Vec::new();
+        let opened = self.open(to.part)?;
+        if !opened.records(low, to.record, &mut records) {
+            // Damaged since it was opened.
+            return Some((Vec::new(), Place { record: low, ..to }));
+        }
+        let before_low = opened.before(low);
+        if !records.first().is_some_and(|r| r.follows(&before_low)) {
+            return Some((Vec::new(), Place { record: low, ..to }));
+        }
+        let end = records.last().map_or(0, |r| r.end);
+        let mut start = records.len() - 1;
+        while start > 0 {
+            let begin = if start == 1 {
+                before_low.end
+            } else {
+                records[start - 2].end
+            };
+            if end - begin > PAGE {
+                break;
+            }
+            start -= 1;
+        }
+        if records[start].is_place(if start == 0 {
+            &before_low
+        } else {
+            &records[start - 1]
+        }) {
+            start = start.saturating_sub(1);
+        }
+        let before = if start == 0 {
+            before_low
+        } else {
+            records[start - 1]
+        };
+        let place = Place {
+            record: low + start,
+            ..to
+        };
+        Some((self.lanes(place, before, &records[start..]), place))
+    }
+
+    /// The first page from `from` on, not beyond `to`; and where it ends.
+    pub(super) fn forward(&mut self, from: Place, to: Place) -> Option<(Vec<Lane>, Place)> {
+        let mut from = from;
+        while from < to && from.record >= self.len(from.part) {
+            from.part += 1;
+            from.record = 0;
+        }
+        if from >= to {
+            return None;
+        }
+        let opened = self.open(from.part)?;
+        let most = if from.part == to.part {
+            to.record
+        } else {
+            opened.len()
+        };
+        let high = (from.record + RECORDS).min(most);
+        let mut records = Vec::new();
+        if !opened.records(from.record, high, &mut records) {
+            return Some((
+                Vec::new(),
+                Place {
+                    record: high,
+                    ..from
+                },
+            ));
+        }
+        let before = opened.before(from.record);
+        if !records.first().is_some_and(|r| r.follows(&before)) {
+            return Some((
+                Vec::new(),
+                Place {
+                    record: high,
+                    ..from
+                },
+            ));
+        }
+        let fit = records.iter().take_while(|r| r.end - before.end <= PAGE);
+        let mut count = fit.count().max(1);
+        // A late line and its place stay together.
+        if count == records.len() && count > 1 && high < most && records[count - 1].pinned {
+            count -= 1;
+        }
+        if records
+            .get(count)
+            .is_some_and(|r| r.is_place(&records[count - 1]))
+        {
+            count += 1;
+        }
+        let place = Place {
+            record: from.record + count,
+            ..from
+        };
+        Some((self.lanes(from, before, &records[..count]), place))
+    }
+
+    /// The lines of these records, the first of which is at `place`.
+    fn lanes(&mut self, place: Place, before: Record, records: &[Record]) -> Vec<Lane> {
+        let mut lanes = Vec::new();
+        let (run, late_below, ceiling) = (self.run(), self.late_below, self.ceiling);
+        let mut late = Vec::new();
+        let alone = records.iter().all(|r| r.stream == records[0].stream);
+        for stream in STREAMS {
+            let wanted = self.stream.is_none_or(|s| s == stream);
+            let first = records.iter().position(|r| r.stream == stream);
+            let (true, Some(first)) = (wanted, first) else {
+                continue;
+            };
+            let carry = records[first].carry as usize;
+            let prefix = match carry {
+                0 => Vec::new(),
+                n => self.carried(place, stream, n),
+            };
+            let mut track = Track::new(std::mem::take(&mut self.spare), &prefix, ceiling);
+            let Some(opened) = self.open(place.part) else {
+                continue;
+            };
+            if alone {
+                track.append(&opened.log, before.end, records[records.len() - 1].end);
+            }
+            let mut previous = before;
+            let mut used = prefix.len();
+            for (at, record) in records.iter().enumerate() {
+                if record.stream == stream {
+                    if !alone {
+                        track.append(&opened.log, previous.end, record.end);
+                    }
+                    let length = (record.end - previous.end) as usize;
+                    let to = (used + length).min(track.bytes.len());
+                    let mut record = *record;
+                    let finished = record.finished(&previous);
+                    let place = records.get(at + 1).filter(|next| next.is_place(&record));
+                    if let Some(place) = place
+                        && record.pinned
+                        && record.first <= late_below
+                    {
+                        late.push((place.first, record.first));
+                        // Its own number tells whether it is in memory.
+                        track.ceiling = match record.first <= ceiling {
+                            true => u64::MAX,
+                            false => 0,
+                        };
+                        record.first = place.first;
+                    }
+                    track.add(&record, finished, used, to);
+                    track.ceiling = ceiling;
+                    used = to;
+                }
+                previous = *record;
+            }
+            let block = Block::new(track.bytes, track.chunks);
+            lanes.push(Lane::new(run, stream, vec![Arc::new(block)]));
+        }
+        self.late.append(&mut late);
+        lanes
+    }
+
+    /// The last `carry` bytes of a stream before a place: the begin of its unfinished line.
+    fn carried(&mut self, place: Place, stream: Stream, carry: usize) -> Vec<u8> {
+        const STEP: usize = 64;
+        let mut pieces: Vec<Vec<u8>> = Vec::new();
+        let (mut at, mut left, mut looked) = (place, carry, 0);
+        let mut records = Vec::new();
+        while left > 0 && looked < BACK {
+            if at.record == 0 {
+                if at.part == 0 {
+                    break;
+                }
+                at.part -= 1;
+                at.record = self.len(at.part);
+                looked += 1;
+                continue;
+            }
+            let low = at.record.saturating_sub(STEP);
+            let Some(opened) = self.open(at.part) else {
+                break;
+            };
+            if !opened.records(low, at.record, &mut records) {
+                break;
+            }
+            looked += records.len();
+            for (index, record) in records.iter().enumerate().rev() {
+                let begin = match index {
+                    0 => opened.before(low).end,
+                    n => records[n - 1].end,
+                };
+                if record.stream != stream || left == 0 {
+                    continue;
+                }
+                let take = ((record.end - begin) as usize).min(left);
+                let mut piece = vec![0; take];
+                if opened
+                    .log
+                    .read_exact_at(&mut piece, u64::from(record.end) - take as u64)
+                    .is_err()
+                {
+                    piece.fill(b'?');
+                }
+                pieces.push(piece);
+                left -= take;
+            }
+            at.record = low;
+        }
+        pieces.reverse();
+        pieces.concat()
+    }
+
+    /// Takes back the memory of a page that was read.
+    pub(super) fn reuse(&mut self, lanes: Vec<Lane>) {
+        for block in lanes.into_iter().flat_map(Lane::into_blocks) {
+            if let Ok(block) = Arc::try_unwrap(block) {
+                self.spare = block.into_bytes();
+            }
+        }
+    }
+}
+
+impl Opened {
+    /// The run is over: what it left unfinished are lines.
+    fn finish(&mut self) {
+        let rests = self.rests();
+        for stream in STREAMS {
+            if rests[stream as usize] > 0 {
+                let last = self.before(self.len());
+                let mut record = Record {
+                    stream,
+                    carry: rests[stream as usize],
+                    pinned: false,
+                    first: self.next_number(),
+                    ..last
+                };
+                record.lines[stream as usize] += 1;
+                self.made.push(record);
+            }
+        }
+    }
+}
+
+/// The lines of one stream, as they are put together.
+struct Track {
+    bytes: Vec<u8>,
+    chunks: Vec<Chunk>,
+    /// Where the unfinished line begins.
+    start: usize,
+    ceiling: u64,
+}
+
+impl Track {
+    fn new(mut bytes: Vec<u8>, prefix: &[u8], ceiling: u64) -> Self {
+        bytes.clear();
+        bytes.extend_from_slice(prefix);
+        Self {
+            bytes,
+            chunks: Vec::new(),
+            start: 0,
+            ceiling,
+        }
+    }
+
+    /// Appends a range of a file.
+    fn append(&mut self, file: &File, from: u32, to: u32) {
+        let before = self.bytes.len();
+        self.bytes.resize(before + (to - from) as usize, 0);
+        let mut done = before;
+        while done < self.bytes.len() {
+            let place = u64::from(from) + (done - before) as u64;
+            match file.read_at(&mut self.bytes[done..], place) {
+                // Cut short since.
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        self.bytes.truncate(done);
+    }
+
+    /// Bytes `from..to` are those of this record, which finishes so many lines.
+    fn add(&mut self, record: &Record, lines: u32, from: usize, to: usize) {
+        let cut = cut(from - self.start, &self.bytes[from..to]);
+        let mut first = record.first;
+        let mut left = u64::from(lines);
+        for _ in 0..cut.pieces {
+            self.push(record, first, 1, self.start + MAX_LINE);
+            first += 1;
+            left = left.saturating_sub(1);
+        }
+        if cut.newlines > 0 {
+            self.push(record, first, cut.newlines, from + cut.end);
+            first += cut.newlines;
+            left = left.saturating_sub(cut.newlines);
+        }
+        // The end of a run, or of a piece that was shown before it was whole.
+        if left > 0 && to > self.start {
+            self.push(record, first, 1, to);
+        }
+    }
+
+    fn push(&mut self, record: &Record, first: u64, lines: u64, end: usize) {
+        let start = std::mem::replace(&mut self.start, end);
+        let Some(meant) = (self.ceiling.saturating_add(1)).checked_sub(first) else {
+            return;
+        };
+        let end = if meant < lines {
+            start + nth_line(&self.bytes[start..end], meant)
+        } else {
+            end
+        };
+        let lines = lines.min(meant) as u32;
+        // Numbers only rise within a stream, whatever a damaged index says.
+        let next = self.chunks.last().map_or(1, |c| c.last() + 1);
+        if lines == 0 || first < next {
+            return;
+        }
+        self.chunks.push(Chunk {
+            first,
+            at: record.at,
+            end: end as u32,
+            lines,
+        });
+    }
+}
