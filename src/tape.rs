@@ -4,6 +4,7 @@
 mod disk;
 mod index;
 mod pages;
+mod part;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -173,12 +174,6 @@ impl Tape {
     /// The cursor before the first line of this daemon.
     pub fn origin(&self) -> u64 {
         self.lock().ring.origin() - 1
-    }
-
-    /// Why lines are not written to disk now.
-    pub fn trouble(&self) -> Option<String> {
-        let state = self.lock();
-        state.disk.as_ref()?.trouble().map(str::to_owned)
     }
 
     /// New bounds (a reload).
@@ -483,14 +478,19 @@ impl Tape {
     }
 
     /// Lets go of the lock, and tells the followers if there is something for them.
-    fn publish(&self, state: MutexGuard<'_, State>, finished: bool) {
-        if !finished {
-            return;
+    fn publish(&self, mut state: MutexGuard<'_, State>, finished: bool) {
+        if finished {
+            self.next.store(state.ring.next(), Ordering::Release);
         }
-        self.next.store(state.ring.next(), Ordering::Release);
+        let trouble = state.disk.as_mut().and_then(|disk| disk.news());
         drop(state);
-        for follower in lock(&self.followers).iter() {
-            follower.wake();
+        if let Some(why) = trouble {
+            self.set_trouble(why);
+        }
+        if finished {
+            for follower in lock(&self.followers).iter() {
+                follower.wake();
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use nix::sys::stat::fstat;
 
 use super::index::{HEADER, Header, RECORD, Record};
-use super::pages::{Meta, last_number};
+use super::part::{Meta, last_number};
 use crate::clock::{Mono, Wall};
 use crate::os::files::private_dir;
 use crate::ring::Mark;
@@ -140,6 +140,8 @@ pub(super) struct Disk {
     parts: Vec<Arc<Part>>,
     writers: Vec<Writer>,
     trouble: Option<Box<Trouble>>,
+    /// Since it was last asked for.
+    changed: bool,
 }
 
 /// What could not be written.
@@ -184,6 +186,7 @@ impl Disk {
             folder,
             writers: Vec::new(),
             trouble: None,
+            changed: false,
         }
     }
 
@@ -200,13 +203,14 @@ impl Disk {
             let closed = self.writers.iter_mut().filter_map(Writer::close);
             self.parts.extend(closed);
             self.sort();
-            self.trouble = None;
+            self.changed |= self.trouble.take().is_some();
         }
     }
 
-    /// What keeps lines from being written now.
-    pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_ref().map(|t| t.why.as_str())
+    /// What keeps lines from being written now, if that has changed.
+    pub(super) fn news(&mut self) -> Option<Option<String>> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.then(|| self.trouble.as_ref().map(|t| t.why.clone()))
     }
 
     /// All there is now, oldest first.
@@ -276,7 +280,7 @@ impl Disk {
     /// so that what is in a file has no gap.
     fn outcome(&mut self, index: usize, done: io::Result<()>) {
         match done {
-            Ok(()) => self.trouble = None,
+            Ok(()) => self.changed |= self.trouble.take().is_some(),
             Err(e) => {
                 let writer = &mut self.writers[index];
                 let path = self
@@ -284,6 +288,7 @@ impl Disk {
                     .file(writer.run, writer.next.saturating_sub(1), "log");
                 self.parts.extend(writer.close());
                 self.sort();
+                self.changed = true;
                 self.trouble = Some(Box::new(Trouble {
                     why: format!("cannot write {}: {}", path.display(), reason(&e)),
                     since: Mono::now(),

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::disk::{Disk, Folder, Part};
-use super::pages::{Meta, Place, Reader, survey};
+use super::pages::{Place, Reader};
+use super::part::{Meta, survey};
 use crate::block::Lane;
 use crate::clock::Wall;
 use crate::ring::{Ring, Snapshot};
