@@ -1,5 +1,5 @@
 //! Packs the relocations of a glibc binary (60 kB of them, 24 bytes each) where the machine that builds it has
-//! a glibc that can read them: since 2.36. A linker that does not know the option only warns.
+//! a glibc that can read them: since 2.36. A linker that does not know the option only warns. (-O2: equal ends of strings once.)
 #![allow(clippy::disallowed_methods)]
 
 use std::env;
@@ -12,7 +12,7 @@ fn main() {
     let dynamic = !env::var("CARGO_CFG_TARGET_FEATURE").is_ok_and(|f| f.contains("crt-static"));
     let glibc = is("CARGO_CFG_TARGET_OS", "linux") && is("CARGO_CFG_TARGET_ENV", "gnu");
     if native && dynamic && glibc && libc_version() >= Some((2, 36)) {
-        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs,-O2");
     }
 }
 
