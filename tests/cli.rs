@@ -173,6 +173,8 @@ fn orders_are_carried_out_and_answered() {
         ]
     );
     house.cli(["start", "other"]).exits(0);
+    let twice = house.cli(["restart", "other", "other"]).exits(0);
+    assert_eq!(twice.out.lines().count(), 1, "{twice:?}");
     for command in ["restart", "why", "wait", "start", "stop", "status", "logs"] {
         house.cli([command, "othr"]).exits(1).says(&[
             "bpm: unknown process \"othr\"; did you mean \"other\"? processes: nap, more, other",

@@ -505,18 +505,23 @@ impl Call {
         )))
     }
 
-    /// The operands as names of processes.
+    /// The operands as names of processes, each once.
     ///
     /// # Errors
     /// One is not UTF-8, and so is no process.
     pub fn names(&self) -> Result<Vec<String>> {
-        self.operands
-            .iter()
-            .map(|name| {
-                name.to_str()
-                    .map(String::from)
-                    .ok_or_else(|| Error::usage(format!("{name:?} is no process: not UTF-8")))
-            })
-            .collect()
+        let mut names: Vec<String> = Vec::new();
+        for operand in &self.operands {
+            match operand.to_str() {
+                Some(name) if names.iter().any(|n| n == name) => {}
+                Some(name) => names.push(name.into()),
+                None => {
+                    return Err(Error::usage(format!(
+                        "{operand:?} is no process: not UTF-8"
+                    )));
+                }
+            }
+        }
+        Ok(names)
     }
 }

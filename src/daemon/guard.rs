@@ -71,7 +71,7 @@ impl<'a> Guard<'a> {
             guard.log.write(
                 Level::Warn,
                 "daemon",
-                "no inotify to be had (see fs.inotify.max_user_instances): if somebody removes bpm's files, that is not noticed",
+                "no inotify to be had (see fs.inotify.max_user_instances and max_user_watches): who removes the files of bpm is not noticed",
             );
         }
         Ok(guard)

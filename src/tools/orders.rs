@@ -622,7 +622,10 @@ fn bad_words(done: &Done, verb: Verb, again: Option<Duration>, room: usize) -> S
         } else {
             "run"
         };
-        let _ = writeln!(text, "last {} lines of the {of}:", lines.lines().count());
+        let _ = match lines.lines().count() {
+            1 => writeln!(text, "last line of the {of}:"),
+            n => writeln!(text, "last {n} lines of the {of}:"),
+        };
         text.push_str(&lines);
     }
     text.push_str(&after);

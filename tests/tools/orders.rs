@@ -133,7 +133,7 @@ fn a_failed_start_tells_its_end_and_the_rollback() {
     };
     for part in [
         "it ended with exit code 3 after 3.0s",
-        "last 1 lines of the run:\n  cannot bind\n",
+        "last line of the run:\n  cannot bind\n",
         "rolled back: the build before was started again (pid 4720)",
         "search_logs {\"process\":\"web\"}",
     ] {
