@@ -599,6 +599,8 @@ fn a_token_replaces_the_uid() {
         http.post("Authorization: Bearer secret\r\n", body).status,
         200
     );
+    let doubled = "Authorization: Bearer secret\r\nAuthorization: Bearer x\r\n";
+    assert_eq!(house.tcp().post(doubled, body).status, 401);
     let refused = http.post("Authorization: Bearer secreT\r\n", body);
     assert!(
         refused.status == 401

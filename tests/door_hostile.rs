@@ -134,6 +134,8 @@ fn serve() {
     if let Ok(n) = nofile.parse() {
         setrlimit(Resource::RLIMIT_NOFILE, n, n).unwrap();
     }
+    // As the real one does; free memory at the end of another heap is not given back.
+    bpm::os::memory::one_heap();
     let house = House::new();
     println!("door at {} {}", house.addr, house.path.display());
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -212,8 +214,10 @@ fn what_is_no_message_is_refused_and_the_connection_goes_on() {
     let mut http = target.http();
     let id = "9".repeat(10_000);
     for (code, body) in [
-        (-32700, "[".repeat(100_000)),
-        (-32700, "{\"a\":".repeat(100_000)),
+        (-32700, "[".repeat(9_000)),
+        (-32700, "{\"a\":".repeat(9_000)),
+        (-32600, "[".repeat(100_000)),
+        (-32600, "{\"a\":".repeat(100_000)),
         (
             -32700,
             format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"ping\"}}"),
@@ -277,6 +281,39 @@ fn what_is_no_message_is_refused_and_the_connection_goes_on() {
         -32600
     );
     target.is_well();
+}
+
+/// Neither what a message is made of nor its size takes memory for long, or much of it.
+#[test]
+fn large_messages_leave_nothing_behind() {
+    let target = Target::new();
+    let pad = " ".repeat((4 << 20) - 100);
+    let long = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"{pad}}}");
+    let objects = "{\"b\":0},".repeat(400_000);
+    let many = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\",\"params\":{{\"a\":[{objects}0]}}}}"
+    );
+    let mut http = target.http();
+    let mut line = target.unix();
+    let mut answers = BufReader::new(line.try_clone().unwrap());
+    let mut answer = String::new();
+    http.post("", "{}");
+    target.is_well();
+    let rss = target.rss_kib();
+    for (code, body) in [(Value::Null, &long), (json!(-32600), &many)] {
+        for _ in 0..3 {
+            assert_eq!(http.post("", body).json()["error"]["code"], code);
+            writeln!(line, "{body}").unwrap();
+            answer.clear();
+            answers.read_line(&mut answer).unwrap();
+            let said: Value = serde_json::from_str(&answer).unwrap();
+            assert_eq!(said["error"]["code"], code);
+        }
+    }
+    target.is_well();
+    let (now, most) = (target.rss_kib(), target.status("VmHWM:"));
+    assert!(now < rss + 1_024, "{rss} KiB, then {now} KiB");
+    assert!(most < rss + (24 << 10), "{rss} KiB, then {most} KiB");
 }
 
 /// Sent in pieces of one byte, chunked, or after asking first: a request is a request.

@@ -7,8 +7,8 @@ use crate::http1::MAX_BODY;
 use crate::mcp;
 use crate::rpc::{self, INVALID_REQUEST, Message, Refusal};
 
-use super::Net;
 use super::conn::{Conn, End, HIGH_WATER, Proto};
+use super::{BULK, Net};
 
 impl Net {
     /// Serves the whole lines that are in the buffer, while the client takes the answers.
@@ -51,6 +51,7 @@ impl Net {
             c.end = End::Flushed { linger: true };
         }
         buf.drain(..from);
+        self.bulk |= buf.is_empty() && buf.capacity() > BULK;
         c.keep(buf);
         if let Proto::Lines { at: place, .. } = &mut c.proto {
             *place = at - from;

@@ -32,6 +32,7 @@ use nix::sys::socket::{Backlog, listen, setsockopt};
 use crate::clock::Mono;
 use crate::door::{ClientKind, Level, Service};
 use crate::mcp::Server;
+use crate::os::memory;
 use crate::os::peer::{self, Diag};
 use crate::os::poll::{Mailbox, Waker};
 use crate::os::thread;
@@ -51,6 +52,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const READ_SIZE: usize = 64 << 10;
 /// Room for so many calls is kept while there are none.
 const SPARE: usize = 64;
+/// After a message of more bytes free memory is given back.
+const BULK: usize = 256 << 10;
 /// How many workers there may be.
 const WORKERS: usize = 3;
 /// How long the answers in flight may take at the end, at most.
@@ -230,6 +233,8 @@ struct Net {
     drain: Option<Mono>,
     agents: usize,
     scratch: Vec<u8>,
+    /// There was a large message.
+    bulk: bool,
     /// The message under construction.
     message: Vec<u8>,
 }
@@ -275,6 +280,7 @@ impl Net {
             drain: None,
             agents: 0,
             scratch: vec![0; READ_SIZE],
+            bulk: false,
             message: Vec::new(),
         })
     }
@@ -380,8 +386,12 @@ impl Net {
 
     /// What a burst or a large answer took is given back.
     fn slim(&mut self) {
+        self.bulk |= self.message.capacity() > BULK;
         if self.message.capacity() > READ_SIZE {
             self.message = Vec::new();
+        }
+        if std::mem::take(&mut self.bulk) {
+            memory::trim();
         }
         if self.calls.is_empty() && self.calls.capacity() > SPARE {
             self.calls.shrink_to(0);

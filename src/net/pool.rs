@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::os::thread;
+use crate::os::{memory, thread};
 
 /// What a worker does; it must not panic.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
@@ -64,6 +64,8 @@ impl Shared {
             }
         }
         state.threads -= 1;
+        drop(state);
+        memory::trim();
     }
 }
 

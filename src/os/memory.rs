@@ -14,6 +14,11 @@ pub fn give_back() {
         // its own: the kernel reads the same bytes from the file again (madvise(2), MADV_DONTNEED).
         unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
     }
+    trim();
+}
+
+/// Gives back free heap: after something large the allocator keeps what it took, in case it comes again.
+pub fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: releases free memory only (malloc_trim(3)); may be called by any thread.
     unsafe {
