@@ -38,3 +38,25 @@ fn a_build_that_fails_waits_for_the_next_change() {
     std::fs::remove_file(house.root.join("src/broken")).unwrap();
     house.status_when("web", |s| s["restarts"] == 1);
 }
+
+#[test]
+fn what_a_build_writes_to_a_watched_folder_makes_no_loop() {
+    let mut house = House::new(
+        "[process.web]\nbuild = \"date +%N >src/made\"\ncommand = [\"sleep\", \"1000\"]\nwatch = [\"src/*\"]\n",
+    );
+    house.file("src/a", "1");
+    house.serve();
+    // Five are taken as somebody's, then each waits twice as long as the one before.
+    let put_off = |house: &House| {
+        let said = house.err().matches("the next one waits").count();
+        if said >= 3 { Ok(()) } else { Err(said) }
+    };
+    common::eventually(|| put_off(&house));
+    let restarts = house.status("web")["restarts"].as_u64().unwrap();
+    assert!((5..=9).contains(&restarts), "{restarts}");
+    assert!(
+        house.err().contains("(src/made): the next one waits 2.4s"),
+        "{}",
+        house.err()
+    );
+}

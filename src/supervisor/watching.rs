@@ -1,15 +1,34 @@
 //! `watch`: files that change have their process built and restarted.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::board::State;
-use crate::clock::Mono;
+use crate::clock::{Mono, human};
 use crate::globs::Glob;
 use crate::journal::Level;
 use crate::lifecycle::{Event, Order, UnitId};
-use crate::watch::Watcher;
+use crate::watch::{QUIET, Watcher};
 
 use super::{Phase, Supervisor};
+
+/// A change that is told so soon behind the end of a build or a start may be their work.
+const SOON: Duration = Duration::from_secs(1);
+/// So many such changes in a row are taken as somebody's who saves often. Each one more doubles the time before the next
+/// restart: what a build or a start writes to a watched folder must not make it go round and round.
+const FREE: u32 = 5;
+/// That time at most.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Restarts of a process behind changes that may be its own.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    count: u32,
+    /// The build and the run that were counted last.
+    seen: Option<(u64, u64)>,
+    /// When the next one is due, and the file.
+    held: Option<(Mono, String)>,
+}
 
 impl Supervisor {
     /// Watches what the configuration names; nothing is open where it names nothing.
@@ -27,6 +46,8 @@ impl Supervisor {
                 wanted.push((*id, globs));
             }
         }
+        self.rows
+            .retain(|id, _| wanted.iter().any(|(w, _)| w == id));
         if wanted.is_empty() {
             self.watcher = None;
             return;
@@ -66,6 +87,7 @@ impl Supervisor {
     /// Takes what has changed, and restarts what has been left alone since for long enough.
     pub(super) fn read_changes(&mut self) {
         let now = Mono::now();
+        self.restart_held(now);
         let Some(watcher) = &mut self.watcher else {
             return;
         };
@@ -79,7 +101,64 @@ impl Supervisor {
         }
     }
 
+    /// The build and the run of which a change may well be the work, since it comes so soon behind them.
+    fn follows_its_own(&self, unit: UnitId, now: Mono) -> Option<(u64, u64)> {
+        let (unit, facts) = self.units.get(&unit).zip(self.fleet.facts(unit))?;
+        let build = unit.build.as_ref();
+        let built = build.and_then(|b| Some(b.began?.after(b.took?)));
+        let soon = |at: Mono| now.since(at) < SOON;
+        let follows =
+            facts.building.is_some() || built.is_some_and(soon) || facts.started.is_some_and(soon);
+        let which = (build.map_or(0, |b| b.id), facts.generation.unwrap_or(0));
+        follows.then_some(which)
+    }
+
     fn restart_changed(&mut self, unit: UnitId, path: &str) {
+        let now = Mono::now();
+        let follows = self.follows_its_own(unit, now);
+        let row = self.rows.or_default(unit);
+        if row.held.is_some() {
+            return;
+        }
+        match follows {
+            None => row.count = 0,
+            // Each counts once, however often files change while it is at work.
+            Some(_) if row.seen == follows => return self.restart_now(unit, path),
+            Some(_) => row.count += 1,
+        }
+        row.seen = follows;
+        let Some(over) = row.count.checked_sub(FREE) else {
+            return self.restart_now(unit, path);
+        };
+        let delay = QUIET.saturating_mul(2 << over.min(20)).min(LONGEST);
+        row.held = Some((now.after(delay), path.into()));
+        let name = self.units.get(&unit).map_or("", |u| &u.process.name);
+        let text = format!(
+            "{name}: watched files change with each of its builds or starts ({path}): the next one waits {}",
+            human(delay)
+        );
+        self.say(Level::Warn, &text);
+    }
+
+    /// When the next restart is due that was put off.
+    pub(super) fn held_restart_at(&self) -> Option<Mono> {
+        let held = self.rows.values().filter_map(|row| row.held.as_ref());
+        held.map(|(due, _)| *due).min()
+    }
+
+    fn restart_held(&mut self, now: Mono) {
+        let mut due = Vec::new();
+        for (unit, row) in self.rows.iter_mut() {
+            if let Some((_, path)) = row.held.take_if(|(at, _)| *at <= now) {
+                due.push((*unit, path));
+            }
+        }
+        for (unit, path) in due {
+            self.restart_now(unit, &path);
+        }
+    }
+
+    fn restart_now(&mut self, unit: UnitId, path: &str) {
         let Some(facts) = self.fleet.facts(unit) else {
             return;
         };
