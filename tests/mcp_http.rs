@@ -172,6 +172,9 @@ fn what_is_no_post_to_mcp_has_its_status() {
     let health = house.http().ask("GET", "/healthz", &[], "");
     assert_eq!(health.status, 200);
     let health = health.json();
+    // However often it is asked, that is one line of the log in a minute.
+    let log = std::fs::read_to_string(house.state_folder().unwrap().join("daemon.log")).unwrap();
+    assert_eq!(log.matches("/healthz was asked: 200").count(), 1, "{log}");
     assert_eq!(
         (&health["ok"], &health["pid"]),
         (&json!(true), &json!(house.pid()))

@@ -203,7 +203,7 @@ impl Selection {
             Some((at, how)) => (Some(at), how),
             // Nobody was there to see it.
             None => (
-                metas().last().map(|m| m.last_at),
+                metas().next_back().map(|m| m.last_at),
                 "unknown: bpm was killed".into(),
             ),
         };

@@ -38,7 +38,7 @@ mod usage;
 mod wait;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -419,6 +419,8 @@ pub struct Tools {
     status: status::Kept,
     list: Value,
     journal: Arc<dyn Journal>,
+    /// When a look at our health was noted last.
+    looked: AtomicU64,
 }
 
 impl Tools {
@@ -430,6 +432,18 @@ impl Tools {
             status: status::Kept::default(),
             list: TOOLS.iter().map(Tool::listed).collect(),
             journal,
+            looked: AtomicU64::new(0),
+        }
+    }
+
+    /// A line for who asks whether we are well: once a minute, since anybody may ask, as often as they like.
+    fn note_look(&self, status: u16) {
+        const EVERY: u64 = 60_000_000_000;
+        let (now, before) = (Mono::now().as_nanos(), self.looked.load(Ordering::Relaxed));
+        if before == 0 || now.saturating_sub(before) >= EVERY {
+            self.looked.store(now, Ordering::Relaxed);
+            let text = format!("{} was asked: {status}", resources::HEALTH);
+            self.journal.write(Level::Info, "net", &text);
         }
     }
 
@@ -521,7 +535,11 @@ impl Service for Tools {
     }
 
     fn page(&self, path: &str) -> Option<Page> {
-        resources::page(&self.hub, path)
+        let page = resources::page(&self.hub, path)?;
+        if path == resources::HEALTH {
+            self.note_look(page.status);
+        }
+        Some(page)
     }
 
     fn clients(&self, open: usize) {

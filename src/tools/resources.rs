@@ -447,11 +447,14 @@ impl Drop for Shutdown {
     }
 }
 
+/// Whether bpm is well, for anybody.
+pub(super) const HEALTH: &str = "/healthz";
+
 /// `GET /healthz`, `GET /readyz`.
 pub(super) fn page(hub: &Hub, path: &str) -> Option<Page> {
     let board = hub.board.now();
     let (good, body) = match path {
-        "/healthz" => {
+        HEALTH => {
             let up = Mono::now().since(hub.identity.started);
             let ok = !board.stopping;
             let body = object([
