@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bpm::config::{
-    self, Command, Condition, Config, Dependency, EnvFile, Fallback, KEYS, Kind, Mode,
-    NOT_IN_EFFECT, Place, Port, PortWish, Probe, Process, Restart, Swap, Toggle,
+    self, Command, Condition, Config, Dependency, EnvFile, Fallback, KEYS, Kind, Mode, Place, Port,
+    PortWish, Probe, Process, Restart, Swap, Toggle,
 };
 use bpm::error::{Error, Failure, Fault};
 
@@ -360,22 +360,6 @@ core = "1G"
         (Some(4096), Some(1 << 30))
     );
     assert_eq!((api.log_runs, api.log_lines), (2, 10_000));
-}
-
-#[test]
-fn what_has_no_effect_yet_is_said_with_its_place() {
-    for row in NOT_IN_EFFECT {
-        assert!(
-            KEYS.iter()
-                .any(|k| (k.place, k.name) == (row.place, row.name)),
-            "{row:?} is no key"
-        );
-    }
-    let config = good("[process.web]\ncommand = \"x\"\nhealth.tcp = \"127.0.0.1:1\"\n");
-    let said: Vec<String> = config.not_in_effect.iter().map(Fault::to_string).collect();
-    let health = NOT_IN_EFFECT.iter().any(|row| row.name == "health");
-    let expected = ".mcp-run:3:1: \"health\" in [process.web] is not in effect yet";
-    assert_eq!(said, if health { vec![expected] } else { vec![] });
 }
 
 #[test]

@@ -159,31 +159,6 @@ pub const KEYS: &[Key] = &{
     ]
 };
 
-/// A key that is read and checked, and does nothing yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Later {
-    /// Its table.
-    pub place: Place,
-    /// Its name.
-    pub name: &'static str,
-    /// Only with this value; None: with any.
-    pub value: Option<&'static str>,
-}
-
-const fn later(place: Place, name: &'static str) -> Later {
-    Later {
-        place,
-        name,
-        value: None,
-    }
-}
-
-/// What is accepted and not built yet; whoever builds one removes its row.
-pub const NOT_IN_EFFECT: &[Later] = &[
-    later(Place::Top, "log_disk"),
-    later(Place::Process, "log_disk"),
-];
-
 /// The key of that name in that table.
 pub(super) fn find(place: Place, name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|k| k.place == place && k.name == name)

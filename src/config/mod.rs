@@ -17,7 +17,7 @@ pub use address::{HttpTarget, Listen, parse_http, parse_listen, parse_tcp};
 pub use depend::graph_node;
 pub use diff::{Diff, diff, needs_restart, resolved_hash};
 pub use expand::{Environment, environment, expand, parse_dotenv, variable_of};
-pub use keys::{Fallback, KEYS, Key, Later, NOT_IN_EFFECT, Place};
+pub use keys::{Fallback, KEYS, Key, Place};
 pub use parse::{may_use, parse, parse_bytes};
 pub use signal::{signal_name, signal_number};
 
@@ -62,7 +62,7 @@ pub struct Config {
     pub direnv: Toggle,
     /// In the order of the file.
     pub processes: Vec<Arc<Process>>,
-    /// Keys that are accepted and whose effect this version does not have yet, each with its place.
+    /// Keys that are accepted and have no effect where they stand, each with its place.
     pub not_in_effect: Vec<crate::error::Fault>,
 }
 

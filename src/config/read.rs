@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{self, Fallback, Key, NOT_IN_EFFECT, Place};
+use super::keys::{self, Fallback, Key, Place};
 use super::parse::check_name;
 use super::{Command, Toggle};
 use crate::error::{Fault, nearest};
@@ -440,7 +440,7 @@ impl<'a> Doc<'a> {
         };
         for (key, value) in entries(table) {
             match keys::find(place, key.get_ref()) {
-                Some(known) => self.note(&section, known, key.span().start, value),
+                Some(_) => {}
                 None if self.is_full() => break,
                 None => self.unknown(&section, key.get_ref(), key.span().start, value),
             }
@@ -472,22 +472,6 @@ impl<'a> Doc<'a> {
         };
         let text = format!("unknown key {}{}{hint}", quote(name), section.suffix());
         self.fault(at, text);
-    }
-
-    fn note(&mut self, section: &Section, key: &Key, at: usize, value: &Value) {
-        let later = NOT_IN_EFFECT.iter().find(|l| {
-            (l.place, l.name) == (key.place, key.name)
-                && (l.value.is_none() || l.value == value.get_ref().as_str())
-        });
-        if let Some(later) = later {
-            let value = later.value.map(|v| format!(" = {v:?}")).unwrap_or_default();
-            let text = format!(
-                "\"{}\"{value}{} is not in effect yet",
-                key.name,
-                section.suffix()
-            );
-            self.remark(at, text);
-        }
     }
 
     /// Something that is no fault, and that the person should know.
