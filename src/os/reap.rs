@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
 use signal_hook::SigId;
 use signal_hook::low_level;
 
@@ -166,8 +166,7 @@ pub fn may_hang_up() -> bool {
 }
 
 /// TERM, INT, HUP, CHLD and USR2 as a descriptor to wait on. None of them is ignored or blocked after, whatever
-/// whoever started us did: a child must not inherit such a thing, and SIGCHLD ignored would
-/// lose exits.
+/// whoever started us did: SIGCHLD ignored would lose exits.
 #[derive(Debug)]
 pub struct Signals {
     pipe: UnixStream,
@@ -192,6 +191,9 @@ impl Signals {
             all.ids
                 .push(low_level::pipe::register(signal, bell.try_clone()?)?);
         }
+        // A limit on the size of files is an error of write(2) then, as a full disk is.
+        // SAFETY: no handler of ours is replaced; nothing runs at that signal any more.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
         SigSet::empty().thread_set_mask()?;
         Ok(all)
     }
