@@ -2,9 +2,11 @@
 
 use serde_json::Value;
 
+use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::json::{items, object};
 
+use super::logs::Source;
 use super::orders::{each, plain};
 use super::table::Call;
 use super::{note, print};
@@ -27,17 +29,29 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
     }
     let mut names = call.names()?;
     let named = !names.is_empty();
-    let (_, _, mut client) = call.daemon("show the errors")?;
-    if !named {
-        let status = client
-            .call("bpm/status", object([]), None)
-            .map_err(|f| f.while_doing("show the errors"))?;
-        names.extend(
-            items(&status["processes"]).filter_map(|p| Some(p["name"].as_str()?.to_owned())),
-        );
-    }
+    let (_, source) = Source::of(call, "show the errors", &names)?;
+    let answers = match source {
+        Source::Daemon(mut client) => {
+            if !named {
+                names = all(&mut client)?;
+            }
+            each(&mut client, "get_errors", &names, &arguments)?
+        }
+        Source::Disk(stored, _) => {
+            if !named {
+                names.clone_from(&stored.names);
+            }
+            names
+                .iter()
+                .map(|name| {
+                    arguments["process"] = name.as_str().into();
+                    (name.clone(), stored.tool("get_errors", &arguments))
+                })
+                .collect()
+        }
+    };
     let mut code = 0;
-    for (name, told) in each(&mut client, "get_errors", &names, &arguments)? {
+    for (name, told) in answers {
         // One of all need not have the run.
         if told.failed && named {
             code = 1;
@@ -53,6 +67,15 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
         }
     }
     Ok(code)
+}
+
+/// The names of all processes.
+fn all(client: &mut Client) -> Result<Vec<String>> {
+    let status = client
+        .call("bpm/status", object([]), None)
+        .map_err(|f| f.while_doing("show the errors"))?;
+    let names = items(&status["processes"]).filter_map(|p| Some(p["name"].as_str()?.to_owned()));
+    Ok(names.collect())
 }
 
 /// Each group as an object of its own.

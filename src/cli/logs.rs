@@ -18,8 +18,9 @@ use crate::render::{Paint, Tone};
 use crate::rpc::STOPPING;
 use crate::table::in_order;
 
+use super::stored::Stored;
 use super::table::Call;
-use super::{note, paint, print};
+use super::{no_daemon, note, paint, print};
 
 /// `-n` where it is not given.
 const LINES: u64 = 200;
@@ -44,7 +45,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
     let lines = call.number("lines", "a number of lines")?.unwrap_or(LINES);
     call.choice("stream")?;
     let params = params(call, lines)?;
-    let (project, _, mut client) = call.daemon("show the logs")?;
+    let (project, mut source) = Source::of(call, "show the logs", &call.names()?)?;
     let mut view = View {
         call,
         paint: paint(&project.env),
@@ -53,9 +54,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         last: None,
         names: Vec::new(),
     };
-    let mut past = params.clone();
-    past["follow"] = false.into();
-    let mut cursors = match view.past(&mut client, &past) {
+    let mut cursors = match view.past(&mut source, &params) {
         Ok(cursors) => cursors,
         Err(Stop::Refused(message)) => {
             note(&format!("bpm: {message}\n"));
@@ -67,6 +66,14 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
     if !call.has("follow") {
         return Ok(0);
     }
+    let mut client = match source {
+        Source::Daemon(client) => client,
+        Source::Disk(_, Some(error)) => return Err(error),
+        Source::Disk(_, None) => {
+            note("bpm: no daemon runs; new lines come here when one does\n");
+            back(&project)?
+        }
+    };
     loop {
         match view.live(client, &params, &mut cursors) {
             Stop::Refused(message) => {
@@ -78,6 +85,59 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
                 note("bpm: the daemon is gone; its lines go on here when it is back\n");
                 client = back(&project)?;
             }
+        }
+    }
+}
+
+/// Who knows the lines.
+pub(super) enum Source {
+    /// The daemon.
+    Daemon(Client),
+    /// Nobody but the disk; why a daemon that is there can't be asked.
+    Disk(Stored, Option<Error>),
+}
+
+impl Source {
+    /// Of these processes, or of all.
+    ///
+    /// # Errors
+    /// There is neither a daemon nor anything on disk.
+    pub(super) fn of(call: &Call, what: &str, named: &[String]) -> Result<(Project, Self)> {
+        let project = call.project()?;
+        let verdict = match client::judge(&project.dir, "cli")? {
+            Verdict::Running(_, client) => return Ok((project, Self::Daemon(client))),
+            verdict => verdict,
+        };
+        let error = no_daemon(what, &project, &verdict);
+        let Some(stored) = Stored::open(&project, named)? else {
+            return Err(error);
+        };
+        let hung = matches!(verdict, Verdict::Unhealthy(_)).then_some(error);
+        if let Some(error) = &hung {
+            note(&format!("bpm: {error}; what follows is on disk\n"));
+        }
+        Ok((project, Self::Disk(stored, hung)))
+    }
+
+    /// `bpm/follow` without following: each of its notifications, and its result.
+    fn past(
+        &mut self,
+        params: &Value,
+        each: &mut dyn FnMut(Value),
+    ) -> std::result::Result<Value, Fault> {
+        let client = match self {
+            Self::Daemon(client) => client,
+            Self::Disk(stored, _) => return stored.call("bpm/follow", params, each),
+        };
+        let id = client.send("bpm/follow", params.clone())?;
+        loop {
+            let Some(message) = client.receive(None)? else {
+                continue;
+            };
+            if let Some(result) = client::result_of(&message, id) {
+                return result;
+            }
+            each(message);
         }
     }
 }
@@ -150,27 +210,26 @@ impl View<'_> {
     /// Prints the last lines of all, merged by time; where each log goes on.
     fn past(
         &mut self,
-        client: &mut Client,
+        source: &mut Source,
         params: &Value,
     ) -> std::result::Result<Map<String, Value>, Stop> {
-        let id = client.send("bpm/follow", params.clone())?;
         let mut found: Vec<(String, Value)> = Vec::new();
-        let next = loop {
-            let Some(message) = client.receive(None)? else {
-                continue;
-            };
-            if let Some(result) = client::result_of(&message, id) {
-                break result?["next"].clone();
-            }
+        let mut params = params.clone();
+        params["follow"] = false.into();
+        // One more, since an unfinished line comes when it is finished to who stays for it.
+        let stays = self.call.has("follow") && matches!(source, Source::Daemon(_));
+        params["lines"] = self.lines.saturating_add(u64::from(stays)).into();
+        let result = source.past(&params, &mut |message| {
             if let Some((process, lines)) = lines_of(message) {
                 found.extend(lines.into_iter().map(|line| (process.clone(), line)));
             }
-        };
-        // Stable: lines of one process keep their order, whatever their times.
-        let found = in_order(found, |(_, line)| {
-            let time = line["time"].as_str().and_then(Wall::parse_rfc3339);
-            time.map_or(0, |Wall(at)| at as u64)
-        });
+        })?;
+        let next = result["next"].as_object().cloned().unwrap_or_default();
+        if stays {
+            let done = |process: &str| next.get(process).and_then(Value::as_u64);
+            found.retain(|(process, line)| line["seq"].as_u64() <= done(process));
+        }
+        let found = by_time(found);
         let all = usize::try_from(self.lines).unwrap_or(usize::MAX);
         let skip = found.len().saturating_sub(all);
         let mut text = String::new();
@@ -178,7 +237,7 @@ impl View<'_> {
             self.line(&mut text, process, line);
         }
         print(&text)?;
-        Ok(next.as_object().cloned().unwrap_or_default())
+        Ok(next)
     }
 
     /// Prints lines as they come, until the daemon or the reader is gone.
@@ -302,6 +361,25 @@ impl View<'_> {
     }
 }
 
+/// Lines of several processes in the order of their times. Those of one process come one after the other, and keep
+/// their order whatever their times: the clock may have been set back.
+fn by_time(found: Vec<(String, Value)>) -> Vec<(String, Value)> {
+    let mut latest = ("", 0);
+    let times: Vec<u64> = found
+        .iter()
+        .map(|(process, line)| {
+            let time = line["time"].as_str().and_then(Wall::parse_rfc3339);
+            let time = time.map_or(0, |Wall(at)| at as u64);
+            let before = if latest.0 == process { latest.1 } else { 0 };
+            latest = (process, time.max(before));
+            latest.1
+        })
+        .collect();
+    let timed = times.into_iter().zip(found).collect();
+    let ordered = in_order(timed, |(time, _): &(u64, _)| *time);
+    ordered.into_iter().map(|(_, line)| line).collect()
+}
+
 /// Process and lines of a `bpm/lines` notification.
 fn lines_of(mut message: Value) -> Option<(String, Vec<Value>)> {
     if message["method"] != "bpm/lines" {
@@ -392,6 +470,28 @@ fn last_lines(bytes: &[u8], n: usize) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_merged_by_time_and_those_of_one_stay_in_order() {
+        let line = |process: &str, seq: u64, second: u64| {
+            let time = format!("2026-11-21T02:46:{second:02}.000Z");
+            let line = object([("seq", seq.into()), ("time", time.into())]);
+            (process.to_string(), line)
+        };
+        let found = vec![
+            line("a", 1, 10),
+            line("a", 2, 40),
+            line("a", 3, 20),
+            line("a", 4, 50),
+            line("b", 1, 30),
+            line("b", 2, 45),
+        ];
+        let order: Vec<String> = by_time(found)
+            .iter()
+            .map(|(process, line)| format!("{process}{}", line["seq"]))
+            .collect();
+        assert_eq!(order, ["a1", "b1", "a2", "a3", "b2", "a4"]);
+    }
 
     #[test]
     fn the_last_lines_are_found() {

@@ -10,6 +10,7 @@ mod logs;
 mod orders;
 mod parse;
 mod status;
+mod stored;
 pub mod table;
 mod up;
 
@@ -122,20 +123,25 @@ impl Call {
         let project = self.project()?;
         match client::judge(&project.dir, "cli")? {
             Verdict::Running(descriptor, client) => Ok((project, descriptor, client)),
-            Verdict::Unhealthy(descriptor) => {
-                let who = descriptor.map_or(String::new(), |d| format!(" (pid {})", d.pid));
-                Err(
-                    Error::cannot(what, format!("the daemon does not answer{who}")).with_hint(
-                        "\"bpm stop --force\" ends it, \"bpm -d --replace\" starts another",
-                    ),
-                )
-            }
-            Verdict::Stale(_) | Verdict::Stopped => Err(Failure::NoDaemon {
-                what: what.into(),
-                project: project.name(),
-            }
-            .into()),
+            verdict => Err(no_daemon(what, &project, &verdict)),
         }
+    }
+}
+
+/// Why a daemon that is not running as it should can't be asked.
+fn no_daemon(what: &str, project: &Project, verdict: &Verdict) -> Error {
+    match verdict {
+        Verdict::Unhealthy(descriptor) => {
+            let pid = descriptor.as_ref().map(|d| format!(" (pid {})", d.pid));
+            let who = pid.unwrap_or_default();
+            Error::cannot(what, format!("the daemon does not answer{who}"))
+                .with_hint("\"bpm stop --force\" ends it, \"bpm -d --replace\" starts another")
+        }
+        Verdict::Running(..) | Verdict::Stale(_) | Verdict::Stopped => Failure::NoDaemon {
+            what: what.into(),
+            project: project.name(),
+        }
+        .into(),
     }
 }
 

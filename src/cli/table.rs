@@ -223,9 +223,10 @@ pub const COMMANDS: &[Command] = &[
         name: "logs",
         operands: Operands::Names,
         summary: "what the processes printed, merged by time",
-        about: "With one name only that process is shown, without its name before the lines. -f goes on \
-                over restarts of the process and of the daemon. The project's folder is given before the \
-                command (bpm -C DIR logs), since -C is the context here.",
+        about: "With one name only that process is shown, without its name before the lines. Without a \
+                daemon what is on disk is shown. -f goes on over restarts of the process and of the daemon. \
+                The project's folder is given before the command (bpm -C DIR logs), since -C is the context \
+                here.",
         options: &[
             flag(Some('f'), "follow", "go on with new lines as they come"),
             with(Some('n'), "lines", "N", "the last N lines (200)"),
@@ -262,7 +263,7 @@ pub const COMMANDS: &[Command] = &[
         ],
         exits: &[
             (1, "there is no such process, or the pattern is no regex"),
-            NO_DAEMON,
+            (3, "there is neither a daemon nor anything on disk"),
         ],
         run: logs::logs,
     },

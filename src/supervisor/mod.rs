@@ -615,7 +615,7 @@ impl Supervisor {
             build_run,
         } = self.state.reserve(&process.name);
         self.state_changed = true;
-        let limits = limits(&process);
+        let limits = log_limits(&process);
         let folder: Arc<Path> = self.setup.dir.logs(&process.name).into();
         let unit = Unit {
             log: Tape::open(Arc::clone(&folder), Kind::Runs, limits, seq, run),
@@ -741,7 +741,8 @@ fn policy(process: &Process, config: &Config) -> Policy {
     }
 }
 
-fn limits(process: &Process) -> Limits {
+/// The bounds of the logs of a process.
+pub fn log_limits(process: &Process) -> Limits {
     Limits {
         lines: process.log_lines,
         bytes: process.log_bytes,

@@ -10,7 +10,7 @@ use crate::journal::Level;
 use crate::lifecycle::{Order, UnitId};
 
 use super::orders::Kind;
-use super::{Phase, Supervisor, limits, policy};
+use super::{Phase, Supervisor, log_limits, policy};
 
 impl Supervisor {
     /// A mistake in the file changes nothing.
@@ -112,8 +112,8 @@ impl Supervisor {
             let Some(unit) = self.units.get_mut(&id) else {
                 continue;
             };
-            unit.log.set_limits(limits(process));
-            unit.build_log.set_limits(limits(process));
+            unit.log.set_limits(log_limits(process));
+            unit.build_log.set_limits(log_limits(process));
             if (&unit.process.ready, &unit.process.health) != (&process.ready, &process.health) {
                 rechecked.push(id);
             }

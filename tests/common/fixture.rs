@@ -270,8 +270,10 @@ fn main() {
             }
         }
         // Copies files to its outputs as it is told over a FIFO: `1 PATH`, `2 PATH`.
-        "relay" => loop {
-            let Ok(orders) = std::fs::File::open(&arg) else { return };
+        "relay" => {
+            // Opened for writing too, it never ends.
+            let orders = std::fs::File::options().read(true).write(true).open(&arg);
+            let Ok(orders) = orders else { return };
             for order in std::io::BufReader::new(orders).lines().map_while(Result::ok) {
                 let Some((stream, path)) = order.split_once(' ') else { continue };
                 let bytes = std::fs::read(path).unwrap_or_default();
@@ -280,7 +282,7 @@ fn main() {
                     _ => std::io::stderr().write_all(&bytes),
                 };
             }
-        },
+        }
         // A log of so many lines of 120 bytes: each hundredth an error, every tenth of those a
         // timeout, one with a needle.
         "log" => {

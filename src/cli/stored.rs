@@ -1,0 +1,210 @@
+//! The logs of a project as they lie on disk, for when there is no daemon: asked through the very tools that a
+//! daemon answers with, over a board of processes of which none runs.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::board::{Board, Snapshot, State, UnitView};
+use crate::client::{Fault, Told};
+use crate::clock::{Mono, Wall};
+use crate::config::{Config, Kind, Mode};
+use crate::daemon::{Project, read_config};
+use crate::door::{Answer, Caller, ClientKind, Level, Service, Step, Via};
+use crate::error::{Error, Result};
+use crate::hub::{Hub, Identity};
+use crate::journal::Journal;
+use crate::os::poll::Mailbox;
+use crate::supervisor::log_limits;
+use crate::tape::{self, Limits, Tape};
+use crate::tools::{Kernel, Tools};
+
+/// Of a process that is in no configuration: all there is.
+const ALL: Limits = Limits {
+    lines: 10_000_000,
+    bytes: 1 << 20,
+    runs: 100,
+    disk: u64::MAX,
+};
+
+/// What can be asked without a daemon.
+pub(super) struct Stored {
+    tools: Tools,
+    mailbox: Arc<Mailbox>,
+    /// Of all processes.
+    pub(super) names: Vec<String>,
+}
+
+/// bpm's own lines have no place here.
+struct Nowhere;
+
+impl Journal for Nowhere {
+    fn write(&self, _: Level, _: &str, _: &str) {}
+}
+
+impl Stored {
+    /// The logs of all processes that are configured, or of all that are on disk where the configuration is
+    /// broken; of those that are named also where they are in no configuration any more. None: nothing is on disk.
+    ///
+    /// # Errors
+    /// No descriptors to be had.
+    pub(super) fn open(project: &Project, named: &[String]) -> Result<Option<Self>> {
+        let on_disk = folders(project);
+        let config = read_config(&project.root).ok();
+        let names = names(config.as_ref(), &on_disk, named);
+        if !names.iter().any(|name| on_disk.contains(name)) {
+            return Ok(None);
+        }
+        let mailbox = Mailbox::new().map_err(|e| Error::system("read the logs", e))?;
+        let units = names.iter().map(|name| {
+            let process = config.iter().flat_map(|c| &c.processes);
+            let known = process.into_iter().find(|p| p.name == *name);
+            Arc::new(unit(project, name, known.map_or(ALL, |p| log_limits(p))))
+        });
+        let board = Board::new(Snapshot {
+            seq: 1,
+            project: project.name(),
+            root: project.root.clone(),
+            units: units.collect(),
+            events: VecDeque::new(),
+            before: 0,
+            mode: Mode::Release,
+            release_at: None,
+            stopping: false,
+        });
+        let nobody = Identity {
+            instance_id: String::new(),
+            pid: 0,
+            started: Mono::now(),
+            started_at: Wall::now(),
+            url: None,
+            socket: None,
+        };
+        let (hub, _) = Hub::new(board, nobody, mailbox.waker(0));
+        Ok(Some(Self {
+            tools: Tools::new(hub, Box::new(Kernel), Arc::new(Nowhere)),
+            mailbox,
+            names,
+        }))
+    }
+
+    /// A method of bpm's own, with its notifications.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub(super) fn call(
+        &self,
+        method: &str,
+        params: &Value,
+        each: &mut dyn FnMut(Value),
+    ) -> std::result::Result<Value, Fault> {
+        let step = self.tools.own(&us(), method, params);
+        match step.map(|step| self.answer(step, each)) {
+            Some(Answer::Result(value)) => Ok(value),
+            Some(Answer::Error { code, message, .. }) => Err(Fault::Refused { code, message }),
+            Some(_) | None => Err(Fault::Lost(format!("no answer to {method}"))),
+        }
+    }
+
+    /// A tool.
+    pub(super) fn tool(&self, name: &str, arguments: &Value) -> Told {
+        let step = self.tools.call(&us(), name, arguments, None);
+        let (text, data, failed) = match step.map(|step| self.answer(step, &mut |_| {})) {
+            Some(Answer::Text(text)) => (text, Value::Null, false),
+            Some(Answer::Data { value, text }) => (text, value, false),
+            Some(Answer::Made(made)) => (made.text.clone(), made.value.clone(), false),
+            Some(Answer::Fail(why)) => (why, Value::Null, true),
+            Some(Answer::Result(_) | Answer::Error { .. }) | None => {
+                (format!("no answer to {name}"), Value::Null, true)
+            }
+        };
+        Told { text, data, failed }
+    }
+
+    fn answer(&self, step: Step, each: &mut dyn FnMut(Value)) -> Answer {
+        match step {
+            Step::Done(answer) => answer,
+            Step::Work(work) => work(),
+            Step::Wait(mut task) => {
+                task.start(&self.mailbox.waker(0));
+                let mut out = Vec::new();
+                // With room for all there is, what can be answered is answered at once.
+                loop {
+                    let answer = task.poll(Mono::now(), usize::MAX, &mut out);
+                    out.drain(..).for_each(&mut *each);
+                    if let Some(answer) = answer {
+                        return answer;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn us() -> Caller {
+    Caller {
+        via: Via::Socket,
+        kind: ClientKind::Cli,
+        name: None,
+        modern: false,
+        wants_progress: false,
+    }
+}
+
+/// The processes of which something is on disk, by name.
+fn folders(project: &Project) -> Vec<String> {
+    let folders = fs::read_dir(project.dir.all_logs()).into_iter().flatten();
+    let mut names: Vec<String> = folders
+        .flatten()
+        .filter(|folder| fs::read_dir(folder.path()).is_ok_and(|mut files| files.next().is_some()))
+        .filter_map(|folder| folder.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+/// In the order of the file; what is in no file any more comes last, where it was named.
+fn names(config: Option<&Config>, on_disk: &[String], named: &[String]) -> Vec<String> {
+    let Some(config) = config else {
+        return on_disk.to_vec();
+    };
+    let mut names: Vec<String> = config.processes.iter().map(|p| p.name.clone()).collect();
+    for name in on_disk {
+        if named.contains(name) && !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
+/// A process that does not run, with the logs it left.
+fn unit(project: &Project, name: &str, limits: Limits) -> UnitView {
+    let folder: Arc<Path> = project.dir.logs(name).into();
+    UnitView {
+        name: name.into(),
+        kind: Kind::Command,
+        state: State::Stopped,
+        wanted: false,
+        mode: Mode::Release,
+        pid: None,
+        since: Wall::now(),
+        started: None,
+        ready: None,
+        healthy: None,
+        restarts: 0,
+        crashes: 0,
+        next_start: None,
+        stale: false,
+        build: None,
+        exits: Arc::default(),
+        depends_on: Vec::new(),
+        rolled_back: false,
+        reason: None,
+        port: None,
+        log: Tape::stored(Arc::clone(&folder), tape::Kind::Runs, limits),
+        build_log: Tape::stored(folder, tape::Kind::Builds, limits),
+    }
+}

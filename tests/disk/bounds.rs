@@ -1,0 +1,107 @@
+//! What a log takes of the disk is what the configuration says, whatever a process prints.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::common::{House, eventually};
+use crate::files::{folder, said, search, segments, usage, wrote};
+
+#[test]
+fn a_run_of_twenty_budgets_stays_within_one() {
+    const BUDGET: u64 = 4 << 20;
+    const LINES: u64 = 20 * BUDGET / 120;
+    let mut house = House::new(&format!(
+        "log_disk = \"4M\"\nlog_bytes = \"64K\"\n[process.p]\ncommand = [\"FIXTURE\", \"flood\", \"{}\", \"took\"]\n",
+        LINES * 120
+    ));
+    house.up();
+    let folder = folder(&house, "p");
+    let mut most = 0;
+    eventually(|| {
+        most = most.max(usage(&folder));
+        assert!(most <= BUDGET, "{most}");
+        house.read("took").trim().parse::<f64>()
+    });
+    wrote(&house, "p", LINES);
+    assert!(most > BUDGET / 2, "{most}: most of the budget is used");
+    // What is left has no gap, and its beginning is known to be gone.
+    let kept = segments(&house, "p", "");
+    assert!(kept.windows(2).all(|w| w[0].number + 1 == w[1].number));
+    let bytes: usize = kept.iter().map(|s| s.bytes().len()).sum();
+    let found = search(&house, "p", json!({"tail": 1}));
+    let lines = found["matches"].as_u64().unwrap();
+    assert!(lines >= bytes as u64 / 120, "{lines} of {bytes} bytes");
+    assert_eq!(lines + found["dropped"].as_u64().unwrap(), LINES);
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn many_runs_of_many_daemons_stay_within_it() {
+    const BUDGET: u64 = 128 << 10;
+    // An end that was asked for by nobody, three times for each daemon.
+    let mut house = House::new(
+        "log_disk = \"128K\"\nrelease_crash_backoff_initial_seconds = 0\n[process.p]\n\
+         command = \"seq 500; [ $((BPM_RUN % 4)) = 0 ] || exit 1; echo good; exec FIXTURE nap\"\n\
+         build = \"seq 2000\"\n",
+    );
+    let mut first = 1;
+    for daemon in 1..=12 {
+        house.up();
+        said(&house, "p", 4 * daemon, "good");
+        let folder = folder(&house, "p");
+        assert!(
+            usage(&folder) <= BUDGET,
+            "{:?}",
+            fs::read_dir(&folder).unwrap().collect::<Vec<_>>()
+        );
+        let runs = segments(&house, "p", "");
+        assert!(runs[0].run >= first, "only the oldest go");
+        first = runs[0].run;
+        let newest = search(&house, "p", json!({"tail": 1}));
+        assert_eq!(newest["run"].as_u64(), Some(runs.last().unwrap().run));
+        assert!(!segments(&house, "p", "b").is_empty());
+        house.cli(["stop"]).exits(0);
+    }
+    assert!(first > 1, "the oldest went");
+}
+
+#[test]
+fn a_budget_that_shrinks_is_respected_by_who_comes_after() {
+    let config = |disk: &str| {
+        format!(
+            "log_disk = {disk:?}\n[process.p]\ncommand = \"FIXTURE flood 3000000; exec FIXTURE nap\"\n"
+        )
+    };
+    let mut house = House::new(&config("16M"));
+    house.up();
+    wrote(&house, "p", 25_000);
+    house.call("restart", json!({"process": "p"})).ok();
+    house.config(&config("1M"));
+    house.call("reload", json!({})).ok();
+    house.call("restart", json!({"process": "p"})).ok();
+    wrote(&house, "p", 75_000);
+    eventually(|| {
+        let used = usage(&folder(&house, "p"));
+        if used <= 1 << 20 { Ok(()) } else { Err(used) }
+    });
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_budget_smaller_than_a_read_is_a_bound_too() {
+    for budget in [16 << 10, 64 << 10] {
+        let mut house = House::new(&format!(
+            "log_disk = {budget}\n[process.p]\ncommand = [\"FIXTURE\", \"flood\", \"3000000\", \"took\"]\n"
+        ));
+        house.up();
+        let folder = folder(&house, "p");
+        eventually(|| {
+            let used = usage(&folder);
+            assert!(used <= budget, "{used} of {budget}");
+            house.read("took").trim().parse::<f64>()
+        });
+        house.cli(["stop"]).exits(0);
+        assert!(usage(&folder) <= budget);
+    }
+}
