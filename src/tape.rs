@@ -111,6 +111,14 @@ struct State {
 }
 
 impl State {
+    /// Where the next bytes of a stream go, as many as the disk takes at once.
+    fn room(&mut self, run: u64, stream: Stream) -> Option<&mut [u8]> {
+        let most = self.disk.as_ref().map_or(usize::MAX, |disk| disk.most());
+        let room = self.ring.room(run, stream)?;
+        let size = room.len().min(most);
+        room.get_mut(..size)
+    }
+
     /// New bytes that are in the ring's room: to the disk first, then to the ring. True: lines were
     /// finished.
     fn add(&mut self, run: u64, stream: Stream, count: usize, at: Wall) -> bool {
@@ -225,7 +233,7 @@ impl Tape {
     /// One read(2) straight into the log. `Ok(0)`: end of file. `WouldBlock` as an error.
     pub fn read_from(&self, run: u64, stream: Stream, fd: BorrowedFd<'_>) -> io::Result<usize> {
         let mut state = self.lock();
-        let Some(room) = state.ring.room(run, stream) else {
+        let Some(room) = state.room(run, stream) else {
             // A run that is gone: its pipe is kept from filling up, that is all.
             return Ok(nix::unistd::read(fd, &mut [0; 4096])?);
         };
@@ -244,7 +252,7 @@ impl Tape {
         let at = Wall::now();
         let mut finished = false;
         while !bytes.is_empty()
-            && let Some(room) = state.ring.room(run, stream)
+            && let Some(room) = state.room(run, stream)
         {
             let (now, later) = bytes.split_at(bytes.len().min(room.len()));
             room[..now.len()].copy_from_slice(now);

@@ -199,7 +199,7 @@ impl Disk {
     /// Another budget; it counts from the next segment on.
     pub(super) fn set_budget(&mut self, budget: u64) {
         self.budget = self.folder.kind.share(budget);
-        if self.budget == 0 {
+        if self.limit() == 0 {
             let closed = self.writers.iter_mut().filter_map(Writer::close);
             self.parts.extend(closed);
             self.sort();
@@ -240,13 +240,30 @@ impl Disk {
         }
     }
 
-    /// New bytes, before they are shown to anybody.
+    /// What a segment may cost; zero: nothing is written, since nothing fits.
+    fn limit(&self) -> u64 {
+        let share = (self.budget / SEGMENTS).clamp(SMALLEST, LARGEST);
+        match share.min(self.budget) / BLOCK {
+            0 | 1 => 0,
+            blocks => blocks * BLOCK,
+        }
+    }
+
+    /// So many bytes can be taken at once: a budget may be smaller than a read.
+    pub(super) fn most(&self) -> usize {
+        match self.limit() {
+            0 => usize::MAX,
+            limit => (limit - BLOCK) as usize,
+        }
+    }
+
+    /// New bytes, before they are shown to anybody; at most [`Disk::most`].
     pub(super) fn write(&mut self, run: u64, bytes: &[u8], at: Wall, next_seq: u64) {
-        if self.budget == 0 {
+        let limit = self.limit();
+        if limit == 0 {
             return;
         }
         let index = self.writer(run, at);
-        let limit = (self.budget / SEGMENTS).clamp(SMALLEST, LARGEST);
         let writer = &mut self.writers[index];
         if !writer.takes(bytes.len() as u64, limit) {
             let closed = writer.close();
@@ -433,7 +450,8 @@ impl Writer {
             half => {
                 // Without a part of it: the file holds what its index says.
                 let _ = open.log.set_len(open.size());
-                Err(half.err().unwrap_or(io::ErrorKind::StorageFull.into()))
+                let full = io::Error::from_raw_os_error(libc::ENOSPC);
+                Err(half.err().unwrap_or(full))
             }
         }
     }
