@@ -733,3 +733,36 @@ fn whoever_removes_its_folder_makes_no_room_for_a_second_one() {
         assert_eq!(house.inhabitants(), []);
     }
 }
+
+#[test]
+fn values_of_the_environment_stay_with_the_processes() {
+    let house = House::new(
+        "[process.a]\ncommand = [\"sh\", \"-c\", \"while :; do sleep 1; done\", \"sh\", \"${TOKEN}\"]\n\
+         env = { TOKEN = \"s3cr3t\" }\n",
+    );
+    let mut said = house.cli(["-d"]).exits(0).out;
+    murder(pid(&house));
+    let again = house.cli(["-d"]).exits(0);
+    assert!(
+        again.out.contains("(sh)") || again.err.contains("(sh)"),
+        "{again:?}"
+    );
+    said += &again.out;
+    said += &again.err;
+    for words in [
+        &["status", "--json"][..],
+        &["why", "a"],
+        &["daemon", "status", "--json"],
+        &["restart", "a"],
+        &["stop"],
+    ] {
+        let ended = house.cli(words);
+        said += &ended.out;
+        said += &ended.err;
+    }
+    for file in fs::read_dir(house.state_folder().unwrap()).unwrap() {
+        let path = file.unwrap().path();
+        said += &fs::read_to_string(&path).unwrap_or_default();
+    }
+    assert!(!said.contains("s3cr3t"), "{said}");
+}

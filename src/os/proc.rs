@@ -136,6 +136,15 @@ pub fn cmdline(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(&line).into_owned())
 }
 
+/// Its program as it was called, without its arguments: those may be secrets that came from its environment.
+pub fn program(pid: i32) -> Option<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    match line.split(|b| *b == 0).next() {
+        Some(first) if !first.is_empty() => Some(String::from_utf8_lossy(first).into_owned()),
+        _ => cmdline(pid),
+    }
+}
+
 /// Our own resident memory in bytes.
 pub fn self_rss() -> u64 {
     let pages = fs::read_to_string("/proc/self/statm")
@@ -385,12 +394,15 @@ mod tests {
         eventually("it is a sleep", || {
             (cmdline(child.pid)? == "sleep 60").then_some(())
         });
+        assert_eq!(program(child.pid).as_deref(), Some("sleep"));
         signal_group(child.pid, libc::SIGKILL);
         eventually("it has ended", || {
             (cmdline(child.pid)? == "[sleep]").then_some(())
         });
+        assert_eq!(program(child.pid).as_deref(), Some("[sleep]"));
         ended(child.pid);
         assert_eq!(cmdline(child.pid), None);
+        assert_eq!(program(child.pid), None);
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Supervisor {
         let left = self.members_of(key);
         let named: Vec<(i32, String)> = left
             .iter()
-            .map(|p| (p.pid, proc::cmdline(p.pid).unwrap_or_else(|| "?".into())))
+            .map(|p| (p.pid, proc::program(p.pid).unwrap_or_else(|| "?".into())))
             .collect();
         if !named.is_empty() {
             self.say(
@@ -478,7 +478,7 @@ impl Supervisor {
             .and_then(|m| m.rsplit_once('/'))
             .map_or("", |(name, _)| name);
         let process = self.setup.config.processes.iter().find(|p| p.name == name);
-        let mut command = proc::cmdline(proc.pid).unwrap_or_else(|| "?".into());
+        let mut command = proc::program(proc.pid).unwrap_or_else(|| "?".into());
         if let Some((cut, _)) = command.char_indices().nth(LONGEST_COMMAND) {
             command.truncate(cut);
             command.push_str("...");
