@@ -333,7 +333,13 @@ impl Ring {
         self.index_of(run).map(|index| self.floor(index))
     }
 
-    /// Lines of a run with higher numbers than `after` that are gone or hidden.
+    /// Lines with higher numbers than `after` that are gone or hidden.
+    pub fn gone_after(&self, after: u64) -> u64 {
+        let of_runs = (0..self.runs.len()).map(|index| self.gone_of(index, after));
+        self.gone.after(after) + of_runs.sum::<u64>()
+    }
+
+    /// The same of one run.
     pub fn gone_of_run(&self, run: u64, after: u64) -> u64 {
         let index = self.index_of(run);
         index.map_or(0, |index| self.gone_of(index, after))
@@ -366,14 +372,25 @@ impl Ring {
 
     /// The lines of all runs with higher numbers than `after`, and those with lower ones that were
     /// finished late. With `unfinished`: those as they stand as well. Without: for a follower, who reads
-    /// on from any line, and so gets every late line at its place; its own number is to be skipped.
-    pub fn since(&mut self, after: u64, stream: Option<Stream>, unfinished: bool) -> Snapshot {
+    /// on from any line, and so gets every late line at its place; its own number is to be skipped. Of the
+    /// runs that are not `wanted`, nothing but what is gone.
+    pub fn since(
+        &mut self,
+        after: u64,
+        stream: Option<Stream>,
+        unfinished: bool,
+        wanted: &dyn Fn(u64) -> bool,
+    ) -> Snapshot {
         let mut snapshot = Snapshot {
             dropped: self.gone.after(after),
             ..Snapshot::default()
         };
         for index in 0..self.runs.len() {
-            self.collect(index, after, stream, unfinished, &mut snapshot);
+            if wanted(self.runs[index].number) {
+                self.collect(index, after, stream, unfinished, &mut snapshot);
+            } else {
+                snapshot.dropped += self.gone_of(index, after);
+            }
         }
         for late in self.late.iter().filter(|l| l.place > after) {
             if !unfinished || late.seq <= after {

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::block::{Walk, is_piece};
+use crate::block::{Lane, Walk, is_piece};
 use crate::clock::{Mono, Wall};
 use crate::os::poll::Waker;
 use crate::ring::Ring;
@@ -339,13 +339,25 @@ impl Tape {
             return none;
         }
         let mut view = self.select_since(after).open();
+        let (mut lanes, horizon) = view.first_page();
+        let first = lanes.iter().filter_map(Lane::first).min();
         let mut pull = Pull {
-            dropped: view.gone(),
+            // Numbers that no line has are rare, so this seldom has to be counted.
+            dropped: match first {
+                Some(first) if first <= after.saturating_add(1) => 0,
+                Some(_) | None => view.gone(),
+            },
             next: view.next.max(after),
             more: false,
         };
-        let (lanes, horizon) = view.first_page();
-        let late = view.late;
+        let mut late = view.late;
+        if view.is_stored && horizon.is_none() {
+            // Nothing is left of what should be on disk.
+            let memory = &mut Selection::since_in_memory(&mut self.lock().ring, after).memory;
+            lanes = std::mem::take(&mut memory.lanes);
+            late = std::mem::take(&mut memory.late);
+            pull.next = memory.next.max(after);
+        }
         let is_late = |seq: u64| late.iter().any(|(_, own)| *own == seq);
         let mut room = max_bytes.max(1);
         let mut last = after;

@@ -18,6 +18,7 @@ use nix::sys::stat::fstat;
 use super::index::{HEADER, Header, RECORD, Record};
 use super::part::{Meta, last_number};
 use crate::clock::{Mono, Wall};
+use crate::error::reason;
 use crate::os::files::private_dir;
 use crate::ring::Mark;
 use crate::search::Stream;
@@ -362,13 +363,6 @@ impl Disk {
         }
         self.parts.drain(..gone);
     }
-}
-
-/// The system's words, without its number.
-fn reason(e: &io::Error) -> String {
-    let text = e.to_string();
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_lowercase()
 }
 
 impl Writer {

@@ -68,10 +68,7 @@ impl Header {
 }
 
 fn number(bytes: &[u8]) -> u64 {
-    bytes[..8]
-        .iter()
-        .rev()
-        .fold(0, |n, byte| n << 8 | u64::from(*byte))
+    bytes.first_chunk().copied().map_or(0, u64::from_le_bytes)
 }
 
 /// Bytes that came together from one stream, and the lines that they finish.
@@ -119,28 +116,30 @@ impl Record {
         if self.pinned {
             word |= PINNED;
         }
-        let mut out = [0; RECORD];
-        out[..4].copy_from_slice(&self.end.to_le_bytes());
-        out[8..16].copy_from_slice(&self.at.0.to_le_bytes());
-        out[16..24].copy_from_slice(&self.first.to_le_bytes());
-        out[24..28].copy_from_slice(&self.lines[0].to_le_bytes());
-        out[28..].copy_from_slice(&self.lines[1].to_le_bytes());
-        word |= check(&out, word);
-        out[4..8].copy_from_slice(&word.to_le_bytes());
-        out
+        let [out, err] = self.lines.map(u64::from);
+        let mut words = [
+            u64::from(word) << 32 | u64::from(self.end),
+            self.at.0 as u64,
+            self.first,
+            err << 32 | out,
+        ];
+        words[0] |= u64::from(check(words)) << 32;
+        let mut bytes = [0; RECORD];
+        for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
+            *bytes = word.to_le_bytes();
+        }
+        bytes
     }
 
     /// None: these bytes are no record.
     pub(super) fn decode(bytes: &[u8; RECORD]) -> Option<Self> {
-        let short = |at: usize| number(&bytes[at..at + 8]) as u32;
-        let word = short(4);
-        let mut rest = *bytes;
-        rest[4..8].fill(0);
-        if word & CHECK != check(&rest, word) {
+        let words = words(bytes);
+        let word = (words[0] >> 32) as u32;
+        if word & CHECK != check(words) {
             return None;
         }
         Some(Self {
-            end: short(0),
+            end: words[0] as u32,
             stream: if word & STREAM == 0 {
                 Stream::Stdout
             } else {
@@ -148,9 +147,9 @@ impl Record {
             },
             carry: word & CARRY,
             pinned: word & PINNED != 0,
-            at: Wall(number(&bytes[8..]) as i64),
-            first: number(&bytes[16..]),
-            lines: [short(24), (number(&bytes[24..]) >> 32) as u32],
+            at: Wall(words[1] as i64),
+            first: words[2],
+            lines: [words[3] as u32, (words[3] >> 32) as u32],
         })
     }
 
@@ -200,12 +199,21 @@ impl Record {
 /// 2^64 over the golden ratio: each bit of a factor reaches the highest ones.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
+fn words(bytes: &[u8; RECORD]) -> [u64; 4] {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
+}
+
 /// A few bits that tell a record from what a crash or somebody else left in its place. Never zero: a
 /// hole reads as zeros.
-fn check(bytes: &[u8; RECORD], word: u32) -> u32 {
-    let mut hash = u64::from(word & !CHECK);
-    for at in [0, 8, 16, 24] {
-        hash = (hash ^ number(&bytes[at..])).wrapping_mul(SPREAD);
+fn check(mut words: [u64; 4]) -> u32 {
+    words[0] &= !(u64::from(CHECK) << 32);
+    let mut hash = 0;
+    for word in words {
+        hash = (hash ^ word).wrapping_mul(SPREAD);
         hash ^= hash >> 29;
     }
     ((hash.wrapping_mul(SPREAD) >> 32) as u32 & CHECK) | PINNED << 1

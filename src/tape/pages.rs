@@ -73,6 +73,11 @@ impl Reader {
         &self.parts
     }
 
+    /// The number up to which it is not in memory; None: it is on disk only.
+    pub(super) fn ceiling(&self) -> Option<u64> {
+        Some(self.ceiling).filter(|_| !self.over)
+    }
+
     /// The lowest and the highest number that it may hold.
     pub(super) fn numbers(&self) -> (u64, u64) {
         let metas = || self.parts.iter().filter_map(|p| p.meta.get());
@@ -126,6 +131,14 @@ impl Reader {
             opened.search(&|record, before| record.last(before) > after && record.at >= since)
         });
         Place { part, record }
+    }
+
+    /// The place behind all there is; what is in memory as well is left out of pages.
+    pub(super) fn rest(&self) -> Place {
+        Place {
+            part: self.parts.len().saturating_sub(1),
+            record: usize::MAX,
+        }
     }
 
     /// The place behind the last line that is not in memory.
@@ -208,7 +221,7 @@ impl Reader {
                 continue;
             };
             let end = if part == to.part {
-                to.record
+                to.record.min(opened.len())
             } else {
                 opened.len()
             };
@@ -287,16 +300,18 @@ impl Reader {
     /// The first page from `from` on, not beyond `to`; and where it ends.
     pub(super) fn forward(&mut self, from: Place, to: Place) -> Option<(Vec<Lane>, Place)> {
         let mut from = from;
-        while from < to && from.record >= self.len(from.part) {
+        while from.part < to.part && from.record >= self.len(from.part) {
             from.part += 1;
             from.record = 0;
         }
-        if from >= to {
+        let end = to.record.min(self.len(to.part));
+        if from.part > to.part || (from.part == to.part && from.record >= end) {
             return None;
         }
+        let ceiling = self.ceiling;
         let opened = self.open(from.part)?;
         let most = if from.part == to.part {
-            to.record
+            end
         } else {
             opened.len()
         };
@@ -320,6 +335,10 @@ impl Reader {
                     ..from
                 },
             ));
+        }
+        // All that follows is in memory.
+        if records[0].first > ceiling {
+            return None;
         }
         let fit = records.iter().take_while(|r| r.end - before.end <= PAGE);
         let mut count = fit.count().max(1);

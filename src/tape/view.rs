@@ -11,6 +11,7 @@ use crate::block::Lane;
 use crate::clock::Wall;
 use crate::ring::{Ring, Snapshot};
 use crate::search::{Found, Go, Query, QueryError, Stream, whole};
+use crate::table::Set;
 
 /// Pages that are held before and behind the one that is looked at.
 const MOST_BESIDE: usize = 16;
@@ -48,10 +49,12 @@ struct StoredRun {
 
 /// The runs that are known, oldest first: as many as can be searched.
 fn runs(ring: &Ring, parts: &[Arc<Part>], most: usize) -> Vec<u64> {
-    let mut runs: Vec<u64> = parts.iter().map(|p| p.run).collect();
-    runs.extend(ring.runs().iter().map(|r| r.number));
-    runs.sort_unstable();
-    runs.dedup();
+    let mut runs = Set::default();
+    let in_memory = ring.runs().iter().map(|r| r.number);
+    for run in parts.iter().map(|p| p.run).chain(in_memory) {
+        runs.add(run);
+    }
+    let mut runs = runs.into_keys();
     let surplus = runs.len().saturating_sub(most.max(ring.runs().len()));
     runs.drain(..surplus);
     runs
@@ -95,7 +98,7 @@ impl Selection {
         let crosses = query.after.is_some() && query.index == -1;
         let after = query.after.unwrap_or(0);
         let mut memory = match query.after {
-            Some(after) => ring.since(after, query.stream, true),
+            Some(after) => ring.since(after, query.stream, true, &|_| true),
             None => ring.of_run(run.unwrap_or(0), query.stream),
         };
         if !crosses {
@@ -123,17 +126,22 @@ impl Selection {
         Ok(selection)
     }
 
-    /// All lines behind a cursor, for a follower.
+    /// All lines behind a cursor, for a follower. What is on disk only comes first; of its run nothing
+    /// else then.
     pub(super) fn since(ring: &mut Ring, disk: Option<&Disk>, most: usize, after: u64) -> Self {
-        let mut memory = ring.since(after, None, false);
         let stored = match disk {
-            Some(disk) if memory.dropped > 0 || after + 1 < ring.origin() => {
+            Some(disk) if ring.gone_after(after) > 0 || after + 1 < ring.origin() => {
                 let parts = disk.now();
                 let runs = runs(ring, &parts, most);
-                Stored::new(ring, Some(disk), parts, runs, after)
+                let mut stored = Stored::new(ring, Some(disk), parts, runs, after);
+                // Of the others, what is behind the cursor is in memory.
+                let behind = |run: &StoredRun| run.ceiling.is_none_or(|c| c > after);
+                stored.runs.retain(behind);
+                stored
             }
             Some(_) | None => Stored::default(),
         };
+        let mut memory = ring.since(after, None, false, &|run| !stored.has(run));
         stored.take_late(&mut memory);
         Self {
             found: Found::default(),
@@ -146,8 +154,14 @@ impl Selection {
         }
     }
 
+    /// The same of memory alone.
+    pub(super) fn since_in_memory(ring: &mut Ring, after: u64) -> Self {
+        Self::since(ring, None, 0, after)
+    }
+
     /// Opens what is on disk. Reads files: not for who holds a lock.
     pub(super) fn open(mut self) -> View {
+        let follows = self.late_below == u64::MAX;
         let Stored {
             folder,
             parts,
@@ -166,7 +180,8 @@ impl Selection {
                     self.late_below,
                 );
                 self.describe(&reader, run);
-                let end = reader.end();
+                // A follower goes on page by page: it has no need to know the end.
+                let end = if follows { reader.rest() } else { reader.end() };
                 let start = reader.start(self.after, self.since);
                 self.memory.dropped -= gone[1];
                 readers.push(Stretch {
@@ -179,6 +194,7 @@ impl Selection {
             }
         }
         View {
+            is_stored: !readers.is_empty(),
             after: self.after,
             since: self.since,
             stream: self.stream,
@@ -238,6 +254,10 @@ impl Stored {
 }
 
 impl Stored {
+    fn has(&self, run: u64) -> bool {
+        self.runs.iter().any(|r| r.run == run)
+    }
+
     /// Late lines that are read from disk are not read from memory as well, which may have them still.
     fn take_late(&self, memory: &mut Snapshot) {
         let Snapshot { lanes, late, .. } = memory;
@@ -265,6 +285,8 @@ struct Stretch {
 
 /// The lines of a query.
 pub(super) struct View {
+    /// Something should be on disk.
+    pub is_stored: bool,
     pub found: Found,
     /// Lines under the number of their place, as far as pages were read: that, and their own.
     pub late: Vec<(u64, u64)>,
@@ -302,8 +324,9 @@ impl View {
             // Behind a cursor memory counts numbers, some of which no line has: no more are lost
             // there than there are in all.
             let mut lost = |gone: u64, after| {
+                let end = stretch.reader.end();
                 let start = stretch.reader.start(after, None);
-                gone.saturating_sub(stretch.reader.count((start, stretch.end), after, None))
+                gone.saturating_sub(stretch.reader.count((start, end), after, None))
             };
             match lost(gone[0], 0) {
                 0 => 0,
@@ -369,18 +392,23 @@ impl View {
         let mut lanes = Vec::new();
         let mut horizon: Option<u64> = None;
         for stretch in &mut self.readers {
+            // A run that begins later has its turn later.
+            if horizon.is_some_and(|horizon| stretch.reader.numbers().0 > horizon) {
+                break;
+            }
+            // Without another line there, the rest of the run is in memory.
+            let mut end = stretch.reader.ceiling();
             while let Some((page, place)) = stretch.reader.forward(stretch.start, stretch.end) {
                 stretch.start = place;
                 self.late.append(&mut stretch.reader.late);
                 let last = page.iter().filter_map(Lane::last).max();
                 lanes.extend(page);
-                if let Some(last) = last.filter(|last| *last > self.after) {
-                    if place < stretch.end {
-                        horizon = Some(horizon.map_or(last, |h| h.min(last)));
-                    }
+                if last.is_some_and(|last| last > self.after) {
+                    end = last;
                     break;
                 }
             }
+            horizon = horizon.into_iter().chain(end).min();
         }
         for lane in &mut lanes {
             lane.raise(self.after);
