@@ -566,3 +566,26 @@ ready = { log = "serving" }
     assert_eq!(status["ports"].as_array().unwrap().len(), 1, "{status}");
     assert!(status["url"].is_string(), "{status}");
 }
+
+#[test]
+fn a_holder_that_bpm_started_is_named_without_its_arguments() {
+    let port = common::free_port();
+    let mut house = House::new(&format!(
+        r#"
+release_crash_backoff_initial_seconds = 100
+[process.first]
+command = ["FIXTURE", "listen", "{port}", "${{TOKEN}}"]
+env = {{ TOKEN = "s3cr3t" }}
+ready = {{ tcp = "127.0.0.1:{port}" }}
+[process.second]
+command = ["true"]
+port = {port}
+autostart = false
+"#
+    ));
+    house.serve();
+    let pid = house.status_when("first", |s| s["ready"] == true)["pid"].to_string();
+    let error = house.call("start", json!({"process": "second"})).error();
+    assert!(error.contains(&pid) && error.contains("fixture"), "{error}");
+    assert!(!error.contains("s3cr3t"), "{error}");
+}

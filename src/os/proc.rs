@@ -231,7 +231,7 @@ pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
     ports.into_keys()
 }
 
-/// Who keeps us from listening there: number and arguments. None: nobody, or somebody of another
+/// Who keeps us from listening there: number and arguments, of a process of bpm's the program. None: nobody, or somebody of another
 /// user.
 pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
     let inodes: Set<u64> = listeners()
@@ -244,7 +244,12 @@ pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
         return None;
     }
     let holder = all_pids().find(|pid| sockets(*pid).iter().any(|s| inodes.has(s)))?;
-    Some((holder, cmdline(holder).unwrap_or_default()))
+    // What a bpm started may have secrets of its environment among its arguments.
+    let line = match super::group::marker(holder) {
+        Some(_) => program(holder),
+        None => cmdline(holder),
+    };
+    Some((holder, line.unwrap_or_default()))
 }
 
 /// Changes with every boot; without one, start times of processes mean nothing.
