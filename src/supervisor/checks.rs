@@ -210,6 +210,24 @@ impl Supervisor {
         }
     }
 
+    /// Somebody removed bpm's files: what runs is heard again at the paths that it knows.
+    pub(super) fn open_ears_anew(&mut self) {
+        self.listen_to_runs();
+        for book in self.books.values_mut() {
+            let Some(old) = book.checks.notify.take_if(|ear| !ear.path.exists()) else {
+                continue;
+            };
+            let (path, warned) = (old.path.clone(), old.warned);
+            // It would take the path with it.
+            drop(old);
+            book.checks.notify = Receiver::bind(&path).ok().map(|receiver| Ear {
+                receiver,
+                path,
+                warned,
+            });
+        }
+    }
+
     /// The run is there: its readiness is looked at from now on.
     pub(super) fn begin_checks(&mut self, key: Key) {
         let Some(book) = self.books.get(&key) else {

@@ -332,7 +332,10 @@ impl Supervisor {
             self.wait(keeper.ear())?;
             match keeper.look() {
                 Kept::Same => {}
-                Kept::Mended => self.state_changed = true,
+                Kept::Mended => {
+                    self.state_changed = true;
+                    self.open_ears_anew();
+                }
                 Kept::Displaced => {
                     self.displaced = true;
                     self.begin_stop();

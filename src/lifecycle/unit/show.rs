@@ -116,7 +116,10 @@ impl Unit {
             generation: run.map(|r| r.generation),
             pid: run.and_then(|r| r.pid),
             started: run.and_then(|r| r.started),
-            ready: run.map(|r| r.is_good()),
+            ready: match run {
+                Some(run) => Some(run.is_good()),
+                None => (state == State::Starting).then_some(false),
+            },
             healthy: run.map(|r| r.healthy),
             gap: run.and_then(|r| r.gap),
             restarts: self.starts.saturating_sub(1),
