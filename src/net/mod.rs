@@ -482,6 +482,10 @@ impl Net {
             return false;
         }
         self.abandon_calls(now);
+        // Who asked at the last moment hears that nothing was done, instead of the end of the connection.
+        for token in self.conns.keys().copied().collect::<Vec<_>>() {
+            self.on_conn(token, EpollFlags::EPOLLIN, now);
+        }
         true
     }
 
