@@ -1,5 +1,11 @@
 //! The hands: the only `unsafe`, the only system calls. Knows nothing of configuration.
 
+#[cfg(all(
+    not(debug_assertions),
+    target_env = "gnu",
+    not(target_feature = "crt-static")
+))]
+mod backtrace;
 pub mod copy;
 pub mod detach;
 pub mod fds;
