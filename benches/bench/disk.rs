@@ -61,11 +61,11 @@ fn history(bench: &Bench) {
     for (pattern, hits) in [("the needle is", 1), ("no such thing at all", 0)] {
         let grep = (0..bench.rounds(5)).map(|_| {
             let mut grep = Command::new("grep");
-            grep.args(["-h", "-F", pattern]).args(&files);
+            grep.args(["-c", "-F", pattern]).args(&files);
             grep.stdin(Stdio::null()).stdout(Stdio::null());
             timed(|| assert_eq!(grep.status().unwrap().success(), hits > 0))
         });
-        let grep = format!("`grep -F` {}", spread(grep.collect()));
+        let grep = format!("`grep -c -F` {}", spread(grep.collect()));
         let args = ["logs", "a", "--grep", pattern, "-F", "-n", "1"];
         let found = house.cli(args).exits(0).out;
         assert_eq!(found.lines().count(), hits, "{found}");
