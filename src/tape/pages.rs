@@ -254,9 +254,9 @@ impl Reader {
             return None;
         }
         let least = if to.part == from.part { from.record } else { 0 };
-        let low = to.record.saturating_sub(RECORDS).max(least);
         let mut records = Vec::new();
         let opened = self.open(to.part)?;
+        let low = page_before(opened, least, to.record);
         if !opened.records(low, to.record, &mut records) {
             // Damaged since it was opened.
             return Some((Vec::new(), Place { record: low, ..to }));
@@ -315,7 +315,7 @@ impl Reader {
         } else {
             opened.len()
         };
-        let high = (from.record + RECORDS).min(most);
+        let high = page_behind(opened, from.record, most);
         let mut records = Vec::new();
         if !opened.records(from.record, high, &mut records) {
             return Some((
@@ -477,6 +477,38 @@ impl Reader {
                 self.spare = block.into_bytes();
             }
         }
+    }
+}
+
+/// So many records are looked at first: a page of large reads has fewer, and more are asked for as they
+/// are needed.
+const FEW: usize = 64;
+
+/// Where the records of a page that ends before `to` are found, not before `least`.
+fn page_before(opened: &Opened, least: usize, to: usize) -> usize {
+    let end = opened.before(to).end;
+    let mut count = FEW;
+    loop {
+        let low = to.saturating_sub(count).max(least);
+        let bytes = end.saturating_sub(opened.before(low).end);
+        if low == least || count >= RECORDS || bytes > PAGE {
+            return low;
+        }
+        count *= 4;
+    }
+}
+
+/// Up to where the records of a page that begins at `from` are found, not behind `most`.
+fn page_behind(opened: &Opened, from: usize, most: usize) -> usize {
+    let begin = opened.before(from).end;
+    let mut count = FEW;
+    loop {
+        let high = (from + count).min(most);
+        let bytes = opened.before(high).end.saturating_sub(begin);
+        if high == most || count >= RECORDS || bytes > PAGE {
+            return high;
+        }
+        count *= 4;
     }
 }
 
