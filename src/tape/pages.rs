@@ -391,7 +391,7 @@ impl Reader {
                         track.append(&opened.log, previous.end, record.end);
                     }
                     let length = (record.end - previous.end) as usize;
-                    let to = (used + length).min(track.bytes.len());
+                    let to = (used + length).min(track.used);
                     let mut record = *record;
                     let finished = record.finished(&previous);
                     let place = records.get(at + 1).filter(|next| next.is_place(&record));
@@ -514,7 +514,9 @@ fn page_behind(opened: &Opened, from: usize, most: usize) -> usize {
 
 /// The lines of one stream, as they are put together.
 struct Track {
+    /// At least as many as are used: a page's memory is made once, and written over for the next.
     bytes: Vec<u8>,
+    used: usize,
     chunks: Vec<Chunk>,
     /// Where the unfinished line begins.
     start: usize,
@@ -522,33 +524,45 @@ struct Track {
 }
 
 impl Track {
-    fn new(mut bytes: Vec<u8>, prefix: &[u8], ceiling: u64) -> Self {
-        bytes.clear();
-        bytes.extend_from_slice(prefix);
-        Self {
+    fn new(bytes: Vec<u8>, prefix: &[u8], ceiling: u64) -> Self {
+        let mut track = Self {
             bytes,
+            used: 0,
             chunks: Vec::new(),
             start: 0,
             ceiling,
+        };
+        track.room(prefix.len()).copy_from_slice(prefix);
+        track.used = prefix.len();
+        track
+    }
+
+    fn room(&mut self, size: usize) -> &mut [u8] {
+        let end = self.used + size;
+        if self.bytes.len() < end {
+            let mut larger = vec![0; end.next_power_of_two()];
+            larger[..self.used].copy_from_slice(&self.bytes[..self.used]);
+            self.bytes = larger;
         }
+        &mut self.bytes[self.used..end]
     }
 
     /// Appends a range of a file.
     fn append(&mut self, file: &File, from: u32, to: u32) {
-        let before = self.bytes.len();
-        self.bytes.resize(before + (to - from) as usize, 0);
-        let mut done = before;
-        while done < self.bytes.len() {
-            let place = u64::from(from) + (done - before) as u64;
-            match file.read_at(&mut self.bytes[done..], place) {
+        let mut from = u64::from(from);
+        while from < u64::from(to) {
+            let room = self.room((u64::from(to) - from) as usize);
+            match file.read_at(room, from) {
                 // Cut short since.
                 Ok(0) => break,
-                Ok(count) => done += count,
+                Ok(count) => {
+                    self.used += count;
+                    from += count as u64;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
         }
-        self.bytes.truncate(done);
     }
 
     /// Bytes `from..to` are those of this record, which finishes so many lines.
