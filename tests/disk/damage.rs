@@ -31,7 +31,7 @@ struct Left {
 impl Left {
     fn new(command: &str, lines: u64) -> Self {
         let mut house = House::new(&format!(
-            "log_disk = \"4M\"\n[process.p]\ncommand = \"{command}; exec FIXTURE nap\"\n"
+            "log_disk = \"1M\"\n[process.p]\ncommand = \"{command}; exec FIXTURE nap\"\n"
         ));
         house.up();
         wrote(&house, "p", lines);
@@ -133,9 +133,9 @@ fn damage(path: &Path, mut bytes: Vec<u8>, random: &mut Random) -> String {
 
 #[test]
 fn an_index_in_any_state_hides_no_line() {
-    const LINES: u64 = 9_000;
+    const LINES: u64 = 4_000;
     let left = Left::new(
-        "seq -f 'line %.0f of a log that has to be longer than this xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' 9000",
+        "seq -f 'line %.0f of a log that has to be longer than this xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' 4000",
         LINES,
     );
     let whole = left.lines();
@@ -174,8 +174,8 @@ fn an_index_in_any_state_hides_no_line() {
 #[test]
 fn files_in_any_state_keep_no_daemon_from_its_work() {
     let mut left = Left::new(
-        "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do seq 500; seq 1000 1500 >&2; printf unfinished; printf more >&2; seq -f '%.0f xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' 900; done",
-        12 * (500 + 501 + 900),
+        "for i in 1 2 3 4 5; do seq 500; seq 1000 1500 >&2; printf unfinished; printf more >&2; seq -f '%.0f xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' 900; done",
+        5 * (500 + 501 + 900),
     );
     let mut random = Random(0x1234_5678);
     let known: BTreeSet<String> = left.lines().into_iter().map(|(_, text)| text).collect();
