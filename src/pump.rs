@@ -33,6 +33,11 @@ const PAUSE: Duration = Duration::from_millis(6);
 const CLOSE: Duration = Duration::from_millis(3);
 /// ... once there were so many in a row: a line after silence is never held back.
 const MANY: u8 = 8;
+/// Who prints without end while nobody else does is read so often before others are looked for.
+const ALONE: usize = 4;
+/// Full reads in a row after which a pipe is made wider, once; and the bytes that it holds then.
+const FLOOD: u8 = 16;
+const WIDE: i32 = 256 << 10;
 /// A read of so much is no line by itself: its writer may be waiting for room.
 const MUCH: usize = 16 << 10;
 
@@ -281,7 +286,8 @@ impl Hands {
             for event in &events[..count.unwrap_or(0)] {
                 match event.data() {
                     BELL => self.obey(),
-                    token => self.attend(token),
+                    // Who prints without end while nobody else does needs not be asked for each time.
+                    token => self.attend(token, if count == Ok(1) { ALONE } else { 1 }),
                 }
             }
             if !self.dense.is_empty() && Mono::now() >= self.tick {
@@ -314,7 +320,7 @@ impl Hands {
     }
 
     /// Something came, or nothing comes any more.
-    fn attend(&mut self, token: u64) {
+    fn attend(&mut self, token: u64, most: usize) {
         let (number, stream) = named_by(token);
         if !self.readers.has(&number) {
             // The order to read it is on its way.
@@ -327,7 +333,7 @@ impl Hands {
             let before = reader.is_dense(one);
             // What the other one holds back is older than what came now.
             if one == stream || before {
-                reader.take_in(one, &self.desk.epoll);
+                reader.take_in(one, &self.desk.epoll, most);
             }
             let token = token_of(number, one);
             if !before && reader.is_dense(one) && !self.dense.contains(&token) {
@@ -349,7 +355,7 @@ impl Hands {
             let Some(reader) = reader.filter(|r| r.is_dense(stream)) else {
                 return false;
             };
-            reader.take_in(stream, &self.desk.epoll);
+            reader.take_in(stream, &self.desk.epoll, 1);
             let dense = reader.is_dense(stream);
             self.let_go(number);
             dense
@@ -393,8 +399,9 @@ impl Reader {
         lane.is_some_and(|lane| lane.pace.is_dense())
     }
 
-    /// Reads once; where lines come one by one, all that is there.
-    fn take_in(&mut self, stream: Stream, epoll: &Epoll) {
+    /// Reads once, or up to `most` times while there is much; where lines come one by one, all that is
+    /// there.
+    fn take_in(&mut self, stream: Stream, epoll: &Epoll, most: usize) {
         let before = self.is_dense(stream);
         let mut count = self.read(stream, epoll).unwrap_or(0);
         // A small ring takes less at a time than has come in a pause.
@@ -404,8 +411,22 @@ impl Reader {
         {
             count += more;
         }
+        for _ in 1..most {
+            if count < MUCH {
+                break;
+            }
+            let Some(more) = self.read(stream, epoll) else {
+                break;
+            };
+            count = more;
+        }
         if let Some(lane) = &mut self.lanes[stream as usize] {
             lane.pace.note(count);
+            if lane.pace.is_flood() {
+                // The writer goes on while we read. Not for all pipes: a user has 64 MiB of them
+                // (pipe(7), pipe-user-pages-soft), and beyond that this fails.
+                let _ = fcntl(&lane.fd, FcntlArg::F_SETPIPE_SZ(WIDE));
+            }
             let dense = lane.pace.is_dense();
             if dense != before {
                 // Fails only for a descriptor that is not watched.
@@ -475,13 +496,19 @@ impl Reader {
 struct Pace {
     last: Mono,
     in_a_row: u8,
+    /// Reads of much in a row, to twice the flood.
+    much: u8,
 }
 
 impl Pace {
     fn note(&mut self, count: usize) {
         if count == 0 || count >= MUCH {
             self.in_a_row = 0;
+            self.much = (self.much + 1).min(2 * FLOOD);
             return;
+        }
+        if self.much < FLOOD {
+            self.much = 0;
         }
         if self.is_dense() {
             return;
@@ -494,6 +521,11 @@ impl Pace {
 
     fn is_dense(&self) -> bool {
         self.in_a_row >= MANY
+    }
+
+    /// Just now it has become one.
+    fn is_flood(&self) -> bool {
+        self.much == FLOOD
     }
 }
 

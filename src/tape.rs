@@ -398,14 +398,14 @@ impl Tape {
         let State {
             ring, disk, runs, ..
         } = &mut *self.lock();
-        Selection::since(ring, disk.as_deref(), *runs, after)
+        Selection::since(ring, disk.as_deref_mut(), *runs, after)
     }
 
     fn select(&self, query: &Query) -> Result<Selection, QueryError> {
         let State {
             ring, disk, runs, ..
         } = &mut *self.lock();
-        Selection::new(ring, disk.as_deref(), *runs, query)
+        Selection::new(ring, disk.as_deref_mut(), *runs, query)
     }
 
     /// Answers a query. Takes its time: for a worker thread.

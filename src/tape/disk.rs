@@ -33,6 +33,11 @@ const SMALLEST: u64 = 72 << 10;
 const LARGEST: u64 = 1 << 30;
 /// Records of one read.
 const MOST_RECORDS: usize = 3;
+/// A read of so much is one of many: its record may wait for the next. A crash meanwhile costs the
+/// times of a few reads.
+const MUCH: usize = 16 << 10;
+/// Records that wait.
+const MOST_WAITING: usize = 16 * RECORD;
 /// Files of one log, whatever they cost: a folder stays quick to list.
 const MOST_PARTS: usize = 1_000;
 /// After a failure nothing is tried for so long.
@@ -173,6 +178,10 @@ struct Open {
     index: File,
     header: Header,
     records: u64,
+    /// The newest of them, which are not in the file yet.
+    waiting: Vec<u8>,
+    /// When it was last looked at from outside.
+    looked: Wall,
     last: Record,
     /// The highest number in it.
     highest: u64,
@@ -214,8 +223,14 @@ impl Disk {
         changed.then(|| self.trouble.as_ref().map(|t| t.why.clone()))
     }
 
-    /// All there is now, oldest first.
-    pub(super) fn now(&self) -> Vec<Arc<Part>> {
+    /// All there is now, oldest first, to be read.
+    pub(super) fn now(&mut self) -> Vec<Arc<Part>> {
+        for index in 0..self.writers.len() {
+            let open = &mut self.writers[index].open;
+            if let Some(Err(e)) = open.as_mut().map(|open| open.flush()) {
+                self.outcome(index, Err(e));
+            }
+        }
         let open = self.writers.iter().filter_map(Writer::part);
         let all: Vec<_> = self.parts.iter().cloned().chain(open).collect();
         in_order(all, |part| part.run)
@@ -266,7 +281,7 @@ impl Disk {
         }
         let index = self.writer(run, at);
         let writer = &mut self.writers[index];
-        if !writer.takes(bytes.len() as u64, limit) {
+        if !writer.takes(bytes.len() as u64, limit, at) {
             let closed = writer.close();
             self.parts.extend(closed);
             self.sort();
@@ -378,11 +393,13 @@ impl Writer {
     }
 
     /// So much more belongs into the segment that is being written, and that is still what it was.
-    fn takes(&self, bytes: u64, limit: u64) -> bool {
-        self.open.as_ref().is_none_or(|open| {
+    fn takes(&mut self, bytes: u64, limit: u64, at: Wall) -> bool {
+        self.open.as_mut().is_none_or(|open| {
             let size = cost(open.size() + bytes)
                 + cost(open.index_size() + (MOST_RECORDS * RECORD) as u64);
-            size <= limit && open.is_whole()
+            // Once a millisecond is often enough for somebody who cuts files.
+            let known = std::mem::replace(&mut open.looked, at) == at;
+            size <= limit && (known || open.is_whole())
         })
     }
 
@@ -429,6 +446,8 @@ impl Writer {
             index,
             header,
             records: 0,
+            waiting: Vec::new(),
+            looked: self.started,
             last: Record::START,
             highest: first.saturating_sub(1),
         }));
@@ -458,28 +477,31 @@ impl Writer {
         };
         let mut left = bytes;
         let mut carry = mark.carry;
-        let mut out = Vec::with_capacity(MOST_RECORDS * RECORD);
+        // Of one stream: what would be made again in their place has the same lines.
+        let waits = bytes >= MUCH && mark.pinned.is_none() && stream == open.last.stream;
         if let Some((seq, end)) = mark.pinned {
             left -= end.min(left);
-            out.extend(open.record(stream, bytes - left, carry, at, (seq, 1), true));
+            open.record(stream, bytes - left, carry, at, (seq, 1), true);
             carry = 0;
             if let Some(place) = mark.place {
-                out.extend(open.record(stream, 0, carry, at, (place, 0), true));
+                open.record(stream, 0, carry, at, (place, 0), true);
             }
         }
         if left > 0 || mark.lines > 0 {
             let lines = (mark.first, mark.lines as u32);
-            out.extend(open.record(stream, left, carry, at, lines, false));
+            open.record(stream, left, carry, at, lines, false);
         }
-        let place = open.index_size();
-        open.records += (out.len() / RECORD) as u64;
-        open.index.write_all_at(&out, place)
+        if waits && open.waiting.len() < MOST_WAITING {
+            return Ok(());
+        }
+        open.flush()
     }
 
     fn end(&mut self, at: Wall, how: &str) {
         self.ended = Some((at, how.to_owned()));
         if let Some(open) = &mut self.open {
             open.header.ended = Some((at, how.to_owned()));
+            let _ = open.flush();
             // Only for who reads it later; the bytes are there.
             let _ = open.index.write_all_at(&open.header.encode(), 0);
         }
@@ -506,6 +528,9 @@ impl Writer {
 
     /// The segment is written no more.
     fn close(&mut self) -> Option<Arc<Part>> {
+        if let Some(open) = &mut self.open {
+            let _ = open.flush();
+        }
         let part = self.part();
         let whole = self.open.take().is_some_and(|open| open.is_whole());
         // Somebody cut it short, or took it away: what it holds now is to be read anew.
@@ -544,7 +569,7 @@ impl Open {
         at: Wall,
         (first, lines): (u64, u32),
         pinned: bool,
-    ) -> [u8; RECORD] {
+    ) {
         let mut record = Record {
             end: self.last.end + bytes as u32,
             stream,
@@ -559,6 +584,18 @@ impl Open {
             .highest
             .max((first + u64::from(lines)).saturating_sub(1));
         self.last = record;
-        record.encode()
+        self.records += 1;
+        self.waiting.extend(record.encode());
+    }
+
+    /// Writes the records that wait.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let place = self.index_size() - self.waiting.len() as u64;
+        let done = self.index.write_all_at(&self.waiting, place);
+        self.waiting.clear();
+        done
     }
 }

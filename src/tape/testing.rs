@@ -178,7 +178,7 @@ fn memory_and_disk_are_one_log() {
             .disk
             .lock()
             .disk
-            .as_ref()
+            .as_mut()
             .unwrap()
             .now()
             .iter()

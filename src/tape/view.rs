@@ -64,10 +64,11 @@ impl Selection {
     /// The lines that a query is about, and what the answer says of their run.
     pub(super) fn new(
         ring: &mut Ring,
-        disk: Option<&Disk>,
+        disk: Option<&mut Disk>,
         most: usize,
         query: &Query,
     ) -> Result<Self, QueryError> {
+        let folder = disk.as_ref().map(|disk| disk.folder.clone());
         let parts = disk.map_or_else(Vec::new, Disk::now);
         let runs = runs(ring, &parts, most);
         let known = runs.len();
@@ -107,7 +108,7 @@ impl Selection {
         }
         let wanted = |number: &u64| crosses || Some(*number) == run;
         let stored = runs.iter().copied().filter(wanted);
-        let stored = Stored::new(ring, disk, parts, stored.collect(), after);
+        let stored = Stored::new(ring, folder, parts, stored.collect(), after);
         stored.take_late(&mut memory);
         let mut selection = Self {
             stored,
@@ -128,12 +129,12 @@ impl Selection {
 
     /// All lines behind a cursor, for a follower. What is on disk only comes first; of its run nothing
     /// else then.
-    pub(super) fn since(ring: &mut Ring, disk: Option<&Disk>, most: usize, after: u64) -> Self {
+    pub(super) fn since(ring: &mut Ring, disk: Option<&mut Disk>, most: usize, after: u64) -> Self {
         let stored = match disk {
             Some(disk) if ring.gone_after(after) > 0 || after + 1 < ring.origin() => {
                 let parts = disk.now();
                 let runs = runs(ring, &parts, most);
-                let mut stored = Stored::new(ring, Some(disk), parts, runs, after);
+                let mut stored = Stored::new(ring, Some(disk.folder.clone()), parts, runs, after);
                 // Of the others, what is behind the cursor is in memory.
                 let behind = |run: &StoredRun| run.ceiling.is_none_or(|c| c > after);
                 stored.runs.retain(behind);
@@ -232,7 +233,7 @@ impl Stored {
     /// Of these runs, those that memory does not hold as a whole.
     fn new(
         ring: &Ring,
-        disk: Option<&Disk>,
+        folder: Option<Folder>,
         parts: Vec<Arc<Part>>,
         runs: Vec<u64>,
         after: u64,
@@ -246,7 +247,7 @@ impl Stored {
         let runs = runs.into_iter().filter(on_disk).map(stored);
         let runs: Vec<_> = runs.filter(|r| r.ceiling != Some(0)).collect();
         Self {
-            folder: disk.map(|d| d.folder.clone()),
+            folder,
             parts,
             runs,
         }
