@@ -31,6 +31,7 @@ use nix::sys::socket::{Backlog, listen, setsockopt};
 
 use crate::clock::Mono;
 use crate::door::{ClientKind, Level, Service};
+use crate::error::reason;
 use crate::mcp::Server;
 use crate::os::memory;
 use crate::os::peer::{self, Diag};
@@ -326,7 +327,7 @@ impl Net {
                 Ok(n) => n,
                 Err(nix::errno::Errno::EINTR) => 0,
                 Err(e) => {
-                    let text = format!("the door is closed: epoll_wait: {}", e.desc());
+                    let text = format!("the door is closed: epoll_wait: {}", reason(&e.into()));
                     self.service.log(Level::Error, &text);
                     return;
                 }
@@ -458,7 +459,7 @@ impl Net {
             // The old one, closed, is out of epoll.
             Ok(()) => self.listeners[at] = Listener::Unix(unix),
             Err(e) => {
-                let text = format!("no new Unix socket: epoll_ctl: {}", e.desc());
+                let text = format!("no new Unix socket: epoll_ctl: {}", reason(&e.into()));
                 self.service.log(Level::Error, &text);
             }
         }

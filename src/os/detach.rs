@@ -12,6 +12,8 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, chdir, fork, pipe2, setsid};
 
+use crate::error::reason;
+
 /// Which of the two we are after [`detach`].
 #[derive(Debug)]
 pub enum Side {
@@ -82,7 +84,7 @@ fn second_half(pipe: OwnedFd) -> Ready {
         Ok(ForkResult::Child) => {}
         Ok(ForkResult::Parent { .. }) => leave(),
         Err(e) => {
-            let why = format!("no process for the daemon: {}", e.desc());
+            let why = format!("no process for the daemon: {}", reason(&e.into()));
             Ready::new(pipe).failed(&why);
             leave()
         }

@@ -86,7 +86,7 @@ impl Inotify {
             Ok(inner) => Ok(Self { inner }),
             // Too many open files of ours say EMFILE as well, but that limit is raised to the highest (fds).
             Err(Errno::EMFILE) => Err(limit_reached("max_user_instances")),
-            Err(e) => Err(Error::cannot("watch files", e.desc())),
+            Err(e) => Err(Error::system("watch files", e.into())),
         }
     }
 
@@ -110,7 +110,7 @@ impl Inotify {
         match self.inner.read_events() {
             Ok(events) => Ok(events.into_iter().filter_map(event).collect()),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Vec::new()),
-            Err(e) => Err(Error::cannot("read what files changed", e.desc())),
+            Err(e) => Err(Error::system("read what files changed", e.into())),
         }
     }
 }
