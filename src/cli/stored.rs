@@ -19,6 +19,7 @@ use crate::hub::{Hub, Identity};
 use crate::journal::Journal;
 use crate::os::poll::Mailbox;
 use crate::supervisor::log_limits;
+use crate::table::Set;
 use crate::tape::{self, Limits, Tape};
 use crate::tools::{Kernel, Tools};
 
@@ -156,14 +157,15 @@ fn us() -> Caller {
 
 /// The processes of which something is on disk, by name.
 fn folders(project: &Project) -> Vec<String> {
+    let mut names = Set::default();
     let folders = fs::read_dir(project.dir.all_logs()).into_iter().flatten();
-    let mut names: Vec<String> = folders
-        .flatten()
-        .filter(|folder| fs::read_dir(folder.path()).is_ok_and(|mut files| files.next().is_some()))
-        .filter_map(|folder| folder.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
+    for folder in folders.flatten() {
+        let has_files = fs::read_dir(folder.path()).is_ok_and(|mut files| files.next().is_some());
+        if let (true, Ok(name)) = (has_files, folder.file_name().into_string()) {
+            names.add(name);
+        }
+    }
+    names.into_keys()
 }
 
 /// In the order of the file; what is in no file any more comes last, where it was named.
