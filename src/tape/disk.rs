@@ -330,12 +330,14 @@ impl Disk {
         }
     }
 
-    /// As if the last trouble had been long ago.
+    /// As if it had last been looked at, and in trouble, long ago.
     #[cfg(test)]
     pub(super) fn forget_when(&mut self) {
         if let Some(trouble) = &mut self.trouble {
             trouble.since = Mono::default();
         }
+        let open = self.writers.iter_mut().filter_map(|w| w.open.as_mut());
+        open.for_each(|open| open.looked = Wall(0));
     }
 
     fn waits(&self) -> bool {

@@ -375,19 +375,23 @@ fn a_file_that_is_cut_or_taken_away_is_followed_by_a_new_one() {
         names.sort();
         names
     };
+    let append = |line: &[u8]| {
+        tape.lock().disk.as_mut().unwrap().forget_when();
+        tape.append(1, Stream::Stdout, line);
+    };
     let log = |segment: u32| folder.path().join(format!("000001-{segment:02}.log"));
     OpenOptions::new()
         .write(true)
         .truncate(true)
         .open(log(0))
         .unwrap();
-    tape.append(1, Stream::Stdout, b"100\n");
+    append(b"100\n");
     assert_eq!(fs::read(log(1)).unwrap(), b"100\n");
     fs::remove_file(log(1)).unwrap();
-    tape.append(1, Stream::Stdout, b"101\n");
+    append(b"101\n");
     assert_eq!(fs::read(log(2)).unwrap(), b"101\n");
     fs::remove_dir_all(folder.path()).unwrap();
-    tape.append(1, Stream::Stdout, b"102\n");
+    append(b"102\n");
     assert_eq!(fs::read(log(3)).unwrap(), b"102\n");
     assert_eq!(names(), ["000001-03.log"]);
     assert_eq!(tape.trouble(), None);
