@@ -588,6 +588,9 @@ impl Track {
 
     fn push(&mut self, record: &Record, first: u64, lines: u64, end: usize) {
         let start = std::mem::replace(&mut self.start, end);
+        // Numbers only rise within a stream, whatever a damaged index says; lines that were left out would
+        // count as the next chunk's.
+        let first = first.max(self.chunks.last().map_or(1, |c| c.last() + 1));
         let Some(meant) = (self.ceiling.saturating_add(1)).checked_sub(first) else {
             return;
         };
@@ -597,9 +600,7 @@ impl Track {
             end
         };
         let lines = lines.min(meant) as u32;
-        // Numbers only rise within a stream, whatever a damaged index says.
-        let next = self.chunks.last().map_or(1, |c| c.last() + 1);
-        if lines == 0 || first < next {
+        if lines == 0 {
             return;
         }
         self.chunks.push(Chunk {
