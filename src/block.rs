@@ -355,9 +355,9 @@ impl Lane {
         all - hidden
     }
 
-    /// Its first number.
+    /// Its first number that is not hidden; one before it may have been left out.
     pub(crate) fn first(&self) -> Option<u64> {
-        self.blocks.first().map(|b| b.first())
+        self.blocks.first().map(|b| b.first().max(self.floor + 1))
     }
 
     /// Its last number.

@@ -350,7 +350,7 @@ impl Tape {
             next: view.next.max(after),
             more: false,
         };
-        let mut late = view.late;
+        let mut late = std::mem::take(&mut view.late);
         if view.is_stored && horizon.is_none() {
             // Nothing is left of what should be on disk.
             let memory = &mut Selection::since_in_memory(&mut self.lock().ring, after).memory;
@@ -386,10 +386,9 @@ impl Tape {
             pull.next = end;
             pull.more = true;
         }
-        if pull.dropped > 0 && pull.more {
-            // What is missing behind the next cursor is told then.
-            let later = self.select_since(pull.next).open().gone();
-            pull.dropped = pull.dropped.saturating_sub(later);
+        if pull.more {
+            // What is missing on disk behind the next cursor is told then.
+            pull.dropped = pull.dropped.saturating_sub(view.missing(pull.next));
         }
         pull
     }

@@ -337,6 +337,11 @@ impl View {
         self.dropped + self.readers.iter_mut().map(lost).sum::<u64>()
     }
 
+    /// Lines behind a number that should be on disk and are not.
+    pub(super) fn missing(&self, after: u64) -> u64 {
+        self.readers.iter().map(|s| s.reader.missing(after)).sum()
+    }
+
     /// Goes through all pages, the oldest or the newest first; with so many lines of the pages before
     /// and behind each.
     pub(super) fn each_page(&mut self, forward: bool, beside: u64, each: &mut OnPage<'_>) {
