@@ -355,6 +355,35 @@ impl Ring {
         gone.after(after)
     }
 
+    /// Unfinished lines of a run, as they stand, that were shown under numbers which are gone by now.
+    pub fn overtaken(&self, run: u64, stream: Option<Stream>) -> Vec<Lane> {
+        let Some(index) = self.index_of(run) else {
+            return Vec::new();
+        };
+        let floor = self.floor(index);
+        let lone = |wanted: Stream| {
+            let track = &self.runs[index].tracks[wanted as usize];
+            let seq = track.pinned.filter(|seq| *seq <= floor)?;
+            let open = track.open.as_ref()?;
+            let bytes = open.block.buffer()[open.block.end()..open.used].to_vec();
+            let chunk = Chunk {
+                first: seq,
+                at: open.at,
+                end: bytes.len() as u32,
+                lines: 1,
+            };
+            Some(Lane::new(
+                run,
+                wanted,
+                vec![Arc::new(Block::new(bytes, vec![chunk]))],
+            ))
+        };
+        let wanted = STREAMS
+            .into_iter()
+            .filter(|s| stream.is_none_or(|only| only == *s));
+        wanted.filter_map(lone).collect()
+    }
+
     /// Bytes in blocks.
     pub fn held(&self) -> usize {
         self.held
@@ -455,14 +484,10 @@ impl Ring {
         None
     }
 
-    /// An unfinished line was shown, and what came after it is gone.
+    /// Numbers of late lines.
     #[cfg(test)]
-    pub(crate) fn hides_unfinished(&self) -> bool {
-        (0..self.runs.len()).any(|index| {
-            let floor = self.floor(index);
-            let mut pinned = self.runs[index].tracks.iter().filter_map(|t| t.pinned);
-            pinned.any(|seq| seq <= floor)
-        })
+    pub(crate) fn late_numbers(&self) -> Vec<u64> {
+        self.late.iter().map(|late| late.seq).collect()
     }
 
     fn index_of(&self, run: u64) -> Option<usize> {

@@ -362,7 +362,10 @@ impl Tape {
         let mut room = max_bytes.max(1);
         let mut last = after;
         for (lane, at) in Walk::up(&lanes, after) {
-            if room == 0 || horizon.is_some_and(|end| at.seq > end) {
+            if horizon.is_some_and(|end| at.seq > end) {
+                break;
+            }
+            if room == 0 {
                 pull.next = last;
                 pull.more = true;
                 break;

@@ -184,8 +184,9 @@ impl Reader {
                     let next = records.get(at - low + 1);
                     let place = next.is_some_and(|next| next.is_place(record));
                     (end, above) = (at + 1 + usize::from(place), sum);
+                } else {
+                    seen[which] = true;
                 }
-                seen[which] = true;
             }
             let last = record.last(&before);
             sum[which] += u64::from(lines).min(last.saturating_sub(ceiling));

@@ -106,15 +106,16 @@ fn query(random: &mut Random, last: u64, runs: usize) -> Query {
         budget: std::time::Duration::from_secs(60),
         ..Query::default()
     };
-    if query.after.is_some() && query.index == -1 {
-        // On disk, context is of the same run; in memory of all that overlap.
+    if query.after.is_some() {
+        // Beside late lines, and of runs that overlap, context is that of their page on disk.
         query.context = 0;
     }
     query
 }
 
-/// What does not depend on the clock.
+/// What does not depend on the clock, nor on how lines lie in blocks.
 fn essence(mut found: Found) -> Found {
+    found.searched = 0;
     for line in &mut found.lines {
         line.at = Wall(0);
     }
@@ -128,8 +129,7 @@ fn memory_and_disk_are_one_log() {
         let mut twins = Twins::new(1 << 30);
         for _ in 0..160 {
             twins.step(&mut random);
-            // An unfinished line is on disk once it is finished.
-            if random.below(20) == 0 && !twins.disk.lock().ring.hides_unfinished() {
+            if random.below(20) == 0 {
                 let runs = twins.memory.lock().ring.runs().len();
                 let query = query(&mut random, twins.memory.next_seq(), runs);
                 let [one, other] =
@@ -157,6 +157,11 @@ fn memory_and_disk_are_one_log() {
             lines.iter_mut().for_each(|l| l.at = Wall(0));
             // A late line comes at its place from memory, at its number from disk.
             lines.sort_by_key(|l| l.seq);
+        }
+        // A late line that left memory before a follower came to its place is not looked for on disk.
+        let late = twins.memory.lock().ring.late_numbers();
+        for lines in &mut pulled {
+            lines.retain(|line| !late.contains(&line.seq));
         }
         let [one, other] = pulled;
         assert!(

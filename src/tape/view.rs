@@ -108,7 +108,14 @@ impl Selection {
         }
         let wanted = |number: &u64| crosses || Some(*number) == run;
         let stored = runs.iter().copied().filter(wanted);
-        let stored = Stored::new(ring, folder, parts, stored.collect(), after);
+        let wanted: Vec<u64> = stored.collect();
+        for run in &wanted {
+            for mut lane in ring.overtaken(*run, query.stream) {
+                lane.raise(after);
+                memory.lanes.push(lane);
+            }
+        }
+        let stored = Stored::new(ring, folder, parts, wanted, after);
         stored.take_late(&mut memory);
         let mut selection = Self {
             stored,
@@ -403,14 +410,16 @@ impl View {
                 break;
             }
             // Without another line there, the rest of the run is in memory.
-            let mut end = stretch.reader.ceiling();
+            let ceiling = stretch.reader.ceiling();
+            let mut end = ceiling;
             while let Some((page, place)) = stretch.reader.forward(stretch.start, stretch.end) {
                 stretch.start = place;
                 self.late.append(&mut stretch.reader.late);
                 let last = page.iter().filter_map(Lane::last).max();
                 lanes.extend(page);
                 if last.is_some_and(|last| last > self.after) {
-                    end = last;
+                    // A late one may have its place among those in memory.
+                    end = last.into_iter().chain(ceiling).min();
                     break;
                 }
             }
