@@ -80,6 +80,19 @@ fn make_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens a file for reading that is one: no link, and nothing that keeps who opens it waiting, as a FIFO
+/// does, or that has no end.
+pub fn open_plain(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    }
+}
+
 /// Opens a file for appending, making it with mode 0600.
 pub fn open_append(path: &Path) -> io::Result<File> {
     File::options()
@@ -155,6 +168,23 @@ mod tests {
                 private_dir(Path::new("/")).unwrap_err().to_string(),
                 "\"/\" belongs to user 0"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_not_opened() {
+        let folder = Folder::new("plain");
+        let (file, fifo, link) = (
+            folder.join("file"),
+            folder.join("fifo"),
+            folder.join("link"),
+        );
+        fs::write(&file, "text").unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(open_plain(&file).is_ok());
+        for path in [&fifo, &link, folder.path(), Path::new("/dev/zero")] {
+            assert!(open_plain(path).is_err(), "{path:?}");
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::sys::stat::fstat;
 
-use super::index::{HEADER, Header, RECORD, Record};
+use super::index::{HEADER, Header, MOST, RECORD, Record};
 use super::part::{Meta, last_number};
 use crate::clock::{Mono, Wall};
 use crate::error::reason;
@@ -30,7 +30,7 @@ const BLOCK: u64 = 4096;
 const SEGMENTS: u64 = 8;
 /// A segment takes a read of full size at least, and its offsets fit its index.
 const SMALLEST: u64 = 72 << 10;
-const LARGEST: u64 = 1 << 30;
+pub(super) const LARGEST: u64 = 1 << 30;
 /// Records of one read.
 const MOST_RECORDS: usize = 3;
 /// A read of so much is one of many: its record may wait for the next. A crash meanwhile costs the
@@ -69,18 +69,13 @@ impl Kind {
         format!("{kind}{run:06}-{segment:02}")
     }
 
-    /// `b000012-00.log` -> 12, 0.
+    /// `b000012-00.log` -> 12, 0. Nothing else is called so: each file is one part.
     fn parse(self, name: &str) -> Option<(u64, u32)> {
-        let (run, segment) = name.strip_suffix(".log")?.split_once('-')?;
-        let run = match self {
-            Self::Runs => run,
-            Self::Builds => run.strip_prefix('b')?,
-        };
-        let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-        if !digits(run) || !digits(segment) {
-            return None;
-        }
-        Some((run.parse().ok()?, segment.parse().ok()?))
+        let stem = name.strip_suffix(".log")?;
+        let (run, segment) = stem.trim_start_matches('b').split_once('-')?;
+        let (run, segment) = (run.parse().ok()?, segment.parse().ok()?);
+        let ours = run <= MOST && segment < u32::MAX / 2 && self.stem(run, segment) == stem;
+        ours.then_some((run, segment))
     }
 }
 
@@ -367,15 +362,17 @@ impl Disk {
     fn make_room(&mut self, segment: u64) {
         let open = self.writers.iter().filter_map(|w| w.open.as_deref());
         let mut used: u64 = open.map(|o| cost(o.size()) + cost(o.index_size())).sum();
-        used += self.parts.iter().map(|p| p.cost).sum::<u64>();
+        // Somebody else's files may say they are of any size.
+        let parts = self.parts.iter().map(|p| p.cost);
+        used = parts.fold(used, u64::saturating_add);
         let mut gone = 0;
         while let Some(part) = self.parts.get(gone)
-            && (used + segment > self.budget || self.parts.len() - gone >= MOST_PARTS)
+            && (used.saturating_add(segment) > self.budget || self.parts.len() - gone >= MOST_PARTS)
         {
             for extension in ["log", "idx"] {
                 let _ = fs::remove_file(self.folder.file(part.run, part.segment, extension));
             }
-            used -= part.cost;
+            used = used.saturating_sub(part.cost);
             gone += 1;
         }
         self.parts.drain(..gone);
@@ -423,12 +420,14 @@ impl Writer {
             first,
             ended: None,
         };
+        // Whatever has its name, a FIFO too, which who opens it would wait at.
+        let path = folder.file(self.run, segment, "idx");
+        let _ = fs::remove_file(&path);
         let index = File::options()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
-            .open(folder.file(self.run, segment, "idx"))
+            .open(path)
             .and_then(|index| {
                 index.write_all_at(&header.encode(), 0)?;
                 Ok(index)

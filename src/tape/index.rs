@@ -19,6 +19,10 @@ const WORDS: usize = SUM - ENDED - 9;
 /// Where the sum over all that is.
 const SUM: usize = HEADER - 8;
 
+/// No number is higher, of a line or of a run: what says so is not of ours (and JSON has no whole
+/// numbers beyond).
+pub(super) const MOST: u64 = 1 << 53;
+
 /// What the file as a whole is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
@@ -58,10 +62,14 @@ impl Header {
         let length = usize::from(bytes[ENDED + 8]).min(WORDS);
         let words = &bytes[ENDED + 9..ENDED + 9 + length];
         let ended = Wall(number(&bytes[ENDED..]) as i64);
+        let (before, first) = (number(&bytes[16..]), number(&bytes[24..]));
+        if before > MOST || !(1..=MOST).contains(&first) {
+            return None;
+        }
         Some(Self {
             started: Wall(number(&bytes[8..]) as i64),
-            before: number(&bytes[16..]),
-            first: number(&bytes[24..]),
+            before,
+            first,
             ended: (length > 0).then(|| (ended, String::from_utf8_lossy(words).into_owned())),
         })
     }
@@ -135,7 +143,7 @@ impl Record {
     pub(super) fn decode(bytes: &[u8; RECORD]) -> Option<Self> {
         let words = words(bytes);
         let word = (words[0] >> 32) as u32;
-        if word & CHECK != check(words) {
+        if word & CHECK != check(words) || words[2] > MOST {
             return None;
         }
         Some(Self {
@@ -155,9 +163,15 @@ impl Record {
 
     /// It can come after that one.
     pub(super) fn follows(&self, before: &Self) -> bool {
-        let grows = self.lines.iter().zip(before.lines).all(|(n, b)| *n >= b);
-        // At most a line for each byte, and the end of one that was begun before.
-        grows && self.end >= before.end && self.finished(before) <= self.end - before.end + 1
+        let (own, other) = (self.stream as usize, 1 - self.stream as usize);
+        let Some(bytes) = self.end.checked_sub(before.end) else {
+            return false;
+        };
+        // A read, and at most a line for each byte and the end of one that was begun before.
+        bytes <= MAX_LINE as u32
+            && self.lines[other] == before.lines[other]
+            && self.lines[own] >= before.lines[own]
+            && self.finished(before) <= bytes + 1
     }
 
     /// Lines that it finishes.

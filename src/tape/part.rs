@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use super::disk::{Folder, Part};
+use super::disk::{Folder, LARGEST, Part};
 use super::index::{HEADER, Header, RECORD, Record};
 use crate::block::{MAX_LINE, cut};
 use crate::clock::Wall;
+use crate::os::files::open_plain;
 use crate::search::Stream;
 
 /// Records that are read at once.
@@ -37,26 +38,6 @@ impl Meta {
     pub(super) fn total(&self) -> u64 {
         self.lines.into_iter().map(u64::from).sum()
     }
-
-    /// What the part holds; `first`: the number of its first line, if its index does not tell.
-    fn read(folder: &Folder, part: &Part, first: u64, over: bool) -> Self {
-        match Opened::read(folder, part, first, over) {
-            Ok(opened) => opened.meta(),
-            // It went while it was asked for.
-            Err(_) => Self {
-                header: Header {
-                    started: Wall(0),
-                    before: 0,
-                    first,
-                    ended: None,
-                },
-                lines: [0; 2],
-                last: first.saturating_sub(1),
-                last_at: Wall(0),
-                sound: 0,
-            },
-        }
-    }
 }
 
 /// Reads what is in these parts, oldest first, those of a run to its last one; the highest number.
@@ -64,8 +45,13 @@ pub(super) fn survey(folder: &Folder, parts: &[Arc<Part>]) -> u64 {
     let mut last = 0;
     for (at, part) in parts.iter().enumerate() {
         let over = parts.get(at + 1).is_none_or(|next| next.run != part.run);
-        let read = || Meta::read(folder, part, last + 1, over);
-        last = last.max(part.meta.get_or_init(read).last);
+        // What can't be opened now (too many descriptors) may be another time.
+        if part.meta.get().is_none()
+            && let Ok(opened) = Opened::read(folder, part, last + 1, over)
+        {
+            let _ = part.meta.set(opened.meta());
+        }
+        last = last.max(part.meta.get().map_or(0, |meta| meta.last));
     }
     last
 }
@@ -102,10 +88,17 @@ impl Opened {
     /// `first`: the number of its first line, if its index does not tell; `over`: it is the last of a
     /// run that nobody writes any more.
     pub(super) fn read(folder: &Folder, part: &Part, first: u64, over: bool) -> io::Result<Self> {
-        let log = File::open(folder.file(part.run, part.segment, "log"))?;
+        let log = open_plain(&folder.file(part.run, part.segment, "log"))?;
         let about = log.metadata()?;
-        let size = u32::try_from(about.len()).unwrap_or(u32::MAX);
-        let index = File::open(folder.file(part.run, part.segment, "idx")).ok();
+        let size = about.len().min(LARGEST) as u32;
+        let index = match open_plain(&folder.file(part.run, part.segment, "idx")) {
+            Ok(index) => Some(index),
+            // It is there.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                return Err(e);
+            }
+            Err(_) => None,
+        };
         let written = Wall(about.mtime() * 1000 + about.mtime_nsec() / 1_000_000);
         let mut opened = Self {
             log,
@@ -120,7 +113,8 @@ impl Opened {
             },
         };
         if let Some((header, index)) = index.and_then(|index| Some((header_of(&index)?, index))) {
-            let length = index.metadata()?.len().saturating_sub(HEADER as u64);
+            let length = index.metadata()?.len().min(LARGEST);
+            let length = length.saturating_sub(HEADER as u64);
             opened.header = header;
             opened.index = Some(index);
             opened.count = (length / RECORD as u64) as usize;
@@ -260,8 +254,10 @@ impl Opened {
             }
         }
         let made = from.max(self.count) - self.count..to.max(self.count) - self.count;
-        into.extend_from_slice(&self.made[made]);
-        true
+        // A place in a file that was cut since may be behind its end.
+        let made = self.made.get(made);
+        into.extend_from_slice(made.unwrap_or_default());
+        made.is_some()
     }
 
     /// The record before that one.

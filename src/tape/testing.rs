@@ -426,3 +426,218 @@ fn trouble_is_told_and_passes() {
     let found = tape.find(&Query::default()).unwrap();
     assert_eq!((found.lines[0].text.as_str(), found.dropped), ("11", 11));
 }
+
+/// Everything there is to ask, so that a log that nobody wrote meets all code that reads; each answer
+/// comes to an end.
+fn ask_everything(tape: &Tape) {
+    for index in [-1, 0, 1, -2] {
+        for (pattern, head, since) in [
+            (None, None, None),
+            (None, Some(3), Some(Wall(5))),
+            (Some("error"), None, None),
+            (Some("."), Some(3), None),
+        ] {
+            for after in [None, Some(0), Some(7), Some(u64::MAX)] {
+                let query = Query {
+                    pattern: pattern.map(str::to_owned),
+                    context: usize::from(head.is_some()) * usize::MAX,
+                    index,
+                    head,
+                    after,
+                    since,
+                    ..Query::default()
+                };
+                drop(tape.find(&query));
+                drop(tape.find_errors(&query, 5));
+            }
+        }
+    }
+    let mut after = 0;
+    for _ in 0..100_000 {
+        let pull = tape.pull(after, 1 << 20);
+        if pull.next == after {
+            return;
+        }
+        assert!(pull.next > after);
+        after = pull.next;
+    }
+    panic!("a follower without an end");
+}
+
+#[test]
+fn what_is_no_file_holds_up_nobody() {
+    use std::os::unix::fs::symlink;
+    let folder = Folder::new("tape-7");
+    let path = |name: &str| folder.path().join(name);
+    drop(written(folder.path(), 64 << 20, 0..10));
+    let fifo = |name: &str| nix::unistd::mkfifo(&path(name), nix::sys::stat::Mode::S_IRWXU);
+    fifo("000002-00.log").unwrap();
+    symlink("/dev/zero", path("000003-00.log")).unwrap();
+    fs::create_dir(path("000004-00.log")).unwrap();
+    fs::write(path("000005-00.log"), "five\n").unwrap();
+    fifo("000005-00.idx").unwrap();
+    symlink("nowhere", path("000006-00.log")).unwrap();
+    // Names that no file of ours has.
+    for name in [
+        "1-0.log",
+        "0000001-00.log",
+        "000001-000.log",
+        "18446744073709551615-00.log",
+        "000007-4294967295.log",
+        "-.log",
+    ] {
+        fs::write(path(name), "other\n").unwrap();
+    }
+    // Where our next index will be.
+    let theirs = path("theirs");
+    fs::write(&theirs, "theirs").unwrap();
+    symlink(&theirs, path("000007-00.idx")).unwrap();
+    fifo("000007-01.idx").unwrap();
+    let tape = Tape::open(
+        folder.path().into(),
+        Kind::Runs,
+        limits(64 << 10, 100, 64 << 20),
+        1,
+        1,
+    );
+    assert_eq!(tape.begin(Wall(1)), 7);
+    tape.append(7, Stream::Stdout, b"seven\n");
+    fs::remove_file(path("000007-00.log")).unwrap();
+    tape.lock().disk.as_mut().unwrap().forget_when();
+    tape.append(7, Stream::Stdout, b"eight\n");
+    assert_eq!(tape.trouble(), None);
+    assert_eq!(fs::read(path("000007-01.log")).unwrap(), b"eight\n");
+    assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
+    let found = |index| {
+        let query = Query {
+            index,
+            ..Query::default()
+        };
+        tape.find(&query).unwrap().lines
+    };
+    assert_eq!(texts(&found(-1)), ["seven", "eight"]);
+    assert_eq!(texts(&found(4)), ["five"]);
+    assert_eq!(found(0).len(), 10);
+    ask_everything(&tape);
+}
+
+fn texts(lines: &[Line]) -> Vec<&str> {
+    lines.iter().map(|l| l.text.as_str()).collect()
+}
+
+#[test]
+fn an_index_that_lies_is_answered_as_well() {
+    use super::index::{HEADER, Header, RECORD, Record};
+    let folder = Folder::new("tape-8");
+    let twice = written(folder.path(), 64 << 20, 0..40);
+    twice.append(1, Stream::Stderr, &[b'x'; 100_000]);
+    twice.append(1, Stream::Stderr, b"error\nunfinished");
+    drop(twice);
+    let index = folder.path().join("000001-00.idx");
+    let whole = fs::read(&index).unwrap();
+    let mut random = Random(4242);
+    let wild = |random: &mut Random| {
+        let near = [0, 1, 1 << 16, 1 << 31, 1 << 32, 1 << 53, 1 << 63, u64::MAX];
+        let near = near[random.below(near.len())];
+        near.wrapping_add(random.below(5) as u64).wrapping_sub(2)
+    };
+    for _ in 0..40 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random.below(3) {
+            let at = random.below((whole.len() - HEADER) / RECORD + 1);
+            if at == 0 {
+                let mut header = Header::decode(bytes[..HEADER].try_into().unwrap())
+                    .unwrap_or_else(|| {
+                        Header::decode(whole[..HEADER].try_into().unwrap()).unwrap()
+                    });
+                match random.below(3) {
+                    0 => header.first = wild(&mut random),
+                    1 => header.before = wild(&mut random),
+                    _ => header.started = Wall(wild(&mut random) as i64),
+                }
+                bytes[..HEADER].copy_from_slice(&header.encode());
+                continue;
+            }
+            let place = HEADER + (at - 1) * RECORD;
+            let Some(mut record) = Record::decode(bytes[place..place + RECORD].try_into().unwrap())
+            else {
+                continue;
+            };
+            match random.below(7) {
+                0 => record.end = wild(&mut random) as u32,
+                1 => record.carry = wild(&mut random) as u32,
+                2 => record.pinned = true,
+                3 => record.at = Wall(wild(&mut random) as i64),
+                4 => record.first = wild(&mut random),
+                5 => record.lines[random.below(2)] = wild(&mut random) as u32,
+                _ => record.stream = STREAMS[random.below(2)],
+            }
+            bytes[place..place + RECORD].copy_from_slice(&record.encode());
+        }
+        fs::write(&index, &bytes).unwrap();
+        let tape = Tape::open(
+            folder.path().into(),
+            Kind::Runs,
+            limits(64 << 10, 100, 64 << 20),
+            1,
+            1,
+        );
+        ask_everything(&tape);
+        let run = tape.begin(Wall(1));
+        tape.append(run, Stream::Stdout, b"one\ntwo");
+        tape.end(run, Wall(2), "exit code 0");
+        let found = tape.find(&Query::default()).unwrap();
+        assert_eq!(texts(&found.lines), ["one", "two"]);
+        ask_everything(&tape);
+        drop(tape);
+        for extension in ["log", "idx"] {
+            fs::remove_file(folder.path().join(format!("{run:06}-00.{extension}"))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_follower_goes_on_behind_what_is_on_disk_no_more() {
+    let folder = Folder::new("tape-9");
+    let tape = written(folder.path(), 64 << 20, 0..5_000);
+    let other = tape.begin(Wall(2));
+    tape.append(other, Stream::Stdout, b"other\n");
+    for file in fs::read_dir(folder.path()).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let last = tape.next_seq() - 1;
+    let (mut after, mut lines, mut dropped) = (0, 0, 0);
+    while after < last {
+        let pulled = tape.pull(after, 1 << 20);
+        assert!(pulled.next > after, "no way on from {after}");
+        after = pulled.next;
+        lines += pulled.lines.len() as u64;
+        dropped += pulled.dropped;
+    }
+    assert_eq!(lines + dropped, 5_001);
+}
+
+#[test]
+fn a_file_that_is_cut_while_it_is_read_is_read_to_there() {
+    let folder = Folder::new("tape-10");
+    // Two parts, of which a page of the second asks for the first.
+    let tape = written(folder.path(), 1 << 20, 0..60_000);
+    drop(tape);
+    let stored = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
+    let mut view = stored.select(&Query::default()).unwrap().open();
+    assert!(view.lines() > 15_000);
+    let mut files = 0;
+    for file in fs::read_dir(folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_len(200).unwrap();
+        files += 1;
+    }
+    assert!(files > 4);
+    let mut lines = 0;
+    view.each_page(false, 0, &mut |lanes, _| {
+        lines += lanes.iter().map(Lane::lines).sum::<u64>();
+        crate::search::Go::On
+    });
+    assert!(lines < 15_000);
+}
