@@ -14,6 +14,7 @@ mod disk;
 #[path = "bench/swap.rs"]
 mod swap;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -565,7 +566,14 @@ fn idle(bench: &Bench) {
     std::thread::sleep(Duration::from_secs(1));
     let before = switches(house.pid());
     std::thread::sleep(Duration::from_secs(seconds));
-    let woken = (switches(house.pid()) - before) as f64 / seconds as f64 * 10.0;
+    let after = switches(house.pid());
+    let sum: u64 = after
+        .iter()
+        .map(|(thread, count)| count - before.get(thread).unwrap_or(&0))
+        .sum();
+    // A thread that ended meanwhile woke up for it.
+    let ended = before.keys().filter(|t| !after.contains_key(*t)).count() as u64;
+    let woken = (sum + ended) as f64 / seconds as f64 * 10.0;
     row(
         "wake-ups in ten seconds, idle, 10 children",
         format!("{woken:.1}"),
@@ -721,12 +729,16 @@ fn resident(pid: i32) -> f64 {
 }
 
 /// How often the threads of a process went to sleep so far: as often they were woken.
-fn switches(pid: i32) -> u64 {
+fn switches(pid: i32) -> BTreeMap<PathBuf, u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     tasks
         .flatten()
-        .map(|t| status_field(&t.path().join("status"), "voluntary_ctxt_switches"))
-        .sum()
+        .map(|t| {
+            let status = t.path().join("status");
+            let count = status_field(&status, "voluntary_ctxt_switches");
+            (status, count)
+        })
+        .collect()
 }
 
 /// tmpfs where there is room, so that disks don't count.
