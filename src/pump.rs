@@ -422,7 +422,7 @@ impl Reader {
         }
         if let Some(lane) = &mut self.lanes[stream as usize] {
             lane.pace.note(count);
-            if lane.pace.is_flood() {
+            if lane.pace.becomes_flood() {
                 // The writer goes on while we read. Not for all pipes: a user has 64 MiB of them
                 // (pipe(7), pipe-user-pages-soft), and beyond that this fails.
                 let _ = fcntl(&lane.fd, FcntlArg::F_SETPIPE_SZ(WIDE));
@@ -496,20 +496,20 @@ impl Reader {
 struct Pace {
     last: Mono,
     in_a_row: u8,
-    /// Reads of much in a row, to twice the flood.
+    /// Reads of much in a row.
     much: u8,
+    /// There were as many as make a flood.
+    flooded: bool,
 }
 
 impl Pace {
     fn note(&mut self, count: usize) {
         if count == 0 || count >= MUCH {
             self.in_a_row = 0;
-            self.much = (self.much + 1).min(2 * FLOOD);
+            self.much = self.much.saturating_add(u8::from(count > 0));
             return;
         }
-        if self.much < FLOOD {
-            self.much = 0;
-        }
+        self.much = 0;
         if self.is_dense() {
             return;
         }
@@ -523,9 +523,9 @@ impl Pace {
         self.in_a_row >= MANY
     }
 
-    /// Just now it has become one.
-    fn is_flood(&self) -> bool {
-        self.much == FLOOD
+    /// It has just become one; that is so once.
+    fn becomes_flood(&mut self) -> bool {
+        self.much >= FLOOD && !std::mem::replace(&mut self.flooded, true)
     }
 }
 
@@ -611,6 +611,24 @@ mod tests {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap()
+    }
+
+    #[test]
+    fn a_flood_is_one_once_and_silence_is_none() {
+        let mut pace = Pace::default();
+        let mut floods = |counts: &[usize]| {
+            let each = counts.iter().cycle().take(3 * usize::from(FLOOD));
+            each.filter(|count| {
+                pace.note(**count);
+                pace.becomes_flood()
+            })
+            .count()
+        };
+        assert_eq!(floods(&[0]), 0);
+        assert_eq!(floods(&[MUCH, 5]), 0);
+        assert_eq!(floods(&[MUCH]), 1);
+        assert_eq!(floods(&[5]), 0);
+        assert_eq!(floods(&[MUCH]), 0);
     }
 
     #[test]
