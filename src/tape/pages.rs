@@ -115,6 +115,16 @@ impl Reader {
         self.opened.as_ref().map(|(_, opened)| opened)
     }
 
+    /// Lets go of its descriptors, until it is asked again.
+    pub(super) fn close(&mut self) {
+        self.opened = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_open(&self) -> bool {
+        self.opened.is_some()
+    }
+
     fn len(&mut self, part: usize) -> usize {
         self.open(part).map_or(0, Opened::len)
     }

@@ -178,6 +178,7 @@ impl Selection {
         let mut readers = Vec::new();
         if let Some(folder) = folder.filter(|_| !runs.is_empty()) {
             survey(&folder, &parts);
+            let alone = runs.len() == 1;
             for StoredRun { run, ceiling, gone } in runs {
                 let of_run = parts.iter().filter(|p| p.run == run).cloned().collect();
                 let mut reader = Reader::new(
@@ -195,10 +196,12 @@ impl Selection {
                 readers.push(Stretch {
                     gone: ceiling.map(|_| gone),
                     is_begun: false,
+                    alone,
                     reader,
                     start,
                     end,
                 });
+                readers.last_mut().into_iter().for_each(Stretch::rest);
             }
         }
         View {
@@ -287,8 +290,19 @@ struct Stretch {
     end: Place,
     /// A page of it was read.
     is_begun: bool,
+    /// There is no other.
+    alone: bool,
     /// Lines that are gone from memory; None: the run never was in it.
     gone: Option<[u64; 2]>,
+}
+
+impl Stretch {
+    /// Another has its turn: files are open of one at a time, however many runs there are.
+    fn rest(&mut self) {
+        if !self.alone {
+            self.reader.close();
+        }
+    }
 }
 
 /// The lines of a query.
@@ -318,8 +332,18 @@ impl View {
         let in_memory: u64 = self.memory.iter().map(Lane::lines).sum();
         let (after, stream) = (self.after, self.stream);
         let stored = self.readers.iter_mut();
-        let stored = stored.map(|s| s.reader.count((s.start, s.end), after, stream));
+        let stored = stored.map(|s| {
+            let lines = s.reader.count((s.start, s.end), after, stream);
+            s.rest();
+            lines
+        });
         in_memory + stored.sum::<u64>()
+    }
+
+    /// Parts that are open.
+    #[cfg(test)]
+    pub(super) fn files(&self) -> usize {
+        self.readers.iter().filter(|s| s.reader.is_open()).count()
     }
 
     /// Lines that are gone altogether.
@@ -336,10 +360,12 @@ impl View {
                 let start = stretch.reader.start(after, None);
                 gone.saturating_sub(stretch.reader.count((start, end), after, None))
             };
-            match lost(gone[0], 0) {
+            let all = match lost(gone[0], 0) {
                 0 => 0,
                 all => all.min(lost(gone[1], after)),
-            }
+            };
+            stretch.rest();
+            all
         };
         self.dropped + self.readers.iter_mut().map(lost).sum::<u64>()
     }
@@ -423,6 +449,7 @@ impl View {
                     break;
                 }
             }
+            stretch.rest();
             horizon = horizon.into_iter().chain(end).min();
         }
         for lane in &mut lanes {
@@ -496,6 +523,7 @@ impl Source<'_> {
                 stretch.reader.back(stretch.start, stretch.end)
             };
             let Some((mut lanes, place)) = page else {
+                stretch.rest();
                 self.at = if self.forward {
                     self.at + 1
                 } else {
