@@ -192,6 +192,7 @@ impl Tape {
         if let Some(disk) = &mut state.disk {
             disk.set_budget(limits.disk);
         }
+        self.publish(state, false);
     }
 
     /// Begins a run and gives its number. Two may be open at once (an overlapping swap).

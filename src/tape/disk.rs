@@ -30,6 +30,9 @@ const BLOCK: u64 = 4096;
 const SEGMENTS: u64 = 8;
 /// A segment takes a read of full size at least, and its offsets fit its index.
 const SMALLEST: u64 = 72 << 10;
+/// What is larger than it must be holds up who waits for the log while it is removed: a gigabyte takes
+/// a tenth of a second.
+const QUICK: u64 = 64 << 20;
 pub(super) const LARGEST: u64 = 1 << 30;
 /// Records of one read.
 const MOST_RECORDS: usize = 3;
@@ -253,8 +256,9 @@ impl Disk {
 
     /// What a segment may cost; zero: nothing is written, since nothing fits.
     fn limit(&self) -> u64 {
-        let share = (self.budget / SEGMENTS).clamp(SMALLEST, LARGEST);
-        match share.min(self.budget) / BLOCK {
+        let share = (self.budget / SEGMENTS).min(QUICK);
+        let many = self.budget / (MOST_PARTS as u64 - SEGMENTS);
+        match share.max(many).clamp(SMALLEST, LARGEST).min(self.budget) / BLOCK {
             0 | 1 => 0,
             blocks => blocks * BLOCK,
         }
@@ -360,8 +364,16 @@ impl Disk {
 
     /// Lets the oldest go until a segment more is within the budget.
     fn make_room(&mut self, segment: u64) {
+        let open = self.writers.iter().filter(|w| w.open.is_some()).count();
+        if segment * (open as u64 + 1) > self.budget {
+            let closed = self.writers.iter_mut().filter_map(Writer::close);
+            self.parts.extend(closed);
+            self.sort();
+        }
+        // Of runs that overlap: each becomes as large as this one.
         let open = self.writers.iter().filter_map(|w| w.open.as_deref());
-        let mut used: u64 = open.map(|o| cost(o.size()) + cost(o.index_size())).sum();
+        let grown = |o: &Open| (cost(o.size()) + cost(o.index_size())).max(segment);
+        let mut used: u64 = open.map(grown).sum();
         // Somebody else's files may say they are of any size.
         let parts = self.parts.iter().map(|p| p.cost);
         used = parts.fold(used, u64::saturating_add);

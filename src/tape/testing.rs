@@ -641,3 +641,79 @@ fn a_file_that_is_cut_while_it_is_read_is_read_to_there() {
     });
     assert!(lines < 15_000);
 }
+
+#[test]
+fn the_budget_holds_for_runs_that_overlap() {
+    for budget in [100 << 10, 1 << 20] {
+        let folder = Folder::new("tape-11");
+        let tape = Tape::open(
+            folder.path().into(),
+            Kind::Runs,
+            limits(64 << 10, 100, budget),
+            1,
+            1,
+        );
+        for _ in 0..3 {
+            let runs: Vec<u64> = (0..3).map(|_| tape.begin(Wall(1))).collect();
+            for turn in 0..200 {
+                tape.append(runs[turn % 3], Stream::Stdout, &[b'\n'; 5_000]);
+                let files = fs::read_dir(folder.path()).unwrap();
+                let sizes = files.map(|f| f.unwrap().metadata().unwrap().len());
+                let used: u64 = sizes.map(|size| size.next_multiple_of(4096)).sum();
+                assert!(used <= budget, "{used} of {budget}");
+            }
+            runs.iter()
+                .for_each(|run| tape.end(*run, Wall(2), "exit code 0"));
+        }
+        assert_eq!(tape.trouble(), None);
+    }
+}
+
+#[test]
+fn trouble_is_over_once_nothing_is_to_be_written() {
+    let folder = Folder::new("tape-12");
+    let inside = folder.path().join("web");
+    fs::write(&inside, b"in the way").unwrap();
+    let tape = written(&inside, 64 << 20, 0..10);
+    assert!(tape.trouble().is_some());
+    tape.set_limits(limits(64 << 10, 100, 0));
+    assert_eq!(tape.trouble(), None);
+}
+
+#[test]
+fn a_query_over_many_runs_has_one_file_open() {
+    let folder = Folder::new("tape-13");
+    let tape = written(folder.path(), 64 << 20, 0..10);
+    for _ in 0..30 {
+        let run = tape.begin(Wall(1));
+        tape.append(run, Stream::Stdout, b"line\n");
+        tape.end(run, Wall(2), "exit code 0");
+    }
+    drop(tape);
+    let stored = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
+    let query = Query {
+        after: Some(0),
+        ..Query::default()
+    };
+    for follows in [false, true] {
+        let mut view = match follows {
+            false => stored.select(&query).unwrap(),
+            true => stored.select_since(0),
+        }
+        .open();
+        assert_eq!(view.files(), 0);
+        view.gone();
+        assert_eq!(view.files(), 0);
+        if follows {
+            view.first_page();
+            assert_eq!(view.files(), 0);
+            continue;
+        }
+        assert_eq!(view.lines(), 40);
+        assert_eq!(view.files(), 0);
+        for forward in [false, true] {
+            view.each_page(forward, 0, &mut |_, _| crate::search::Go::On);
+            assert!(view.files() <= 1);
+        }
+    }
+}
