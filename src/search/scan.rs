@@ -16,6 +16,8 @@ use crate::table::in_order;
 const MOST_TEXT: usize = 32 << 20;
 /// Matches that are remembered at most, whatever was asked for.
 const MOST_HITS: usize = 200_000;
+/// So many lines beside the matches of a page are shown even if the budget is over.
+const BESIDE: usize = 20_000;
 /// The budget is looked at once in so many bytes that a regex read (one costs up to 7 microseconds).
 const BITE: usize = 4 << 10;
 
@@ -168,7 +170,14 @@ impl<'a> Search<'a> {
         }
         self.outcome.matches += hits.count;
         if !full {
-            let mut lines = hits.lines(lanes, own, self.context, &mut self.room);
+            let (mut beside, mut stopped) = (0, self.outcome.stopped_early);
+            let mut within = || {
+                beside += 2 * self.context.min(BESIDE);
+                stopped |= beside > BESIDE && !stopped && expired();
+                beside <= BESIDE || !stopped
+            };
+            let mut lines = hits.lines(lanes, own, self.context, &mut self.room, &mut within);
+            self.outcome.stopped_early = stopped;
             for (line, _) in lines.iter_mut().filter(|(_, own)| !own) {
                 // Another page's line, which that page may not be asked for any more.
                 line.matched = matcher.is_match(&line.text);
@@ -332,13 +341,15 @@ impl Hits {
         }
     }
 
-    /// The lines to be shown, and whether they are the page's own.
+    /// The lines to be shown, and whether they are the page's own. What is beside a match is looked for
+    /// `within` a budget: a thousand lines beside each of a hundred thousand matches take minutes.
     fn lines(
         mut self,
         lanes: &[Lane],
         own: &[Range<usize>],
         context: usize,
         room: &mut Room,
+        within: &mut dyn FnMut() -> bool,
     ) -> Vec<(Line, bool)> {
         self.trim();
         let limit = self.want.limit();
@@ -356,7 +367,7 @@ impl Hits {
             let at = hit.at.or_else(|| lanes[hit.lane].first_after(hit.seq - 1));
             let Some(at) = at else { return true };
             let mut fits = take(hit.lane, at);
-            if context > 0 {
+            if context > 0 && within() {
                 let before = Walk::down(lanes, hit.seq).take(context);
                 let after = Walk::up(lanes, hit.seq).take(context);
                 for (lane, at) in before.chain(after) {
@@ -697,6 +708,24 @@ mod tests {
             }
         }
         assert!(found > 20_000, "{found}");
+    }
+
+    #[test]
+    fn what_is_beside_many_matches_is_looked_for_within_the_budget() {
+        let (lanes, all) = log(&mut Random(11));
+        let matcher = Matcher::new(".", false, false).unwrap();
+        let query = Query {
+            context: 4_000,
+            ..Query::default()
+        };
+        let mut asked = 0;
+        let outcome = search(&lanes, &query, Some(&matcher), &mut || {
+            asked += 1;
+            asked > 60
+        });
+        assert!(all.len() > 100 && asked <= 61, "{} {asked}", all.len());
+        assert!(outcome.stopped_early && outcome.matches > 100);
+        assert!(!outcome.lines.is_empty());
     }
 
     #[test]
