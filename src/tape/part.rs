@@ -282,7 +282,8 @@ impl Opened {
                 if !self.records(before, at + 1, &mut two) {
                     return low;
                 }
-                if at == low || two.last().is_none_or(|r| !r.pinned) {
+                // An index that lies may have any number of these in a row.
+                if at == low || middle - at > BACK || two.last().is_none_or(|r| !r.pinned) {
                     break;
                 }
                 at -= 1;
@@ -299,7 +300,8 @@ impl Opened {
             }
         }
         // One that was shown unfinished may be the first that was meant.
-        while low > 0 && self.before(low).pinned {
+        let least = low.saturating_sub(BACK);
+        while low > least && self.before(low).pinned {
             low -= 1;
         }
         low
