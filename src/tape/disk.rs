@@ -107,6 +107,12 @@ impl Folder {
         self.path.join(format!("{stem}.{extension}"))
     }
 
+    fn remove(&self, run: u64, segment: u32) {
+        for extension in ["log", "idx"] {
+            let _ = fs::remove_file(self.file(run, segment, extension));
+        }
+    }
+
     /// What is there, oldest first.
     fn parts(&self) -> Vec<Arc<Part>> {
         let mut found = Vec::new();
@@ -226,7 +232,7 @@ impl Disk {
         for index in 0..self.writers.len() {
             let open = &mut self.writers[index].open;
             if let Some(Err(e)) = open.as_mut().map(|open| open.flush()) {
-                self.outcome(index, Err(e));
+                self.failed(index, &e);
             }
         }
         let open = self.writers.iter().filter_map(Writer::part);
@@ -293,8 +299,9 @@ impl Disk {
                 self.writers[index].start(&self.folder, next_seq)
             }
         };
-        let written = done.and_then(|()| self.writers[index].write(bytes));
-        self.outcome(index, written);
+        if let Err(e) = done.and_then(|()| self.writers[index].write(bytes)) {
+            self.failed(index, &e);
+        }
     }
 
     /// What those bytes came to, or what came without any.
@@ -302,31 +309,36 @@ impl Disk {
         let Some(index) = self.writers.iter().position(|w| w.run == run) else {
             return;
         };
-        let noted = self.writers[index].note(stream, bytes, mark, at);
-        if noted.is_err() {
-            self.outcome(index, noted);
+        match self.writers[index].note(stream, bytes, mark, at) {
+            Err(e) => self.failed(index, &e),
+            // Bytes and index: only then the trouble is over.
+            Ok(()) if self.writers[index].open.is_some() => {
+                self.changed |= self.trouble.take().is_some();
+            }
+            Ok(()) => {}
         }
     }
 
-    /// What was asked of the disk went well, or it is left alone for a while. A new segment follows,
-    /// so that what is in a file has no gap.
-    fn outcome(&mut self, index: usize, done: io::Result<()>) {
-        match done {
-            Ok(()) => self.changed |= self.trouble.take().is_some(),
-            Err(e) => {
-                let writer = &mut self.writers[index];
-                let path = self
-                    .folder
-                    .file(writer.run, writer.next.saturating_sub(1), "log");
-                self.parts.extend(writer.close());
+    /// The disk is left alone for a while. A new segment follows then, so that what is in a file has no
+    /// gap.
+    fn failed(&mut self, index: usize, e: &io::Error) {
+        let writer = &mut self.writers[index];
+        let (run, segment) = (writer.run, writer.next.saturating_sub(1));
+        let is_empty = writer.open.as_ref().is_some_and(|open| open.size() == 0);
+        match writer.close() {
+            // Or a full disk would get two files more each second.
+            Some(_) if is_empty => self.folder.remove(run, segment),
+            part => {
+                self.parts.extend(part);
                 self.sort();
-                self.changed = true;
-                self.trouble = Some(Box::new(Trouble {
-                    why: format!("cannot write {}: {}", path.display(), reason(&e)),
-                    since: Mono::now(),
-                }));
             }
         }
+        let path = self.folder.file(run, segment, "log");
+        self.changed = true;
+        self.trouble = Some(Box::new(Trouble {
+            why: format!("cannot write {}: {}", path.display(), reason(e)),
+            since: Mono::now(),
+        }));
     }
 
     /// As if it had last been looked at, and in trouble, long ago.
@@ -381,9 +393,7 @@ impl Disk {
         while let Some(part) = self.parts.get(gone)
             && (used.saturating_add(segment) > self.budget || self.parts.len() - gone >= MOST_PARTS)
         {
-            for extension in ["log", "idx"] {
-                let _ = fs::remove_file(self.folder.file(part.run, part.segment, extension));
-            }
+            self.folder.remove(part.run, part.segment);
             used = used.saturating_sub(part.cost);
             gone += 1;
         }
@@ -447,9 +457,7 @@ impl Writer {
         let index = match index {
             Ok(index) => index,
             Err(e) => {
-                for extension in ["log", "idx"] {
-                    let _ = fs::remove_file(folder.file(self.run, segment, extension));
-                }
+                folder.remove(self.run, segment);
                 return Err(e);
             }
         };
