@@ -7,23 +7,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use crate::common::{House, eventually, log_data};
-use crate::files::segments;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
+use crate::files::{Random, segments};
 
 const PIECES: &[&[u8]] = &[
     b"listening on 8080",
