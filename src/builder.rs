@@ -343,7 +343,7 @@ impl Output {
 
     fn log(&self, stream: usize, bytes: &[u8]) {
         if !bytes.is_empty() {
-            let stream = [Stream::Stdout, Stream::Stderr][stream];
+            let stream = Stream::ALL[stream];
             self.tape.append(self.run, stream, bytes);
         }
     }

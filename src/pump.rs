@@ -44,8 +44,6 @@ const MUCH: usize = 16 << 10;
 /// The bell's token; those of pipes are twice their reader's number, and one more for standard error.
 const BELL: u64 = 0;
 
-const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
-
 /// Called once when what the leader had written at its end is in the log.
 pub type OnDrained = Box<dyn FnOnce() + Send>;
 
@@ -255,7 +253,7 @@ fn token_of(number: u64, stream: Stream) -> u64 {
 
 /// The number of the reader, and which of its pipes.
 fn named_by(token: u64) -> (u64, Stream) {
-    (token / 2, STREAMS[(token % 2) as usize])
+    (token / 2, Stream::ALL[(token % 2) as usize])
 }
 
 /// `armed`: tells of bytes; if not, of the end alone.
@@ -329,7 +327,7 @@ impl Hands {
         let Some(reader) = self.readers.get_mut(&number) else {
             return;
         };
-        for one in STREAMS {
+        for one in Stream::ALL {
             let before = reader.is_dense(one);
             // What the other one holds back is older than what came now.
             if one == stream || before {
@@ -466,7 +464,7 @@ impl Reader {
         let Some(drained) = self.on_drained.take() else {
             return;
         };
-        for stream in STREAMS {
+        for stream in Stream::ALL {
             let held = |lane: &Lane| fcntl(&lane.fd, FcntlArg::F_GETPIPE_SZ).ok();
             let mut left = self.lanes[stream as usize]
                 .as_ref()
@@ -482,7 +480,7 @@ impl Reader {
     }
 
     fn park(&mut self, epoll: &Epoll) -> Parked {
-        let [stdout, stderr] = STREAMS.map(|stream| self.take_out(stream, epoll));
+        let [stdout, stderr] = Stream::ALL.map(|stream| self.take_out(stream, epoll));
         Parked {
             stdout,
             stderr,

@@ -27,8 +27,6 @@ const MOST_RUNS: usize = 108;
 /// Late lines that are remembered for followers.
 const MOST_LATE: usize = 64;
 
-const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
-
 /// Bounds of one log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -247,7 +245,7 @@ impl Ring {
             return false;
         };
         let mut finished = false;
-        for stream in STREAMS {
+        for stream in Stream::ALL {
             finished |= self.finish(index, stream);
             self.seal(index, stream, true);
         }
@@ -378,7 +376,7 @@ impl Ring {
                 vec![Arc::new(Block::new(bytes, vec![chunk]))],
             ))
         };
-        let wanted = STREAMS
+        let wanted = Stream::ALL
             .into_iter()
             .filter(|s| stream.is_none_or(|only| only == *s));
         wanted.filter_map(lone).collect()
@@ -441,7 +439,7 @@ impl Ring {
     ) {
         let floor = self.floor(index);
         into.dropped += self.gone_of(index, after);
-        for wanted in STREAMS {
+        for wanted in Stream::ALL {
             if stream.is_some_and(|s| s != wanted) {
                 continue;
             }
@@ -460,7 +458,7 @@ impl Ring {
     /// A late line alone, under the number of its place.
     fn lone(&self, late: Late, stream: Option<Stream>) -> Option<Lane> {
         let run = &self.runs[self.index_of(late.run)?];
-        for wanted in STREAMS {
+        for wanted in Stream::ALL {
             if stream.is_some_and(|s| s != wanted) {
                 continue;
             }
@@ -657,7 +655,7 @@ impl Ring {
         run.gone.add(through, lost);
         run.kept -= lost;
         self.dropped += lost;
-        for stream in STREAMS {
+        for stream in Stream::ALL {
             while let Some(block) = self.runs[index].take_hidden(stream) {
                 self.held -= block.held();
                 // A reader may have it still.
@@ -689,7 +687,7 @@ impl Ring {
         let run = &self.runs[index];
         let mut surplus = run.kept.saturating_sub(self.limits.lines);
         let mut floor = run.gone.through;
-        let mut rest = STREAMS.map(|s| run.tracks[s as usize].chunks(floor).peekable());
+        let mut rest = Stream::ALL.map(|s| run.tracks[s as usize].chunks(floor).peekable());
         while surplus > 0 {
             let [out, err] = &mut rest;
             let first = match (out.peek(), err.peek()) {
@@ -721,7 +719,7 @@ impl Run {
 
     /// Of its full blocks the one that ended first: its last number, and its stream.
     fn oldest(&self) -> Option<(u64, Stream)> {
-        STREAMS
+        Stream::ALL
             .into_iter()
             .filter_map(|s| Some((self.tracks[s as usize].full.front()?.last(), s)))
             .min_by_key(|(last, _)| *last)
@@ -897,7 +895,7 @@ mod tests {
     }
 
     fn write(ring: &mut Ring, run: u64, err: bool, mut bytes: &[u8], at: Wall) {
-        let stream = STREAMS[usize::from(err)];
+        let stream = Stream::ALL[usize::from(err)];
         while !bytes.is_empty() {
             let Some(room) = ring.room(run, stream) else {
                 return;

@@ -216,7 +216,7 @@ impl Tape {
         let mut state = self.lock();
         let State { ring, disk, .. } = &mut *state;
         let mut finished = false;
-        for stream in [Stream::Stdout, Stream::Stderr] {
+        for stream in Stream::ALL {
             if ring.finish_line(run, stream) {
                 finished = true;
                 if let Some(disk) = disk {
@@ -352,7 +352,7 @@ impl Tape {
             more: false,
         };
         let mut late = std::mem::take(&mut view.late);
-        if view.is_stored && horizon.is_none() {
+        if view.is_stored() && horizon.is_none() {
             // Nothing is left of what should be on disk.
             let memory = &mut Selection::since_in_memory(&mut self.lock().ring, after).memory;
             lanes = std::mem::take(&mut memory.lanes);

@@ -27,6 +27,9 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Both, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
+
     /// As in answers.
     pub fn as_str(self) -> &'static str {
         match self {

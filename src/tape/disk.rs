@@ -214,9 +214,8 @@ impl Disk {
     pub(super) fn set_budget(&mut self, budget: u64) {
         self.budget = self.folder.kind.share(budget);
         if self.limit() == 0 {
-            let closed = self.writers.iter_mut().filter_map(Writer::close);
-            self.parts.extend(closed);
-            self.sort();
+            let closed = self.writers.iter_mut().map(Writer::close).collect();
+            self.keep(closed);
             self.changed |= self.trouble.take().is_some();
         }
     }
@@ -242,15 +241,12 @@ impl Disk {
 
     /// A run begins: who ended before says no more, or not much.
     pub(super) fn begin(&mut self, run: u64, at: Wall) {
-        for writer in &mut self.writers {
-            if writer.ended.is_some() {
-                self.parts.extend(writer.close());
-            }
-        }
+        let ended = self.writers.iter_mut().filter(|w| w.ended.is_some());
+        let closed = ended.map(Writer::close).collect();
+        self.keep(closed);
         self.writers.retain(|w| w.ended.is_none());
         self.writers.reserve_exact(1);
         self.writers.push(Writer::new(run, at));
-        self.sort();
     }
 
     /// The run has ended; what a grandchild of it says still comes in.
@@ -288,8 +284,7 @@ impl Disk {
         let writer = &mut self.writers[index];
         if !writer.takes(bytes.len() as u64, limit, at) {
             let closed = writer.close();
-            self.parts.extend(closed);
-            self.sort();
+            self.keep(vec![closed]);
         }
         let done = match self.writers[index].open {
             Some(_) => Ok(()),
@@ -328,10 +323,7 @@ impl Disk {
         match writer.close() {
             // Or a full disk would get two files more each second.
             Some(_) if is_empty => self.folder.remove(run, segment),
-            part => {
-                self.parts.extend(part);
-                self.sort();
-            }
+            part => self.keep(vec![part]),
         }
         let path = self.folder.file(run, segment, "log");
         self.changed = true;
@@ -369,7 +361,9 @@ impl Disk {
         self.writers.len() - 1
     }
 
-    fn sort(&mut self) {
+    /// Segments that are written no more, as far as they are any, among the others.
+    fn keep(&mut self, closed: Vec<Option<Arc<Part>>>) {
+        self.parts.extend(closed.into_iter().flatten());
         let parts = in_order(std::mem::take(&mut self.parts), |p| u64::from(p.segment));
         self.parts = in_order(parts, |p| p.run);
     }
@@ -378,9 +372,8 @@ impl Disk {
     fn make_room(&mut self, segment: u64) {
         let open = self.writers.iter().filter(|w| w.open.is_some()).count();
         if segment * (open as u64 + 1) > self.budget {
-            let closed = self.writers.iter_mut().filter_map(Writer::close);
-            self.parts.extend(closed);
-            self.sort();
+            let closed = self.writers.iter_mut().map(Writer::close).collect();
+            self.keep(closed);
         }
         // Of runs that overlap: each becomes as large as this one.
         let open = self.writers.iter().filter_map(|w| w.open.as_deref());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::disk::{Folder, Part};
 use super::index::Record;
-use super::part::{BACK, Opened, RECORDS, STREAMS};
+use super::part::{BACK, Opened, RECORDS};
 use crate::block::{Block, Chunk, Lane, MAX_LINE, cut, nth_line};
 use crate::clock::Wall;
 use crate::search::Stream;
@@ -31,8 +31,6 @@ pub(super) struct Reader {
     parts: Vec<Arc<Part>>,
     /// What is above is in memory.
     ceiling: u64,
-    /// Nobody writes it any more: its unfinished lines are lines.
-    over: bool,
     stream: Option<Stream>,
     /// Lines of each stream before its end that are above the ceiling.
     above: [u64; 2],
@@ -62,7 +60,6 @@ impl Reader {
             folder,
             parts,
             ceiling: ceiling.unwrap_or(u64::MAX),
-            over: ceiling.is_none(),
             stream,
             opened: None,
             spare: Vec::new(),
@@ -75,7 +72,7 @@ impl Reader {
 
     /// The number up to which it is not in memory; None: it is on disk only.
     pub(super) fn ceiling(&self) -> Option<u64> {
-        Some(self.ceiling).filter(|_| !self.over)
+        Some(self.ceiling).filter(|ceiling| *ceiling != u64::MAX)
     }
 
     /// The lowest and the highest number that it may hold.
@@ -108,7 +105,8 @@ impl Reader {
             let of = self.parts.get(part)?;
             let known = of.meta.get();
             let first = known.map_or(1, |m| m.header.first);
-            let over = self.over && part + 1 == self.parts.len();
+            // Nobody writes it any more then: its unfinished lines are lines.
+            let over = self.ceiling().is_none() && part + 1 == self.parts.len();
             let opened = Opened::read(&self.folder, of, first, over).ok()?;
             self.opened = Some((part, opened));
         }
@@ -265,17 +263,11 @@ impl Reader {
             return None;
         }
         let least = if to.part == from.part { from.record } else { 0 };
-        let mut records = Vec::new();
         let opened = self.open(to.part)?;
         let low = page_before(opened, least, to.record);
-        if !opened.records(low, to.record, &mut records) {
-            // Damaged since it was opened.
+        let Some((before_low, records)) = opened.stretch(low, to.record) else {
             return Some((Vec::new(), Place { record: low, ..to }));
-        }
-        let before_low = opened.before(low);
-        if !records.first().is_some_and(|r| r.follows(&before_low)) {
-            return Some((Vec::new(), Place { record: low, ..to }));
-        }
+        };
         let end = records.last().map_or(0, |r| r.end);
         let mut start = records.len() - 1;
         while start > 0 {
@@ -327,26 +319,13 @@ impl Reader {
             opened.len()
         };
         let high = page_behind(opened, from.record, most);
-        let mut records = Vec::new();
-        if !opened.records(from.record, high, &mut records) {
-            return Some((
-                Vec::new(),
-                Place {
-                    record: high,
-                    ..from
-                },
-            ));
-        }
-        let before = opened.before(from.record);
-        if !records.first().is_some_and(|r| r.follows(&before)) {
-            return Some((
-                Vec::new(),
-                Place {
-                    record: high,
-                    ..from
-                },
-            ));
-        }
+        let Some((before, records)) = opened.stretch(from.record, high) else {
+            let place = Place {
+                record: high,
+                ..from
+            };
+            return Some((Vec::new(), place));
+        };
         // All that follows is in memory.
         if records[0].first > ceiling {
             return None;
@@ -376,7 +355,7 @@ impl Reader {
         let (run, late_below, ceiling) = (self.run(), self.late_below, self.ceiling);
         let mut late = Vec::new();
         let alone = records.iter().all(|r| r.stream == records[0].stream);
-        for stream in STREAMS {
+        for stream in Stream::ALL {
             let wanted = self.stream.is_none_or(|s| s == stream);
             let first = records.iter().position(|r| r.stream == stream);
             let (true, Some(first)) = (wanted, first) else {

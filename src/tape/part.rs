@@ -18,8 +18,6 @@ pub(super) const RECORDS: usize = 4 << 10;
 /// So far back the begin of a line is looked for, records.
 pub(super) const BACK: usize = 2 << 10;
 
-pub(super) const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
-
 /// What is in one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Meta {
@@ -206,7 +204,7 @@ impl Opened {
 
     /// Bytes of each stream's unfinished line at its end.
     fn rests(&self) -> [u32; 2] {
-        STREAMS.map(|stream| {
+        Stream::ALL.map(|stream| {
             let Some((before, record)) = self.last_of(stream) else {
                 return 0;
             };
@@ -258,6 +256,14 @@ impl Opened {
         let made = self.made.get(made);
         into.extend_from_slice(made.unwrap_or_default());
         made.is_some()
+    }
+
+    /// Some records, at least one, and the one before them. None: they were damaged since.
+    pub(super) fn stretch(&self, from: usize, to: usize) -> Option<(Record, Vec<Record>)> {
+        let (mut records, before) = (Vec::new(), self.before(from));
+        let whole = self.records(from, to, &mut records);
+        let follows = records.first().is_some_and(|r| r.follows(&before));
+        (whole && follows).then_some((before, records))
     }
 
     /// The record before that one.
@@ -330,7 +336,7 @@ impl Opened {
     /// The run is over: what it left unfinished are lines.
     fn finish(&mut self) {
         let rests = self.rests();
-        for stream in STREAMS {
+        for stream in Stream::ALL {
             if rests[stream as usize] > 0 {
                 let last = self.before(self.len());
                 let mut record = Record {

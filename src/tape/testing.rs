@@ -7,8 +7,6 @@ use super::*;
 use crate::block::testing::Random;
 use crate::os::testing::Folder;
 
-const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
-
 fn limits(bytes: u64, lines: u64, disk: u64) -> Limits {
     Limits {
         lines,
@@ -60,7 +58,7 @@ impl Twins {
             }
             1 => drop(self.both(|tape| tape.find(&Query::default()).unwrap().next)),
             _ => {
-                let stream = STREAMS[usize::from(random.below(3) == 0)];
+                let stream = Stream::ALL[usize::from(random.below(3) == 0)];
                 let text = text(random, self.at);
                 self.both(|tape| tape.append(run, stream, &text));
                 self.at += 1;
@@ -570,7 +568,7 @@ fn an_index_that_lies_is_answered_as_well() {
                 3 => record.at = Wall(wild(&mut random) as i64),
                 4 => record.first = wild(&mut random),
                 5 => record.lines[random.below(2)] = wild(&mut random) as u32,
-                _ => record.stream = STREAMS[random.below(2)],
+                _ => record.stream = Stream::ALL[random.below(2)],
             }
             bytes[place..place + RECORD].copy_from_slice(&record.encode());
         }

@@ -107,8 +107,7 @@ impl Selection {
             memory.dropped = run.map_or(0, |run| ring.gone_of_run(run, after));
         }
         let wanted = |number: &u64| crosses || Some(*number) == run;
-        let stored = runs.iter().copied().filter(wanted);
-        let wanted: Vec<u64> = stored.collect();
+        let wanted: Vec<u64> = runs.iter().copied().filter(wanted).collect();
         for run in &wanted {
             for mut lane in ring.overtaken(*run, query.stream) {
                 lane.raise(after);
@@ -205,7 +204,6 @@ impl Selection {
             }
         }
         View {
-            is_stored: !readers.is_empty(),
             after: self.after,
             since: self.since,
             stream: self.stream,
@@ -262,9 +260,7 @@ impl Stored {
             runs,
         }
     }
-}
 
-impl Stored {
     fn has(&self, run: u64) -> bool {
         self.runs.iter().any(|r| r.run == run)
     }
@@ -307,8 +303,6 @@ impl Stretch {
 
 /// The lines of a query.
 pub(super) struct View {
-    /// Something should be on disk.
-    pub is_stored: bool,
     pub found: Found,
     /// Lines under the number of their place, as far as pages were read: that, and their own.
     pub late: Vec<(u64, u64)>,
@@ -327,6 +321,11 @@ pub(super) struct View {
 pub(super) type OnPage<'a> = dyn FnMut(&[Lane], &[Range<usize>]) -> Go + 'a;
 
 impl View {
+    /// Something should be on disk.
+    pub(super) fn is_stored(&self) -> bool {
+        !self.readers.is_empty()
+    }
+
     /// Lines, whatever they say: all that are there.
     pub(super) fn lines(&mut self) -> u64 {
         let in_memory: u64 = self.memory.iter().map(Lane::lines).sum();

@@ -85,7 +85,7 @@ pub(super) fn moment(text: &str, now: Wall) -> Result<Wall, String> {
 
 /// By its name.
 pub(super) fn stream(name: &str) -> Option<Stream> {
-    [Stream::Stdout, Stream::Stderr]
+    Stream::ALL
         .into_iter()
         .find(|stream| stream.as_str() == name)
 }
