@@ -14,8 +14,11 @@ use crate::block::{Block, Chunk, Lane, MAX_LINE, cut};
 use crate::clock::Wall;
 use crate::search::Stream;
 
-/// Blocks of this size read a pipe at full speed (its default capacity is 64 KiB).
-const LARGEST_BLOCK: usize = 128 << 10;
+/// A pipe that was made wider is read at full speed so: of half as much at a time, a gigabyte costs a
+/// tenth more CPU, most of it to wake the writer.
+pub(crate) const MOST_READ: usize = 2 * MAX_LINE;
+/// A block takes one read of full size.
+const LARGEST_BLOCK: usize = MOST_READ;
 const SMALLEST_BLOCK: usize = 4 << 10;
 /// A log of the configured size consists of so many blocks: what is lost at once is one of them.
 const BLOCKS: usize = 8;
@@ -254,7 +257,7 @@ impl Ring {
         finished
     }
 
-    /// Where the next bytes of a stream go: never empty, at most 64 KiB. None: the run is gone.
+    /// Where the next bytes of a stream go: never empty, at most [`MOST_READ`]. None: the run is gone.
     pub fn room(&mut self, run: u64, stream: Stream) -> Option<&mut [u8]> {
         let index = self.index_of(run)?;
         let size = self.limits.block();
@@ -263,11 +266,11 @@ impl Ring {
         }
         let open = self.track(index, stream).open.as_mut()?;
         let room = open.block.buffer_from(open.used);
-        let most = room.len().min(MAX_LINE);
+        let most = room.len().min(MOST_READ);
         Some(&mut room[..most])
     }
 
-    /// So many bytes were put into the room. True: lines were finished by them.
+    /// So many bytes, at most [`MAX_LINE`], were put into the room. True: lines were finished by them.
     pub fn commit(&mut self, run: u64, stream: Stream, count: usize, at: Wall) -> bool {
         let Some(index) = self.index_of(run) else {
             return false;
@@ -900,10 +903,12 @@ mod tests {
             let Some(room) = ring.room(run, stream) else {
                 return;
             };
-            assert!(!room.is_empty() && room.len() <= MAX_LINE);
+            assert!(!room.is_empty() && room.len() <= MOST_READ);
             let count = room.len().min(bytes.len());
             room[..count].copy_from_slice(&bytes[..count]);
-            ring.commit(run, stream, count, at);
+            for piece in bytes[..count].chunks(MAX_LINE) {
+                ring.commit(run, stream, piece.len(), at);
+            }
             bytes = &bytes[count..];
         }
     }

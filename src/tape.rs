@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::block::{Lane, Walk, is_piece};
+use crate::block::{Lane, MAX_LINE, Walk, is_piece};
 use crate::clock::{Mono, Wall};
 use crate::os::poll::Waker;
 use crate::ring::Ring;
@@ -129,9 +129,15 @@ impl State {
                 disk.write(run, bytes, at, next);
             }
         }
-        let finished = ring.commit(run, stream, count, at);
-        if let Some(disk) = disk {
-            disk.note(run, stream, count, ring.mark(), at);
+        let mut finished = false;
+        let mut left = count;
+        while left > 0 {
+            let now = left.min(MAX_LINE);
+            finished |= ring.commit(run, stream, now, at);
+            if let Some(disk) = disk {
+                disk.note(run, stream, now, ring.mark(), at);
+            }
+            left -= now;
         }
         finished
     }

@@ -17,10 +17,11 @@ use nix::sys::stat::fstat;
 
 use super::index::{HEADER, Header, MOST, RECORD, Record};
 use super::part::{Meta, last_number};
+use crate::block::MAX_LINE;
 use crate::clock::{Mono, Wall};
 use crate::error::reason;
 use crate::os::files::private_dir;
-use crate::ring::Mark;
+use crate::ring::{MOST_READ, Mark};
 use crate::search::Stream;
 use crate::table::in_order;
 
@@ -28,14 +29,14 @@ use crate::table::in_order;
 const BLOCK: u64 = 4096;
 /// The budget of one kind is spread over so many segments: what goes at once is one of them.
 const SEGMENTS: u64 = 8;
-/// A segment takes a read of full size at least, and its offsets fit its index.
+/// A segment takes what a pipe holds by default at least, and its offsets fit its index.
 const SMALLEST: u64 = 72 << 10;
 /// What is larger than it must be holds up who waits for the log while it is removed: a gigabyte takes
 /// a tenth of a second.
 const QUICK: u64 = 64 << 20;
 pub(super) const LARGEST: u64 = 1 << 30;
-/// Records of one read.
-const MOST_RECORDS: usize = 3;
+/// Records of one read: three at most for each of its halves.
+const MOST_RECORDS: usize = 3 * MOST_READ / MAX_LINE;
 /// A read of so much is one of many: its record may wait for the next. A crash meanwhile costs the
 /// times of a few reads.
 const MUCH: usize = 16 << 10;
