@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::stat::fstat;
+use nix::sys::statvfs::statvfs;
 
 use super::index::{HEADER, Header, MOST, RECORD, Record};
 use super::part::{Meta, last_number};
@@ -46,6 +47,9 @@ const MOST_WAITING: usize = 16 * RECORD;
 const MOST_PARTS: usize = 1_000;
 /// After a failure nothing is tried for so long.
 const RETRY: Duration = Duration::from_secs(1);
+/// A full disk is written to again once so much of it is free, or a quarter of a small one: what little
+/// a failed write gave back would be full at once, and trouble be told each second.
+const ENOUGH: u64 = 1 << 20;
 
 /// What a log is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,6 +164,7 @@ pub(super) struct Disk {
 struct Trouble {
     why: String,
     since: Mono,
+    is_full: bool,
 }
 
 /// One run that is being written.
@@ -287,13 +292,13 @@ impl Disk {
             let closed = writer.close();
             self.keep(vec![closed]);
         }
-        let done = match self.writers[index].open {
-            Some(_) => Ok(()),
-            None if self.waits() => return,
-            None => {
-                self.make_room(limit);
-                self.writers[index].start(&self.folder, next_seq)
-            }
+        let done = if self.writers[index].open.is_some() {
+            Ok(())
+        } else if self.waits() {
+            return;
+        } else {
+            self.make_room(limit);
+            self.writers[index].start(&self.folder, next_seq)
         };
         if let Err(e) = done.and_then(|()| self.writers[index].write(bytes)) {
             self.failed(index, &e);
@@ -331,6 +336,7 @@ impl Disk {
         self.trouble = Some(Box::new(Trouble {
             why: format!("cannot write {}: {}", path.display(), reason(e)),
             since: Mono::now(),
+            is_full: e.kind() == io::ErrorKind::StorageFull,
         }));
     }
 
@@ -344,9 +350,19 @@ impl Disk {
         open.for_each(|open| open.looked = Wall(0));
     }
 
-    fn waits(&self) -> bool {
-        let trouble = self.trouble.as_ref();
-        trouble.is_some_and(|t| Mono::now().since(t.since) < RETRY)
+    fn waits(&mut self) -> bool {
+        let Some(trouble) = &mut self.trouble else {
+            return false;
+        };
+        let now = Mono::now();
+        if now.since(trouble.since) < RETRY {
+            return true;
+        }
+        let waits = trouble.is_full && is_full(&self.folder.path);
+        if waits {
+            trouble.since = now;
+        }
+        waits
     }
 
     fn writer(&mut self, run: u64, at: Wall) -> usize {
@@ -393,6 +409,14 @@ impl Disk {
         }
         self.parts.drain(..gone);
     }
+}
+
+/// There is not enough room on its file system; where that can't be told, trying tells.
+fn is_full(folder: &Path) -> bool {
+    statvfs(folder).is_ok_and(|disk| {
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
+        bytes(disk.blocks_available()) < ENOUGH.min(bytes(disk.blocks()) / 4)
+    })
 }
 
 impl Writer {
