@@ -9,6 +9,7 @@
 mod calls;
 mod conn;
 mod gate;
+mod haste;
 mod http;
 mod lines;
 mod pool;
@@ -42,6 +43,7 @@ use crate::table::Table;
 use calls::{Batch, Call, Finished};
 use conn::{Conn, End, Ends, Proto, Sock};
 pub use gate::Policy;
+use haste::{Haste, LOOK};
 use pool::Pool;
 
 /// As many connections may wait to be accepted as the kernel allows. A number of ours would have to
@@ -221,6 +223,7 @@ struct Net {
     batches: Table<u64, Batch>,
     next: u64,
     timers: BTreeSet<(Mono, Due)>,
+    haste: Haste,
     /// Calls to be polled again without waiting.
     again: Vec<u64>,
     /// Subscriptions among the calls.
@@ -270,6 +273,7 @@ impl Net {
             batches: Table::default(),
             next: FIRST_TOKEN,
             timers: BTreeSet::new(),
+            haste: Haste::default(),
             again: Vec::new(),
             listens: 0,
             pool: Pool::new(WORKERS),
@@ -323,7 +327,7 @@ impl Net {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 256];
         loop {
-            let ready = match self.epoll.wait(&mut events, self.patience()) {
+            let ready = match self.wait(&mut events) {
                 Ok(n) => n,
                 Err(nix::errno::Errno::EINTR) => 0,
                 Err(e) => {
@@ -333,6 +337,7 @@ impl Net {
                 }
             };
             let now = Mono::now();
+            self.haste.came(now);
             let turn = AssertUnwindSafe(|| self.turn(&events[..ready], now));
             if let Err(panic) = catch_unwind(turn) {
                 self.log_panic(panic.as_ref());
@@ -343,6 +348,20 @@ impl Net {
                 return;
             }
         }
+    }
+
+    fn wait(&mut self, events: &mut [EpollEvent]) -> nix::Result<usize> {
+        if self.haste.looks() && self.again.is_empty() {
+            let end = Mono::now().after(LOOK);
+            while Mono::now() < end {
+                match self.epoll.wait(events, EpollTimeout::ZERO) {
+                    Ok(0) => {}
+                    found => return found,
+                }
+            }
+            self.haste.in_vain();
+        }
+        self.epoll.wait(events, self.patience())
     }
 
     fn turn(&mut self, events: &[EpollEvent], now: Mono) {
