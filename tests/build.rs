@@ -143,6 +143,37 @@ fn a_second_restart_during_a_build_is_answered_too() {
 }
 
 #[test]
+fn each_of_two_is_told_the_errors_of_its_own_build() {
+    let mut house = rust(RUST);
+    house.serve();
+    house.running("app");
+    house.file("src/broken", "mismatched types");
+    let gate = house.gate();
+    let url = house.descriptor()["url"].as_str().unwrap().to_string();
+    let ask = |url: String| {
+        std::thread::spawn(move || {
+            common::Http::to(&url)
+                .call("restart", json!({"process": "app"}))
+                .error()
+        })
+    };
+    let first = ask(url.clone());
+    house.status_when("app", |s| s["build"]["state"] == "running");
+    let second = ask(url);
+    // The second build begins with the end of the first.
+    house.status("app");
+    gate.open();
+    gate.open();
+    for (told, build) in [(first, "build 2 failed"), (second, "build 3 failed")] {
+        let told = told.join().unwrap();
+        for part in [build, "src/main.rs:3:5", "mismatched types", "last "] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+    gate.remove();
+}
+
+#[test]
 fn a_call_that_takes_too_long_says_how_to_wait() {
     let mut house = rust(RUST);
     house.serve();

@@ -242,6 +242,7 @@ impl Supervisor {
                 build.took = build.began.map(|at| Mono::now().since(at));
                 build.ok = Some(result.is_ok());
                 build.errors = Arc::new(outcome.errors);
+                u.built = Some(build.clone());
             }
             u.changed = true;
         }

@@ -128,6 +128,8 @@ struct Unit {
     build_log: Arc<Tape>,
     exits: Arc<VecDeque<ExitView>>,
     build: Option<crate::board::BuildView>,
+    /// The last one that has ended: who is told how it went may be told while the next one is at work.
+    built: Option<crate::board::BuildView>,
     /// Of builds that can still be started.
     artifacts: Table<u64, (Mode, plan::Artifact)>,
     /// What was published last.
@@ -626,6 +628,7 @@ impl Supervisor {
             exits: Arc::new(self.state.exits(&process.name)),
             process,
             build: None,
+            built: None,
             artifacts: Table::default(),
             facts: None,
             view: None,

@@ -137,7 +137,7 @@ impl Supervisor {
         Before {
             pid: facts.as_ref().and_then(|f| f.pid),
             generation: facts.and_then(|f| f.generation).unwrap_or(0),
-            build: unit.build.as_ref().map_or(0, |b| b.id),
+            build: unit.built.as_ref().map_or(0, |b| b.id),
             run: unit.exits.back().map_or(0, |e| e.run),
         }
     }
@@ -218,7 +218,7 @@ impl Supervisor {
         let facts = self.fleet.facts(id);
         let before = member.before;
         let serves = facts.as_ref().is_some_and(|f| f.state == State::Running);
-        let build = unit.build.as_ref().filter(|b| b.id > before.build).cloned();
+        let build = unit.built.as_ref().filter(|b| b.id > before.build).cloned();
         let exit = match result {
             Err(Why::Ended(_)) => unit
                 .exits
@@ -278,7 +278,7 @@ impl Supervisor {
     ) -> Vec<String> {
         let lines = match (result, exit) {
             (Err(Why::Build { .. }), _) => {
-                unit.build.as_ref().map(|b| unit.build_log.tail(b.id, TAIL))
+                unit.built.as_ref().map(|b| unit.build_log.tail(b.id, TAIL))
             }
             (Err(Why::Ended(_)), Some(exit)) => Some(unit.log.tail(exit.run, TAIL)),
             (Err(Why::NotReady(generation, _)), _) => self
