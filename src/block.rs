@@ -365,11 +365,6 @@ impl Lane {
         self.blocks.last().map(|b| b.last())
     }
 
-    /// The number that is hidden up to.
-    pub fn floor(&self) -> u64 {
-        self.floor
-    }
-
     /// Its blocks.
     pub fn blocks(&self) -> &[Arc<Block>] {
         &self.blocks

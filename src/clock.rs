@@ -100,18 +100,6 @@ impl Wall {
         format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02},{milli:03}")
     }
 
-    /// `02:46:50.123`, shifted by the zone's offset from UTC in seconds.
-    pub fn time_of_day(self, offset: i64) -> String {
-        let Civil {
-            hour,
-            minute,
-            second,
-            milli,
-            ..
-        } = Civil::of(self.0 + offset * 1000);
-        format!("{hour:02}:{minute:02}:{second:02}.{milli:03}")
-    }
-
     /// Reads RFC 3339: `2026-11-21T02:46:50Z`, with a fraction, with an offset, with a blank for the `T`.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let b = text.trim().as_bytes();

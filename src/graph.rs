@@ -1,4 +1,4 @@
-//! Dependencies: order, cycles, who waits for whom. Knows nothing of time.
+//! Dependencies: order and cycles. Knows nothing of time.
 //!
 //! A graph is a list of nodes, each a name and the names it depends on. Names that no node has are passed over.
 //! Nothing here recurses: a chain may be as long as the file is. Within, a node is its place in the list.
@@ -55,13 +55,6 @@ pub fn levels<'a>(nodes: &[Node<'a>]) -> Vec<Vec<&'a str>> {
     levels
 }
 
-/// The levels in which to stop: dependents first.
-pub fn stop_levels<'a>(nodes: &[Node<'a>]) -> Vec<Vec<&'a str>> {
-    let mut levels = levels(nodes);
-    levels.reverse();
-    levels
-}
-
 /// One cycle, if there is any, its first name repeated at the end: `web, api, web`.
 pub fn cycle<'a>(nodes: &[Node<'a>]) -> Option<Vec<&'a str>> {
     let needs = needs(nodes);
@@ -89,33 +82,6 @@ pub fn cycle<'a>(nodes: &[Node<'a>]) -> Option<Vec<&'a str>> {
     None
 }
 
-/// `wanted` and everything it depends on, directly or not, in the order of `nodes`.
-pub fn closure<'a>(nodes: &[Node<'a>], wanted: &[&str]) -> Vec<&'a str> {
-    reached(nodes, wanted, &needs(nodes))
-}
-
-/// Everything that depends on one of `of`, directly or not, without `of` itself, in the order of `nodes`.
-pub fn dependents<'a>(nodes: &[Node<'a>], of: &[&str]) -> Vec<&'a str> {
-    let mut all = reached(nodes, of, &waiting(&needs(nodes)));
-    all.retain(|name| !of.contains(name));
-    all
-}
-
-fn reached<'a>(nodes: &[Node<'a>], from: &[&str], next: &[Vec<usize>]) -> Vec<&'a str> {
-    let mut reached = vec![false; nodes.len()];
-    let mut ahead: Vec<usize> = (0..nodes.len())
-        .filter(|i| from.contains(&nodes[*i].0))
-        .collect();
-    while let Some(i) = ahead.pop() {
-        if !reached[i] {
-            reached[i] = true;
-            ahead.extend(&next[i]);
-        }
-    }
-    let chosen = nodes.iter().zip(reached).filter(|(_, chosen)| *chosen);
-    chosen.map(|((name, _), _)| *name).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,11 +97,9 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_started_in_order_and_stopped_in_reverse() {
+    fn each_level_needs_only_those_before_it() {
         let expected = [vec!["db", "cache"], vec!["api", "mail"], vec!["web"]];
         assert_eq!(levels(&shop()), expected);
-        let reversed: Vec<_> = expected.into_iter().rev().collect();
-        assert_eq!(stop_levels(&shop()), reversed);
         assert!(levels(&[]).is_empty());
         assert_eq!(
             levels(&[("a", vec!["b", "b"]), ("b", vec![])]),
@@ -177,16 +141,6 @@ mod tests {
     }
 
     #[test]
-    fn who_is_needed_and_who_waits() {
-        assert_eq!(closure(&shop(), &["mail"]), ["mail", "cache"]);
-        assert_eq!(closure(&shop(), &["web"]), ["web", "api", "db", "cache"]);
-        assert_eq!(closure(&shop(), &["nobody"]), [""; 0]);
-        assert_eq!(dependents(&shop(), &["cache"]), ["web", "api", "mail"]);
-        assert_eq!(dependents(&shop(), &["db", "api"]), ["web"]);
-        assert_eq!(dependents(&shop(), &["web"]), [""; 0]);
-    }
-
-    #[test]
     fn a_long_chain_needs_no_stack() {
         let names: Vec<String> = (0..20_000).map(|i| i.to_string()).collect();
         let nodes: Vec<Node> = names
@@ -201,7 +155,5 @@ mod tests {
             .collect();
         assert_eq!(cycle(&nodes), None);
         assert_eq!(levels(&nodes).len(), 20_000);
-        assert_eq!(closure(&nodes, &["0"]).len(), 20_000);
-        assert_eq!(dependents(&nodes, &["19999"]).len(), 19_999);
     }
 }

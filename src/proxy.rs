@@ -25,7 +25,7 @@ use crate::daemon::{self, Project};
 use crate::error::Error;
 use crate::json::object;
 use crate::os::poll::readable;
-use crate::os::spawn::{Launch, Output, spawn};
+use crate::os::spawn::{Launch, spawn};
 use crate::os::{group, memory, proc, reap, thread};
 use crate::rpc::{INTERNAL_ERROR, INVALID_REQUEST, STOPPING};
 use crate::table::Table;
@@ -753,14 +753,13 @@ fn launch_if_needed(project: &Project) -> crate::error::Result<Option<Client>> {
         args: &["-d".into(), project.root.clone().into()],
         env: &project.env.0,
         cwd: &project.root,
-        output: Output::Pipes,
         pass: &[],
         nofile: None,
         core: None,
         umask: None,
     })
     .map_err(|e| cannot(e.to_string()))?;
-    let said = [spawned.stdout, spawned.stderr].map(|pipe| pipe.map(read_all).unwrap_or_default());
+    let said = [spawned.stdout, spawned.stderr].map(read_all);
     if let Some(start) = proc::start_time(spawned.pid) {
         let _ = group::wait_gone(spawned.pid, start, LAUNCH);
     }

@@ -385,11 +385,6 @@ impl Ring {
         wanted.filter_map(lone).collect()
     }
 
-    /// Bytes in blocks.
-    pub fn held(&self) -> usize {
-        self.held
-    }
-
     /// The lines of one run, the unfinished ones as they stand.
     pub fn of_run(&mut self, run: u64, stream: Option<Stream>) -> Snapshot {
         let mut snapshot = Snapshot::default();
@@ -976,13 +971,9 @@ mod tests {
                     }
                 }
                 assert_eq!(ring.next_seq, model.next, "seed {seed} step {step}");
-                assert_eq!(ring.held(), held(&ring));
+                assert_eq!(ring.held, held(&ring));
                 let slack = 4 * 2 * MAX_LINE;
-                assert!(
-                    ring.held() <= limits.bytes as usize + slack,
-                    "{}",
-                    ring.held()
-                );
+                assert!(ring.held <= limits.bytes as usize + slack, "{}", ring.held);
                 let (kept, dropped) = ring.counts();
                 assert_eq!(kept + dropped, model.lines.len() as u64);
                 assert!(ring.runs().len() <= limits.runs + open.len());
@@ -1030,7 +1021,7 @@ mod tests {
         let mut ring = Ring::new(limits(1 << 20), 1, 1);
         let run = ring.begin(Wall(1));
         ring.end(run, Wall(2), "exit code 0");
-        assert_eq!(ring.held(), 0);
+        assert_eq!(ring.held, 0);
     }
 
     #[test]
@@ -1039,14 +1030,14 @@ mod tests {
         let mut ring = Ring::new(limits(limit as u64), 1, 1);
         let run = ring.begin(Wall(1));
         write(&mut ring, run, false, &vec![b'\n'; 3 << 20], Wall(1));
-        assert!(ring.held() <= limit && ring.held() > limit / 2);
+        assert!(ring.held <= limit && ring.held > limit / 2);
         // Each line in a read of its own, at a time of its own, the streams taking turns.
         for step in 0..100_000i64 {
             write(&mut ring, run, step % 2 == 0, b"\n", Wall(step));
         }
-        assert!(ring.held() <= limit && ring.held() > limit / 2);
+        assert!(ring.held <= limit && ring.held > limit / 2);
         write(&mut ring, run, true, &vec![b'x'; 5 << 20], Wall(9));
-        assert!(ring.held() <= limit && ring.held() > limit / 2);
+        assert!(ring.held <= limit && ring.held > limit / 2);
     }
 
     #[test]

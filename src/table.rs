@@ -93,11 +93,6 @@ impl<K: Ord, V> Table<K, V> {
         &mut self.entries[at].1
     }
 
-    /// Takes the first entry out.
-    pub fn pop_first(&mut self) -> Option<(K, V)> {
-        (!self.entries.is_empty()).then(|| self.entries.remove(0))
-    }
-
     /// Keeps the entries that are wanted.
     pub fn retain(&mut self, mut wanted: impl FnMut(&K, &mut V) -> bool) {
         self.entries.retain_mut(|(key, value)| wanted(key, value));
@@ -212,7 +207,6 @@ mod tests {
                 _ => assert_eq!(table.get(&key), map.get(&key)),
             }
             if step % 1_000 == 0 {
-                assert_eq!(table.pop_first(), map.pop_first());
                 table.retain(|key, _| key % 5 > 0);
                 map.retain(|key, _| key % 5 > 0);
             }

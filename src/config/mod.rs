@@ -19,7 +19,7 @@ pub use diff::{Diff, diff, needs_restart, resolved_hash};
 pub use expand::{Environment, environment, expand, parse_dotenv, variable_of};
 pub use keys::{Fallback, KEYS, Key, Place};
 pub use parse::{may_use, parse, parse_bytes};
-pub use signal::{signal_name, signal_number};
+pub use signal::signal_number;
 
 use std::net::IpAddr;
 use std::path::PathBuf;

@@ -48,14 +48,6 @@ pub fn signal_number(name: &str) -> Option<i32> {
         .map(|(_, number)| *number)
 }
 
-/// `TERM`; None for real-time signals and what is none.
-pub fn signal_name(number: i32) -> Option<&'static str> {
-    SIGNALS
-        .iter()
-        .find(|(_, known)| *known == number)
-        .map(|(name, _)| *name)
-}
-
 /// All names, for suggestions.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     SIGNALS.iter().map(|(name, _)| *name)
@@ -76,10 +68,9 @@ mod tests {
         }
         for (i, (name, number)) in SIGNALS.iter().enumerate() {
             assert_eq!(*number, i as i32 + 1);
-            assert_eq!(signal_name(*number), Some(*name));
+            assert_eq!(signal_number(name), Some(*number));
         }
         assert_eq!(signal_number("TREM"), None);
         assert_eq!(signal_number(""), None);
-        assert_eq!(signal_name(34), None);
     }
 }

@@ -62,7 +62,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::super::reap::End;
-    use super::super::spawn::{Launch, Output, spawn};
+    use super::super::spawn::{Launch, spawn};
     use super::super::testing::{Folder, alone, ended, env};
     use super::*;
 
@@ -84,7 +84,6 @@ mod tests {
                     args: &[],
                     env: &env(&[]),
                     cwd: Path::new("/"),
-                    output: Output::Pipes,
                     pass: &[],
                     nofile: None,
                     core: None,

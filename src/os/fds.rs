@@ -1,4 +1,4 @@
-//! Descriptors: which ones a daemon begins with, and which ones travel over an execve.
+//! Descriptors: which ones a daemon begins with, and how they are set.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Closes every descriptor above 2: what a caller left open is not held for the daemon's life.
@@ -58,17 +58,6 @@ pub fn raise_nofile() -> io::Result<Nofile> {
     Ok(Nofile { soft, hard })
 }
 
-/// Whether the descriptor is closed by execve(2).
-pub fn set_cloexec(fd: impl AsFd, on: bool) -> io::Result<()> {
-    let flags = if on {
-        FdFlag::FD_CLOEXEC
-    } else {
-        FdFlag::empty()
-    };
-    fcntl(fd, FcntlArg::F_SETFD(flags))?;
-    Ok(())
-}
-
 /// Whether reading and writing return at once. A property of the open file: everybody who has it
 /// sees the change.
 pub fn set_nonblocking(fd: impl AsFd, on: bool) -> io::Result<()> {
@@ -114,7 +103,7 @@ fn onto(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Folder, alone};
+    use super::super::testing::{Folder, alone, inheritable};
     use super::*;
     use std::os::fd::IntoRawFd;
 
@@ -122,7 +111,7 @@ mod tests {
     fn what_was_inherited_is_closed() {
         alone("os::fds::tests::what_was_inherited_is_closed", || {
             let stray = File::open("/dev/null").unwrap().into_raw_fd();
-            set_cloexec(unsafe { BorrowedFd::borrow_raw(stray) }, false).unwrap();
+            inheritable(unsafe { BorrowedFd::borrow_raw(stray) });
             close_inherited();
             let folder_itself = 1;
             assert_eq!(open().len(), folder_itself);
@@ -149,9 +138,6 @@ mod tests {
             set_nonblocking(&read, on).unwrap();
             let flags = OFlag::from_bits_retain(fcntl(&read, FcntlArg::F_GETFL).unwrap());
             assert_eq!(flags.contains(OFlag::O_NONBLOCK), on);
-            set_cloexec(&read, on).unwrap();
-            let flags = FdFlag::from_bits_retain(fcntl(&read, FcntlArg::F_GETFD).unwrap());
-            assert_eq!(flags.contains(FdFlag::FD_CLOEXEC), on);
         }
     }
 

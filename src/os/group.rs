@@ -37,7 +37,7 @@ pub struct Proc {
 }
 
 /// Sends a signal to all of a group. False: there is nobody in it. The caller knows that the number
-/// is still the group's, because its leader is not reaped or was seen in it by [`descendants`].
+/// is still the group's, because its leader is not reaped or was seen in it.
 pub fn signal_group(pgid: i32, signal: i32) -> bool {
     // Zero would be our own group, -1 everybody.
     pgid > 1 && sent(unsafe_kill(-pgid, signal))
@@ -46,11 +46,6 @@ pub fn signal_group(pgid: i32, signal: i32) -> bool {
 /// Sends a signal to a child of ours that is not reaped. False: there is no such process.
 pub fn signal(pid: i32, signal: i32) -> bool {
     pid > 1 && sent(unsafe_kill(pid, signal))
-}
-
-/// Somebody is in the group; a leader that has ended and is not reaped counts.
-pub fn alive(pgid: i32) -> bool {
-    signal_group(pgid, 0)
 }
 
 fn unsafe_kill(pid: i32, signal: i32) -> Result<(), Errno> {
@@ -121,12 +116,6 @@ pub fn wait_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
     }
 }
 
-/// All our descendants, parents before their children, those that have ended and are not reaped
-/// included. A picture of moving things: who kills by it looks again until nothing is left.
-pub fn descendants() -> Vec<Proc> {
-    census().into_iter().map(|s| s.proc).collect()
-}
-
 /// That process as it is now.
 pub fn look(pid: i32) -> Option<Proc> {
     proc::stat(pid).map(|s| s.proc)
@@ -177,7 +166,8 @@ fn children_of_thread(pid: i32, thread: i32) -> Option<Vec<i32>> {
     )
 }
 
-/// As [`descendants`], with what they use.
+/// All our descendants, parents before their children, those that have ended and are not reaped
+/// included. A picture of moving things.
 pub(super) fn census() -> Vec<Stat> {
     let us = std::process::id() as i32;
     match children(us) {
@@ -283,7 +273,7 @@ pub fn find_marked(prefix: &str) -> Vec<Proc> {
 #[cfg(test)]
 mod tests {
     use super::super::reap::{self, End, become_subreaper, reap};
-    use super::super::testing::{alone, ended, eventually, line, shell};
+    use super::super::testing::{alone, descendants, ended, eventually, line, shell};
     use super::*;
 
     const KILLED: End = End::Signal {
@@ -298,7 +288,7 @@ mod tests {
             || {
                 let child = shell("trap '' TERM; sleep 60 & echo ready; wait; wait", &[]);
                 let pid = child.pid;
-                line(child.stdout.as_ref().unwrap());
+                line(&child.stdout);
                 let group = || descendants().into_iter().filter(|p| p.pgid == pid).count();
                 // The sleep inherited the deaf ear.
                 assert_eq!(group(), 2);
@@ -309,7 +299,9 @@ mod tests {
                 assert_eq!(group(), 2);
                 assert!(signal_group(pid, libc::SIGKILL));
                 assert_eq!(ended(pid).end, KILLED);
-                eventually("the group is empty", || (!alive(pid)).then_some(()));
+                eventually("the group is empty", || {
+                    (!signal_group(pid, 0)).then_some(())
+                });
                 assert!(!signal_group(pid, libc::SIGTERM));
             },
         );
@@ -326,7 +318,7 @@ mod tests {
                     "setsid -f sh -c 'echo $$; sleep 61; :'; exit 0",
                     &[(MARKER, "tree-7/web/1")],
                 );
-                let far: i32 = line(child.stdout.as_ref().unwrap()).parse().unwrap();
+                let far: i32 = line(&child.stdout).parse().unwrap();
                 assert_eq!(ended(child.pid).end, End::Code(0));
                 let found = eventually("the sleep has begun", || {
                     let all = descendants();
@@ -389,7 +381,7 @@ mod tests {
     fn both_ways_to_look_see_the_same() {
         alone("os::group::tests::both_ways_to_look_see_the_same", || {
             let child = shell("(sleep 60 & sleep 60 & echo ready; wait) & wait", &[]);
-            line(child.stdout.as_ref().unwrap());
+            line(&child.stdout);
             let us = std::process::id() as i32;
             eventually("all is there", || (descendants().len() == 4).then_some(()));
             let pids = |all: Vec<Stat>| {

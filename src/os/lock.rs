@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -12,7 +11,7 @@ use fd_lock::RwLock;
 /// microseconds; one that was stopped in between must not hold us up for ever.
 const TRIES: usize = 10_000;
 
-/// Held until it is dropped or the process is over, over an execve as well.
+/// Held until it is dropped or the process is over.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -48,11 +47,6 @@ impl Lock {
             ErrorKind::WouldBlock,
             "somebody keeps looking at the lock",
         ))
-    }
-
-    /// The lock that this process already held before it executed itself anew.
-    pub fn adopt(fd: OwnedFd) -> Self {
-        Self { file: fd.into() }
     }
 
     /// What is locked is still the file of that name.
@@ -92,13 +86,6 @@ pub fn holder(path: &Path) -> Option<i32> {
         let has = open.any(|f| (f.dev(), f.ino()) == id);
         pid.parse().ok().filter(|_| has)
     })
-}
-
-/// The descriptor that carries the lock over an execve (CLOEXEC until then).
-impl AsFd for Lock {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
 }
 
 /// Locks for good. The guard is forgotten: it would unlock when dropped, in every process that has a
@@ -150,11 +137,6 @@ mod tests {
             assert!(Lock::take(&path).unwrap().is_none());
             assert_eq!(holder(&path), Some(std::process::id().cast_signed()));
             assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-            // Adopted, as after an execve, and the first descriptor gone.
-            let kept = lock.as_fd().try_clone_to_owned().unwrap();
-            drop(lock);
-            let lock = Lock::adopt(kept);
-            assert!(Lock::probe(&path).unwrap());
             drop(lock);
             assert!(!Lock::probe(&path).unwrap());
             assert!(Lock::take(&path).unwrap().is_some());

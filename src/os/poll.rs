@@ -165,11 +165,6 @@ impl Waker {
     pub fn seen(&self) {
         self.queued.store(false, Ordering::Release);
     }
-
-    /// Its token.
-    pub fn token(&self) -> u64 {
-        self.token
-    }
 }
 
 #[cfg(test)]

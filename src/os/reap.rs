@@ -237,7 +237,7 @@ impl Drop for Signals {
 #[cfg(test)]
 mod tests {
     use super::super::group;
-    use super::super::testing::{alone, ended, eventually, line, shell};
+    use super::super::testing::{alone, descendants, ended, eventually, line, shell};
     use super::*;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -271,7 +271,7 @@ mod tests {
                     (pid, Some(pid)),
                     "it is told until it is reaped"
                 );
-                assert!(group::alive(pid), "its number is still taken");
+                assert!(group::signal_group(pid, 0), "its number is still taken");
                 assert_eq!(reap(pid).unwrap().end, end);
                 assert_eq!((next_dead(), reap(pid)), (None, None));
             }
@@ -299,11 +299,11 @@ mod tests {
         alone("os::reap::tests::an_orphan_comes_to_us", || {
             become_subreaper().unwrap();
             let child = shell("sleep 60 >/dev/null 2>&1 & echo $!", &[]);
-            let orphan: i32 = line(child.stdout.as_ref().unwrap()).parse().unwrap();
+            let orphan: i32 = line(&child.stdout).parse().unwrap();
             ended(child.pid);
             let ours = std::process::id() as i32;
             eventually("it is ours", || {
-                group::descendants()
+                descendants()
                     .into_iter()
                     .find(|p| p.pid == orphan && p.ppid == ours)
             });

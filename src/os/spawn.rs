@@ -42,7 +42,8 @@ use crate::error::reason;
 /// Where a program is looked for when its environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// What to start. The child gets the environment given here and nothing of ours.
+/// What to start. The child gets the environment given here and nothing of ours; it reads from the null device and
+/// writes to two new pipes.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
     /// With a slash: a path, relative to `cwd`. Without: looked for in the PATH of `env`.
@@ -55,8 +56,6 @@ pub struct Launch<'a> {
     pub env: &'a [(OsString, OsString)],
     /// Its working folder.
     pub cwd: &'a Path,
-    /// Where it writes to. It reads from the null device.
-    pub output: Output<'a>,
     /// Become descriptors 3, 4, ...; `LISTEN_FDS` and `LISTEN_PID` are set when there are any
     /// (sd_listen_fds(3)); names are the caller's, in `env`.
     pub pass: &'a [BorrowedFd<'a>],
@@ -69,24 +68,15 @@ pub struct Launch<'a> {
     pub umask: Option<u32>,
 }
 
-/// Where standard output and error go.
-#[derive(Debug, Clone, Copy)]
-pub enum Output<'a> {
-    /// To two new pipes, whose read ends come back in [`Spawned`].
-    Pipes,
-    /// To these.
-    Files(BorrowedFd<'a>, BorrowedFd<'a>),
-}
-
 /// A process that executes its program, leader of a session and a group of its own.
 #[derive(Debug)]
 pub struct Spawned {
     /// Its id, and that of its group and session; ours to reap.
     pub pid: i32,
-    /// Read end of its standard output: non-blocking, CLOEXEC. None where it has files.
-    pub stdout: Option<OwnedFd>,
+    /// Read end of its standard output: non-blocking, CLOEXEC.
+    pub stdout: OwnedFd,
     /// Read end of its standard error, likewise.
-    pub stderr: Option<OwnedFd>,
+    pub stderr: OwnedFd,
 }
 
 /// How far a start came.
@@ -241,7 +231,7 @@ fn start(launch: &Launch<'_>, search: &[CString], args: &[OsString]) -> Result<S
     };
     let cwd = CString::new(launch.cwd.as_os_str().as_bytes()).map_err(nul)?;
 
-    let streams = Streams::open(launch.output).map_err(Failed::at(Step::Streams))?;
+    let streams = Streams::open().map_err(Failed::at(Step::Streams))?;
     let first_free = 3 + launch.pass.len();
     let mut lifted = Vec::new();
     let mut fds = Vec::with_capacity(first_free);
@@ -510,14 +500,10 @@ fn above(fd: BorrowedFd<'_>, count: usize, copies: &mut Vec<OwnedFd>) -> Result<
 }
 
 /// Both sides of a child's three streams.
-struct Streams<'a> {
+struct Streams {
     null: OwnedFd,
-    output: Open<'a>,
-}
-
-enum Open<'a> {
-    Pipes { out: Pipe, err: Pipe },
-    Files(BorrowedFd<'a>, BorrowedFd<'a>),
+    out: Pipe,
+    err: Pipe,
 }
 
 struct Pipe {
@@ -541,38 +527,25 @@ impl Pipe {
     }
 }
 
-impl<'a> Streams<'a> {
-    fn open(output: Output<'a>) -> Result<Self, Errno> {
+impl Streams {
+    fn open() -> Result<Self, Errno> {
         Ok(Self {
             null: nothing().map_err(errno)?,
-            output: match output {
-                Output::Pipes => Open::Pipes {
-                    out: Pipe::new()?,
-                    err: Pipe::new()?,
-                },
-                Output::Files(out, err) => Open::Files(out, err),
-            },
+            out: Pipe::new()?,
+            err: Pipe::new()?,
         })
     }
 
     fn child(&self) -> [BorrowedFd<'_>; 3] {
-        let (out, err) = match &self.output {
-            Open::Pipes { out, err } => (out.childs.as_fd(), err.childs.as_fd()),
-            Open::Files(out, err) => (*out, *err),
-        };
-        [self.null.as_fd(), out, err]
+        [&self.null, &self.out.childs, &self.err.childs].map(AsFd::as_fd)
     }
 
     /// Closes the child's ends.
     fn parent(self, pid: i32) -> Spawned {
-        let (stdout, stderr) = match self.output {
-            Open::Pipes { out, err } => (Some(out.ours), Some(err.ours)),
-            Open::Files(..) => (None, None),
-        };
         Spawned {
             pid,
-            stdout,
-            stderr,
+            stdout: self.out.ours,
+            stderr: self.err.ours,
         }
     }
 }
@@ -714,7 +687,7 @@ mod tests {
 
     use super::super::proc::stat;
     use super::super::reap::{Death, End};
-    use super::super::testing::{Folder, alone, ended, env, eventually, text};
+    use super::super::testing::{Folder, alone, ended, env, eventually, inheritable, text};
     use super::*;
 
     fn launch<'a>(program: &'a str, env: &'a [(OsString, OsString)], cwd: &'a Path) -> Launch<'a> {
@@ -724,7 +697,6 @@ mod tests {
             args: &[],
             env,
             cwd,
-            output: Output::Pipes,
             pass: &[],
             nofile: None,
             core: None,
@@ -738,9 +710,8 @@ mod tests {
 
     /// Runs it to its end; what it wrote to standard output.
     fn output(launch: &Launch<'_>) -> String {
-        let mut child = spawn(launch).unwrap();
-        let out = text(child.stdout.take().unwrap());
-        let err = text(child.stderr.take().unwrap());
+        let child = spawn(launch).unwrap();
+        let (out, err) = (text(child.stdout), text(child.stderr));
         let Death { end, .. } = ended(child.pid);
         assert_eq!(end, End::Code(0), "{out} {err}");
         out
@@ -796,7 +767,7 @@ mod tests {
     fn a_child_has_a_session_and_three_descriptors() {
         // One that was left open over execve, as a careless library does.
         let stray = File::open("/dev/null").unwrap();
-        super::super::fds::set_cloexec(&stray, false).unwrap();
+        inheritable(&stray);
         let args = strings(&["60"]);
         let child = spawn(&Launch {
             args: &args,
@@ -1121,25 +1092,6 @@ mod tests {
         );
         let expected: String = (0..30).rev().map(|i| format!("{i} ")).collect();
         assert_eq!(out, format!("{expected}30\n"));
-    }
-
-    #[test]
-    fn output_may_go_to_files() {
-        let folder = Folder::new("files");
-        let (out, err) = (folder.file("out", "", 0o600), folder.file("err", "", 0o600));
-        let open = |p: &Path| File::options().append(true).open(p).unwrap();
-        let (out_file, err_file) = (open(&out), open(&err));
-        let args = strings(&["-c", "echo one; echo two >&2"]);
-        let child = spawn(&Launch {
-            args: &args,
-            output: Output::Files(out_file.as_fd(), err_file.as_fd()),
-            ..launch("sh", &env(&[]), Path::new("/"))
-        })
-        .unwrap();
-        assert!(child.stdout.is_none() && child.stderr.is_none());
-        assert_eq!(ended(child.pid).end, End::Code(0));
-        assert_eq!(std::fs::read_to_string(out).unwrap(), "one\n");
-        assert_eq!(std::fs::read_to_string(err).unwrap(), "two\n");
     }
 
     #[test]

@@ -4,13 +4,16 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+use super::group::{self, Proc};
 use super::reap::{Death, reap};
-use super::spawn::{Launch, Output, Spawned, spawn};
+use super::spawn::{Launch, Spawned, spawn};
 
 /// A folder that is removed with the value.
 pub(crate) struct Folder(PathBuf);
@@ -82,6 +85,16 @@ pub(super) fn alone(name: &str, body: impl FnOnce()) {
     );
 }
 
+/// All processes below this one.
+pub(super) fn descendants() -> Vec<Proc> {
+    group::census().into_iter().map(|s| s.proc).collect()
+}
+
+/// A descriptor that stays open over execve(2), as a careless library leaves one.
+pub(super) fn inheritable(fd: impl AsFd) {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+}
+
 /// PATH as ours, and these.
 pub(super) fn env(more: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     let path = std::env::var_os("PATH").unwrap();
@@ -97,7 +110,6 @@ pub(super) fn shell(script: &str, more: &[(&str, &str)]) -> Spawned {
         args: &["-c".into(), script.into()],
         env: &env(more),
         cwd: Path::new("/"),
-        output: Output::Pipes,
         pass: &[],
         nofile: None,
         core: None,

@@ -109,17 +109,14 @@ impl Supervisor {
                 return self.fail(purpose, &why);
             }
         };
-        let (Some(stdout), Some(stderr)) = (spawned.stdout, spawned.stderr) else {
-            return;
-        };
         let job = BuildJob {
             unit,
             id,
             tape,
             run,
             plan,
-            stdout,
-            stderr,
+            stdout: spawned.stdout,
+            stderr: spawned.stderr,
             bin_dir: self.setup.dir.bin(&process.name),
             keep,
             hub: Arc::clone(&self.hub),

@@ -442,9 +442,8 @@ impl Supervisor {
         };
         match self.start(&exec, &env) {
             Ok(spawned) => {
-                if let (Some(stdout), Some(stderr)) = (spawned.stdout, spawned.stderr) {
-                    self.prober.watch(key, attempt, stdout, stderr);
-                }
+                self.prober
+                    .watch(key, attempt, spawned.stdout, spawned.stderr);
                 self.checking.push(Checking {
                     key,
                     attempt,

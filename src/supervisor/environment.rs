@@ -144,8 +144,8 @@ impl Supervisor {
             Ok(spawned) => self.preps.push(Prep {
                 purpose,
                 pid: spawned.pid,
-                stdout: spawned.stdout,
-                stderr: spawned.stderr,
+                stdout: Some(spawned.stdout),
+                stderr: Some(spawned.stderr),
                 said: Vec::new(),
                 complained: Vec::new(),
                 unloads,

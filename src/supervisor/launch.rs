@@ -12,7 +12,7 @@ use crate::hub::Fact;
 use crate::journal::Level;
 use crate::lifecycle::{Event, UnitId};
 use crate::os::group;
-use crate::os::spawn::{Launch, Output, SpawnError, Spawned, spawn};
+use crate::os::spawn::{Launch, SpawnError, Spawned, spawn};
 use crate::plan::{self, Exec};
 
 use super::environment::{Purpose, Variables};
@@ -91,12 +91,12 @@ impl Supervisor {
                 return self.fail(purpose, &e.to_string());
             }
         };
-        let (Some(stdout), Some(stderr)) = (spawned.stdout, spawned.stderr) else {
-            return;
-        };
         let (hub, unit) = (Arc::clone(&self.hub), key.0);
         let drained = Box::new(move || hub.tell(Fact::Drained { unit, run }));
-        let pump = match self.pumps.read(log, run, stdout, stderr, drained) {
+        let pump = match self
+            .pumps
+            .read(log, run, spawned.stdout, spawned.stderr, drained)
+        {
             Ok(pump) => pump,
             Err(e) => {
                 group::signal_group(spawned.pid, libc::SIGKILL);
@@ -181,7 +181,6 @@ impl Supervisor {
             args: &args,
             env: &env,
             cwd: &exec.cwd,
-            output: Output::Pipes,
             pass,
             nofile: process
                 .and_then(|p| p.limit_nofile)

@@ -86,16 +86,6 @@ pub trait Manager: Send {
     fn watchdog(&self) -> Option<Duration>;
 }
 
-/// Nobody.
-pub struct NoManager;
-
-impl Manager for NoManager {
-    fn tell(&mut self, _message: &str) {}
-    fn watchdog(&self) -> Option<Duration> {
-        None
-    }
-}
-
 /// Who sees to it that this bpm stays the only one of its project, and can be found.
 pub trait Keeper {
     /// Readable when there may be something to see to.
@@ -293,21 +283,6 @@ impl Supervisor {
     /// What the doors hold of it.
     pub fn hub(&self) -> Arc<Hub> {
         Arc::clone(&self.hub)
-    }
-
-    /// All logs with their names, for who prints them as they come; builds too.
-    pub fn tapes(&self) -> Vec<(String, Arc<Tape>, Arc<Tape>)> {
-        self.order
-            .iter()
-            .filter_map(|id| self.units.get(id))
-            .map(|u| {
-                (
-                    u.process.name.clone(),
-                    Arc::clone(&u.log),
-                    Arc::clone(&u.build_log),
-                )
-            })
-            .collect()
     }
 
     /// Starts what starts by itself. Says what an earlier bpm that was killed had left running, and
