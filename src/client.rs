@@ -22,7 +22,7 @@ use crate::error::{Error, Result, reason};
 use crate::json::{items, object};
 use crate::os::lock::{self, Lock};
 use crate::os::notice::Notice;
-use crate::os::{group, peer, proc};
+use crate::os::{files, group, peer, proc};
 use crate::paths::ProjectDir;
 
 /// What both ends of the socket must agree on.
@@ -66,7 +66,7 @@ pub struct Descriptor {
 impl Descriptor {
     /// Reads `daemon.json`; None: there is none that makes sense.
     pub fn read(path: &Path) -> Option<Self> {
-        let value: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let value: Value = serde_json::from_slice(&files::read_named(path).ok()?.0).ok()?;
         let text = |key: &str| value[key].as_str().map(String::from);
         Some(Self {
             pid: i32::try_from(value["pid"].as_i64()?).ok()?,

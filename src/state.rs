@@ -76,8 +76,8 @@ impl State {
     /// What an earlier bpm left; nothing where there is no such file, or where it is damaged: it
     /// holds nothing that a project can't do without. The text says what was wrong with it.
     pub fn read(path: &Path) -> (Self, Option<String>) {
-        match std::fs::read(path) {
-            Ok(bytes) => match Self::parse(&bytes) {
+        match files::read_named(path) {
+            Ok((bytes, _)) => match Self::parse(&bytes) {
                 Some(state) => (state, None),
                 None => (
                     Self::default(),

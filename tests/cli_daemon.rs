@@ -126,6 +126,50 @@ fn the_port_is_kept_and_can_be_chosen() {
 }
 
 #[test]
+fn a_wrong_setting_is_a_mistake_of_the_command_line() {
+    let mut house = House::new(NAP);
+    house.env("BPM_LOG_LEVEL", "loud");
+    for way in [&["-d"][..], &["serve"], &["up"]] {
+        house
+            .cli(way)
+            .exits(2)
+            .says(&["BPM_LOG_LEVEL=\"loud\" is none of debug"]);
+    }
+    // It is told also where there is no project.
+    let nowhere = House::empty();
+    for line in [
+        &["--port", "x"][..],
+        &["serve", "--port", "x"],
+        &["start", "--port", "x"],
+        &["daemon", "restart", "--port", "x"],
+        &["daemon", "logs", "-n", "x"],
+        &["up", "--timeout", "x"],
+        &["logs", "--run", "x"],
+        &["logs", "--since", "x"],
+    ] {
+        nowhere.cli(line).exits(2);
+    }
+}
+
+#[test]
+fn what_somebody_should_look_at_is_logged_as_such() {
+    let mut house = House::new(
+        "[process.bad]\ncommand = \"exit 7\"\nrestart = \"never\"\n\
+         [process.lost]\ncommand = [\"/no/such/program\"]\nrestart = \"never\"\n",
+    );
+    house.env("BPM_LOG_LEVEL", "warn").cli(["up"]).exits(1);
+    let log = house.cli(["daemon", "logs"]).exits(0).out;
+    for part in [
+        "[WARN] supervisor: bad: failed",
+        "[WARN] supervisor: lost: cannot start lost: no such file",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!log.contains("[INFO]"), "{log}");
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
 fn mistakes_are_told_before_anything_is_started() {
     let house = House::new("[process.a]\ncomand = \"x\"\n[process.b]\ntype = \"rusty\"\n");
     for way in [

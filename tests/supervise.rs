@@ -300,6 +300,85 @@ fn a_second_bpm_in_the_same_project_is_refused() {
 }
 
 #[test]
+fn a_holder_of_the_port_is_named_in_one_line() {
+    let house = House::new(NAP);
+    let port = common::free_port().to_string();
+    let mut holder = std::process::Command::new(common::fixture())
+        .args(["listen", &port, "a\nb\x1b[31mc", &"x".repeat(1000)])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    common::eventually(|| std::net::TcpStream::connect(format!("127.0.0.1:{port}")));
+    for way in [&["serve"][..], &["-d"]] {
+        let args: Vec<&str> = way
+            .iter()
+            .copied()
+            .chain(["--port", port.as_str()])
+            .collect();
+        let said = house.cli(&args).exits(1);
+        let lines: Vec<&str> = said
+            .err
+            .lines()
+            .filter(|l| !l.starts_with("bpm: nap"))
+            .collect();
+        assert!(
+            lines.len() == 2
+                && lines[0].contains(&format!("in use by pid {} (", holder.id()))
+                && lines[0].contains("a b [31mc x")
+                && lines[0].ends_with("x...)")
+                && lines[1].starts_with("hint: --port auto"),
+            "{said:?}"
+        );
+    }
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_fifo_is_refused_and_keeps_nobody_waiting() {
+    let mode = nix::sys::stat::Mode::S_IRUSR;
+    let house = House::empty();
+    nix::unistd::mkfifo(&house.root.join(".mcp-run"), mode).unwrap();
+    house
+        .cli(["check"])
+        .exits(1)
+        .says(&["cannot read", "it is a FIFO, not a file"]);
+    let mut house = House::new(
+        "[process.secret]\ncommand = [\"FIXTURE\", \"nap\"]\nenv_file = \"pipe\"\n\
+         [process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n",
+    );
+    nix::unistd::mkfifo(&house.root.join("pipe"), mode).unwrap();
+    house.serve();
+    house.running("nap");
+    let why = house.call("start", json!({"process": "secret"})).error();
+    assert!(why.contains("pipe\": it is a FIFO, not a file"), "{why}");
+    house.remove(".mcp-run");
+    nix::unistd::mkfifo(&house.root.join(".mcp-run"), mode).unwrap();
+    let done = house.call("reload", json!({})).ok();
+    assert!(
+        done["errors"][0].as_str().unwrap().contains("FIFO"),
+        "{done}"
+    );
+}
+
+#[test]
+fn root_reloads_nothing_that_others_may_write() {
+    // Anybody else may read what is theirs anyhow.
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut house = House::new(NAP);
+    house.serve();
+    house.config(&NAP.replace("nap]", "theirs]"));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(house.root.join(".mcp-run"), mode).unwrap();
+    let done = house.call("reload", json!({})).ok();
+    let why = done["errors"][0].as_str().unwrap();
+    assert!(why.contains("others may write it"), "{done}");
+    house.running("nap");
+}
+
+#[test]
 fn an_unknown_command_is_answered_with_the_nearest() {
     let house = House::new(NAP);
     house

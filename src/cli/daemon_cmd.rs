@@ -20,12 +20,14 @@ pub(super) fn bare(call: &Call) -> Result<u8> {
         true => How::Detached,
         false => How::Foreground,
     };
-    begin(&call.project_here()?, &wishes(call)?, how)
+    let wishes = wishes(call)?;
+    begin(&call.project_here()?, &wishes, how)
 }
 
 /// `bpm serve [DIR]`.
 pub(super) fn serve(call: &Call) -> Result<u8> {
-    begin(&call.project_here()?, &wishes(call)?, How::Foreground)
+    let wishes = wishes(call)?;
+    begin(&call.project_here()?, &wishes, How::Foreground)
 }
 
 /// `bpm daemon start`.
@@ -34,16 +36,18 @@ pub(super) fn daemon_start(call: &Call) -> Result<u8> {
         true => How::Foreground,
         false => How::Detached,
     };
-    begin(&call.project()?, &wishes(call)?, how)
+    let wishes = wishes(call)?;
+    begin(&call.project()?, &wishes, how)
 }
 
 /// `bpm daemon restart`.
 pub(super) fn daemon_restart(call: &Call) -> Result<u8> {
+    let wishes = wishes(call)?;
     let project = call.project()?;
     // A mistake in the configuration must not cost the daemon that runs.
     daemon::read_config(&project.root)?;
     stop_all(&project, call.has("force"))?;
-    begin(&project, &wishes(call)?, How::Detached)
+    begin(&project, &wishes, How::Detached)
 }
 
 /// `bpm proxy [DIR]`.

@@ -409,8 +409,8 @@ fn back(project: &Project) -> Result<Client> {
 
 /// `bpm daemon logs`.
 pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
-    let project = call.project()?;
     let lines: u64 = call.number("lines", "a number of lines")?.unwrap_or(LINES);
+    let project = call.project()?;
     let lines = usize::try_from(lines).unwrap_or(usize::MAX);
     let path = project.dir.log();
     let cannot = |e| Error::file("read", &path, e);

@@ -19,9 +19,9 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 /// `bpm start`.
 pub(super) fn start(call: &Call) -> Result<u8> {
-    let project = call.project()?;
-    let names = call.names()?;
     let mut wishes = wishes(call)?;
+    let names = call.names()?;
+    let project = call.project()?;
     if names.is_empty() {
         return begin(&project, &wishes, How::Detached);
     }

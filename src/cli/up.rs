@@ -26,8 +26,8 @@ const READY: Duration = Duration::from_secs(60);
 
 /// `bpm up`.
 pub(super) fn up(call: &Call) -> Result<u8> {
-    let project = call.project()?;
     let patience = call.seconds("timeout")?.unwrap_or(READY);
+    let project = call.project()?;
     let config = read_config(&project.root)?;
     let named = call.names()?;
     let names = match named.is_empty() {

@@ -21,7 +21,7 @@ use crate::client::{
     self, Descriptor, MIN_CLIENT_VERSION, PATIENCE, PROTOCOL_VERSION, VERSION, Verdict,
 };
 use crate::clock::{Mono, Wall};
-use crate::config::{self, Config, Port, Toggle};
+use crate::config::{Config, Port, Toggle};
 use crate::echo::Echo;
 use crate::error::{Error, Failure, Result, named};
 use crate::hub::{Hub, Identity};
@@ -32,8 +32,9 @@ use crate::os::detach::{self, Ready, Side};
 use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
 use crate::os::{fds, files, memory, proc, reap};
-use crate::paths::{CONFIG_FILE, ProjectDir};
+use crate::paths::ProjectDir;
 use crate::state::State;
+pub use crate::supervisor::read_config;
 use crate::supervisor::{Manager, Setup, Supervisor};
 use crate::tools::{Kernel, Tools};
 
@@ -109,24 +110,6 @@ pub enum Started {
     Already(i32),
     /// We were it, and it is over.
     Ended,
-}
-
-/// Reads the configuration of a project.
-///
-/// # Errors
-/// All mistakes in it; it can't be read; running as root, somebody else could write it.
-pub fn read_config(root: &Path) -> Result<Config> {
-    let path = root.join(CONFIG_FILE);
-    let cannot = |e| Error::file("read", &path, e);
-    let file = fs::metadata(&path).map_err(cannot)?;
-    config::may_use(file.mode() & 0o7777, file.uid(), nix_euid())
-        .map_err(|why| Error::cannot(named("use", &path), why))?;
-    let bytes = fs::read(&path).map_err(cannot)?;
-    config::parse_bytes(&bytes, CONFIG_FILE, root)
-}
-
-fn nix_euid() -> u32 {
-    nix::unistd::geteuid().as_raw()
 }
 
 /// Starts bpm for a project: the one way behind `bpm`, `bpm -d`, `start`, `up`, `daemon start` and `proxy`.
@@ -245,6 +228,8 @@ struct Over {
 }
 
 fn chosen(mut config: Config, env: &Env, wishes: &Wishes) -> Result<(Config, Over)> {
+    // Told in the terminal, as the others are.
+    least(env)?;
     let from_env = env.get("BPM_PORT").map(|text| {
         let text = text.to_string_lossy();
         port(&text)
@@ -385,9 +370,10 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
         log.write(Level::Warn, "daemon", &trouble);
     }
     let tcp = listen(config.bind, over.port.unwrap_or(config.port), &mut state)?;
-    let socket = project
-        .dir
-        .socket(project.env.get("XDG_RUNTIME_DIR"), nix_euid());
+    let socket = project.dir.socket(
+        project.env.get("XDG_RUNTIME_DIR"),
+        nix::unistd::geteuid().as_raw(),
+    );
     let unix = open_socket(&project.dir, &socket)?;
     let identity = identity(tcp.as_ref(), &socket);
     let descriptor = describe(project, &identity, socket);
@@ -476,19 +462,20 @@ fn identity(tcp: Option<&TcpListener>, socket: &Path) -> Identity {
     }
 }
 
-fn open_log(project: &Project, foreground: bool) -> Result<Arc<log::DaemonLog>> {
-    let word = project
-        .env
-        .get("BPM_LOG_LEVEL")
-        .map(|w| w.to_string_lossy());
-    let least = match &word {
-        None => Level::Info,
-        Some(word) => log::level(word).ok_or_else(|| {
-            Error::usage(format!(
-                "BPM_LOG_LEVEL={word:?} is none of debug, info, warn, error"
-            ))
-        })?,
+/// How loud a line must be to be written.
+fn least(env: &Env) -> Result<Level> {
+    let Some(word) = env.get("BPM_LOG_LEVEL").map(|w| w.to_string_lossy()) else {
+        return Ok(Level::Info);
     };
+    log::level(&word).ok_or_else(|| {
+        Error::usage(format!(
+            "BPM_LOG_LEVEL={word:?} is none of debug, info, warn, error"
+        ))
+    })
+}
+
+fn open_log(project: &Project, foreground: bool) -> Result<Arc<log::DaemonLog>> {
+    let least = least(&project.env)?;
     let manner = if foreground {
         log::Manner::Foreground
     } else {
@@ -594,8 +581,9 @@ fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
 /// The contents of `token_file`, which must be ours and for nobody else's eyes.
 fn token(path: &Path) -> Result<Vec<u8>> {
     let what = || named("use token_file", path);
-    let file = fs::metadata(path).map_err(|e| Error::file("use token_file", path, e))?;
-    if file.uid() != nix_euid() {
+    let (text, file) =
+        files::read_named(path).map_err(|e| Error::file("use token_file", path, e))?;
+    if file.uid() != nix::unistd::geteuid().as_raw() {
         return Err(Error::cannot(
             what(),
             format!("it belongs to uid {}", file.uid()),
@@ -605,7 +593,6 @@ fn token(path: &Path) -> Result<Vec<u8>> {
         return Err(Error::cannot(what(), "others may read it")
             .with_hint(format!("chmod 600 {}", path.display())));
     }
-    let text = fs::read(path).map_err(|e| Error::file("use token_file", path, e))?;
     let token = text.trim_ascii().to_vec();
     if token.is_empty() {
         return Err(Error::cannot(what(), "it is empty"));

@@ -1,14 +1,16 @@
 //! Files that appear whole, and folders that are nobody else's.
 
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::clock::Mono;
 
 /// How often a folder is made anew that somebody removes while it is made.
 const REMOVED: usize = 8;
+/// Far more than a person writes into a file, or bpm into one of its own that is read as a whole.
+const LARGEST: u64 = 16 << 20;
 
 /// Writes a file that a reader sees as it was or as it is now, never half. Not flushed to the disk:
 /// it must outlive us, not the machine, and file systems order a rename after its data.
@@ -90,6 +92,28 @@ pub fn open_plain(path: &Path) -> io::Result<File> {
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    }
+}
+
+/// What is in a file that people name, and whose it is. A link leads to it, a FIFO is refused: it would
+/// keep its reader waiting.
+///
+/// # Errors
+/// It can't be read, or is larger than anything of that kind.
+pub fn read_named(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    let about = file.metadata()?;
+    if about.file_type().is_fifo() {
+        return Err(io::Error::other("it is a FIFO, not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > LARGEST {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok((bytes, about)),
     }
 }
 

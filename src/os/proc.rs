@@ -8,6 +8,9 @@ use std::time::Duration;
 use super::group::{self, Proc};
 use crate::table::{Set, Table};
 
+/// How much of somebody's command line is told, in characters.
+const SHOWN: usize = 200;
+
 /// What a group of processes uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -117,7 +120,7 @@ pub fn start_time(pid: i32) -> Option<u64> {
 }
 
 /// Its arguments with blanks between, or its name in brackets where it has none (a kernel thread, one
-/// that has ended). At most 4,096 bytes.
+/// that has ended). One line of at most 4,096 bytes, whatever is in them.
 pub fn cmdline(pid: i32) -> Option<String> {
     let mut line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     line.truncate(4096);
@@ -125,22 +128,23 @@ pub fn cmdline(pid: i32) -> Option<String> {
         line.pop();
     }
     if line.is_empty() {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        return Some(format!("[{}]", name.trim_end()));
+        let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+        return Some(format!("[{}]", in_line(name.trim_ascii_end())));
     }
-    for byte in &mut line {
-        if *byte == 0 {
-            *byte = b' ';
-        }
-    }
-    Some(String::from_utf8_lossy(&line).into_owned())
+    Some(in_line(&line))
+}
+
+/// Others choose their arguments: what ends a line or steers a terminal is a blank.
+fn in_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.replace(char::is_control, " ")
 }
 
 /// Its program as it was called, without its arguments: those may be secrets that came from its environment.
 pub fn program(pid: i32) -> Option<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     match line.split(|b| *b == 0).next() {
-        Some(first) if !first.is_empty() => Some(String::from_utf8_lossy(first).into_owned()),
+        Some(first) if !first.is_empty() => Some(in_line(first)),
         _ => cmdline(pid),
     }
 }
@@ -249,7 +253,12 @@ pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
         Some(_) => program(holder),
         None => cmdline(holder),
     };
-    Some((holder, line.unwrap_or_default()))
+    let mut line = line.unwrap_or_default();
+    if let Some((end, _)) = line.char_indices().nth(SHOWN) {
+        line.truncate(end);
+        line.push_str("...");
+    }
+    Some((holder, line))
 }
 
 /// How many processes the kernel has killed for memory, in our control group or, where that can't be
@@ -394,6 +403,14 @@ mod tests {
             (cmdline(child.pid)? == "sleep 60").then_some(())
         });
         assert_eq!(program(child.pid).as_deref(), Some("sleep"));
+        // Others choose their arguments: none ends the line or steers a terminal.
+        let steering = shell(":; sleep 60 # \n\x1b[31m", &[]);
+        eventually("it has its arguments", || {
+            let line = cmdline(steering.pid)?;
+            (line.contains("sleep 60 #  ") && !line.contains(char::is_control)).then_some(())
+        });
+        signal_group(steering.pid, libc::SIGKILL);
+        ended(steering.pid);
         signal_group(child.pid, libc::SIGKILL);
         eventually("it has ended", || {
             (cmdline(child.pid)? == "[sleep]").then_some(())

@@ -243,11 +243,10 @@ impl Supervisor {
             }
             u.changed = true;
         }
-        let text = match &result {
-            Ok(()) => "build ok".to_string(),
-            Err(why) => format!("build failed: {why}"),
-        };
-        self.happened(Some(unit), "build", text);
+        match &result {
+            Ok(()) => self.happened(Some(unit), "build", "build ok".into()),
+            Err(why) => self.trouble(Some(unit), "build", format!("build failed: {why}")),
+        }
         self.queue.push_back(Event::Built { unit, id, result });
     }
 }

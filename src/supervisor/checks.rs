@@ -395,7 +395,7 @@ impl Supervisor {
             What::Ready => {}
             What::Health => {
                 if !good {
-                    self.happened(Some(unit), "health", format!("not healthy: {saw}"));
+                    self.trouble(Some(unit), "health", format!("not healthy: {saw}"));
                 }
                 self.queue.push_back(Event::Health {
                     unit,

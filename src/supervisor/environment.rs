@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{self, EnvFile, Environment, Mode, PortWish, Process, Toggle};
 use crate::error::reason;
 use crate::hub::BuildOutcome;
 use crate::lifecycle::{Event, UnitId};
+use crate::os::files;
 use crate::os::group;
 use crate::os::net::{self, Accept};
 use crate::os::proc;
@@ -165,7 +165,13 @@ impl Supervisor {
             Err(e) => {
                 let found = if e.step == Step::Program && e.error.kind() == io::ErrorKind::NotFound
                 {
-                    "direnv is not installed, and the project has an .envrc: install it, or set direnv = false".into()
+                    let wanted = match self.setup.config.direnv {
+                        Toggle::Auto => "the project has an .envrc",
+                        Toggle::On | Toggle::Off => ".mcp-run says direnv = true",
+                    };
+                    format!(
+                        "direnv is not installed, and {wanted}: install it, or set direnv = false"
+                    )
                 } else {
                     format!("direnv: {e}")
                 };
@@ -329,7 +335,7 @@ impl Supervisor {
                     .map(|u| u.process.name.clone())
                     .unwrap_or_default();
                 let why = format!("cannot start {name}: {why}");
-                self.happened(Some(unit), "exit", why.clone());
+                self.trouble(Some(unit), "exit", why.clone());
                 self.queue.push_back(Event::NotSpawned {
                     unit,
                     generation,
@@ -351,12 +357,14 @@ impl Supervisor {
 }
 
 fn read_env_file(file: &EnvFile) -> Result<Vec<(String, String)>, String> {
-    let shown = |p: &Path| p.display().to_string();
-    match std::fs::read_to_string(&file.path) {
-        Ok(text) => {
-            config::parse_dotenv(&text, &shown(&file.path)).map_err(|fault| fault.to_string())
-        }
+    let wrong = |why: &str| Err(format!("env_file {:?}: {why}", file.path));
+    match files::read_named(&file.path) {
+        Ok((bytes, _)) => match std::str::from_utf8(&bytes) {
+            Ok(text) => config::parse_dotenv(text, &file.path.display().to_string())
+                .map_err(|fault| fault.to_string()),
+            Err(_) => wrong("it is not UTF-8"),
+        },
         Err(e) if file.optional && e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(format!("env_file {:?}: {}", file.path, reason(&e))),
+        Err(e) => wrong(&reason(&e)),
     }
 }

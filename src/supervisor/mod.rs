@@ -44,6 +44,8 @@ use crate::table::{Set, Table};
 use crate::tape::{Kind, Limits, Tape};
 use crate::watch::Watcher;
 
+pub use reload::read_config;
+
 use builds::Build;
 use checks::Checking;
 use environment::{Base, Prep};

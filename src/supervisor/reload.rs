@@ -1,16 +1,33 @@
 //! Reading `.mcp-run` anew: what did not change is not touched.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::Mono;
 use crate::config::{self, Config, Diff};
-use crate::error::reason;
+use crate::error::{Error, Result, named};
 use crate::hub::{Reloaded, Reply, STOPPING, Slot};
 use crate::journal::Level;
 use crate::lifecycle::{Order, UnitId};
+use crate::os::files;
+use crate::paths::CONFIG_FILE;
 
 use super::orders::Kind;
 use super::{Phase, Supervisor, log_limits, policy};
+
+/// Reads the configuration of a project.
+///
+/// # Errors
+/// All mistakes in it; it can't be read; running as root, somebody else could write it.
+pub fn read_config(root: &Path) -> Result<Config> {
+    let path = root.join(CONFIG_FILE);
+    let (bytes, file) = files::read_named(&path).map_err(|e| Error::file("read", &path, e))?;
+    let us = nix::unistd::geteuid().as_raw();
+    config::may_use(file.mode() & 0o7777, file.uid(), us)
+        .map_err(|why| Error::cannot(named("use", &path), why))?;
+    config::parse_bytes(&bytes, CONFIG_FILE, root)
+}
 
 impl Supervisor {
     /// A mistake in the file changes nothing.
@@ -30,9 +47,10 @@ impl Supervisor {
     }
 
     fn read_anew(&mut self, dry_run: bool, slot: Slot) {
-        let new = match self.read_config() {
+        let new = match read_config(&self.setup.config.root) {
             Ok(new) => new,
-            Err(errors) => {
+            Err(e) => {
+                let errors: Vec<String> = e.to_string().lines().map(Into::into).collect();
                 self.say(
                     Level::Error,
                     &format!("reload: nothing changed: {}", errors.join("; ")),
@@ -76,15 +94,6 @@ impl Supervisor {
         );
         self.happened(None, "reload", text);
         self.gather(Kind::Reload(Box::new(reloaded)), members, slot);
-    }
-
-    fn read_config(&self) -> Result<Config, Vec<String>> {
-        let root = &self.setup.config.root;
-        let path = root.join(".mcp-run");
-        let bytes = std::fs::read(&path)
-            .map_err(|e| vec![format!("cannot read {path:?}: {}", reason(&e))])?;
-        config::parse_bytes(&bytes, ".mcp-run", root)
-            .map_err(|e| e.to_string().lines().map(Into::into).collect())
     }
 
     /// New settings for all, and an order for each that needs one.

@@ -466,7 +466,7 @@ impl Supervisor {
             "the bpm before was killed; stopped what it left: {}",
             named.join(", ")
         );
-        self.happened(None, "leftovers", text.clone());
+        self.trouble(None, "leftovers", text.clone());
         Some(text)
     }
 

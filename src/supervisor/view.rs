@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::board::{BuildView, Snapshot, UnitView, log_trouble};
+use crate::board::{BuildView, Snapshot, State, UnitView, log_trouble};
 use crate::clock::Wall;
 use crate::config::{Mode, PortWish};
 use crate::journal::Level;
@@ -21,6 +21,15 @@ pub(super) fn project_name(root: &Path) -> String {
 impl Supervisor {
     /// A word for the log and for who asks what happened.
     pub(super) fn happened(&mut self, unit: Option<UnitId>, kind: &'static str, text: String) {
+        self.noted(Level::Info, unit, kind, text);
+    }
+
+    /// The same of what somebody should look at.
+    pub(super) fn trouble(&mut self, unit: Option<UnitId>, kind: &'static str, text: String) {
+        self.noted(Level::Warn, unit, kind, text);
+    }
+
+    fn noted(&mut self, level: Level, unit: Option<UnitId>, kind: &'static str, text: String) {
         let process = unit
             .and_then(|id| self.units.get(&id))
             .map(|u| u.process.name.clone());
@@ -28,7 +37,7 @@ impl Supervisor {
             Some(name) => format!("{name}: {text}"),
             None => text.clone(),
         };
-        self.say(Level::Info, &said);
+        self.say(level, &said);
         self.last_event += 1;
         let event = crate::board::EventView {
             seq: self.last_event,
@@ -126,9 +135,13 @@ impl Supervisor {
             None => false,
             Some((_, pid)) => passed || pid.is_none() && facts.pid.is_some(),
         };
+        let level = match facts.state {
+            State::Crashed | State::Failed => Level::Warn,
+            _ => Level::Info,
+        };
         unit.facts = Some(facts);
         if told {
-            self.happened(Some(id), "state", words);
+            self.noted(level, Some(id), "state", words);
         }
         true
     }
