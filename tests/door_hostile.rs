@@ -446,6 +446,87 @@ fn two_thousand_idle_connections_cost_little() {
     target.is_well();
 }
 
+/// Many who send megabytes, and not the last byte, take the memory of a few; who comes after them has his turn.
+#[test]
+fn half_bodies_cost_what_a_few_of_them_do() {
+    let target = Target::new();
+    target.is_well();
+    let rss = target.rss_kib();
+    let head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 4000000\r\n\r\n";
+    let most = [head.as_bytes(), &vec![b' '; 2 << 20]].concat();
+    let half = |i: usize| {
+        let mut stream: Box<dyn Write> = match i % 2 {
+            0 => {
+                let stream = target.connect();
+                stream.set_nonblocking(true).unwrap();
+                Box::new(stream)
+            }
+            _ => {
+                let stream = target.unix();
+                stream.set_nonblocking(true).unwrap();
+                Box::new(stream)
+            }
+        };
+        let _ = stream.write_all(if i % 4 == 1 {
+            &most[head.len()..]
+        } else {
+            &most
+        });
+        stream
+    };
+    let held: Vec<Box<dyn Write>> = (0..150).map(half).collect();
+    // Long enough that all of it was read that is going to be.
+    for _ in 0..50 {
+        target.is_well();
+    }
+    let now = target.rss_kib();
+    assert!(now < rss + (48 << 10), "{rss} KiB, then {now} KiB");
+    let body = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"{}}}",
+        " ".repeat(1 << 20)
+    );
+    let mut late = target.http();
+    late.send(post("", &body));
+    drop(held);
+    assert_eq!(late.response().json()["id"], 1);
+    target.is_well();
+    let now = target.rss_kib();
+    assert!(now < rss + 2_048, "{rss} KiB, then {now} KiB");
+}
+
+/// Where there is no room any more, who has just come is not closed for the next one to come.
+#[test]
+fn who_comes_when_it_is_full_is_served() {
+    let target = Target::new();
+    let halves = || {
+        let mut stream = target.connect();
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: loc")
+            .unwrap();
+        stream
+    };
+    let silent: Vec<UnixStream> = (0..1_100).map(|_| target.unix()).collect();
+    target.is_well();
+    let halves: Vec<TcpStream> = (0..1_100).map(|_| halves()).collect();
+    target.is_well();
+    let mut clients: Vec<Http> = (0..30).map(|_| target.http()).collect();
+    for http in &mut clients {
+        assert_eq!(http.get("/healthz").status, 200);
+    }
+    let mut lines = target.unix();
+    writeln!(
+        lines,
+        "{}",
+        json!({"jsonrpc": "2.0", "id": 1, "method": "ping"})
+    )
+    .unwrap();
+    let mut answer = String::new();
+    BufReader::new(lines).read_line(&mut answer).unwrap();
+    assert!(answer.contains("\"result\""), "{answer}");
+    drop((silent, halves));
+    target.is_well();
+}
+
 /// Nothing is polled for: without anything to do the door does not wake up.
 #[test]
 fn an_idle_door_sleeps() {

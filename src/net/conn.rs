@@ -26,6 +26,8 @@ const LAST_TIME: Duration = Duration::from_millis(500);
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// With more than this to be written, nothing more is read or produced for the connection.
 pub(super) const HIGH_WATER: usize = 64 << 10;
+/// A message of more bytes than this needs a place among the few that may be large at a time.
+const LARGE: usize = 32 << 10;
 /// With more than this, it is closed.
 const MAX_PENDING: usize = 16 << 20;
 
@@ -108,6 +110,16 @@ pub(super) enum Phase {
     Stream,
 }
 
+/// Whether a message that is large may grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It is none.
+    NoNeed,
+    /// All places are taken: nothing more of it is read until one is free.
+    Awaited,
+    Taken,
+}
+
 /// How a connection comes to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
@@ -149,6 +161,7 @@ pub(super) struct Conn {
     pub(super) end: End,
     pub(super) rbuf: Vec<u8>,
     pub(super) wbuf: Vec<u8>,
+    pub(super) place: Place,
     written: usize,
     /// When the first byte of the request under way came.
     began: Option<Mono>,
@@ -193,6 +206,7 @@ impl Conn {
             end: End::Open,
             rbuf: Vec::new(),
             wbuf: Vec::new(),
+            place: Place::NoNeed,
             written: 0,
             began: None,
             since: now,
@@ -289,6 +303,7 @@ impl Conn {
             End::Flushed { .. } if self.pending() > 0 || self.phase() != Phase::Reading => {}
             End::Flushed { linger: true } if !self.eof => {
                 self.sock.shutdown_write();
+                self.rbuf = Vec::new();
                 self.end = End::Lingering(now.after(LINGER_TIME));
             }
             End::Flushed { .. } => self.end = End::Dead,
@@ -321,7 +336,8 @@ impl Conn {
         let http = matches!(self.proto, Proto::Http(_));
         if let Some(stuck) = self.stuck {
             // A terminal that does not read (`bpm logs -f | less`) is no reason to cut the socket.
-            return http.then(|| stuck.after(WRITE_TIME));
+            // Unless somebody waits for its place.
+            return (http || self.place == Place::Taken).then(|| stuck.after(WRITE_TIME));
         }
         match self.began {
             Some(began) if reading => Some(began.after(READ_TIME)),
@@ -349,7 +365,11 @@ impl Conn {
         }
         match self.end {
             End::Lingering(_) => flags |= EpollFlags::EPOLLIN,
-            End::Open if self.phase() == Phase::Reading && self.takes_more() => {
+            End::Open
+                if self.phase() == Phase::Reading
+                    && self.takes_more()
+                    && self.place != Place::Awaited =>
+            {
                 flags |= EpollFlags::EPOLLIN;
             }
             End::Open | End::Flushed { .. } | End::Dead => {}
@@ -360,17 +380,30 @@ impl Conn {
         flags
     }
 
-    /// How soon it may be closed to make room: never one that is being answered.
-    pub(super) fn dispensable(&self) -> Option<(u8, Option<Mono>)> {
-        if self.ends.is_none() || !self.calls.is_empty() || self.phase() != Phase::Reading {
+    /// A message is under way of which more has come than many connections may have at a time.
+    pub(super) fn is_large(&self) -> bool {
+        let under_way = self.end == End::Open && self.phase() == Phase::Reading && !self.stalled;
+        under_way && self.rbuf.len() > LARGE
+    }
+
+    /// Nothing large is left to be written.
+    pub(super) fn is_slim(&self) -> bool {
+        self.pending() <= LARGE
+    }
+
+    /// How soon it may be closed to make room, the lesser the sooner: never one that is being answered, or that keeps a
+    /// proxy's place on the socket.
+    pub(super) fn dispensable(&self) -> Option<(u8, Mono)> {
+        let lines = matches!(self.proto, Proto::Lines { .. });
+        if lines || !self.calls.is_empty() || self.phase() != Phase::Reading {
             return None;
         }
+        // Half a request counts as none: else those who send halves would drive out who has just come.
         let class = match (self.spoke, self.rbuf.is_empty()) {
-            (false, true) => 0,
-            (false, false) => 1,
-            (true, true) => 2,
-            (true, false) => 3,
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
         };
-        Some((class, self.deadline))
+        Some((class, self.since))
     }
 }

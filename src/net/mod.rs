@@ -14,7 +14,7 @@ mod http;
 mod lines;
 mod pool;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -41,7 +41,7 @@ use crate::os::thread;
 use crate::table::Table;
 
 use calls::{Batch, Call, Finished};
-use conn::{Conn, End, Ends, Proto, Sock};
+use conn::{Conn, End, Ends, Place, Proto, Sock};
 pub use gate::Policy;
 use haste::{Haste, LOOK};
 use pool::Pool;
@@ -57,6 +57,8 @@ const READ_SIZE: usize = 64 << 10;
 const SPARE: usize = 64;
 /// After a message of more bytes free memory is given back.
 const BULK: usize = 256 << 10;
+/// So many connections may have a large message under way at a time.
+const PLACES: usize = 4;
 /// How many workers there may be.
 const WORKERS: usize = 3;
 /// How long the answers in flight may take at the end, at most.
@@ -236,6 +238,10 @@ struct Net {
     /// When to close whatever is in flight.
     drain: Option<Mono>,
     agents: usize,
+    /// Of [`PLACES`], those that are taken.
+    places: usize,
+    /// Who waits for one of them.
+    queue: VecDeque<u64>,
     scratch: Vec<u8>,
     /// There was a large message.
     bulk: bool,
@@ -284,6 +290,8 @@ impl Net {
             refusing: false,
             drain: None,
             agents: 0,
+            places: 0,
+            queue: VecDeque::new(),
             scratch: vec![0; READ_SIZE],
             bulk: false,
             message: Vec::new(),
@@ -384,6 +392,49 @@ impl Net {
         for token in std::mem::take(&mut self.again) {
             self.poll_call(token, now);
         }
+        self.seat(now);
+    }
+
+    /// A connection with a large message takes a place, or waits for one, and leaves it once that is answered. Memory is
+    /// bounded by this: what all may send at a time would be gigabytes.
+    fn place(&mut self, c: &mut Conn) {
+        match (c.is_large(), c.place) {
+            (true, Place::NoNeed) if self.places < PLACES => {
+                self.places += 1;
+                c.place = Place::Taken;
+            }
+            (true, Place::NoNeed) => {
+                self.queue.push_back(c.token);
+                c.place = Place::Awaited;
+            }
+            (false, Place::Taken) if c.is_slim() => self.leave(c),
+            (false, Place::Awaited) => c.place = Place::NoNeed,
+            (_, Place::Taken) | (true, Place::Awaited) | (false, Place::NoNeed) => {}
+        }
+    }
+
+    fn leave(&mut self, c: &mut Conn) {
+        if c.place == Place::Taken {
+            self.places -= 1;
+        }
+        c.place = Place::NoNeed;
+    }
+
+    /// Gives the places that are free to those who wait for one, in their order.
+    fn seat(&mut self, now: Mono) {
+        while self.places < PLACES {
+            let Some(token) = self.queue.pop_front() else {
+                return;
+            };
+            let Some(mut c) = self.conns.remove(&token) else {
+                continue;
+            };
+            if c.place == Place::Awaited {
+                c.place = Place::Taken;
+                self.places += 1;
+            }
+            self.put_back(c, now);
+        }
     }
 
     /// After a panic: the connection that was in hand is closed already, since it was out of the map. What
@@ -400,6 +451,8 @@ impl Net {
         }
         self.again = kept;
         self.agents = self.conns.values().filter(|c| c.counted).count();
+        let seated = self.conns.values().filter(|c| c.place == Place::Taken);
+        self.places = seated.count();
         self.tell_agents();
         self.count();
     }
@@ -573,7 +626,8 @@ impl Net {
         self.put_back(c, now);
     }
 
-    /// Closes the connection that is missed least: never asked anything, then half a request, then idle.
+    /// Closes the connection that is missed least: the oldest of those that have not asked for anything yet, then the
+    /// one that has been idle longest.
     fn make_room(&mut self) -> bool {
         let victim = self
             .conns
@@ -643,6 +697,7 @@ impl Net {
     /// Back into the map, or out of the house.
     fn put_back(&mut self, mut c: Box<Conn>, now: Mono) {
         self.carry_on(&mut c, now);
+        self.place(&mut c);
         c.settle(now);
         if c.end == End::Dead {
             self.forget(c);
@@ -678,6 +733,8 @@ impl Net {
             self.agents -= 1;
             self.tell_agents();
         }
+        self.leave(&mut c);
+        self.bulk |= c.rbuf.capacity() > BULK;
         // Closing the only descriptor takes it out of epoll.
         drop(c);
         self.count();
