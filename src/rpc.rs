@@ -26,6 +26,9 @@ pub const MAX_BATCH: usize = 100;
 /// once it is read, so the size alone bounds neither memory nor time.
 pub const MAX_VALUES: usize = 10_000;
 
+/// The deepest that lists and objects may be nested.
+pub const MAX_DEPTH: usize = 127;
+
 /// Why a message is not served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
@@ -96,28 +99,43 @@ pub struct Request {
     pub params: Map<String, Value>,
 }
 
-/// Reads JSON: one message, or a batch. Nesting is bounded by serde_json (127).
+/// Reads JSON: one message, or a batch. Nesting is bounded by serde_json ([`MAX_DEPTH`]).
 pub fn parse(bytes: &[u8]) -> Result<Value, Refusal> {
-    if bytes.len() > MAX_VALUES && values(bytes) > MAX_VALUES {
-        let text = format!("Invalid request: more than {MAX_VALUES} values");
-        return Err(Refusal::new(INVALID_REQUEST, text).status(400));
+    if bytes.len() > MAX_VALUES {
+        let (values, depth) = extent(bytes);
+        let refused = |code, text: String| Err(Refusal::new(code, text).status(400));
+        if depth > MAX_DEPTH {
+            let text = format!("Parse error: nested deeper than {MAX_DEPTH}");
+            return refused(PARSE_ERROR, text);
+        }
+        if values > MAX_VALUES {
+            let text = format!("Invalid request: more than {MAX_VALUES} values");
+            return refused(INVALID_REQUEST, text);
+        }
     }
     serde_json::from_slice(bytes)
         .map_err(|e| Refusal::new(PARSE_ERROR, format!("Parse error: {e}")).status(400))
 }
 
-/// How many values there are, or a few more.
-fn values(json: &[u8]) -> usize {
+/// How many values there are, or a few more; and how deep they are nested.
+fn extent(json: &[u8]) -> (usize, usize) {
     let (mut count, mut at) = (1, 0);
+    let (mut depth, mut deepest) = (0usize, 0);
     while let Some(byte) = json.get(at) {
         at += 1;
         match byte {
             b'"' => at = behind_string(json, at),
-            b',' | b'[' | b'{' => count += 1,
+            b',' => count += 1,
+            b'[' | b'{' => {
+                count += 1;
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    count
+    (count, deepest)
 }
 
 fn behind_string(json: &[u8], mut at: usize) -> usize {
@@ -235,14 +253,15 @@ mod tests {
 
     #[test]
     fn values_are_counted_before_they_are_read() {
-        for (count, json) in [
-            (1, r#""a,[{\"\\""#),
-            (4, r#"["\",",{"#),
-            (5, r#"{"a":[1,2,"]"]}"#),
-            (3, r#"[{}"#),
-            (1, "\"\\"),
+        for (count, depth, json) in [
+            (1, 0, r#""a,[{\"\\""#),
+            (4, 2, r#"["\",",{"#),
+            (5, 2, r#"{"a":[1,2,"]"]}"#),
+            (3, 2, r#"[{}"#),
+            (1, 0, "\"\\"),
+            (3, 1, "]]},[]"),
         ] {
-            assert_eq!(values(json.as_bytes()), count, "{json}");
+            assert_eq!(extent(json.as_bytes()), (count, depth), "{json}");
         }
         let many = |n: usize| format!("[{}0]", "{},".repeat(n));
         assert!(parse(many(MAX_VALUES / 2 - 1).as_bytes()).is_ok());
@@ -255,7 +274,14 @@ mod tests {
     fn what_is_no_message_is_refused() {
         assert_eq!(code("{"), PARSE_ERROR);
         assert_eq!(code(""), PARSE_ERROR);
-        assert_eq!(code(&"[".repeat(MAX_VALUES - 1)), PARSE_ERROR);
+        // However much there is of it.
+        for depth in [MAX_DEPTH + 1, MAX_VALUES - 1, 10 * MAX_VALUES] {
+            assert_eq!(code(&"[".repeat(depth)), PARSE_ERROR);
+            let whole = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(code(&whole), PARSE_ERROR);
+        }
+        let deep = format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
+        assert_eq!(code(&deep), INVALID_REQUEST);
         assert_eq!(code(&"9".repeat(10_000)), PARSE_ERROR);
         assert_eq!(code("\"\\ud800\""), PARSE_ERROR);
         for bad in [

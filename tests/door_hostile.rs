@@ -169,6 +169,7 @@ fn what_is_no_request_is_refused_and_closed() {
         (413, post("Content-Length: 4194305\r\n")),
         (400, post("Content-Length: -1\r\n")),
         (400, post("Content-Length: 1\r\nContent-Length: 2\r\n")),
+        (400, post("Content-Length: 2\r\nContent-Length: 2\r\n")),
         (400, post("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n")),
         (501, post("Transfer-Encoding: gzip\r\n")),
         (417, post("Expect: more\r\n")),
@@ -216,8 +217,9 @@ fn what_is_no_message_is_refused_and_the_connection_goes_on() {
     for (code, body) in [
         (-32700, "[".repeat(9_000)),
         (-32700, "{\"a\":".repeat(9_000)),
-        (-32600, "[".repeat(100_000)),
-        (-32600, "{\"a\":".repeat(100_000)),
+        (-32700, "[".repeat(100_000)),
+        (-32700, "{\"a\":".repeat(100_000)),
+        (-32600, format!("{{\"a\":[{}0]}}", "0,".repeat(100_000))),
         (
             -32700,
             format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"ping\"}}"),
