@@ -41,6 +41,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Without processes, and before anything happened.
+    pub fn new(project: String, root: PathBuf) -> Self {
+        Self {
+            seq: 0,
+            project,
+            root,
+            units: Vec::new(),
+            events: VecDeque::new(),
+            before: 0,
+            mode: Mode::Release,
+            release_at: None,
+            stopping: false,
+        }
+    }
+
     /// The process of that name.
     pub fn unit(&self, name: &str) -> Option<&Arc<UnitView>> {
         self.units.iter().find(|u| u.name == name)
@@ -102,6 +117,34 @@ pub struct UnitView {
 }
 
 impl UnitView {
+    /// A process that nobody has started, with its logs.
+    pub fn idle(name: &str, log: Arc<Tape>, build_log: Arc<Tape>) -> Self {
+        Self {
+            name: name.into(),
+            kind: Kind::Command,
+            state: State::Stopped,
+            wanted: false,
+            mode: Mode::Release,
+            pid: None,
+            since: Wall::now(),
+            started: None,
+            ready: None,
+            healthy: None,
+            restarts: 0,
+            crashes: 0,
+            next_start: None,
+            stale: false,
+            build: None,
+            exits: Arc::default(),
+            depends_on: Vec::new(),
+            rolled_back: false,
+            reason: None,
+            port: None,
+            log,
+            build_log,
+        }
+    }
+
     /// Why its lines, or those of its builds, are not written to disk now.
     pub fn log_trouble(&self) -> Option<String> {
         log_trouble(&self.log, &self.build_log)
@@ -128,8 +171,8 @@ impl UnitView {
 pub struct BuildView {
     /// Rises by one with each build of the process (also the run number in the build log).
     pub id: u64,
-    /// `queued`, `running`, `ok`, `failed`, `cancelled`.
-    pub state: &'static str,
+    /// How far it is.
+    pub state: BuildState,
     /// While it runs: `environment`, `compiling`, `waiting for cargo's lock`, ...; null otherwise.
     pub phase: Option<String>,
     /// What for.
@@ -144,6 +187,56 @@ pub struct BuildView {
     pub ok: Option<bool>,
     /// The first errors.
     pub errors: Arc<Vec<BuildError>>,
+}
+
+impl BuildView {
+    /// One that has not begun.
+    pub fn queued(id: u64, mode: Mode) -> Self {
+        Self {
+            id,
+            state: BuildState::Queued,
+            phase: Some("waiting for its turn".into()),
+            mode,
+            at: Wall::now(),
+            began: None,
+            took: None,
+            ok: None,
+            errors: Arc::default(),
+        }
+    }
+}
+
+/// How far a build is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildState {
+    /// Another one is under way.
+    Queued,
+    /// It is under way.
+    Running,
+    /// It made what it was to make.
+    Ok,
+    /// It did not.
+    Failed,
+    /// Nobody wanted it any more.
+    Cancelled,
+}
+
+impl BuildState {
+    /// As in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// It has not ended yet.
+    pub fn is_under_way(self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
+    }
 }
 
 /// One exit.

@@ -468,7 +468,6 @@ mod tests {
     use super::*;
     use crate::board::{Board, Snapshot};
     use crate::clock::Wall;
-    use crate::config::Mode;
     use crate::hub::{Identity, Letter, Letters};
     use crate::plan::{Exec, Wanted};
     use crate::tape::Limits;
@@ -503,26 +502,9 @@ mod tests {
 
     impl House {
         fn new(name: &str) -> Self {
-            let board = Board::new(Snapshot {
-                seq: 1,
-                project: name.into(),
-                root: "/".into(),
-                units: Vec::new(),
-                events: Default::default(),
-                before: 0,
-                mode: Mode::Dev,
-                release_at: None,
-                stopping: false,
-            });
-            let identity = Identity {
-                instance_id: "test".into(),
-                pid: 1,
-                started: Mono::now(),
-                started_at: Wall::now(),
-                url: None,
-                socket: None,
-            };
-            let (hub, letters) = Hub::new(board, identity, Mailbox::new().unwrap().waker(0));
+            let board = Board::new(Snapshot::new(name.into(), "/".into()));
+            let bell = Mailbox::new().unwrap().waker(0);
+            let (hub, letters) = Hub::new(board, Identity::nobody(), bell);
             let limits = Limits {
                 lines: 10_000,
                 bytes: 8 << 20,

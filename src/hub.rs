@@ -99,6 +99,32 @@ pub struct Done {
     pub took: Duration,
 }
 
+impl Done {
+    /// Not ok, and nothing else is known.
+    pub fn new(name: String) -> Self {
+        Self {
+            name,
+            ok: false,
+            mode: Mode::Release,
+            pid: None,
+            previous_pid: None,
+            build: None,
+            ready: None,
+            gap: None,
+            reason: None,
+            old_serves: false,
+            rolled_back: false,
+            exit: None,
+            tail: Vec::new(),
+            release_in: None,
+            signalled: false,
+            killed: 0,
+            leftovers: Vec::new(),
+            took: Duration::ZERO,
+        }
+    }
+}
+
 /// What a reload did or would do: names of processes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reloaded {
@@ -242,6 +268,20 @@ pub struct Identity {
     pub url: Option<String>,
     /// The Unix socket, if there is one.
     pub socket: Option<String>,
+}
+
+impl Identity {
+    /// No bpm: logs are read without one.
+    pub fn nobody() -> Self {
+        Self {
+            instance_id: String::new(),
+            pid: 0,
+            started: Mono::now(),
+            started_at: Wall::now(),
+            url: None,
+            socket: None,
+        }
+    }
 }
 
 /// The supervisor's inbox.

@@ -1,17 +1,16 @@
 //! The logs of a project as they lie on disk, for when there is no daemon: asked through the very tools that a
 //! daemon answers with, over a board of processes of which none runs.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::board::{Board, Snapshot, State, UnitView};
+use crate::board::{Board, Snapshot, UnitView};
 use crate::client::{Fault, Told};
-use crate::clock::{Mono, Wall};
-use crate::config::{Config, Kind, Mode};
+use crate::clock::Mono;
+use crate::config::Config;
 use crate::daemon::{Project, read_config};
 use crate::door::{Answer, Caller, ClientKind, Level, Service, Step, Via};
 use crate::error::{Error, Result};
@@ -66,25 +65,10 @@ impl Stored {
             Arc::new(unit(project, name, known.map_or(ALL, |p| log_limits(p))))
         });
         let board = Board::new(Snapshot {
-            seq: 1,
-            project: project.name(),
-            root: project.root.clone(),
             units: units.collect(),
-            events: VecDeque::new(),
-            before: 0,
-            mode: Mode::Release,
-            release_at: None,
-            stopping: false,
+            ..Snapshot::new(project.name(), project.root.clone())
         });
-        let nobody = Identity {
-            instance_id: String::new(),
-            pid: 0,
-            started: Mono::now(),
-            started_at: Wall::now(),
-            url: None,
-            socket: None,
-        };
-        let (hub, _) = Hub::new(board, nobody, mailbox.waker(0));
+        let (hub, _) = Hub::new(board, Identity::nobody(), mailbox.waker(0));
         Ok(Some(Self {
             tools: Tools::new(hub, Box::new(Kernel), Arc::new(Nowhere)),
             mailbox,
@@ -185,28 +169,7 @@ fn names(config: Option<&Config>, on_disk: &[String], named: &[String]) -> Vec<S
 /// A process that does not run, with the logs it left.
 fn unit(project: &Project, name: &str, limits: Limits) -> UnitView {
     let folder: Arc<Path> = project.dir.logs(name).into();
-    UnitView {
-        name: name.into(),
-        kind: Kind::Command,
-        state: State::Stopped,
-        wanted: false,
-        mode: Mode::Release,
-        pid: None,
-        since: Wall::now(),
-        started: None,
-        ready: None,
-        healthy: None,
-        restarts: 0,
-        crashes: 0,
-        next_start: None,
-        stale: false,
-        build: None,
-        exits: Arc::default(),
-        depends_on: Vec::new(),
-        rolled_back: false,
-        reason: None,
-        port: None,
-        log: Tape::stored(Arc::clone(&folder), tape::Kind::Runs, limits),
-        build_log: Tape::stored(folder, tape::Kind::Builds, limits),
-    }
+    let log = Tape::stored(Arc::clone(&folder), tape::Kind::Runs, limits);
+    let build_log = Tape::stored(folder, tape::Kind::Builds, limits);
+    UnitView::idle(name, log, build_log)
 }

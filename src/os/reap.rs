@@ -27,6 +27,22 @@ pub enum End {
     },
 }
 
+impl End {
+    /// By itself, with exit code 0.
+    pub fn is_success(self) -> bool {
+        self == Self::Code(0)
+    }
+
+    /// Err: not with exit code 0, but in words (`exit code 3`, `signal KILL`).
+    pub fn into_result(self) -> Result<(), String> {
+        match self {
+            Self::Code(0) => Ok(()),
+            Self::Code(code) => Err(format!("exit code {code}")),
+            Self::Signal { number, .. } => Err(format!("signal {}", signal_name(number))),
+        }
+    }
+}
+
 /// A process that has been reaped: its number may be given to another one from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Death {

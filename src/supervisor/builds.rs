@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::board::BuildView;
+use crate::board::{BuildState, BuildView};
 use crate::builder::{BuildJob, Builder};
 use crate::clock::{Mono, Wall};
 use crate::config::{self, Environment, Mode, Process};
@@ -42,17 +42,11 @@ impl Supervisor {
             return;
         };
         let run = u.build_log.begin(Wall::now());
-        let began = Mono::now();
         u.build = Some(BuildView {
-            id: run,
-            state: "running",
+            state: BuildState::Running,
             phase: None,
-            mode,
-            at: Wall::now(),
-            began: Some(began),
-            took: None,
-            ok: None,
-            errors: Arc::default(),
+            began: Some(Mono::now()),
+            ..BuildView::queued(run, mode)
         });
         u.changed = true;
         let text = format!("building for {}", mode.as_str());
@@ -180,12 +174,7 @@ impl Supervisor {
         let Some(build) = self.builds.iter().find(|b| b.pid == death.pid) else {
             return false;
         };
-        let words = super::runs::end_words(death.end);
-        build.builder.exited(if words == "exit code 0" {
-            Ok(())
-        } else {
-            Err(words)
-        });
+        build.builder.exited(death.end.into_result());
         true
     }
 
@@ -231,9 +220,9 @@ impl Supervisor {
             if let Some(build) = &mut u.build {
                 u.build_log.end(build.id, Wall::now(), &words);
                 build.state = match (&result, cancelled) {
-                    (Ok(()), _) => "ok",
-                    (Err(_), true) => "cancelled",
-                    (Err(_), false) => "failed",
+                    (Ok(()), _) => BuildState::Ok,
+                    (Err(_), true) => BuildState::Cancelled,
+                    (Err(_), false) => BuildState::Failed,
                 };
                 build.phase = None;
                 build.took = build.began.map(|at| Mono::now().since(at));

@@ -21,7 +21,6 @@ use crate::paths::LONGEST_SOCKET_PATH;
 use crate::plan::{Exec, Expand};
 use crate::probe::{self, Errand, Following, Prober, Rhythm, Target, What};
 
-use super::runs::end_words;
 use super::{Key, Supervisor};
 
 /// What is looked at and how often, where that is asked for.
@@ -460,13 +459,7 @@ impl Supervisor {
             return false;
         };
         let Checking { key, attempt, .. } = self.checking.swap_remove(at);
-        let words = end_words(death.end);
-        let end = if words == "exit code 0" {
-            Ok(())
-        } else {
-            Err(words)
-        };
-        self.prober.ended(key, attempt, end);
+        self.prober.ended(key, attempt, death.end.into_result());
         true
     }
 }

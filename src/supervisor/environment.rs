@@ -15,7 +15,7 @@ use crate::os::files;
 use crate::os::group;
 use crate::os::net::{self, Accept};
 use crate::os::proc;
-use crate::os::reap::Death;
+use crate::os::reap::{Death, End};
 use crate::os::spawn::Step;
 use crate::plan::direnv;
 
@@ -189,21 +189,22 @@ impl Supervisor {
     }
 
     pub(super) fn finish_preps(&mut self) {
-        while let Some(at) = self.preps.iter().position(|p| p.death.is_some()) {
+        let dead = |preps: &[Prep]| {
+            let mut ended = preps.iter().zip(0..);
+            ended.find_map(|(prep, at)| Some((at, prep.death?)))
+        };
+        while let Some((at, death)) = dead(&self.preps) {
             let mut prep = self.preps.swap_remove(at);
             prep.read();
-            self.finish_prep(prep);
+            self.finish_prep(prep, death.end);
         }
     }
 
-    fn finish_prep(&mut self, prep: Prep) {
+    fn finish_prep(&mut self, prep: Prep, end: End) {
         if let Some(why) = prep.cancelled {
             return self.fail(prep.purpose, &why);
         }
-        let end = prep
-            .death
-            .map_or_else(String::new, |d| super::runs::end_words(d.end));
-        if end != "exit code 0" {
+        if let Err(end) = end.into_result() {
             let why = direnv::failure(&self.setup.config.root, &end, &prep.complained);
             return self.fail(prep.purpose, &why);
         }

@@ -210,16 +210,10 @@ impl Supervisor {
         let signals = Signals::new()?;
         let mailbox = Mailbox::new()?;
         let bell = mailbox.waker(0);
+        let root = setup.config.root.clone();
         let board = Board::new(Snapshot {
-            seq: 0,
-            project: view::project_name(&setup.config.root),
-            root: setup.config.root.clone(),
-            units: Vec::new(),
-            events: VecDeque::new(),
             before: state.event,
-            mode: Mode::Release,
-            release_at: None,
-            stopping: false,
+            ..Snapshot::new(view::project_name(&root), root)
         });
         let (hub, letters) = Hub::new(board, setup.identity.clone(), Arc::clone(&bell));
         let prober = Self::prober(&hub)?;

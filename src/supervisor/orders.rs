@@ -1,7 +1,5 @@
 //! Orders and their answers: one order may be for several processes, and is answered when all are.
 
-use std::time::Duration;
-
 use crate::board::{ExitView, State};
 use crate::clock::Mono;
 use crate::config::Mode;
@@ -209,10 +207,9 @@ impl Supervisor {
         let Some((id, unit)) = entry else {
             let reason = result.as_ref().err().map(words);
             return Done {
-                name: member.name.clone(),
                 reason,
                 took,
-                ..empty()
+                ..Done::new(member.name.clone())
             };
         };
         let facts = self.fleet.facts(id);
@@ -318,28 +315,5 @@ fn words(why: &Why) -> String {
             why.clone()
         }
         Why::Ended(_) => "it ended before it was good".into(),
-    }
-}
-
-fn empty() -> Done {
-    Done {
-        name: String::new(),
-        ok: false,
-        mode: Mode::Release,
-        pid: None,
-        previous_pid: None,
-        build: None,
-        ready: None,
-        gap: None,
-        reason: None,
-        old_serves: false,
-        rolled_back: false,
-        exit: None,
-        tail: Vec::new(),
-        release_in: None,
-        signalled: false,
-        killed: 0,
-        leftovers: Vec::new(),
-        took: Duration::ZERO,
     }
 }

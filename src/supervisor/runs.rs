@@ -239,7 +239,7 @@ impl Supervisor {
         let Some((key, death)) = found.and_then(|(k, b)| Some((*k, b.death?))) else {
             return;
         };
-        let success = death.end == End::Code(0);
+        let success = death.end.is_success();
         self.record_exit(key, death);
         self.end_checks(key);
         self.queue.push_back(Event::Exited {
@@ -274,7 +274,7 @@ impl Supervisor {
         let kills = proc::oom_kills();
         let oom = killed && !asked && kills > self.oom_kills;
         self.oom_kills = kills;
-        let crash = !asked && death.end != End::Code(0);
+        let crash = !asked && !death.end.is_success();
         let Some(unit) = self.units.get_mut(&key.0) else {
             return;
         };
@@ -545,13 +545,5 @@ impl Supervisor {
             }
             Sweep::Told | Sweep::Killed => {}
         }
-    }
-}
-
-/// `exit code 3`, `signal KILL`.
-pub(super) fn end_words(end: End) -> String {
-    match end {
-        End::Code(code) => format!("exit code {code}"),
-        End::Signal { number, .. } => format!("signal {}", reap::signal_name(number)),
     }
 }

@@ -179,17 +179,10 @@ impl Unit {
     /// The build under way, else one that waits for its turn, else the last one.
     fn show_build(&self, facts: &Facts) -> Option<BuildView> {
         match facts.queued {
-            Some(mode) if facts.building.is_none() => Some(BuildView {
-                id: self.build.as_ref().map_or(0, |b| b.id) + 1,
-                state: "queued",
-                phase: Some("waiting for its turn".into()),
-                mode,
-                at: Wall::now(),
-                began: None,
-                took: None,
-                ok: None,
-                errors: Arc::default(),
-            }),
+            Some(mode) if facts.building.is_none() => {
+                let last = self.build.as_ref().map_or(0, |b| b.id);
+                Some(BuildView::queued(last + 1, mode))
+            }
             _ => self.build.clone(),
         }
     }

@@ -384,24 +384,16 @@ impl Order {
         let new = |build: &&BuildView| build.ok.is_some() && Some(build.id) != known;
         let previous_pid = before.and_then(|unit| unit.pid);
         done.then(|| Done {
-            name: unit.name.clone(),
             ok: true,
             mode: unit.mode,
             pid: unit.pid,
             previous_pid,
             build: built.filter(new).cloned(),
             ready: unit.ready,
-            gap: None,
-            reason: None,
-            old_serves: false,
-            rolled_back: false,
-            exit: None,
-            tail: Vec::new(),
             release_in: board.release_at.map(|at| at.since(now)),
             signalled: previous_pid.is_some(),
-            killed: 0,
-            leftovers: Vec::new(),
             took: now.since(self.asked),
+            ..Done::new(unit.name.clone())
         })
     }
 

@@ -360,7 +360,7 @@ fn url(unit: &UnitView, group: Option<&Group>) -> Option<String> {
 pub(super) fn build(build: &BuildView, now: Mono) -> Value {
     object([
         ("id", build.id.into()),
-        ("state", build.state.into()),
+        ("state", build.state.as_str().into()),
         ("phase", or_null(build.phase.as_deref())),
         ("mode", build.mode.as_str().into()),
         ("at", build.at.rfc3339().into()),
@@ -514,7 +514,7 @@ fn unit_words(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
         text.push_str("  rolled back: the build before the newest runs\n");
     }
     if let Some(build) = unit.build.as_ref().filter(|build| !under_way(build)) {
-        let _ = write!(text, "  build {} {}", build.id, build.state);
+        let _ = write!(text, "  build {} {}", build.id, build.state.as_str());
         if let Some(took) = build.took {
             let _ = write!(text, " after {}", human(took));
         }

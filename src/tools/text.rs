@@ -117,7 +117,7 @@ pub(super) fn doing(unit: &UnitView, now: Mono) -> String {
         let _ = write!(text, ", pid {pid}");
     }
     if let Some(build) = unit.build.as_ref().filter(|b| under_way(b)) {
-        let _ = write!(text, "; build {} {}", build.id, build.state);
+        let _ = write!(text, "; build {} {}", build.id, build.state.as_str());
         if let Some(phase) = &build.phase {
             let _ = write!(text, " ({phase})");
         }
@@ -136,7 +136,7 @@ pub(super) fn doing(unit: &UnitView, now: Mono) -> String {
 
 /// A build that has not ended yet.
 pub(super) fn under_way(build: &BuildView) -> bool {
-    matches!(build.state, "queued" | "running")
+    build.state.is_under_way()
 }
 
 #[cfg(test)]

@@ -424,10 +424,11 @@ fn ended(unit: &UnitView, news: bool) -> Look {
 fn built(unit: &UnitView, news: bool) -> Look {
     match &unit.build {
         Some(build) if under_way(build) => Look::NotYet,
-        Some(build) if news => Look::Met(match build.took {
-            Some(took) => format!("build {} {} after {}", build.id, build.state, human(took)),
-            None => format!("build {} {}", build.id, build.state),
-        }),
+        Some(build) if news => {
+            let after = build.took.map(|took| format!(" after {}", human(took)));
+            let (state, after) = (build.state.as_str(), after.unwrap_or_default());
+            Look::Met(format!("build {} {state}{after}", build.id))
+        }
         Some(_) | None => match (resting(unit), unit.pid) {
             (Some(why), _) => Look::Never(why),
             // It runs without ever having been built: nothing is going to be, unless asked for.

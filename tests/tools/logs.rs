@@ -1,6 +1,6 @@
 //! `search_logs`, `search_build_log`.
 
-use bpm::board::State;
+use bpm::board::{BuildState, State};
 use bpm::clock::Wall;
 use bpm::door::Answer;
 use bpm::search::Stream;
@@ -305,7 +305,7 @@ fn a_failed_newest_build_is_told_with_the_logs() {
         "line 1\n[running build of 2026-11-21T02:46:50.123Z; the last build failed: see search_build_log]\n\
          [run 1 (-1) | 1 of 1 lines | next 1]"
     );
-    stage.change_unit("web", |web| web.build = Some(build(9, "ok")));
+    stage.change_unit("web", |web| web.build = Some(build(9, BuildState::Ok)));
     assert!(
         !stage
             .text("search_logs", json!({"process": "web"}))

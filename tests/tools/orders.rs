@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bpm::board::State;
+use bpm::board::{BuildState, State};
 use bpm::clock::Mono;
 use bpm::config::Mode;
 use bpm::door::Answer;
@@ -173,7 +173,7 @@ fn a_failed_start_tells_its_end_and_the_rollback() {
 #[test]
 fn an_order_that_takes_longer_goes_on_and_says_how_to_wait() {
     let stage = Stage::new(vec![unit("web"), unit("api")]);
-    stage.change_unit("web", |web| web.build = Some(build(8, "running")));
+    stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
     let mut asked = None;
     let args = json!({"process": "web", "timeout_seconds": 0});
     let step = stage.step("restart", args);
@@ -241,7 +241,7 @@ fn of_several_that_take_longer_those_that_are_done_are_told_apart() {
             api.pid = Some(4800);
             api.started = Some(Mono::now().after(Duration::from_secs(1)));
         });
-        stage.change_unit("web", |web| web.build = Some(build(8, "running")));
+        stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
         None
     });
     let (value, text) = stage.checked("restart", answer);
@@ -270,7 +270,7 @@ fn who_has_no_patience_hears_of_what_has_begun() {
     let Some(Letter::Ask(_, slot)) = stage.letters.pop() else {
         panic!("nothing was asked")
     };
-    stage.change_unit("web", |web| web.build = Some(build(8, "running")));
+    stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
     slot.begin();
     let answer = stage
         .poll(&mut *task, &mut Vec::new())

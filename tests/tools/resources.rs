@@ -1,6 +1,6 @@
 //! Resources, prompts, completions, pages.
 
-use bpm::board::State;
+use bpm::board::{BuildState, State};
 use bpm::clock::Mono;
 use bpm::door::Answer;
 use bpm::door::Level;
@@ -25,7 +25,7 @@ fn contents(answer: Answer) -> (String, String) {
 #[test]
 fn resources_are_listed_read_and_watched() {
     let mut web = unit("web");
-    web.build = Some(build(1, "ok"));
+    web.build = Some(build(1, BuildState::Ok));
     print(&web.log, 3);
     let stage = Stage::new(vec![web, unit("api")]);
     let uris: Vec<Value> = stage

@@ -1,12 +1,12 @@
 //! The stage: boards and logs made by hand, an engine that the test plays, and what `net` does with a call.
 
-use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bpm::board::{Board, BuildError, BuildView, EventView, ExitView, Snapshot, State, UnitView};
+use bpm::board::{
+    Board, BuildError, BuildState, BuildView, EventView, ExitView, Snapshot, State, UnitView,
+};
 use bpm::clock::{Mono, Wall};
 use bpm::config::{Kind, Mode};
 use bpm::door::{Answer, Caller, ClientKind, Level, Service, Step, Task, Via};
@@ -67,8 +67,8 @@ impl Meter for FakeMeter {
 }
 
 pub(crate) fn unit(name: &str) -> UnitView {
+    let log = || Tape::new(LIMITS, 1, 1);
     UnitView {
-        name: name.into(),
         kind: Kind::Rust,
         state: State::Running,
         wanted: true,
@@ -77,19 +77,7 @@ pub(crate) fn unit(name: &str) -> UnitView {
         since: Wall(1_795_229_210_123),
         started: Some(Mono::now()),
         ready: Some(true),
-        healthy: None,
-        restarts: 0,
-        crashes: 0,
-        next_start: None,
-        stale: false,
-        build: None,
-        exits: Arc::default(),
-        depends_on: Vec::new(),
-        rolled_back: false,
-        reason: None,
-        port: None,
-        log: Tape::new(LIMITS, 1, 1),
-        build_log: Tape::new(LIMITS, 1, 1),
+        ..UnitView::idle(name, log(), log())
     }
 }
 
@@ -105,12 +93,8 @@ pub(crate) fn idle(name: &str, state: State) -> UnitView {
     }
 }
 
-pub(crate) fn build(id: u64, state: &'static str) -> BuildView {
-    let ok = match state {
-        "ok" => Some(true),
-        "failed" => Some(false),
-        _ => None,
-    };
+pub(crate) fn build(id: u64, state: BuildState) -> BuildView {
+    let ok = (!state.is_under_way()).then_some(state == BuildState::Ok);
     BuildView {
         id,
         state,
@@ -132,7 +116,7 @@ pub(crate) fn broken(id: u64) -> BuildView {
             column: Some(5),
             message: "E0308: mismatched types".into(),
         }]),
-        ..build(id, "failed")
+        ..build(id, BuildState::Failed)
     }
 }
 
@@ -165,14 +149,9 @@ pub(crate) fn event(seq: u64, process: &str, kind: &'static str, text: &str) -> 
 fn snapshot(units: Vec<UnitView>) -> Snapshot {
     Snapshot {
         seq: 1,
-        project: "shop".into(),
-        root: PathBuf::from("/home/me/shop"),
         units: units.into_iter().map(Arc::new).collect(),
-        events: VecDeque::new(),
-        before: 0,
         mode: Mode::Dev,
-        release_at: None,
-        stopping: false,
+        ..Snapshot::new("shop".into(), "/home/me/shop".into())
     }
 }
 
@@ -400,7 +379,7 @@ pub(crate) fn good(name: &str) -> Done {
         mode: Mode::Dev,
         pid: Some(4720),
         previous_pid: Some(4711),
-        build: Some(build(7, "ok")),
+        build: Some(build(7, BuildState::Ok)),
         ready: Some(true),
         gap: Some(Duration::from_millis(12)),
         reason: None,

@@ -1,6 +1,6 @@
 //! `wait`.
 
-use bpm::board::State;
+use bpm::board::{BuildState, State};
 use bpm::clock::Mono;
 use bpm::clock::Wall;
 use bpm::config::Kind;
@@ -35,7 +35,7 @@ fn wait_for_ready_is_met_once_it_is_and_told_when_it_can_not_be() {
     );
 
     // The old run is ready, but what was asked for is still built.
-    stage.change_unit("web", |web| web.build = Some(build(8, "running")));
+    stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
     let late = stage.data("wait", json!({"process": "web", "timeout_seconds": 0}));
     assert_eq!(late["met"], false);
     assert!(
@@ -144,7 +144,7 @@ fn wait_for_a_build_ends_with_it() {
     let stage = Stage::new(vec![unit("web")]);
     let value = stage.data("wait", json!({"process": "web", "for": "build"}));
     assert_eq!(value["met"], false, "there is none");
-    stage.change_unit("web", |web| web.build = Some(build(8, "queued")));
+    stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Queued)));
     let mut task = stage.waiting("wait", json!({"process": "web", "for": "build"}));
     let mut out = Vec::new();
     assert_eq!(stage.poll(&mut *task, &mut out), None);
