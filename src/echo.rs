@@ -30,8 +30,8 @@ pub struct Echo {
 struct Desk {
     mailbox: Arc<Mailbox>,
     bell: Arc<Waker>,
-    /// Whose processes' logs are passed through, besides those that were added.
-    hub: Option<Arc<Hub>>,
+    /// Whose processes' logs are passed through.
+    hub: Arc<Hub>,
     state: Mutex<State>,
     done: Condvar,
 }
@@ -51,32 +51,17 @@ struct Source {
 }
 
 impl Echo {
-    /// Starts; lines from standard output go to `out`, others to `err`. Escapes pass where that is a
-    /// terminal.
+    /// Passes the logs of all processes there are and will be through, builds too: lines from standard
+    /// output to `out`, others to `err`. Escapes pass where that is a terminal.
     ///
     /// # Errors
     /// No descriptor or no thread is to be had.
-    pub fn start(out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
-        Self::begin(out, err, None)
-    }
-
-    /// The same for all logs of all processes there are and will be, builds too.
-    ///
-    /// # Errors
-    /// As [`Echo::start`].
-    pub fn of_all(hub: &Arc<Hub>, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
-        let echo = Self::begin(out, err, Some(Arc::clone(hub)))?;
-        hub.board.watch(&echo.desk.bell);
-        echo.desk.bell.wake();
-        Ok(echo)
-    }
-
-    fn begin(out: OwnedFd, err: OwnedFd, hub: Option<Arc<Hub>>) -> io::Result<Self> {
+    pub fn start(hub: &Arc<Hub>, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
         let mailbox = Mailbox::new()?;
         let desk = Arc::new(Desk {
             bell: mailbox.waker(0),
             mailbox,
-            hub,
+            hub: Arc::clone(hub),
             state: Mutex::default(),
             done: Condvar::new(),
         });
@@ -87,21 +72,9 @@ impl Echo {
             target: Stream::Stdout,
         };
         thread::start("echo", thread::LARGE, Box::new(move || writer.run()))?;
+        hub.board.watch(&desk.bell);
+        desk.bell.wake();
         Ok(Self { desk })
-    }
-
-    /// Passes what this log gets from now on through, after `prefix`.
-    pub fn add(&self, prefix: &str, tape: &Arc<Tape>) {
-        self.desk.add(prefix, tape, tape.next_seq() - 1);
-        // For what came in between.
-        self.desk.bell.wake();
-    }
-
-    /// No more of this log.
-    pub fn remove(&self, tape: &Arc<Tape>) {
-        tape.unfollow(&self.desk.bell);
-        let mut state = self.desk.lock();
-        state.sources.retain(|s| !Arc::ptr_eq(&s.tape, tape));
     }
 
     /// Writes what is there, then ends. False: that took longer than `patience` (nobody reads the
@@ -127,30 +100,26 @@ impl Drop for Echo {
 }
 
 impl Desk {
-    fn add(&self, prefix: &str, tape: &Arc<Tape>, cursor: u64) {
-        let source = Source {
-            prefix: prefix.to_owned(),
-            tape: Arc::clone(tape),
-            cursor: AtomicU64::new(cursor),
-        };
-        self.lock().sources.push(Arc::new(source));
-        tape.follow(&self.bell);
-    }
-
     /// Takes up the logs of processes that came (a reload), from their first line on. A log whose
     /// process is gone stays until the end: what it got last is written still, and it costs nothing.
     fn meet(&self) {
-        let Some(hub) = &self.hub else { return };
-        let board = hub.board.now();
+        let board = self.hub.board.now();
         for unit in &board.units {
             for (prefix, tape) in [
                 (format!("[{}] ", unit.name), &unit.log),
                 ("[build] ".to_owned(), &unit.build_log),
             ] {
-                let known = |s: &Arc<Source>| Arc::ptr_eq(&s.tape, tape);
-                if !self.lock().sources.iter().any(known) {
-                    self.add(&prefix, tape, tape.origin());
+                let mut state = self.lock();
+                if state.sources.iter().any(|s| Arc::ptr_eq(&s.tape, tape)) {
+                    continue;
                 }
+                state.sources.push(Arc::new(Source {
+                    prefix,
+                    tape: Arc::clone(tape),
+                    cursor: AtomicU64::new(tape.origin()),
+                }));
+                drop(state);
+                tape.follow(&self.bell);
             }
         }
     }
@@ -186,9 +155,7 @@ impl Writer {
                 break;
             }
         }
-        if let Some(hub) = &self.desk.hub {
-            hub.board.unwatch(&self.desk.bell);
-        }
+        self.desk.hub.board.unwatch(&self.desk.bell);
         let mut state = self.desk.lock();
         for source in state.sources.drain(..) {
             source.tape.unfollow(&self.desk.bell);
@@ -281,7 +248,9 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+    use crate::board::{Board, Snapshot, UnitView};
     use crate::clock::Wall;
+    use crate::hub::Identity;
     use crate::tape::Limits;
 
     const LIMITS: Limits = Limits {
@@ -291,14 +260,18 @@ mod tests {
         disk: 0,
     };
 
-    fn echo() -> (Echo, io::PipeReader, io::PipeReader) {
+    /// An echo of one process, its log and that of its builds, and the other ends of the outputs.
+    fn echo() -> (Echo, [Arc<Tape>; 2], [io::PipeReader; 2]) {
+        let tapes = [(); 2].map(|()| Tape::new(LIMITS, 1, 1));
+        let [log, build_log] = tapes.clone();
+        let mut board = Snapshot::new("shop".into(), "/".into());
+        board.units = vec![Arc::new(UnitView::idle("web", log, build_log))];
+        let bell = Mailbox::new().unwrap().waker(0);
+        let (hub, _) = Hub::new(Board::new(board), Identity::nobody(), bell);
         let (out_end, out) = io::pipe().unwrap();
         let (err_end, err) = io::pipe().unwrap();
-        (
-            Echo::start(out.into(), err.into()).unwrap(),
-            out_end,
-            err_end,
-        )
+        let echo = Echo::start(&hub, out.into(), err.into()).unwrap();
+        (echo, tapes, [out_end, err_end])
     }
 
     fn all(mut end: io::PipeReader) -> String {
@@ -309,12 +282,8 @@ mod tests {
 
     #[test]
     fn lines_pass_with_their_names_up_to_the_last() {
-        let (echo, out, err) = echo();
-        let tapes = [0, 1].map(|_| Tape::new(LIMITS, 1, 1));
+        let (echo, tapes, [out, err]) = echo();
         let [web, build] = tapes.each_ref().map(|t| t.begin(Wall(1)));
-        tapes[0].append(web, Stream::Stdout, b"from before\n");
-        echo.add("[web] ", &tapes[0]);
-        echo.add("[build] ", &tapes[1]);
         tapes[0].append(web, Stream::Stdout, b"\x1b[32mup\x1b[0m\r\nunfin");
         tapes[1].append(build, Stream::Stderr, b"warning: x\n");
         tapes[0].append(web, Stream::Stdout, b"ished\nlast");
@@ -326,10 +295,8 @@ mod tests {
 
     #[test]
     fn nobody_reads_and_nobody_is_held_up() {
-        let (echo, out, err) = echo();
-        let tape = Tape::new(LIMITS, 1, 1);
+        let (echo, [tape, _], [out, err]) = echo();
         let run = tape.begin(Wall(1));
-        echo.add("[web] ", &tape);
         for n in 0..100_000 {
             tape.append(run, Stream::Stdout, format!("line {n}\n").as_bytes());
         }
@@ -351,11 +318,9 @@ mod tests {
 
     #[test]
     fn a_closed_output_is_no_end() {
-        let (echo, out, err) = echo();
-        drop((out, err));
-        let tape = Tape::new(LIMITS, 1, 1);
+        let (echo, [tape, _], outputs) = echo();
+        drop(outputs);
         let run = tape.begin(Wall(1));
-        echo.add("", &tape);
         tape.append(run, Stream::Stdout, b"into the void\n");
         tape.append(run, Stream::Stderr, b"into the void\n");
         assert!(echo.finish(Duration::from_secs(10)));

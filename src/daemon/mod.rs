@@ -615,7 +615,7 @@ fn open_door(
 fn echo(hub: &Arc<Hub>) -> Option<Echo> {
     let out = io::stdout().as_fd().try_clone_to_owned().ok()?;
     let err = io::stderr().as_fd().try_clone_to_owned().ok()?;
-    Echo::of_all(hub, out, err).ok()
+    Echo::start(hub, out, err).ok()
 }
 
 /// Removes what a daemon is found by. For who holds the lock, or knows that nobody does.
