@@ -260,6 +260,30 @@ fn what_a_killed_daemon_did_not_write_down_is_found() {
 }
 
 #[test]
+fn garbage_in_its_files_keeps_nobody_from_starting() {
+    let house = House::new(NAP);
+    house.cli(["-d"]).exits(0);
+    let folder = house.state_folder().unwrap();
+    let long = "[".repeat(100_000);
+    for garbage in ["", "nonsense", "{}", "null", "{\"pid\":1}", &long] {
+        house.cli(["stop"]).exits(0);
+        for file in [
+            "daemon.lock",
+            "daemon.json",
+            "daemon.sock",
+            "daemon.log",
+            "state.json",
+        ] {
+            fs::write(folder.join(file), garbage).unwrap();
+        }
+        house.cli(["status"]).exits(3);
+        house.cli(["-d"]).exits(0);
+        house.cli(["status"]).exits(0);
+    }
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
 fn a_strangers_pid_is_not_signalled() {
     let house = House::new(NAP);
     house.cli(["-d"]).exits(0);

@@ -534,9 +534,12 @@ fn url(address: SocketAddr) -> String {
 
 fn open_socket(dir: &ProjectDir, path: &Path) -> Result<std::os::unix::net::UnixListener> {
     let folder = path.parent().unwrap_or(dir.path());
-    // We hold the lock: whatever socket is there is nobody's.
+    // We hold the lock, and the folder is nobody else's: whatever has that name goes.
     files::private_dir(folder)
-        .and_then(|()| unix_listener(path, true, Accept::AtOnce))
+        .and_then(|()| {
+            let _ = fs::remove_file(path);
+            unix_listener(path, true, Accept::AtOnce)
+        })
         .map_err(|e| Error::file("listen on", path, e))
 }
 
