@@ -793,7 +793,10 @@ fn secrets_are_not_quoted() {
         "3:13: \"env.A\" in [process.web]: expected a string, found an integer; put it in quotes"
     );
     let unquoted = bad("[process.web.env]\nTOKEN = hunter2\n");
-    for line in said.iter().chain(&unquoted) {
+    let whole = bad_process("env = \"TOKEN=hunter2\"");
+    let number = bad_process("env = 12345");
+    let all = [said, unquoted, whole, number].concat();
+    for line in &all {
         assert!(
             !line.contains("hunter2") && !line.contains("12345"),
             "{line}"

@@ -561,7 +561,11 @@ impl<'a> Doc<'a> {
             DeValue::Table(table) => Some((table, value.span().start)),
             _ => {
                 let key = keys::find(section.place, name)?;
-                self.accept::<()>(section, key, value.span().start, unfit(value));
+                let wrong = match name {
+                    "env" => refuse(value, format!("expected {}", key.kind)),
+                    _ => unfit(value),
+                };
+                self.accept::<()>(section, key, value.span().start, wrong);
                 None
             }
         }
