@@ -175,7 +175,7 @@ impl fmt::Display for Error {
                     } else {
                         format!("{kind}s")
                     };
-                    write!(f, " {plural}: {}", known.join(", "))?;
+                    write!(f, " {plural}: {}", listed(known))?;
                 }
                 Ok(())
             }
@@ -193,6 +193,23 @@ impl std::error::Error for Error {}
 /// `read "/home/me/app/.mcp-run"`.
 pub fn named(verb: &str, path: &Path) -> String {
     format!("{verb} {:?}", path.display().to_string())
+}
+
+/// `api, web`; of very many the first ones, and how many more there are.
+pub fn listed(names: &[String]) -> String {
+    const MOST: usize = 2_000;
+    let mut text = String::new();
+    for (i, name) in names.iter().enumerate() {
+        if text.len() + name.len() > MOST {
+            let more = format!(" and {} more", names.len() - i);
+            return text + &more;
+        }
+        if i > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(name);
+    }
+    text
 }
 
 /// What the system says of an error, without Rust's "(os error 2)".

@@ -14,6 +14,7 @@ use crate::board::{BuildView, Snapshot, State, UnitView};
 use crate::clock::{Mono, human};
 use crate::config::Mode;
 use crate::door::{Answer, Caller, ClientKind, Step, Task};
+use crate::error::listed;
 use crate::hub::{Ask, Done, Hub, Reloaded, Reply, STOPPING, Slot};
 use crate::json::{list, object, or_null, seconds};
 use crate::number;
@@ -296,14 +297,14 @@ impl Order {
             text.push_str(&good_words(good, self.verb));
             text.push('\n');
         }
-        Answer::Fail(bounded(text.trim_end().into(), "see get_status"))
+        Answer::Fail(bounded(text.trim_end().into(), "see get_status", ""))
     }
 
     /// One process's data, or of `"*"` the list.
     fn data(&self, values: Vec<Value>, texts: Vec<String>) -> Answer {
         let text = match texts.is_empty() {
             true => "nothing to do".into(),
-            false => bounded(texts.join("\n"), "see get_status"),
+            false => bounded(texts.join("\n"), "see get_status", ""),
         };
         let mut values = values;
         if !self.all && values.len() == 1 {
@@ -670,7 +671,7 @@ fn reloaded(done: &Reloaded) -> Answer {
         ("unchanged", &done.unchanged),
     ] {
         if !names.is_empty() {
-            let _ = writeln!(text, "{what}: {}", names.join(", "));
+            let _ = writeln!(text, "{what}: {}", listed(names));
         }
     }
     for error in &done.errors {
@@ -679,6 +680,6 @@ fn reloaded(done: &Reloaded) -> Answer {
     if text.is_empty() {
         text.push_str("nothing to do");
     }
-    let text = bounded(text.trim_end().into(), "run bpm check");
+    let text = bounded(text.trim_end().into(), "run bpm check", "");
     Answer::Data { value, text }
 }

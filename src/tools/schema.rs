@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Failure, nearest};
+use crate::error::{Error, Failure, listed, nearest};
 use crate::json::{brief, entries, kind_of, list, object};
 
 /// One argument of a tool.
@@ -307,7 +307,7 @@ impl<'a> Args<'a> {
                     let mut text = format!("{tool} needs {:?}: {}", row.name, row.wants());
                     if row.of_process() {
                         text.push_str("; processes: ");
-                        text.push_str(&processes.join(", "));
+                        text.push_str(&listed(&processes));
                     }
                     faults.push(text);
                 }

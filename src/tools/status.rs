@@ -441,8 +441,8 @@ fn words(view: &View<'_>, wish: &Wish) -> String {
         }
         event_words(&mut text, event);
     }
-    let _ = write!(text, "[next {}]", newest(board));
-    bounded(text, "ask for one process")
+    let next = format!("[next {}]", newest(board));
+    bounded(text, "ask for one process", &next)
 }
 
 fn event_words(text: &mut String, event: &EventView) {

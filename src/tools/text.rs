@@ -54,12 +54,13 @@ pub(super) fn fitting<'a>(
     }
 }
 
-/// The text itself where it fits; else its first lines, and that there was more.
-pub(super) fn bounded(text: String, more: &str) -> String {
-    if text.len() <= LIMIT || text.chars().count() <= LIMIT {
+/// The text itself where it fits, else its first lines, and that there was more; and `last` in any case.
+pub(super) fn bounded(mut text: String, more: &str, last: &str) -> String {
+    if text.len() + last.len() <= LIMIT || text.chars().count() + last.len() <= LIMIT {
+        text.push_str(last);
         return text;
     }
-    let room = LIMIT - more.chars().count() - 50;
+    let room = LIMIT - more.chars().count() - last.len() - 50;
     let keep = fitting(text.lines(), room, false);
     let mut short = String::with_capacity(LIMIT);
     for line in text.lines().take(keep) {
@@ -68,20 +69,31 @@ pub(super) fn bounded(text: String, more: &str) -> String {
     }
     let left = text.lines().count() - keep;
     let _ = write!(short, "[{left} more lines left out: {more}]");
+    if !last.is_empty() {
+        let _ = write!(short, "\n{last}");
+    }
     short
+}
+
+/// The last lines that fit into `room` characters as [`tail`] writes them, clipped.
+pub(super) fn recent(lines: &[String], room: usize) -> Vec<String> {
+    let lines = lines.iter().map(|line| clip(line, LINE).into_owned());
+    let mut lines: Vec<String> = lines.collect();
+    let mut used = 0;
+    let fits = |line: &&String| {
+        used += line.chars().count() + 3;
+        used <= room
+    };
+    let keep = lines.iter().rev().take_while(fits).count();
+    lines.drain(..lines.len() - keep);
+    lines
 }
 
 /// The last lines that fit into `room` characters, each indented and clipped.
 pub(super) fn tail(lines: &[String], room: usize) -> String {
-    let lines: Vec<String> = lines
-        .iter()
-        .map(|line| format!("  {}", clip(line, LINE)))
-        .collect();
-    let keep = fitting(lines.iter().map(String::as_str), room, true);
     let mut text = String::new();
-    for line in &lines[lines.len() - keep..] {
-        text.push_str(line);
-        text.push('\n');
+    for line in recent(lines, room) {
+        let _ = writeln!(text, "  {line}");
     }
     text
 }
@@ -174,12 +186,19 @@ mod tests {
         assert_eq!(fitting(lines.into_iter(), 8, false), 2);
         assert_eq!(fitting(lines.into_iter(), 10, true), 2);
         assert_eq!(fitting(lines.into_iter(), 2, true), 0);
-        let long = bounded("0123456789\n".repeat(2_000), "ask for one");
+        let long = bounded("0123456789\n".repeat(2_000), "ask for one", "");
         assert!(long.chars().count() <= LIMIT);
         assert!(
             long.ends_with("more lines left out: ask for one]"),
             "{long}"
         );
-        assert_eq!(bounded("short".into(), "x"), "short");
+        let long = bounded("0123456789\n".repeat(2_000), "ask for one", "[next 7]");
+        assert!(long.chars().count() <= LIMIT);
+        assert!(long.ends_with("ask for one]\n[next 7]"), "{long}");
+        assert_eq!(bounded("short".into(), "x", ""), "short");
+        assert_eq!(
+            bounded("short\n".into(), "x", "[next 7]"),
+            "short\n[next 7]"
+        );
     }
 }

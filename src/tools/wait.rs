@@ -11,7 +11,7 @@ use super::Tools;
 use super::logs::bad_pattern;
 use super::schema::{Args, Field, Shape};
 use super::status::{cursor, exit, lines, newest};
-use super::text::{LINE, bounded, clip, doing, errors, tail, under_way};
+use super::text::{LIMIT, LINE, bounded, clip, doing, errors, recent, tail, under_way};
 use crate::board::{ExitView, Snapshot, State, UnitView};
 use crate::clock::{Mono, human};
 use crate::config::Kind;
@@ -29,6 +29,8 @@ const BITE: usize = 256 * 1024;
 const BITES: usize = 16;
 /// Lines of output in an answer that needs some.
 const TAIL: usize = 20;
+/// And characters of them, in its data too: that is all that some clients show.
+const ROOM: usize = 5_000;
 
 pub(super) const FOR: &[&str] = &["ready", "exit", "build", "log", "change"];
 
@@ -235,6 +237,7 @@ impl Wait {
             Look::NotYet => (false, "not yet".into(), None),
         };
         let tail = unit.map(|unit| self.tail(unit, met)).unwrap_or_default();
+        let tail = recent(&tail, ROOM);
         let next = match (&self.what, &line) {
             (What::Log(_), Some(line)) => line.seq,
             (What::Log(follow), None) => follow.cursor,
@@ -254,10 +257,7 @@ impl Wait {
                 ),
             ),
             ("seq", or_null(line.as_ref().map(|line| line.seq))),
-            (
-                "tail",
-                list(tail.iter().map(|line| clip(line, LINE).into_owned())),
-            ),
+            ("tail", list(tail)),
             ("next", next.into()),
         ]);
         Answer::Data { value, text }
@@ -307,10 +307,10 @@ impl Wait {
         }
         if !last.is_empty() {
             text.push_str("last lines:\n");
-            text.push_str(&tail(last, 5_000));
+            let room = LIMIT.saturating_sub(text.chars().count() + 100);
+            text.push_str(&tail(last, room.min(ROOM)));
         }
-        let _ = write!(text, "[next {next}]");
-        bounded(text, "search_logs")
+        bounded(text, "search_logs", &format!("[next {next}]"))
     }
 }
 

@@ -173,6 +173,7 @@ fn the_words_of_many_processes_stay_short() {
         text.contains("more lines left out: ask for one process"),
         "{text}"
     );
+    assert!(text.ends_with("\n[next 0]"), "{text}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The table of tools and the check of arguments.
 
 use bpm::door::Service;
+use bpm::hub::{Reloaded, Reply};
 use serde_json::Value;
 use serde_json::json;
 
@@ -183,6 +184,35 @@ fn an_unknown_process_is_answered_with_the_nearest() {
             .fail("wait", json!({"process": "*"}))
             .contains("unknown process")
     );
+}
+
+/// A project may have hundreds of processes, and an answer 10,000 characters.
+#[test]
+fn of_very_many_processes_the_first_are_named() {
+    let names: Vec<String> = (0..400)
+        .map(|i| format!("{i:04}-{}", "x".repeat(50)))
+        .collect();
+    let stage = Stage::new(names.iter().map(|name| unit(name)).collect());
+    let all = ["0000-", "0001-", " and 365 more"];
+    for args in [
+        json!({}),
+        json!({"process": "web"}),
+        json!({"process": 1, "a": 1}),
+    ] {
+        let text = stage.fail("restart", args);
+        assert!(text.chars().count() <= 10_000, "{}", text.len());
+    }
+    let text = stage.fail("restart", json!({"process": "web"}));
+    assert!(all.iter().all(|part| text.contains(part)), "{text}");
+    let done = Reloaded {
+        unchanged: names,
+        ..Reloaded::default()
+    };
+    let (_, answer) = stage.order("reload", json!({}), Reply::Reload(done));
+    let (value, text) = stage.checked("reload", answer);
+    assert_eq!(value["unchanged"].as_array().unwrap().len(), 400);
+    assert!(text.chars().count() <= 10_000, "{}", text.len());
+    assert!(all.iter().all(|part| text.contains(part)), "{text}");
 }
 
 #[test]

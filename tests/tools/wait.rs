@@ -106,6 +106,40 @@ fn wait_ends_at_once_where_it_can_not_be_met() {
     );
 }
 
+/// In the text as well as in the data, for there are clients that show only the one or the other.
+#[test]
+fn an_answer_with_long_last_lines_is_short_and_has_its_cursor() {
+    let mut web = idle("web", State::Failed);
+    let log = Arc::clone(&web.build_log);
+    let run = log.begin(Wall(0));
+    for _ in 0..40 {
+        log.append(
+            run,
+            Stream::Stderr,
+            format!("{}\n", "x".repeat(3_000)).as_bytes(),
+        );
+    }
+    let mut failed = broken(run);
+    let mut errors = vec![failed.errors[0].clone(); 10];
+    for error in &mut errors {
+        error.message = "m".repeat(3_000);
+    }
+    failed.errors = Arc::new(errors);
+    web.build = Some(failed);
+    let stage = Stage::new(vec![web]);
+    let answer = stage.call("wait", json!({"process": "web", "for": "build"}));
+    let (value, text) = stage.checked("wait", answer);
+    assert!(text.chars().count() <= 10_000, "{}", text.len());
+    assert!(text.ends_with("\n[next 0]"), "{text}");
+    assert!(text.contains("last lines:\n  xxx"), "{text}");
+    assert!(!value["tail"].as_array().unwrap().is_empty());
+    assert!(
+        value.to_string().len() <= 10_000,
+        "{}",
+        value.to_string().len()
+    );
+}
+
 #[test]
 fn wait_for_an_exit_takes_the_next_one_or_what_came_after_the_cursor() {
     let mut web = unit("web");
