@@ -312,6 +312,11 @@ fn large_messages_leave_nothing_behind() {
             assert_eq!(said["error"]["code"], code);
         }
     }
+    // One more byte than may be, and without an end.
+    line.write_all(&vec![b'x'; (4 << 20) + 1]).unwrap();
+    answer.clear();
+    answers.read_line(&mut answer).unwrap();
+    assert!(answer.contains("4 MiB"), "{answer}");
     target.is_well();
     let (now, most) = (target.rss_kib(), target.status("VmHWM:"));
     assert!(now < rss + 1_024, "{rss} KiB, then {now} KiB");

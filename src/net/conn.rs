@@ -303,7 +303,6 @@ impl Conn {
             End::Flushed { .. } if self.pending() > 0 || self.phase() != Phase::Reading => {}
             End::Flushed { linger: true } if !self.eof => {
                 self.sock.shutdown_write();
-                self.rbuf = Vec::new();
                 self.end = End::Lingering(now.after(LINGER_TIME));
             }
             End::Flushed { .. } => self.end = End::Dead,

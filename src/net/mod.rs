@@ -699,6 +699,11 @@ impl Net {
         self.carry_on(&mut c, now);
         self.place(&mut c);
         c.settle(now);
+        if let End::Lingering(_) = c.end {
+            // What comes now is thrown away, and so is what came.
+            self.bulk |= c.rbuf.capacity() > BULK;
+            c.rbuf = Vec::new();
+        }
         if c.end == End::Dead {
             self.forget(c);
             return;
