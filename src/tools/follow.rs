@@ -15,6 +15,7 @@ use crate::door::{Answer, Step, Task};
 use crate::hub::Hub;
 use crate::json::{entries, kind_of, list, object};
 use crate::os::poll::Waker;
+use crate::rpc;
 use crate::search::{Line, Matcher, Query, Stream};
 use crate::table::Table;
 use crate::tape::Tape;
@@ -407,26 +408,20 @@ fn emit(
             ("match", line.matched.into()),
         ])
     });
-    out.push(object([
-        ("jsonrpc", "2.0".into()),
-        ("method", "bpm/lines".into()),
-        (
-            "params",
-            object([
-                ("process", source.unit.name.as_str().into()),
-                ("build", builds.into()),
-                ("lines", list(lines)),
-                ("dropped", dropped.into()),
-                ("next", next.into()),
-            ]),
-        ),
-    ]));
+    let params = object([
+        ("process", source.unit.name.as_str().into()),
+        ("build", builds.into()),
+        ("lines", list(lines)),
+        ("dropped", dropped.into()),
+        ("next", next.into()),
+    ]);
+    out.push(rpc::notification("bpm/lines", params));
 }
 
 /// A JSON-RPC error: it can't be done.
 pub(super) fn failed(why: String) -> Answer {
     Answer::Error {
-        code: -32603,
+        code: rpc::INTERNAL_ERROR,
         message: why,
         data: None,
     }
@@ -435,7 +430,7 @@ pub(super) fn failed(why: String) -> Answer {
 /// A JSON-RPC error: the parameters do not fit.
 pub(super) fn refused(why: String) -> Answer {
     Answer::Error {
-        code: -32602,
+        code: rpc::INVALID_PARAMS,
         message: why,
         data: None,
     }

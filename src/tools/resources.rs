@@ -17,6 +17,7 @@ use crate::door::{Answer, Caller, Page, Step, Task, Watch};
 use crate::hub::{Ask, Hub, Reply, Slot};
 use crate::json::{list, object};
 use crate::os::poll::Waker;
+use crate::rpc;
 use crate::tape::Tape;
 
 const STATUS: &str = "bpm://status";
@@ -424,11 +425,8 @@ impl Task for Shutdown {
         }
         if self.told.as_ref() != Some(&left) {
             let names = list(left.iter().map(String::as_str));
-            out.push(object([
-                ("jsonrpc", "2.0".into()),
-                ("method", "bpm/stopping".into()),
-                ("params", object([("waiting_for", names)])),
-            ]));
+            let params = object([("waiting_for", names)]);
+            out.push(rpc::notification("bpm/stopping", params));
             self.told = Some(left);
         }
         None

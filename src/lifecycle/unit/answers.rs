@@ -3,6 +3,7 @@
 use crate::lifecycle::{Effect, Why};
 
 use super::{Goal, Rest, Unit};
+
 impl Unit {
     pub(super) fn fail_waiting(
         &mut self,

@@ -7,6 +7,7 @@ use crate::lifecycle::{Effect, Generation, UnitId, Why};
 use crate::number;
 
 use super::{Build, Built, Cancel, GIVE_UP, GOOD_AFTER, Goal, Needs, Run, Stop, Unit};
+
 impl Unit {
     /// First half: what time alone changes, and the build without which nothing can start is asked for.
     pub(in crate::lifecycle) fn prepare(

@@ -8,6 +8,7 @@ use crate::lifecycle::{Effect, Ended, Generation, Why};
 use crate::number;
 
 use super::{BREATH, Built, Cancel, GIVE_UP, Goal, Rest, Run, STABLE_AFTER, Stop, Unit};
+
 impl Unit {
     pub(in crate::lifecycle) fn built(
         &mut self,

@@ -4,6 +4,7 @@ use crate::clock::Mono;
 use crate::lifecycle::{Facts, State};
 
 use super::{GOOD_AFTER, Needs, Rest, Stop, Unit};
+
 impl Unit {
     /// Nothing runs and nothing is being built.
     pub(in crate::lifecycle) fn is_empty(&self) -> bool {
