@@ -4,23 +4,19 @@
 
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
-};
-use nix::sys::time::{TimeVal, TimeValLike};
-use nix::unistd::geteuid;
 use serde_json::Value;
 
 use crate::clock::Mono;
 use crate::error::{Error, Result, reason};
 use crate::json::{items, object};
 use crate::os::lock::{self, Lock};
+use crate::os::net::dial;
 use crate::os::notice::Notice;
 use crate::os::{files, group, peer, proc};
 use crate::paths::ProjectDir;
@@ -229,7 +225,7 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
 fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Option<Verdict> {
     let socket = match lock::holder(&dir.lock()) {
         Some(pid) => socket_of(dir, pid),
-        None => dir.socket(None, geteuid().as_raw()),
+        None => dir.socket(None, peer::our_uid()),
     };
     let stream = dial(&socket, until.since(Mono::now())).ok()?;
     let (pid, uid) = peer::unix_owner(&stream).ok()?;
@@ -248,7 +244,7 @@ fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Option<Verdict> {
 /// Where the daemon with that pid listens, by the environment that it was started in.
 fn socket_of(dir: &ProjectDir, pid: i32) -> PathBuf {
     let runtime = group::variable(pid, "XDG_RUNTIME_DIR").map(OsString::from_vec);
-    dir.socket(runtime.as_deref(), geteuid().as_raw())
+    dir.socket(runtime.as_deref(), peer::our_uid())
 }
 
 /// A descriptor of what the daemon says of itself, if it does, and the kernel of it. None: it has ended.
@@ -520,27 +516,15 @@ pub fn hello(kind: &str) -> Value {
     ])
 }
 
-/// A connection to a Unix socket, within the time given: connect(2) waits while the backlog of a
-/// daemon that accepts nothing is full, and only `SO_SNDTIMEO` ends that.
-pub fn dial(path: &Path, patience: Duration) -> std::io::Result<UnixStream> {
-    let fd = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    let millis = i64::try_from(patience.as_millis().max(1)).unwrap_or(i64::MAX);
-    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
-    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    Ok(UnixStream::from(fd))
-}
-
 fn lost(e: std::io::Error) -> Fault {
     Fault::Lost(reason(&e))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::socket::{Backlog, listen};
     use serde_json::json;
 
     use super::*;
@@ -623,15 +607,8 @@ mod tests {
     fn a_backlog_that_is_full_is_waited_for_no_longer_than_asked() {
         let path = std::env::temp_dir().join(format!("bpm-backlog-{}.sock", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        let listener = nix::sys::socket::socket(
-            AddressFamily::Unix,
-            SockType::Stream,
-            SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .unwrap();
-        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
         let before = Mono::now();
         // The backlog of 0 holds one connection; nobody accepts it, and nobody answers hello.
         let first = dial(&path, PATIENCE).unwrap();

@@ -1,17 +1,15 @@
 //! Passes what processes write through to bpm's own outputs, each line after the name of who wrote it.
 //! A follower like any other: it never holds up a process, and says what it missed.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use crate::hub::Hub;
-use crate::os::poll::{Mailbox, Waker, readable};
+use crate::os::poll::{Mailbox, Until, Waker, readable, wait};
 use crate::os::thread;
 use crate::search::{Stream, content, strip_into};
 use crate::tape::{RawLine, Tape};
@@ -212,7 +210,7 @@ impl Writer {
 
 #[derive(Debug)]
 struct Sink {
-    fd: Option<OwnedFd>,
+    fd: Option<File>,
     terminal: bool,
 }
 
@@ -220,7 +218,7 @@ impl Sink {
     fn new(fd: OwnedFd) -> Self {
         Self {
             terminal: fd.is_terminal(),
-            fd: Some(fd),
+            fd: Some(fd.into()),
         }
     }
 
@@ -229,13 +227,12 @@ impl Sink {
         while !bytes.is_empty()
             && let Some(fd) = &self.fd
         {
-            match nix::unistd::write(fd, bytes) {
+            match (&*fd).write(bytes) {
                 Ok(written) => bytes = &bytes[written..],
-                Err(Errno::EINTR) => {}
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 // Somebody else made our terminal non-blocking.
-                Err(Errno::EAGAIN) => {
-                    let mut asked = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-                    let _ = poll(&mut asked, PollTimeout::NONE);
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    let _ = wait(&[(fd.as_fd(), Until::Writable)], None);
                 }
                 Err(_) => self.fd = None,
             }

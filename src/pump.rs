@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::clock::Mono;
+use crate::os::fds::set_nonblocking;
 use crate::search::Stream;
 use crate::table::Table;
 use crate::tape::Tape;
@@ -100,8 +101,7 @@ impl Pumps {
         on_drained: OnDrained,
     ) -> io::Result<Pump> {
         for fd in [&stdout, &stderr] {
-            let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
-            fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+            set_nonblocking(fd, true)?;
         }
         let epoll = &self.desk.epoll;
         // Who is woken by a pipe that it does not know yet waits for this lock.

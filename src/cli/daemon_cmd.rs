@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
 use crate::daemon::{self, How, Project, Started, Wishes};
 use crate::error::{Error, Result};
-use crate::os::thread;
+use crate::os::{reap, thread};
 use crate::proxy;
 
 use super::orders::stop_all;
@@ -72,7 +69,7 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
                     super::complain(&error);
                 }
                 // The input is at its end: everything stops as when a person asks for it.
-                let _ = kill(Pid::this(), Signal::SIGTERM);
+                reap::ask_ourselves_to_stop();
             };
             thread::start("inward", thread::LARGE, Box::new(bridge)).map(drop)
         })),

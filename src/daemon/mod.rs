@@ -31,6 +31,7 @@ use crate::number;
 use crate::os::detach::{self, Ready, Side};
 use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
+use crate::os::peer::our_uid;
 use crate::os::{fds, files, memory, proc, reap};
 use crate::paths::ProjectDir;
 use crate::state::State;
@@ -298,9 +299,9 @@ struct Plan<'a> {
 fn serve(plan: Plan<'_>, behind: Behind) -> Result<Started> {
     let (project, how) = (plan.project, plan.how);
     let behind = RefCell::new(behind);
-    let done = take_lock(project).and_then(|lock| match lock {
-        Ok(lock) => run(plan, lock, &behind).map(|()| Started::Ended),
-        Err(pid) => match behind.replace(Behind::Nobody) {
+    let done = take_lock(project).and_then(|taken| match taken {
+        Taken::Ours(lock) => run(plan, lock, &behind).map(|()| Started::Ended),
+        Taken::Anothers(pid) => match behind.replace(Behind::Nobody) {
             Behind::Terminal(ready) => {
                 ready.already(pid);
                 Ok(Started::Ended)
@@ -318,11 +319,18 @@ fn serve(plan: Plan<'_>, behind: Behind) -> Result<Started> {
     }
 }
 
-/// Takes the project's lock. `Ok(Err(pid))`: another bpm was quicker, and serves.
+/// Whose the project's lock is.
+enum Taken {
+    Ours(Lock),
+    /// Another bpm was quicker, and serves: its pid.
+    Anothers(i32),
+}
+
+/// Takes the project's lock.
 ///
 /// # Errors
 /// Another one holds it and does not answer.
-fn take_lock(project: &Project) -> Result<std::result::Result<Lock, i32>> {
+fn take_lock(project: &Project) -> Result<Taken> {
     let path = project.dir.lock();
     let until = Mono::now().after(PATIENCE * 5);
     loop {
@@ -335,10 +343,10 @@ fn take_lock(project: &Project) -> Result<std::result::Result<Lock, i32>> {
         });
         let lock = taken.map_err(|e| Error::file("lock", &path, e))?;
         if let Some(lock) = lock {
-            return Ok(Ok(lock));
+            return Ok(Taken::Ours(lock));
         }
         match judge_lasting(project, "cli")? {
-            Verdict::Running(descriptor, _) => return Ok(Err(descriptor.pid)),
+            Verdict::Running(descriptor, _) => return Ok(Taken::Anothers(descriptor.pid)),
             // It has ended in between: ours now.
             Verdict::Stale(_) | Verdict::Stopped if Mono::now() < until => {}
             Verdict::Stale(_) | Verdict::Stopped => return Err(unhealthy(project, None)),
@@ -370,10 +378,9 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
         log.write(Level::Warn, "daemon", &trouble);
     }
     let tcp = listen(config.bind, over.port.unwrap_or(config.port), &mut state)?;
-    let socket = project.dir.socket(
-        project.env.get("XDG_RUNTIME_DIR"),
-        nix::unistd::geteuid().as_raw(),
-    );
+    let socket = project
+        .dir
+        .socket(project.env.get("XDG_RUNTIME_DIR"), our_uid());
     let unix = open_socket(&project.dir, &socket)?;
     let identity = identity(tcp.as_ref(), &socket);
     let descriptor = describe(project, &identity, socket);
@@ -586,7 +593,7 @@ fn token(path: &Path) -> Result<Vec<u8>> {
     let what = || named("use token_file", path);
     let (text, file) =
         files::read_named(path).map_err(|e| Error::file("use token_file", path, e))?;
-    if file.uid() != nix::unistd::geteuid().as_raw() {
+    if file.uid() != our_uid() {
         return Err(Error::cannot(
             what(),
             format!("it belongs to uid {}", file.uid()),

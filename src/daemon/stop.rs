@@ -174,12 +174,9 @@ fn end_running(
     Ok(true)
 }
 
-/// TERM, then KILL, to the pid whose start time matches: true if KILL was needed. One that is stopped
-/// (SIGSTOP) is continued, so that it can end in order.
+/// TERM, then KILL, to the pid whose start time matches: true if KILL was needed.
 fn end_unhealthy(daemon: &Descriptor) -> Result<bool> {
-    for signal in [libc::SIGTERM, libc::SIGCONT] {
-        group::signal_if(daemon.pid, daemon.process_start, signal);
-    }
+    group::tell_if(daemon.pid, daemon.process_start, libc::SIGTERM);
     if gone(daemon, UNHEALTHY)? {
         return Ok(false);
     }
@@ -213,9 +210,7 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
     let until = Mono::now().after(patience);
     if !patience.is_zero() {
         for process in &found {
-            for signal in [libc::SIGTERM, libc::SIGCONT] {
-                group::signal_if(process.pid, process.start, signal);
-            }
+            group::tell_if(process.pid, process.start, libc::SIGTERM);
         }
         for process in &found {
             let left = until.since(Mono::now());

@@ -25,16 +25,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{
     KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay,
 };
-use nix::sys::socket::{Backlog, listen, setsockopt};
 
 use crate::clock::Mono;
 use crate::door::{ClientKind, Level, Service};
 use crate::error::reason;
 use crate::mcp::Server;
 use crate::os::memory;
+use crate::os::net::widen_backlog;
 use crate::os::peer::{self, Diag};
 use crate::os::poll::{Mailbox, Waker};
 use crate::os::thread;
@@ -46,9 +47,6 @@ pub use gate::Policy;
 use haste::{Haste, LOOK};
 use pool::Pool;
 
-/// As many connections may wait to be accepted as the kernel allows. A number of ours would have to
-/// be one that nix takes for valid: at most 128 with musl.
-const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
 /// Out of descriptors or memory: accepting pauses for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How much of a connection is read at a time; the others have their turn then.
@@ -303,12 +301,12 @@ impl Net {
             // Accepted sockets inherit it, which spares a system call each.
             setsockopt(&tcp, TcpNoDelay, &true)?;
             tcp.set_nonblocking(true)?;
-            listen(&tcp, BACKLOG)?;
+            widen_backlog(&tcp)?;
             self.listeners.push(Listener::Tcp(tcp));
         }
         if let Some(unix) = listeners.unix {
             unix.set_nonblocking(true)?;
-            listen(&unix, BACKLOG)?;
+            widen_backlog(&unix)?;
             self.listeners.push(Listener::Unix(unix));
         }
         self.watch_listeners(EpollFlags::EPOLLIN, true)
@@ -586,12 +584,7 @@ impl Net {
                 Err(e)
                     if matches!(
                         e.raw_os_error(),
-                        Some(
-                            nix::libc::EMFILE
-                                | nix::libc::ENFILE
-                                | nix::libc::ENOMEM
-                                | nix::libc::ENOBUFS
-                        )
+                        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
                     ) =>
                 {
                     // The connection stays in the backlog, so epoll would ring at once again.

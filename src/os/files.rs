@@ -65,7 +65,7 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
 
 fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let us = nix::unistd::geteuid().as_raw();
+    let us = super::peer::our_uid();
     let folder = fs::metadata(path)?;
     // A link that somebody else put there leads where they want.
     for owner in [folder.uid(), fs::symlink_metadata(path)?.uid()] {

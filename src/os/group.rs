@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::poll::readable;
 use super::proc::{self, Stat};
 use crate::clock::Mono;
 use crate::table::Set;
@@ -46,6 +46,27 @@ pub fn signal_group(pgid: i32, signal: i32) -> bool {
 /// Sends a signal to a child of ours that is not reaped. False: there is no such process.
 pub fn signal(pid: i32, signal: i32) -> bool {
     pid > 1 && sent(unsafe_kill(pid, signal))
+}
+
+/// Tells a child of ours that is not reaped to end. CONT follows, since one that is stopped could not.
+pub fn tell(pid: i32, signal: i32) {
+    for signal in [signal, libc::SIGCONT] {
+        self::signal(pid, signal);
+    }
+}
+
+/// The same to all of a group, as [`signal_group`].
+pub fn tell_group(pgid: i32, signal: i32) {
+    for signal in [signal, libc::SIGCONT] {
+        signal_group(pgid, signal);
+    }
+}
+
+/// The same to the process that began then, as [`signal_if`].
+pub fn tell_if(pid: i32, start: u64, signal: i32) {
+    for signal in [signal, libc::SIGCONT] {
+        signal_if(pid, start, signal);
+    }
 }
 
 fn unsafe_kill(pid: i32, signal: i32) -> Result<(), Errno> {
@@ -104,14 +125,9 @@ pub fn wait_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
     let deadline = Mono::now().after(timeout);
     loop {
         let left = deadline.since(Mono::now());
-        // Rounded up: waking early would only mean another turn.
-        let left =
-            PollTimeout::try_from(left + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], left) {
-            Ok(0) if deadline.since(Mono::now()).is_zero() => return Ok(false),
-            Ok(0) | Err(Errno::EINTR) => {}
-            Ok(_) => return Ok(true),
-            Err(e) => return Err(e.into()),
+        let [ended] = readable([Some(fd.as_fd())], Some(left))?;
+        if ended || left.is_zero() {
+            return Ok(ended);
         }
     }
 }
@@ -257,7 +273,7 @@ pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
 /// that is dead has left. We are not among them.
 pub fn find_marked(prefix: &str) -> Vec<Proc> {
     let us = std::process::id() as i32;
-    let user = nix::unistd::geteuid().as_raw();
+    let user = super::peer::our_uid();
     proc::all_pids()
         .filter(|pid| *pid != us)
         .filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == user))

@@ -1,11 +1,12 @@
-//! Sockets that listen.
+//! Sockets that listen, and ways to connect.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -13,6 +14,7 @@ use nix::sys::socket::{
     bind, listen, socket,
 };
 use nix::sys::stat::{Mode, fchmod};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// As many connections may wait to be accepted as the kernel allows. A number of ours would have to
 /// be one that nix takes for valid: at most 128 with musl.
@@ -27,12 +29,17 @@ pub enum Accept {
     Waits,
 }
 
+/// Lets as many connections wait for this listener as the kernel allows.
+pub fn widen_backlog(listener: &impl AsFd) -> io::Result<()> {
+    Ok(listen(listener, BACKLOG)?)
+}
+
 /// Listens on a TCP port, 0 for any; a port whose last user has just left is no obstacle
 /// (SO_REUSEADDR). CLOEXEC.
 pub fn tcp_listener(ip: IpAddr, port: u16, accept: Accept) -> io::Result<TcpListener> {
     let listener = TcpListener::bind((ip, port))?;
     // Once more, for our own backlog: the library's differs between its versions.
-    listen(&listener, BACKLOG)?;
+    widen_backlog(&listener)?;
     listener.set_nonblocking(accept == Accept::AtOnce)?;
     Ok(listener)
 }
@@ -54,7 +61,7 @@ pub fn unix_listener(path: &Path, replace: bool, accept: Accept) -> io::Result<U
     // moment, and no umask is changed under other threads.
     fchmod(socket.as_fd(), Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(socket.as_raw_fd(), &address)?;
-    listen(&socket, BACKLOG)?;
+    widen_backlog(&socket)?;
     let listener = UnixListener::from(socket);
     listener.set_nonblocking(accept == Accept::AtOnce)?;
     Ok(listener)
@@ -68,6 +75,21 @@ pub fn unix_is_served(path: &Path) -> bool {
         sys::connect(socket.as_raw_fd(), &address)
     });
     matches!(connected, Ok(()) | Err(Errno::EAGAIN))
+}
+
+/// A connection to a Unix socket, within the time given: connect(2) waits while the backlog of a
+/// listener that accepts nothing is full, and only `SO_SNDTIMEO` ends that.
+pub fn dial(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let millis = i64::try_from(patience.as_millis().max(1)).unwrap_or(i64::MAX);
+    sys::setsockopt(
+        &socket,
+        sys::sockopt::SendTimeout,
+        &TimeVal::milliseconds(millis),
+    )?;
+    sys::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 fn unlink_socket(path: &Path) -> io::Result<()> {

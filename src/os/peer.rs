@@ -24,9 +24,14 @@ pub fn unix_owner(stream: &UnixStream) -> io::Result<(i32, u32)> {
     Ok((peer.pid(), peer.uid()))
 }
 
+/// Our effective uid.
+pub fn our_uid() -> u32 {
+    geteuid().as_raw()
+}
+
 /// Our uid or root.
 pub fn is_us(uid: u32) -> bool {
-    uid == 0 || uid == geteuid().as_raw()
+    uid == 0 || uid == our_uid()
 }
 
 /// A socket to ask the kernel whose TCP sockets are whose.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal};
+use nix::unistd::Pid;
 use signal_hook::SigId;
 use signal_hook::low_level;
 
@@ -168,6 +169,12 @@ const SIGNALS: [i32; 5] = [
     libc::SIGCHLD,
     libc::SIGUSR2,
 ];
+
+/// TERM, as when a person sends it: it comes by [`Signals`].
+pub fn ask_ourselves_to_stop() {
+    // We exist, and may.
+    let _ = kill(Pid::this(), Signal::SIGTERM);
+}
 
 /// Our terminal would tell us by SIGHUP that it goes away: we have one, and who started us did not ignore that signal
 /// (nohup(1)). To be asked before [`Signals::new`].

@@ -16,7 +16,7 @@ use crate::journal::Level;
 use crate::lifecycle::{Event, UnitId};
 use crate::os::notify::Receiver;
 use crate::os::reap::Death;
-use crate::os::{files, group};
+use crate::os::{files, group, peer};
 use crate::paths::LONGEST_SOCKET_PATH;
 use crate::plan::{Exec, Expand};
 use crate::probe::{self, Errand, Following, Prober, Rhythm, Target, What};
@@ -191,10 +191,7 @@ impl Supervisor {
                 .iter()
                 .find(|(n, _)| n == "XDG_RUNTIME_DIR")
                 .map(|(_, v)| v.as_os_str());
-            let folder = self
-                .setup
-                .dir
-                .short_folder(runtime, nix::unistd::geteuid().as_raw());
+            let folder = self.setup.dir.short_folder(runtime, peer::our_uid());
             files::private_dir(&folder)
                 .map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
             path = folder.join(name);

@@ -23,8 +23,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use crate::board::{Board, EventView, ExitView, Snapshot};
 use crate::clock::Mono;
 use crate::config::{Config, Mode, Process};
@@ -33,7 +31,7 @@ use crate::journal::{Journal, Level};
 use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Policy, Ticket, UnitId};
 use crate::os::fds::Nofile;
 use crate::os::memory;
-use crate::os::poll::{Mailbox, Waker};
+use crate::os::poll::{self, Mailbox, Until, Waker};
 use crate::os::reap::{self, Signals};
 use crate::paths::ProjectDir;
 use crate::plan;
@@ -404,33 +402,14 @@ impl Supervisor {
     }
 
     fn wait(&self, keeper: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut fds = vec![
-            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.mailbox.as_fd(), PollFlags::POLLIN),
-        ];
-        fds.extend(keeper.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let outputs: Vec<BorrowedFd<'_>> = self.preps.iter().flat_map(Prep::outputs).collect();
-        let ears: Vec<BorrowedFd<'_>> =
-            self.books.values().filter_map(|b| b.checks.ear()).collect();
-        fds.extend(ears.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
-        fds.extend(outputs.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
-        fds.extend(
-            self.watcher
-                .iter()
-                .map(|w| PollFd::new(w.as_fd(), PollFlags::POLLIN)),
-        );
-        let timeout = match self.deadline() {
-            None => PollTimeout::NONE,
-            Some(due) => {
-                // Rounded up: a wake-up just before a deadline would only wait again.
-                let left = due.since(Mono::now()) + Duration::from_micros(999);
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            }
-        };
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+        let own = [self.signals.as_fd(), self.mailbox.as_fd()];
+        let ears = self.books.values().filter_map(|b| b.checks.ear());
+        let outputs = self.preps.iter().flat_map(Prep::outputs);
+        let watcher = self.watcher.iter().map(Watcher::as_fd);
+        let all = own.into_iter().chain(keeper).chain(ears).chain(outputs);
+        let fds: Vec<_> = all.chain(watcher).map(|fd| (fd, Until::Readable)).collect();
+        let left = self.deadline().map(|due| due.since(Mono::now()));
+        poll::wait(&fds, left).map(drop)
     }
 
     fn deadline(&self) -> Option<Mono> {

@@ -11,6 +11,7 @@ use crate::hub::{Reloaded, Reply, STOPPING, Slot};
 use crate::journal::Level;
 use crate::lifecycle::{Order, UnitId};
 use crate::os::files;
+use crate::os::peer::our_uid;
 use crate::paths::CONFIG_FILE;
 
 use super::orders::Kind;
@@ -23,7 +24,7 @@ use super::{Phase, Supervisor, log_limits, policy};
 pub fn read_config(root: &Path) -> Result<Config> {
     let path = root.join(CONFIG_FILE);
     let (bytes, file) = files::read_named(&path).map_err(|e| Error::file("read", &path, e))?;
-    let us = nix::unistd::geteuid().as_raw();
+    let us = our_uid();
     config::may_use(file.mode() & 0o7777, file.uid(), us)
         .map_err(|why| Error::cannot(named("use", &path), why))?;
     config::parse_bytes(&bytes, CONFIG_FILE, root)

@@ -48,13 +48,6 @@ struct Leftover {
     timeout: Duration,
 }
 
-impl Leftover {
-    /// Its number may be another's by now: never that one.
-    fn send(&self, signal: i32) {
-        group::signal_if(self.proc.pid, self.proc.start, signal);
-    }
-}
-
 /// One run.
 pub(super) struct Book {
     pub(super) pid: i32,
@@ -129,11 +122,9 @@ impl Supervisor {
         };
         book.asked = true;
         for escaped in group::below(book.pid).iter().filter(|p| p.pgid != book.pid) {
-            group::signal(escaped.pid, book.stop_signal);
-            group::signal(escaped.pid, libc::SIGCONT);
+            group::tell(escaped.pid, book.stop_signal);
         }
-        group::signal_group(book.pid, book.stop_signal);
-        group::signal_group(book.pid, libc::SIGCONT);
+        group::tell_group(book.pid, book.stop_signal);
         self.telling.push((key, book.pid, book.stop_signal));
         self.stopped_of(key.0).signalled = true;
     }
@@ -150,8 +141,7 @@ impl Supervisor {
             if let Some((_, group, signal)) = told
                 && orphan.pgid != *group
             {
-                group::signal(orphan.pid, *signal);
-                group::signal(orphan.pid, libc::SIGCONT);
+                group::tell(orphan.pid, *signal);
             }
         }
     }
@@ -445,15 +435,14 @@ impl Supervisor {
             return None;
         }
         for left in &found {
-            left.send(left.signal);
-            left.send(libc::SIGCONT);
+            group::tell_if(left.proc.pid, left.proc.start, left.signal);
         }
         let began = Mono::now();
         for left in &found {
             let due = began.after(left.timeout);
             let gone = group::wait_gone(left.proc.pid, left.proc.start, due.since(Mono::now()));
             if !matches!(gone, Ok(true)) {
-                left.send(libc::SIGKILL);
+                group::signal_if(left.proc.pid, left.proc.start, libc::SIGKILL);
                 // What survives that as well is the kernel's business.
                 let _ = group::wait_gone(left.proc.pid, left.proc.start, GIVE_UP);
             }
@@ -535,8 +524,7 @@ impl Supervisor {
             }
             Sweep::Begun => {
                 for p in &left {
-                    group::signal(p.pid, libc::SIGTERM);
-                    group::signal(p.pid, libc::SIGCONT);
+                    group::tell(p.pid, libc::SIGTERM);
                 }
                 self.phase = Phase::Sweeping {
                     due,
