@@ -193,11 +193,14 @@ fn a_failed_restart_prints_the_first_errors() {
     house.source("exec sleep 1000");
     house.cli(["up"]).exits(0);
     house.file("src/broken", "mismatched types");
-    house.cli(["restart", "app"]).exits(1).says(&[
+    let failed = house.cli(["restart", "app"]).exits(1);
+    assert!(!failed.err.contains("search_"), "{failed:?}");
+    failed.says(&[
         "bpm: ",
         "src/main.rs:3:5",
         "mismatched types",
         "old run",
+        "hint: \"bpm logs --build app\" shows more\n",
     ]);
     let said = house.cli(["status"]).exits(0);
     assert!(
@@ -220,7 +223,11 @@ fn waiting_ends_when_it_is_so_or_can_not_be() {
         .cli(["wait", "nap", "--for", "exit", "--timeout", "0.1"])
         .exits(124)
         .says(&["not within 0.1s"]);
-    house.cli(["start", "once"]).exits(1);
+    let failed = house.cli(["start", "once"]).exits(1);
+    assert!(
+        failed.err.ends_with("hint: \"bpm logs once\" shows more\n"),
+        "{failed:?}"
+    );
     house.cli(["wait", "once", "--timeout", "20"]).exits(1);
     house.cli(["wait", "nap", "--for", "log"]).exits(2);
     house.cli(["wait", "nap", "--pattern", "x"]).exits(2);

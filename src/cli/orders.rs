@@ -187,7 +187,7 @@ fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -
         };
         if told.failed {
             code = 1;
-            note(&format!("bpm: {}\n", told.text));
+            note(&format!("bpm: {}\n", for_people(&told.text)));
         } else {
             print(&format!("{}\n", told.text))?;
             if told.data["ok"] == false {
@@ -315,6 +315,30 @@ pub(super) fn plain(text: &str) -> &str {
         Some((rest, last)) if last.starts_with('[') && last.contains("next ") => rest,
         _ => text,
     }
+}
+
+/// Why something failed, with the command where an agent is told the tool.
+pub(super) fn for_people(text: &str) -> String {
+    let mut shown = String::new();
+    for line in text.lines() {
+        let tool = line.strip_prefix("more: search_");
+        let name = tool.and_then(|t| t.split("{\"process\":\"").nth(1)?.split('"').next());
+        match (tool, name) {
+            (Some(tool), Some(name)) => {
+                let build = match tool.starts_with("build") {
+                    true => "--build ",
+                    false => "",
+                };
+                shown.push_str("hint: \"bpm logs ");
+                shown.push_str(build);
+                shown.push_str(name);
+                shown.push_str("\" shows more");
+            }
+            _ => shown.push_str(line),
+        }
+        shown.push('\n');
+    }
+    shown.trim_end().into()
 }
 
 /// `bpm why`.

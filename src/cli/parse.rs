@@ -44,7 +44,10 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
                             family = None;
                         }
                         Some(Word::Family(found)) => family = Some(found),
-                        None if family.is_some() => return Err(unknown_command(family, word)),
+                        // At once: what follows would be measured by bare bpm.
+                        None if family.is_some() || !Path::new(word).is_dir() => {
+                            return Err(unknown_command(family, word));
+                        }
                         None => operands.push(word.into()),
                     },
                     None => operands.push(word),
@@ -289,6 +292,10 @@ mod tests {
                 "did you mean \"status\"?".into()
             )
         );
+        // Whatever follows.
+        for line in ["restrt web", "restrt --all", "restrt web -x"] {
+            assert_eq!(refused(line).1, "did you mean \"restart\"?", "{line}");
+        }
         assert_eq!(refused("daemon stpo").1, "did you mean \"daemon stop\"?");
         assert!(refused("daemon").0.contains("start, stop, restart"));
         assert_eq!(refused("logs --folow").1, "did you mean \"--follow\"?");

@@ -15,7 +15,7 @@ use crate::render::{self, Paint, Tone};
 use crate::table::Table;
 
 use super::config_cmd::claude_lines;
-use super::orders::reach;
+use super::orders::{for_people, reach};
 use super::table::Call;
 use super::{note, paint, print};
 
@@ -256,7 +256,7 @@ fn lost(fault: Fault) -> Error {
 fn say(told: &Told) -> usize {
     let failed = told.failed || told.data["ok"] == false || told.data["met"] == false;
     if failed {
-        note(&format!("bpm: {}\n", told.text));
+        note(&format!("bpm: {}\n", for_people(&told.text)));
     }
     usize::from(failed)
 }
