@@ -157,6 +157,16 @@ fn only_loopback_names_and_origins_are_served() {
     assert_eq!(status(&[("Origin", "null")]), 403);
 }
 
+/// The url that bpm tells is one that it serves.
+#[test]
+fn the_address_that_it_is_bound_to_is_served() {
+    let mut house = House::new(&format!("bind = \"127.0.0.2\"\n{NAP}"));
+    house.serve();
+    assert_eq!(house.rpc("ping", json!({}))["result"], json!({}));
+    let other = [JSON, ("Host", "127.0.0.3")];
+    assert_eq!(house.http().ask("POST", "/mcp", &other, "{}").status, 403);
+}
+
 #[test]
 fn what_is_no_post_to_mcp_has_its_status() {
     let house = house();

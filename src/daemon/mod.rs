@@ -579,8 +579,15 @@ fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
         None => None,
         Some(path) => Some(token(path)?),
     };
+    let mut allowed_hosts = config.allowed_hosts.clone();
+    // The address that our own URL names: no name can lead a browser here that then says this.
+    match config.bind {
+        ip if ip.is_unspecified() => {}
+        IpAddr::V4(ip) => allowed_hosts.push(ip.to_string()),
+        IpAddr::V6(ip) => allowed_hosts.push(format!("[{ip}]")),
+    }
     Ok(Policy {
-        allowed_hosts: config.allowed_hosts.clone(),
+        allowed_hosts,
         allowed_origins: config.allowed_origins.clone(),
         token,
         max_connections: connections(config, descriptors),
