@@ -158,15 +158,18 @@ impl Tape {
         first_seq: u64,
         first_run: u64,
     ) -> Arc<Self> {
-        let disk = Disk::new(Folder { path: folder, kind }, limits.disk);
+        let mut disk = Disk::new(Folder { path: folder, kind }, limits.disk);
         let (last, run) = disk.last();
         let (first_seq, first_run) = (first_seq.max(last + 1), first_run.max(run + 1));
+        disk.set_budget(limits.disk);
         Self::with(limits, Some(Box::new(disk)), first_seq, first_run)
     }
 
-    /// What earlier daemons wrote, to be read.
+    /// What earlier daemons wrote, to be read; nothing of it goes.
     pub fn stored(folder: Arc<Path>, kind: Kind, limits: Limits) -> Arc<Self> {
-        Self::open(folder, kind, limits, 1, 1)
+        let disk = Disk::new(Folder { path: folder, kind }, limits.disk);
+        let (last, run) = disk.last();
+        Self::with(limits, Some(Box::new(disk)), last + 1, run + 1)
     }
 
     fn with(limits: Limits, disk: Option<Box<Disk>>, first_seq: u64, first_run: u64) -> Arc<Self> {

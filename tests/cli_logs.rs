@@ -172,6 +172,51 @@ fn a_follower_goes_on_over_crash_restart_reload_and_daemon() {
 }
 
 #[test]
+fn a_daemon_that_stops_is_told_once() {
+    // Its folder changes several times while it ends.
+    let mut house = up(
+        "[process.api]\ncommand = \"trap '' TERM; echo up; FIXTURE nap\"\nstop_timeout_seconds = 0.2\n",
+    );
+    let mut follower = Follower::new(&house, &["-f", "api"]);
+    for _ in 0..3 {
+        assert_eq!(follower.next(), "up");
+        house.cli(["stop"]).exits(0);
+        house.up();
+    }
+    assert_eq!(follower.next(), "up");
+    let said = follower.end();
+    assert_eq!(said.matches("the daemon is gone").count(), 3, "{said}");
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_search_that_took_too_long_says_so() {
+    // Each letter may belong to any part of the pattern, and the number that it ends with is never there.
+    let mut house =
+        House::new("[process.p]\ncommand = \"FIXTURE flood 60000000; exec FIXTURE nap\"\n");
+    house.up();
+    house.status_when("p", |s| {
+        s["log_lines"].as_u64().unwrap() + s["log_dropped"].as_u64().unwrap() >= 500_000
+    });
+    let pattern = "(x?){60}(x?){60}(x?){60}[0-9]$";
+    house.cli(["stop"]).exits(0);
+    let shown = house.cli(["logs", "p", "--grep", pattern]).exits(0);
+    assert_eq!(shown.out, "");
+    assert!(
+        shown
+            .err
+            .starts_with("bpm: p: the search ended at its time limit after ")
+            && shown
+                .err
+                .lines()
+                .nth(1)
+                .is_some_and(|l| l.starts_with("hint: ")),
+        "{}",
+        shown.err
+    );
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let house = up(TWO);
     for command in [

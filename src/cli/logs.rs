@@ -219,7 +219,16 @@ impl View<'_> {
         // One more, since an unfinished line comes when it is finished to who stays for it.
         let stays = self.call.has("follow") && matches!(source, Source::Daemon(_));
         params["lines"] = self.lines.saturating_add(u64::from(stays)).into();
+        let mut notes = String::new();
         let result = source.past(&params, &mut |message| {
+            let params = &message["params"];
+            if let Some(lines) = params["cut_after"].as_u64() {
+                let process = params["process"].as_str().unwrap_or_default();
+                notes.push_str(&format!(
+                    "bpm: {process}: the search ended at its time limit after {lines} lines\n\
+                     hint: narrow it with --since or --run, or look for a text with -F\n"
+                ));
+            }
             if let Some((process, lines)) = lines_of(message) {
                 found.extend(lines.into_iter().map(|line| (process.clone(), line)));
             }
@@ -237,6 +246,7 @@ impl View<'_> {
             self.line(&mut text, process, line);
         }
         print(&text)?;
+        note(&notes);
         Ok(next)
     }
 
@@ -398,7 +408,10 @@ fn back(project: &Project) -> Result<Client> {
     loop {
         // Watched before it is looked at: a daemon that comes in between is not missed.
         let notice = Notice::of(project.dir.path()).map_err(cannot)?;
-        if let Verdict::Running(_, client) = client::judge(&project.dir, "cli")? {
+        // One that is about to end has said all.
+        if let Verdict::Running(_, client) = client::judge(&project.dir, "cli")?
+            && !client.is_stopping()
+        {
             return Ok(client);
         }
         if !notice.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {

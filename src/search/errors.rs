@@ -116,6 +116,9 @@ impl Finder {
                 let Some(level) = severity(&text) else {
                     continue;
                 };
+                if at.is_some_and(|next| is_excerpt(&text, lane, &next)) {
+                    continue;
+                }
                 let mut event = Event::new(text);
                 let mut end = here;
                 while let Some(next) = at
@@ -209,6 +212,8 @@ struct Event {
     lines: usize,
     /// What the next line is, whatever it looks like.
     open: Open,
+    /// What else belongs to the stack.
+    then: Then,
 }
 
 #[derive(PartialEq)]
@@ -222,9 +227,55 @@ enum Open {
     Traceback,
 }
 
+/// What tells of the lines that may follow.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    /// Nothing.
+    Any,
+    /// Go's `goroutine 1 [running]:`: calls, which are not indented.
+    Calls,
+    /// Python's `During handling of the above exception, ...`: another traceback.
+    Traceback,
+}
+
+impl Then {
+    fn of(text: &str) -> Option<Self> {
+        if text.starts_with("goroutine ") {
+            Some(Self::Calls)
+        } else if text.starts_with("During handling of the above exception")
+            || text.starts_with("The above exception was the direct cause")
+        {
+            Some(Self::Traceback)
+        } else {
+            None
+        }
+    }
+
+    /// It is such a line, or the empty one before it.
+    fn begins(self, text: &str, lane: &Lane, at: &At) -> bool {
+        if text.is_empty() {
+            let next = lane.next(at).map(|next| self::text(lane, &next));
+            return next.is_some_and(|next| !next.is_empty() && self.begins(&next, lane, at));
+        }
+        let is_own = match self {
+            Self::Any => false,
+            // `main.(*Shop).serve(0xc000012345, {0x1, 0x2})`
+            Self::Calls => {
+                let name = text.split('(').next().unwrap_or_default();
+                text.ends_with(')') && !name.is_empty() && !name.contains(' ')
+                    || text.starts_with("created by ")
+            }
+            Self::Traceback => text.starts_with(TRACEBACK),
+        };
+        is_own || Self::of(text).is_some()
+    }
+}
+
+const TRACEBACK: &str = "Traceback (most recent call last)";
+
 impl Event {
     fn new(text: String) -> Self {
-        let open = if text.starts_with("Traceback (most recent call last)") {
+        let open = if text.starts_with(TRACEBACK) {
             Open::Traceback
         } else if text.contains("panicked at ") && text.ends_with(':') {
             Open::Message
@@ -236,13 +287,15 @@ impl Event {
             sample: clip(&text).to_owned(),
             lines: 0,
             open,
+            then: Then::Any,
         }
     }
 
     /// The line's text, if it goes on with this event.
     fn continued(&self, lane: &Lane, at: &At) -> Option<String> {
         let text = text(lane, at);
-        let goes_on = self.open != Open::No || (is_stack(&text) && self.lines < 10 * STACK);
+        let goes_on = self.open != Open::No
+            || self.lines < 10 * STACK && (is_stack(&text) || self.then.begins(&text, lane, at));
         goes_on.then_some(text)
     }
 
@@ -250,7 +303,12 @@ impl Event {
         self.lines += 1;
         let indented = text.starts_with([' ', '\t']) || text.is_empty();
         match self.open {
-            Open::No => {}
+            Open::No => {
+                if self.then == Then::Traceback && text.starts_with(TRACEBACK) {
+                    self.open = Open::Traceback;
+                }
+                self.then = Then::of(&text).unwrap_or(self.then);
+            }
             Open::Message => {
                 self.shape.push_str(&shape(&text));
                 self.open = Open::No;
@@ -279,6 +337,16 @@ fn clip(text: &str) -> &str {
     }
 }
 
+/// A line of a source with carets below it, as a runtime shows what it is about to name.
+fn is_excerpt(text: &str, lane: &Lane, next: &At) -> bool {
+    let carets = || {
+        let below = self::text(lane, next);
+        let below = below.trim();
+        !below.is_empty() && below.bytes().all(|b| b == b'^' || b == b'~')
+    };
+    (text.starts_with([' ', '\t']) || text.starts_with("throw ")) && carets()
+}
+
 fn is_stack(text: &str) -> bool {
     let start = text.trim_start();
     let indented = start.len() < text.len() && !start.is_empty();
@@ -291,6 +359,7 @@ fn is_stack(text: &str) -> bool {
         "--> ",
         "goroutine ",
         "stack backtrace",
+        "[signal ",
     ];
     indented || begins.iter().any(|b| start.starts_with(b))
 }
@@ -404,7 +473,9 @@ fn shape(text: &str) -> String {
     {
         let bare = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
         let mark = &word[bare.len()..];
-        if is_id(bare) {
+        let part = bare.len() == 4 || bare.len() == 12;
+        let of_uuid = part && shape.ends_with("#-") && is_hex(bare);
+        if of_uuid || is_id(bare) {
             // 10.0.0.1, 12:30:01.5, a UUID: one mask.
             let joined = shape.ends_with(['#'])
                 || shape.strip_suffix(JOINTS).is_some_and(|s| s.ends_with('#'));
@@ -414,7 +485,14 @@ fn shape(text: &str) -> String {
                 shape.push('#');
             }
         } else {
-            let mut digits = false;
+            // 3.5s: as 12s.
+            let fraction = bare.starts_with(|c: char| c.is_ascii_digit())
+                && shape.ends_with('.')
+                && shape.trim_end_matches('.').ends_with('#');
+            if fraction {
+                shape.truncate(shape.trim_end_matches('.').len());
+            }
+            let mut digits = fraction;
             for c in bare.chars() {
                 if !c.is_ascii_digit() {
                     shape.push(c);
@@ -431,18 +509,27 @@ fn shape(text: &str) -> String {
 
 const JOINTS: [char; 6] = ['.', ':', '-', '/', ',', '+'];
 
-/// A number, with or without a unit or a `0x`; or of hexadecimal digits, with a number among them or
-/// as long as a part of a UUID.
+/// A number; of hexadecimal digits behind a `0x`, or with a number among them; or of numbers and letters
+/// by turns.
 fn is_id(word: &str) -> bool {
-    let hex = word.strip_prefix("0x").unwrap_or(word);
-    let digits = word.bytes().filter(u8::is_ascii_digit).count();
-    let all_hex = !hex.is_empty() && hex.bytes().all(|b| b.is_ascii_hexdigit());
-    let time = digits > 0
-        && word
-            .trim_end_matches(['Z', 'T'])
-            .bytes()
-            .all(|b| b.is_ascii_digit() || b == b'T');
-    (digits > 0 && digits == word.len()) || time || (all_hex && digits > 0 && hex.len() >= 4)
+    let bytes = word.as_bytes();
+    let digits = bytes.iter().filter(|b| b.is_ascii_digit()).count();
+    if let Some(hex) = word.strip_prefix("0x") {
+        return is_hex(hex);
+    }
+    let time = || {
+        let bare = word.trim_end_matches(['Z', 'T']);
+        bare.bytes().all(|b| b.is_ascii_digit() || b == b'T')
+    };
+    let turns = || {
+        let turn = |w: &&[u8]| !w[0].is_ascii_digit() && w[1].is_ascii_digit();
+        word.len() >= 8 && bytes.windows(2).filter(turn).count() > 1
+    };
+    digits > 0 && (digits == word.len() || time() || (word.len() >= 4 && is_hex(word)) || turns())
+}
+
+fn is_hex(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -509,6 +596,17 @@ mod tests {
                 "id 16fd2706-8baf-433b-82eb-8c7fada847da error",
             ),
             ("commit 3f2a9bc error", "commit 90e1d07 error"),
+            (
+                "id 550e8400-beef-41d4-faff-446655440000 error",
+                "id f6fd2706-8baf-433b-82eb-efacdebaefac error",
+            ),
+            ("error after 3.5s", "error after 12s"),
+            ("error at 0x7f", "error at 0xdeadbeef"),
+            ("error in req-V1StGXR8", "error in req-9k2m4x7q1"),
+            (
+                "error in 01ARZ3NDEKTSV4RRFFQ69G5FAV",
+                "error in 01BX5ZZKBKACTAV9WEVGEMMVRZ",
+            ),
         ] {
             assert_eq!(shape(one), shape(other));
         }
@@ -574,6 +672,51 @@ mod tests {
         assert_eq!(found.searched, 16);
         let few = find_errors(&lanes, 2, &mut || false);
         assert_eq!((few.groups.len(), few.more_groups), (2, 3));
+    }
+
+    #[test]
+    fn stacks_of_each_language_are_one_event() {
+        for (text, samples) in [
+            (
+                "panic: runtime error: index out of range [5] with length 3\n\ngoroutine 1 [running]:\npanic({0x45e200?, 0x4b8f28?})\n\t/go/src/runtime/panic.go:884 +0x213\nmain.(*Shop).serve(...)\n\t/app/main.go:8\ncreated by main.main in goroutine 1\n\t/app/main.go:4 +0x1d\n\ngoroutine 7 [select]:\nmain.wait()\n\t/app/main.go:9\nexit status 2\nserving (again)\n",
+                &[
+                    "panic: runtime error: index out of range [5] with length 3\n\ngoroutine 1 [running]:\npanic({0x45e200?, 0x4b8f28?})\n\t/go/src/runtime/panic.go:884 +0x213\nmain.(*Shop).serve(...)\n\t/app/main.go:8\ncreated by main.main in goroutine 1\n\t/app/main.go:4 +0x1d\n\ngoroutine 7 [select]:\nmain.wait()\n\t/app/main.go:9",
+                ][..],
+            ),
+            (
+                "panic: nil map\n[signal SIGSEGV: segmentation violation code=0x1 addr=0x0 pc=0x45e5b8]\n\ngoroutine 1 [running]:\nmain.main()\n\t/x.go:5 +0x18\n\nERROR other\n",
+                &[
+                    "panic: nil map\n[signal SIGSEGV: segmentation violation code=0x1 addr=0x0 pc=0x45e5b8]\n\ngoroutine 1 [running]:\nmain.main()\n\t/x.go:5 +0x18",
+                    "ERROR other",
+                ],
+            ),
+            (
+                "/app/x.js:3\n    throw new TypeError(\"bad\");\n    ^\n\nTypeError: bad\n    at Object.<anonymous> (/app/x.js:3:9)\n\nNode.js v20.1.0\n",
+                &["TypeError: bad\n    at Object.<anonymous> (/app/x.js:3:9)"],
+            ),
+            (
+                "Traceback (most recent call last):\n  File \"a.py\", line 2, in f\nValueError: bad 5\n\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n  File \"a.py\", line 5, in g\nKeyError: 'k'\n\nERROR other\n",
+                &[
+                    "Traceback (most recent call last):\n  File \"a.py\", line 2, in f\nValueError: bad 5\n\nDuring handling of the above exception, another exception occurred:\n\nTraceback (most recent call last):\n  File \"a.py\", line 5, in g\nKeyError: 'k'",
+                    "ERROR other",
+                ],
+            ),
+            (
+                "Exception in thread \"main\" java.lang.RuntimeException: boom\n\tat a.Main.run(Main.java:12)\nCaused by: java.lang.IllegalStateException: inner\n\tat a.Main.inner(Main.java:20)\n\t... 2 more\n",
+                &[
+                    "Exception in thread \"main\" java.lang.RuntimeException: boom\n\tat a.Main.run(Main.java:12)\nCaused by: java.lang.IllegalStateException: inner\n\tat a.Main.inner(Main.java:20)\n\t... 2 more",
+                ],
+            ),
+            (
+                "error: one\n\nerror: other\n    ^\n",
+                &["error: one", "error: other\n    ^"],
+            ),
+        ] {
+            let found = find_errors(&[lane(Stream::Stderr, 1, text)], 10, &mut || false);
+            let seen: Vec<_> = found.groups.iter().map(|g| &*g.sample).collect();
+            assert_eq!(seen, samples);
+            assert_eq!(found.searched, text.lines().count() as u64);
+        }
     }
 
     #[test]

@@ -61,10 +61,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its share of a process's budget: builds come and go, and say less.
+    /// Its share of a process's budget: builds come and go, and say less. The folder is a block as well.
     fn share(self, budget: u64) -> u64 {
         match self {
-            Self::Runs => budget / 8 * 7,
+            Self::Runs => (budget / 8 * 7).saturating_sub(BLOCK),
             Self::Builds => budget / 8,
         }
     }
@@ -216,12 +216,18 @@ impl Disk {
         (last_number(&self.folder, &self.parts), run)
     }
 
-    /// Another budget; it counts from the next segment on.
+    /// Another budget: what is beyond it goes now, since who says nothing more would keep it for ever. Of
+    /// none, nothing is written, and what there is stays to be read.
     pub(super) fn set_budget(&mut self, budget: u64) {
         self.budget = self.folder.kind.share(budget);
-        if self.limit() == 0 {
-            let closed = self.writers.iter_mut().map(Writer::close).collect();
-            self.keep(closed);
+        let limit = self.limit();
+        let large = |w: &&mut Writer| w.part().is_some_and(|part| part.cost > limit);
+        let closed = self.writers.iter_mut().filter(large).map(Writer::close);
+        let closed = closed.collect();
+        self.keep(closed);
+        if limit > 0 {
+            self.make_room(0);
+        } else {
             self.changed |= self.trouble.take().is_some();
         }
     }
@@ -385,23 +391,24 @@ impl Disk {
         self.parts = in_order(parts, |p| p.run);
     }
 
-    /// Lets the oldest go until a segment more is within the budget.
-    fn make_room(&mut self, segment: u64) {
+    /// Lets the oldest go until so much more is within the budget.
+    fn make_room(&mut self, more: u64) {
+        let limit = self.limit();
         let open = self.writers.iter().filter(|w| w.open.is_some()).count();
-        if segment * (open as u64 + 1) > self.budget {
+        if limit * open as u64 + more > self.budget {
             let closed = self.writers.iter_mut().map(Writer::close).collect();
             self.keep(closed);
         }
-        // Of runs that overlap: each becomes as large as this one.
+        // Each becomes as large as it may.
         let open = self.writers.iter().filter_map(|w| w.open.as_deref());
-        let grown = |o: &Open| (cost(o.size()) + cost(o.index_size())).max(segment);
+        let grown = |o: &Open| (cost(o.size()) + cost(o.index_size())).max(limit);
         let mut used: u64 = open.map(grown).sum();
         // Somebody else's files may say they are of any size.
         let parts = self.parts.iter().map(|p| p.cost);
         used = parts.fold(used, u64::saturating_add);
         let mut gone = 0;
         while let Some(part) = self.parts.get(gone)
-            && (used.saturating_add(segment) > self.budget || self.parts.len() - gone >= MOST_PARTS)
+            && (used.saturating_add(more) > self.budget || self.parts.len() - gone >= MOST_PARTS)
         {
             self.folder.remove(part.run, part.segment);
             used = used.saturating_sub(part.cost);

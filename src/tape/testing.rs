@@ -70,6 +70,16 @@ impl Twins {
 fn text(random: &mut Random, number: i64) -> Vec<u8> {
     let mut bytes = Vec::new();
     match random.below(30) {
+        // Larger than a piece of a read, and than a read.
+        0 if number % 3 == 0 => {
+            let most = random.below(300_000);
+            while bytes.len() < most {
+                let line = format!("{number} error {} ", random.below(50));
+                bytes.extend(line.bytes().cycle().take(random.below(400)));
+                bytes.push(b'\n');
+            }
+            bytes.truncate(most);
+        }
         0 => bytes.resize(random.below(200_000), b'L'),
         1 => bytes.resize((64 << 10) - 1 + random.below(3), b'M'),
         2 => bytes.resize(1 + random.below(300), b'\n'),
@@ -665,6 +675,47 @@ fn the_budget_holds_for_runs_that_overlap() {
         }
         assert_eq!(tape.trouble(), None);
     }
+}
+
+#[test]
+fn a_smaller_budget_counts_at_once_and_for_the_next_daemon() {
+    let folder = Folder::new("tape-14");
+    let used = || -> u64 {
+        let files = fs::read_dir(folder.path()).unwrap();
+        let blocks = files.map(|f| f.unwrap().metadata().unwrap().len().next_multiple_of(4096));
+        blocks.sum()
+    };
+    let open = |disk| {
+        let limits = limits(64 << 10, 100, disk);
+        Tape::open(folder.path().into(), Kind::Runs, limits, 1, 1)
+    };
+    let tape = open(32 << 20);
+    let (old, new) = (tape.begin(Wall(1)), tape.begin(Wall(1)));
+    for run in [old, new] {
+        tape.append(run, Stream::Stdout, &b"line of a run\n".repeat(400_000));
+    }
+    let next = tape.next_seq();
+    // Nobody writes anything any more.
+    for budget in [8 << 20, 1 << 20, 100 << 10] {
+        tape.set_limits(limits(64 << 10, 100, budget));
+        assert!(used() <= budget, "{} of {budget}", used());
+    }
+    tape.set_limits(limits(64 << 10, 100, 0));
+    let kept = used();
+    tape.append(new, Stream::Stdout, b"in memory only\n");
+    assert_eq!(used(), kept);
+    tape.set_limits(limits(64 << 10, 100, 32 << 20));
+    tape.append(new, Stream::Stdout, &b"line of a run\n".repeat(400_000));
+    assert!(used() > 5 << 20 && tape.next_seq() == next + 400_001);
+    drop(tape);
+    // Who only reads takes nothing away.
+    let before = used();
+    let stored = limits(64 << 10, 100, 1 << 20);
+    let stored = Tape::stored(folder.path().into(), Kind::Runs, stored);
+    assert_eq!((used(), stored.next_seq()), (before, next + 400_001));
+    let tape = open(1 << 20);
+    assert!(used() <= 1 << 20, "{}", used());
+    assert_eq!(tape.next_seq(), next + 400_001);
 }
 
 #[test]

@@ -154,6 +154,8 @@ struct Source {
     tape: Arc<Tape>,
     stage: Stage,
     cursor: u64,
+    /// The last lines were looked for until the time was over: in so many.
+    cut: Option<u64>,
 }
 
 enum Stage {
@@ -258,6 +260,7 @@ impl Follow {
                     Stage::Before
                 },
                 cursor: cursor.unwrap_or(0),
+                cut: None,
             });
         }
         // A removed process has nothing more to say once its log was read to its end.
@@ -300,6 +303,7 @@ impl Follow {
                 Some(_) | None => source.cursor,
             };
             emit(source, self.builds, &some, 0, next, out);
+            source.cut = None;
             if self.more {
                 return Ok(());
             }
@@ -367,6 +371,7 @@ impl Source {
             search.find_any()?
         };
         self.cursor = found.next;
+        self.cut = found.stopped_early.then_some(found.searched);
         let done = |line: &Line| !endless || line.seq <= found.next;
         let mut lines: VecDeque<Line> = found.lines.into_iter().filter(done).collect();
         lines.drain(..lines.len().saturating_sub(wanted));
@@ -408,14 +413,29 @@ fn emit(
             ("match", line.matched.into()),
         ])
     });
+<<<<<<< HEAD
     let params = object([
+=======
+    let mut params = object([
+>>>>>>> 87967d4 (Hold a smaller log budget at once)
         ("process", source.unit.name.as_str().into()),
         ("build", builds.into()),
         ("lines", list(lines)),
         ("dropped", dropped.into()),
         ("next", next.into()),
     ]);
+<<<<<<< HEAD
     out.push(rpc::notification("bpm/lines", params));
+=======
+    if let Some(searched) = source.cut {
+        params["cut_after"] = searched.into();
+    }
+    out.push(object([
+        ("jsonrpc", "2.0".into()),
+        ("method", "bpm/lines".into()),
+        ("params", params),
+    ]));
+>>>>>>> 87967d4 (Hold a smaller log budget at once)
 }
 
 /// A JSON-RPC error: it can't be done.

@@ -67,24 +67,34 @@ fn many_runs_of_many_daemons_stay_within_it() {
 }
 
 #[test]
-fn a_budget_that_shrinks_is_respected_by_who_comes_after() {
+fn a_budget_that_shrinks_counts_at_once() {
     let config = |disk: &str| {
         format!(
-            "log_disk = {disk:?}\n[process.p]\ncommand = \"FIXTURE flood 3000000; exec FIXTURE nap\"\n"
+            "log_disk = {disk:?}\n[process.p]\ncommand = \"FIXTURE flood 3000000; exec FIXTURE nap\"\n\
+             build = \"seq 20000\"\n"
         )
     };
     let mut house = House::new(&config("16M"));
     house.up();
     wrote(&house, "p", 25_000);
     house.call("restart", json!({"process": "p"})).ok();
-    house.config(&config("1M"));
+    wrote(&house, "p", 50_000);
+    let folder = folder(&house, "p");
+    assert!(usage(&folder) > 6_000_000);
+    // Nobody writes, or builds, any more.
+    house.config(&config("4M"));
     house.call("reload", json!({})).ok();
-    house.call("restart", json!({"process": "p"})).ok();
-    wrote(&house, "p", 75_000);
-    eventually(|| {
-        let used = usage(&folder(&house, "p"));
-        if used <= 1 << 20 { Ok(()) } else { Err(used) }
-    });
+    assert!(usage(&folder) <= 4 << 20, "{}", usage(&folder));
+    house.cli(["stop"]).exits(0);
+    house.config(&config("256K"));
+    house.cli(["logs", "p", "-n", "1"]).exits(0);
+    assert!(
+        usage(&folder) > 1 << 20,
+        "who only reads takes nothing away"
+    );
+    house.config(&config("256K").replace("FIXTURE flood 3000000; ", ""));
+    house.up();
+    assert!(usage(&folder) <= 256 << 10, "{}", usage(&folder));
     house.cli(["stop"]).exits(0);
 }
 
