@@ -413,29 +413,17 @@ fn emit(
             ("match", line.matched.into()),
         ])
     });
-<<<<<<< HEAD
-    let params = object([
-=======
     let mut params = object([
->>>>>>> 87967d4 (Hold a smaller log budget at once)
         ("process", source.unit.name.as_str().into()),
         ("build", builds.into()),
         ("lines", list(lines)),
         ("dropped", dropped.into()),
         ("next", next.into()),
     ]);
-<<<<<<< HEAD
-    out.push(rpc::notification("bpm/lines", params));
-=======
     if let Some(searched) = source.cut {
         params["cut_after"] = searched.into();
     }
-    out.push(object([
-        ("jsonrpc", "2.0".into()),
-        ("method", "bpm/lines".into()),
-        ("params", params),
-    ]));
->>>>>>> 87967d4 (Hold a smaller log budget at once)
+    out.push(rpc::notification("bpm/lines", params));
 }
 
 /// A JSON-RPC error: it can't be done.
