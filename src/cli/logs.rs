@@ -35,6 +35,8 @@ struct View<'a> {
     /// The line that was printed last: a gap in context is shown by `--`.
     last: Option<(String, u64)>,
     names: Vec<String>,
+    /// No line came since it was said that the daemon is gone: one that is stopping can still be reached.
+    waits: bool,
 }
 
 /// `bpm logs`.
@@ -53,6 +55,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         lines,
         last: None,
         names: Vec::new(),
+        waits: false,
     };
     let mut cursors = match view.past(&mut source, &params) {
         Ok(cursors) => cursors,
@@ -82,7 +85,9 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
             }
             Stop::Said(error) => return Err(error),
             Stop::Lost(_) => {
-                note("bpm: the daemon is gone; its lines go on here when it is back\n");
+                if !std::mem::replace(&mut view.waits, true) {
+                    note("bpm: the daemon is gone; its lines go on here when it is back\n");
+                }
                 client = back(&project)?;
             }
         }
@@ -307,6 +312,7 @@ impl View<'_> {
     }
 
     fn line(&mut self, text: &mut String, process: &str, line: &Value) {
+        self.waits = false;
         if self.call.has("json") {
             let mut object = line.clone();
             object["process"] = process.into();
