@@ -112,7 +112,7 @@ impl World {
         assert!(self.builds.len() <= 1, "two builds at once");
         for (unit, overlap) in self.fleet.units().zip(&self.overlaps) {
             assert!(
-                unit.runs() <= if *overlap { 2 } else { 1 },
+                unit.count_runs() <= if *overlap { 2 } else { 1 },
                 "too many runs of {}",
                 unit.id
             );

@@ -31,14 +31,17 @@ struct Built {
     mode: Mode,
 }
 
+/// A build under way.
 #[derive(Debug)]
 struct Build {
     id: u64,
     mode: Mode,
+    /// It takes too long then.
     due: Mono,
     cancelled: Option<Cancel>,
 }
 
+/// Why a build was told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cancel {
     /// It took too long: it has failed.
@@ -47,22 +50,29 @@ enum Cancel {
     Unwanted,
 }
 
+/// A run, from its start until nothing of it is left.
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) generation: Generation,
+    /// What it was started from.
     built: Built,
     /// None: being made (its environment may take a while).
     started: Option<Mono>,
     pid: Option<i32>,
+    /// It was ready, or has lived long enough where nothing tells.
     good: bool,
     healthy: bool,
     /// What its checks saw last, where that is worth a word.
     saw: Option<String>,
+    /// How long nothing served before it.
     gap: Option<Duration>,
+    /// How far its end is, where it was told to end.
     stop: Option<Stop>,
+    /// Its first process has ended.
     dead: bool,
 }
 
+/// How far the end of a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     /// Told to end; KILL follows then.
@@ -103,9 +113,12 @@ enum Goal {
     Back(Why),
 }
 
+/// Why a process stays down by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rest {
+    /// It ended well, and is not to be started again.
     Done,
+    /// It was tried often enough.
     Failed,
 }
 
@@ -125,41 +138,57 @@ pub(super) enum Needs {
 pub(super) struct Unit {
     pub(super) id: UnitId,
     pub(super) policy: Policy,
+    /// Somebody wants it up.
     pub(super) want: bool,
+    /// What runs, or would be started next.
     mode: Mode,
     /// The mode that a build is wanted in, and when it was asked for (the queue's order).
     pub(super) build_wish: Option<(Mode, u64)>,
     /// The next run is of this mode, and what runs is to be replaced.
     swap: Option<Mode>,
+    /// The build under way.
     build: Option<Build>,
     last_build: u64,
     /// The last build that ended, and whether it failed.
     tried: Option<(u64, bool)>,
+    /// By mode, the newest build that can be started.
     built: [Option<Built>; 2],
     /// What ran well before the swap under way.
     fallback: Option<Built>,
+    /// What runs is the fallback, since the newest build died at its start.
     rolled_back: bool,
     /// The last swap failed, and the run before it serves on.
     refused: bool,
     /// It was down when a restart was asked for: if that build fails, it stays so.
     reverts: bool,
+    /// The run in service, or the one that is to be.
     run: Option<Box<Run>>,
+    /// Started beside it, to take over once it is good (an overlapping swap).
     coming: Option<Box<Run>>,
+    /// Told to end, since the other one has taken over.
     leaving: Option<Box<Run>>,
     last_generation: Generation,
     starts: u64,
     crashes: u64,
-    /// Crashes in a row: the exponent of the next delay.
-    row: u32,
+    /// Crashes and failed builds in a row: the exponent of the next delay.
+    in_a_row: u32,
+    /// The delay before the last start.
     last_delay: Duration,
+    /// It is not started or built by itself before.
     hold_until: Option<Mono>,
+    /// Ends before readiness, as far back as they count.
     early_ends: Vec<Mono>,
+    /// Why it stays down though it is wanted.
     rest: Option<Rest>,
+    /// Since when nothing has served.
     gap_from: Option<Mono>,
+    /// Its last run was good, or ended well.
     completed: bool,
     /// What it needs is not coming, so it is not coming either.
     pub(super) hopeless: bool,
+    /// Why it is where it is, in words.
     reason: Option<String>,
+    /// Who waits, and for what.
     waiting: Vec<(Ticket, Goal)>,
 }
 
@@ -187,7 +216,7 @@ impl Unit {
             last_generation: 0,
             starts: 0,
             crashes: 0,
-            row: 0,
+            in_a_row: 0,
             last_delay: Duration::ZERO,
             hold_until: None,
             early_ends: Vec::new(),
@@ -248,7 +277,7 @@ impl Unit {
         self.hopeless = false;
         self.rest = None;
         self.hold_until = None;
-        self.row = 0;
+        self.in_a_row = 0;
         self.early_ends.clear();
     }
 
@@ -285,5 +314,17 @@ impl Unit {
     /// In dev, and not because the file says so.
     pub(super) fn in_dev(&self) -> bool {
         self.want && self.rest.is_none() && self.mode == Mode::Dev && self.policy.pinned.is_none()
+    }
+
+    /// All of its runs: the one in service first.
+    fn runs(&self) -> impl Iterator<Item = &Run> {
+        let runs = [&self.run, &self.coming, &self.leaving];
+        runs.into_iter().flatten().map(Box::as_ref)
+    }
+
+    /// The same, to be changed.
+    fn runs_mut(&mut self) -> impl Iterator<Item = &mut Run> {
+        let runs = [&mut self.run, &mut self.coming, &mut self.leaving];
+        runs.into_iter().flatten().map(Box::as_mut)
     }
 }

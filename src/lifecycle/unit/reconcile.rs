@@ -43,87 +43,98 @@ impl Unit {
     }
 
     fn let_time_pass(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let id = self.id;
-        if let Some(build) = self
-            .build
-            .as_mut()
-            .filter(|b| b.cancelled.is_none() && b.due <= now)
-        {
+        self.end_late_build(now, out);
+        self.end_late_stops(now, out);
+        self.judge_runs(now, out);
+        self.note_good_run();
+        self.take_over(now, out);
+        self.hold_until = self.hold_until.filter(|until| *until > now);
+    }
+
+    fn end_late_build(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let build = self.build.as_mut();
+        if let Some(build) = build.filter(|b| b.cancelled.is_none() && b.due <= now) {
             build.cancelled = Some(Cancel::Late);
             out.push(Effect::CancelBuild {
-                unit: id,
+                unit: self.id,
                 id: build.id,
             });
         }
-        let mut late = None;
+    }
+
+    /// Kills what does not end, and gives up what survives that.
+    fn end_late_stops(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let unit = self.id;
         let mut given_up = Vec::new();
-        for run in [&mut self.run, &mut self.coming, &mut self.leaving]
-            .into_iter()
-            .flatten()
-        {
+        for run in self.runs_mut() {
+            let generation = run.generation;
             match run.stop {
                 Some(Stop::Told { kill_at }) if kill_at <= now && run.started.is_some() => {
                     run.stop = Some(Stop::Killed {
                         give_up_at: now.after(GIVE_UP),
                     });
-                    out.push(Effect::Kill {
-                        unit: id,
-                        generation: run.generation,
-                    });
+                    out.push(Effect::Kill { unit, generation });
                 }
-                Some(Stop::Killed { give_up_at }) if give_up_at <= now => {
-                    given_up.push(run.generation)
-                }
-                Some(Stop::Told { .. } | Stop::Killed { .. }) => {}
-                None => match (run.started, self.policy.ready_within) {
-                    (Some(started), None) if !run.good && started.after(GOOD_AFTER) <= now => {
-                        run.good = true
-                    }
-                    (Some(started), Some(within)) if !run.good && started.after(within) <= now => {
-                        late = Some((run.generation, within));
-                    }
-                    (None | Some(_), None | Some(_)) => {}
-                },
+                Some(Stop::Killed { give_up_at }) if give_up_at <= now => given_up.push(generation),
+                Some(Stop::Told { .. } | Stop::Killed { .. }) | None => {}
             }
         }
         for generation in given_up {
-            out.push(Effect::GiveUp {
-                unit: id,
-                generation,
-            });
+            out.push(Effect::GiveUp { unit, generation });
             self.gone(now, generation);
         }
-        if let Some((generation, within)) = late {
-            let saw = self.find(generation).and_then(|r| r.saw.clone());
+    }
+
+    /// A run without a readiness check is good by living; one with a check has its time.
+    fn judge_runs(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let ready_within = self.policy.ready_within;
+        let mut late = None;
+        for run in self.runs_mut().filter(|r| r.stop.is_none() && !r.good) {
+            match (run.started, ready_within) {
+                (Some(started), None) => run.good = started.after(GOOD_AFTER) <= now,
+                (Some(started), Some(within)) if started.after(within) <= now => {
+                    late = Some((run.generation, within, run.saw.clone()));
+                }
+                (None | Some(_), None | Some(_)) => {}
+            }
+        }
+        if let Some((generation, within, saw)) = late {
             let mut why = format!("not ready within {} s", number::seconds(within));
             if let Some(saw) = saw {
                 why.push_str(&format!(": {saw}"));
             }
             self.turn_out(now, generation, &why, out);
         }
-        if let Some(run) = self.run.as_ref().filter(|r| r.is_good()) {
-            self.fallback = None;
-            if !self.rolled_back
-                && !self.refused
-                && !self
-                    .tried
-                    .is_some_and(|(id, failed)| failed && id > run.built.id)
-            {
-                self.reason = None;
-            }
-            self.completed |= !self.policy.task;
-        }
-        if self.coming.as_ref().is_some_and(|r| r.is_good()) && self.leaving.is_none() {
-            self.leaving = self.run.take();
-            self.run = self.coming.take();
-            self.rolled_back = false;
+    }
+
+    /// What is so while a good run serves.
+    fn note_good_run(&mut self) {
+        let Some(run) = self.run.as_ref().filter(|r| r.is_good()) else {
+            return;
+        };
+        let newer_failed = self
+            .tried
+            .is_some_and(|(id, failed)| failed && id > run.built.id);
+        self.fallback = None;
+        if !self.rolled_back && !self.refused && !newer_failed {
             self.reason = None;
-            let timeout = self.policy.stop_timeout;
-            if let Some(old) = &mut self.leaving {
-                end(id, old, now, timeout, out);
-            }
         }
-        self.hold_until = self.hold_until.filter(|until| *until > now);
+        self.completed |= !self.policy.task;
+    }
+
+    /// The second half of an overlapping swap.
+    fn take_over(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let ready = self.coming.as_ref().is_some_and(|r| r.is_good());
+        if !ready || self.leaving.is_some() {
+            return;
+        }
+        self.leaving = self.run.take();
+        self.run = self.coming.take();
+        self.rolled_back = false;
+        self.reason = None;
+        if let Some(old) = &mut self.leaving {
+            end(self.id, old, now, self.policy.stop_timeout, out);
+        }
     }
 
     /// Ends a run that lives but does not do: it counts as a crash.
@@ -257,13 +268,8 @@ impl Unit {
         if !may_end {
             return;
         }
-        for run in [&mut self.run, &mut self.coming, &mut self.leaving]
-            .into_iter()
-            .flatten()
-        {
-            if run.stop.is_none() {
-                end(id, run, now, timeout, out);
-            }
+        for run in self.runs_mut().filter(|r| r.stop.is_none()) {
+            end(id, run, now, timeout, out);
         }
     }
 
@@ -304,11 +310,7 @@ impl Unit {
     }
 
     pub(in crate::lifecycle) fn find(&mut self, generation: Generation) -> Option<&mut Run> {
-        [&mut self.run, &mut self.coming, &mut self.leaving]
-            .into_iter()
-            .flatten()
-            .map(Box::as_mut)
-            .find(|r| r.generation == generation)
+        self.runs_mut().find(|r| r.generation == generation)
     }
 }
 

@@ -50,8 +50,8 @@ impl Unit {
                     self.reverts = false;
                     self.want = false;
                 } else if self.want && nothing_runs && self.startable().is_none() {
-                    let delay = self.policy.delay(build.mode, self.row).max(BREATH);
-                    self.row = self.row.saturating_add(1);
+                    let delay = self.policy.delay(build.mode, self.in_a_row).max(BREATH);
+                    self.in_a_row = self.in_a_row.saturating_add(1);
                     self.hold_until = Some(now.after(delay));
                     self.mode = build.mode;
                     self.reason = Some(format!("build failed: {why}"));
@@ -265,14 +265,8 @@ impl Unit {
             .coming
             .as_ref()
             .is_some_and(|c| c.generation == generation);
-        if let (true, Some(old)) = (coming, self.run.as_ref().filter(|r| r.serves())) {
-            // The old one was never touched, and is what a crash brings back.
-            self.mode = old.built.mode;
-            self.built[self.mode as usize] = Some(old.built);
-            self.refused = true;
-            self.reason = Some(format!("{}; the old run serves on", words_of_new(why)));
-            self.fail_fresh(why, out);
-            return;
+        if coming && self.run.as_ref().is_some_and(|r| r.serves()) {
+            return self.refuse_swap(why, out);
         }
         // Where the old one has died meanwhile, the new one is all there is.
         let serving = if coming { &self.coming } else { &self.run };
@@ -288,11 +282,10 @@ impl Unit {
         self.gap_from = Some(now);
         if self.policy.restart == Restart::Never {
             self.rest = Some(Rest::Failed);
-            self.fail_up(why, out);
-            return;
+            return self.fail_up(why, out);
         }
         if good && lived >= STABLE_AFTER && lived > self.last_delay {
-            self.row = 0;
+            self.in_a_row = 0;
         }
         if !good && self.exceeds_burst(now) {
             self.rest = Some(Rest::Failed);
@@ -301,35 +294,47 @@ impl Unit {
                 self.policy.burst,
                 number::seconds(self.policy.burst_span)
             ));
-            self.fail_up(why, out);
-            return;
+            return self.fail_up(why, out);
         }
-        if let (false, true, Some(old)) = (
-            good,
-            self.policy.rolls_back,
-            self.fallback.take().filter(|old| *old != built),
-        ) {
-            self.built[old.mode as usize] = Some(old);
-            self.swap = Some(old.mode);
-            self.rolled_back = true;
-            self.reason = Some(format!(
-                "build {} died before it was good; rolled back to build {}",
-                built.id, old.id
-            ));
-            self.hold_until = Some(now.after(BREATH));
-            for (_, goal) in &mut self.waiting {
-                if matches!(goal, Goal::Up | Goal::Fresh { .. }) {
-                    *goal = Goal::Back(why.clone());
-                }
-            }
-            return;
+        let fallback = self.fallback.take().filter(|old| *old != built);
+        if let Some(old) = fallback.filter(|_| !good && self.policy.rolls_back) {
+            return self.roll_back(now, built, old, why);
         }
-        let delay = self.policy.delay(self.mode, self.row);
+        let delay = self.policy.delay(self.mode, self.in_a_row);
         let delay = if good { delay } else { delay.max(BREATH) };
-        self.row = self.row.saturating_add(1);
+        self.in_a_row = self.in_a_row.saturating_add(1);
         self.last_delay = delay;
         self.hold_until = Some(now.after(delay));
         self.fail_up(why, out);
+    }
+
+    /// The new run of an overlapping swap was none. The old one was never touched, and is what a crash
+    /// brings back.
+    fn refuse_swap(&mut self, why: &Why, out: &mut Vec<Effect>) {
+        if let Some(old) = &self.run {
+            self.mode = old.built.mode;
+            self.built[self.mode as usize] = Some(old.built);
+        }
+        self.refused = true;
+        self.reason = Some(format!("{}; the old run serves on", words_of_new(why)));
+        self.fail_fresh(why, out);
+    }
+
+    /// Starts the build of before once more; who waits for this one is told why once that is back.
+    fn roll_back(&mut self, now: Mono, dead: Built, old: Built, why: &Why) {
+        self.built[old.mode as usize] = Some(old);
+        self.swap = Some(old.mode);
+        self.rolled_back = true;
+        self.reason = Some(format!(
+            "build {} died before it was good; rolled back to build {}",
+            dead.id, old.id
+        ));
+        self.hold_until = Some(now.after(BREATH));
+        for (_, goal) in &mut self.waiting {
+            if matches!(goal, Goal::Up | Goal::Fresh { .. }) {
+                *goal = Goal::Back(why.clone());
+            }
+        }
     }
 
     fn exceeds_burst(&mut self, now: Mono) -> bool {

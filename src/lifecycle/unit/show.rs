@@ -16,8 +16,7 @@ impl Unit {
 
     /// The builds that run or may be started again.
     pub(in crate::lifecycle) fn builds(&self) -> Vec<u64> {
-        let runs = [&self.run, &self.coming, &self.leaving];
-        let runs = runs.into_iter().flatten().map(|r| r.built);
+        let runs = self.runs().map(|r| r.built);
         let known = self.built.into_iter().chain([self.fallback]).flatten();
         runs.chain(known).map(|b| b.id).collect()
     }
@@ -55,17 +54,13 @@ impl Unit {
 
     /// When something is due even if nothing happens.
     pub(in crate::lifecycle) fn deadline(&self) -> Option<Mono> {
-        let runs = [&self.run, &self.coming, &self.leaving]
-            .into_iter()
-            .flatten()
-            .filter_map(|run| match run.stop {
-                Some(Stop::Told { kill_at }) => run.started.map(|_| kill_at),
-                Some(Stop::Killed { give_up_at }) => Some(give_up_at),
-                None if run.good || run.dead => None,
-                None => run
-                    .started
-                    .map(|s| s.after(self.policy.ready_within.unwrap_or(GOOD_AFTER))),
-            });
+        let within = self.policy.ready_within.unwrap_or(GOOD_AFTER);
+        let runs = self.runs().filter_map(|run| match run.stop {
+            Some(Stop::Told { kill_at }) => run.started.map(|_| kill_at),
+            Some(Stop::Killed { give_up_at }) => Some(give_up_at),
+            None if run.good || run.dead => None,
+            None => run.started.map(|at| at.after(within)),
+        });
         let build = self
             .build
             .iter()
@@ -148,17 +143,12 @@ impl Unit {
         &self,
         generation: crate::lifecycle::Generation,
     ) -> bool {
-        [&self.run, &self.coming, &self.leaving]
-            .into_iter()
-            .flatten()
+        self.runs()
             .any(|r| r.generation == generation && (r.good || r.stop.is_some() || r.dead))
     }
 
     #[cfg(test)]
-    pub(in crate::lifecycle) fn runs(&self) -> usize {
-        [&self.run, &self.coming, &self.leaving]
-            .into_iter()
-            .flatten()
-            .count()
+    pub(in crate::lifecycle) fn count_runs(&self) -> usize {
+        self.runs().count()
     }
 }
