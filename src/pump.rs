@@ -527,7 +527,7 @@ mod tests {
             self.pump.leader_exited();
             self.drained.recv_timeout(Duration::from_secs(10)).unwrap();
             self.tape.end(self.number, Wall::now(), "exit code 0");
-            self.tape.find(&Query::default()).unwrap()
+            self.tape.find(&Query::unhurried()).unwrap()
         }
 
         /// Waits until the log has so many lines.

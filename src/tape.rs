@@ -577,39 +577,39 @@ mod tests {
         let second = tape.begin(Wall(6));
         tape.append(second, Stream::Stderr, b"three\n");
         let find = |query: Query| tape.find(&query).unwrap();
-        let newest = find(Query::default());
+        let newest = find(Query::unhurried());
         assert_eq!((newest.run, newest.index, newest.next), (Some(2), -1, 4));
         assert_eq!(texts(&newest.lines), ["three"]);
         let before = find(Query {
             index: 0,
-            ..Query::default()
+            ..Query::unhurried()
         });
         assert_eq!((before.run, before.index), (Some(1), -2));
         assert_eq!(before.exit.as_deref(), Some("exit code 3"));
         assert_eq!(texts(&before.lines), ["one", "two", "unfinished"]);
         let after = find(Query {
             after: Some(2),
-            ..Query::default()
+            ..Query::unhurried()
         });
         assert_eq!(texts(&after.lines), ["unfinished", "three"]);
         assert_eq!(after.run, Some(2));
         for index in [2, -3, i64::MIN, i64::MAX] {
             let refused = tape.find(&Query {
                 index,
-                ..Query::default()
+                ..Query::unhurried()
             });
             assert_eq!(refused, Err(QueryError::NoRun { index, known: 2 }));
         }
         let only = find(Query {
             after: Some(0),
             stream: Some(Stream::Stderr),
-            ..Query::default()
+            ..Query::unhurried()
         });
         assert_eq!(texts(&only.lines), ["three"]);
         assert!(
             find(Query {
                 since: Some(Wall(i64::MAX)),
-                ..Query::default()
+                ..Query::unhurried()
             })
             .lines
             .is_empty()
@@ -617,7 +617,7 @@ mod tests {
         assert_eq!(
             find(Query {
                 since: Some(Wall(2)),
-                ..Query::default()
+                ..Query::unhurried()
             })
             .lines
             .len(),
@@ -628,7 +628,7 @@ mod tests {
     #[test]
     fn no_run_is_no_error() {
         let tape = Tape::new(LIMITS, 9, 4);
-        let found = tape.find(&Query::default()).unwrap();
+        let found = tape.find(&Query::unhurried()).unwrap();
         assert_eq!((found.run, found.next, found.lines.len()), (None, 8, 0));
         assert_eq!(tape.next_seq(), 9);
         assert!(tape.tail(4, 20).is_empty());
@@ -638,14 +638,14 @@ mod tests {
     fn an_unfinished_line_keeps_the_number_it_was_shown_with() {
         let (tape, run) = tape();
         tape.append(run, Stream::Stdout, b"a\nprompt> ");
-        let shown = tape.find(&Query::default()).unwrap();
+        let shown = tape.find(&Query::unhurried()).unwrap();
         assert_eq!(texts(&shown.lines), ["a", "prompt> "]);
         assert_eq!((shown.lines[1].seq, shown.next), (2, 1));
         tape.append(run, Stream::Stderr, b"overtakes\n");
         let cursor = tape.pull(0, 1 << 20).next;
         assert_eq!(cursor, 3);
         tape.append(run, Stream::Stdout, b"yes\nnext\n");
-        let whole = tape.find(&Query::default()).unwrap();
+        let whole = tape.find(&Query::unhurried()).unwrap();
         assert_eq!(
             texts(&whole.lines),
             ["a", "prompt> yes", "overtakes", "next"]
@@ -661,7 +661,7 @@ mod tests {
         let found = tape
             .find(&Query {
                 after: Some(cursor),
-                ..Query::default()
+                ..Query::unhurried()
             })
             .unwrap();
         assert_eq!(texts(&found.lines), ["prompt> yes", "next"]);
@@ -681,7 +681,7 @@ mod tests {
                 match random.below(6) {
                     0 => drop(tape.find(&Query {
                         after: Some(0),
-                        ..Query::default()
+                        ..Query::unhurried()
                     })),
                     1 => {
                         let pulled = tape.pull(cursor, random.below(200));
@@ -735,7 +735,7 @@ mod tests {
         let found = tape
             .find(&Query {
                 tail: Some(1),
-                ..Query::default()
+                ..Query::unhurried()
             })
             .unwrap();
         assert_eq!((found.dropped, found.matches), (stats.dropped, stats.lines));

@@ -30,6 +30,16 @@ fn status(house: &House) -> Value {
     serde_json::from_str(&house.cli(["status", "--json"]).out).unwrap()
 }
 
+/// The pid of the process, which starts a moment after the daemon does.
+fn pid_of_nap(house: &House) -> i32 {
+    let pid = || {
+        status(house)["processes"][0]["pid"]
+            .as_i64()
+            .ok_or("not yet")
+    };
+    eventually(pid) as i32
+}
+
 fn start(house: &House, args: &[&str]) -> Child {
     house
         .command(bpm())
@@ -218,7 +228,7 @@ fn many_starts_at_once_make_one_daemon() {
 fn a_killed_daemon_is_stale_and_its_processes_are_not_doubled() {
     let house = House::new(NAP);
     house.cli(["-d"]).exits(0);
-    let nap = status(&house)["processes"][0]["pid"].as_i64().unwrap() as i32;
+    let nap = pid_of_nap(&house);
     murder(pid(&house));
     let said = house.cli(["status"]).exits(1);
     assert!(said.out.contains("stale"), "{said:?}");
@@ -234,7 +244,7 @@ fn a_killed_daemon_is_stale_and_its_processes_are_not_doubled() {
     assert!(!lives(nap));
     assert_eq!(house.inhabitants().len(), 2, "{:?}", house.inhabitants());
     // Killed again, and stopped instead.
-    let nap = status(&house)["processes"][0]["pid"].as_i64().unwrap() as i32;
+    let nap = pid_of_nap(&house);
     murder(pid(&house));
     let said = house.cli(["stop"]).exits(0);
     assert!(said.out.contains("a dead daemon had left"), "{said:?}");
@@ -246,7 +256,7 @@ fn a_killed_daemon_is_stale_and_its_processes_are_not_doubled() {
 fn what_a_killed_daemon_did_not_write_down_is_found() {
     let house = House::new(NAP);
     house.cli(["-d"]).exits(0);
-    let nap = status(&house)["processes"][0]["pid"].as_i64().unwrap() as i32;
+    let nap = pid_of_nap(&house);
     murder(pid(&house));
     // As if it had been killed between a start and the note of it.
     let path = house.state_folder().unwrap().join("state.json");
@@ -327,15 +337,14 @@ fn one_that_does_not_answer_is_unhealthy_and_is_replaced() {
     house.cli(["stop"]).exits(1).says(&["--force"]);
     house.cli(["stop", "nap"]).exits(1).says(&["--force"]);
     for once in [&["up"][..], &["start", "nap"]] {
-        let begun = std::time::Instant::now();
-        house
-            .cli(once)
-            .exits(1)
-            .says(&["does not answer", "hint: "]);
-        assert!(
-            begun.elapsed().as_secs_f64() < 3.5,
-            "judged twice: {once:?}"
-        );
+        // Each time a daemon is judged takes two seconds; all else may take long, but not each time.
+        let quick = || {
+            let begun = std::time::Instant::now();
+            let said = house.cli(once).exits(1);
+            said.says(&["does not answer", "hint: "]);
+            begun.elapsed().as_secs_f64() < 3.9
+        };
+        assert!((0..5).any(|_| quick()), "judged twice: {once:?}");
     }
     house.cli(["-d", "--replace"]).exits(0);
     assert!(!lives(old));
@@ -634,18 +643,25 @@ fn systemd_is_told() {
     let mut house = House::new(NAP);
     let path = house.home().with_file_name("notify");
     let systemd = UnixDatagram::bind(&path).unwrap();
-    let patience = std::time::Duration::from_secs(20);
-    systemd.set_read_timeout(Some(patience)).unwrap();
     house.env("NOTIFY_SOCKET", path.to_str().unwrap());
-    // Slow enough for a queue of ten (net.unix.max_dgram_qlen) that is not read meanwhile.
     house.env("WATCHDOG_USEC", "1000000");
+    // Always read: the queue of the socket holds ten (net.unix.max_dgram_qlen).
+    let (heard, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok(n) = systemd.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            if heard.send(text).is_err() {
+                break;
+            }
+        }
+    });
     house.serve_beyond_terminals();
     // What it said until then, less what it always says.
     let hear = |until: &str| {
-        let (mut said, mut buffer) = (Vec::new(), [0; 512]);
+        let mut said = Vec::new();
         while !said.iter().any(|s: &String| s.contains(until)) {
-            let n = systemd.recv(&mut buffer).unwrap();
-            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            let text = hears.recv_timeout(common::PATIENCE).unwrap();
             if text != "WATCHDOG=1" || text == until {
                 said.push(text);
             }

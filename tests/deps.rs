@@ -276,11 +276,15 @@ fn two_hundred_are_started_and_stopped_and_nothing_is_left() {
     let mut config = String::new();
     for n in 0..200 {
         // Every fourth with a child that ignores TERM.
-        let command = match n % 4 {
-            0 => "[\"sh\", \"-c\", \"(trap '' TERM; exec sleep 1000) & exec sleep 1000\"]",
-            _ => "[\"sleep\", \"1000\"]",
+        let (command, patience) = match n % 4 {
+            0 => (
+                "[\"sh\", \"-c\", \"(trap '' TERM; echo deaf; exec sleep 1000) & exec sleep 1000\"]",
+                "0.5",
+            ),
+            _ => ("[\"sleep\", \"1000\"]", "1000"),
         };
-        config += &format!("[process.p{n}]\ncommand = {command}\nstop_timeout_seconds = 0.5\n");
+        config +=
+            &format!("[process.p{n}]\ncommand = {command}\nstop_timeout_seconds = {patience}\n");
     }
     let mut house = House::new(&config);
     house.serve();
@@ -289,7 +293,14 @@ fn two_hundred_are_started_and_stopped_and_nothing_is_left() {
             let status = house.call("get_status", json!({})).ok();
             let processes = status["processes"].as_array().unwrap().clone();
             let others = processes.iter().filter(|p| p["state"] != state).count();
-            if others == 0 { Ok(()) } else { Err(others) }
+            // Who will not hear the signal has said so.
+            let deaf = processes
+                .iter()
+                .filter(|p| p["log_lines"].as_u64() > Some(0));
+            match (others, deaf.count()) {
+                (0, 50) => Ok(()),
+                others => Err(others),
+            }
         });
     };
     all_in("running");
@@ -297,8 +308,13 @@ fn two_hundred_are_started_and_stopped_and_nothing_is_left() {
     assert_eq!(done["ok"], true);
     let results = done["results"].as_array().unwrap();
     assert_eq!(results.len(), 200);
-    let killed: u64 = results.iter().map(|r| r["killed"].as_u64().unwrap()).sum();
-    assert_eq!(killed, 50);
+    for result in results {
+        let n: u32 = result["process"].as_str().unwrap()[1..].parse().unwrap();
+        let killed = result["killed"].as_u64().unwrap();
+        // With the one that does not hear it one may have to go that was about to.
+        let fits = if n.is_multiple_of(4) { 1..=2 } else { 0..=0 };
+        assert!(fits.contains(&killed), "{result}");
+    }
     all_in("stopped");
     assert!(house.inhabitants().is_empty(), "{:?}", house.inhabitants());
     assert_eq!(children(house.pid()), [], "no zombie");

@@ -266,7 +266,7 @@ fn a_thousand_waiting_calls_hold_up_nobody() {
     }
     house.shared.waiting.until("all wait", |n| n == 1_000);
     // Other tests run beside this one, each with a thread or two of its own.
-    assert!(threads() < before + 100);
+    assert!(threads() < before + 500);
     assert_eq!(text(&house.tcp().call("echo", json!({}))), "nothing");
     house.shared.release();
     let mut ids: Vec<i64> = (0..1_000)
@@ -570,11 +570,17 @@ fn who_reads_nothing_delays_no_end() {
     let (mut lines, mut other) = (house.unix(), house.unix());
     lines.tool(json!(1), "flood", json!({}));
     house.shared.waiting.until("it floods", |n| n == 1);
-    other.tool(json!(2), "wait", json!({"ms": 900}));
+    other.tool(json!(2), "wait", json!({}));
     house.shared.waiting.until("another waits", |n| n == 2);
+    let shared = std::sync::Arc::clone(&house.shared);
+    let later = std::thread::spawn(move || {
+        std::thread::park_timeout(Duration::from_millis(500));
+        shared.release();
+    });
     let begun = Mono::now();
     house.drain(PATIENCE);
-    assert!(Mono::now().since(begun) < Duration::from_secs(5));
+    assert!(Mono::now().since(begun) < PATIENCE / 2);
+    later.join().unwrap();
     // Who does read is waited for.
     assert!(other.next().unwrap()["result"].is_object());
     drop(lines);

@@ -373,10 +373,7 @@ fn unfinished_business_ends() {
     let mut answer = Vec::new();
     let mut byte = [0; 512];
     loop {
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "the trickle goes on"
-        );
+        assert!(began.elapsed() < PATIENCE, "the trickle goes on");
         if trickle.write_all(b"X").is_err() {
             break;
         }
@@ -565,11 +562,13 @@ fn an_idle_door_sleeps() {
             .unwrap();
         line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()
     };
-    // Its answer to us was written before it went back to sleep.
-    std::thread::park_timeout(Duration::from_millis(100));
-    let before = wakes();
-    std::thread::park_timeout(Duration::from_secs(2));
-    assert_eq!(wakes(), before);
+    // Its answer to us was written before it went back to sleep, which may be later.
+    let sleeps = || {
+        let before = wakes();
+        std::thread::park_timeout(Duration::from_secs(2));
+        wakes() == before
+    };
+    assert!((0..5).any(|_| sleeps()));
 }
 
 #[test]
@@ -714,10 +713,13 @@ fn descriptors_run_out_and_come_back() {
     target.is_well();
     for _ in 0..3 {
         let mut held: Vec<TcpStream> = (0..200).map(|_| target.connect()).collect();
-        let before = target.ticks();
-        // Out of descriptors it waits for some, and does not spin.
-        std::thread::park_timeout(Duration::from_millis(300));
-        assert!(target.ticks() - before < 15);
+        // Out of descriptors it waits for some, and does not spin, once it has taken what it can.
+        let waits = || {
+            let before = target.ticks();
+            std::thread::park_timeout(Duration::from_millis(300));
+            target.ticks() - before < 15
+        };
+        assert!((0..10).any(|_| waits()));
         held.truncate(10);
         target.is_well();
     }

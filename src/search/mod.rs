@@ -84,6 +84,17 @@ impl Default for Query {
     }
 }
 
+#[cfg(test)]
+impl Query {
+    /// Searched to the end, however slow the machine is.
+    pub(crate) fn unhurried() -> Self {
+        Self {
+            budget: Duration::from_secs(600),
+            ..Self::default()
+        }
+    }
+}
+
 /// A line that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {

@@ -56,7 +56,7 @@ impl Twins {
                 self.both(|tape| tape.end(run, Wall(self.at), "exit code 3"));
                 self.open.retain(|open| *open != run);
             }
-            1 => drop(self.both(|tape| tape.find(&Query::default()).unwrap().next)),
+            1 => drop(self.both(|tape| tape.find(&Query::unhurried()).unwrap().next)),
             _ => {
                 let stream = Stream::ALL[usize::from(random.below(3) == 0)];
                 let text = text(random, self.at);
@@ -111,8 +111,7 @@ fn query(random: &mut Random, last: u64, runs: usize) -> Query {
         },
         after: some(random, last as usize + 2).map(|n| n as u64),
         stream: [None, None, Some(Stream::Stdout), Some(Stream::Stderr)][random.below(4)],
-        budget: std::time::Duration::from_secs(60),
-        ..Query::default()
+        ..Query::unhurried()
     };
     if query.after.is_some() {
         // Beside late lines, and of runs that overlap, context is that of their page on disk.
@@ -201,7 +200,7 @@ fn memory_and_disk_are_one_log() {
         for index in 0..runs as i64 {
             let query = Query {
                 index: index - runs as i64,
-                ..Query::default()
+                ..Query::unhurried()
             };
             let then = essence(stored.find(&query).unwrap());
             let run = then.run.unwrap();
@@ -214,7 +213,7 @@ fn memory_and_disk_are_one_log() {
                 .position(|r| r.number == run);
             let query = Query {
                 index: position.unwrap() as i64,
-                ..Query::default()
+                ..Query::unhurried()
             };
             let now = essence(twins.memory.find(&query).unwrap());
             assert_eq!((then.matches, &then.exit), (now.matches, &now.exit));
@@ -265,7 +264,7 @@ fn numbered(tape: &Tape) -> Vec<u64> {
     let found = tape
         .find(&Query {
             after: Some(0),
-            ..Query::default()
+            ..Query::unhurried()
         })
         .unwrap();
     found
@@ -330,7 +329,7 @@ fn what_a_crash_cut_off_between_log_and_index_is_found() {
         let bytes = fs::read(&index).unwrap();
         fs::write(&index, &bytes[..bytes.len() - cut]).unwrap();
         let tape = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
-        let found = tape.find(&Query::default()).unwrap();
+        let found = tape.find(&Query::unhurried()).unwrap();
         let seqs: Vec<u64> = found.lines.iter().map(|l| l.seq).collect();
         assert!(seqs.into_iter().eq(1..=3_000), "{cut}");
         assert_eq!(tape.next_seq(), 3_001);
@@ -370,7 +369,7 @@ fn the_budget_holds_whatever_is_written() {
         tape.append(run, Stream::Stdout, b"\n");
     }
     assert!(used() <= budget && used() > budget / 2, "{}", used());
-    let found = tape.find(&Query::default()).unwrap();
+    let found = tape.find(&Query::unhurried()).unwrap();
     assert_eq!(found.matches + found.dropped, 100_000);
     assert!(found.dropped > 0 && found.matches > 10_000);
 }
@@ -431,7 +430,7 @@ fn trouble_is_told_and_passes() {
     assert!(numbered(&tape).into_iter().eq(0..12));
     drop(tape);
     let tape = Tape::stored(inside.as_path().into(), Kind::Runs, limits(1 << 20, 100, 0));
-    let found = tape.find(&Query::default()).unwrap();
+    let found = tape.find(&Query::unhurried()).unwrap();
     assert_eq!((found.lines[0].text.as_str(), found.dropped), ("11", 11));
 }
 
@@ -453,7 +452,7 @@ fn ask_everything(tape: &Tape) {
                     head,
                     after,
                     since,
-                    ..Query::default()
+                    ..Query::unhurried()
                 };
                 drop(tape.find(&query));
                 drop(tape.find_errors(&query, 5));
@@ -519,7 +518,7 @@ fn what_is_no_file_holds_up_nobody() {
     let found = |index| {
         let query = Query {
             index,
-            ..Query::default()
+            ..Query::unhurried()
         };
         tape.find(&query).unwrap().lines
     };
@@ -594,7 +593,7 @@ fn an_index_that_lies_is_answered_as_well() {
         let run = tape.begin(Wall(1));
         tape.append(run, Stream::Stdout, b"one\ntwo");
         tape.end(run, Wall(2), "exit code 0");
-        let found = tape.find(&Query::default()).unwrap();
+        let found = tape.find(&Query::unhurried()).unwrap();
         assert_eq!(texts(&found.lines), ["one", "two"]);
         ask_everything(&tape);
         drop(tape);
@@ -632,7 +631,7 @@ fn a_file_that_is_cut_while_it_is_read_is_read_to_there() {
     let tape = written(folder.path(), 1 << 20, 0..60_000);
     drop(tape);
     let stored = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
-    let mut view = stored.select(&Query::default()).unwrap().open();
+    let mut view = stored.select(&Query::unhurried()).unwrap().open();
     assert!(view.lines() > 15_000);
     let mut files = 0;
     for file in fs::read_dir(folder.path()).unwrap() {
@@ -742,7 +741,7 @@ fn a_query_over_many_runs_has_one_file_open() {
     let stored = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
     let query = Query {
         after: Some(0),
-        ..Query::default()
+        ..Query::unhurried()
     };
     for follows in [false, true] {
         let mut view = match follows {

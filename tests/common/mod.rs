@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// Longer than anything takes that works.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The value, once there is one. Fails with the last `why` after [`PATIENCE`].
 pub fn eventually<T, E: Debug>(mut look: impl FnMut() -> Result<T, E>) -> T {
@@ -488,6 +488,19 @@ impl House {
         lines.iter().map(text).collect()
     }
 
+    /// Waits until the newest run has said these lines, and no others.
+    #[track_caller]
+    pub fn says<S: AsRef<str>>(&self, process: &str, lines: &[S]) {
+        eventually(|| {
+            let said = self.logs(process);
+            if said.iter().eq(lines.iter().map(AsRef::as_ref)) {
+                Ok(())
+            } else {
+                Err(said)
+            }
+        });
+    }
+
     /// Waits until the newest run has a line that contains `part`, and gives the line.
     #[track_caller]
     pub fn line(&self, process: &str, part: &str) -> String {
@@ -693,7 +706,7 @@ impl Http {
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let stream = TcpStream::connect(host).unwrap();
         // Tools answer within 50 s, unless told otherwise.
-        stream.set_read_timeout(Some(PATIENCE * 3)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self {
             stream: BufReader::new(stream),
@@ -856,8 +869,26 @@ printf '%s\n' '{"reason":"build-finished","success":true}'
 echo "    Finished \`$profile\` profile" >&2
 "#;
 
-/// A port on which nobody listens at the moment.
+/// A port on which nobody listens at the moment. It is none of those that the kernel gives away, so nobody who
+/// connects, or binds to port 0, has it meanwhile.
 pub fn free_port() -> u16 {
+    const LOWEST: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let given_away =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let first = given_away
+        .split_whitespace()
+        .next()
+        .and_then(|n| n.parse().ok());
+    let ours = first.unwrap_or(32_768_u32).saturating_sub(LOWEST);
+    for _ in 0..ours {
+        // Others who try at the same time begin elsewhere.
+        let n = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id().wrapping_mul(61) % ours;
+        let port = (LOWEST + n % ours) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
@@ -29,6 +31,8 @@ fn shown(line: &Value, run: &Value) -> Shown {
 struct Follower {
     child: Child,
     lines: JoinHandle<Vec<Shown>>,
+    /// The run of the newest line that it has shown.
+    run: Arc<AtomicU64>,
 }
 
 impl Follower {
@@ -43,6 +47,8 @@ impl Follower {
             .spawn()
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
+        let run = Arc::new(AtomicU64::new(0));
+        let newest = Arc::clone(&run);
         let lines = std::thread::spawn(move || {
             let mut all = Vec::new();
             for line in out.lines() {
@@ -52,12 +58,14 @@ impl Follower {
                 };
                 // One that is far behind is told how many lines left the disk before it came to them.
                 if line["dropped"].is_null() {
-                    all.push(shown(&line, &line["run"]));
+                    let line = shown(&line, &line["run"]);
+                    newest.store(line.run, Ordering::Relaxed);
+                    all.push(line);
                 }
             }
             all
         });
-        Self { child, lines }
+        Self { child, lines, run }
     }
 
     fn end(mut self) -> Vec<Shown> {
@@ -183,6 +191,10 @@ fn a_follower_goes_on_over_a_kill_with_what_it_had_not_seen() {
         house.up();
     }
     lines_of(&house, 5, "^line 500$");
+    eventually(|| match follower.run.load(Ordering::Relaxed) {
+        5 => Ok(()),
+        behind => Err(behind),
+    });
     house.cli(["stop"]).exits(0);
     let all = follower.end();
     assert_eq!(out_of_order(&all), None);

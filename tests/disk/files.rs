@@ -1,5 +1,6 @@
 //! The files of a process's log, as anybody can read them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -60,12 +61,21 @@ pub(crate) fn bytes(house: &House, process: &str, run: u64) -> Vec<u8> {
         .collect()
 }
 
-/// What the folder takes of the disk, in blocks of 4 KiB, as du(1) counts on most file systems.
+/// What the folder takes of the disk, in blocks of 4 KiB, as du(1) counts on most file systems. What is there, and as
+/// large, in two looks one after the other was so between them; one look alone may count what went before it was over.
 pub(crate) fn usage(folder: &Path) -> u64 {
-    let files = fs::read_dir(folder).into_iter().flatten().flatten();
-    files
-        .filter_map(|file| Some(file.metadata().ok()?.len().next_multiple_of(4096)))
-        .sum()
+    let look = || -> BTreeMap<_, u64> {
+        let files = fs::read_dir(folder).into_iter().flatten().flatten();
+        let size = |file: &fs::DirEntry| Some(file.metadata().ok()?.len().next_multiple_of(4096));
+        files
+            .filter_map(|file| Some((file.file_name(), size(&file)?)))
+            .collect()
+    };
+    let (first, second) = (look(), look());
+    let both = first
+        .iter()
+        .filter_map(|(name, size)| Some(size.min(second.get(name)?)));
+    both.sum()
 }
 
 /// Who may do what with it.

@@ -252,7 +252,7 @@ fn without_a_budget_there_are_no_files() {
     gate.open();
     house.line("p", "two");
     assert_eq!(bytes(&house, "p", 1), b"two\n");
-    assert_eq!(house.logs("p"), ["one", "two"]);
+    house.says("p", &["one", "two"]);
     assert_eq!(house.status("p")["restarts"], 0);
     // And off: the files go, or stay as they are, but nothing is added.
     house.config(&config("0"));

@@ -16,7 +16,7 @@ use bpm::os::poll::Waker;
 use serde_json::{Value, json};
 
 /// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the tools share: a bell that `wait` waits for, and counts of what is alive.
 #[derive(Default)]
