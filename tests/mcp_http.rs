@@ -204,6 +204,44 @@ fn a_body_that_is_too_large_is_refused_unread() {
     house.running("nap");
 }
 
+/// Also where nothing else changes with it.
+#[test]
+fn a_process_that_a_reload_removed_is_not_shown() {
+    let house = house();
+    let names = || -> Vec<String> {
+        let data = house.call("get_status", json!({})).ok();
+        let processes = data["processes"].as_array().unwrap();
+        let name = |p: &Value| p["name"].as_str().unwrap().to_owned();
+        processes.iter().map(name).collect()
+    };
+    for rest in ["autostart = false\n", ""] {
+        let more = NAP.replace("nap", "late");
+        house.config(&format!("{NAP}{more}{rest}"));
+        house.call("reload", json!({})).ok();
+        assert_eq!(names(), ["nap", "late"]);
+        house.config(NAP);
+        house.call("reload", json!({})).ok();
+        assert_eq!(names(), ["nap"]);
+    }
+}
+
+/// What a door was opened with stays until there is another one; a reload must not look as if it had locked it.
+#[test]
+fn a_reload_says_what_it_can_not_take_over() {
+    let house = house();
+    let errors = |keys: &str| {
+        house.config(&format!("{keys}{NAP}"));
+        let said = house.call("reload", json!({"dry_run": true})).ok();
+        said["errors"].to_string()
+    };
+    assert_eq!(errors(""), "[]");
+    let said = errors("token_file = \"token\"\nallowed_hosts = [\"dev.example\"]\n");
+    let wanted = "token_file, allowed_hosts take effect with: bpm daemon restart";
+    assert!(said.contains(wanted), "{said}");
+    let said = errors("bind = \"127.0.0.2\"\nallowed_origins = [\"https://dev.example\"]\n");
+    assert!(said.contains("bind, allowed_origins take effect"), "{said}");
+}
+
 #[test]
 fn calls_of_many_clients_run_side_by_side() {
     let mut house = House::new("[process.app]\ntype = \"rust\"\n");

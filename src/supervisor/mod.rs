@@ -369,9 +369,13 @@ impl Supervisor {
         }
         self.begin_health();
         self.publish();
-        self.answer();
+        let answers = self.answers();
         if self.retire() {
             self.publish();
+        }
+        // Only now: who is answered may look at once.
+        for (slot, reply) in answers {
+            slot.put(reply);
         }
         self.save();
         if self.phase == Phase::Stopping && self.fleet.all_empty() && self.preps.is_empty() {

@@ -180,7 +180,8 @@ impl Supervisor {
     }
 
     /// Tells who waits.
-    pub(super) fn answer(&mut self) {
+    pub(super) fn answers(&mut self) -> Vec<(Slot, Reply)> {
+        let mut answers = Vec::new();
         let numbers: Vec<u64> = self.parties.keys().copied().collect();
         for number in numbers {
             let Some(mut party) = self.parties.remove(&number) else {
@@ -194,11 +195,12 @@ impl Supervisor {
                 }
             }
             if party.members.iter().all(|m| m.done.is_some()) {
-                party.slot.put(reply(party.kind, party.members));
+                answers.push((party.slot, reply(party.kind, party.members)));
             } else {
                 self.parties.insert(number, party);
             }
         }
+        answers
     }
 
     fn done(&self, kind: &Kind, began: Mono, member: &Member, result: &Result<(), Why>) -> Done {

@@ -76,10 +76,24 @@ impl Supervisor {
                 .collect(),
             errors: Vec::new(),
         };
-        if (old.port, old.bind) != (new.port, new.bind) {
-            reloaded
-                .errors
-                .push("mcp_port and bind take effect with: bpm daemon restart".into());
+        let door = [
+            ("mcp_port", old.port != new.port),
+            ("bind", old.bind != new.bind),
+            ("token_file", old.token_file != new.token_file),
+            ("allowed_hosts", old.allowed_hosts != new.allowed_hosts),
+            (
+                "allowed_origins",
+                old.allowed_origins != new.allowed_origins,
+            ),
+        ];
+        let late: Vec<&str> = door
+            .iter()
+            .filter(|(_, c)| *c)
+            .map(|(key, _)| *key)
+            .collect();
+        if !late.is_empty() {
+            let text = format!("{} take effect with: bpm daemon restart", late.join(", "));
+            reloaded.errors.push(text);
         }
         if dry_run {
             return slot.put(Reply::Reload(reloaded));

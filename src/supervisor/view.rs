@@ -82,6 +82,8 @@ impl Supervisor {
         let stopping = self.phase != Phase::Working;
         let release_at = self.release_at();
         let old = self.hub.board.now();
+        // One that is gone changes none of those that are there.
+        changed |= old.units.len() != self.order.len();
         if !changed && old.stopping == stopping && old.release_at == release_at {
             return;
         }
