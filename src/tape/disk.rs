@@ -30,8 +30,9 @@ use crate::table::in_order;
 const BLOCK: u64 = 4096;
 /// The budget of one kind is spread over so many segments: what goes at once is one of them.
 const SEGMENTS: u64 = 8;
-/// A segment takes what a pipe holds by default at least, and its offsets fit its index.
-const SMALLEST: u64 = 72 << 10;
+/// A segment takes a read that is one of many at least, and its offsets fit its index. Not more: of a small
+/// budget the newest lines must stay when the oldest segment goes.
+const SMALLEST: u64 = MUCH as u64 + BLOCK;
 /// What is larger than it must be holds up who waits for the log while it is removed: a gigabyte takes
 /// a tenth of a second.
 const QUICK: u64 = 64 << 20;

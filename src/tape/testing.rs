@@ -718,6 +718,25 @@ fn a_smaller_budget_counts_at_once_and_for_the_next_daemon() {
 }
 
 #[test]
+fn a_small_budget_keeps_the_newest_lines() {
+    for budget in [64 << 10, 100 << 10, 256 << 10] {
+        let folder = Folder::new("tape-15");
+        let limits = limits(64 << 10, 100, budget);
+        let tape = Tape::open(folder.path().into(), Kind::Runs, limits, 1, 1);
+        let run = tape.begin(Wall(1));
+        let mut written = 0;
+        while written < 8 * budget {
+            tape.append(run, Stream::Stdout, &b"0123456789012345678\n".repeat(100));
+            written += 2_000;
+            let files = fs::read_dir(folder.path()).unwrap();
+            let sizes = files.map(|f| f.unwrap().metadata().unwrap().len());
+            let kept: u64 = sizes.sum();
+            assert!(kept >= written.min(budget / 5), "{kept} of {budget}");
+        }
+    }
+}
+
+#[test]
 fn trouble_is_over_once_nothing_is_to_be_written() {
     let folder = Folder::new("tape-12");
     let inside = folder.path().join("web");
