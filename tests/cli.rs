@@ -70,6 +70,27 @@ fn up_runs_a_task_once() {
 }
 
 #[test]
+fn up_runs_a_task_that_fails_once_each_time() {
+    // While the others are started, the first one has failed.
+    let mut config =
+        String::from("[process.migrate]\ntype = \"task\"\ncommand = \"echo ran >> ran; exit 3\"\n");
+    for n in 0..30 {
+        config.push_str(&format!(
+            "[process.nap{n}]\ncommand = [\"FIXTURE\", \"nap\"]\n"
+        ));
+    }
+    let house = House::new(&config);
+    for times in 1..=2 {
+        house
+            .cli(["up"])
+            .exits(1)
+            .says(&["bpm: migrate: ", "exit code 3"]);
+        assert_eq!(house.read("ran"), "ran\n".repeat(times));
+    }
+    house.cli(["stop"]).exits(0);
+}
+
+#[test]
 fn up_of_some_starts_no_others() {
     let house = House::new(TWO);
     let said = house.cli(["up", "more"]).exits(0);

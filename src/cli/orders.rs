@@ -38,10 +38,13 @@ pub(super) struct Reached {
     pub descriptor: Descriptor,
     /// Connected.
     pub client: Client,
+    /// We started it: what its processes did, they did just now.
+    pub new: bool,
 }
 
 /// Connects to the daemon, which is started if there is none. None: we were that daemon, and it is over.
 pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached>> {
+    let mut new = false;
     for _ in 0..2 {
         let verdict = match wishes.replace {
             true => client::judge(&project.dir, "cli")?,
@@ -49,7 +52,11 @@ pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached
         };
         match verdict {
             Verdict::Running(descriptor, client) if !wishes.replace => {
-                return Ok(Some(Reached { descriptor, client }));
+                return Ok(Some(Reached {
+                    descriptor,
+                    client,
+                    new,
+                }));
             }
             // Judged once: it has had its time to answer.
             Verdict::Unhealthy(descriptor) if !wishes.replace => {
@@ -61,6 +68,7 @@ pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached
         match daemon::start(project, wishes, How::Detached)? {
             Started::Ended => return Ok(None),
             Started::Now { words, found } => {
+                new = true;
                 let found = found
                     .map(|text| format!("bpm: {text}\n"))
                     .unwrap_or_default();

@@ -55,7 +55,7 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         waits: Table::default(),
         changes: Table::default(),
     };
-    run.begin(&names)?;
+    run.begin(&names, reached.new)?;
     let failed = run.settle()?;
     let data = run.status()?;
     let shown: Vec<Value> = items(&data["processes"])
@@ -92,7 +92,7 @@ struct Run {
 }
 
 impl Run {
-    fn begin(&mut self, names: &[String]) -> Result<()> {
+    fn begin(&mut self, names: &[String], new: bool) -> Result<()> {
         let data = self.status()?;
         for name in names {
             let process = items(&data["processes"]).find(|p| p["name"] == name.as_str());
@@ -102,10 +102,11 @@ impl Run {
                 ("timeout_seconds", LONGEST.into()),
             ]);
             // A task runs once for each start of the daemon: one that was started is waited for, not
-            // run again. One that failed is.
+            // run again. One that failed before is.
             let tool = match under_way.and_then(|p| p["state"].as_str()) {
                 Some("done") => continue,
-                Some("failed") | None => "start",
+                Some("failed") if !new => "start",
+                None => "start",
                 Some(_) => {
                     arguments["for"] = "ready".into();
                     "wait"
