@@ -73,7 +73,8 @@ pub struct Builder {
 impl Builder {
     /// Starts the thread.
     ///
-    /// Errors: no thread or no descriptor to be had; nothing was read then.
+    /// # Errors
+    /// No thread or no descriptor to be had; nothing was read then.
     pub fn start(job: BuildJob) -> io::Result<Self> {
         let mailbox = Mailbox::new()?;
         let waker = mailbox.waker(0);
@@ -205,23 +206,23 @@ impl Reporter {
 }
 
 /// One line as it comes, in bounded memory.
+#[derive(Default)]
 struct Line {
     text: Vec<u8>,
-    limit: usize,
+    /// It begins as one of cargo's messages: held until it is whole.
+    held: bool,
+    /// Bytes beyond the limit.
     lost: usize,
 }
 
 impl Line {
-    fn new() -> Self {
-        Self {
-            text: Vec::new(),
-            limit: LONGEST_LINE,
-            lost: 0,
-        }
-    }
-
     fn push(&mut self, part: &[u8]) {
-        let room = part.len().min(self.limit - self.text.len());
+        let limit = if self.held {
+            LONGEST_MESSAGE
+        } else {
+            LONGEST_LINE
+        };
+        let room = part.len().min(limit - self.text.len());
         self.text.extend_from_slice(&part[..room]);
         self.lost += part.len() - room;
     }
@@ -244,7 +245,7 @@ impl Output {
         Self {
             tape,
             run,
-            lines: [Line::new(), Line::new()],
+            lines: Default::default(),
             errors: Vec::new(),
             texts: Default::default(),
             built: Vec::new(),
@@ -275,13 +276,11 @@ impl Output {
         let mut at = 0;
         for part in bytes.split_inclusive(|b| *b == b'\n') {
             let line = &mut self.lines[stream];
-            let message = part.starts_with(MESSAGE) || MESSAGE.starts_with(part);
-            if line.text.is_empty() && stream == 0 && message {
-                line.limit = LONGEST_MESSAGE;
+            if line.text.is_empty() && stream == 0 {
+                line.held = part.starts_with(MESSAGE) || MESSAGE.starts_with(part);
             }
             line.push(part);
-            let held = line.limit == LONGEST_MESSAGE;
-            if held {
+            if line.held {
                 self.log(stream, &bytes[from..at]);
                 from = at + part.len();
             }
@@ -304,8 +303,8 @@ impl Output {
 
     /// A line is complete.
     fn line(&mut self, stream: usize) {
-        let line = std::mem::replace(&mut self.lines[stream], Line::new());
-        if line.limit == LONGEST_MESSAGE {
+        let line = std::mem::take(&mut self.lines[stream]);
+        if line.held {
             if line.lost > 0 {
                 let size = line.text.len() + line.lost;
                 let note = format!("[bpm: a message of {size} bytes is left out]\n");

@@ -149,6 +149,12 @@ fn behind_string(json: &[u8], mut at: usize) -> usize {
     json.len()
 }
 
+/// Why a list is not read as a batch: its revision has none, or it is none itself.
+pub fn no_batch() -> Refusal {
+    let text = format!("Batches are of revision 2025-03-26 only, and of 1 to {MAX_BATCH} messages");
+    Refusal::new(INVALID_REQUEST, text).status(400)
+}
+
 /// Reads a message. The error comes with the id, where that could be read.
 pub fn message(value: Value) -> Result<Message, (Value, Refusal)> {
     let bad = |id: Value, why: &str| {

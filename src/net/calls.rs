@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::Mono;
-use crate::door::{Answer, ClientKind, Level, Step, Task, Watch};
+use crate::door::{Answer, ClientKind, Level, Service, Step, Task, Watch};
 use crate::json::object;
 use crate::mcp::{self, Envelope, Era, Headers, Verb};
 use crate::os::poll::Waker;
@@ -15,6 +15,7 @@ use crate::rpc::{self, BUSY, INTERNAL_ERROR, INVALID_PARAMS, Message, Refusal, R
 use crate::table::Set;
 
 use super::conn::{Conn, Proto};
+use super::pool::Job;
 use super::{Due, Net, arm};
 
 /// Calls under way on one connection of the Unix socket.
@@ -191,7 +192,7 @@ impl Net {
 
     fn ask_service(
         &mut self,
-        service: &dyn crate::door::Service,
+        service: &dyn Service,
         c: &mut Conn,
         to: &Envelope,
         verb: Verb,
@@ -453,7 +454,7 @@ impl Net {
     }
 
     /// What a worker does for a call: run, bring back, ring.
-    fn job(&self, call: u64, run: impl FnOnce() -> Outcome + Send + 'static) -> super::pool::Job {
+    fn job(&self, call: u64, run: impl FnOnce() -> Outcome + Send + 'static) -> Job {
         let (finished, done) = (Arc::clone(&self.finished), Arc::clone(&self.done));
         let service = Arc::clone(&self.service);
         Box::new(move || {
@@ -892,7 +893,7 @@ impl Net {
 }
 
 fn call_tool(
-    service: &dyn crate::door::Service,
+    service: &dyn Service,
     c: &Conn,
     name: &str,
     args: &Value,

@@ -304,12 +304,7 @@ impl Net {
         };
         if let serde_json::Value::Array(items) = value {
             if items.is_empty() || items.len() > rpc::MAX_BATCH || !headers.may_batch() {
-                let text = format!(
-                    "Batches are of revision 2025-03-26 only, and of 1 to {} messages",
-                    rpc::MAX_BATCH
-                );
-                let refusal = Refusal::new(INVALID_REQUEST, text).status(400);
-                return self.answer_refusal(c, None, &serde_json::Value::Null, &refusal);
+                return self.answer_refusal(c, None, &serde_json::Value::Null, &rpc::no_batch());
             }
             return self.batch(c, items, Some(headers), now);
         }

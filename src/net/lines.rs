@@ -66,12 +66,7 @@ impl Net {
         if let Value::Array(items) = value {
             let allowed = matches!(c.proto, Proto::Lines { batches: true, .. });
             if items.is_empty() || items.len() > rpc::MAX_BATCH || !allowed {
-                let text = format!(
-                    "Batches are of revision 2025-03-26 only, and of 1 to {} messages",
-                    rpc::MAX_BATCH
-                );
-                let refusal = Refusal::new(INVALID_REQUEST, text);
-                return self.answer_refusal(c, None, &Value::Null, &refusal);
+                return self.answer_refusal(c, None, &Value::Null, &rpc::no_batch());
             }
             return self.batch(c, items, None, now);
         }

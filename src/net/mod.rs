@@ -177,7 +177,10 @@ impl Inlet {
     }
 }
 
-/// Opens the door: from now on `service` is served to whom `policy` lets in. Errors: no descriptor, no thread.
+/// Opens the door: from now on `service` is served to whom `policy` lets in.
+///
+/// # Errors
+/// No descriptor or no thread to be had.
 pub fn start(service: Arc<dyn Service>, listeners: Listeners, policy: Policy) -> io::Result<Door> {
     let mailbox = Mailbox::new()?;
     let shared = Arc::new(Shared {

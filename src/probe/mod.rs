@@ -63,8 +63,8 @@ struct Papers {
 
 #[derive(Debug)]
 enum Order {
-    Ask { job: Asked, order: Question },
-    Ended { job: Asked, end: Result<(), String> },
+    Ask(Asked, Question),
+    Ended(Asked, Result<(), String>),
     Forget(Key),
 }
 
@@ -85,7 +85,8 @@ enum Question {
 impl Prober {
     /// One that answers so. No thread yet.
     ///
-    /// Errors: no descriptor to be had.
+    /// # Errors
+    /// No descriptor to be had.
     pub fn new(tell: Tell) -> io::Result<Self> {
         let mailbox = Mailbox::new()?;
         let waker = mailbox.waker(0);
@@ -117,8 +118,7 @@ impl Prober {
 
     /// The command has been reaped: it ended with 0, or how, in words.
     pub fn ended(&self, key: Key, attempt: u64, end: Result<(), String>) {
-        let job = Asked { key, attempt };
-        self.order(Order::Ended { job, end });
+        self.order(Order::Ended(Asked { key, attempt }, end));
     }
 
     /// Nobody waits for that answer any more.
@@ -126,9 +126,8 @@ impl Prober {
         self.order(Order::Forget(key));
     }
 
-    fn ask(&self, key: Key, attempt: u64, order: Question) {
-        let job = Asked { key, attempt };
-        self.order(Order::Ask { job, order });
+    fn ask(&self, key: Key, attempt: u64, question: Question) {
+        self.order(Order::Ask(Asked { key, attempt }, question));
     }
 
     fn order(&self, order: Order) {
@@ -188,7 +187,7 @@ impl Desk {
     fn take(&self, order: Order, token: u64, jobs: &mut Vec<Job>) {
         match order {
             Order::Forget(key) => jobs.retain(|job| job.asked.key != key),
-            Order::Ended { job: asked, end } => {
+            Order::Ended(asked, end) => {
                 let at = jobs.iter().position(|job| job.asked == asked);
                 let said = at.and_then(|at| jobs.swap_remove(at).last_words());
                 let result = match (end, said) {
@@ -198,15 +197,15 @@ impl Desk {
                 };
                 self.answer(asked, result);
             }
-            Order::Ask { job: asked, order } => match self.begin(order, token) {
+            Order::Ask(asked, question) => match self.begin(question, token) {
                 Ok(work) => jobs.push(Job { asked, work }),
                 Err(why) => self.answer(asked, Err(why)),
             },
         }
     }
 
-    fn begin(&self, order: Question, token: u64) -> Result<Work, String> {
-        Ok(match order {
+    fn begin(&self, question: Question, token: u64) -> Result<Work, String> {
+        Ok(match question {
             Question::Knock { knock, within } => {
                 Work::Knocking(Knocking::begin(knock, within, Mono::now())?)
             }
@@ -261,9 +260,9 @@ impl Desk {
         };
         for order in orders {
             match order {
-                Order::Ask { job, .. } => self.answer(job, Err(why.into())),
-                Order::Ended { job, end } => {
-                    self.answer(job, end.map(|()| "exit code 0".into()));
+                Order::Ask(asked, _) => self.answer(asked, Err(why.into())),
+                Order::Ended(asked, end) => {
+                    self.answer(asked, end.map(|()| "exit code 0".into()));
                 }
                 Order::Forget(_) => {}
             }

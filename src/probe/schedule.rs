@@ -87,7 +87,7 @@ impl Target {
 /// How often, how long, how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rhythm {
-    /// From the begin of one attempt to that of the next.
+    /// From the start of one attempt to that of the next.
     pub interval: Duration,
     /// For one attempt.
     pub timeout: Duration,
@@ -195,7 +195,7 @@ struct Check {
 enum State {
     /// The next attempt is due then.
     Due(Mono),
-    /// An attempt is under way; a command is killed at `until` (who knocks looks at the time himself).
+    /// An attempt is under way; a command is killed at `until` (who knocks minds the time itself).
     Asked { began: Mono, until: Option<Mono> },
     /// A command was killed and is not gone yet.
     Killed { began: Mono },

@@ -134,10 +134,7 @@ impl Supervisor {
             let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
             targets(process, &expand)?
         };
-        let good = self
-            .fleet
-            .facts(key.0)
-            .is_some_and(|f| f.generation == Some(key.1) && f.ready == Some(true));
+        let good = self.is_good(key);
         self.end_checks(key);
         if let Some(book) = self.books.get_mut(&key) {
             book.checks.ready = ready.filter(|_| !good);
@@ -179,6 +176,12 @@ impl Supervisor {
             told: None,
             env: None,
         })
+    }
+
+    /// It is the run in service, and ready.
+    fn is_good(&self, key: Key) -> bool {
+        let facts = self.fleet.facts(key.0);
+        facts.is_some_and(|f| f.generation == Some(key.1) && f.ready == Some(true))
     }
 
     fn open_ear(&self, key: Key) -> Result<Ear, String> {
@@ -245,11 +248,10 @@ impl Supervisor {
             .map(|(k, _)| *k)
             .collect();
         for key in waiting {
-            let good = self
-                .fleet
-                .facts(key.0)
-                .is_some_and(|f| f.generation == Some(key.1) && f.ready == Some(true));
-            let Some(book) = self.books.get_mut(&key).filter(|_| good) else {
+            if !self.is_good(key) {
+                continue;
+            }
+            let Some(book) = self.books.get_mut(&key) else {
                 continue;
             };
             if let Some((target, rhythm)) = book.checks.health.take() {

@@ -18,6 +18,7 @@ use crate::door::{Answer, Caller, Made, Step};
 use crate::hub::Hub;
 use crate::json::{list, object, or_null, seconds};
 use crate::number;
+use crate::search::Line;
 
 /// Without a cursor an answer has this many of the newest events: enough to see what is going on.
 const RECENT: usize = 5;
@@ -371,7 +372,7 @@ pub(super) fn build(build: &BuildView, now: Mono) -> Value {
 }
 
 /// How long it took, or has been taking.
-pub(super) fn build_time(build: &BuildView, now: Mono) -> Option<std::time::Duration> {
+pub(super) fn build_time(build: &BuildView, now: Mono) -> Option<Duration> {
     build.took.or(build.began.map(|began| now.since(began)))
 }
 
@@ -431,7 +432,8 @@ fn words(view: &View<'_>, wish: &Wish) -> String {
     }
     text.push_str(if board.stopping { ", stopping\n" } else { "\n" });
     for unit in units(board, wish) {
-        unit_words(&mut text, unit, usage, now);
+        unit_line(&mut text, unit, usage, now);
+        unit_trouble(&mut text, unit);
     }
     let mut first = true;
     for event in events(board, wish) {
@@ -457,7 +459,8 @@ fn event_words(text: &mut String, event: &EventView) {
     );
 }
 
-fn unit_words(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
+/// One line: what it does and what it uses.
+fn unit_line(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
     let _ = write!(
         text,
         "{} ({}, {}): {}",
@@ -507,6 +510,10 @@ fn unit_words(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
         let _ = write!(text, ", the last {} ago", human(now.since(at)));
     }
     text.push('\n');
+}
+
+/// Below it: what is wrong with it, and how it last ended.
+fn unit_trouble(text: &mut String, unit: &UnitView) {
     if let Some(why) = unit.log_trouble() {
         let _ = writeln!(text, "  {why}; its new lines are in memory only");
     }
@@ -662,7 +669,7 @@ impl Card {
 }
 
 /// Texts of lines.
-pub(super) fn lines(lines: Vec<crate::search::Line>) -> Vec<String> {
+pub(super) fn lines(lines: Vec<Line>) -> Vec<String> {
     lines.into_iter().map(|line| line.text).collect()
 }
 

@@ -12,14 +12,14 @@ use super::logs::bad_pattern;
 use super::schema::{Args, Field, Shape};
 use super::status::{cursor, exit, lines, newest};
 use super::text::{LIMIT, LINE, bounded, clip, doing, errors, recent, tail, under_way};
-use crate::board::{ExitView, Snapshot, State, UnitView};
+use crate::board::{EventView, ExitView, Snapshot, State, UnitView};
 use crate::clock::{Mono, human};
 use crate::config::Kind;
 use crate::door::{Answer, Caller, Step, Task};
 use crate::hub::Hub;
 use crate::json::{list, object, or_null};
 use crate::os::poll::Waker;
-use crate::search::{Line, Matcher};
+use crate::search::{Line, Matcher, Query};
 use crate::tape::Tape;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -343,7 +343,7 @@ fn changes<'a>(
     board: &'a Snapshot,
     unit: &'a UnitView,
     after: u64,
-) -> impl Iterator<Item = &'a crate::board::EventView> {
+) -> impl Iterator<Item = &'a EventView> {
     let from = board.events.partition_point(|event| event.seq <= after);
     board
         .events
@@ -442,9 +442,9 @@ fn built(unit: &UnitView, news: bool) -> Look {
 
 /// The last lines of the newest run.
 fn last_output(unit: &UnitView) -> Vec<String> {
-    let query = crate::search::Query {
+    let query = Query {
         tail: Some(TAIL),
-        ..crate::search::Query::default()
+        ..Query::default()
     };
     unit.log
         .find(&query)
