@@ -19,7 +19,7 @@ pub fn is_piece(line: &[u8]) -> bool {
 /// Where lines end in bytes that were just added to an unfinished one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// Pieces of [`MAX_LINE`] bytes, from the unfinished line's begin on.
+    /// Pieces of [`MAX_LINE`] bytes, from where the unfinished line begins.
     pub pieces: usize,
     /// Newlines, which end the lines behind them.
     pub newlines: u64,

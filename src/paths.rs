@@ -82,7 +82,7 @@ fn no_home(why: &str) -> Error {
 
 /// `<basename, at most 40 bytes>-<8 hex digits of the path's hash>`, the same for ever: FNV-1a (32 bit) over the bytes of the
 /// canonical path. Of the basename, ASCII letters, digits, `.`, `_` and `-` stay and every other byte becomes `_`, so that the name is
-/// safe in a shell; so does a `.` or `-` at its begin. The root directory is called `root`.
+/// safe in a shell; so does a `.` or `-` that comes first. The root directory is called `root`.
 pub fn project_dir_name(root: &Path) -> String {
     let base = root.file_name().unwrap_or(OsStr::new("root"));
     let safe = |(i, byte): (usize, &u8)| match byte {

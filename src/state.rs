@@ -97,7 +97,8 @@ impl State {
 
     /// Replaces the file as a whole.
     ///
-    /// Errors: as the system gives them (a full disk); the file of before stays.
+    /// # Errors
+    /// As the system gives them (a full disk); the file of before stays.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         files::write_atomic(path, self.format().as_bytes(), 0o600)
     }

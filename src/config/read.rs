@@ -314,7 +314,7 @@ impl<'t> Section<'t> {
         self.table.get(name)
     }
 
-    /// Where a key or its value stands; the table's begin where it is absent.
+    /// Where a key or its value stands; where the table begins if it is absent.
     pub(super) fn place_of(&self, name: &str) -> usize {
         self.get(name).map_or(self.at, |v| v.span().start)
     }

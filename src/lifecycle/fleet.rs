@@ -232,7 +232,7 @@ impl Fleet {
         id
     }
 
-    /// Wants a process up, and what it needs: for the begin, when nothing has been done yet. What follows from it shows
+    /// Wants a process up, and what it needs: for the start, when nothing has been done yet. What follows from it shows
     /// with the next step.
     pub fn want(&mut self, id: UnitId) {
         self.want_needed(id);

@@ -142,7 +142,8 @@ fn outermost(span: &Value) -> &Value {
 /// The one executable that was meant. `manifest` gives the text of a `Cargo.toml`, asked only where
 /// several binaries are there and none is named (`default-run`).
 ///
-/// Errors: none, or several; the words say what to do.
+/// # Errors
+/// None, or several; the words say what to do.
 pub fn choose<'a>(
     built: &'a [Built],
     wanted: &Wanted,

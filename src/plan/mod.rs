@@ -78,7 +78,8 @@ pub struct Wanted {
 /// `--message-format` added. Any other `build` of its own is run first, and cargo's build after it,
 /// which then has little left to do but to name the binary.
 ///
-/// Errors: a variable without a value; a list whose program is empty; a rust process with `build = []`.
+/// # Errors
+/// A variable without a value; a list whose program is empty; a rust process with `build = []`.
 pub fn build(
     process: &Process,
     mode: Mode,
@@ -144,7 +145,8 @@ pub fn cargo_dir<'a>(cwd: &'a Path, root: &'a Path, exists: impl Fn(&Path) -> bo
 
 /// What to run.
 ///
-/// Errors: a variable without a value; nothing to run.
+/// # Errors
+/// A variable without a value; nothing to run.
 pub fn run(process: &Process, artifact: &Artifact, expand: Expand<'_>) -> Result<Exec, String> {
     let args = expand_all(&process.args, expand)?;
     let mut words = match (&artifact.exe, &process.command) {

@@ -100,7 +100,7 @@ impl Errors {
     }
 }
 
-/// `error: words`, `error[E0308]: words` at the line's begin (cargo, rustc).
+/// `error: words`, `error[E0308]: words` at the start of a line (cargo, rustc).
 fn bare(line: &str) -> Option<BuildError> {
     let rest = line.strip_prefix("error")?;
     let message = match rest.strip_prefix('[') {

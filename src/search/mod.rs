@@ -133,7 +133,7 @@ pub struct Found {
     pub matches: u64,
     /// Lines looked at.
     pub searched: u64,
-    /// Lines between `after` (or the run's begin) and the oldest still kept.
+    /// Lines between `after` (or the start of the run) and the oldest still kept.
     pub dropped: u64,
     /// The search ended at its budget after `searched` lines.
     pub stopped_early: bool,

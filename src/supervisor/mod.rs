@@ -202,7 +202,8 @@ pub struct Supervisor {
 impl Supervisor {
     /// Takes over signals and descendants; starts nothing yet.
     ///
-    /// Errors: no descriptors or no memory to be had.
+    /// # Errors
+    /// No descriptors or no memory to be had.
     pub fn new(setup: Setup, state: State) -> io::Result<Self> {
         reap::become_subreaper()?;
         let signals = Signals::new()?;
@@ -297,7 +298,8 @@ impl Supervisor {
 
     /// Works until everything has stopped.
     ///
-    /// Errors: only when the system refuses to wait for descriptors.
+    /// # Errors
+    /// Only when the system refuses to wait for descriptors.
     pub fn run(&mut self, keeper: &mut dyn Keeper) -> io::Result<()> {
         while self.phase != Phase::Ended {
             self.wait(keeper.ear())?;

@@ -37,7 +37,8 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Opens what is missing and closes what is not wanted any more; the others stay as they are.
     ///
-    /// Errors: an address that can't be had, with its holder where it can be seen. What was open stays.
+    /// # Errors
+    /// An address that can't be had, with its holder where it can be seen. What was open stays.
     pub(super) fn hold(
         &mut self,
         unit: UnitId,

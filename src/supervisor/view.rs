@@ -132,7 +132,7 @@ impl Supervisor {
         unit.view = Some(Arc::new(unit.show(&facts, port)));
         unit.changed = false;
         let words = state_words(&facts);
-        // At the begin it is starting before it is there.
+        // At first it is starting before it is there.
         let told = match before {
             None => false,
             Some((_, pid)) => passed || pid.is_none() && facts.pid.is_some(),

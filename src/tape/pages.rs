@@ -410,7 +410,7 @@ impl Reader {
         lanes
     }
 
-    /// The last `carry` bytes of a stream before a place: the begin of its unfinished line.
+    /// The last `carry` bytes of a stream before a place: the start of its unfinished line.
     fn carried(&mut self, place: Place, stream: Stream, carry: usize) -> Vec<u8> {
         const STEP: usize = 64;
         let mut pieces: Vec<Vec<u8>> = Vec::new();

@@ -15,7 +15,7 @@ use crate::search::Stream;
 
 /// Records that are read at once.
 pub(super) const RECORDS: usize = 4 << 10;
-/// So far back the begin of a line is looked for, records.
+/// How far back the start of a line is looked for, records.
 pub(super) const BACK: usize = 2 << 10;
 
 /// What is in one part.
