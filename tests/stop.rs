@@ -197,3 +197,23 @@ fn an_orphan_is_reaped() {
     });
     house.running("a");
 }
+
+#[test]
+fn who_joins_a_stop_is_told_of_the_same_end() {
+    let mut house = House::new(
+        "[process.web]\ncommand = \"trap 'until test -e go; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\nstop_timeout_seconds = 60\n",
+    );
+    house.serve();
+    house.line("web", "up");
+    let done = std::thread::scope(|scope| {
+        let mut http = house.http();
+        let first = scope.spawn(move || http.call("stop", json!({"process": "web"})).ok());
+        house.status_when("web", |s| s["state"] == "stopping");
+        let second = json!({"process": "web", "timeout_seconds": 0.1});
+        house.call("stop", second).ok();
+        house.file("go", "");
+        first.join().unwrap()
+    });
+    assert_eq!(done["ok"], true, "{done}");
+    assert_eq!(done["signalled"], true, "{done}");
+}

@@ -280,6 +280,16 @@ fn a_binary_that_dies_before_it_is_good_is_rolled_back() {
     let shown = house.cli(["status"]).exits(0).out;
     assert!(shown.contains("rolled back"), "{shown}");
 
+    // What was rolled back long ago is not what a later failure does.
+    house.file("src/broken", "mismatched types");
+    let pid = house.running("app").to_string();
+    let error = house.call("restart", json!({"process": "app"})).error();
+    for part in ["E0308", "still serves", &pid] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+    assert!(!error.contains("rolled back"), "{error}");
+    house.remove("src/broken");
+
     // What was rolled back to is what a crash brings back.
     murder(house.running("app"));
     house.status_when("app", |s| s["restarts"] == 3 && s["state"] == "running");

@@ -247,6 +247,12 @@ impl Fleet {
         }
     }
 
+    /// A process is on its way out of the configuration: what has come into it since waits for its end, since it may
+    /// be the same under another name.
+    pub fn leave(&mut self, id: UnitId) {
+        self.with(id, |u| u.leaves = true);
+    }
+
     /// Takes out a process of which nothing is left ([`Fleet::is_empty`]); who still waits is told.
     pub fn remove(&mut self, id: UnitId) -> Vec<Effect> {
         let mut out = Vec::new();
@@ -503,6 +509,9 @@ impl Fleet {
     }
 
     fn needs(&self, unit: &Unit) -> Needs {
+        if let Some(other) = self.in_the_way(unit) {
+            return Needs::InTheWay(format!("waits for {} to end", other.policy.name));
+        }
         let mut missing = Vec::new();
         for (name, until) in &unit.policy.depends_on {
             // The configuration has no unknown names; one that a reload takes out holds nobody up.
@@ -527,6 +536,18 @@ impl Fleet {
             true => Needs::Met,
             false => Needs::Unmet(format!("waits for {}", missing.join(", "))),
         }
+    }
+
+    /// Who has to end before this one can begin.
+    fn in_the_way(&self, unit: &Unit) -> Option<&Unit> {
+        let port = unit.policy.port;
+        if !unit.want || unit.has_run() || port.is_none() && !unit.is_new() {
+            return None;
+        }
+        self.units.values().map(Box::as_ref).find(|other| {
+            let leaves = unit.is_new() && other.leaves && !other.is_empty();
+            leaves || other.id != unit.id && port.is_some_and(|port| other.gives_up(port))
+        })
     }
 
     #[cfg(test)]

@@ -44,6 +44,8 @@ pub struct Policy {
     pub overlap: bool,
     /// A build may take so long.
     pub build_timeout: Duration,
+    /// The port that it has to have.
+    pub port: Option<u16>,
     /// What it waits for at its start.
     pub depends_on: Vec<(String, Condition)>,
 }

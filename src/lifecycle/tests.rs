@@ -51,6 +51,7 @@ fn policy(name: &str) -> Policy {
         ready_within: None,
         overlap: false,
         build_timeout: Duration::from_secs(1800),
+        port: None,
         depends_on: Vec::new(),
     }
 }
@@ -336,6 +337,7 @@ fn random_project(dice: &mut Dice) -> Vec<Policy> {
             };
             p.ready_within = dice.chance(40).then_some(Duration::from_secs(60));
             p.overlap = !p.task && p.ready_within.is_some() && dice.chance(60);
+            p.port = dice.chance(40).then_some(80);
             p.burst = if dice.chance(20) { 3 } else { 0 };
             p.pinned = if dice.chance(15) {
                 Some(Mode::Dev)
@@ -788,4 +790,54 @@ fn a_first_build_that_fails_is_tried_again() {
     );
     w.settle();
     assert_eq!(w.state(0), State::Running);
+}
+
+#[test]
+fn a_restart_that_waits_for_its_turn_outlives_the_end_of_what_it_replaces() {
+    let mut w = World::new(vec![Policy {
+        restart: Restart::Never,
+        overlap: true,
+        ready_within: Some(Duration::from_secs(60)),
+        ..policy("web")
+    }]);
+    w.up(0);
+    w.restart(0);
+    let second = w.newest(0);
+    w.spawned(second);
+    w.step(Event::Ready {
+        unit: 0,
+        generation: second.1,
+    });
+    // The first one is still leaving.
+    let ticket = w.restart(0);
+    w.exits(second, true);
+    w.gone(second);
+    w.settle();
+    assert_eq!(w.answers[&ticket], Ok(()));
+    assert_eq!(w.state(0), State::Running);
+}
+
+#[test]
+fn who_waits_for_a_rollback_is_answered_when_the_old_one_ends_as_well() {
+    let mut w = World::new(vec![Policy {
+        restart: Restart::OnFailure,
+        ..rust("api")
+    }]);
+    w.up(0);
+    let ticket = w.restart(0);
+    w.build_ends(Ok(()));
+    let old = w.newest(0);
+    w.exits(old, true);
+    w.gone(old);
+    let new = w.newest(0);
+    w.spawned(new);
+    w.crash(0);
+    w.reach_deadline();
+    let back = w.newest(0);
+    assert_ne!(back, new);
+    w.spawned(back);
+    w.exits(back, true);
+    w.gone(back);
+    assert_eq!(w.answers[&ticket], Err(Why::Ended(new.1)));
+    assert_eq!(w.state(0), State::Done);
 }

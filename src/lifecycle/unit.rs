@@ -56,6 +56,8 @@ pub(super) struct Run {
     pub(super) generation: Generation,
     /// What it was started from.
     built: Built,
+    /// The port that it was given.
+    port: Option<u16>,
     /// None: being made (its environment may take a while).
     started: Option<Mono>,
     pid: Option<i32>,
@@ -129,6 +131,8 @@ pub(super) enum Needs {
     Met,
     /// Wait: why, in words.
     Unmet(String),
+    /// Somebody is in the way who is about to go: who, in words.
+    InTheWay(String),
     /// Can't be met any more unless somebody does something: why, in words.
     Hopeless(String),
 }
@@ -140,6 +144,8 @@ pub(super) struct Unit {
     pub(super) policy: Policy,
     /// Somebody wants it up.
     pub(super) want: bool,
+    /// It is on its way out of the configuration.
+    pub(super) leaves: bool,
     /// What runs, or would be started next.
     mode: Mode,
     /// The mode that a build is wanted in, and when it was asked for (the queue's order).
@@ -199,6 +205,7 @@ impl Unit {
             id,
             policy,
             want: false,
+            leaves: false,
             mode,
             build_wish: None,
             swap: None,

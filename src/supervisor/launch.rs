@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::clock::{Mono, Wall};
-use crate::config::{self, Environment, Process};
+use crate::config::{self, Environment, Listen, Process};
 use crate::error::reason;
 use crate::hub::Fact;
 use crate::journal::Level;
@@ -129,13 +129,31 @@ impl Supervisor {
         process: &Process,
         env: &Environment,
     ) -> Result<(), String> {
-        let lookup = |name: &str| config::variable_of(env, name);
-        let wanted = process
-            .listen
-            .iter()
-            .map(|text| config::parse_listen(&config::expand(text, lookup)?))
-            .collect::<Result<Vec<_>, String>>()?;
+        let wanted = addresses(process, env)?;
         self.sockets.hold(unit, &wanted, self.setup.umask)
+    }
+
+    /// After a reload: an address that is another process's now takes its socket along, and the connections that wait
+    /// in it.
+    pub(super) fn hand_sockets_over(&mut self) {
+        let base = Arc::clone(self.base.variables());
+        let mut wanted = Vec::new();
+        for id in self.order.clone() {
+            let unit = self.units.get(&id).filter(|u| !u.retiring);
+            let Some(process) = unit.map(|u| Arc::clone(&u.process)) else {
+                continue;
+            };
+            if process.listen.is_empty() {
+                continue;
+            }
+            // What can't be told now is opened at the start.
+            if let Ok(env) = self.environment(&process, &base)
+                && let Ok(addresses) = addresses(&process, &env)
+            {
+                wanted.push((id, addresses));
+            }
+        }
+        self.sockets.hand_over(&wanted);
     }
 
     /// Opens all sockets that can be opened before anything is built: connections wait from then on.
@@ -194,6 +212,15 @@ impl Supervisor {
     pub(super) fn marker_prefix(&self) -> String {
         self.setup.dir.marker()
     }
+}
+
+/// What `listen` says.
+fn addresses(process: &Process, env: &Environment) -> Result<Vec<Listen>, String> {
+    let lookup = |name: &str| config::variable_of(env, name);
+    let texts = process.listen.iter();
+    texts
+        .map(|text| config::parse_listen(&config::expand(text, lookup)?))
+        .collect()
 }
 
 pub(super) fn variables(env: Environment) -> Variables {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::board::{Board, EventView, ExitView, Snapshot};
 use crate::clock::Mono;
-use crate::config::{Config, Mode, Process};
+use crate::config::{Config, Mode, PortWish, Process};
 use crate::hub::{Ask, Fact, Hub, Identity, Letter, Letters, Reply, STOPPING, Slot};
 use crate::journal::{Journal, Level};
 use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Policy, Ticket, UnitId};
@@ -695,6 +695,10 @@ fn policy(process: &Process, config: &Config) -> Policy {
         ready_within: process.ready.as_ref().map(|r| r.timeout),
         overlap: process.swap == crate::config::Swap::Overlap,
         build_timeout: process.build_timeout,
+        port: match process.port {
+            Some(PortWish::Fixed(port)) => Some(port),
+            Some(PortWish::Auto) | None => None,
+        },
         depends_on: process
             .depends_on
             .iter()

@@ -90,7 +90,9 @@ impl Supervisor {
             if let Some(id) = unit {
                 let ticket = self.number();
                 self.tickets.insert(ticket, (party, at));
-                self.stopped.remove(&id);
+                if !self.is_ending(id) {
+                    self.stopped.remove(&id);
+                }
                 orders.push((id, ticket, order));
             }
             let result = unit
@@ -231,7 +233,8 @@ impl Supervisor {
             .as_ref()
             .filter(|f| f.generation.is_some_and(|g| g > before.generation));
         let stopped = self.stopped.get(&id).cloned().unwrap_or_default();
-        let rolled_back = failed && facts.as_ref().is_some_and(|f| f.rolled_back);
+        // What was rolled back long before this order, and goes on, is just the old run.
+        let rolled_back = failed && fresh.is_some_and(|f| f.rolled_back);
         Done {
             name: member.name.clone(),
             ok: !failed && stopped.leftovers.is_empty(),

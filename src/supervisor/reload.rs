@@ -100,6 +100,7 @@ impl Supervisor {
         }
         let members = self.take_over(&new, &diff);
         self.setup.config = new;
+        self.hand_sockets_over();
         self.watch_files();
         let text = format!(
             "reload: {} changed, {} added, {} removed",
@@ -120,6 +121,7 @@ impl Supervisor {
                 if let Some(unit) = self.units.get_mut(&id) {
                     unit.retiring = true;
                 }
+                self.fleet.leave(id);
                 members.push((name.clone(), Some(id), Order::Stop));
             }
         }

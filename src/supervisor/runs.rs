@@ -175,6 +175,12 @@ impl Supervisor {
         self.stopped_of(key.0).leftovers = named;
     }
 
+    /// A run of it was told to end: who asks for that again is told of the same end.
+    pub(super) fn is_ending(&self, unit: UnitId) -> bool {
+        let mut books = self.books.iter();
+        books.any(|(key, book)| key.0 == unit && book.asked)
+    }
+
     fn stopped_of(&mut self, unit: UnitId) -> &mut Stopped {
         self.stopped.or_default(unit)
     }

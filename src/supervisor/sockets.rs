@@ -69,6 +69,29 @@ impl Sockets {
         trouble.map_or(Ok(()), Err)
     }
 
+    /// Gives each process what another held of its addresses. Of who wants an address still, nobody else gets it.
+    pub(super) fn hand_over(&mut self, wanted: &[(UnitId, Vec<Listen>)]) {
+        let wants = |unit: UnitId, address: &Listen| {
+            let mut all = wanted.iter().filter(|(id, _)| *id == unit);
+            all.any(|(_, addresses)| addresses.contains(address))
+        };
+        let mut moved = Vec::new();
+        for (owner, held) in self.held.iter_mut() {
+            for at in (0..held.len()).rev() {
+                let address = &held[at].address;
+                let mut heirs = wanted.iter().filter(|(_, all)| all.contains(address));
+                if !wants(*owner, address)
+                    && let Some((heir, _)) = heirs.next()
+                {
+                    moved.push((*heir, held.swap_remove(at)));
+                }
+            }
+        }
+        for (heir, socket) in moved {
+            self.held.or_default(heir).push(socket);
+        }
+    }
+
     /// That TCP port is held for it.
     pub(super) fn holds(&self, unit: UnitId, port: u16) -> bool {
         let mut held = self.held.get(&unit).into_iter().flatten();

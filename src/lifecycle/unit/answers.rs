@@ -89,7 +89,7 @@ impl Unit {
                     "it was started again meanwhile".into(),
                 ))),
                 Goal::Down => None,
-                Goal::Back(why) => up.then(|| Err(why.clone())),
+                Goal::Back(why) => (up || done).then(|| Err(why.clone())),
             };
             match result {
                 Some(result) => {

@@ -209,10 +209,13 @@ impl Unit {
         let Some(built) = self.startable() else {
             return;
         };
+        if matches!(needs, Needs::InTheWay(_)) {
+            return;
+        }
         // A swap that is half done is not held up by what it depended on at its first start.
         if self.swap.is_none() || self.starts == 0 {
             match needs {
-                Needs::Met => {}
+                Needs::Met | Needs::InTheWay(_) => {}
                 Needs::Unmet(why) | Needs::Hopeless(why) => {
                     self.reason = Some(why.clone());
                     return;
@@ -298,6 +301,7 @@ impl Unit {
         Box::new(Run {
             generation,
             built,
+            port: self.policy.port,
             started: None,
             pid: None,
             good: false,

@@ -227,6 +227,11 @@ impl Unit {
             Restart::Never => false,
         };
         if in_service && !restarts && ended.success {
+            if self.swap.is_some() {
+                // Its successor was asked for before, and only waits for the end of the one before.
+                self.hold_until = Some(now.after(BREATH));
+                return;
+            }
             self.completed = true;
             self.rest = Some(Rest::Done);
         } else {

@@ -25,6 +25,26 @@ impl Unit {
         self.build.is_some()
     }
 
+    /// It holds that port, and is about to give it up.
+    pub(in crate::lifecycle) fn gives_up(&self, port: u16) -> bool {
+        let runs = [&self.run, &self.coming, &self.leaving];
+        let mut runs = runs.into_iter().flatten();
+        runs.any(|r| {
+            let goes = !self.want || r.stop.is_some() || self.policy.port != r.port;
+            r.port == Some(port) && goes
+        })
+    }
+
+    /// Something of it runs.
+    pub(in crate::lifecycle) fn has_run(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Nothing of it has been started yet.
+    pub(in crate::lifecycle) fn is_new(&self) -> bool {
+        self.last_generation == 0
+    }
+
     pub(in crate::lifecycle) fn is_up(&self) -> bool {
         self.run.as_ref().is_some_and(|r| r.serves())
     }
@@ -130,10 +150,14 @@ impl Unit {
             building: self.build.as_ref().map(|b| b.id),
             queued: self.build_wish.map(|(mode, _)| mode),
             reason: self.reason.clone().or_else(|| match needs {
-                Needs::Unmet(why) | Needs::Hopeless(why) if state == State::Waiting => {
+                Needs::Unmet(why) | Needs::InTheWay(why) | Needs::Hopeless(why)
+                    if state == State::Waiting =>
+                {
                     Some(why.clone())
                 }
-                Needs::Met | Needs::Unmet(_) | Needs::Hopeless(_) => run.and_then(|r| r.words()),
+                Needs::Met | Needs::Unmet(_) | Needs::InTheWay(_) | Needs::Hopeless(_) => {
+                    run.and_then(|r| r.words())
+                }
             }),
         }
     }
