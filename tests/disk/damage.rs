@@ -167,7 +167,7 @@ fn files_in_any_state_keep_no_daemon_from_its_work() {
     );
     let mut random = Random(0x1234_5678);
     let known: BTreeSet<String> = left.lines().into_iter().map(|(_, text)| text).collect();
-    for round in 0..100 {
+    for round in 0..60 {
         left.restore();
         let mut how = Vec::new();
         for _ in 0..=random.below(3) {
