@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use serde_json::{Value, json};
 
 use crate::common::{House, bpm, eventually, log_data, murder};
-use crate::files::bytes;
+use crate::files::{bytes, segments};
 
 /// A line that was shown.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +85,12 @@ fn out_of_order(seen: &[Shown]) -> Option<&[Shown]> {
 fn written(house: &House, run: u64) -> Vec<(u64, String)> {
     let text = String::from_utf8(bytes(house, "p", run)).unwrap();
     let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-    let whole = whole.get(whole.find("0000").unwrap_or(0)..).unwrap();
+    let first = segments(house, "p", "").into_iter().find(|s| s.run == run);
+    let is_cut = first.is_some_and(|first| first.number > 0);
+    let whole = match whole.split_once('\n') {
+        Some((_, rest)) if is_cut => rest,
+        _ => whole,
+    };
     let number = |line: &str| line[..10].parse::<u64>().unwrap();
     let lines: Vec<(u64, String)> = whole.lines().map(|l| (number(l), l.into())).collect();
     for (n, (number, line)) in (lines[0].0..).zip(&lines) {
@@ -120,6 +125,12 @@ fn nothing_that_was_shown_is_lost_with_the_daemon() {
         for line in &before {
             let args = json!({"after": line.seq - 1, "head": 1});
             let (found, data) = newest(&house, args);
+            // A run that went on for long may have outgrown the budget: then its begin is gone.
+            if data["dropped"] != 0 {
+                let oldest = &segments(&house, "p", "")[0];
+                assert!(oldest.number > 0 && found[0].seq > line.seq, "{data}");
+                continue;
+            }
             assert_eq!(found[0].seq, line.seq, "{data}");
             let text = &found[0].text;
             assert!(text.starts_with(&line.text), "{line:?} was {text}");
@@ -150,7 +161,11 @@ fn nothing_that_was_shown_is_lost_with_the_daemon() {
         let last = String::from_utf8_lossy(&last[last.len().saturating_sub(200)..]).into_owned();
         for line in seen.iter().filter(|l| l.text.len() >= 10) {
             assert_eq!(line.run, round);
-            let n: u64 = line.text[..10].parse().unwrap();
+            // One whose begin was gone with the segment before it has no number.
+            let Ok(n) = line.text[..10].parse::<u64>() else {
+                assert!(lines[0].0 > 1, "{line:?}");
+                continue;
+            };
             let there = match n.checked_sub(lines[0].0).map(|at| lines.get(at as usize)) {
                 Some(Some((_, text))) => text.starts_with(&line.text),
                 Some(None) => last.contains(&line.text),
