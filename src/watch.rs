@@ -166,6 +166,11 @@ impl Watcher {
         quiet
     }
 
+    /// What changed until now is seen to: a build or a start that sees it begins.
+    pub fn forget(&mut self, unit: UnitId) {
+        self.changed.remove(&unit);
+    }
+
     /// When to call `read` and `due` even if the descriptor is silent.
     pub fn deadline(&self) -> Option<Mono> {
         if self.walk.is_under_way() || !self.stale.is_empty() {

@@ -406,3 +406,13 @@ fn a_reload_changes_the_checks_of_what_runs() {
     assert_eq!((&status["pid"], &status["restarts"]), (&pid, &json!(0)));
     assert_eq!(status["healthy"], Value::Null);
 }
+
+#[test]
+fn a_check_that_hangs_is_told_as_the_reason() {
+    let mut house = House::new(
+        "release_crash_backoff_initial_seconds = 100\n[process.web]\ncommand = [\"sleep\", \"1000\"]\nready = { command = [\"sleep\", \"1001\"], timeout_seconds = 0.5 }\n",
+    );
+    house.serve();
+    house.status_when("web", |s| s["state"] == "crashed");
+    reason(&house, "web", &["not ready within 0.5 s", "no end within"]);
+}

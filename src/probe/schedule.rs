@@ -99,7 +99,8 @@ impl From<&Ready> for Rhythm {
     fn from(ready: &Ready) -> Self {
         Self {
             interval: ready.interval,
-            timeout: ATTEMPT.max(ready.interval),
+            // Less than for all of them: who hangs is to be told as the reason when that time is over.
+            timeout: ATTEMPT.max(ready.interval).min(ready.timeout * 19 / 20),
             failures: 1,
         }
     }

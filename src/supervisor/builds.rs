@@ -51,6 +51,7 @@ impl Supervisor {
         u.changed = true;
         let text = format!("building for {}", mode.as_str());
         self.happened(Some(unit), "build", text);
+        self.changes_are_seen(unit);
         self.prepare(Purpose::Build { unit, id, mode });
     }
 

@@ -21,6 +21,9 @@ use super::{Key, Supervisor};
 
 impl Supervisor {
     pub(super) fn begin_run(&mut self, key: Key, build: u64) {
+        if build == 0 {
+            self.changes_are_seen(key.0);
+        }
         self.prepare(Purpose::Run { key, build });
     }
 

@@ -17,6 +17,8 @@ const SOON: Duration = Duration::from_secs(1);
 /// So many such changes in a row are taken as somebody's who saves often. Each one more doubles the time before the next
 /// restart: what a build or a start writes to a watched folder must not make it go round and round.
 const FREE: u32 = 5;
+/// So many where it is the same file each time: that is hardly somebody.
+const FREE_OF_ONE: u32 = 1;
 /// That time at most.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -24,6 +26,9 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Row {
     count: u32,
+    /// So many of them by the same file.
+    same: u32,
+    path: String,
     /// The build and the run that were counted last.
     seen: Option<(u64, u64)>,
     /// When the next one is due, and the file.
@@ -117,17 +122,24 @@ impl Supervisor {
         let now = Mono::now();
         let follows = self.follows_its_own(unit, now);
         let row = self.rows.or_default(unit);
-        if row.held.is_some() {
-            return;
-        }
         match follows {
-            None => row.count = 0,
+            // Somebody's: it waits for nothing.
+            None => *row = Row::default(),
+            Some(_) if row.held.is_some() => return,
             // Each counts once, however often files change while it is at work.
             Some(_) if row.seen == follows => return self.restart_now(unit, path),
-            Some(_) => row.count += 1,
+            Some(_) => {
+                row.count += 1;
+                row.same = if row.path == path { row.same + 1 } else { 1 };
+                row.path = path.into();
+            }
         }
         row.seen = follows;
-        let Some(over) = row.count.checked_sub(FREE) else {
+        let over = match row.same > FREE_OF_ONE {
+            true => Some(row.same),
+            false => row.count.checked_sub(FREE),
+        };
+        let Some(over) = over else {
             return self.restart_now(unit, path);
         };
         let delay = QUIET.saturating_mul(2 << over.min(20)).min(LONGEST);
@@ -138,6 +150,19 @@ impl Supervisor {
             human(delay)
         );
         self.say(Level::Warn, &text);
+    }
+
+    /// What begins now sees all that has changed until now: it is not to be done once more for that.
+    pub(super) fn changes_are_seen(&mut self, unit: UnitId) {
+        let Some(watcher) = &mut self.watcher else {
+            return;
+        };
+        let problems = watcher.read(Mono::now());
+        watcher.forget(unit);
+        self.rows.or_default(unit).held = None;
+        for text in problems {
+            self.say(Level::Warn, &text);
+        }
     }
 
     /// When the next restart is due that was put off.
