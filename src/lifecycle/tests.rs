@@ -480,7 +480,7 @@ fn random_histories_settle_and_answer_everybody() {
     let histories = std::env::var("BPM_HISTORIES")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(30_000);
+        .unwrap_or(100_000);
     for seed in 1..=histories {
         if let Err(panic) = std::panic::catch_unwind(|| random_history(seed)) {
             eprintln!("history {seed}");
