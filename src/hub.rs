@@ -10,6 +10,7 @@ use crate::clock::{Mono, Wall};
 use crate::config::Mode;
 use crate::os::poll::Waker;
 pub use crate::plan::Artifact;
+use crate::probe::CheckKey;
 use crate::queue::Queue;
 
 /// What can be asked of the supervisor. Names were checked against the board; one that is gone
@@ -171,7 +172,7 @@ pub enum Fact {
     /// What came of looking whether a run is ready, or healthy.
     Probed {
         /// Which check.
-        key: crate::probe::Key,
+        key: CheckKey,
         /// Which attempt of it.
         attempt: u64,
         /// What was seen: good, or not.

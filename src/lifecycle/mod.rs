@@ -20,5 +20,14 @@ pub type UnitId = usize;
 /// Names a run of a process; rises with each.
 pub type Generation = u64;
 
+/// Names a run among all of the project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunKey {
+    /// Of which process.
+    pub unit: UnitId,
+    /// Which of its runs.
+    pub generation: Generation,
+}
+
 #[cfg(test)]
 mod tests;

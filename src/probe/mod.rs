@@ -23,7 +23,9 @@ use crate::os::poll::{Mailbox, Until, Waker, wait};
 use crate::os::thread;
 use crate::tape::Tape;
 
-pub use schedule::{Errand, Key, Knock, Rhythm, Schedule, Target, What, ignored, watchdog_usec};
+pub use schedule::{
+    CheckKey, Errand, Knock, Rhythm, Schedule, Target, What, ignored, watchdog_usec,
+};
 use work::{Command, Job, Knocking, Log, Work};
 
 /// The log of a run, from its first line.
@@ -39,7 +41,7 @@ pub struct Following {
 
 /// Takes what came of a question: the check, the attempt, what was seen (good or bad). Called on the
 /// prober's thread, or on that of who asks where there can be none; must not wait.
-pub type Tell = Box<dyn Fn(Key, u64, Result<String, String>) + Send + Sync>;
+pub type Tell = Box<dyn Fn(CheckKey, u64, Result<String, String>) + Send + Sync>;
 
 /// Asks what is to be asked. Every question is answered once, unless it is forgotten.
 pub struct Prober {
@@ -65,13 +67,13 @@ struct Papers {
 enum Order {
     Ask(Asked, Question),
     Ended(Asked, Result<(), String>),
-    Forget(Key),
+    Forget(CheckKey),
 }
 
 /// Names a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Asked {
-    key: Key,
+    key: CheckKey,
     attempt: u64,
 }
 
@@ -101,32 +103,32 @@ impl Prober {
     }
 
     /// Knocks at a socket, for so long at most.
-    pub fn knock(&self, key: Key, attempt: u64, knock: Knock, within: Duration) {
+    pub fn knock(&self, key: CheckKey, attempt: u64, knock: Knock, within: Duration) {
         self.ask(key, attempt, Question::Knock { knock, within });
     }
 
     /// Waits for a line of the run that matches.
-    pub fn follow(&self, key: Key, attempt: u64, log: Following, pattern: String) {
+    pub fn follow(&self, key: CheckKey, attempt: u64, log: Following, pattern: String) {
         self.ask(key, attempt, Question::Follow { log, pattern });
     }
 
     /// Reads what a command prints, so that it never waits for a reader, and keeps its last line.
-    pub fn watch(&self, key: Key, attempt: u64, stdout: OwnedFd, stderr: OwnedFd) {
+    pub fn watch(&self, key: CheckKey, attempt: u64, stdout: OwnedFd, stderr: OwnedFd) {
         let pipes = [stdout, stderr];
         self.ask(key, attempt, Question::Watch { pipes });
     }
 
     /// The command has been reaped: it ended with 0, or how, in words.
-    pub fn ended(&self, key: Key, attempt: u64, end: Result<(), String>) {
+    pub fn ended(&self, key: CheckKey, attempt: u64, end: Result<(), String>) {
         self.order(Order::Ended(Asked { key, attempt }, end));
     }
 
     /// Nobody waits for that answer any more.
-    pub fn forget(&self, key: Key) {
+    pub fn forget(&self, key: CheckKey) {
         self.order(Order::Forget(key));
     }
 
-    fn ask(&self, key: Key, attempt: u64, question: Question) {
+    fn ask(&self, key: CheckKey, attempt: u64, question: Question) {
         self.order(Order::Ask(Asked { key, attempt }, question));
     }
 
@@ -282,12 +284,15 @@ mod tests {
     use super::*;
     use crate::clock::Wall;
     use crate::config::parse_http;
+    use crate::lifecycle::RunKey;
     use crate::search::Stream;
     use crate::tape::Limits;
 
-    const KEY: Key = Key {
-        unit: 1,
-        generation: 2,
+    const KEY: CheckKey = CheckKey {
+        run: RunKey {
+            unit: 1,
+            generation: 2,
+        },
         what: What::Ready,
     };
     const LONG: Duration = Duration::from_secs(60);
@@ -296,7 +301,7 @@ mod tests {
 
     struct House {
         prober: Prober,
-        answers: Receiver<(Key, u64, Seen)>,
+        answers: Receiver<(CheckKey, u64, Seen)>,
     }
 
     impl House {

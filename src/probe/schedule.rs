@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::clock::{Mono, human};
 use crate::config::{self, Health, HttpTarget, Probe, Ready};
-use crate::lifecycle::{Generation, UnitId};
+use crate::lifecycle::RunKey;
 use crate::os::notify::Notice;
 use crate::plan::Expand;
 use crate::table::Table;
@@ -26,11 +26,9 @@ const STOPS: &str = "it stops";
 
 /// Names a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
-    /// Of which process.
-    pub unit: UnitId,
+pub struct CheckKey {
     /// Of which run.
-    pub generation: Generation,
+    pub run: RunKey,
     /// Which of its two.
     pub what: What,
 }
@@ -122,7 +120,7 @@ pub enum Errand {
     /// Knock there ([`super::Prober::knock`]).
     Knock {
         /// For which check.
-        key: Key,
+        key: CheckKey,
         /// To be named in the answer.
         attempt: u64,
         /// Where.
@@ -133,7 +131,7 @@ pub enum Errand {
     /// Look for a line of the run ([`super::Prober::follow`]).
     Follow {
         /// For which check.
-        key: Key,
+        key: CheckKey,
         /// To be named in the answer.
         attempt: u64,
         /// A regex.
@@ -143,7 +141,7 @@ pub enum Errand {
     /// [`super::Prober::ended`]; a failed start to [`Schedule::answer`].
     Run {
         /// For which check.
-        key: Key,
+        key: CheckKey,
         /// To be named in the answer.
         attempt: u64,
         /// Program and arguments.
@@ -152,19 +150,19 @@ pub enum Errand {
     /// Kill the group of that command; its end is told as ever.
     Kill {
         /// Of which check.
-        key: Key,
+        key: CheckKey,
         /// Which.
         attempt: u64,
     },
     /// Give up what was asked ([`super::Prober::forget`]).
     Forget {
         /// Of which check.
-        key: Key,
+        key: CheckKey,
     },
     /// It is so. For readiness once, when it is; for health whenever it changes.
     Tell {
         /// Of which check.
-        key: Key,
+        key: CheckKey,
         /// Ready, or healthy.
         good: bool,
         /// What the last attempt saw.
@@ -175,7 +173,7 @@ pub enum Errand {
 /// All checks of all runs.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    checks: Table<Key, Check>,
+    checks: Table<CheckKey, Check>,
 }
 
 #[derive(Debug)]
@@ -206,7 +204,7 @@ enum State {
 
 impl Schedule {
     /// Begins a check: readiness at the start of the run, health once it is good.
-    pub fn watch(&mut self, key: Key, target: Target, rhythm: Rhythm, now: Mono) {
+    pub fn watch(&mut self, key: CheckKey, target: Target, rhythm: Rhythm, now: Mono) {
         let first = match (&target, key.what) {
             (Target::Notify, What::Ready) => State::Rests,
             (Target::Delay(span), _) => State::Due(now.after(*span)),
@@ -227,13 +225,9 @@ impl Schedule {
     }
 
     /// Ends the checks of a run.
-    pub fn forget(&mut self, unit: UnitId, generation: Generation, out: &mut Vec<Errand>) {
+    pub fn forget(&mut self, run: RunKey, out: &mut Vec<Errand>) {
         for what in [What::Ready, What::Health] {
-            let key = Key {
-                unit,
-                generation,
-                what,
-            };
+            let key = CheckKey { run, what };
             if let Some(check) = self.checks.remove(&key) {
                 out.extend(check.given_up(key));
             }
@@ -262,7 +256,7 @@ impl Schedule {
     /// What came of an attempt: what was seen, good or bad. One that nobody waits for changes nothing.
     pub fn answer(
         &mut self,
-        key: Key,
+        key: CheckKey,
         attempt: u64,
         result: Result<String, String>,
         now: Mono,
@@ -282,20 +276,9 @@ impl Schedule {
     }
 
     /// What a run said over `NOTIFY_SOCKET`.
-    pub fn notified(
-        &mut self,
-        unit: UnitId,
-        generation: Generation,
-        notice: &Notice,
-        now: Mono,
-        out: &mut Vec<Errand>,
-    ) {
+    pub fn notified(&mut self, run: RunKey, notice: &Notice, now: Mono, out: &mut Vec<Errand>) {
         for what in [What::Ready, What::Health] {
-            let key = Key {
-                unit,
-                generation,
-                what,
-            };
+            let key = CheckKey { run, what };
             if let Some(check) = self.checks.get_mut(&key)
                 && check.target == Target::Notify
             {
@@ -306,14 +289,8 @@ impl Schedule {
 
     /// What is worth a word of a run: why it is not ready yet, why it is not healthy, else what it says
     /// of itself.
-    pub fn words(&self, unit: UnitId, generation: Generation) -> Option<String> {
-        let of = |what| {
-            self.checks.get(&Key {
-                unit,
-                generation,
-                what,
-            })
-        };
+    pub fn words(&self, run: RunKey) -> Option<String> {
+        let of = |what| self.checks.get(&CheckKey { run, what });
         let (ready, health) = (of(What::Ready), of(What::Health));
         if let Some(check) = health.filter(|c| c.failed > 0) {
             let saw = check.saw.as_deref().unwrap_or_default();
@@ -337,7 +314,7 @@ impl Check {
         }
     }
 
-    fn begin(&mut self, key: Key, now: Mono, out: &mut Vec<Errand>) {
+    fn begin(&mut self, key: CheckKey, now: Mono, out: &mut Vec<Errand>) {
         self.attempt += 1;
         let attempt = self.attempt;
         let within = self.rhythm.timeout;
@@ -376,7 +353,7 @@ impl Check {
     }
 
     /// A command takes too long.
-    fn late(&mut self, key: Key, began: Mono, out: &mut Vec<Errand>) {
+    fn late(&mut self, key: CheckKey, began: Mono, out: &mut Vec<Errand>) {
         let attempt = self.attempt;
         out.push(Errand::Kill { key, attempt });
         self.state = State::Killed { began };
@@ -385,7 +362,7 @@ impl Check {
     }
 
     /// An attempt counts.
-    fn count(&mut self, key: Key, result: Result<String, String>, out: &mut Vec<Errand>) {
+    fn count(&mut self, key: CheckKey, result: Result<String, String>, out: &mut Vec<Errand>) {
         let passed = result.is_ok();
         let saw = result.unwrap_or_else(|why| why);
         self.saw = Some(saw.clone());
@@ -407,7 +384,7 @@ impl Check {
     }
 
     /// An attempt that began then is over: when is the next?
-    fn pause(&mut self, key: Key, began: Mono, now: Mono) {
+    fn pause(&mut self, key: CheckKey, began: Mono, now: Mono) {
         let over = match key.what {
             What::Ready => self.told.is_some() || matches!(self.target, Target::Log(_)),
             What::Health => false,
@@ -427,7 +404,7 @@ impl Check {
         self.state = State::Due(began.after(interval).max(now));
     }
 
-    fn notified(&mut self, key: Key, notice: &Notice, now: Mono, out: &mut Vec<Errand>) {
+    fn notified(&mut self, key: CheckKey, notice: &Notice, now: Mono, out: &mut Vec<Errand>) {
         let says = |name: &str| notice.get(name) == Some("1");
         let words = match notice.get("STATUS") {
             Some(status) => Some(status.chars().take(200).collect::<String>()),
@@ -461,7 +438,7 @@ impl Check {
     }
 
     /// What is left to undo when nobody waits any more.
-    fn given_up(self, key: Key) -> Option<Errand> {
+    fn given_up(self, key: CheckKey) -> Option<Errand> {
         let State::Asked { .. } = self.state else {
             return None;
         };
@@ -495,14 +472,13 @@ mod tests {
     use super::*;
     use crate::block::testing::Random;
 
-    const UNIT: UnitId = 4;
+    const RUN: RunKey = RunKey {
+        unit: 4,
+        generation: 7,
+    };
 
-    fn key(what: What) -> Key {
-        Key {
-            unit: UNIT,
-            generation: 7,
-            what,
-        }
+    fn key(what: What) -> CheckKey {
+        CheckKey { run: RUN, what }
     }
 
     fn at(millis: u64) -> Mono {
@@ -547,7 +523,7 @@ mod tests {
         let pair = |(n, v): &(&str, &str)| (n.to_string(), v.to_string());
         let fields = fields.iter().map(pair).collect();
         let notice = Notice { pid: 1, fields };
-        s.notified(UNIT, 7, &notice, at(now), &mut out);
+        s.notified(RUN, &notice, at(now), &mut out);
         out
     }
 
@@ -576,7 +552,7 @@ mod tests {
             now = next;
         }
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 500, 500, 500]);
-        assert_eq!(s.words(UNIT, 7).as_deref(), Some("no"));
+        assert_eq!(s.words(RUN).as_deref(), Some("no"));
         step(&mut s, now);
         assert_eq!(
             answer(&mut s, What::Ready, 10, true, now),
@@ -588,7 +564,7 @@ mod tests {
             answer(&mut s, What::Ready, 10, true, now).is_empty(),
             "told once"
         );
-        assert_eq!(s.words(UNIT, 7), None);
+        assert_eq!(s.words(RUN), None);
     }
 
     #[test]
@@ -670,7 +646,7 @@ mod tests {
         s.watch(key(What::Health), tcp(), rhythm(0, 30, 1), at(0));
         step(&mut s, 0);
         let mut out = Vec::new();
-        s.forget(UNIT, 7, &mut out);
+        s.forget(RUN, &mut out);
         assert_eq!(
             out,
             [
@@ -683,7 +659,7 @@ mod tests {
                 }
             ]
         );
-        assert_eq!((s.next_deadline(), s.words(UNIT, 7)), (None, None));
+        assert_eq!((s.next_deadline(), s.words(RUN)), (None, None));
         assert!(answer(&mut s, What::Ready, 1, true, 1).is_empty());
     }
 
@@ -725,18 +701,18 @@ mod tests {
         s.watch(key(What::Ready), Target::Notify, rhythm(500, 30, 1), at(0));
         assert_eq!(s.next_deadline(), None);
         assert!(notified(&mut s, &[("STATUS", "warming up")], 1).is_empty());
-        assert_eq!(s.words(UNIT, 7).as_deref(), Some("warming up"));
+        assert_eq!(s.words(RUN).as_deref(), Some("warming up"));
         assert!(notified(&mut s, &[("READY", "0")], 1).is_empty());
         assert_eq!(
             notified(&mut s, &[("READY", "1"), ("STATUS", "serving")], 2),
             [told(What::Ready, true, "serving")]
         );
         assert!(notified(&mut s, &[("READY", "1")], 3).is_empty());
-        assert_eq!(s.words(UNIT, 7).as_deref(), Some("serving"));
+        assert_eq!(s.words(RUN).as_deref(), Some("serving"));
         assert!(notified(&mut s, &[("RELOADING", "1")], 4).is_empty());
-        assert_eq!(s.words(UNIT, 7).as_deref(), Some(RELOADS));
+        assert_eq!(s.words(RUN).as_deref(), Some(RELOADS));
         assert!(notified(&mut s, &[("READY", "1")], 5).is_empty());
-        assert_eq!(s.words(UNIT, 7), None);
+        assert_eq!(s.words(RUN), None);
     }
 
     #[test]
@@ -859,7 +835,7 @@ mod tests {
                 assert!(over || waits, "nobody would ask again");
             }
             let mut out = Vec::new();
-            s.forget(UNIT, 7, &mut out);
+            s.forget(RUN, &mut out);
             assert_eq!(!out.is_empty(), open.is_some() && !killed);
         }
     }

@@ -138,7 +138,7 @@ impl Supervisor {
         let running = self
             .books
             .iter()
-            .filter(|(k, _)| k.0 == unit)
+            .filter(|(k, _)| k.unit == unit)
             .filter_map(|(_, b)| b.exe.clone());
         let builds = self.fleet.startable(unit);
         let built = self

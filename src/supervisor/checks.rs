@@ -13,15 +13,15 @@ use crate::config::{self, Probe, Process};
 use crate::error::reason;
 use crate::hub::Fact;
 use crate::journal::Level;
-use crate::lifecycle::{Event, UnitId};
+use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::os::notify::Receiver;
 use crate::os::reap::Death;
 use crate::os::{files, group, peer};
 use crate::paths::LONGEST_SOCKET_PATH;
 use crate::plan::{Exec, Expand};
-use crate::probe::{self, Errand, Following, Prober, Rhythm, Target, What};
+use crate::probe::{self, CheckKey, Errand, Following, Prober, Rhythm, Target, What};
 
-use super::{Key, Supervisor};
+use super::Supervisor;
 
 /// What is looked at and how often, where that is asked for.
 type Check = Option<(Target, Rhythm)>;
@@ -87,7 +87,7 @@ impl Checks {
 
 /// A command that checks.
 pub(super) struct Checking {
-    key: probe::Key,
+    key: CheckKey,
     attempt: u64,
     pub(super) pid: i32,
 }
@@ -110,7 +110,12 @@ impl Supervisor {
         let Some(process) = self.units.get(&unit).map(|u| Arc::clone(&u.process)) else {
             return;
         };
-        let keys: Vec<Key> = self.books.keys().filter(|k| k.0 == unit).copied().collect();
+        let keys: Vec<RunKey> = self
+            .books
+            .keys()
+            .filter(|k| k.unit == unit)
+            .copied()
+            .collect();
         for key in keys {
             if let Err(why) = self.replace_checks(key, &process) {
                 let name = &process.name;
@@ -122,7 +127,7 @@ impl Supervisor {
         }
     }
 
-    fn replace_checks(&mut self, key: Key, process: &Process) -> Result<(), String> {
+    fn replace_checks(&mut self, key: RunKey, process: &Process) -> Result<(), String> {
         let living = self.books.get(&key).filter(|b| b.lives());
         let Some(run) = living.map(|b| b.run) else {
             return Ok(());
@@ -151,7 +156,7 @@ impl Supervisor {
     /// What is to be checked of the run that begins.
     pub(super) fn plan_checks(
         &self,
-        key: Key,
+        key: RunKey,
         process: &Process,
         expand: Expand<'_>,
     ) -> Result<Checks, String> {
@@ -179,13 +184,13 @@ impl Supervisor {
     }
 
     /// It is the run in service, and ready.
-    fn is_good(&self, key: Key) -> bool {
-        let facts = self.fleet.facts(key.0);
-        facts.is_some_and(|f| f.generation == Some(key.1) && f.ready == Some(true))
+    fn is_good(&self, key: RunKey) -> bool {
+        let facts = self.fleet.facts(key.unit);
+        facts.is_some_and(|f| f.generation == Some(key.generation) && f.ready == Some(true))
     }
 
-    fn open_ear(&self, key: Key) -> Result<Ear, String> {
-        let name = format!("notify-{}-{}", key.0, key.1);
+    fn open_ear(&self, key: RunKey) -> Result<Ear, String> {
+        let name = format!("notify-{}-{}", key.unit, key.generation);
         let mut path = self.setup.dir.path().join(&name);
         if path.as_os_str().len() > LONGEST_SOCKET_PATH {
             let runtime = self
@@ -228,20 +233,21 @@ impl Supervisor {
     }
 
     /// The run is there: its readiness is looked at from now on.
-    pub(super) fn begin_checks(&mut self, key: Key) {
+    pub(super) fn begin_checks(&mut self, key: RunKey) {
         let Some(book) = self.books.get(&key) else {
             return;
         };
         if let Some((target, rhythm)) = book.checks.ready.clone() {
+            let what = What::Ready;
             self.schedule
-                .watch(check_key(key, What::Ready), target, rhythm, Mono::now());
+                .watch(CheckKey { run: key, what }, target, rhythm, Mono::now());
         }
         self.run_due_checks();
     }
 
     /// Health is looked at once a run is good.
     pub(super) fn begin_health(&mut self) {
-        let waiting: Vec<Key> = self
+        let waiting: Vec<RunKey> = self
             .books
             .iter()
             .filter(|(_, b)| b.checks.health.is_some())
@@ -255,8 +261,9 @@ impl Supervisor {
                 continue;
             };
             if let Some((target, rhythm)) = book.checks.health.take() {
+                let what = What::Health;
                 self.schedule
-                    .watch(check_key(key, What::Health), target, rhythm, Mono::now());
+                    .watch(CheckKey { run: key, what }, target, rhythm, Mono::now());
             }
         }
     }
@@ -265,12 +272,10 @@ impl Supervisor {
         let mut errands = Vec::new();
         self.schedule.step(Mono::now(), &mut errands);
         // What is due may have failed by that alone: a command that is late, a watchdog.
-        let mut late: Vec<Key> = errands
+        let mut late: Vec<RunKey> = errands
             .iter()
             .filter_map(|errand| match errand {
-                Errand::Kill { key, .. } | Errand::Tell { key, .. } => {
-                    Some((key.unit, key.generation))
-                }
+                Errand::Kill { key, .. } | Errand::Tell { key, .. } => Some(key.run),
                 Errand::Knock { .. }
                 | Errand::Follow { .. }
                 | Errand::Run { .. }
@@ -284,31 +289,31 @@ impl Supervisor {
         self.run_errands(errands);
     }
 
-    pub(super) fn end_checks(&mut self, key: Key) {
+    pub(super) fn end_checks(&mut self, key: RunKey) {
         let mut errands = Vec::new();
-        self.schedule.forget(key.0, key.1, &mut errands);
+        self.schedule.forget(key, &mut errands);
         self.run_errands(errands);
     }
 
-    pub(super) fn probed(&mut self, key: probe::Key, attempt: u64, result: Result<String, String>) {
+    pub(super) fn probed(&mut self, key: CheckKey, attempt: u64, result: Result<String, String>) {
         let mut errands = Vec::new();
         self.schedule
             .answer(key, attempt, result, Mono::now(), &mut errands);
-        self.note_words((key.unit, key.generation));
+        self.note_words(key.run);
         self.run_errands(errands);
     }
 
     /// Tells what the checks of a run have to say, where that is something new.
-    fn note_words(&mut self, key: Key) {
-        let words = self.schedule.words(key.0, key.1);
+    fn note_words(&mut self, key: RunKey) {
+        let words = self.schedule.words(key);
         let Some(book) = self.books.get_mut(&key) else {
             return;
         };
         if book.checks.told != words {
             book.checks.told.clone_from(&words);
             self.queue.push_back(Event::Seen {
-                unit: key.0,
-                generation: key.1,
+                unit: key.unit,
+                generation: key.generation,
                 words,
             });
         }
@@ -316,7 +321,7 @@ impl Supervisor {
 
     /// What processes have said.
     pub(super) fn listen_to_runs(&mut self) {
-        let speaking: Vec<Key> = self
+        let speaking: Vec<RunKey> = self
             .books
             .iter()
             .filter(|(_, b)| b.checks.ear().is_some())
@@ -341,7 +346,7 @@ impl Supervisor {
                     self.say(Level::Warn, &text);
                 }
                 self.schedule
-                    .notified(key.0, key.1, &notice, Mono::now(), &mut errands);
+                    .notified(key, &notice, Mono::now(), &mut errands);
             }
             self.note_words(key);
             self.run_errands(errands);
@@ -382,12 +387,9 @@ impl Supervisor {
         }
     }
 
-    fn tell_lifecycle(&mut self, key: probe::Key, good: bool, saw: &str) {
-        let probe::Key {
-            unit,
-            generation,
-            what,
-        } = key;
+    fn tell_lifecycle(&mut self, key: CheckKey, good: bool, saw: &str) {
+        let CheckKey { run, what } = key;
+        let RunKey { unit, generation } = run;
         match what {
             What::Ready if good => self.queue.push_back(Event::Ready { unit, generation }),
             What::Ready => {}
@@ -404,12 +406,9 @@ impl Supervisor {
         }
     }
 
-    fn follow(&self, key: probe::Key, attempt: u64, pattern: String) {
-        let run = self
-            .books
-            .get(&(key.unit, key.generation))
-            .map(|b| (b.run, b.first_line));
-        let tape = self.units.get(&key.unit).map(|u| Arc::clone(&u.log));
+    fn follow(&self, key: CheckKey, attempt: u64, pattern: String) {
+        let run = self.books.get(&key.run).map(|b| (b.run, b.first_line));
+        let tape = self.units.get(&key.run.unit).map(|u| Arc::clone(&u.log));
         if let (Some((run, first)), Some(tape)) = (run, tape) {
             let log = Following {
                 tape,
@@ -420,12 +419,12 @@ impl Supervisor {
         }
     }
 
-    fn run_check(&mut self, key: probe::Key, attempt: u64, command: Vec<String>) {
-        let env = self
-            .books
-            .get(&(key.unit, key.generation))
-            .and_then(|b| b.checks.env.clone());
-        let process = self.units.get(&key.unit).map(|u| Arc::clone(&u.process));
+    fn run_check(&mut self, key: CheckKey, attempt: u64, command: Vec<String>) {
+        let env = self.books.get(&key.run).and_then(|b| b.checks.env.clone());
+        let process = self
+            .units
+            .get(&key.run.unit)
+            .map(|u| Arc::clone(&u.process));
         let (Some(env), Some(process), Some((program, args))) =
             (env, process, command.split_first())
         else {
@@ -474,12 +473,4 @@ fn targets(process: &Process, expand: Expand<'_>) -> Result<(Check, Check), Stri
         .as_ref()
         .map(|h| Ok::<_, String>((Target::of(&h.probe, expand)?, Rhythm::from(h))));
     Ok((ready.transpose()?, health.transpose()?))
-}
-
-fn check_key(key: Key, what: What) -> probe::Key {
-    probe::Key {
-        unit: key.0,
-        generation: key.1,
-        what,
-    }
 }

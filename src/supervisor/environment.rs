@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::config::{self, EnvFile, Environment, Mode, PortWish, Process, Toggle};
 use crate::error::reason;
 use crate::hub::BuildOutcome;
-use crate::lifecycle::{Event, UnitId};
+use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::os::files;
 use crate::os::group;
 use crate::os::net::{self, Accept};
@@ -19,7 +19,7 @@ use crate::os::reap::{Death, End};
 use crate::os::spawn::Step;
 use crate::plan::direnv;
 
-use super::{Key, Supervisor};
+use super::Supervisor;
 
 /// No environment is larger; direnv's errors are shorter.
 const LONGEST_ENVIRONMENT: usize = 4 << 20;
@@ -57,14 +57,14 @@ impl Base {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Build { unit: UnitId, id: u64, mode: Mode },
-    Run { key: Key, build: u64 },
+    Run { key: RunKey, build: u64 },
 }
 
 impl Purpose {
     fn unit(self) -> UnitId {
         match self {
             Self::Build { unit, .. } => unit,
-            Self::Run { key, .. } => key.0,
+            Self::Run { key, .. } => key.unit,
         }
     }
 }
@@ -224,7 +224,7 @@ impl Supervisor {
             return self.fail(purpose, "it was taken out of the configuration");
         };
         let free = match purpose {
-            Purpose::Run { key, .. } => self.free_port(key.0, &process),
+            Purpose::Run { key, .. } => self.free_port(key.unit, &process),
             Purpose::Build { .. } => Ok(()),
         };
         let env = match free.and_then(|()| self.environment(&process, base)) {
@@ -303,7 +303,7 @@ impl Supervisor {
         let Some(port) = self.port_of(process)? else {
             return Ok(());
         };
-        let ours = self.books.keys().any(|k| k.0 == unit) || self.sockets.holds(unit, port);
+        let ours = self.books.keys().any(|k| k.unit == unit) || self.sockets.holds(unit, port);
         if ours || net::tcp_listener(LOOPBACK, port, Accept::AtOnce).is_ok() {
             return Ok(());
         }
@@ -327,7 +327,7 @@ impl Supervisor {
                 self.build_ended(unit, id, outcome);
             }
             Purpose::Run {
-                key: (unit, generation),
+                key: RunKey { unit, generation },
                 ..
             } => {
                 let name = self
@@ -347,7 +347,7 @@ impl Supervisor {
     }
 
     /// Gives up a start whose environment is still being made.
-    pub(super) fn abort(&mut self, key: Key) {
+    pub(super) fn abort(&mut self, key: RunKey) {
         for prep in &mut self.preps {
             if matches!(prep.purpose, Purpose::Run { key: k, .. } if k == key) {
                 prep.cancelled = Some("it was told to stop".into());

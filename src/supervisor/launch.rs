@@ -10,32 +10,32 @@ use crate::config::{self, Environment, Listen, Process};
 use crate::error::reason;
 use crate::hub::Fact;
 use crate::journal::Level;
-use crate::lifecycle::{Event, UnitId};
+use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::os::group;
 use crate::os::spawn::{Launch, SpawnError, Spawned, spawn};
 use crate::plan::{self, Exec};
 
+use super::Supervisor;
 use super::environment::{Purpose, Variables};
 use super::runs::Book;
-use super::{Key, Supervisor};
 
 impl Supervisor {
-    pub(super) fn begin_run(&mut self, key: Key, build: u64) {
+    pub(super) fn begin_run(&mut self, key: RunKey, build: u64) {
         if build == 0 {
-            self.changes_are_seen(key.0);
+            self.changes_are_seen(key.unit);
         }
         self.prepare(Purpose::Run { key, build });
     }
 
     pub(super) fn spawn_run(
         &mut self,
-        key: Key,
+        key: RunKey,
         build: u64,
         process: &Arc<Process>,
         mut env: Environment,
     ) {
         let purpose = Purpose::Run { key, build };
-        let Some(u) = self.units.get(&key.0) else {
+        let Some(u) = self.units.get(&key.unit) else {
             return;
         };
         let artifact = u
@@ -46,10 +46,10 @@ impl Supervisor {
         let log = Arc::clone(&u.log);
         if let Some(exe) = artifact.exe.as_ref().filter(|exe| !exe.exists()) {
             let text = format!("{} is gone: building it once more", exe.display());
-            self.happened(Some(key.0), "build", text);
+            self.happened(Some(key.unit), "build", text);
             return self.queue.push_back(Event::Lost {
-                unit: key.0,
-                generation: key.1,
+                unit: key.unit,
+                generation: key.generation,
             });
         }
         if !process.cwd.is_dir() {
@@ -63,7 +63,7 @@ impl Supervisor {
             Ok(exec) => exec,
             Err(why) => return self.fail(purpose, &why),
         };
-        if let Err(why) = self.hold_sockets(key.0, process, &env) {
+        if let Err(why) = self.hold_sockets(key.unit, process, &env) {
             return self.fail(purpose, &why);
         }
         if !process.listen.is_empty() {
@@ -86,7 +86,7 @@ impl Supervisor {
         let env = Arc::new(variables(env));
         checks.keep(&env);
         let began = Mono::now();
-        let held = self.sockets.of(key.0);
+        let held = self.sockets.of(key.unit);
         let spawned = match self.start_as(&exec, &env, &held, Some(process)) {
             Ok(spawned) => spawned,
             Err(e) => {
@@ -94,7 +94,7 @@ impl Supervisor {
                 return self.fail(purpose, &e.to_string());
             }
         };
-        let (hub, unit) = (Arc::clone(&self.hub), key.0);
+        let (hub, unit) = (Arc::clone(&self.hub), key.unit);
         let drained = Box::new(move || hub.tell(Fact::Drained { unit, run }));
         let pump = match self
             .pumps
@@ -118,8 +118,8 @@ impl Supervisor {
         book.checks = checks;
         self.books.insert(key, Box::new(book));
         self.queue.push_back(Event::Spawned {
-            unit: key.0,
-            generation: key.1,
+            unit: key.unit,
+            generation: key.generation,
             pid: spawned.pid,
         });
         self.begin_checks(key);

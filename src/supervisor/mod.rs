@@ -28,7 +28,7 @@ use crate::clock::Mono;
 use crate::config::{Config, Mode, PortWish, Process};
 use crate::hub::{Ask, Fact, Hub, Identity, Letter, Letters, Reply, STOPPING, Slot};
 use crate::journal::{Journal, Level};
-use crate::lifecycle::{Effect, Event, Facts, Fleet, Generation, Policy, Ticket, UnitId};
+use crate::lifecycle::{Effect, Event, Facts, Fleet, Policy, RunKey, Ticket, UnitId};
 use crate::os::fds::Nofile;
 use crate::os::memory;
 use crate::os::poll::{self, Mailbox, Until, Waker};
@@ -108,9 +108,6 @@ pub enum Kept {
 /// By then what starts by itself has been started.
 const REST_AFTER: Duration = Duration::from_secs(2);
 
-/// Names a run: whose, and which.
-type Key = (UnitId, Generation);
-
 /// One process of the project, with all that is not the lifecycle's business.
 struct Unit {
     process: Arc<Process>,
@@ -159,8 +156,8 @@ pub struct Supervisor {
     units: Table<UnitId, Box<Unit>>,
     order: Vec<UnitId>,
     queue: VecDeque<Event>,
-    books: Table<Key, Box<Book>>,
-    by_pid: Table<i32, Key>,
+    books: Table<RunKey, Box<Book>>,
+    by_pid: Table<i32, RunKey>,
     preps: Vec<Prep>,
     builds: Vec<Build>,
     sockets: Sockets,
@@ -174,7 +171,7 @@ pub struct Supervisor {
     parties: Table<u64, Party>,
     tickets: Table<Ticket, (u64, usize)>,
     /// Runs that were told to end, with their groups and signals; their orphans were not yet.
-    telling: Vec<(Key, i32, i32)>,
+    telling: Vec<(RunKey, i32, i32)>,
     /// What the end of a unit's runs took, since it was asked for.
     stopped: Table<UnitId, Stopped>,
     last_number: u64,
@@ -398,11 +395,11 @@ impl Supervisor {
                 generation,
                 build,
                 ..
-            } => self.begin_run((unit, generation), build),
-            Effect::Abort { unit, generation } => self.abort((unit, generation)),
-            Effect::Signal { unit, generation } => self.tell_to_end((unit, generation)),
-            Effect::Kill { unit, generation } => self.kill((unit, generation)),
-            Effect::GiveUp { unit, generation } => self.give_up((unit, generation)),
+            } => self.begin_run(RunKey { unit, generation }, build),
+            Effect::Abort { unit, generation } => self.abort(RunKey { unit, generation }),
+            Effect::Signal { unit, generation } => self.tell_to_end(RunKey { unit, generation }),
+            Effect::Kill { unit, generation } => self.kill(RunKey { unit, generation }),
+            Effect::GiveUp { unit, generation } => self.give_up(RunKey { unit, generation }),
             Effect::Answer { ticket, result } => self.note_answer(ticket, result),
         }
     }

@@ -5,7 +5,7 @@ use crate::clock::Mono;
 use crate::config::Mode;
 use crate::graph;
 use crate::hub::{Done, Reloaded, Reply, Slot};
-use crate::lifecycle::{Event, Order, Ticket, UnitId, Why};
+use crate::lifecycle::{Event, Order, RunKey, Ticket, UnitId, Why};
 use crate::table::in_order;
 
 use super::{Supervisor, Unit};
@@ -285,7 +285,10 @@ impl Supervisor {
             (Err(Why::Ended(_)), Some(exit)) => Some(unit.log.tail(exit.run, TAIL)),
             (Err(Why::NotReady(generation, _)), _) => self
                 .books
-                .get(&(id, *generation))
+                .get(&RunKey {
+                    unit: id,
+                    generation: *generation,
+                })
                 .map(|b| unit.log.tail(b.run, TAIL)),
             _ => None,
         };

@@ -8,7 +8,7 @@ use crate::board::ExitView;
 use crate::clock::{Mono, Wall};
 use crate::config::{Kind, Process};
 use crate::journal::Level;
-use crate::lifecycle::{Ended, Event, UnitId};
+use crate::lifecycle::{Ended, Event, RunKey, UnitId};
 use crate::os::group::{self, Proc};
 use crate::os::proc;
 use crate::os::reap::{self, Death, End};
@@ -17,7 +17,7 @@ use crate::table::Set;
 
 use super::checks::Checks;
 use super::view::push_bounded;
-use super::{Key, Phase, Supervisor};
+use super::{Phase, Supervisor};
 
 /// How many exits of a process are kept.
 const EXITS: usize = 32;
@@ -116,7 +116,7 @@ pub(super) struct Stopped {
 
 impl Supervisor {
     /// Tells a run to end: its group, and what left the group but is still below it.
-    pub(super) fn tell_to_end(&mut self, key: Key) {
+    pub(super) fn tell_to_end(&mut self, key: RunKey) {
         let Some(book) = self.books.get_mut(&key) else {
             return;
         };
@@ -126,7 +126,7 @@ impl Supervisor {
         }
         group::tell_group(book.pid, book.stop_signal);
         self.telling.push((key, book.pid, book.stop_signal));
-        self.stopped_of(key.0).signalled = true;
+        self.stopped_of(key.unit).signalled = true;
     }
 
     /// Tells those as well that left the groups of these runs and came to us when their parents ended.
@@ -147,7 +147,7 @@ impl Supervisor {
     }
 
     /// Kills all of a run, now and whenever more of it shows.
-    pub(super) fn kill(&mut self, key: Key) {
+    pub(super) fn kill(&mut self, key: RunKey) {
         let Some(book) = self.books.get_mut(&key) else {
             return;
         };
@@ -155,7 +155,7 @@ impl Supervisor {
         self.ends_due = true;
     }
 
-    pub(super) fn give_up(&mut self, key: Key) {
+    pub(super) fn give_up(&mut self, key: RunKey) {
         let left = self.members_of(key);
         let named: Vec<(i32, String)> = left
             .iter()
@@ -169,16 +169,16 @@ impl Supervisor {
         }
         // Dead, but its pump is still reading: how it ended is known all the same.
         if let Some((run, false)) = self.books.get(&key).map(|b| (b.run, b.told)) {
-            self.drained(key.0, run);
+            self.drained(key.unit, run);
         }
         self.close(key);
-        self.stopped_of(key.0).leftovers = named;
+        self.stopped_of(key.unit).leftovers = named;
     }
 
     /// A run of it was told to end: who asks for that again is told of the same end.
     pub(super) fn is_ending(&self, unit: UnitId) -> bool {
         let mut books = self.books.iter();
-        books.any(|(key, book)| key.0 == unit && book.asked)
+        books.any(|(key, book)| key.unit == unit && book.asked)
     }
 
     fn stopped_of(&mut self, unit: UnitId) -> &mut Stopped {
@@ -231,7 +231,7 @@ impl Supervisor {
         let found = self
             .books
             .iter()
-            .find(|(k, b)| k.0 == unit && b.run == run && !b.told);
+            .find(|(k, b)| k.unit == unit && b.run == run && !b.told);
         let Some((key, death)) = found.and_then(|(k, b)| Some((*k, b.death?))) else {
             return;
         };
@@ -240,7 +240,7 @@ impl Supervisor {
         self.end_checks(key);
         self.queue.push_back(Event::Exited {
             unit,
-            generation: key.1,
+            generation: key.generation,
             ended: Ended { success },
         });
         let Some(book) = self.books.get_mut(&key) else {
@@ -255,7 +255,7 @@ impl Supervisor {
         }
     }
 
-    fn record_exit(&mut self, key: Key, death: Death) {
+    fn record_exit(&mut self, key: RunKey, death: Death) {
         let Some(book) = self.books.get(&key) else {
             return;
         };
@@ -271,7 +271,7 @@ impl Supervisor {
         let oom = killed && !asked && kills > self.oom_kills;
         self.oom_kills = kills;
         let crash = !asked && !death.end.is_success();
-        let Some(unit) = self.units.get_mut(&key.0) else {
+        let Some(unit) = self.units.get_mut(&key.unit) else {
             return;
         };
         let tail: Vec<String> = match crash {
@@ -310,7 +310,7 @@ impl Supervisor {
         self.state_changed = true;
         let how = if asked { "stopped" } else { "ended" };
         self.happened(
-            Some(key.0),
+            Some(key.unit),
             "exit",
             format!("{how} ({words}) after {}", crate::clock::human(uptime)),
         );
@@ -321,7 +321,7 @@ impl Supervisor {
     /// Of the runs whose first process has ended, finds what else there is; kills it where that is
     /// due; tells the lifecycle of those of which nothing is left.
     pub(super) fn look_for_ends(&mut self) {
-        let ending: Vec<Key> = self
+        let ending: Vec<RunKey> = self
             .books
             .iter()
             .filter(|(_, b)| b.told || b.killing)
@@ -351,19 +351,19 @@ impl Supervisor {
             if book.told && left.is_empty() {
                 self.close(key);
                 self.queue.push_back(Event::Gone {
-                    unit: key.0,
-                    generation: key.1,
+                    unit: key.unit,
+                    generation: key.generation,
                 });
             }
         }
     }
 
-    fn members_of(&self, key: Key) -> Vec<Proc> {
+    fn members_of(&self, key: RunKey) -> Vec<Proc> {
         self.members(key, &self.orphans())
     }
 
     /// All that lives of a run: below its first process, and what came to us when its parent ended.
-    fn members(&self, key: Key, orphans: &[(Proc, Option<Key>)]) -> Vec<Proc> {
+    fn members(&self, key: RunKey, orphans: &[(Proc, Option<RunKey>)]) -> Vec<Proc> {
         let Some(book) = self.books.get(&key) else {
             return Vec::new();
         };
@@ -382,7 +382,7 @@ impl Supervisor {
     }
 
     /// What came to us when its parent ended, and whose it was: told by its group, else by its marker.
-    fn orphans(&self) -> Vec<(Proc, Option<Key>)> {
+    fn orphans(&self) -> Vec<(Proc, Option<RunKey>)> {
         let known = self.known();
         let prefix = self.marker_prefix();
         let of = |p: &Proc| match self.by_pid.get(&p.pgid) {
@@ -396,7 +396,7 @@ impl Supervisor {
     }
 
     /// `<project>/<process>/<run>`.
-    fn key_of(&self, marker: &str, prefix: &str) -> Option<Key> {
+    fn key_of(&self, marker: &str, prefix: &str) -> Option<RunKey> {
         let rest = marker.strip_prefix(prefix)?.strip_prefix('/')?;
         let (name, run) = rest.rsplit_once('/')?;
         let (unit, run) = (
@@ -405,15 +405,15 @@ impl Supervisor {
         );
         self.books
             .iter()
-            .find(|(k, b)| k.0 == *unit && b.run == run)
+            .find(|(k, b)| k.unit == *unit && b.run == run)
             .map(|(k, _)| *k)
     }
 
-    fn close(&mut self, key: Key) {
+    fn close(&mut self, key: RunKey) {
         if let Some(book) = self.books.remove(&key) {
             self.by_pid.remove(&book.pid);
-            self.stopped_of(key.0).killed += book.killed.len();
-            if let Some(unit) = self.units.get(&key.0) {
+            self.stopped_of(key.unit).killed += book.killed.len();
+            if let Some(unit) = self.units.get(&key.unit) {
                 self.state.gone(&unit.process.name, book.run);
                 self.state_changed = true;
             }
