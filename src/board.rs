@@ -108,6 +108,8 @@ pub struct UnitView {
     pub rolled_back: bool,
     /// Why it is where it is, in words, where that needs words.
     pub reason: Option<String>,
+    /// It waits for what does not come up by itself.
+    pub hopeless: bool,
     /// The port it was told to listen on.
     pub port: Option<u16>,
     /// What it printed.
@@ -139,6 +141,7 @@ impl UnitView {
             depends_on: Vec::new(),
             rolled_back: false,
             reason: None,
+            hopeless: false,
             port: None,
             log,
             build_log,

@@ -174,6 +174,15 @@ command = ["sleep", "1000"]
         "api",
         "waits for migrate to be done, but it has failed",
     );
+    let wait = house.call("wait", json!({"process": "api", "timeout_seconds": 60}));
+    let wait = wait.ok();
+    assert_eq!(wait["met"], false);
+    assert_eq!(
+        wait["reason"],
+        "waits for migrate to be done, but it has failed"
+    );
+    let out = house.cli(["wait", "web", "--timeout", "60"]).exits(1);
+    assert!(out.err.contains("has failed"), "{}", out.err);
     // Who asks is told why nothing comes: of the dependency, which is tried again for them.
     let error = house.call("start", json!({"process": "web"})).error();
     assert!(error.contains("db") && error.contains("failed"), "{error}");

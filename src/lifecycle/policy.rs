@@ -159,4 +159,6 @@ pub struct Facts {
     pub queued: Option<Mode>,
     /// Why it is where it is.
     pub reason: Option<String>,
+    /// It waits for what does not come up by itself.
+    pub hopeless: bool,
 }

@@ -172,6 +172,7 @@ impl Unit {
             depends_on: process.depends_on.iter().map(|d| d.name.clone()).collect(),
             rolled_back: facts.rolled_back,
             reason: facts.reason.clone(),
+            hopeless: facts.hopeless,
             port,
             log: Arc::clone(&self.log),
             build_log: Arc::clone(&self.build_log),

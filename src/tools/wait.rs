@@ -373,6 +373,7 @@ fn resting(unit: &UnitView) -> Option<String> {
             _ => format!("it failed{because}"),
         }),
         State::Done => Some("it is done: it ended with exit code 0".into()),
+        State::Waiting if unit.hopeless => Some(reason?.to_owned()),
         State::Stopped
         | State::Waiting
         | State::Building

@@ -147,6 +147,7 @@ impl Unit {
             },
             stale: run.is_some_and(|r| self.policy.builds(r.built.mode) && tried > r.built.id),
             rolled_back: self.rolled_back,
+            hopeless: self.hopeless && state == State::Waiting,
             building: self.build.as_ref().map(|b| b.id),
             queued: self.build_wish.map(|(mode, _)| mode),
             reason: self.reason.clone().or_else(|| match needs {
