@@ -11,27 +11,13 @@ use crate::mcp;
 use crate::os::poll::Waker;
 
 /// Who calls, as far as the wire tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// How the connection came.
-    pub via: Via,
     /// What kind of client it said it is: reading by the CLI and the TUI is no activity.
     pub kind: ClientKind,
-    /// Name from `initialize`, `_meta` or `bpm/hello`, where given.
-    pub name: Option<String>,
-    /// 2026-07-28 (stateless) rather than a handshake revision.
+    /// 2026-07-28 (stateless) rather than a handshake revision: a service must not send it log
+    /// messages that it did not ask for. (bpm's own sends none; the conformance test's does.)
     pub modern: bool,
-    /// The call carries a progress token.
-    pub wants_progress: bool,
-}
-
-/// How a connection came.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Via {
-    /// TCP.
-    Http,
-    /// The Unix socket.
-    Socket,
 }
 
 /// What kind of client.

@@ -19,7 +19,6 @@ pub const BATCHES: &str = "2025-03-26";
 
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-const CLIENT: &str = "io.modelcontextprotocol/clientInfo";
 const SERVER: &str = "io.modelcontextprotocol/serverInfo";
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
@@ -78,8 +77,6 @@ pub struct Call {
     pub era: Era,
     /// The progress token, where one was sent.
     pub token: Option<Value>,
-    /// The client's name, where the request said it.
-    pub client: Option<String>,
     /// What is asked for.
     pub verb: Verb,
 }
@@ -195,23 +192,10 @@ pub fn read(request: Request, headers: Option<&Headers<'_>>) -> Result<Call, Ref
     if modern {
         ladder(&method, &params, meta, headers)?;
     }
-    let client = match method.as_str() {
-        "initialize" => params.get("clientInfo"),
-        _ => asked(CLIENT),
-    };
-    let client = client
-        .and_then(|info| info.get("name"))
-        .and_then(Value::as_str)
-        .map(|name| name.chars().take(100).collect());
     let token = asked("progressToken").filter(|t| rpc::is_id(t)).cloned();
     let era = if modern { Era::Modern } else { Era::Legacy };
     let verb = verb(method, params, era, headers.is_none())?;
-    Ok(Call {
-        era,
-        token,
-        client,
-        verb,
-    })
+    Ok(Call { era, token, verb })
 }
 
 /// The checks of a modern request before its method matters; the first failure wins.
@@ -690,7 +674,7 @@ mod tests {
     }
 
     fn modern(method: &str, mut params: Value) -> Request {
-        params["_meta"] = json!({VERSION: "2026-07-28", CAPABILITIES: {}, CLIENT: {"name": "t"}});
+        params["_meta"] = json!({VERSION: "2026-07-28", CAPABILITIES: {}, "io.modelcontextprotocol/clientInfo": {"name": "t"}});
         request(json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
     }
 
@@ -790,7 +774,6 @@ mod tests {
                 "params": {"protocolVersion": asked, "clientInfo": {"name": "t"}}});
             let call = read(request(hello), None).unwrap();
             assert_eq!(call.verb, Verb::Initialize { version: answered });
-            assert_eq!(call.client.as_deref(), Some("t"));
         }
     }
 

@@ -12,7 +12,7 @@ use crate::client::{Fault, Told};
 use crate::clock::Mono;
 use crate::config::Config;
 use crate::daemon::{Project, read_config};
-use crate::door::{Answer, Caller, ClientKind, Level, Service, Step, Via};
+use crate::door::{Answer, Caller, ClientKind, Level, Service, Step};
 use crate::error::{Error, Result};
 use crate::hub::{Hub, Identity};
 use crate::journal::Journal;
@@ -131,11 +131,8 @@ impl Stored {
 
 fn us() -> Caller {
     Caller {
-        via: Via::Socket,
         kind: ClientKind::Cli,
-        name: None,
         modern: false,
-        wants_progress: false,
     }
 }
 

@@ -157,10 +157,6 @@ impl Net {
             return self.answer_refusal(c, batch, &id, &refusal);
         }
         c.caller.modern = call.era == Era::Modern;
-        c.caller.wants_progress = call.token.is_some() && batch.is_none();
-        if call.client.is_some() {
-            c.caller.name = call.client;
-        }
         let to = Envelope {
             id,
             era: call.era,

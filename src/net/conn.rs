@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::epoll::EpollFlags;
 
 use crate::clock::Mono;
-use crate::door::{Caller, ClientKind, Via};
+use crate::door::{Caller, ClientKind};
 use crate::http1::Reader;
 
 /// From the first byte of a request to its last; absolute, so that a trickle ends too.
@@ -179,9 +179,9 @@ pub(super) struct Conn {
 
 impl Conn {
     pub(super) fn new(token: u64, sock: Sock, ends: Option<Ends>, now: Mono) -> Self {
-        let (proto, via) = match sock {
-            Sock::Tcp(_) => (Proto::Http(Http::default()), Via::Http),
-            Sock::Unix(_) => (Proto::Unknown, Via::Socket),
+        let proto = match sock {
+            Sock::Tcp(_) => Proto::Http(Http::default()),
+            Sock::Unix(_) => Proto::Unknown,
         };
         Self {
             token,
@@ -189,11 +189,8 @@ impl Conn {
             ends,
             proto,
             caller: Caller {
-                via,
                 kind: ClientKind::Agent,
-                name: None,
                 modern: false,
-                wants_progress: false,
             },
             ours: None,
             spoke: false,

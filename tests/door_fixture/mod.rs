@@ -227,7 +227,7 @@ impl Service for Fixture {
                     .into(),
             )),
             "data" => Step::Done(Answer::Data {
-                value: json!({"kind": format!("{:?}", caller.kind), "name": caller.name}),
+                value: json!({"kind": format!("{:?}", caller.kind)}),
                 text: "who".into(),
             }),
             "fail" => Step::Done(Answer::Fail("do X instead".into())),

@@ -9,7 +9,7 @@ use bpm::board::{
 };
 use bpm::clock::{Mono, Wall};
 use bpm::config::{Kind, Mode};
-use bpm::door::{Answer, Caller, ClientKind, Level, Service, Step, Task, Via};
+use bpm::door::{Answer, Caller, ClientKind, Level, Service, Step, Task};
 use bpm::hub::{Ask, Done, Hub, Identity, Letter, Letters, Reply};
 use bpm::journal::Journal;
 use bpm::os::poll::{Mailbox, Waker};
@@ -165,17 +165,13 @@ pub(crate) fn print(tape: &Tape, n: usize) -> u64 {
 
 pub(crate) fn agent() -> Caller {
     Caller {
-        via: Via::Http,
         kind: ClientKind::Agent,
-        name: None,
         modern: true,
-        wants_progress: false,
     }
 }
 
 pub(crate) fn cli() -> Caller {
     Caller {
-        via: Via::Socket,
         kind: ClientKind::Cli,
         ..agent()
     }
