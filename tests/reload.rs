@@ -94,3 +94,56 @@ fn a_held_socket_goes_to_whoever_has_its_address_now() {
     assert_eq!(socket(pid), before);
     assert_eq!(get(at).unwrap(), format!("v1 {pid}"));
 }
+
+#[test]
+fn who_keeps_its_port_since_its_build_failed_holds_up_nobody() {
+    let ports = [free_port(), free_port(), free_port()];
+    let config = |a: u16, b: u16| {
+        let process = |name, port, more| {
+            format!(
+                "[process.{name}]\ncommand = [\"sleep\", \"1000\"]\nready = {{ delay_seconds = 0.01 }}\nport = {port}\n{more}\n"
+            )
+        };
+        process("a", a, "") + &process("b", b, "build = \"test ! -e bad\"")
+    };
+    let mut house = House::new(&config(ports[0], ports[1]));
+    house.serve();
+    house.running("a");
+    let kept = house.running("b");
+    house.file("bad", "");
+    house.config(&config(ports[1], ports[2]));
+    let done = house.call("reload", json!({})).data;
+    assert!(done["errors"].to_string().contains("b: "), "{done}");
+    house.running("a");
+    assert_eq!(house.running("b"), kept);
+}
+
+#[test]
+fn a_name_that_comes_back_while_its_process_is_leaving_begins_anew() {
+    let keep = "[process.keep]\ncommand = [\"sleep\", \"1000\"]\n";
+    let mut house = House::new(&(keep.to_owned() + &slow("db", "")));
+    house.serve();
+    let before = house.running("db");
+    house.config(keep);
+    std::thread::scope(|scope| {
+        let http = house.http();
+        let removal = scope.spawn(move || {
+            let mut http = http;
+            http.call("reload", json!({})).ok()
+        });
+        common::eventually(|| {
+            let data = house.call("get_status", json!({})).ok();
+            match data["processes"].to_string().contains("\"stopping\"") {
+                true => Ok(()),
+                false => Err(data["processes"].clone()),
+            }
+        });
+        let api = "[process.api]\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"db\"]\n";
+        house.config(&(keep.to_owned() + &slow("db", "") + api));
+        let done = reload_while_waiting(&house, "api", "db");
+        assert_eq!(done["errors"], json!([]), "{done}");
+        removal.join().unwrap();
+    });
+    house.running("api");
+    assert_ne!(house.running("db"), before);
+}

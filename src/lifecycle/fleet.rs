@@ -392,9 +392,11 @@ impl Fleet {
     }
 
     fn order(&mut self, id: UnitId, ticket: Option<Ticket>, order: &Order, out: &mut Vec<Effect>) {
+        let unit = self.units.get(&id);
+        let gone = unit.is_none_or(|u| u.leaves && *order != Order::Stop);
         let refusal = match order {
             Order::Start | Order::Restart { .. } if self.stopping => Some("bpm is stopping"),
-            Order::Start | Order::Restart { .. } | Order::Stop if !self.units.has(&id) => {
+            Order::Start | Order::Restart { .. } | Order::Stop if gone => {
                 Some("it was taken out of the configuration")
             }
             Order::Start | Order::Restart { .. } | Order::Stop => None,
@@ -455,7 +457,8 @@ impl Fleet {
     fn by_name(&self, name: &str) -> Option<UnitId> {
         self.units
             .values()
-            .find(|u| u.policy.name == name)
+            // One that is leaving may have the same name.
+            .find(|u| u.policy.name == name && !u.leaves)
             .map(|u| u.id)
     }
 

@@ -841,3 +841,45 @@ fn who_waits_for_a_rollback_is_answered_when_the_old_one_ends_as_well() {
     assert_eq!(w.answers[&ticket], Err(Why::Ended(new.1)));
     assert_eq!(w.state(0), State::Done);
 }
+
+#[test]
+fn who_keeps_its_port_is_not_waited_for() {
+    let on = |p: Policy, port| Policy {
+        port: Some(port),
+        ..p
+    };
+    let mut w = World::new(vec![on(policy("a"), 1), on(rust("b"), 2)]);
+    w.up(0);
+    w.up(1);
+    w.fleet.set_policy(0, on(policy("a"), 2));
+    w.fleet.set_policy(1, on(rust("b"), 3));
+    let (ticket, key) = (w.restart(0), w.newest(0));
+    w.exits(key, false);
+    w.gone(key);
+    let failed = w.restart(1);
+    assert_eq!(w.state(0), State::Waiting);
+    w.build_ends(Err("no".into()));
+    w.settle();
+    assert!(w.answers[&failed].is_err());
+    assert_eq!(w.answers[&ticket], Ok(()));
+}
+
+#[test]
+fn nobody_brings_back_what_leaves() {
+    let mut w = World::new(vec![policy("db")]);
+    w.up(0);
+    w.fleet.leave(0);
+    let stop = w.order(0, Order::Stop);
+    let db = w.fleet.add(policy("db"));
+    let api = w.fleet.add(Policy {
+        depends_on: vec![("db".into(), Condition::Started)],
+        ..policy("api")
+    });
+    let starts = [db, api].map(|id| w.order(id, Order::Start));
+    let late = w.restart(0);
+    w.settle();
+    assert!(w.fleet.is_empty(0) && w.answers[&late].is_err());
+    for ticket in [stop, starts[0], starts[1]] {
+        assert_eq!(w.answers[&ticket], Ok(()));
+    }
+}

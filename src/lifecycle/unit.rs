@@ -165,6 +165,8 @@ pub(super) struct Unit {
     rolled_back: bool,
     /// The last swap failed, and the run before it serves on.
     refused: bool,
+    /// The build or the start of what was to replace the run has failed: that keeps its port.
+    stays: bool,
     /// It was down when a restart was asked for: if that build fails, it stays so.
     reverts: bool,
     /// The run in service, or the one that is to be.
@@ -216,6 +218,7 @@ impl Unit {
             fallback: None,
             rolled_back: false,
             refused: false,
+            stays: false,
             reverts: false,
             run: None,
             coming: None,
@@ -241,6 +244,7 @@ impl Unit {
         if policy.builds != self.policy.builds {
             self.built = [None; 2];
         }
+        self.stays &= policy.port == self.policy.port;
         self.policy = policy;
     }
 
@@ -253,6 +257,7 @@ impl Unit {
     /// `turn` orders the queue of builds.
     pub(super) fn restart(&mut self, ticket: Option<Ticket>, mode: Mode, build: bool, turn: u64) {
         let mode = self.policy.pinned.unwrap_or(mode);
+        self.stays = false;
         self.reverts |= !self.want;
         self.wanted_again();
         let builds = self.policy.builds(mode) && (build || self.built[mode as usize].is_none());

@@ -36,6 +36,7 @@ impl Unit {
                     mode: build.mode,
                 });
                 if self.want {
+                    self.stays = false;
                     self.swap = Some(build.mode);
                     self.rolled_back = false;
                     self.reason = None;
@@ -45,6 +46,7 @@ impl Unit {
                 }
             }
             Err(why) => {
+                self.stays = self.build_wish.is_none();
                 let nothing_runs = self.run.is_none();
                 if self.reverts && nothing_runs && self.build_wish.is_none() {
                     self.reverts = false;
@@ -321,6 +323,7 @@ impl Unit {
             self.built[self.mode as usize] = Some(old.built);
         }
         self.refused = true;
+        self.stays = true;
         self.reason = Some(format!("{}; the old run serves on", words_of_new(why)));
         self.fail_fresh(why, out);
     }

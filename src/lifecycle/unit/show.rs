@@ -3,7 +3,7 @@
 use crate::clock::Mono;
 use crate::lifecycle::{Facts, State};
 
-use super::{GOOD_AFTER, Needs, Rest, Stop, Unit};
+use super::{GOOD_AFTER, Needs, Rest, Run, Stop, Unit};
 
 impl Unit {
     /// Nothing runs and nothing is being built.
@@ -27,12 +27,9 @@ impl Unit {
 
     /// It holds that port, and is about to give it up.
     pub(in crate::lifecycle) fn gives_up(&self, port: u16) -> bool {
-        let runs = [&self.run, &self.coming, &self.leaving];
-        let mut runs = runs.into_iter().flatten();
-        runs.any(|r| {
-            let goes = !self.want || r.stop.is_some() || self.policy.port != r.port;
-            r.port == Some(port) && goes
-        })
+        let replaced = |run: &Run| self.policy.port != run.port && !self.stays;
+        let goes = |run: &Run| !self.want || run.stop.is_some() || replaced(run);
+        self.runs().any(|r| r.port == Some(port) && goes(r))
     }
 
     /// Something of it runs.
