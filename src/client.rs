@@ -15,9 +15,9 @@ use serde_json::Value;
 use crate::clock::Mono;
 use crate::error::{Error, Result, reason};
 use crate::json::{items, object};
+use crate::os::inotify::PathWatch;
 use crate::os::lock::{self, Lock};
 use crate::os::net::dial;
-use crate::os::notice::Notice;
 use crate::os::{files, group, peer, proc};
 use crate::paths::ProjectDir;
 
@@ -175,7 +175,7 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
             .with_hint("set BPM_HOME to a folder that you may write")
     };
     let until = Mono::now().after(PATIENCE);
-    let mut notice: Option<Notice> = None;
+    let mut watch: Option<PathWatch> = None;
     loop {
         let descriptor = Descriptor::read(&dir.descriptor());
         let left = until.since(Mono::now());
@@ -211,10 +211,10 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
         }
         // Somebody starts or stops at this moment; either ends with a change in the folder. Watched
         // first, then looked at once more, so that a change in between is not missed.
-        match &notice {
-            None => notice = Some(Notice::of(dir.path()).map_err(cannot)?),
-            Some(notice) => {
-                notice.wait(left).map_err(cannot)?;
+        match &watch {
+            None => watch = Some(PathWatch::of(dir.path()).map_err(cannot)?),
+            Some(watch) => {
+                watch.wait(left).map_err(cannot)?;
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::clock::{Wall, parse_span};
 use crate::daemon::Project;
 use crate::error::{Error, Failure, Result};
 use crate::json::object;
-use crate::os::notice::Notice;
+use crate::os::inotify::PathWatch;
 use crate::os::poll;
 use crate::render::{Paint, Tone};
 use crate::rpc::STOPPING;
@@ -413,14 +413,14 @@ fn back(project: &Project) -> Result<Client> {
     let cannot = |e| Error::system("wait for the daemon", e);
     loop {
         // Watched before it is looked at: a daemon that comes in between is not missed.
-        let notice = Notice::of(project.dir.path()).map_err(cannot)?;
+        let watch = PathWatch::of(project.dir.path()).map_err(cannot)?;
         // One that is about to end has said all.
         if let Verdict::Running(_, client) = client::judge(&project.dir, "cli")?
             && !client.is_stopping()
         {
             return Ok(client);
         }
-        if !notice.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
+        if !watch.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
             return Err(Failure::ReaderGone.into());
         }
     }
@@ -450,7 +450,7 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
     if !call.has("follow") {
         return Ok(0);
     }
-    let notice = Notice::of_writes(project.dir.path()).map_err(cannot)?;
+    let watch = PathWatch::of_writes(project.dir.path()).map_err(cannot)?;
     loop {
         let mut fresh = Vec::new();
         file.read_to_end(&mut fresh).map_err(cannot)?;
@@ -468,7 +468,7 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
             file.seek(SeekFrom::Start(0)).map_err(cannot)?;
             continue;
         }
-        if !notice.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
+        if !watch.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
             return Err(Failure::ReaderGone.into());
         }
     }

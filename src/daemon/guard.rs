@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::journal::{Journal, Level};
 use crate::net::Inlet;
 use crate::os::files;
+use crate::os::inotify::PathWatch;
 use crate::os::lock::Lock;
-use crate::os::notice::Notice;
 use crate::paths::ProjectDir;
 use crate::supervisor::{Keeper, Kept};
 
@@ -31,7 +31,7 @@ pub(super) struct Guard<'a> {
     lock: Lock,
     /// Which file our socket is.
     socket: Option<(u64, u64)>,
-    notice: Option<Notice>,
+    watch: Option<PathWatch>,
     /// What was said last of what could not be mended.
     trouble: String,
     displaced: bool,
@@ -56,7 +56,7 @@ impl<'a> Guard<'a> {
             inlet,
             lock,
             socket: file_id(&descriptor.socket),
-            notice: None,
+            watch: None,
             trouble: String::new(),
             displaced: false,
         };
@@ -67,7 +67,7 @@ impl<'a> Guard<'a> {
                 "bpm's folder was removed meanwhile, and another bpm was quicker",
             ));
         }
-        if guard.notice.is_none() {
+        if guard.watch.is_none() {
             guard.log.write(
                 Level::Warn,
                 "daemon",
@@ -88,7 +88,7 @@ impl<'a> Guard<'a> {
         let mut mended = Vec::new();
         for _ in 0..TURNS {
             // Watched first, looked at then.
-            self.notice = Notice::of_places(&places);
+            self.watch = PathWatch::of_places(&places);
             match self.turn() {
                 Ok(None) => break,
                 Ok(Some(what)) => mended.push(what),
@@ -160,11 +160,11 @@ impl<'a> Guard<'a> {
 
 impl Keeper for Guard<'_> {
     fn ear(&self) -> Option<BorrowedFd<'_>> {
-        self.notice.as_ref().and_then(Notice::ear)
+        self.watch.as_ref().and_then(PathWatch::ear)
     }
 
     fn look(&mut self) -> Kept {
-        match self.displaced || !self.notice.as_ref().is_some_and(Notice::take) {
+        match self.displaced || !self.watch.as_ref().is_some_and(PathWatch::take) {
             true => Kept::Same,
             false => self.mend(),
         }

@@ -1,4 +1,8 @@
-//! inotify(7): the kernel tells which folders had a file written, made, moved or removed.
+//! inotify(7): the kernel tells which folders had a file written, made, moved or removed. [`Inotify`] tells
+//! what it was, of any number of folders; [`PathWatch`] only that there was something, and does without
+//! inotify where none is to be had.
+
+mod paths;
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,6 +14,8 @@ use nix::errno::Errno;
 use nix::sys::inotify::{self as kernel, AddWatchFlags, InitFlags, InotifyEvent};
 
 use crate::error::Error;
+
+pub use paths::PathWatch;
 
 /// One watched folder, as the kernel numbers it. A number is not used again for a long time.
 pub type Mark = kernel::WatchDescriptor;
@@ -82,7 +88,7 @@ impl Inotify {
     /// # Errors
     /// The user has as many instances as may be, or we as many descriptors; with what to do about it.
     pub fn new() -> Result<Self, Error> {
-        match kernel::Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK) {
+        match open() {
             Ok(inner) => Ok(Self { inner }),
             // Too many open files of ours say EMFILE as well, but that limit is raised to the highest (fds).
             Err(Errno::EMFILE) => Err(limit_reached("max_user_instances")),
@@ -119,6 +125,11 @@ impl AsFd for Inotify {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
     }
+}
+
+/// An instance that neither blocks nor reaches a child.
+fn open() -> nix::Result<kernel::Inotify> {
+    kernel::Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
 }
 
 /// What is asked for: the end of writing rather than each write, and nothing that only reads.

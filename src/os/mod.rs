@@ -15,7 +15,6 @@ pub mod inotify;
 pub mod lock;
 pub mod memory;
 pub mod net;
-pub mod notice;
 pub mod notify;
 pub mod peer;
 pub mod poll;

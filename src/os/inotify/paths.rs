@@ -7,22 +7,23 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, Inotify};
 
-use super::poll::{readable, readable_unless_gone, reader_gone};
+use super::open;
+use crate::os::poll::{readable, readable_unless_gone, reader_gone};
 
 /// A user has 128 inotify instances as a rule. Who gets none looks anew so often: two bpm that start at
 /// once must both succeed, whatever else runs on the machine.
 const BLIND: Duration = Duration::from_millis(50);
 
-/// A folder that is watched.
+/// Tells that something changed in a folder, or to some files; not what.
 #[derive(Debug)]
-pub struct Notice {
+pub struct PathWatch {
     /// None: there was none to be had.
     inotify: Option<Inotify>,
 }
 
-impl Notice {
+impl PathWatch {
     /// Watches from now on: files that come and go, and files that somebody closes (a lock's holder
     /// that has ended). Look at the folder after this, not before.
     pub fn of(folder: &Path) -> io::Result<Self> {
@@ -43,7 +44,7 @@ impl Notice {
         let file = gone | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CLOSE_WRITE;
         let comes =
             AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).ok()?;
+        let inotify = open().ok()?;
         for path in files {
             let mut there = inotify.add_watch(path, file).is_ok();
             for folder in path.ancestors().skip(1) {
@@ -69,8 +70,7 @@ impl Notice {
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_CLOSE_WRITE
             | more;
-        let watching = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
-            .and_then(|inotify| inotify.add_watch(folder, what).map(|_| inotify));
+        let watching = open().and_then(|inotify| inotify.add_watch(folder, what).map(|_| inotify));
         match watching {
             Ok(inotify) => Ok(Self {
                 inotify: Some(inotify),
@@ -120,29 +120,29 @@ impl Notice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Folder;
     use super::*;
+    use crate::os::testing::Folder;
 
     #[test]
     fn a_change_ends_the_wait() {
-        let folder = Folder::new("notice");
-        let notice = Notice::of(&folder.join("")).unwrap();
-        notice.wait(Duration::from_millis(1)).unwrap();
+        let folder = Folder::new("path-watch");
+        let watch = PathWatch::of(&folder.join("")).unwrap();
+        watch.wait(Duration::from_millis(1)).unwrap();
         std::fs::write(folder.join("new"), "x").unwrap();
         let begun = crate::clock::Mono::now();
-        notice.wait(Duration::from_secs(100)).unwrap();
+        watch.wait(Duration::from_secs(100)).unwrap();
         assert!(crate::clock::Mono::now().since(begun) < Duration::from_secs(50));
     }
 
     #[test]
     fn without_inotify_it_looks_anew() {
-        let notice = Notice { inotify: None };
+        let watch = PathWatch { inotify: None };
         let begun = crate::clock::Mono::now();
-        notice.wait(Duration::from_secs(100)).unwrap();
+        watch.wait(Duration::from_secs(100)).unwrap();
         assert!(crate::clock::Mono::now().since(begun) < Duration::from_secs(50));
         let (read, write) = std::io::pipe().unwrap();
-        assert!(notice.wait_unless_gone(write.as_fd()).unwrap());
+        assert!(watch.wait_unless_gone(write.as_fd()).unwrap());
         drop(read);
-        assert!(!notice.wait_unless_gone(write.as_fd()).unwrap());
+        assert!(!watch.wait_unless_gone(write.as_fd()).unwrap());
     }
 }
