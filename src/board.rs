@@ -257,6 +257,8 @@ pub struct ExitView {
     pub oom: bool,
     /// bpm asked for it.
     pub asked: bool,
+    /// Why, where it did so though nobody wanted it to: it was not ready in time, or not healthy.
+    pub fault: Option<String>,
     /// When.
     pub at: Wall,
     /// Length of the run.
@@ -270,6 +272,11 @@ pub struct ExitView {
 }
 
 impl ExitView {
+    /// Nobody wanted it.
+    pub fn is_abnormal(&self) -> bool {
+        self.fault.is_some() || !self.asked && self.code != Some(0)
+    }
+
     /// `exit code 3`, `signal KILL`, `signal SEGV (core dumped)`.
     pub fn words(&self) -> String {
         let code = self.code.map(i64::from);

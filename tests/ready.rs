@@ -238,6 +238,12 @@ command = ["sleep", "1000"]
     assert_eq!(status["crashes"], status["restarts"], "{status}");
     let events = house.call("get_status", json!({"events_since": 0})).ok()["events"].to_string();
     assert!(events.contains("not healthy: 503 Not Well"), "{events}");
+    // bpm ended it, but nobody wanted that: it is an abnormal end.
+    let why = house.cli(["why", "web"]).exits(0).out;
+    assert!(
+        why.contains("last abnormal end: ") && why.contains("(ended by bpm: its health check"),
+        "{why}"
+    );
     assert_eq!(house.running("other"), other);
 }
 

@@ -156,6 +156,15 @@ pub enum Effect {
         /// Which.
         generation: Generation,
     },
+    /// It is ended next though nobody asked: it was not ready in time, or its health check failed.
+    Fault {
+        /// Whose.
+        unit: UnitId,
+        /// Which.
+        generation: Generation,
+        /// What was wrong, in words.
+        why: String,
+    },
     /// Send the stop signal.
     Signal {
         /// Whose.

@@ -143,6 +143,9 @@ impl World {
             Effect::Abort { unit, generation } => {
                 assert_eq!(self.runs[&(unit, generation)], Sim::Asked)
             }
+            Effect::Fault {
+                unit, generation, ..
+            } => assert_eq!(self.runs[&(unit, generation)], Sim::Up),
             Effect::Signal { unit, generation } => {
                 let run = self
                     .runs

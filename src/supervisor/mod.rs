@@ -397,6 +397,11 @@ impl Supervisor {
                 ..
             } => self.begin_run(RunKey { unit, generation }, build),
             Effect::Abort { unit, generation } => self.abort(RunKey { unit, generation }),
+            Effect::Fault {
+                unit,
+                generation,
+                why,
+            } => self.note_fault(RunKey { unit, generation }, why),
             Effect::Signal { unit, generation } => self.tell_to_end(RunKey { unit, generation }),
             Effect::Kill { unit, generation } => self.kill(RunKey { unit, generation }),
             Effect::GiveUp { unit, generation } => self.give_up(RunKey { unit, generation }),

@@ -64,6 +64,8 @@ pub(super) struct Book {
     task: bool,
     /// bpm told it to end.
     asked: bool,
+    /// Why bpm did so, where nobody wanted it to.
+    fault: Option<String>,
     /// Whatever shows of it is killed.
     killing: bool,
     death: Option<Death>,
@@ -98,6 +100,7 @@ impl Book {
             stop_signal: process.stop_signal,
             task: process.kind == Kind::Task,
             asked: false,
+            fault: None,
             killing: false,
             death: None,
             told: false,
@@ -115,6 +118,13 @@ pub(super) struct Stopped {
 }
 
 impl Supervisor {
+    /// The end that follows is as abnormal as one of its own.
+    pub(super) fn note_fault(&mut self, key: RunKey, why: String) {
+        if let Some(book) = self.books.get_mut(&key) {
+            book.fault = Some(why);
+        }
+    }
+
     /// Tells a run to end: its group, and what left the group but is still below it.
     pub(super) fn tell_to_end(&mut self, key: RunKey) {
         let Some(book) = self.books.get_mut(&key) else {
@@ -270,7 +280,8 @@ impl Supervisor {
         let kills = proc::oom_kills();
         let oom = killed && !asked && kills > self.oom_kills;
         self.oom_kills = kills;
-        let crash = !asked && !death.end.is_success();
+        let fault = book.fault.clone();
+        let crash = fault.is_some() || !asked && !death.end.is_success();
         let Some(unit) = self.units.get_mut(&key.unit) else {
             return;
         };
@@ -296,6 +307,7 @@ impl Supervisor {
             core,
             oom,
             asked,
+            fault,
             at: Wall::now(),
             uptime,
             cpu: death.cpu,

@@ -560,10 +560,10 @@ pub(super) struct Card {
 impl Card {
     /// Reads the build log's end: for a worker.
     pub(super) fn of(board: &Snapshot, unit: &UnitView, now: Mono) -> Self {
-        let abnormal = |exit: &&ExitView| !exit.asked && exit.code != Some(0);
-        let exit = unit.exits.iter().rev().find(abnormal).cloned();
+        let mut latest = unit.exits.iter().rev();
+        let exit = latest.find(|exit| exit.is_abnormal()).cloned();
         // A run that lived for a while was good; what happened since it ended may be the cause.
-        let lived = |e: &&ExitView| e.uptime.as_secs() >= if abnormal(e) { 10 } else { 1 };
+        let lived = |e: &&ExitView| e.uptime.as_secs() >= if e.is_abnormal() { 10 } else { 1 };
         let good = exit.as_ref().and_then(|bad| {
             let earlier = unit.exits.iter().rev().filter(|e| e.run < bad.run);
             earlier.into_iter().find(lived)
@@ -632,10 +632,13 @@ impl Card {
         match &self.exit {
             None => text.push_str("it has not ended by itself\n"),
             Some(exit) => {
+                let fault = exit.fault.as_ref();
+                let fault = fault.map_or(String::new(), |why| format!(" (ended by bpm: {why})"));
                 let _ = writeln!(
                     text,
-                    "last abnormal end: {}, run {}, at {}, after {} (CPU {}, peak memory {} MiB); {} such ends so far",
+                    "last abnormal end: {}{}, run {}, at {}, after {} (CPU {}, peak memory {} MiB); {} such ends so far",
                     exit.words(),
+                    fault,
                     exit.run,
                     exit.at.rfc3339(),
                     human(exit.uptime),

@@ -128,6 +128,7 @@ pub(crate) fn exit(run: u64, code: i32) -> ExitView {
         core: false,
         oom: false,
         asked: false,
+        fault: None,
         at: Wall(1_795_229_300_000 + run as i64),
         uptime: Duration::from_secs(3),
         cpu: Duration::from_millis(250),

@@ -151,6 +151,11 @@ impl Unit {
             self.reason = Some(why.into());
         }
         if let Some(run) = self.find(generation) {
+            out.push(Effect::Fault {
+                unit: id,
+                generation,
+                why: why.into(),
+            });
             end(id, run, now, timeout, out);
         }
     }
