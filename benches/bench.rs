@@ -1,7 +1,7 @@
 //! Every figure that bpm promises, each beside what this machine can do at best, in the same run.
 //!
-//! `cargo bench --bench bench -- [--quick] [start|logs|search|disk|http|door|proxy|idle|swap|build ...]`. No name: all but
-//! `build`. `BPM_BIN` names another binary. Nothing here fails on a time.
+//! `cargo bench --bench bench -- [--quick] [start|logs|search|disk|http|door|proxy|idle|swap|build ...]`.
+//! No name: all but `build`. `BPM_BIN` names another binary. Nothing here fails on a time.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
@@ -202,7 +202,8 @@ fn launch() -> f64 {
     between(begun, at)
 }
 
-/// Seconds from a kill to the successor's first instruction. Each victim has lived long enough to count as good.
+/// Seconds from a kill to the successor's first instruction. Each victim has lived
+/// long enough to count as good.
 fn revivals(bench: &Bench, others: usize) -> Vec<f64> {
     const VICTIMS: usize = 10;
     let mut config = String::from("release_crash_backoff_initial_seconds = 0\n");

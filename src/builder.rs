@@ -401,9 +401,9 @@ fn sysroot_libs(executable: &Path) -> Vec<String> {
     }
 }
 
-/// Copies an executable to a folder of its own below `bin_dir`, and deletes the older copies but those in `keep`. What
-/// is the same as the newest copy is not copied again: what is kept should differ, so that there is something to roll
-/// back to. Numbers only rise, over daemons as well: builds are counted anew by each.
+/// Copies an executable to a folder of its own below `bin_dir`, and deletes the older copies but those in
+/// `keep`. What is the same as the newest copy is not copied again: what is kept should differ, so that there
+/// is something to roll back to. Numbers only rise, over daemons as well: builds are counted anew by each.
 fn store(exe: &Path, bin_dir: &Path, keep: &[PathBuf]) -> Result<PathBuf, String> {
     let name = exe.file_name().ok_or("cargo names no file")?;
     let older = stored(bin_dir);

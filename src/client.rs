@@ -220,8 +220,8 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
     }
 }
 
-/// A daemon whose `daemon.json` was lost, found by its lock or its socket: described by itself, or where it does not answer,
-/// by what the kernel knows. None: nobody listens there.
+/// A daemon whose `daemon.json` was lost, found by its lock or its socket: described by itself, or where
+/// it does not answer, by what the kernel knows. None: nobody listens there.
 fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Option<Verdict> {
     let socket = match lock::holder(&dir.lock()) {
         Some(pid) => socket_of(dir, pid),

@@ -98,7 +98,8 @@ pub trait Task: Send {
     /// Called once; whatever changes should wake `waker` from now on. `poll` follows at once.
     fn start(&mut self, waker: &Arc<Waker>);
     /// Looks: `Some` ends the call. Notifications (whole JSON-RPC objects: `notifications/progress`,
-    /// `bpm/lines`) go into `out`, while `room` (bytes, about) lasts; not called again before they are written.
+    /// `bpm/lines`) go into `out`, while `room` (bytes, about) lasts; not called
+    /// again before they are written.
     fn poll(&mut self, now: Mono, room: usize, out: &mut Vec<Value>) -> Option<Answer>;
     /// When to poll even if nobody wakes it.
     fn deadline(&self) -> Option<Mono>;

@@ -55,7 +55,8 @@ pub enum Failure {
         /// What to do about it.
         hint: Option<String>,
     },
-    /// A name that nothing has (exit code 1): `unknown process "wbe"; did you mean "web"? processes: api, web`.
+    /// A name that nothing has (exit code 1):
+    /// `unknown process "wbe"; did you mean "web"? processes: api, web`.
     Unknown {
         /// What kind of thing: `process`, `tool`.
         kind: &'static str,

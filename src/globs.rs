@@ -15,9 +15,9 @@ const MOST_NAMES: usize = 2_048;
 
 /// A pattern for paths relative to the project's root, with `/` between names and none before the first.
 ///
-/// `*` is any characters of one name, `?` one of them, `[a-z]` and `[!a-z]` one of a set, `{a,b}` either, `**` between slashes any
-/// number of folders, and at the end everything below. A pattern that ends in a plain name is also everything below a
-/// folder of that name.
+/// `*` is any characters of one name, `?` one of them, `[a-z]` and `[!a-z]` one of a set, `{a,b}` either,
+/// `**` between slashes any number of folders, and at the end everything below. A pattern that ends in a
+/// plain name is also everything below a folder of that name.
 #[derive(Debug, Clone)]
 pub struct Glob {
     text: String,
@@ -244,7 +244,8 @@ fn is_editors_own(name: &[u8]) -> bool {
         // .name.swp, and .swo, .swn ... where that is taken
         first.starts_with(b".") && rest.starts_with(b".sw")
     };
-    // Of vim (4913: may files be made here?), of emacs (.#lock, #autosave#), backups of both, of Kate, of LibreOffice.
+    // Of vim (4913: may files be made here?), of emacs (.#lock, #autosave#), backups of
+    // both, of Kate, of LibreOffice.
     name == b"4913"
         || name.ends_with(b"~")
         || name.starts_with(b".#")

@@ -1,7 +1,8 @@
 //! Dependencies: order and cycles. Knows nothing of time.
 //!
-//! A graph is a list of nodes, each a name and the names it depends on. Names that no node has are passed over.
-//! Nothing here recurses: a chain may be as long as the file is. Within, a node is its place in the list.
+//! A graph is a list of nodes, each a name and the names it depends on. Names that no node has
+//! are passed over. Nothing here recurses: a chain may be as long as the file is. Within, a
+//! node is its place in the list.
 
 use crate::table::{Table, in_order};
 
@@ -28,8 +29,9 @@ fn waiting(needs: &[Vec<usize>]) -> Vec<Vec<usize>> {
     waiting
 }
 
-/// Who can start beside whom: each level depends on the levels before it only. Within a level the order is that of `nodes`.
-/// What is in a cycle, or depends on one, comes last, all together: the configuration refuses cycles, and nothing is lost here.
+/// Who can start beside whom: each level depends on the levels before it only. Within a level the order
+/// is that of `nodes`. What is in a cycle, or depends on one, comes last, all together: the configuration
+/// refuses cycles, and nothing is lost here.
 pub fn levels<'a>(nodes: &[Node<'a>]) -> Vec<Vec<&'a str>> {
     let needs = needs(nodes);
     let waiting = waiting(&needs);

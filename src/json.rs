@@ -70,8 +70,8 @@ pub fn kind_of(value: &Value) -> String {
     }
 }
 
-/// At most 100 characters of what somebody sent, to be quoted in an answer or a log: who sends megabytes for a name
-/// does not get them back.
+/// At most 100 characters of what somebody sent, to be quoted in an answer or a log: who sends megabytes
+/// for a name does not get them back.
 pub fn brief(text: &str) -> String {
     match text.char_indices().nth(100) {
         None => text.into(),

@@ -1,9 +1,9 @@
 //! The Model Context Protocol in both its eras: requests to [`Call`]s by the ladder of checks, results to
 //! bytes with what their era adds. Knows nothing of sockets, processes or time.
 //!
-//! 2026-07-28 is stateless: every request says who it is in `_meta`. Before it (2024-11-05 to 2025-11-25) there
-//! was a handshake, which bpm answers and forgets, so nothing is lost when the daemon restarts. Which of the two
-//! a request belongs to is decided per request.
+//! 2026-07-28 is stateless: every request says who it is in `_meta`. Before it (2024-11-05 to 2025-11-25)
+//! there was a handshake, which bpm answers and forgets, so nothing is lost when the daemon restarts.
+//! Which of the two a request belongs to is decided per request.
 
 use serde_json::{Map, Value};
 
@@ -475,8 +475,8 @@ impl Server {
         }
     }
 
-    /// Appends a result whose fields `body` writes: `"name":value` with commas between, at least one where the
-    /// era adds none of its own.
+    /// Appends a result whose fields `body` writes: `"name":value` with commas between, at least one
+    /// where the era adds none of its own.
     fn put(&self, out: &mut Vec<u8>, to: &Envelope, body: impl FnOnce(&mut Vec<u8>)) {
         out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
         rpc::put(out, &to.id);

@@ -36,9 +36,9 @@ pub struct State {
 }
 
 impl State {
-    /// `$BPM_HOME`, else `$XDG_STATE_HOME/bpm`, else `~/.local/state/bpm`. An empty value counts as none. A relative
-    /// `BPM_HOME` is an error, since it would be another folder from each directory; a relative `XDG_STATE_HOME` is passed over,
-    /// as the XDG base directory specification asks.
+    /// `$BPM_HOME`, else `$XDG_STATE_HOME/bpm`, else `~/.local/state/bpm`. An empty value counts as none.
+    /// A relative `BPM_HOME` is an error, since it would be another folder from each directory; a
+    /// relative `XDG_STATE_HOME` is passed over, as the XDG base directory specification asks.
     pub fn locate(get_env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, Error> {
         let get = |name| get_env(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         if let Some(home) = get("BPM_HOME") {
@@ -80,9 +80,10 @@ fn no_home(why: &str) -> Error {
         .with_hint("set BPM_HOME to a folder of your own")
 }
 
-/// `<basename, at most 40 bytes>-<8 hex digits of the path's hash>`, the same for ever: FNV-1a (32 bit) over the bytes of the
-/// canonical path. Of the basename, ASCII letters, digits, `.`, `_` and `-` stay and every other byte becomes `_`, so that the name is
-/// safe in a shell; so does a `.` or `-` that comes first. The root directory is called `root`.
+/// `<basename, at most 40 bytes>-<8 hex digits of the path's hash>`, the same for ever: FNV-1a (32 bit)
+/// over the bytes of the canonical path. Of the basename, ASCII letters, digits, `.`, `_` and `-` stay
+/// and every other byte becomes `_`, so that the name is safe in a shell; so does a `.` or `-` that comes
+/// first. The root directory is called `root`.
 pub fn project_dir_name(root: &Path) -> String {
     let base = root.file_name().unwrap_or(OsStr::new("root"));
     let safe = |(i, byte): (usize, &u8)| match byte {
@@ -101,7 +102,8 @@ pub fn project_dir_name(root: &Path) -> String {
     format!("{base}-{:08x}", fnv1a_32(root.as_os_str().as_bytes()))
 }
 
-/// The nearest folder from `start` upward that has a `.mcp-run`. `exists` is asked about files; `start` is absolute.
+/// The nearest folder from `start` upward that has a `.mcp-run`. `exists` is asked about
+/// files; `start` is absolute.
 pub fn find_project(start: &Path, exists: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
     start
         .ancestors()
@@ -152,9 +154,9 @@ impl ProjectDir {
         self.short_folder(runtime, uid).join("daemon.sock")
     }
 
-    /// `$XDG_RUNTIME_DIR/bpm-<hash>`, else (unset, relative, or too long itself) `/tmp/bpm-<uid>-<hash>`; the hash, 16 digits, is of this
-    /// folder's path. Who makes it: 0700, and in `/tmp` a folder that is there already must be a true folder of ours, since
-    /// anybody may have made it.
+    /// `$XDG_RUNTIME_DIR/bpm-<hash>`, else (unset, relative, or too long itself) `/tmp/bpm-<uid>-<hash>`;
+    /// the hash, 16 digits, is of this folder's path. Who makes it: 0700, and in `/tmp` a folder that is
+    /// there already must be a true folder of ours, since anybody may have made it.
     pub fn short_folder(&self, runtime: Option<&OsStr>, uid: u32) -> PathBuf {
         let hash = fnv1a_64(self.dir.as_os_str().as_bytes());
         runtime

@@ -39,8 +39,8 @@ const LAUNCH: Duration = Duration::from_secs(10);
 const ATTEMPTS: usize = 5;
 /// A request that a stopping daemon refused waits so long for its end; clients wait for a minute.
 const HOLD: Duration = Duration::from_secs(30);
-/// Requests that are kept to be asked again, and the longest of them: together less than a socket takes at once,
-/// so that asking them again never blocks.
+/// Requests that are kept to be asked again, and the longest of them: together less than a socket takes
+/// at once, so that asking them again never blocks.
 const MOST_KEPT: usize = 32;
 const LONGEST_KEPT: usize = 4 << 10;
 /// How often a request is asked again.
@@ -284,8 +284,8 @@ impl Inward {
         }
     }
 
-    /// The connection. Where there is none, one is made for a request, or that is answered why not; a notification
-    /// starts no daemon.
+    /// The connection. Where there is none, one is made for a request, or that is answered why not; a
+    /// notification starts no daemon.
     fn link(&self, heads: &[Head], line: &[u8]) -> Option<Arc<UnixStream>> {
         {
             let mut state = self.shared.lock();
@@ -395,7 +395,8 @@ impl State {
         }
     }
 
-    /// An answer that is not passed on: the daemon stops and did not begin what it was asked, so the next one is.
+    /// An answer that is not passed on: the daemon stops and did not begin what it was
+    /// asked, so the next one is.
     fn holds_back(&mut self, answer: &[u8]) -> bool {
         let head = head(answer);
         let waiting = head.id.and_then(|id| self.waiting.get_mut(&id));
@@ -543,8 +544,8 @@ impl Outward {
         Err(UNANSWERED.into())
     }
 
-    /// Asks again what the last daemon left, and lets the other thread use the connection, or know why there is none.
-    /// Gives how often one was asked for that this was the answer to.
+    /// Asks again what the last daemon left, and lets the other thread use the connection, or know why
+    /// there is none. Gives how often one was asked for that this was the answer to.
     fn publish(
         &self,
         reached: Result<Arc<UnixStream>, String>,
@@ -740,8 +741,8 @@ fn find(verdict: crate::error::Result<Verdict>) -> Option<Client> {
     }
 }
 
-/// Sees to it that a daemon runs, and is connected to it. A bpm of its own is executed for that, since a fork needs a
-/// process of one thread. Its words are the error's. None: it was gone before we were connected.
+/// Sees to it that a daemon runs, and is connected to it. A bpm of its own is executed for that, since a fork
+/// needs a process of one thread. Its words are the error's. None: it was gone before we were connected.
 fn launch_if_needed(project: &Project) -> crate::error::Result<Option<Client>> {
     if let Verdict::Running(_, client) = daemon::judge_lasting(project, KIND)? {
         return Ok(Some(client));
@@ -857,8 +858,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The next key; an escaped one is nobody's that matters. Of `result` and `error` the value need not be walked
-    /// over: nothing that matters follows in what bpm writes.
+    /// The next key; an escaped one is nobody's that matters. Of `result` and `error` the value need not
+    /// be walked over: nothing that matters follows in what bpm writes.
     fn key(&mut self) -> Option<&'a [u8]> {
         self.skip(b" \t\r\n,");
         let key = self.string()?;

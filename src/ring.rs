@@ -304,7 +304,8 @@ impl Ring {
         index.is_some_and(|index| self.finish(index, stream))
     }
 
-    /// The number that the next line gets, as far as followers are concerned: all before it is in [`Ring::since`].
+    /// The number that the next line gets, as far as followers are concerned: all
+    /// before it is in [`Ring::since`].
     pub fn next(&self) -> u64 {
         self.published + 1
     }

@@ -22,8 +22,8 @@ pub const BUSY: i64 = -31001;
 
 /// The most messages a batch may have.
 pub const MAX_BATCH: usize = 100;
-/// The most values a message, or all of a batch, may have. One of a few bytes costs up to 700 bytes and a microsecond
-/// once it is read, so the size alone bounds neither memory nor time.
+/// The most values a message, or all of a batch, may have. One of a few bytes costs up to 700 bytes and a
+/// microsecond once it is read, so the size alone bounds neither memory nor time.
 pub const MAX_VALUES: usize = 10_000;
 
 /// The deepest that lists and objects may be nested.

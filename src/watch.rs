@@ -1,18 +1,21 @@
 //! `watch`: which processes are to be built and started anew, because files of theirs changed.
 //!
 //! One inotify instance for all processes, no thread: the supervisor waits for the descriptor
-//! ([`AsFd`]) and for [`Watcher::deadline`], and each time it wakes calls [`Watcher::read`] and then [`Watcher::due`] with
-//! one and the same time. [`Watcher::set`] says what is watched, at the start and after each reload.
+//! ([`AsFd`]) and for [`Watcher::deadline`], and each time it wakes calls [`Watcher::read`] and
+//! then [`Watcher::due`] with one and the same time. [`Watcher::set`] says what is watched, at the
+//! start and after each reload.
 //!
 //! A change is a file that was written and closed, made, moved, removed, or given a new modification time
-//! (`touch`). Reading, `chmod`, another hard link and an empty folder are none. Folders that appear are watched from
-//! then on, and what was made in them before that is found by looking. Links are not followed: a change behind one is not seen.
+//! (`touch`). Reading, `chmod`, another hard link and an empty folder are none. Folders that appear are
+//! watched from then on, and what was made in them before that is found by looking. Links are not
+//! followed: a change behind one is not seen.
 //!
-//! Folders are looked through in slices of some 5 ms, one with each `read`, until none is left; `deadline` is at once
-//! meanwhile. A change in a folder that the first look has not come to yet is not seen: 10,000 folders with
-//! three files each take 150 ms (measured).
+//! Folders are looked through in slices of some 5 ms, one with each `read`, until none is left;
+//! `deadline` is at once meanwhile. A change in a folder that the first look has not come to yet is not
+//! seen: 10,000 folders with three files each take 150 ms (measured).
 //!
-//! While changes go on, nothing is due: who writes to a watched file several times a second is never started anew.
+//! While changes go on, nothing is due: who writes to a watched file several times a
+//! second is never started anew.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -116,8 +119,8 @@ impl Watcher {
     }
 
     /// What is watched from now on: the globs of each process, less what never counts. `ignored` are
-    /// absolute paths besides the usual ones: bpm's own folder, cargo's target folder. What changed before and is not due yet stays so.
-    /// Returns what is wrong with the globs; other problems come with `read`.
+    /// absolute paths besides the usual ones: bpm's own folder, cargo's target folder. What changed before
+    /// and is not due yet stays so. Returns what is wrong with the globs; other problems come with `read`.
     pub fn set(&mut self, wanted: Vec<(UnitId, Vec<Glob>)>, ignored: &[PathBuf]) -> Vec<String> {
         self.ignores = Ignores::new(&self.root, ignored);
         self.wanted = wanted;
@@ -134,7 +137,8 @@ impl Watcher {
     }
 
     /// Takes what the kernel has to tell, and looks through a slice of the folders that are to be watched.
-    /// Never blocks for longer than a slice takes. Returns new problems, each once until the next `set`: what is not watched, and what to do.
+    /// Never blocks for longer than a slice takes. Returns new problems, each once until the next `set`:
+    /// what is not watched, and what to do.
     pub fn read(&mut self, now: Mono) -> Vec<String> {
         for _ in 0..READS {
             match self.inotify.read() {
@@ -344,7 +348,8 @@ impl Watcher {
         }
     }
 
-    /// Watches the next folder, and opens it: in this order, so that a file made meanwhile is seen at least once.
+    /// Watches the next folder, and opens it: in this order, so that a file made
+    /// meanwhile is seen at least once.
     fn next_folder(&mut self) {
         let Some(visit) = self.walk.todo.pop() else {
             // All that is to be watched has been seen; the rest was watched for something else.
@@ -383,7 +388,8 @@ impl Watcher {
         }
     }
 
-    /// A folder that this walk has seen by another path, which is still there: a bind mount. To go on below it might never end.
+    /// A folder that this walk has seen by another path, which is still there: a bind mount. To go on
+    /// below it might never end.
     fn is_seen_elsewhere(&self, mark: Mark, path: &Path) -> bool {
         self.folders.get(mark).is_some_and(|known| {
             known.round == self.walk.round
@@ -847,7 +853,8 @@ mod tests {
     fn folders_that_move_take_their_files_with_them() {
         let mut scene = Scene::new("move", &["src/a/x.rs", "other/y.rs", "docs/z.md"]);
         scene.set(&[(0, &["src/**/*.rs"])]);
-        // In, within, out of what is meant, and back; each time what is in it goes on counting where it should.
+        // In, within, out of what is meant, and back; each time what is in it goes on
+        // counting where it should.
         scene.mv("other", "src/other");
         scene.counts();
         scene.write("src/other/y.rs");

@@ -1,5 +1,5 @@
-//! Clients that mean harm, or are broken. None of them harms another one, memory and threads stay bounded, and
-//! afterwards everything is as before.
+//! Clients that mean harm, or are broken. None of them harms another one, memory and threads stay
+//! bounded, and afterwards everything is as before.
 //!
 //! The door under attack runs in a process of its own (this binary again), so that its memory, threads and
 //! descriptors can be seen and bounded.
@@ -450,7 +450,8 @@ fn two_thousand_idle_connections_cost_little() {
     target.is_well();
 }
 
-/// Many who send megabytes, and not the last byte, take the memory of a few; who comes after them has his turn.
+/// Many who send megabytes, and not the last byte, take the memory of a few; who
+/// comes after them has his turn.
 #[test]
 fn half_bodies_cost_what_a_few_of_them_do() {
     let target = Target::new();
@@ -729,7 +730,8 @@ fn descriptors_run_out_and_come_back() {
     }
 }
 
-/// A thread whose system calls are made as `nobody`. None: we are not root, so there is no second user to be had.
+/// A thread whose system calls are made as `nobody`. None: we are not root, so there
+/// is no second user to be had.
 fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> Option<T> {
     const NOBODY: libc::uid_t = 65_534;
     if !nix::unistd::geteuid().is_root() {

@@ -225,7 +225,8 @@ fn a_process_that_a_reload_removed_is_not_shown() {
     }
 }
 
-/// What a door was opened with stays until there is another one; a reload must not look as if it had locked it.
+/// What a door was opened with stays until there is another one; a reload must not
+/// look as if it had locked it.
 #[test]
 fn a_reload_says_what_it_can_not_take_over() {
     let house = house();

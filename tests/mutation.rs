@@ -1,6 +1,6 @@
-//! Whatever comes in, over the wire, from a file, or as a pattern for what processes print: no panic, no two opinions
-//! on the same bytes, no answer that is not JSON, no mistake without its place, no match that is missed, no time
-//! without a bound.
+//! Whatever comes in, over the wire, from a file, or as a pattern for what processes print: no panic, no
+//! two opinions on the same bytes, no answer that is not JSON, no mistake without its place, no match
+//! that is missed, no time without a bound.
 #![allow(clippy::unwrap_used)]
 
 mod mutate;

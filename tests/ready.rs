@@ -352,8 +352,8 @@ command = ["sleep", "1000"]
         let all = house.inhabitants();
         all.iter().filter(|(_, c)| c.starts_with(what)).count()
     };
-    // One attempt's at most: they neither pile up nor leave anything. Who looks while one is followed by the next may
-    // see some of both.
+    // One attempt's at most: they neither pile up nor leave anything. Who looks while one is followed by
+    // the next may see some of both.
     for (what, most) in [("sleep 77", 2), ("sleep 88", 1)] {
         eventually(|| match count(what) {
             few if few <= most => Ok(()),

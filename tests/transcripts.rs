@@ -1,5 +1,6 @@
-//! Conversations of each revision, held byte by byte (but for the date). `> ` is sent, `< ` comes back; one connection
-//! for a file. To take what the door says now as right: `BPM_BLESS=1 cargo test --test transcripts`, then read the diff.
+//! Conversations of each revision, held byte by byte (but for the date). `> ` is sent, `< ` comes back;
+//! one connection for a file. To take what the door says now as right:
+//! `BPM_BLESS=1 cargo test --test transcripts`, then read the diff.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod door_fixture;

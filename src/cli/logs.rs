@@ -377,8 +377,8 @@ impl View<'_> {
     }
 }
 
-/// Lines of several processes in the order of their times. Those of one process come one after the other, and keep
-/// their order whatever their times: the clock may have been set back.
+/// Lines of several processes in the order of their times. Those of one process come one after the other,
+/// and keep their order whatever their times: the clock may have been set back.
 fn by_time(found: Vec<(String, Value)>) -> Vec<(String, Value)> {
     let mut latest = ("", 0);
     let times: Vec<u64> = found

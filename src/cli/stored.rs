@@ -1,5 +1,5 @@
-//! The logs of a project as they lie on disk, for when there is no daemon: asked through the very tools that a
-//! daemon answers with, over a board of processes of which none runs.
+//! The logs of a project as they lie on disk, for when there is no daemon: asked through the very tools
+//! that a daemon answers with, over a board of processes of which none runs.
 
 use std::fs;
 use std::path::Path;
@@ -47,7 +47,8 @@ impl Journal for Nowhere {
 
 impl Stored {
     /// The logs of all processes that are configured, or of all that are on disk where the configuration is
-    /// broken; of those that are named also where they are in no configuration any more. None: nothing is on disk.
+    /// broken; of those that are named also where they are in no configuration any more.
+    /// None: nothing is on disk.
     ///
     /// # Errors
     /// No descriptors to be had.

@@ -85,8 +85,8 @@ pub fn parse_http(text: &str) -> Result<HttpTarget, String> {
     })
 }
 
-/// Whether a connection to `target` could be answered by the socket held at `held`. Both as written; where `${...}` stands in
-/// one of them, only what can be compared is.
+/// Whether a connection to `target` could be answered by the socket held at `held`. Both as written;
+/// where `${...}` stands in one of them, only what can be compared is.
 pub(super) fn is_held(target: &str, held: &str) -> bool {
     if target == held {
         return true;

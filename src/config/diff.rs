@@ -1,4 +1,5 @@
-//! What a changed file changes: which processes need a swap, which only take new settings, which nothing at all.
+//! What a changed file changes: which processes need a swap, which only take new
+//! settings, which nothing at all.
 
 use std::sync::Arc;
 
@@ -20,8 +21,8 @@ pub struct Diff {
     pub unchanged: Vec<String>,
 }
 
-/// Compares what two files resolve to: a default written out is no change, and a top-level default that changes counts
-/// for each process that uses it. A change of `direnv` changes the environment of all.
+/// Compares what two files resolve to: a default written out is no change, and a top-level default that
+/// changes counts for each process that uses it. A change of `direnv` changes the environment of all.
 pub fn diff(old: &Config, new: &Config) -> Diff {
     let mut diff = Diff::default();
     for process in &new.processes {
@@ -47,13 +48,15 @@ pub fn needs_restart(old: &Process, new: &Process) -> bool {
     resolved_hash(old) != resolved_hash(new)
 }
 
-/// The settings a run is started (and built) with, as a number that is the same in each daemon and on each machine: FNV-1a over
-/// a canonical form. A run whose number is still the same is taken back after the daemon's death, and left alone by a reload.
+/// The settings a run is started (and built) with, as a number that is the same in each daemon and on
+/// each machine: FNV-1a over a canonical form. A run whose number is still the same is taken back after
+/// the daemon's death, and left alone by a reload.
 ///
-/// In it: `type`, `args`, `command`, `build`, `build_release`, `package`, `bin`, `features`, `cargo_args`, `mode`, `cwd`, `env`, `env_file`
-/// (the names; not what is in them), `port`, `listen`, `color`, `limits`, and whether a probe needs `NOTIFY_SOCKET`.
-/// Not in it, since they apply to what runs already: `build_timeout_seconds`, `autostart`, `restart`, `start_limit_*`, `stop_*`,
-/// `depends_on`, `swap`, `ready`, `health`, `watch`, `log_*`.
+/// In it: `type`, `args`, `command`, `build`, `build_release`, `package`, `bin`, `features`,
+/// `cargo_args`, `mode`, `cwd`, `env`, `env_file` (the names; not what is in them), `port`, `listen`,
+/// `color`, `limits`, and whether a probe needs `NOTIFY_SOCKET`. Not in it, since they apply to what runs
+/// already: `build_timeout_seconds`, `autostart`, `restart`, `start_limit_*`, `stop_*`, `depends_on`,
+/// `swap`, `ready`, `health`, `watch`, `log_*`.
 pub fn resolved_hash(process: &Process) -> u64 {
     // taken apart without `..`, so that a new setting has to be put on one side or the other
     let Process {

@@ -9,8 +9,8 @@ use crate::table::Table;
 /// Fallbacks within fallbacks, at most.
 const DEEPEST: usize = 16;
 
-/// `${VAR}`, `${VAR:-fallback}` (used where VAR is unset or empty, and expanded itself) and `$$`; any other `$`
-/// stands for itself. An unset variable without a fallback is an error that names it.
+/// `${VAR}`, `${VAR:-fallback}` (used where VAR is unset or empty, and expanded itself) and `$$`; any
+/// other `$` stands for itself. An unset variable without a fallback is an error that names it.
 pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     expand_into(&mut out, text, &lookup, 0)?;
@@ -92,8 +92,9 @@ fn variable<'t>(
     }
 }
 
-/// The variables of a dotenv file, in its order: comments, `export`, `'as it is'`, `"with \n, \r, \t, \\, \", \$"`, both over
-/// several lines. `${...}` is left alone: files hold secrets, and a secret may look like that. No fault quotes a value.
+/// The variables of a dotenv file, in its order: comments, `export`, `'as it is'`,
+/// `"with \n, \r, \t, \\, \", \$"`, both over several lines. `${...}` is left alone: files hold secrets,
+/// and a secret may look like that. No fault quotes a value.
 pub fn parse_dotenv(text: &str, file: &str) -> Result<Vec<(String, String)>, Fault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut reader = Dotenv {
@@ -232,10 +233,10 @@ fn plain(line: &str) -> &str {
 /// What the variables of a process are called and hold.
 pub type Environment = Table<OsString, OsString>;
 
-/// The environment of a process, later ones winning: `base` (the daemon's of its start, or what direnv made of it); the
-/// variables of `env_file`s, in order; `PORT`; the colours; `env`, whose values may refer to all that came before them.
-/// `port` is the one taken for `port = "auto"`; a fixed one is known. With a `port`, `PORT` is always that one.
-/// The error names the variable whose value can't be made.
+/// The environment of a process, later ones winning: `base` (the daemon's of its start, or what direnv
+/// made of it); the variables of `env_file`s, in order; `PORT`; the colours; `env`, whose values may
+/// refer to all that came before them. `port` is the one taken for `port = "auto"`; a fixed one is known.
+/// With a `port`, `PORT` is always that one. The error names the variable whose value can't be made.
 pub fn environment(
     process: &Process,
     base: impl IntoIterator<Item = (OsString, OsString)>,

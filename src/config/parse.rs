@@ -81,8 +81,9 @@ fn mistakes(doc: Doc) -> Error {
     Failure::Config(doc.into_faults().0).into()
 }
 
-/// Running as root, bpm refuses a `.mcp-run` that somebody else owns or others may write: its owner could have root run anything.
-/// `mode` are the permission bits and `owner` the uid of the file, `us` our effective uid; the error says what to do.
+/// Running as root, bpm refuses a `.mcp-run` that somebody else owns or others may write: its owner could
+/// have root run anything. `mode` are the permission bits and `owner` the uid of the file, `us` our
+/// effective uid; the error says what to do.
 pub fn may_use(mode: u32, owner: u32, us: u32) -> Result<(), String> {
     if us != 0 {
         return Ok(());

@@ -164,7 +164,8 @@ fn held<'a>(target: &str, port: Option<PortWish>, listen: &'a [String]) -> Optio
     listen.iter().find(|held| is_held(&target, &resolved(held)))
 }
 
-/// While both run, a connection to a held socket is answered by the kernel or by the old process: it tells nothing of the new one.
+/// While both run, a connection to a held socket is answered by the kernel or by the old process: it
+/// tells nothing of the new one.
 pub(super) fn check_overlap(
     doc: &mut Doc,
     s: &Section,

@@ -486,7 +486,8 @@ impl<'a> Doc<'a> {
         self.fault(section.place_of(name), text);
     }
 
-    /// The value of a key: from the file, else the table's default, else None. A wrong one is a fault and None.
+    /// The value of a key: from the file, else the table's default, else None. A
+    /// wrong one is a fault and None.
     pub(super) fn read<T>(
         &mut self,
         section: &Section,

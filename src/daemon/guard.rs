@@ -1,5 +1,5 @@
-//! The files that make this bpm the only one of its project and by which it is found, kept where they are: whoever
-//! removes them, by name or with the folder, must not make room for a second one beside it.
+//! The files that make this bpm the only one of its project and by which it is found, kept where they
+//! are: whoever removes them, by name or with the folder, must not make room for a second one beside it.
 
 use std::fs;
 use std::os::fd::BorrowedFd;

@@ -34,8 +34,8 @@ pub struct Stopped {
     pub leftovers: usize,
 }
 
-/// Stops everything of a project and returns when it is over. `force`: kill at once. `hard`: end one that does not
-/// answer, too. `say` takes lines for the person.
+/// Stops everything of a project and returns when it is over. `force`: kill at once. `hard`: end one that
+/// does not answer, too. `say` takes lines for the person.
 ///
 /// # Errors
 /// It is unhealthy and neither `force` nor `hard` is set; something survived.
@@ -85,7 +85,8 @@ pub fn stop(
     Ok(stopped)
 }
 
-/// Judges the daemon of a project for who needs one that stays: the end of one that is stopping is waited for.
+/// Judges the daemon of a project for who needs one that stays: the end of one that
+/// is stopping is waited for.
 ///
 /// # Errors
 /// Those of [`client::judge`]; it takes longer to stop than it is allowed to.
@@ -200,8 +201,8 @@ fn gone(daemon: &Descriptor, timeout: Duration) -> Result<bool> {
         .map_err(|e| Error::system(format!("wait for pid {}", daemon.pid), e))
 }
 
-/// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after `patience`. How many
-/// there were.
+/// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after
+/// `patience`. How many there were.
 fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
     let found = left(dir);
     if found.is_empty() {
@@ -241,8 +242,8 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
 /// The processes of this project that no living bpm stands behind: one may have been started meanwhile.
 fn left(dir: &ProjectDir) -> Vec<Proc> {
     let mut found = group::find_marked(&format!("{}/", dir.marker()));
-    // Read behind the look: a bpm writes its descriptor before it starts anything. The lock decides whether it lives: one
-    // that was killed and that nobody has reaped still has its pid.
+    // Read behind the look: a bpm writes its descriptor before it starts anything. The lock decides
+    // whether it lives: one that was killed and that nobody has reaped still has its pid.
     let living = Descriptor::read(&dir.descriptor())
         .filter(|_| Lock::probe(&dir.lock()).is_ok_and(|held| held));
     if let Some(living) = living {

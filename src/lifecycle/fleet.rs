@@ -241,8 +241,8 @@ impl Fleet {
         id
     }
 
-    /// Wants a process up, and what it needs: for the start, when nothing has been done yet. What follows from it shows
-    /// with the next step.
+    /// Wants a process up, and what it needs: for the start, when nothing has been done yet. What follows
+    /// from it shows with the next step.
     pub fn want(&mut self, id: UnitId) {
         self.want_needed(id);
         self.with(id, |u| u.start(None));
@@ -256,8 +256,8 @@ impl Fleet {
         }
     }
 
-    /// A process is on its way out of the configuration: what has come into it since waits for its end, since it may
-    /// be the same under another name.
+    /// A process is on its way out of the configuration: what has come into it since waits for its end,
+    /// since it may be the same under another name.
     pub fn leave(&mut self, id: UnitId) {
         self.with(id, |u| u.leaves = true);
     }

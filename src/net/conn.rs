@@ -22,7 +22,8 @@ const IDLE_TIME: Duration = Duration::from_secs(900);
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// The same while bpm ends: a terminal that does not read delays nobody.
 const LAST_TIME: Duration = Duration::from_millis(500);
-/// After a refusal: what is still coming is thrown away, so that the client can read the answer before a reset.
+/// After a refusal: what is still coming is thrown away, so that the client can read
+/// the answer before a reset.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// With more than this to be written, nothing more is read or produced for the connection.
 pub(super) const HIGH_WATER: usize = 64 << 10;
@@ -219,7 +220,8 @@ impl Conn {
         self.wbuf.len() - self.written
     }
 
-    /// While bpm ends: until when it is waited for that the other end takes something. None: nothing is stuck.
+    /// While bpm ends: until when it is waited for that the other end takes
+    /// something. None: nothing is stuck.
     pub(super) fn patience(&self) -> Option<Mono> {
         self.stuck.map(|since| since.after(LAST_TIME))
     }
@@ -387,8 +389,8 @@ impl Conn {
         self.pending() <= LARGE
     }
 
-    /// How soon it may be closed to make room, the lesser the sooner: never one that is being answered, or that keeps a
-    /// proxy's place on the socket.
+    /// How soon it may be closed to make room, the lesser the sooner: never one that is being answered,
+    /// or that keeps a proxy's place on the socket.
     pub(super) fn dispensable(&self) -> Option<(u8, Mono)> {
         let lines = matches!(self.proto, Proto::Lines { .. });
         if lines || !self.calls.is_empty() || self.phase() != Phase::Reading {

@@ -2,9 +2,9 @@
 //! Unix socket. It serves any [`Service`]; what the verbs do it does not know.
 //!
 //! Calls that are answered at once are answered inline. Calls that wait are tickets, polled when their waker
-//! rings or their deadline is due: a thousand of them are a thousand entries of a map. What takes a while goes to
-//! a few workers. Everything is bounded: connections, requests, calls, buffers, threads, and the time that each
-//! may take. Nothing is polled for: an idle door does not wake up.
+//! rings or their deadline is due: a thousand of them are a thousand entries of a map. What takes a while
+//! goes to a few workers. Everything is bounded: connections, requests, calls, buffers, threads, and the
+//! time that each may take. Nothing is polled for: an idle door does not wake up.
 
 mod calls;
 mod conn;
@@ -136,14 +136,14 @@ impl Door {
         self.shared.agents.load(Ordering::Relaxed)
     }
 
-    /// New requests by MCP are answered that bpm is stopping (HTTP 503) from now on; pages and `bpm/...` methods are
-    /// still served, and what is in flight goes on.
+    /// New requests by MCP are answered that bpm is stopping (HTTP 503) from now on; pages and `bpm/...`
+    /// methods are still served, and what is in flight goes on.
     pub fn refuse(&self) {
         self.shared.order(|orders| orders.refuse = true);
     }
 
-    /// Refuses, ends subscriptions with their result, and returns when what is in flight is answered and written, or
-    /// after `grace` (10 s at most). Everything is closed then.
+    /// Refuses, ends subscriptions with their result, and returns when what is in flight is answered and
+    /// written, or after `grace` (10 s at most). Everything is closed then.
     pub fn drain(mut self, grace: Duration) {
         self.end(grace);
     }
@@ -396,8 +396,8 @@ impl Net {
         self.seat(now);
     }
 
-    /// A connection with a large message takes a place, or waits for one, and leaves it once that is answered. Memory is
-    /// bounded by this: what all may send at a time would be gigabytes.
+    /// A connection with a large message takes a place, or waits for one, and leaves it once that is
+    /// answered. Memory is bounded by this: what all may send at a time would be gigabytes.
     fn place(&mut self, c: &mut Conn) {
         match (c.is_large(), c.place) {
             (true, Place::NoNeed) if self.places < PLACES => {
@@ -439,8 +439,8 @@ impl Net {
     }
 
     /// After a panic: the connection that was in hand is closed already, since it was out of the map. What
-    /// belonged to it goes too; events of the others that were not looked at come again, for epoll is level-triggered,
-    /// and all other calls are looked at, for their wake-ups may be lost.
+    /// belonged to it goes too; events of the others that were not looked at come again, for epoll is
+    /// level-triggered, and all other calls are looked at, for their wake-ups may be lost.
     fn mend(&mut self) {
         let here = |call: &Call| self.conns.contains_key(&call.conn());
         let (kept, lost): (Vec<_>, Vec<_>) = self
@@ -622,8 +622,8 @@ impl Net {
         self.put_back(c, now);
     }
 
-    /// Closes the connection that is missed least: the oldest of those that have not asked for anything yet, then the
-    /// one that has been idle longest.
+    /// Closes the connection that is missed least: the oldest of those that have not asked for anything
+    /// yet, then the one that has been idle longest.
     fn make_room(&mut self) -> bool {
         let victim = self
             .conns
@@ -649,8 +649,9 @@ impl Net {
         }
         c.half_closed |= flags.contains(EpollFlags::EPOLLRDHUP);
         if c.half_closed && !c.calls.is_empty() && !self.only_works(&c) {
-            // The client of an HTTP request has closed its side. A shell may do so right after the request (`nc -N`)
-            // and still read, so a search is finished; what waits or streams is over: that is how it is cancelled.
+            // The client of an HTTP request has closed its side. A shell may do so right after the
+            // request (`nc -N`) and still read, so a search is finished; what waits or streams is over:
+            // that is how it is cancelled.
             c.end = End::Dead;
         }
         if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
@@ -677,8 +678,8 @@ impl Net {
         }
     }
 
-    /// Writes, and sees to what waited for that: messages that were read but not served, calls that were not polled.
-    /// Every way back into the map comes by here, or they would wait for ever.
+    /// Writes, and sees to what waited for that: messages that were read but not served, calls that were
+    /// not polled. Every way back into the map comes by here, or they would wait for ever.
     fn carry_on(&mut self, c: &mut Conn, now: Mono) {
         c.flush(now);
         while c.pending() == 0 && c.end == End::Open && std::mem::take(&mut c.stalled) {
@@ -747,7 +748,8 @@ impl Net {
             .store(self.conns.len(), Ordering::Relaxed);
     }
 
-    /// It has asked for something: counted once it is known as an agent's, and not any more if it says it is not.
+    /// It has asked for something: counted once it is known as an agent's, and not
+    /// any more if it says it is not.
     fn count_agent(&mut self, c: &mut Conn) {
         let agent = match c.caller.kind {
             ClientKind::Agent | ClientKind::Proxy => true,
@@ -790,8 +792,8 @@ fn notice_silence(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Sees to it that the timer rings no later than `deadline`. It may ring early: then it is armed anew, which costs
-/// less than moving it at each request.
+/// Sees to it that the timer rings no later than `deadline`. It may ring early: then it is armed anew,
+/// which costs less than moving it at each request.
 fn arm(
     timers: &mut BTreeSet<(Mono, Due)>,
     timer: &mut Option<Mono>,

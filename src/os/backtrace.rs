@@ -1,6 +1,6 @@
-//! No backtraces in a release: a stripped binary names no function in them, and what reads DWARF for that, unpacks
-//! and demangles it is a tenth of the binary. With no frame to be found the linker drops it all. A panic unwinds as
-//! ever, and says what it is and where.
+//! No backtraces in a release: a stripped binary names no function in them, and what reads DWARF for
+//! that, unpacks and demangles it is a tenth of the binary. With no frame to be found the linker drops it
+//! all. A panic unwinds as ever, and says what it is and where.
 //!
 //! Only where the unwinder is a shared library: an archive has this function beside others that are needed.
 #![allow(unsafe_code)]

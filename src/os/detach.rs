@@ -128,8 +128,8 @@ impl Ready {
         std::mem::forget(self.say(&format!("failed {text}")));
     }
 
-    /// Who waits may be gone: then nobody wants to know. Where we do not go on, the pipe stays open until our end, so
-    /// that nothing of us is left once who waits is answered.
+    /// Who waits may be gone: then nobody wants to know. Where we do not go on, the pipe stays open until
+    /// our end, so that nothing of us is left once who waits is answered.
     fn say(mut self, verdict: &str) -> File {
         let _ = self.pipe.write_all(verdict.as_bytes());
         self.pipe

@@ -42,7 +42,8 @@ pub enum Kind {
     Touched,
     /// It is new.
     Made,
-    /// It came from elsewhere; the number is that of the [`Kind::MovedOut`] just before, if that was watched too.
+    /// It came from elsewhere; the number is that of the [`Kind::MovedOut`] just
+    /// before, if that was watched too.
     MovedIn(u32),
     /// It went elsewhere.
     MovedOut(u32),

@@ -64,8 +64,8 @@ impl Lock {
     }
 }
 
-/// Who took the lock of that file, as /proc/locks (proc(5)) has it. None: nobody, one of another pid namespace, or one
-/// whose descriptors are not ours to see.
+/// Who took the lock of that file, as /proc/locks (proc(5)) has it. None: nobody, one of another pid
+/// namespace, or one whose descriptors are not ours to see.
 pub fn holder(path: &Path) -> Option<i32> {
     // It comes a page at a time, and misses a lock where others are let go between two pages.
     (0..10).find_map(|_| listed_holder(path))

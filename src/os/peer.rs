@@ -90,8 +90,9 @@ impl Diag {
         }
     }
 
-    /// The user who owns the other end of a connection that we accepted: `remote` is its address there, `local`
-    /// ours. None: there is no such socket, or it was closed already (then the kernel says inode 0 and uid 0).
+    /// The user who owns the other end of a connection that we accepted: `remote` is its address
+    /// there, `local` ours. None: there is no such socket, or it was closed already (then the
+    /// kernel says inode 0 and uid 0).
     pub fn uid(&mut self, remote: SocketAddr, local: SocketAddr) -> io::Result<Option<u32>> {
         let found = self.ask(remote, local)?;
         // A lookup that finds no connection falls back to a listener on the same port: a stranger to it.

@@ -235,8 +235,8 @@ pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
     ports.into_keys()
 }
 
-/// Who keeps us from listening there: number and arguments, of a process of bpm's the program. None: nobody, or somebody of another
-/// user.
+/// Who keeps us from listening there: number and arguments, of a process of bpm's the program. None:
+/// nobody, or somebody of another user.
 pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
     let inodes: Set<u64> = listeners()
         .into_iter()

@@ -176,8 +176,8 @@ pub fn ask_ourselves_to_stop() {
     let _ = kill(Pid::this(), Signal::SIGTERM);
 }
 
-/// Our terminal would tell us by SIGHUP that it goes away: we have one, and who started us did not ignore that signal
-/// (nohup(1)). To be asked before [`Signals::new`].
+/// Our terminal would tell us by SIGHUP that it goes away: we have one, and who started us did not ignore
+/// that signal (nohup(1)). To be asked before [`Signals::new`].
 pub fn may_hang_up() -> bool {
     // SAFETY: all zeros are a valid sigaction; the call only writes it.
     let ignored = unsafe {
@@ -188,8 +188,8 @@ pub fn may_hang_up() -> bool {
     !ignored && std::fs::File::open("/dev/tty").is_ok()
 }
 
-/// TERM, INT, HUP, CHLD and USR2 as a descriptor to wait on. None of them is ignored or blocked after, whatever
-/// whoever started us did: SIGCHLD ignored would lose exits.
+/// TERM, INT, HUP, CHLD and USR2 as a descriptor to wait on. None of them is ignored or blocked after,
+/// whatever whoever started us did: SIGCHLD ignored would lose exits.
 #[derive(Debug)]
 pub struct Signals {
     pipe: UnixStream,

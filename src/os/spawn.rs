@@ -43,8 +43,8 @@ use words::{is_text, path, words};
 /// Where a program is looked for when its environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// What to start. The child gets the environment given here and nothing of ours; it reads from the null device and
-/// writes to two new pipes.
+/// What to start. The child gets the environment given here and nothing of ours; it reads from the null
+/// device and writes to two new pipes.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
     /// With a slash: a path, relative to `cwd`. Without: looked for in the PATH of `env`.

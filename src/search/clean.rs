@@ -20,7 +20,8 @@ pub fn text_of(line: &[u8]) -> String {
     if memchr(ESC, line).is_none() {
         return lossy(content(line)).into_owned();
     }
-    // The end of the line is taken off once, as a search does: what stands before it may be another carriage return.
+    // The end of the line is taken off once, as a search does: what stands before it
+    // may be another carriage return.
     let mut plain = Vec::with_capacity(line.len());
     strip_into(line, &mut plain);
     lossy(content(&plain)).into_owned()

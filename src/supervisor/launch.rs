@@ -136,8 +136,8 @@ impl Supervisor {
         self.sockets.hold(unit, &wanted, self.setup.umask)
     }
 
-    /// After a reload: an address that is another process's now takes its socket along, and the connections that wait
-    /// in it.
+    /// After a reload: an address that is another process's now takes its socket along, and the
+    /// connections that wait in it.
     pub(super) fn hand_sockets_over(&mut self) {
         let base = Arc::clone(self.base.variables());
         let mut wanted = Vec::new();

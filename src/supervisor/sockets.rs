@@ -69,7 +69,8 @@ impl Sockets {
         trouble.map_or(Ok(()), Err)
     }
 
-    /// Gives each process what another held of its addresses. Of who wants an address still, nobody else gets it.
+    /// Gives each process what another held of its addresses. Of who wants an address
+    /// still, nobody else gets it.
     pub(super) fn hand_over(&mut self, wanted: &[(UnitId, Vec<Listen>)]) {
         let wants = |unit: UnitId, address: &Listen| {
             let mut all = wanted.iter().filter(|(id, _)| *id == unit);

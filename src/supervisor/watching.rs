@@ -14,8 +14,9 @@ use super::{Phase, Supervisor};
 
 /// A change that is told so soon behind the end of a build or a start may be their work.
 const SOON: Duration = Duration::from_secs(1);
-/// So many such changes in a row are taken as somebody's who saves often. Each one more doubles the time before the next
-/// restart: what a build or a start writes to a watched folder must not make it go round and round.
+/// So many such changes in a row are taken as somebody's who saves often. Each one more doubles
+/// the time before the next restart: what a build or a start writes to a watched folder must
+/// not make it go round and round.
 const FREE: u32 = 5;
 /// So many where it is the same file each time: that is hardly somebody.
 const FREE_OF_ONE: u32 = 1;

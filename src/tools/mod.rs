@@ -6,13 +6,15 @@
 //! unless said otherwise, wrong ones are answered with -32602 and a sentence:
 //!
 //! - `bpm/hello` `{client, version, protocol_version}`: `{stopping, instance_id, project, version,
-//!   protocol_version, min_client_version, url, started_at}`: whether bpm is about to leave, and what `daemon.json` says.
+//!   protocol_version, min_client_version, url, started_at}`: whether bpm is about to leave, and what
+//!   `daemon.json` says.
 //! - `bpm/status` `{process, events_since}`: the data of `get_status`.
 //! - `bpm/why` `{process}` (needed): `{process, type, state, reason, restarts, crashes, stale,
 //!   rolled_back, build, build_tail, exit, tail, changed, next_start_in_seconds, next, text}`. `exit` is
 //!   that of `get_status` and `run`, `words`, `cpu_seconds`, `peak_rss_bytes`, of the last abnormal end,
 //!   or null; `tail` its last lines; `changed` the events since the last good run; `build_tail` the last
-//!   lines of the newest build, if it failed; `next` what happens next, in words; `text` all of it for a person.
+//!   lines of the newest build, if it failed; `next` what happens next, in words;
+//!   `text` all of it for a person.
 //! - `bpm/reload` `{dry_run}`: the data of `reload`, with more patience.
 //! - `bpm/shutdown` `{force}`: `{"ok": true}` once all processes are stopped, just before bpm leaves; until
 //!   then, whenever it changes, a notification `bpm/stopping` `{"waiting_for": [names]}`. The end of the
@@ -22,9 +24,10 @@
 //!   10,000) of each process (none named: of all, also of those that come later) as `bpm/lines`
 //!   notifications, then lines as they come, until the client leaves. A process that `after` names goes
 //!   on behind that line instead. `follow: false` ends behind the last lines with the result
-//!   `{"next": {name: seq}}`; so does any other once bpm stops and nothing runs any more. `bpm/lines`: `{process, build, lines: [{seq, run, time, stream, text,
-//!   match}], dropped, next}`; of each process at least one comes, be it without lines. `dropped`
-//!   lines were gone before they could be sent. Context is shown around past lines only.
+//!   `{"next": {name: seq}}`; so does any other once bpm stops and nothing runs any more. `bpm/lines`:
+//!   `{process, build, lines: [{seq, run, time, stream, text, match}], dropped, next}`; of each process
+//!   at least one comes, be it without lines. `dropped` lines were gone before they could be sent.
+//!   Context is shown around past lines only.
 
 mod errors;
 mod follow;
@@ -359,8 +362,8 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// Calling that tool again does no harm: it changes nothing, and when it was called does not matter, as it does to
-/// who waits without a cursor for what happens from then on.
+/// Calling that tool again does no harm: it changes nothing, and when it was called does not matter, as
+/// it does to who waits without a cursor for what happens from then on.
 pub fn repeatable(name: &str, args: &Value) -> bool {
     let reads = TOOLS
         .iter()

@@ -255,7 +255,8 @@ pub(super) fn newest(board: &Snapshot) -> u64 {
     board.events.back().map_or(board.before, |event| event.seq)
 }
 
-/// Numbers go on over bpms. To a cursor from before they were lost (a damaged `state.json`) all events are news.
+/// Numbers go on over bpms. To a cursor from before they were lost (a damaged
+/// `state.json`) all events are news.
 pub(super) fn cursor(board: &Snapshot, after: u64) -> u64 {
     if after > newest(board) { 0 } else { after }
 }

@@ -34,8 +34,8 @@ impl Load {
         Self::by(|address, _| get(address), address, per_second)
     }
 
-    /// The same on connections that are kept: one that was closed between two requests is no failure, and the request
-    /// that met it is sent once more.
+    /// The same on connections that are kept: one that was closed between two requests is no failure, and
+    /// the request that met it is sent once more.
     pub fn kept(address: SocketAddr, per_second: u32) -> Self {
         Self::by(get_kept, address, per_second)
     }

@@ -273,7 +273,8 @@ impl House {
         self
     }
 
-    /// The same in a session of its own, as a service manager starts it: there is no terminal that could hang up.
+    /// The same in a session of its own, as a service manager starts it: there is no
+    /// terminal that could hang up.
     #[track_caller]
     pub fn serve_beyond_terminals(&mut self) -> &mut Self {
         let child = self
@@ -869,8 +870,8 @@ printf '%s\n' '{"reason":"build-finished","success":true}'
 echo "    Finished \`$profile\` profile" >&2
 "#;
 
-/// A port on which nobody listens at the moment. It is none of those that the kernel gives away, so nobody who
-/// connects, or binds to port 0, has it meanwhile.
+/// A port on which nobody listens at the moment. It is none of those that the kernel gives away, so
+/// nobody who connects, or binds to port 0, has it meanwhile.
 pub fn free_port() -> u16 {
     const LOWEST: u32 = 10_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);

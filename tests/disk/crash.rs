@@ -80,8 +80,8 @@ fn out_of_order(seen: &[Shown]) -> Option<&[Shown]> {
     seen.windows(2).find(|w| w[0].seq >= w[1].seq)
 }
 
-/// The complete lines of a run in its files, which have no gap: number and text. Where the oldest are gone, the
-/// first may be without its begin.
+/// The complete lines of a run in its files, which have no gap: number and text. Where the oldest are
+/// gone, the first may be without its begin.
 fn written(house: &House, run: u64) -> Vec<(u64, String)> {
     let text = String::from_utf8(bytes(house, "p", run)).unwrap();
     let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];

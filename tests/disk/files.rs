@@ -61,8 +61,9 @@ pub(crate) fn bytes(house: &House, process: &str, run: u64) -> Vec<u8> {
         .collect()
 }
 
-/// What the folder takes of the disk, in blocks of 4 KiB, as du(1) counts on most file systems. What is there, and as
-/// large, in two looks one after the other was so between them; one look alone may count what went before it was over.
+/// What the folder takes of the disk, in blocks of 4 KiB, as du(1) counts on most file systems. What is
+/// there, and as large, in two looks one after the other was so between them; one look alone may count
+/// what went before it was over.
 pub(crate) fn usage(folder: &Path) -> u64 {
     let look = || -> BTreeMap<_, u64> {
         let files = fs::read_dir(folder).into_iter().flatten().flatten();

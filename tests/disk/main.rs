@@ -1,5 +1,5 @@
-//! Logs on disk, through the real binary: what is in the files, what is found in them later, and what happens when
-//! the disk does not do what it should.
+//! Logs on disk, through the real binary: what is in the files, what is found in them later, and what
+//! happens when the disk does not do what it should.
 #![allow(clippy::disallowed_methods, clippy::expect_used, clippy::unwrap_used)]
 
 #[path = "../common/mod.rs"]

@@ -1,5 +1,5 @@
-//! What is found on disk is what would have been found in memory: two bpms are told the same, one keeps all in
-//! memory and nothing on disk, the other next to nothing in memory.
+//! What is found on disk is what would have been found in memory: two bpms are told the same, one keeps
+//! all in memory and nothing on disk, the other next to nothing in memory.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! A disk that is full, gone, or not to be written: processes and the daemon go on, it is said, and it ends by itself.
+//! A disk that is full, gone, or not to be written: processes and the daemon go on, it is
+//! said, and it ends by itself.
 
 use std::fs;
 use std::path::{Path, PathBuf};

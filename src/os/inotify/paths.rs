@@ -35,9 +35,9 @@ impl PathWatch {
         Self::with(folder, AddWatchFlags::IN_MODIFY)
     }
 
-    /// Watches whether these files are still where they are: one that is removed, replaced or changed, or any folder above
-    /// it that goes. What comes and goes beside them is not told, but in the last folder that is there of a path that
-    /// is not. Look at them after this, not before. None: no inotify to be had.
+    /// Watches whether these files are still where they are: one that is removed, replaced or changed, or any
+    /// folder above it that goes. What comes and goes beside them is not told, but in the last folder that is
+    /// there of a path that is not. Look at them after this, not before. None: no inotify to be had.
     pub fn of_places(files: &[PathBuf]) -> Option<Self> {
         let gone = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
         // Who is removed while somebody has it open is told by the number of its names alone.

@@ -1,4 +1,5 @@
-//! Why a process could not be started, for a person: errno names neither the file that is meant nor what to do.
+//! Why a process could not be started, for a person: errno names neither the file
+//! that is meant nor what to do.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
