@@ -742,6 +742,7 @@ mod tests {
                 folder.file("binary", b"\x7fELF\0\0\0\0garbage", 0o755);
                 folder.file("here", "#!/bin/sh\n", 0o755);
                 std::fs::create_dir(folder.join("dir")).unwrap();
+                nix::unistd::mkfifo(&folder.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
                 let env = env(&[]);
                 let cases = [
                     (
@@ -801,6 +802,11 @@ mod tests {
                         "./binary",
                         Step::Program,
                         format!("not a program for this machine: {}", file("./binary")),
+                    ),
+                    (
+                        "./fifo",
+                        Step::Program,
+                        format!("may not execute {}: permission denied", file("./fifo")),
                     ),
                 ];
                 let took = || {
