@@ -2,11 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::group::{self, Proc};
-use crate::table::{Set, Table};
+use crate::table::{Set, Table, in_order};
 
 /// How much of somebody's command line is told, in characters.
 const SHOWN: usize = 200;
@@ -221,18 +221,29 @@ fn sockets(pid: i32) -> Vec<u64> {
         .collect()
 }
 
-/// The TCP ports on which these processes listen, in order.
-pub fn listening_ports(pids: &[i32]) -> Vec<u16> {
+/// Where the TCP ports on which these processes listen are reached from this machine: one address for
+/// each, in the ports' order.
+pub fn listening(pids: &[i32]) -> Vec<SocketAddr> {
     let theirs: Set<u64> = pids.iter().flat_map(|pid| sockets(*pid)).collect();
     if theirs.is_empty() {
         return Vec::new();
     }
-    let ports: Set<u16> = listeners()
-        .into_iter()
-        .filter(|l| theirs.has(&l.inode))
-        .map(|l| l.port)
-        .collect();
-    ports.into_keys()
+    let theirs = listeners().into_iter().filter(|l| theirs.has(&l.inode));
+    let reached = theirs.map(|l| match l.ip {
+        // Of IPv6 as well: it takes IPv4 besides, unless it was told not to.
+        ip if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, l.port)),
+        ip => SocketAddr::new(ip, l.port),
+    });
+    let mut reached = in_order(reached.collect(), |at| {
+        let rank = match at.ip() {
+            ip if ip == Ipv4Addr::LOCALHOST => 0,
+            ip if ip.is_loopback() => 1,
+            _ => 2,
+        };
+        u64::from(at.port()) << 2 | rank
+    });
+    reached.dedup_by_key(|at| at.port());
+    reached
 }
 
 /// Who keeps us from listening there: number and arguments, of a process of bpm's the program. None:
@@ -372,13 +383,13 @@ mod tests {
                     continue;
                 };
                 let at = listener.local_addr().unwrap();
-                assert!(listening_ports(&[us]).contains(&at.port()));
+                assert!(listening(&[us]).contains(&at));
                 let (pid, line) = port_holder(at.ip(), at.port()).unwrap();
                 assert_eq!((pid, Some(line)), (us, cmdline(us)));
                 drop(listener);
                 assert_eq!(port_holder(at.ip(), at.port()), None);
             }
-            assert!(listening_ports(&[]).is_empty());
+            assert!(listening(&[]).is_empty());
         });
     }
 

@@ -1,6 +1,7 @@
 //! `get_status`, and the crash card of `why`: the board in JSON and in words.
 
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -329,7 +330,12 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
         ("exit", or_null(unit.exits.back().map(exit))),
         (
             "ports",
-            list(group.map_or(&[][..], |g| &g.ports).iter().copied()),
+            list(
+                group
+                    .map_or(&[][..], |g| &g.ports)
+                    .iter()
+                    .map(SocketAddr::port),
+            ),
         ),
         ("url", or_null(url(unit, group))),
         ("cpu_percent", or_null(used.and_then(|u| u.cpu_percent))),
@@ -354,9 +360,15 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
 
 /// Where it can be reached, as far as it is known: the port it was told, else the lowest it listens on.
 fn url(unit: &UnitView, group: Option<&Group>) -> Option<String> {
-    let listens = || group.and_then(|group| group.ports.first().copied());
-    let port = unit.port.or_else(listens)?;
-    Some(format!("http://127.0.0.1:{port}"))
+    let listens = group.map_or(&[][..], |group| &group.ports);
+    let at = match unit.port {
+        Some(port) => {
+            let told = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            *listens.iter().find(|at| at.port() == port).unwrap_or(&told)
+        }
+        None => *listens.first()?,
+    };
+    Some(format!("http://{at}"))
 }
 
 pub(super) fn build(build: &BuildView, now: Mono) -> Value {
@@ -486,7 +498,7 @@ fn unit_line(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
     }
     if let Some(group) = group {
         if !group.ports.is_empty() {
-            let ports: Vec<String> = group.ports.iter().map(u16::to_string).collect();
+            let ports: Vec<String> = group.ports.iter().map(|at| at.port().to_string()).collect();
             let _ = write!(text, "; ports {}", ports.join(" "));
         }
         if let Some(percent) = used.and_then(|used| used.cpu_percent) {

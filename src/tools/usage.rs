@@ -1,5 +1,6 @@
 //! What processes use, at most one second old, and read only when somebody asks.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ pub struct Group {
     pub rss: u64,
     /// How many threads.
     pub tasks: u64,
-    /// TCP ports it listens on, rising.
-    pub ports: Vec<u16>,
+    /// Where the TCP ports that it listens on are reached, the ports rising.
+    pub ports: Vec<SocketAddr>,
 }
 
 /// Who can tell what groups use: the kernel, or a test.
@@ -42,7 +43,7 @@ impl Meter for Kernel {
                     cpu: used.cpu,
                     rss: used.rss,
                     tasks: used.tasks,
-                    ports: proc::listening_ports(&used.pids),
+                    ports: proc::listening(&used.pids),
                 })
             })
             .collect()

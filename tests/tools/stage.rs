@@ -55,7 +55,10 @@ impl Meter for FakeMeter {
                 cpu: Duration::from_millis(1_500),
                 rss: 48 << 20,
                 tasks: 5,
-                ports: vec![5173, 9229],
+                ports: vec![
+                    "[::1]:5173".parse().unwrap(),
+                    "127.0.0.1:9229".parse().unwrap(),
+                ],
             })
         };
         leaders.iter().map(group).collect()

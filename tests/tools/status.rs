@@ -97,7 +97,7 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
         ("healthy", Value::Null),
         ("stale", json!(true)),
         ("ports", json!([5173, 9229])),
-        ("url", json!("http://127.0.0.1:5173")),
+        ("url", json!("http://[::1]:5173")),
         ("cpu_seconds", json!(1.5)),
         ("rss_bytes", json!(48 << 20)),
         ("tasks", json!(5)),
@@ -139,7 +139,7 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
         "web (rust, dev): running, ready, pid 4711",
         "src/main.rs:3:5: E0308: mismatched types",
         "last exit: exit code 101",
-        "http://127.0.0.1:5173",
+        "http://[::1]:5173",
         "db (rust, dev): stopped",
         "[next 9]",
     ] {
@@ -179,7 +179,7 @@ fn the_words_of_many_processes_stay_short() {
 #[test]
 fn the_kernel_tells_what_a_group_uses() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let at = listener.local_addr().unwrap();
     let socket: std::os::fd::OwnedFd = listener.into();
     // It holds the socket as its standard input.
     let mut child = Command::new("sleep")
@@ -193,7 +193,7 @@ fn the_kernel_tells_what_a_group_uses() {
     child.kill().unwrap();
     child.wait().unwrap();
     let group = groups[0].clone().unwrap();
-    assert_eq!((group.tasks, group.ports), (1, vec![port]));
+    assert_eq!((group.tasks, group.ports), (1, vec![at]));
     assert_eq!(groups[1], None);
     assert!(Kernel.own_rss() > 0);
 }
