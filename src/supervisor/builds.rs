@@ -14,7 +14,7 @@ use crate::lifecycle::{Event, UnitId};
 use crate::os::group;
 use crate::os::reap::Death;
 use crate::os::spawn::Step;
-use crate::plan;
+use crate::plan::{self, Artifact, BuildPlan};
 
 use super::Supervisor;
 use super::environment::Purpose;
@@ -37,6 +37,7 @@ impl Build {
 }
 
 impl Supervisor {
+    /// Shows a build as begun and makes its environment; [`Supervisor::spawn_build`] follows.
     pub(super) fn begin_build(&mut self, unit: UnitId, id: u64, mode: Mode) {
         let Some(u) = self.units.get_mut(&unit) else {
             return;
@@ -55,34 +56,47 @@ impl Supervisor {
         self.prepare(Purpose::Build { unit, id, mode });
     }
 
+    /// Starts a build; where there is nothing to build, it has ended well.
     pub(super) fn spawn_build(
         &mut self,
         unit: UnitId,
         id: u64,
         mode: Mode,
         process: &Process,
-        mut env: Environment,
+        env: Environment,
     ) {
-        let purpose = Purpose::Build { unit, id, mode };
         let root = &self.setup.config.root;
         let cargo_dir = plan::cargo_dir(&process.cwd, root, |p| p.exists());
         let plan = {
             let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
             plan::build(process, mode, cargo_dir, &expand)
         };
-        let plan = match plan {
-            Ok(Some(plan)) => plan,
+        let begun = match plan {
+            Ok(Some(plan)) => self.try_build(unit, id, process, plan, env),
             Ok(None) => {
                 let outcome = BuildOutcome {
-                    result: Ok(plan::Artifact::default()),
+                    result: Ok(Artifact::default()),
                     errors: Vec::new(),
                 };
                 return self.build_ended(unit, id, outcome);
             }
-            Err(why) => return self.fail(purpose, &why),
+            Err(why) => Err(why),
         };
+        if let Err(why) = begun {
+            self.fail(Purpose::Build { unit, id, mode }, &why);
+        }
+    }
+
+    fn try_build(
+        &mut self,
+        unit: UnitId,
+        id: u64,
+        process: &Process,
+        plan: BuildPlan,
+        mut env: Environment,
+    ) -> Result<(), String> {
         let Some(u) = self.units.get(&unit) else {
-            return;
+            return Ok(());
         };
         let (tape, run) = (
             Arc::clone(&u.build_log),
@@ -97,11 +111,10 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(e) => {
                 let missing = e.step == Step::Program && e.error.kind() == io::ErrorKind::NotFound;
-                let why = match missing && plan.exec.program == "cargo" {
+                return Err(match missing && plan.exec.program == "cargo" {
                     true => "cargo is not on PATH: install Rust (rustup), or start bpm where PATH has it".into(),
                     false => e.to_string(),
-                };
-                return self.fail(purpose, &why);
+                });
             }
         };
         let job = BuildJob {
@@ -125,10 +138,11 @@ impl Supervisor {
                     builder,
                     cancelled: false,
                 });
+                Ok(())
             }
             Err(e) => {
                 group::signal_group(spawned.pid, libc::SIGKILL);
-                self.fail(purpose, &format!("no thread to read it: {}", reason(&e)));
+                Err(format!("no thread to read it: {}", reason(&e)))
             }
         }
     }
@@ -152,6 +166,7 @@ impl Supervisor {
             .collect()
     }
 
+    /// Kills a build, or the making of its environment; it ends as cancelled.
     pub(super) fn cancel_build(&mut self, unit: UnitId, id: u64) {
         if let Some(build) = self
             .builds
@@ -179,12 +194,14 @@ impl Supervisor {
         true
     }
 
+    /// A build says what it is doing; one that has ended says nothing any more.
     pub(super) fn build_phase(&mut self, unit: UnitId, id: u64, phase: String) {
         if self.builds.iter().any(|b| b.unit == unit && b.id == id) {
             self.set_phase(unit, &phase);
         }
     }
 
+    /// Shows what the build of a process is doing.
     pub(super) fn set_phase(&mut self, unit: UnitId, phase: &str) {
         if let Some(u) = self.units.get_mut(&unit)
             && let Some(build) = &mut u.build
@@ -194,6 +211,7 @@ impl Supervisor {
         }
     }
 
+    /// A build is over: keeps what it made, shows how it went, tells the lifecycle.
     pub(super) fn build_ended(&mut self, unit: UnitId, id: u64, outcome: BuildOutcome) {
         let cancelled = match self
             .builds

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::clock::Mono;
 use crate::config::{self, Probe, Process};
 use crate::error::reason;
-use crate::hub::Fact;
+use crate::hub::{Fact, Hub};
 use crate::journal::Level;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::os::notify::Receiver;
@@ -94,7 +94,7 @@ pub(super) struct Checking {
 
 impl Supervisor {
     /// Who asks sockets, logs and commands; its answers come as letters.
-    pub(super) fn prober(hub: &Arc<crate::hub::Hub>) -> io::Result<Prober> {
+    pub(super) fn prober(hub: &Arc<Hub>) -> io::Result<Prober> {
         let hub = Arc::clone(hub);
         Prober::new(Box::new(move |key, attempt, result| {
             hub.tell(Fact::Probed {
@@ -268,6 +268,7 @@ impl Supervisor {
         }
     }
 
+    /// Does what the schedule has due now.
     pub(super) fn run_due_checks(&mut self) {
         let mut errands = Vec::new();
         self.schedule.step(Mono::now(), &mut errands);
@@ -289,12 +290,14 @@ impl Supervisor {
         self.run_errands(errands);
     }
 
+    /// Ends the checks of a run, those under way too.
     pub(super) fn end_checks(&mut self, key: RunKey) {
         let mut errands = Vec::new();
         self.schedule.forget(key, &mut errands);
         self.run_errands(errands);
     }
 
+    /// An attempt at a check has its answer.
     pub(super) fn probed(&mut self, key: CheckKey, attempt: u64, result: Result<String, String>) {
         let mut errands = Vec::new();
         self.schedule

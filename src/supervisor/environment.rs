@@ -36,6 +36,7 @@ pub(super) enum Base {
 }
 
 impl Base {
+    /// Of the environment of bpm's start.
     pub(super) fn of(env: &Variables) -> Self {
         let loaded = env.iter().any(|(name, _)| name == "DIRENV_DIFF");
         let env = Arc::new(env.clone());
@@ -46,6 +47,7 @@ impl Base {
         }
     }
 
+    /// As it is now, loaded or not.
     pub(super) fn variables(&self) -> &Arc<Variables> {
         match self {
             Self::Plain(env) | Self::Loaded(env) => env,
@@ -85,6 +87,7 @@ pub(super) struct Prep {
 }
 
 impl Prep {
+    /// The pipes to wait for.
     pub(super) fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.stdout, &self.stderr]
             .into_iter()
@@ -119,6 +122,7 @@ fn take(pipe: &mut Option<OwnedFd>, into: &mut Vec<u8>) {
 }
 
 impl Supervisor {
+    /// Makes the environment of a build or a run, by direnv where that is needed; then it is started.
     pub(super) fn prepare(&mut self, purpose: Purpose) {
         let root = self.setup.config.root.clone();
         let loads = match self.setup.config.direnv {
@@ -188,6 +192,7 @@ impl Supervisor {
         self.finish_preps();
     }
 
+    /// Goes on with those of which direnv has ended.
     pub(super) fn finish_preps(&mut self) {
         let dead = |preps: &[Prep]| {
             let mut ended = preps.iter().zip(0..);
@@ -237,7 +242,7 @@ impl Supervisor {
         }
     }
 
-    /// The same for what belongs to a run.
+    /// [`Supervisor::environment`], with what marks a run.
     pub(super) fn run_environment(
         &mut self,
         process: &Process,
@@ -256,6 +261,7 @@ impl Supervisor {
         env.insert(group::MARKER.into(), marker.into());
     }
 
+    /// The environment of a process: `base`, its `env_file`s, its port, its settings, and its names.
     pub(super) fn environment(
         &mut self,
         process: &Process,

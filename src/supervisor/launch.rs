@@ -13,13 +13,16 @@ use crate::journal::Level;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::os::group;
 use crate::os::spawn::{Launch, SpawnError, Spawned, spawn};
-use crate::plan::{self, Exec};
+use crate::plan::{self, Artifact, Exec};
+use crate::pump::Pump;
+use crate::tape::Tape;
 
 use super::Supervisor;
 use super::environment::{Purpose, Variables};
 use super::runs::Book;
 
 impl Supervisor {
+    /// Makes the environment of a run; [`Supervisor::spawn_run`] follows.
     pub(super) fn begin_run(&mut self, key: RunKey, build: u64) {
         if build == 0 {
             self.changes_are_seen(key.unit);
@@ -27,14 +30,14 @@ impl Supervisor {
         self.prepare(Purpose::Run { key, build });
     }
 
+    /// Starts a run of what that build made.
     pub(super) fn spawn_run(
         &mut self,
         key: RunKey,
         build: u64,
-        process: &Arc<Process>,
-        mut env: Environment,
+        process: &Process,
+        env: Environment,
     ) {
-        let purpose = Purpose::Run { key, build };
         let Some(u) = self.units.get(&key.unit) else {
             return;
         };
@@ -43,7 +46,6 @@ impl Supervisor {
             .get(&build)
             .map(|(_, a)| a.clone())
             .unwrap_or_default();
-        let log = Arc::clone(&u.log);
         if let Some(exe) = artifact.exe.as_ref().filter(|exe| !exe.exists()) {
             let text = format!("{} is gone: building it once more", exe.display());
             self.happened(Some(key.unit), "build", text);
@@ -52,31 +54,36 @@ impl Supervisor {
                 generation: key.generation,
             });
         }
+        let log = Arc::clone(&u.log);
+        if let Err(why) = self.try_run(key, process, artifact, log, env) {
+            self.fail(Purpose::Run { key, build }, &why);
+        }
+    }
+
+    /// Plans the run, opens what it needs, starts it.
+    fn try_run(
+        &mut self,
+        key: RunKey,
+        process: &Process,
+        artifact: Artifact,
+        log: Arc<Tape>,
+        mut env: Environment,
+    ) -> Result<(), String> {
         if !process.cwd.is_dir() {
-            return self.fail(purpose, &format!("no such folder: {:?}", process.cwd));
+            return Err(format!("no such folder: {:?}", process.cwd));
         }
         let exec = {
             let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
-            plan::run(process, &artifact, &expand)
+            plan::run(process, &artifact, &expand)?
         };
-        let exec = match exec {
-            Ok(exec) => exec,
-            Err(why) => return self.fail(purpose, &why),
-        };
-        if let Err(why) = self.hold_sockets(key.unit, process, &env) {
-            return self.fail(purpose, &why);
-        }
+        self.hold_sockets(key.unit, process, &env)?;
         if !process.listen.is_empty() {
             let names = vec![process.name.as_str(); process.listen.len()].join(":");
             env.insert("LISTEN_FDNAMES".into(), names.into());
         }
-        let checks = {
+        let mut checks = {
             let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
-            self.plan_checks(key, process, &expand)
-        };
-        let mut checks = match checks {
-            Ok(checks) => checks,
-            Err(why) => return self.fail(purpose, &why),
+            self.plan_checks(key, process, &expand)?
         };
         for (name, value) in checks.variables(process) {
             env.insert(name.into(), value);
@@ -91,36 +98,49 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(e) => {
                 log.end(run, Wall::now(), &format!("could not start: {e}"));
-                return self.fail(purpose, &e.to_string());
+                return Err(e.to_string());
             }
         };
-        let (hub, unit) = (Arc::clone(&self.hub), key.unit);
-        let drained = Box::new(move || hub.tell(Fact::Drained { unit, run }));
-        let pump = match self
-            .pumps
-            .read(log, run, spawned.stdout, spawned.stderr, drained)
-        {
-            Ok(pump) => pump,
-            Err(e) => {
-                group::signal_group(spawned.pid, libc::SIGKILL);
-                return self.fail(
-                    purpose,
-                    &format!("its output can't be read: {}", reason(&e)),
-                );
-            }
-        };
-        let start = group::identity(spawned.pid).unwrap_or(0);
-        self.by_pid.insert(spawned.pid, key);
-        self.state.started(&process.name, spawned.pid, start, run);
-        self.state_changed = true;
-        let mut book = Book::new(spawned.pid, run, first_line, pump, began, process);
+        let pid = spawned.pid;
+        let pump = self.pump_of(key.unit, run, log, spawned)?;
+        let mut book = Book::new(pid, run, first_line, pump, began, process);
         book.exe = artifact.exe;
         book.checks = checks;
+        self.enter(key, process, book);
+        Ok(())
+    }
+
+    /// Begins to read what a run writes; kills it where that can't be.
+    fn pump_of(
+        &mut self,
+        unit: UnitId,
+        run: u64,
+        log: Arc<Tape>,
+        spawned: Spawned,
+    ) -> Result<Pump, String> {
+        let hub = Arc::clone(&self.hub);
+        let drained = Box::new(move || hub.tell(Fact::Drained { unit, run }));
+        let pump = self
+            .pumps
+            .read(log, run, spawned.stdout, spawned.stderr, drained);
+        pump.map_err(|e| {
+            group::signal_group(spawned.pid, libc::SIGKILL);
+            format!("its output can't be read: {}", reason(&e))
+        })
+    }
+
+    /// Notes a run that has begun, tells the lifecycle of it and looks at its readiness.
+    fn enter(&mut self, key: RunKey, process: &Process, book: Book) {
+        let pid = book.pid;
+        let start = group::identity(pid).unwrap_or(0);
+        self.by_pid.insert(pid, key);
+        self.state.started(&process.name, pid, start, book.run);
+        self.state_changed = true;
         self.books.insert(key, Box::new(book));
         self.queue.push_back(Event::Spawned {
             unit: key.unit,
             generation: key.generation,
-            pid: spawned.pid,
+            pid,
         });
         self.begin_checks(key);
     }
@@ -178,6 +198,7 @@ impl Supervisor {
         }
     }
 
+    /// Starts a command beside the runs: no sockets, and no limits of a process.
     pub(super) fn start(&self, exec: &Exec, env: &Variables) -> Result<Spawned, SpawnError> {
         self.start_as(exec, env, &[], None)
     }
@@ -226,6 +247,7 @@ fn addresses(process: &Process, env: &Environment) -> Result<Vec<Listen>, String
         .collect()
 }
 
+/// As it is handed to a process.
 pub(super) fn variables(env: Environment) -> Variables {
     env.into_iter().collect()
 }

@@ -23,15 +23,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::board::{Board, EventView, ExitView, Snapshot};
-use crate::clock::Mono;
-use crate::config::{Config, Mode, PortWish, Process};
+use crate::board::{Board, BuildView, EventView, ExitView, Snapshot, UnitView};
+use crate::clock::{Mono, Wall};
+use crate::config::{self, Command, Config, Mode, PortWish, Process, Swap};
+use crate::error::reason;
 use crate::hub::{Ask, Fact, Hub, Identity, Letter, Letters, Reply, STOPPING, Slot};
 use crate::journal::{Journal, Level};
 use crate::lifecycle::{Effect, Event, Facts, Fleet, Policy, RunKey, Ticket, UnitId};
 use crate::os::fds::Nofile;
 use crate::os::memory;
 use crate::os::poll::{self, Mailbox, Until, Waker};
+use crate::os::proc;
 use crate::os::reap::{self, Signals};
 use crate::paths::ProjectDir;
 use crate::plan;
@@ -114,16 +116,16 @@ struct Unit {
     log: Arc<Tape>,
     build_log: Arc<Tape>,
     exits: Arc<VecDeque<ExitView>>,
-    build: Option<crate::board::BuildView>,
+    build: Option<BuildView>,
     /// The last one that has ended: who is told how it went may be told while the next one is at work.
-    built: Option<crate::board::BuildView>,
+    built: Option<BuildView>,
     /// Of builds that can still be started.
     artifacts: Table<u64, (Mode, plan::Artifact)>,
     /// What was published last.
     facts: Option<Facts>,
-    view: Option<Arc<crate::board::UnitView>>,
+    view: Option<Arc<UnitView>>,
     changed: bool,
-    since: crate::clock::Wall,
+    since: Wall,
     /// It is on its way out of the configuration.
     retiring: bool,
     /// It was said that its lines, or those of its builds, are not written to disk.
@@ -251,7 +253,7 @@ impl Supervisor {
             snapshot_seq: 0,
             published_event: state.event,
             idled: None,
-            oom_kills: crate::os::proc::oom_kills(),
+            oom_kills: proc::oom_kills(),
             state,
             state_changed: false,
             displaced: false,
@@ -386,6 +388,7 @@ impl Supervisor {
         self.sweep_tasks();
     }
 
+    /// Does what the lifecycle wants done.
     fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Build { unit, id, mode } => self.begin_build(unit, id, mode),
@@ -591,7 +594,7 @@ impl Supervisor {
             facts: None,
             view: None,
             changed: true,
-            since: crate::clock::Wall::now(),
+            since: Wall::now(),
             retiring: false,
             log_trouble: false,
         };
@@ -627,7 +630,7 @@ impl Supervisor {
         }
         self.note_numbers();
         if let Err(e) = self.state.write(&self.setup.dir.state()) {
-            let why = crate::error::reason(&e);
+            let why = reason(&e);
             self.say(
                 Level::Error,
                 &format!("cannot write {}: {why}", self.setup.dir.state().display()),
@@ -674,15 +677,15 @@ fn policy(process: &Process, config: &Config) -> Policy {
             Mode::Release => process.build_release.as_ref().or(process.build.as_ref()),
         };
         match own {
-            Some(crate::config::Command::List(list)) => !list.is_empty(),
-            Some(crate::config::Command::Shell(_)) => true,
-            None => process.kind == crate::config::Kind::Rust,
+            Some(Command::List(list)) => !list.is_empty(),
+            Some(Command::Shell(_)) => true,
+            None => process.kind == config::Kind::Rust,
         }
     };
     Policy {
         name: process.name.clone(),
-        task: process.kind == crate::config::Kind::Task,
-        rolls_back: process.kind == crate::config::Kind::Rust,
+        task: process.kind == config::Kind::Task,
+        rolls_back: process.kind == config::Kind::Rust,
         builds: [builds(Mode::Dev), builds(Mode::Release)],
         release_differs: !plan::one_build_for_both(process),
         pinned: process.mode,
@@ -695,7 +698,7 @@ fn policy(process: &Process, config: &Config) -> Policy {
         burst_span: process.start_limit,
         stop_timeout: process.stop_timeout,
         ready_within: process.ready.as_ref().map(|r| r.timeout),
-        overlap: process.swap == crate::config::Swap::Overlap,
+        overlap: process.swap == Swap::Overlap,
         build_timeout: process.build_timeout,
         port: match process.port {
             Some(PortWish::Fixed(port)) => Some(port),

@@ -1,7 +1,7 @@
 //! Orders and their answers: one order may be for several processes, and is answered when all are.
 
 use crate::board::{ExitView, State};
-use crate::clock::Mono;
+use crate::clock::{Mono, human};
 use crate::config::Mode;
 use crate::graph;
 use crate::hub::{Done, Reloaded, Reply, Slot};
@@ -248,7 +248,7 @@ impl Supervisor {
                     format!(
                         "it ended with {} after {}",
                         exit.words(),
-                        crate::clock::human(exit.uptime)
+                        human(exit.uptime)
                     )
                 }
                 (why, _) => words(why),

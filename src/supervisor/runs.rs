@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::board::ExitView;
-use crate::clock::{Mono, Wall};
+use crate::clock::{Mono, Wall, human};
 use crate::config::{Kind, Process};
 use crate::journal::Level;
 use crate::lifecycle::{Ended, Event, RunKey, UnitId};
@@ -81,6 +81,7 @@ impl Book {
         self.death.is_none()
     }
 
+    /// Of a run that has just begun.
     pub(super) fn new(
         pid: i32,
         run: u64,
@@ -165,6 +166,7 @@ impl Supervisor {
         self.ends_due = true;
     }
 
+    /// Leaves behind what survived KILL, and names it.
     pub(super) fn give_up(&mut self, key: RunKey) {
         let left = self.members_of(key);
         let named: Vec<(i32, String)> = left
@@ -324,7 +326,7 @@ impl Supervisor {
         self.happened(
             Some(key.unit),
             "exit",
-            format!("{how} ({words}) after {}", crate::clock::human(uptime)),
+            format!("{how} ({words}) after {}", human(uptime)),
         );
     }
 

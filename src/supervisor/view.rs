@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::board::{BuildView, Snapshot, State, UnitView, log_trouble};
+use crate::board::{BuildView, EVENTS, EventView, Snapshot, State, UnitView, log_trouble};
 use crate::clock::Wall;
 use crate::config::{Mode, PortWish};
 use crate::journal::Level;
@@ -39,14 +39,14 @@ impl Supervisor {
         };
         self.say(level, &said);
         self.last_event += 1;
-        let event = crate::board::EventView {
+        let event = EventView {
             seq: self.last_event,
             at: Wall::now(),
             process,
             kind,
             text,
         };
-        push_bounded(&mut self.events, Arc::new(event), crate::board::EVENTS);
+        push_bounded(&mut self.events, Arc::new(event), EVENTS);
     }
 
     /// Says once that lines are not written to disk, and once that they are again.
