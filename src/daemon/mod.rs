@@ -357,6 +357,7 @@ fn take_lock(project: &Project) -> Result<Taken> {
     }
 }
 
+/// Serves until all has stopped. An error leaves nothing running.
 fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     let Plan {
         project,
@@ -377,13 +378,8 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     if let Some(trouble) = trouble {
         log.write(Level::Warn, "daemon", &trouble);
     }
-    let tcp = listen(config.bind, over.port.unwrap_or(config.port), &mut state)?;
-    let socket = project
-        .dir
-        .socket(project.env.get("XDG_RUNTIME_DIR"), our_uid());
-    let unix = open_socket(&project.dir, &socket)?;
-    let identity = identity(tcp.as_ref(), &socket);
-    let descriptor = describe(project, &identity, socket);
+    let port = over.port.unwrap_or(config.port);
+    let (listeners, identity, descriptor) = open(project, config.bind, port, &mut state)?;
     let policy = policy(&config, nofile.hard)?;
     let passthrough = match config.passthrough {
         Toggle::Auto => foreground && !wishes.quiet,
@@ -406,10 +402,6 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
     };
     let mut supervisor = Supervisor::new(setup, state).map_err(|e| Error::system("begin", e))?;
     let hub = supervisor.hub();
-    let listeners = Listeners {
-        tcp: tcp.into_iter().collect(),
-        unix: Some(unix),
-    };
     let door = open_door(&hub, &log, listeners, policy)?;
     let echo = if passthrough { echo(&hub) } else { None };
     // From here on others can find us, so it is removed again whatever happens. All that can fail stands
@@ -455,6 +447,27 @@ fn announce(
         let left = left.map(|text| format!("\n{text}")).unwrap_or_default();
         ready.ready(&format!("{words}{left}"));
     }
+}
+
+/// Opens the ways in: what listens there, who we are, and how others find us.
+fn open(
+    project: &Project,
+    bind: IpAddr,
+    port: Port,
+    state: &mut State,
+) -> Result<(Listeners, Identity, Descriptor)> {
+    let tcp = listen(bind, port, state)?;
+    let socket = project
+        .dir
+        .socket(project.env.get("XDG_RUNTIME_DIR"), our_uid());
+    let unix = open_socket(&project.dir, &socket)?;
+    let identity = identity(tcp.as_ref(), &socket);
+    let descriptor = describe(project, &identity, socket);
+    let listeners = Listeners {
+        tcp: tcp.into_iter().collect(),
+        unix: Some(unix),
+    };
+    Ok((listeners, identity, descriptor))
 }
 
 fn identity(tcp: Option<&TcpListener>, socket: &Path) -> Identity {
