@@ -1,4 +1,4 @@
-//! One log: ring and files behind one lock, and wake-ups for who follows it. The only memory that
+//! One log: ring and files behind one lock, and wake-ups for whoever follows it. The only memory that
 //! threads share.
 
 mod disk;
@@ -651,7 +651,7 @@ mod tests {
             ["a", "prompt> yes", "overtakes", "next"]
         );
         assert_eq!(whole.lines[1].seq, 2);
-        // Who had read past it gets it all the same.
+        // A follower that had read past it gets it all the same.
         let pulled = tape.pull(cursor, 1 << 20);
         assert_eq!(texts(&pulled.lines), ["prompt> yes", "next"]);
         assert_eq!(

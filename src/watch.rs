@@ -14,8 +14,8 @@
 //! `deadline` is at once meanwhile. A change in a folder that the first look has not come to yet is not
 //! seen: 10,000 folders with three files each take 150 ms (measured).
 //!
-//! While changes go on, nothing is due: who writes to a watched file several times a
-//! second is never started anew.
+//! While changes go on, nothing is due: a process that writes to a watched file several times
+//! a second is never started anew.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -653,7 +653,7 @@ mod tests {
             readable(fds, Some(Duration::ZERO)).unwrap() == [true]
         }
 
-        /// Who is due once it has been quiet for long enough, and no earlier.
+        /// The processes that are due once it has been quiet for long enough, and no earlier.
         fn due(&mut self) -> Vec<UnitId> {
             assert_eq!(self.read(), [""; 0]);
             self.changes().iter().map(|c| c.unit).collect()

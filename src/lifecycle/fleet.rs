@@ -24,7 +24,7 @@ pub enum Order {
     },
 }
 
-/// What became so.
+/// What has happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Time went by.
@@ -186,7 +186,7 @@ pub enum Effect {
         /// Which.
         generation: Generation,
     },
-    /// Answer who waits.
+    /// Answer whoever waits.
     Answer {
         /// Who.
         ticket: Ticket,
@@ -221,7 +221,7 @@ pub enum Why {
 #[derive(Debug, Default)]
 pub struct Fleet {
     units: Table<UnitId, Box<Unit>>,
-    /// Who depends on what is called so.
+    /// The processes that depend on the one of this name.
     dependents: Table<String, Vec<UnitId>>,
     next_id: UnitId,
     turn: u64,
@@ -262,7 +262,7 @@ impl Fleet {
         self.with(id, |u| u.leaves = true);
     }
 
-    /// Takes out a process of which nothing is left ([`Fleet::is_empty`]); who still waits is told.
+    /// Takes out a process of which nothing is left ([`Fleet::is_empty`]); whoever still waits is told.
     pub fn remove(&mut self, id: UnitId) -> Vec<Effect> {
         let mut out = Vec::new();
         if let Some(mut unit) = self.units.remove(&id) {
@@ -313,7 +313,7 @@ impl Fleet {
         self.units.values().filter_map(|u| u.deadline()).min()
     }
 
-    /// Writes down what became so, and says what to do about it.
+    /// Writes down what has happened, and says what to do about it.
     pub fn step(&mut self, now: Mono, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
         self.note(now, event, &mut out);
@@ -476,7 +476,7 @@ impl Fleet {
             return;
         };
         self.with(id, |u| u.prepare(now, &needs, out));
-        // Asked only of who would build: the answer takes a look at all.
+        // Asked only of those that would build: the answer takes a look at all.
         let builds = self.units.get(&id).is_some_and(|u| u.build_wish.is_some());
         let free = builds && self.next_builder() == Some(id);
         let may_end = self.units.get(&id).is_some_and(|u| self.may_end(u));
@@ -550,7 +550,7 @@ impl Fleet {
         }
     }
 
-    /// Who has to end before this one can begin.
+    /// The process that has to end before this one can begin.
     fn in_the_way(&self, unit: &Unit) -> Option<&Unit> {
         let port = unit.policy.port;
         if !unit.want || unit.has_run() || port.is_none() && !unit.is_new() {

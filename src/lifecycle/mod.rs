@@ -1,7 +1,7 @@
 //! The lives of a project's processes: facts and wishes in, effects out. Pure: no system call, no
 //! clock, no thread; a pid is a number to hand on.
 //!
-//! An event only writes down what became so (a build ended, a run exited) or what somebody wants.
+//! An event only writes down what has happened (a build ended, a run exited) or what somebody wants.
 //! [`Fleet::step`] then reconciles: it compares what is wanted with what is, and says what to do next.
 //! Nothing is done on the way from one state to another, so no order of events can get lost between
 //! two states; `tests` in this module drive it with random histories.

@@ -32,7 +32,7 @@ pub struct Policy {
     pub backoff_max: Duration,
     /// What each further wait is multiplied with.
     pub backoff_factor: f64,
-    /// So many ends before readiness within the time below, and it has failed; zero: no limit.
+    /// How many ends before readiness within the time below make it failed; zero: no limit.
     pub burst: u32,
     /// See `burst`.
     pub burst_span: Duration,

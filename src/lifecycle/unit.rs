@@ -131,7 +131,7 @@ pub(super) enum Needs {
     Met,
     /// Wait: why, in words.
     Unmet(String),
-    /// Somebody is in the way who is about to go: who, in words.
+    /// A process that is about to go is in the way: which, in words.
     InTheWay(String),
     /// Can't be met any more unless somebody does something: why, in words.
     Hopeless(String),

@@ -105,7 +105,7 @@ enum Outcome {
     Panicked,
 }
 
-/// What became of a request.
+/// What has come of a request.
 enum Next {
     /// The answer is in `Net::message`.
     Written,

@@ -143,7 +143,7 @@ pub(super) struct Conn {
     pub(super) ends: Option<Ends>,
     pub(super) proto: Proto,
     pub(super) caller: Caller,
-    /// What the kernel said of who connected; None: not asked yet.
+    /// What the kernel said of the user that connected; None: not asked yet.
     pub(super) ours: Option<bool>,
     /// It has asked for something that not everybody may.
     pub(super) spoke: bool,
@@ -396,7 +396,8 @@ impl Conn {
         if lines || !self.calls.is_empty() || self.phase() != Phase::Reading {
             return None;
         }
-        // Half a request counts as none: else those who send halves would drive out who has just come.
+        // Half a request counts as none: else those who send halves would drive out
+        // those that have just come.
         let class = match (self.spoke, self.rbuf.is_empty()) {
             (false, _) => 0,
             (true, true) => 1,

@@ -1,8 +1,8 @@
-//! Who may: what a request must show before anything of it is looked at. Pure.
+//! Who may come in: what a request must show before anything of it is looked at. Pure.
 
 use crate::http1::{Field, Head};
 
-/// What the configuration says of who may.
+/// Whom the configuration lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// `Host` names beyond the loopback ones: `name`, or `name:port`.

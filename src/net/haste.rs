@@ -1,9 +1,9 @@
 //! Whether to look for the next request a little longer before going to sleep.
 //!
-//! Who asks again as soon as it is answered is there within 20 us. To be put to sleep and woken for it
-//! takes 40 us in a virtual machine, where an idle processor is given back to the host, and as much CPU as
-//! looking does. Who only looks where that has just proved right loses next to nothing where it does not:
-//! on a single processor, or with a slow client.
+//! A client that asks again as soon as it is answered is there within 20 us. To be put to sleep and woken
+//! for it takes 40 us in a virtual machine, where an idle processor is given back to the host, and as
+//! much CPU as looking does. To look only where that has just proved right loses next to nothing where it
+//! does not: on a single processor, or with a slow client.
 
 use std::time::Duration;
 

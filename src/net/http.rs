@@ -1,4 +1,4 @@
-//! HTTP requests: who may, what of it is MCP, and the answers.
+//! HTTP requests: who may come in, what of it is MCP, and the answers.
 
 use crate::clock::Mono;
 use crate::door::{ClientKind, Level, Page};

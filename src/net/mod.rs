@@ -55,7 +55,7 @@ const READ_SIZE: usize = 64 << 10;
 const SPARE: usize = 64;
 /// After a message of more bytes free memory is given back.
 const BULK: usize = 256 << 10;
-/// So many connections may have a large message under way at a time.
+/// How many connections may have a large message under way at a time.
 const PLACES: usize = 4;
 /// How many workers there may be.
 const WORKERS: usize = 3;
@@ -75,7 +75,7 @@ const ORDER: u64 = 2;
 pub struct Listeners {
     /// HTTP.
     pub tcp: Vec<TcpListener>,
-    /// JSON lines, and HTTP for who speaks it.
+    /// JSON lines, and HTTP for those that speak it.
     pub unix: Option<UnixListener>,
 }
 
@@ -114,7 +114,7 @@ impl Shared {
 }
 
 impl Door {
-    /// Who may, from now on; connections that are open stay.
+    /// Who may come in, from now on; connections that are open stay.
     pub fn set_policy(&self, policy: Policy) {
         self.shared.order(|orders| orders.policy = Some(policy));
     }
@@ -515,7 +515,7 @@ impl Net {
             self.drain = Some(now.after(grace));
             self.timers.insert((now.after(grace), Due::Accept));
             self.end_listens(now);
-            // Who is answered by what has ended meanwhile is to see that.
+            // Callers that are answered by what has ended meanwhile are to see that.
             self.again.extend(self.calls.keys());
         }
     }
@@ -525,7 +525,7 @@ impl Net {
         let Some(at) = self.listeners.iter().position(is_unix) else {
             return;
         };
-        // Who waits there knows of no other.
+        // Clients that wait there know of no other.
         self.accept(at as u64, now);
         let event = EpollEvent::new(EpollFlags::EPOLLIN, BELL + 1 + at as u64);
         match self.epoll.add(&unix, event) {
@@ -538,7 +538,8 @@ impl Net {
         }
     }
 
-    /// The end has come: nothing is in flight any more but to who takes nothing of it, or its time is over.
+    /// The end has come: nothing is in flight any more but to clients that take nothing of it, or its time
+    /// is over.
     fn is_over(&mut self, now: Mono) -> bool {
         let Some(until) = self.drain else {
             return false;
@@ -556,7 +557,7 @@ impl Net {
             return false;
         }
         self.abandon_calls(now);
-        // Who asked at the last moment hears that nothing was done, instead of the end of the connection.
+        // Whoever asked at the last moment hears that nothing was done, instead of the end of the connection.
         for token in self.conns.keys().copied().collect::<Vec<_>>() {
             self.on_conn(token, EpollFlags::EPOLLIN, now);
         }

@@ -47,8 +47,8 @@ struct Ear {
     warned: bool,
 }
 
-/// So many notices of a run are taken before others have their turn: who says more than we can read
-/// must not hold us up.
+/// How many notices of a run are taken before others have their turn: a process that says more than we
+/// can read must not hold us up.
 const NOTICES: usize = 32;
 
 impl Drop for Ear {
@@ -93,7 +93,7 @@ pub(super) struct Checking {
 }
 
 impl Supervisor {
-    /// Who asks sockets, logs and commands; its answers come as letters.
+    /// What asks sockets, logs and commands; its answers come as letters.
     pub(super) fn prober(hub: &Arc<Hub>) -> io::Result<Prober> {
         let hub = Arc::clone(hub);
         Prober::new(Box::new(move |key, attempt, result| {

@@ -80,7 +80,7 @@ pub struct Setup {
     pub manager: Box<dyn Manager>,
 }
 
-/// Who started bpm and wants to know how it is: systemd, or nobody.
+/// The service manager that started bpm and wants to know how it is: systemd, or none.
 pub trait Manager: Send {
     /// `READY=1`, `STOPPING=1`, `STATUS=...`
     fn tell(&mut self, message: &str);
@@ -88,7 +88,7 @@ pub trait Manager: Send {
     fn watchdog(&self) -> Option<Duration>;
 }
 
-/// Who sees to it that this bpm stays the only one of its project, and can be found.
+/// What sees to it that this bpm stays the only one of its project, and can be found.
 pub trait Keeper {
     /// Readable when there may be something to see to.
     fn ear(&self) -> Option<BorrowedFd<'_>>;
@@ -117,7 +117,8 @@ struct Unit {
     build_log: Arc<Tape>,
     exits: Arc<VecDeque<ExitView>>,
     build: Option<BuildView>,
-    /// The last one that has ended: who is told how it went may be told while the next one is at work.
+    /// The last one that has ended: whoever waits to hear how it went may hear it while the next one is at
+    /// work.
     built: Option<BuildView>,
     /// Of builds that can still be started.
     artifacts: Table<u64, (Mode, plan::Artifact)>,
@@ -341,7 +342,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Kills everything that is left, at once: for who leaves by an error.
+    /// Kills everything that is left, at once: for an end by an error.
     pub fn kill_all(&mut self) {
         for key in self.books.keys().copied().collect::<Vec<_>>() {
             self.kill(key);
@@ -374,7 +375,7 @@ impl Supervisor {
         if self.retire() {
             self.publish();
         }
-        // Only now: who is answered may look at once.
+        // Only now: whoever is answered may look at once.
         for (slot, reply) in answers {
             slot.put(reply);
         }

@@ -76,7 +76,7 @@ impl Supervisor {
         self.gather(kind, members, slot);
     }
 
-    /// Gives each its order. Who others depend on is told last to stop, so that they end first.
+    /// Gives each its order. What others depend on is told last to stop, so that they end first.
     pub(super) fn gather(
         &mut self,
         kind: Kind,
@@ -181,7 +181,7 @@ impl Supervisor {
         }
     }
 
-    /// Tells who waits.
+    /// The answers that are due, and whom they go to.
     pub(super) fn answers(&mut self) -> Vec<(Slot, Reply)> {
         let mut answers = Vec::new();
         let numbers: Vec<u64> = self.parties.keys().copied().collect();

@@ -39,7 +39,7 @@ impl Supervisor {
         if dry_run {
             return self.read_anew(true, slot);
         }
-        // Whatever comes of it: who sent HUP waits for both (systemd.service(5), Type=notify-reload).
+        // Whatever comes of it: whoever sent HUP waits for both (systemd.service(5), Type=notify-reload).
         let now = Mono::now().as_nanos() / 1_000;
         let text = format!("RELOADING=1\nMONOTONIC_USEC={now}");
         self.setup.manager.tell(&text);

@@ -37,7 +37,7 @@ pub(super) enum Sweep {
     Killed,
 }
 
-/// So much of a command is shown of what was left.
+/// How many characters of a command are shown of what was left.
 const LONGEST_COMMAND: usize = 60;
 
 /// What a bpm that was killed has left.
@@ -110,7 +110,7 @@ impl Book {
     }
 }
 
-/// What is known of the end of a run, for who asked for it.
+/// What is known of the end of a run, for whoever asked for it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Stopped {
     pub(super) signalled: bool,
@@ -148,7 +148,7 @@ impl Supervisor {
         }
         for (orphan, of) in self.orphans() {
             let told = telling.iter().find(|(key, ..)| of == Some(*key));
-            // Who is still in the group has heard it.
+            // Whatever is still in the group has heard it.
             if let Some((_, group, signal)) = told
                 && orphan.pgid != *group
             {
@@ -187,7 +187,7 @@ impl Supervisor {
         self.stopped_of(key.unit).leftovers = named;
     }
 
-    /// A run of it was told to end: who asks for that again is told of the same end.
+    /// A run of it was told to end: whoever asks for that again is told of the same end.
     pub(super) fn is_ending(&self, unit: UnitId) -> bool {
         let mut books = self.books.iter();
         books.any(|(key, book)| key.unit == unit && book.asked)
@@ -355,8 +355,8 @@ impl Supervisor {
                     group::signal(member.pid, libc::SIGKILL);
                     book.killed.add(member.pid);
                 }
-                // Once more as a group, for who was born meanwhile: its number is its own as long as the
-                // leader is not reaped, or somebody is in it.
+                // Once more as a group, for children that were born meanwhile: its number is its own as
+                // long as the leader is not reaped, or somebody is in it.
                 if book.death.is_none() || left.iter().any(|m| m.pgid == book.pid) {
                     group::signal_group(book.pid, libc::SIGKILL);
                 }

@@ -69,8 +69,8 @@ impl Sockets {
         trouble.map_or(Ok(()), Err)
     }
 
-    /// Gives each process what another held of its addresses. Of who wants an address
-    /// still, nobody else gets it.
+    /// Gives each process what another held of its addresses. One that still wants
+    /// an address keeps it.
     pub(super) fn hand_over(&mut self, wanted: &[(UnitId, Vec<Listen>)]) {
         let wants = |unit: UnitId, address: &Listen| {
             let mut all = wanted.iter().filter(|(id, _)| *id == unit);
@@ -93,7 +93,7 @@ impl Sockets {
         }
     }
 
-    /// That TCP port is held for it.
+    /// Whether that TCP port is held for it.
     pub(super) fn holds(&self, unit: UnitId, port: u16) -> bool {
         let mut held = self.held.get(&unit).into_iter().flatten();
         held.any(|h| matches!(&h.address, Listen::Tcp(at) if at.port() == port))

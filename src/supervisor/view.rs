@@ -19,7 +19,7 @@ pub(super) fn project_name(root: &Path) -> String {
 }
 
 impl Supervisor {
-    /// A word for the log and for who asks what happened.
+    /// A word for the log and for whoever asks what happened.
     pub(super) fn happened(&mut self, unit: Option<UnitId>, kind: &'static str, text: String) {
         self.noted(Level::Info, unit, kind, text);
     }
@@ -54,7 +54,7 @@ impl Supervisor {
         let Some(unit) = self.units.get_mut(&id) else {
             return;
         };
-        // Who watches the status sees every change of it.
+        // Whoever watches the status sees every change of it.
         unit.changed = true;
         let trouble = log_trouble(&unit.log, &unit.build_log);
         let name = &unit.process.name;

@@ -12,22 +12,22 @@ use crate::watch::{QUIET, Watcher};
 
 use super::{Phase, Supervisor};
 
-/// A change that is told so soon behind the end of a build or a start may be their work.
+/// A change that is told within this time behind the end of a build or a start may be their work.
 const SOON: Duration = Duration::from_secs(1);
-/// So many such changes in a row are taken as somebody's who saves often. Each one more doubles
-/// the time before the next restart: what a build or a start writes to a watched folder must
-/// not make it go round and round.
+/// How many such changes in a row are taken as those of somebody who saves often. Each one more doubles
+/// the time before the next restart: what a build or a start writes to a watched folder must not make it
+/// go round and round.
 const FREE: u32 = 5;
-/// So many where it is the same file each time: that is hardly somebody.
+/// The same where it is one file each time: that is hardly somebody.
 const FREE_OF_ONE: u32 = 1;
-/// That time at most.
+/// The longest of these times.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Restarts of a process behind changes that may be its own.
 #[derive(Debug, Default)]
 pub(super) struct Row {
     count: u32,
-    /// So many of them by the same file.
+    /// How many of them in a row by the same file.
     same: u32,
     path: String,
     /// The build and the run that were counted last.

@@ -33,8 +33,8 @@ const SEGMENTS: u64 = 8;
 /// A segment takes a read that is one of many at least, and its offsets fit its index. Not more: of a small
 /// budget the newest lines must stay when the oldest segment goes.
 const SMALLEST: u64 = MUCH as u64 + BLOCK;
-/// What is larger than it must be holds up who waits for the log while it is removed: a gigabyte takes
-/// a tenth of a second.
+/// A segment that is larger than it must be holds up whoever waits for the log while it is removed: a
+/// gigabyte takes a tenth of a second.
 const QUICK: u64 = 64 << 20;
 pub(super) const LARGEST: u64 = 1 << 30;
 /// Records of one read: three at most for each of its halves.
@@ -217,8 +217,8 @@ impl Disk {
         (last_number(&self.folder, &self.parts), run)
     }
 
-    /// Another budget: what is beyond it goes now, since who says nothing more would keep it for ever. Of
-    /// none, nothing is written, and what there is stays to be read.
+    /// Another budget: what is beyond it goes now, since a process that says nothing more would keep it
+    /// for ever. Of none, nothing is written, and what there is stays to be read.
     pub(super) fn set_budget(&mut self, budget: u64) {
         self.budget = self.folder.kind.share(budget);
         let limit = self.limit();
@@ -252,7 +252,7 @@ impl Disk {
         in_order(all, |part| part.run)
     }
 
-    /// A run begins: who ended before says no more, or not much.
+    /// A run begins: one that ended before says no more, or not much.
     pub(super) fn begin(&mut self, run: u64, at: Wall) {
         let ended = self.writers.iter_mut().filter(|w| w.ended.is_some());
         let closed = ended.map(Writer::close).collect();
@@ -279,7 +279,7 @@ impl Disk {
         }
     }
 
-    /// So many bytes can be taken at once: a budget may be smaller than a read.
+    /// How many bytes can be taken at once: a budget may be smaller than a read.
     pub(super) fn most(&self) -> usize {
         match self.limit() {
             0 => usize::MAX,
@@ -439,7 +439,7 @@ impl Writer {
         }
     }
 
-    /// So much more belongs into the segment that is being written, and that is still what it was.
+    /// The segment that is being written has room for that many bytes more, and is still what it was.
     fn takes(&mut self, bytes: u64, limit: u64, at: Wall) -> bool {
         self.open.as_mut().is_none_or(|open| {
             let size = cost(open.size() + bytes)
@@ -549,7 +549,7 @@ impl Writer {
         if let Some(open) = &mut self.open {
             open.header.ended = Some((at, how.to_owned()));
             let _ = open.flush();
-            // Only for who reads it later; the bytes are there.
+            // Only for whoever reads it later; the bytes are there.
             let _ = open.index.write_all_at(&open.header.encode(), 0);
         }
     }

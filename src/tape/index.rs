@@ -86,7 +86,7 @@ pub(super) struct Record {
     pub end: u32,
     /// Where they came from.
     pub stream: Stream,
-    /// So many bytes of the stream's unfinished line came before them.
+    /// How many bytes of the stream's unfinished line came before them.
     pub carry: u32,
     /// Their one line had been shown unfinished: its number is lower than that of lines before it. If they
     /// finish none, this tells that the one before is late, and comes to followers under this number.

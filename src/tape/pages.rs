@@ -470,7 +470,7 @@ impl Reader {
     }
 }
 
-/// So many records are looked at first: a page of large reads has fewer, and more are asked for as they
+/// How many records are looked at first: a page of large reads has fewer, and more are asked for as they
 /// are needed.
 const FEW: usize = 64;
 

@@ -127,8 +127,8 @@ impl Opened {
         Ok(opened)
     }
 
-    /// Keeps the records up to the first one that can't be. So many of them were looked at before: then
-    /// the last one tells of a file that was cut since.
+    /// Keeps the records up to the first one that can't be. `sound`: how many of them were looked at
+    /// before; then the last one tells of a file that was cut since.
     fn trust(&mut self, size: u32, sound: Option<usize>) {
         let mut at = 0;
         if let Some(sound) = sound {

@@ -707,7 +707,7 @@ fn a_smaller_budget_counts_at_once_and_for_the_next_daemon() {
     tape.append(new, Stream::Stdout, &b"line of a run\n".repeat(400_000));
     assert!(used() > 5 << 20 && tape.next_seq() == next + 400_001);
     drop(tape);
-    // Who only reads takes nothing away.
+    // Reading alone takes nothing away.
     let before = used();
     let stored = limits(64 << 10, 100, 1 << 20);
     let stored = Tape::stored(folder.path().into(), Kind::Runs, stored);

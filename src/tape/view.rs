@@ -166,7 +166,7 @@ impl Selection {
         Self::since(ring, None, 0, after)
     }
 
-    /// Opens what is on disk. Reads files: not for who holds a lock.
+    /// Opens what is on disk. Reads files: not to be called under a lock.
     pub(super) fn open(mut self) -> View {
         let follows = self.late_below == u64::MAX;
         let Stored {

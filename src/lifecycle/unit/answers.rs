@@ -71,7 +71,7 @@ impl Unit {
                     after,
                     build: wanted,
                 } => {
-                    // Who is told that the new one serves must not meet the old one any more.
+                    // Whoever is told that the new one serves must not meet the old one any more.
                     let fresh = up && alone && generation > *after && build >= *wanted;
                     if fresh || done && last > *after {
                         Some(Ok(()))

@@ -1,4 +1,4 @@
-//! What became so: an event only writes facts down.
+//! What has happened: an event only writes facts down.
 
 use std::time::Duration;
 
@@ -328,7 +328,8 @@ impl Unit {
         self.fail_fresh(why, out);
     }
 
-    /// Starts the build of before once more; who waits for this one is told why once that is back.
+    /// Starts the build of before once more; whoever waits for this one is told why
+    /// once that is back.
     fn roll_back(&mut self, now: Mono, dead: Built, old: Built, why: &Why) {
         self.built[old.mode as usize] = Some(old);
         self.swap = Some(old.mode);
