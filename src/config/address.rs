@@ -45,7 +45,7 @@ pub fn parse_tcp(text: &str) -> Result<SocketAddr, String> {
 /// What an `http` probe asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpTarget {
-    /// Where to connect; `localhost` is 127.0.0.1, port 80 where none is given.
+    /// Where to connect first; `localhost` is 127.0.0.1, then `::1`; port 80 where none is given.
     pub address: SocketAddr,
     /// For the `Host` header, as written.
     pub host: String,

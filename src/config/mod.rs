@@ -271,6 +271,8 @@ pub enum Swap {
 pub enum Probe {
     /// A connection to `ip:port` succeeds. As written (`${PORT}` is expanded at start).
     Tcp(String),
+    /// A connection to the process's own port succeeds, at whichever loopback address.
+    Port,
     /// A GET is answered with 2xx. As written.
     Http(String),
     /// A line matches.

@@ -114,7 +114,7 @@ pub(super) fn ready(
         let none = DeTable::new();
         let timings = doc.section(Place::Ready, title, &none, process.at);
         return Some(Ready {
-            probe: Probe::Tcp(OWN_PORT.into()),
+            probe: Probe::Port,
             timeout: doc.value(&timings, "timeout_seconds", read::seconds_above_0),
             interval: doc.value(&timings, "interval_seconds", interval),
         });
@@ -176,7 +176,7 @@ pub(super) fn check_overlap(
     let (kind, target) = match probe {
         Probe::Tcp(target) => ("tcp", target.clone()),
         Probe::Http(url) => ("http", authority(url)),
-        Probe::Log(_) | Probe::Command(_) | Probe::Notify | Probe::Delay(_) => return,
+        Probe::Port | Probe::Log(_) | Probe::Command(_) | Probe::Notify | Probe::Delay(_) => return,
     };
     let Some(held) = held(&target, port, listen) else {
         return;

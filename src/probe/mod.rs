@@ -405,6 +405,35 @@ mod tests {
         assert!(house.is_quiet());
     }
 
+    /// As Node's servers do where `localhost` is `::1` first.
+    #[test]
+    fn a_server_on_localhost_may_have_either_address() {
+        let house = House::new();
+        let Ok(listener) = TcpListener::bind("[::1]:0") else {
+            return; // no IPv6 here
+        };
+        let address = listener.local_addr().unwrap();
+        let knock = |knock| {
+            house.prober.knock(KEY, 1, knock, LONG);
+            house.answer().1
+        };
+        let port = Knock::Port(address.port());
+        assert_eq!(knock(port.clone()), Ok(format!("connected to {address}")));
+        let server = std::thread::spawn(move || {
+            // The first one was the knock at the port.
+            let mut stream = listener.incoming().flatten().nth(1).unwrap();
+            assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 204 None\r\n\r\n").unwrap();
+        });
+        let url = format!("http://localhost:{}/", address.port());
+        let http = Knock::Http(parse_http(&url).unwrap());
+        assert_eq!(knock(http.clone()), Ok("204 None".into()));
+        server.join().unwrap();
+        // What another test starts just now may have a copy of it for a moment.
+        let refused = (0..1_000).find_map(|_| knock(port.clone()).err());
+        assert!(refused.unwrap().ends_with("connection refused"));
+    }
+
     #[test]
     fn a_port_that_connects_to_itself_is_not_open() {
         // What luck does once in thousands of attempts, done on purpose.

@@ -62,6 +62,8 @@ pub enum Target {
 pub enum Knock {
     /// A connection is enough.
     Tcp(SocketAddr),
+    /// The same, at 127.0.0.1 or else `::1`.
+    Port(u16),
     /// A GET has to be answered with 2xx.
     Http(HttpTarget),
 }
@@ -71,6 +73,11 @@ impl Target {
     pub fn of(probe: &Probe, expand: Expand<'_>) -> Result<Self, String> {
         Ok(match probe {
             Probe::Tcp(at) => Self::Knock(Knock::Tcp(config::parse_tcp(&expand(at)?)?)),
+            Probe::Port => {
+                let port = expand("${PORT}")?;
+                let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+                Self::Knock(Knock::Port(port))
+            }
             Probe::Http(url) => Self::Knock(Knock::Http(config::parse_http(&expand(url)?)?)),
             Probe::Log(pattern) => Self::Log(pattern.clone()),
             Probe::Command(words) => {
@@ -772,6 +779,7 @@ mod tests {
         let of = |probe: &Probe| Target::of(probe, &expand);
         let knock = Target::Knock(Knock::Tcp("127.0.0.1:81".parse().unwrap()));
         assert_eq!(of(&Probe::Tcp("127.0.0.1:${PORT}".into())), Ok(knock));
+        assert_eq!(of(&Probe::Port), Ok(Target::Knock(Knock::Port(81))));
         assert_eq!(
             of(&Probe::Command(vec!["nc".into(), "${PORT}".into()])),
             Ok(Target::Command(vec!["nc".into(), "81".into()]))

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +87,8 @@ impl Work {
 pub(super) struct Knocking {
     stream: TcpStream,
     address: SocketAddr,
+    /// Where to try next if nobody is there: a server on `localhost` may have either address.
+    other: Option<SocketAddr>,
     began: Mono,
     within: Duration,
     step: Step,
@@ -104,13 +106,26 @@ enum Step {
 
 impl Knocking {
     pub(super) fn begin(knock: Knock, within: Duration, began: Mono) -> Result<Self, String> {
-        let (address, request) = match knock {
-            Knock::Tcp(address) => (address, Vec::new()),
-            Knock::Http(target) => (target.address, http::request(&target)),
+        let (mut address, request) = match &knock {
+            Knock::Tcp(address) => (*address, Vec::new()),
+            Knock::Port(port) => ((Ipv4Addr::LOCALHOST, *port).into(), Vec::new()),
+            Knock::Http(target) => (target.address, http::request(target)),
         };
+        let both = match &knock {
+            Knock::Tcp(_) => false,
+            Knock::Port(_) => true,
+            Knock::Http(target) => target.host.starts_with("localhost"),
+        };
+        let mut other = both.then(|| (Ipv6Addr::LOCALHOST, address.port()).into());
+        let stream = connect(address).or_else(|e| {
+            let why = refused(address, &e);
+            address = other.take().ok_or_else(|| why.clone())?;
+            connect(address).map_err(|_| why)
+        })?;
         Ok(Self {
-            stream: connect(address).map_err(|e| refused(address, &e))?,
+            stream,
             address,
+            other,
             began,
             within,
             step: Step::Connecting,
@@ -124,6 +139,7 @@ impl Knocking {
         Self {
             stream,
             address,
+            other: None,
             began: Mono::now(),
             within: Duration::ZERO,
             step: Step::Connecting,
@@ -145,13 +161,23 @@ impl Knocking {
         }
         match &mut self.step {
             Step::Connecting => {
-                if let Err(e) = self.stream.take_error().and_then(|e| e.map_or(Ok(()), Err)) {
-                    return Some(Err(refused(self.address, &e)));
-                }
-                // Where nobody listens on a port that the kernel may give out, a connection can
-                // meet itself (simultaneous open, RFC 9293 3.5).
-                if self.stream.local_addr().ok() == Some(self.address) {
-                    return Some(Err(format!("nobody listens on {}", self.address)));
+                let error = self.stream.take_error().and_then(|e| e.map_or(Ok(()), Err));
+                let closed = match error {
+                    Err(e) => Some(refused(self.address, &e)),
+                    // Where nobody listens on a port that the kernel may give out, a connection can
+                    // meet itself (simultaneous open, RFC 9293 3.5).
+                    Ok(()) if self.stream.local_addr().ok() == Some(self.address) => {
+                        Some(format!("nobody listens on {}", self.address))
+                    }
+                    Ok(()) => None,
+                };
+                if let Some(why) = closed {
+                    let other = self.other.take();
+                    let Some((next, Ok(stream))) = other.map(|at| (at, connect(at))) else {
+                        return Some(Err(why));
+                    };
+                    (self.address, self.stream) = (next, stream);
+                    return None;
                 }
                 if self.request.is_empty() {
                     return Some(Ok(format!("connected to {}", self.address)));
