@@ -627,7 +627,7 @@ fn probes_are_checked() {
 #[test]
 fn a_port_is_a_readiness_check_where_there_is_no_other() {
     let ready = process("port = \"auto\"").ready.unwrap();
-    assert_eq!(ready.probe, Probe::Tcp("127.0.0.1:${PORT}".into()));
+    assert_eq!(ready.probe, Probe::Port);
     assert_eq!(
         (ready.timeout, ready.interval),
         (seconds(60.0), seconds(0.5))
