@@ -317,24 +317,22 @@ impl Fleet {
     pub fn step(&mut self, now: Mono, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
         self.note(now, event, &mut out);
-        // What one unit does can free another, or leave it without hope: until all is quiet.
+        // What becomes of one unit can free another, or leave it without hope: until all is quiet.
         loop {
-            let before = (out.len(), self.without_hope());
+            let before = (out.len(), self.outlook());
             for id in self.units.keys().copied().collect::<Vec<_>>() {
                 self.reconcile(now, id, &mut out);
             }
-            if before == (out.len(), self.without_hope()) {
+            if before == (out.len(), self.outlook()) {
                 return out;
             }
         }
     }
 
-    fn without_hope(&self) -> Vec<UnitId> {
-        self.units
-            .values()
-            .filter(|u| u.hopeless)
-            .map(|u| u.id)
-            .collect()
+    /// What others look at, and what changes without an effect.
+    fn outlook(&self) -> Vec<(bool, bool)> {
+        let units = self.units.values();
+        units.map(|u| (u.hopeless, u.is_good())).collect()
     }
 
     fn note(&mut self, now: Mono, event: Event, out: &mut Vec<Effect>) {

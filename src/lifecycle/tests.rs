@@ -297,6 +297,11 @@ impl World {
         self.fleet.facts(unit).expect("a unit")
     }
 
+    fn policy(&self, unit: UnitId) -> Policy {
+        let mut units = self.fleet.units();
+        units.find(|u| u.id == unit).unwrap().policy.clone()
+    }
+
     fn up(&mut self, unit: UnitId) {
         let ticket = self.order(unit, Order::Start);
         self.settle();
@@ -368,7 +373,7 @@ fn random_project(dice: &mut Dice) -> Vec<Policy> {
 
 fn random_event(world: &mut World, dice: &mut Dice) {
     let unit = dice.pick(&world.ids.clone()).unwrap_or(0);
-    match dice.roll(20) {
+    match dice.roll(21) {
         0 | 1 => drop(world.order(unit, Order::Start)),
         2 => drop(world.order(unit, Order::Stop)),
         3..=5 => {
@@ -440,7 +445,39 @@ fn random_event(world: &mut World, dice: &mut Dice) {
         }
         17 => world.step(Event::Idle),
         18 => drop(world.reach_deadline()),
+        19 => random_reload(world, dice),
         _ => world.pass(Duration::from_millis(dice.roll(20_000))),
+    }
+}
+
+/// Ports go from one to another, and somebody leaves who comes back under the same name.
+fn random_reload(world: &mut World, dice: &mut Dice) {
+    let mut orders = Vec::new();
+    if dice.chance(30)
+        && let Some(old) = dice.pick(&world.ids.clone())
+    {
+        world.fleet.leave(old);
+        orders.push((old, Order::Stop));
+        let policy = world.policy(old);
+        world.overlaps.push(policy.overlap);
+        let new = world.fleet.add(policy);
+        world.ids.retain(|id| *id != old);
+        world.ids.push(new);
+        orders.push((new, Order::Start));
+    }
+    for id in world.ids.clone() {
+        let port = dice.pick(&[None, Some(80), Some(81), Some(82)]).flatten();
+        let policy = world.policy(id);
+        if dice.chance(50) && policy.port != port {
+            world.fleet.set_policy(id, Policy { port, ..policy });
+            if world.facts(id).wanted {
+                let (mode, build) = (world.facts(id).mode, true);
+                orders.push((id, Order::Restart { mode, build }));
+            }
+        }
+    }
+    for (id, order) in orders {
+        world.order(id, order);
     }
 }
 
@@ -885,4 +922,21 @@ fn nobody_brings_back_what_leaves() {
     for ticket in [stop, starts[0], starts[1]] {
         assert_eq!(w.answers[&ticket], Ok(()));
     }
+}
+
+#[test]
+fn who_stands_before_what_it_needs_starts_as_soon_as_that_is_good() {
+    let mut w = World::new(vec![
+        Policy {
+            depends_on: vec![("db".into(), Condition::Ready)],
+            ..policy("api")
+        },
+        policy("db"),
+    ]);
+    w.fleet.want(0);
+    w.step(Event::Tick);
+    w.spawned((1, 1));
+    w.reach_deadline();
+    assert_eq!(w.facts(1).ready, Some(true));
+    assert_eq!(w.with(&[Sim::Asked]), [(0, 1)]);
 }
