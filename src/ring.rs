@@ -14,7 +14,7 @@ use crate::block::{Block, Chunk, Lane, MAX_LINE, cut};
 use crate::clock::Wall;
 use crate::search::Stream;
 
-/// A pipe that was made wider is read at full speed so: of half as much at a time, a gigabyte costs a
+/// With files, a pipe that was made wider is read best so: of half as much at a time, a gigabyte costs a
 /// tenth more CPU, most of it to wake the writer.
 pub(crate) const MOST_READ: usize = 2 * MAX_LINE;
 /// A block takes one read of full size.

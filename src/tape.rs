@@ -113,7 +113,7 @@ struct State {
 impl State {
     /// Where the next bytes of a stream go, as many as the disk takes at once.
     fn room(&mut self, run: u64, stream: Stream) -> Option<&mut [u8]> {
-        let most = self.disk.as_ref().map_or(usize::MAX, |disk| disk.most());
+        let most = self.disk.as_ref().map_or(MAX_LINE, |disk| disk.most());
         let room = self.ring.room(run, stream)?;
         let size = room.len().min(most);
         room.get_mut(..size)
