@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bpm::clock::Mono;
+use bpm::base::clock::Mono;
 use common::{House, Http, bpm, eventually, fixture, log_data, murder};
 use serde_json::{Value, json};
 

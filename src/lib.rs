@@ -7,52 +7,17 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("bpm runs on Linux 5.4 or newer");
 
-// floor 0: the ground
-pub mod clock;
-pub mod error;
-pub mod journal;
-pub mod json;
-pub mod number;
-pub mod paths;
-pub mod queue;
-pub mod table;
-
-// floor 1: thought (pure: no system calls, no threads, no clock)
-pub mod block;
-pub mod config;
-pub mod globs;
-pub mod graph;
-pub mod http1;
-pub mod lifecycle;
-pub mod mcp;
-pub mod plan;
-pub mod ring;
-pub mod rpc;
-pub mod search;
-
-// floor 2: hands
-pub mod os;
-
-// floor 3: the engine
-pub mod board;
-pub mod builder;
-pub mod echo;
-pub mod hub;
-pub mod probe;
-pub mod pump;
-pub mod state;
-pub mod supervisor;
-pub mod tape;
-pub mod watch;
-
-// floor 4: doors
-pub mod client;
-pub mod door;
-pub mod net;
-pub mod tools;
-
-// floor 5: fronts
+pub mod base;
+pub mod build;
+pub mod check;
 pub mod cli;
+pub mod client;
+pub mod config;
 pub mod daemon;
-pub mod proxy;
-pub mod render;
+pub mod engine;
+pub mod lifecycle;
+pub mod log;
+pub mod os;
+pub mod server;
+pub mod tools;
+pub mod watch;

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use bpm::cli::table::{COMMANDS, COMMON, DIR, Operands, Opt};
+use bpm::cli::commands::{COMMANDS, COMMON, DIR, Operands, Opt};
 use common::{House, bpm};
 
 fn man() -> String {

@@ -5,11 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bpm::base::error::{Error, Failure, Fault};
 use bpm::config::{
     self, Command, Condition, Config, Dependency, EnvFile, Fallback, KEYS, Kind, Mode, Place, Port,
     PortWish, Probe, Process, Restart, Swap, Toggle,
 };
-use bpm::error::{Error, Failure, Fault};
 
 const ROOT: &str = "/home/me/app";
 

@@ -4,8 +4,8 @@ mod door_fixture;
 
 use std::time::Duration;
 
-use bpm::clock::Mono;
-use bpm::net::Policy;
+use bpm::base::clock::Mono;
+use bpm::server::net::Policy;
 use door_fixture::{House, META, PATIENCE, post};
 use serde_json::{Value, json};
 
@@ -344,7 +344,7 @@ fn a_listener_is_told_of_changes_once_a_second() {
         acknowledged["params"]["notifications"],
         json!({"resourceSubscriptions": ["test://a"]})
     );
-    let began = bpm::clock::Mono::now();
+    let began = bpm::base::clock::Mono::now();
     house.shared.change();
     let update = http.event();
     assert_eq!(update["params"]["uri"], "test://a");
@@ -356,7 +356,7 @@ fn a_listener_is_told_of_changes_once_a_second() {
         house.shared.change();
     }
     assert_eq!(http.event()["method"], "notifications/resources/updated");
-    assert!(bpm::clock::Mono::now().since(began) >= Duration::from_millis(999));
+    assert!(bpm::base::clock::Mono::now().since(began) >= Duration::from_millis(999));
     house.drain(PATIENCE);
     let end = http.event();
     assert_eq!(

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bpm::net::Policy;
+use bpm::server::net::Policy;
 use door_fixture::{House, Http, PATIENCE, post};
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::{Value, json};

@@ -8,13 +8,13 @@ mod mutate;
 use std::path::Path;
 use std::time::Duration;
 
+use bpm::base::error::{Failure, Fault};
 use bpm::config;
-use bpm::error::{Failure, Fault};
-use bpm::http1::{MAX_BODY, Progress, Reader};
-use bpm::mcp::{self, Envelope, Headers, Server};
-use bpm::rpc::{self, Message};
-use bpm::search::{Found, Line, Matcher, Query, Stream};
-use bpm::tape::{Limits, Tape};
+use bpm::log::search::{Found, Line, Matcher, Query, Stream};
+use bpm::log::store::{Limits, Tape};
+use bpm::server::http1::{MAX_BODY, Progress, Reader};
+use bpm::server::mcp::{self, Envelope, Headers, Server};
+use bpm::server::rpc::{self, Message};
 use regex_lite::{Regex, RegexBuilder, escape};
 use serde_json::{Value, json};
 
@@ -328,7 +328,7 @@ fn logged(text: &[u8], dice: &mut mutate::Dice) -> (std::sync::Arc<Tape>, Vec<Li
         disk: 0,
     };
     let tape = Tape::new(limits, 1, 1);
-    let run = tape.begin(bpm::clock::Wall(0));
+    let run = tape.begin(bpm::base::clock::Wall(0));
     let mut rest = text;
     while !rest.is_empty() {
         let (now, later) = rest.split_at((1 + dice.roll(4096)).min(rest.len()));

@@ -8,7 +8,7 @@ mod door_fixture;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use bpm::net::Policy;
+use bpm::server::net::Policy;
 use door_fixture::{House, Http};
 
 /// The requests of a transcript: each is its lines, and the comment before it.

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use bpm::clock::Mono;
+use bpm::base::clock::Mono;
 use serde_json::json;
 
 use super::common::{House, bpm, eventually, fixture};

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bpm::clock::Mono;
+use bpm::base::clock::Mono;
 use serde_json::json;
 
 use super::common::load::{Load, Served, get};

@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
+use crate::base::error::Result;
 use crate::daemon::read_config;
-use crate::error::Result;
 
+use super::commands::{COMMANDS, COMMON, Call, Command, DIR, Operands, Opt};
 use super::parse::families;
-use super::table::{COMMANDS, COMMON, Call, Command, DIR, Operands, Opt};
 use super::{help, print, project};
 
 /// The hidden first argument with which the scripts ask for the names of processes.

@@ -1,12 +1,12 @@
 //! `bpm check`, `bpm mcp-config`: what the configuration says, and how an agent is connected.
 
-use crate::client::Descriptor;
+use crate::base::error::Result;
+use crate::client::connection::Descriptor;
 use crate::config::Port;
 use crate::daemon::{Project, read_config};
-use crate::error::Result;
 
+use super::commands::Call;
 use super::print;
-use super::table::Call;
 
 /// Agents that `mcp-config` knows.
 pub(super) const CLIENTS: &[&str] = &[

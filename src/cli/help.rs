@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use super::commands::{COMMANDS, COMMON, Command, DIR, Operands, Opt};
 use super::parse::spelled;
-use super::table::{COMMANDS, COMMON, Command, DIR, Operands, Opt};
 
 /// Environment variables that bpm reads, each with what it does.
 pub(super) const ENVIRONMENT: &[(&str, &str)] = &[

@@ -7,19 +7,19 @@ use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Map, Value};
 
-use crate::client::{self, Client, Fault, Verdict};
-use crate::clock::{Wall, parse_span};
+use crate::base::clock::{Wall, parse_span};
+use crate::base::error::{Error, Failure, Result};
+use crate::base::json::object;
+use crate::base::table::in_order;
+use crate::cli::render::{Paint, Tone};
+use crate::client::connection::{self, Client, Fault, Verdict};
 use crate::daemon::Project;
-use crate::error::{Error, Failure, Result};
-use crate::json::object;
 use crate::os::inotify::PathWatch;
 use crate::os::poll;
-use crate::render::{Paint, Tone};
-use crate::rpc::STOPPING;
-use crate::table::in_order;
+use crate::server::rpc::STOPPING;
 
+use super::commands::Call;
 use super::stored::Stored;
-use super::table::Call;
 use super::{no_daemon, note, paint, print};
 
 /// `-n` where it is not given.
@@ -109,7 +109,7 @@ impl Source {
     /// There is neither a daemon nor anything on disk.
     pub(super) fn of(call: &Call, what: &str, named: &[String]) -> Result<(Project, Self)> {
         let project = call.project()?;
-        let verdict = match client::judge(&project.dir, "cli")? {
+        let verdict = match connection::judge(&project.dir, "cli")? {
             Verdict::Running(_, client) => return Ok((project, Self::Daemon(client))),
             verdict => verdict,
         };
@@ -139,7 +139,7 @@ impl Source {
             let Some(message) = client.receive(None)? else {
                 continue;
             };
-            if let Some(result) = client::result_of(&message, id) {
+            if let Some(result) = connection::result_of(&message, id) {
                 return result;
             }
             each(message);
@@ -285,7 +285,7 @@ impl View<'_> {
                     }
                 }
             };
-            if let Some(result) = client::result_of(&message, id) {
+            if let Some(result) = connection::result_of(&message, id) {
                 return match result {
                     Ok(_) => Stop::Lost("it stops".into()),
                     Err(fault) => fault.into(),
@@ -415,7 +415,7 @@ fn back(project: &Project) -> Result<Client> {
         // Watched before it is looked at: a daemon that comes in between is not missed.
         let watch = PathWatch::of(project.dir.path()).map_err(cannot)?;
         // One that is about to end has said all.
-        if let Verdict::Running(_, client) = client::judge(&project.dir, "cli")?
+        if let Verdict::Running(_, client) = connection::judge(&project.dir, "cli")?
             && !client.is_stopping()
         {
             return Ok(client);

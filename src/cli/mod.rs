@@ -1,33 +1,34 @@
 //! What people type. A table of commands (`table`), what reads it (`parse`, `help`, `complete`), and the
 //! commands, which ask the daemon and show its answers.
 
+pub mod commands;
 mod complete;
 mod config_cmd;
-mod daemon_cmd;
+mod daemon;
 mod errors;
 mod help;
 mod logs;
 mod orders;
 mod parse;
+pub mod render;
 mod status;
 mod stored;
-pub mod table;
 mod up;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use crate::client::{self, Client, Descriptor, VERSION, Verdict};
+use crate::base::error::{Error, Failure, Result, named};
+use crate::base::paths::{self, CONFIG_FILE};
+use crate::cli::render::Paint;
+use crate::client::connection::{self, Client, Descriptor, VERSION, Verdict};
 use crate::daemon::{Env, Project};
-use crate::error::{Error, Failure, Result, named};
 use crate::os::fds;
-use crate::paths::{self, CONFIG_FILE};
-use crate::render::Paint;
 
+use commands::Call;
 use help::help;
 use parse::Asked;
-use table::Call;
 
 /// Does what the arguments say; the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
@@ -121,7 +122,7 @@ impl Call {
     /// It does not (exit code 3), or does not answer.
     fn daemon(&self, what: &str) -> Result<(Project, Descriptor, Client)> {
         let project = self.project()?;
-        match client::judge(&project.dir, "cli")? {
+        match connection::judge(&project.dir, "cli")? {
             Verdict::Running(descriptor, client) => Ok((project, descriptor, client)),
             verdict => Err(no_daemon(what, &project, &verdict)),
         }

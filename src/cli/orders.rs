@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::client::{self, Client, Descriptor, Fault, Told, Verdict};
-use crate::clock::{Mono, human};
+use crate::base::clock::{Mono, human};
+use crate::base::error::{Error, Failure, Result};
+use crate::base::json::{items, object, strings};
+use crate::client::connection::{self, Client, Descriptor, Fault, Told, Verdict};
 use crate::daemon::{self, How, Project, Started, Wishes};
-use crate::error::{Error, Failure, Result};
-use crate::json::{items, object, strings};
 
-use super::daemon_cmd::{begin, wishes};
-use super::table::Call;
+use super::commands::Call;
+use super::daemon::{begin, wishes};
 use super::{note, print};
 
 /// The most that a tool waits; who waits longer asks again.
@@ -47,7 +47,7 @@ pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached
     let mut new = false;
     for _ in 0..2 {
         let verdict = match wishes.replace {
-            true => client::judge(&project.dir, "cli")?,
+            true => connection::judge(&project.dir, "cli")?,
             false => daemon::judge_lasting(project, "cli")?,
         };
         match verdict {
@@ -102,7 +102,7 @@ pub(super) fn stop(call: &Call) -> Result<u8> {
     }
     let project = call.project()?;
     let what = format!("stop {}", names.join(", "));
-    match client::judge(&project.dir, "cli")? {
+    match connection::judge(&project.dir, "cli")? {
         Verdict::Running(_, mut client) => order(&mut client, "stop", &names, &object([])),
         // Nothing runs, which is what was asked for.
         Verdict::Stopped => {
@@ -251,8 +251,8 @@ pub(super) fn each(
             continue;
         };
         for (id, answer) in ids.iter().zip(&mut answers) {
-            if let Some(result) = client::result_of(&message, *id) {
-                *answer = Some(client::told(&result.map_err(lost)?));
+            if let Some(result) = connection::result_of(&message, *id) {
+                *answer = Some(connection::told(&result.map_err(lost)?));
             }
         }
     }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use lexopt::{Arg, Parser};
 
-use crate::error::{Error, Result, nearest};
+use crate::base::error::{Error, Result, nearest};
 
-use super::table::{COMMANDS, COMMON, Call, Command, DIR, Operands, Opt};
+use super::commands::{COMMANDS, COMMON, Call, Command, DIR, Operands, Opt};
 
 /// What the command line asks for.
 pub(super) enum Asked {

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::client::{self, Client, Descriptor, Fault, PATIENCE, Verdict};
-use crate::clock::{Mono, Wall, human};
+use crate::base::clock::{Mono, Wall, human};
+use crate::base::error::{Error, Failure, Result};
+use crate::base::json::object;
+use crate::base::paths::{ProjectDir, State};
+use crate::cli::render::{self, Cell, Paint, Tone};
+use crate::client::connection::{self, Client, Descriptor, Fault, PATIENCE, Verdict};
 use crate::daemon::Project;
-use crate::error::{Error, Failure, Result};
-use crate::json::object;
 use crate::os::poll;
-use crate::paths::{ProjectDir, State};
-use crate::render::{self, Cell, Paint, Tone};
 
-use super::table::Call;
+use super::commands::Call;
 use super::{environment, note, paint, print};
 
 /// Between two pictures of `-w`: uptimes and loads change by themselves.
@@ -35,7 +35,7 @@ pub(super) fn status(call: &Call) -> Result<u8> {
 
 /// What `bpm status` shows, and its exit code.
 fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<(String, u8)> {
-    match client::judge(&project.dir, "cli")? {
+    match connection::judge(&project.dir, "cli")? {
         Verdict::Running(_, mut client) => of_client(project, &mut client, name, json),
         verdict => Ok((without(project, &verdict, json), code(&verdict))),
     }
@@ -155,7 +155,7 @@ fn watch(project: &Project, name: Option<&str>, json: bool) -> Result<u8> {
 /// `bpm daemon status`.
 pub(super) fn daemon_status(call: &Call) -> Result<u8> {
     let project = call.project()?;
-    let verdict = client::judge(&project.dir, "cli")?;
+    let verdict = connection::judge(&project.dir, "cli")?;
     let code = code(&verdict);
     let word = verdict.word();
     let mut document = object([
@@ -241,7 +241,7 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
     };
     for folder in folders {
         let dir = ProjectDir::at(folder);
-        let (word, descriptor) = match client::judge(&dir, "cli") {
+        let (word, descriptor) = match connection::judge(&dir, "cli") {
             Ok(verdict) => (verdict.word(), verdict.descriptor()),
             Err(_) => ("other version", Descriptor::read(&dir.descriptor())),
         };

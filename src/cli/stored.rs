@@ -7,19 +7,19 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::board::{Board, Snapshot, UnitView};
-use crate::client::{Fault, Told};
-use crate::clock::Mono;
+use crate::base::clock::Mono;
+use crate::base::error::{Error, Result};
+use crate::base::logger::Journal;
+use crate::base::table::Set;
+use crate::client::connection::{Fault, Told};
 use crate::config::Config;
 use crate::daemon::{Project, read_config};
-use crate::door::{Answer, Caller, ClientKind, Level, Service, Step};
-use crate::error::{Error, Result};
-use crate::hub::{Hub, Identity};
-use crate::journal::Journal;
+use crate::engine::handle::{Hub, Identity};
+use crate::engine::snapshot::{Board, Snapshot, UnitView};
+use crate::engine::supervisor::log_limits;
+use crate::log::store::{self, Limits, Tape};
 use crate::os::poll::Mailbox;
-use crate::supervisor::log_limits;
-use crate::table::Set;
-use crate::tape::{self, Limits, Tape};
+use crate::server::service::{Answer, Caller, ClientKind, Level, Service, Step};
 use crate::tools::{Kernel, Tools};
 
 /// Of a process that is in no configuration: all there is.
@@ -167,7 +167,7 @@ fn names(config: Option<&Config>, on_disk: &[String], named: &[String]) -> Vec<S
 /// A process that does not run, with the logs it left.
 fn unit(project: &Project, name: &str, limits: Limits) -> UnitView {
     let folder: Arc<Path> = project.dir.logs(name).into();
-    let log = Tape::stored(Arc::clone(&folder), tape::Kind::Runs, limits);
-    let build_log = Tape::stored(folder, tape::Kind::Builds, limits);
+    let log = Tape::stored(Arc::clone(&folder), store::Kind::Runs, limits);
+    let build_log = Tape::stored(folder, store::Kind::Builds, limits);
     UnitView::idle(name, log, build_log)
 }

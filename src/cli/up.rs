@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::client::{self, Client, Fault, PATIENCE, Told};
-use crate::clock::{Mono, Wall, human};
+use crate::base::clock::{Mono, Wall, human};
+use crate::base::error::{Error, Failure, Result};
+use crate::base::json::{items, object};
+use crate::base::table::Table;
+use crate::cli::render::{self, Paint, Tone};
+use crate::client::connection::{self, Client, Fault, PATIENCE, Told};
 use crate::daemon::{Project, Wishes, read_config};
-use crate::error::{Error, Failure, Result};
-use crate::json::{items, object};
 use crate::os::poll::readable;
-use crate::render::{self, Paint, Tone};
-use crate::table::Table;
 
+use super::commands::Call;
 use super::config_cmd::claude_lines;
 use super::orders::{for_people, reach};
-use super::table::Call;
 use super::{note, paint, print};
 
 /// The most that a tool waits; who waits longer asks again.
@@ -177,11 +177,11 @@ impl Run {
         let Some(id) = message["id"].as_u64() else {
             return Ok(0);
         };
-        let Some(result) = client::result_of(message, id) else {
+        let Some(result) = connection::result_of(message, id) else {
             return Ok(0);
         };
         if let Some(name) = self.changes.remove(&id) {
-            let told = client::told(&result.map_err(lost)?);
+            let told = connection::told(&result.map_err(lost)?);
             // The process may be gone, or bpm stop: then its start is answered as well.
             if !told.failed && told.data["met"] == true {
                 self.watch(&name, &told.data["next"])?;
@@ -192,7 +192,7 @@ impl Run {
         let Some((name, until)) = self.waits.remove(&id) else {
             return Ok(0);
         };
-        let told = client::told(&result.map_err(lost)?);
+        let told = connection::told(&result.map_err(lost)?);
         if told.data["timed_out"] == true {
             let again = object([
                 ("process", name.as_str().into()),

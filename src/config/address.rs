@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::paths::LONGEST_SOCKET_PATH;
+use crate::base::paths::LONGEST_SOCKET_PATH;
 
 /// One entry of `listen`, expanded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -5,9 +5,9 @@ use toml::de::DeValue;
 use super::parse::title;
 use super::read::{self, Doc, Read, Value, quote, refuse};
 use super::{Condition, Dependency, Kind, Process};
-use crate::error::nearest;
-use crate::graph;
-use crate::table::{Set, Table};
+use crate::base::error::nearest;
+use crate::base::table::{Set, Table};
+use crate::config::graph;
 
 /// One entry of `depends_on`, before the other process is known.
 pub(super) struct Wish {

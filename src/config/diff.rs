@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Command, Config, EnvFile, PortWish, Probe, Process};
-use crate::paths::fnv1a_64;
+use crate::base::paths::fnv1a_64;
 
 /// Old against new, names in the order of the new file (removed ones: of the old).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

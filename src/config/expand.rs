@@ -3,8 +3,8 @@
 use std::ffi::{OsStr, OsString};
 
 use super::{PortWish, Process};
-use crate::error::Fault;
-use crate::table::Table;
+use crate::base::error::Fault;
+use crate::base::table::Table;
 
 /// Fallbacks within fallbacks, at most.
 const DEEPEST: usize = 16;

@@ -6,6 +6,7 @@ mod address;
 mod depend;
 mod diff;
 mod expand;
+pub mod graph;
 mod keys;
 mod parse;
 mod probe;
@@ -63,7 +64,7 @@ pub struct Config {
     /// In the order of the file.
     pub processes: Vec<Arc<Process>>,
     /// Keys that are accepted and have no effect where they stand, each with its place.
-    pub not_in_effect: Vec<crate::error::Fault>,
+    pub not_in_effect: Vec<crate::base::error::Fault>,
 }
 
 /// Where `/mcp` listens.

@@ -13,9 +13,9 @@ use super::probe::{check_overlap, health, ready};
 use super::read::{self, Doc, Section, quote};
 use super::values;
 use super::{Config, EnvFile, Kind, Mode, Port, Process, Restart, Swap};
-use crate::error::{Error, Failure, nearest};
-use crate::number;
-use crate::table::Table;
+use crate::base::error::{Error, Failure, nearest};
+use crate::base::number;
+use crate::base::table::Table;
 
 /// A file larger than this is none that a person wrote.
 const LARGEST_FILE: usize = 1 << 20;

@@ -9,7 +9,7 @@ use super::keys::{self, Place};
 use super::read::{self, Doc, Read, Section, Value, quote, refuse, unfit};
 use super::values::checked;
 use super::{Health, PortWish, Probe, Ready};
-use crate::table::in_order;
+use crate::base::table::in_order;
 
 /// What is knocked at for a `port` without a `ready`.
 const OWN_PORT: &str = "127.0.0.1:${PORT}";

@@ -8,9 +8,9 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{self, Fallback, Key, Place};
 use super::parse::check_name;
 use super::{Command, Toggle};
-use crate::error::{Fault, nearest};
-use crate::number;
-use crate::table::{Set, in_order};
+use crate::base::error::{Fault, nearest};
+use crate::base::number;
+use crate::base::table::{Set, in_order};
 
 /// A value of the file with its place.
 pub(super) type Value<'v> = Spanned<DeValue<'v>>;

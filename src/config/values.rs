@@ -7,8 +7,8 @@ use toml::de::DeValue;
 use super::address::parse_listen;
 use super::read::{self, Read, Value, quote, refuse, unfit};
 use super::{PortWish, signal};
-use crate::error::nearest;
-use crate::globs::Glob;
+use crate::base::error::nearest;
+use crate::watch::globs::Glob;
 
 /// A path, and whether it may be missing: it ends in `?` then.
 pub(super) fn env_path(value: &Value) -> Read<(String, bool)> {

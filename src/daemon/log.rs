@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::clock::Wall;
-use crate::journal::{Journal, Level};
+use crate::base::clock::Wall;
+use crate::base::logger::{Journal, Level};
+use crate::base::paths::ProjectDir;
+use crate::base::queue::Queue;
 use crate::os::copy::copy_private;
 use crate::os::{fds, files, proc, thread};
-use crate::paths::ProjectDir;
-use crate::queue::Queue;
 
 /// A log that is larger becomes `daemon.log.1`.
 const LARGEST: u64 = 10 << 20;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Project, clear, read_config};
-use crate::client::{self, Client, Descriptor, Fault, Verdict};
-use crate::clock::Mono;
-use crate::error::{Error, Result};
-use crate::json::{object, strings};
+use super::start::{Project, clear, read_config};
+use crate::base::clock::Mono;
+use crate::base::error::{Error, Result};
+use crate::base::json::{object, strings};
+use crate::base::paths::ProjectDir;
+use crate::client::connection::{self, Client, Descriptor, Fault, Verdict};
 use crate::os::group::{self, Proc};
 use crate::os::lock::Lock;
-use crate::paths::ProjectDir;
 
 /// After the longest stop timeout, so much more until KILL (spec: daemon, "Stop").
 const MORE: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub fn stop(
         longest(project)
     };
     let mut stopped = Stopped::default();
-    let descriptor = match client::judge(&project.dir, "cli")? {
+    let descriptor = match connection::judge(&project.dir, "cli")? {
         Verdict::Stopped => None,
         Verdict::Stale(descriptor) => Some(descriptor),
         Verdict::Running(descriptor, client) => {
@@ -77,7 +77,7 @@ pub fn stop(
     stopped.leftovers = sweep(&project.dir, patience)?;
     // Only what no living bpm stands behind: one may have been started meanwhile.
     if matches!(
-        client::judge(&project.dir, "cli"),
+        connection::judge(&project.dir, "cli"),
         Ok(Verdict::Stale(_) | Verdict::Stopped)
     ) {
         clear(&project.dir, descriptor.as_ref());
@@ -89,11 +89,11 @@ pub fn stop(
 /// is stopping is waited for.
 ///
 /// # Errors
-/// Those of [`client::judge`]; it takes longer to stop than it is allowed to.
+/// Those of [`connection::judge`]; it takes longer to stop than it is allowed to.
 pub fn judge_lasting(project: &Project, kind: &str) -> Result<Verdict> {
     let mut until = None;
     loop {
-        let descriptor = match client::judge(&project.dir, kind)? {
+        let descriptor = match connection::judge(&project.dir, kind)? {
             Verdict::Running(descriptor, client) if client.is_stopping() => descriptor,
             verdict => return Ok(verdict),
         };
@@ -151,7 +151,7 @@ fn end_running(
                     // Levels of dependencies stop one after the other, each with its own time.
                     until = Mono::now().after(allowed);
                 }
-                Ok(Some(message)) => match client::result_of(&message, id) {
+                Ok(Some(message)) => match connection::result_of(&message, id) {
                     None => {}
                     Some(Ok(_) | Err(Fault::Lost(_) | Fault::TimedOut)) => break,
                     Some(Err(refused @ Fault::Refused { .. })) => {

@@ -1,8 +1,8 @@
 //! All processes of a project: who waits for whom, whose build is next.
 
-use crate::clock::Mono;
+use crate::base::clock::Mono;
+use crate::base::table::Table;
 use crate::config::{Condition, Mode};
-use crate::table::Table;
 
 use super::policy::{Ended, Facts, Policy};
 use super::unit::{Needs, Ticket, Unit};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Mono;
+use crate::base::clock::Mono;
 use crate::config::{Condition, Mode, Restart};
 
 use super::Generation;

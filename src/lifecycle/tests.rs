@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::clock::Mono;
+use crate::base::clock::Mono;
 use crate::config::{Condition, Mode, Restart};
 
 use super::*;

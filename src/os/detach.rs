@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, chdir, fork, pipe2, setsid};
 
-use crate::error::reason;
+use crate::base::error::reason;
 
 /// Which of the two we are after [`detach`].
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use crate::clock::Mono;
+use crate::base::clock::Mono;
 
 /// How often a folder is made anew that somebody removes while it is made.
 const REMOVED: usize = 8;

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 
 use super::poll::readable;
 use super::proc::{self, Stat};
-use crate::clock::Mono;
-use crate::table::Set;
+use crate::base::clock::Mono;
+use crate::base::table::Set;
 
 pub use super::proc::start_time as identity;
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::inotify::{self as kernel, AddWatchFlags, InitFlags, InotifyEvent};
 
-use crate::error::Error;
+use crate::base::error::Error;
 
 pub use paths::PathWatch;
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::group::{self, Proc};
-use crate::table::{Set, Table, in_order};
+use crate::base::table::{Set, Table, in_order};
 
 /// How much of somebody's command line is told, in characters.
 const SHOWN: usize = 200;

@@ -19,7 +19,7 @@
 //! daemon finds the pipe under `/proc/PID/fd/1`.
 #![allow(unsafe_code)]
 
-mod words;
+mod explain;
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
@@ -38,7 +38,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::fds::{nothing, set_nonblocking};
 use super::reap::Masked;
-use words::{is_text, path, words};
+use explain::{is_text, path, words};
 
 /// Where a program is looked for when its environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";

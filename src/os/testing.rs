@@ -20,7 +20,7 @@ pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     pub(crate) fn new(name: &str) -> Self {
-        let unique = crate::clock::Mono::now().as_nanos();
+        let unique = crate::base::clock::Mono::now().as_nanos();
         let path = std::env::temp_dir().join(format!("bpm-{name}-{}-{unique}", std::process::id()));
         std::fs::create_dir(&path).unwrap();
         Self(path)

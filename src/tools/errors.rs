@@ -11,10 +11,10 @@ use super::Tools;
 use super::logs::{self, Search};
 use super::schema::{Args, Field, Shape};
 use super::text::{LIMIT, clip, fitting, thousands};
-use crate::board::UnitView;
-use crate::door::{Answer, Caller, Step};
-use crate::json::{list, object};
-use crate::search::{Errors, Group, Query, QueryError};
+use crate::base::json::{list, object};
+use crate::engine::snapshot::UnitView;
+use crate::log::search::{Errors, Group, Query, QueryError};
+use crate::server::service::{Answer, Caller, Step};
 
 /// Groups of an answer, unless `max` says otherwise.
 const GROUPS: usize = 10;
@@ -197,8 +197,8 @@ fn notes(found: &Errors, shown: usize, nothing: Option<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Wall;
-    use crate::search::Severity;
+    use crate::base::clock::Wall;
+    use crate::log::search::Severity;
 
     fn group(count: u64, sample: &str) -> Group {
         Group {

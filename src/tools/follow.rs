@@ -9,16 +9,16 @@ use serde_json::Value;
 use super::Tools;
 use super::logs::{Search, TAIL, bad_pattern, stream};
 use super::schema::{Args, COUNT, Kind, Row};
-use crate::board::{Snapshot, State, UnitView};
-use crate::clock::{Mono, Wall};
-use crate::door::{Answer, Step, Task};
-use crate::hub::Hub;
-use crate::json::{entries, kind_of, list, object};
+use crate::base::clock::{Mono, Wall};
+use crate::base::json::{entries, kind_of, list, object};
+use crate::base::table::Table;
+use crate::engine::handle::Hub;
+use crate::engine::snapshot::{Snapshot, State, UnitView};
+use crate::log::search::{Line, Matcher, Query, Stream};
+use crate::log::store::Tape;
 use crate::os::poll::Waker;
-use crate::rpc;
-use crate::search::{Line, Matcher, Query, Stream};
-use crate::table::Table;
-use crate::tape::Tape;
+use crate::server::rpc;
+use crate::server::service::{Answer, Step, Task};
 
 /// At most so many of the last lines of a log are looked up at once.
 const MOST: usize = 10_000;

@@ -9,12 +9,12 @@ use serde_json::Value;
 use super::Tools;
 use super::schema::Args;
 use super::text::{LIMIT, LINE, clip, fitting, thousands};
-use crate::board::{State, UnitView};
-use crate::clock::{Wall, parse_span};
-use crate::door::{Answer, Caller, Step};
-use crate::json::{brief, list, object, or_null};
-use crate::search::{Found, Line, Query, QueryError, Stream};
-use crate::tape::Tape;
+use crate::base::clock::{Wall, parse_span};
+use crate::base::json::{brief, list, object, or_null};
+use crate::engine::snapshot::{State, UnitView};
+use crate::log::search::{Found, Line, Query, QueryError, Stream};
+use crate::log::store::Tape;
+use crate::server::service::{Answer, Caller, Step};
 
 /// Lines without `head` and `tail`.
 pub(super) const TAIL: usize = 200;

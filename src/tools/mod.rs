@@ -48,14 +48,14 @@ use serde_json::{Map, Value};
 use self::schema::{Args, COUNT, Field, Kind, Row, input, output};
 pub use self::usage::{Group, Kernel, Meter};
 use self::usage::{Reading, Usage};
-use crate::board::{Snapshot, UnitView};
-use crate::clock::Mono;
-use crate::door::{Answer, Caller, ClientKind, Level, Page, Service, Step, Watch};
-use crate::error::{Error, Failure};
-use crate::hub::Hub;
-use crate::journal::Journal;
-use crate::json::object;
+use crate::base::clock::Mono;
+use crate::base::error::{Error, Failure};
+use crate::base::json::object;
+use crate::base::logger::Journal;
+use crate::engine::handle::Hub;
+use crate::engine::snapshot::{Snapshot, UnitView};
 use crate::os::poll::Waker;
+use crate::server::service::{Answer, Caller, ClientKind, Level, Page, Service, Step, Watch};
 
 /// Of this bpm.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -460,7 +460,7 @@ impl Tools {
         board.unit(name).cloned().ok_or_else(|| {
             Error::from(Failure::Unknown {
                 kind: "process",
-                name: crate::json::brief(name),
+                name: crate::base::json::brief(name),
                 known: board.names(),
             })
             .to_string()

@@ -10,16 +10,16 @@ use super::Tools;
 use super::schema::{Args, Field, Shape};
 use super::status::{build_error, build_time};
 use super::text::{LIMIT, bounded, clip, doing, errors, tail, under_way};
-use crate::board::{BuildView, Snapshot, State, UnitView};
-use crate::clock::{Mono, human};
+use crate::base::clock::{Mono, human};
+use crate::base::error::listed;
+use crate::base::json::{list, object, or_null, seconds};
+use crate::base::number;
 use crate::config::Mode;
-use crate::door::{Answer, Caller, ClientKind, Step, Task};
-use crate::error::listed;
-use crate::hub::{Ask, Done, Hub, Reloaded, Reply, STOPPING, Slot};
-use crate::json::{list, object, or_null, seconds};
-use crate::number;
+use crate::engine::handle::{Ask, Done, Hub, Reloaded, Reply, STOPPING, Slot};
+use crate::engine::snapshot::{BuildView, Snapshot, State, UnitView};
 use crate::os::poll::Waker;
-use crate::rpc;
+use crate::server::rpc;
+use crate::server::service::{Answer, Caller, ClientKind, Step, Task};
 
 /// Below the 60 s after which clients give up.
 const PATIENCE: Duration = Duration::from_secs(50);

@@ -10,15 +10,15 @@ use super::logs::Search;
 use super::schema::{Args, COUNT, Kind, Row};
 use super::status::{self, Card};
 use super::{PROCESS, Tools, VERSION, orders};
-use crate::board::{Snapshot, State, UnitView};
-use crate::client;
-use crate::clock::Mono;
-use crate::door::{Answer, Caller, Page, Step, Task, Watch};
-use crate::hub::{Ask, Hub, Reply, Slot};
-use crate::json::{list, object};
+use crate::base::clock::Mono;
+use crate::base::json::{list, object};
+use crate::client::connection;
+use crate::engine::handle::{Ask, Hub, Reply, Slot};
+use crate::engine::snapshot::{Snapshot, State, UnitView};
+use crate::log::store::Tape;
 use crate::os::poll::Waker;
-use crate::rpc;
-use crate::tape::Tape;
+use crate::server::rpc;
+use crate::server::service::{Answer, Caller, Page, Step, Task, Watch};
 
 const STATUS: &str = "bpm://status";
 const LOGS: &str = "bpm://logs/";
@@ -307,9 +307,9 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
                 ("stopping", board.stopping.into()),
                 ("instance_id", us.instance_id.as_str().into()),
                 ("project", board.root.to_string_lossy().into()),
-                ("version", client::VERSION.into()),
-                ("protocol_version", client::PROTOCOL_VERSION.into()),
-                ("min_client_version", client::MIN_CLIENT_VERSION.into()),
+                ("version", connection::VERSION.into()),
+                ("protocol_version", connection::PROTOCOL_VERSION.into()),
+                ("min_client_version", connection::MIN_CLIENT_VERSION.into()),
                 ("url", us.url.as_deref().into()),
                 ("started_at", us.started_at.rfc3339().into()),
             ])))
@@ -459,7 +459,7 @@ pub(super) fn page(hub: &Hub, path: &str) -> Option<Page> {
                 ("ok", ok.into()),
                 ("version", VERSION.into()),
                 ("pid", hub.identity.pid.into()),
-                ("uptime_seconds", crate::json::seconds(up)),
+                ("uptime_seconds", crate::base::json::seconds(up)),
             ]);
             (ok, body)
         }

@@ -3,8 +3,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Failure, listed, nearest};
-use crate::json::{brief, entries, kind_of, list, object};
+use crate::base::error::{Error, Failure, listed, nearest};
+use crate::base::json::{brief, entries, kind_of, list, object};
 
 /// One argument of a tool.
 pub(super) struct Row {

@@ -12,14 +12,16 @@ use super::schema::{Args, Field, Shape};
 use super::text::{bounded, clip, doing, errors, tail, thousands, under_way};
 use super::usage::{Group, Reading};
 use super::{Tools, View};
-use crate::board::{BuildError, BuildView, EventView, ExitView, Snapshot, State, UnitView};
-use crate::clock::{Mono, human};
+use crate::base::clock::{Mono, human};
+use crate::base::json::{list, object, or_null, seconds};
+use crate::base::number;
 use crate::config::Kind;
-use crate::door::{Answer, Caller, Made, Step};
-use crate::hub::Hub;
-use crate::json::{list, object, or_null, seconds};
-use crate::number;
-use crate::search::Line;
+use crate::engine::handle::Hub;
+use crate::engine::snapshot::{
+    BuildError, BuildView, EventView, ExitView, Snapshot, State, UnitView,
+};
+use crate::log::search::Line;
+use crate::server::service::{Answer, Caller, Made, Step};
 
 /// Without a cursor an answer has this many of the newest events: enough to see what is going on.
 const RECENT: usize = 5;

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::board::{BuildView, UnitView};
-use crate::clock::{Mono, human};
-pub(super) use crate::json::thousands;
+use crate::base::clock::{Mono, human};
+pub(super) use crate::base::json::thousands;
+use crate::engine::snapshot::{BuildView, UnitView};
 
 /// Characters of an answer, unless `max_chars` says otherwise: some clients cut at 10,000.
 pub(super) const LIMIT: usize = 10_000;

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::board::Snapshot;
-use crate::clock::Mono;
+use crate::base::clock::Mono;
+use crate::base::table::Table;
+use crate::engine::snapshot::Snapshot;
 use crate::os::proc;
-use crate::table::Table;
 
 /// What one process and all it started use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -12,15 +12,15 @@ use super::logs::bad_pattern;
 use super::schema::{Args, Field, Shape};
 use super::status::{cursor, exit, lines, newest};
 use super::text::{LIMIT, LINE, bounded, clip, doing, errors, recent, tail, under_way};
-use crate::board::{EventView, ExitView, Snapshot, State, UnitView};
-use crate::clock::{Mono, human};
+use crate::base::clock::{Mono, human};
+use crate::base::json::{list, object, or_null};
 use crate::config::Kind;
-use crate::door::{Answer, Caller, Step, Task};
-use crate::hub::Hub;
-use crate::json::{list, object, or_null};
+use crate::engine::handle::Hub;
+use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
+use crate::log::search::{Line, Matcher, Query};
+use crate::log::store::Tape;
 use crate::os::poll::Waker;
-use crate::search::{Line, Matcher, Query};
-use crate::tape::Tape;
+use crate::server::service::{Answer, Caller, Step, Task};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Of a log, at a time in memory.

@@ -8,10 +8,10 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bpm::clock::Mono;
-use bpm::door::{Answer, Caller, Level, Page, Service, Step, Task, Watch};
-use bpm::net::{self, Listeners, Policy};
+use bpm::base::clock::Mono;
 use bpm::os::poll::Waker;
+use bpm::server::net::{self, Listeners, Policy};
+use bpm::server::service::{Answer, Caller, Level, Page, Service, Step, Task, Watch};
 use serde_json::{Value, json};
 
 /// One red pixel.

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use bpm::clock::Mono;
-use bpm::door::{Answer, Caller, Level, Page, Service, Step, Task, Watch};
-use bpm::net::{self, Door, Listeners, Policy};
+use bpm::base::clock::Mono;
 use bpm::os::poll::Waker;
+use bpm::server::net::{self, Door, Listeners, Policy};
+use bpm::server::service::{Answer, Caller, Level, Page, Service, Step, Task, Watch};
 use serde_json::{Value, json};
 
 /// How long a test waits for what must come.

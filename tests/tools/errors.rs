@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bpm::board::State;
-use bpm::clock::Wall;
-use bpm::search::Stream;
-use bpm::tape::{Limits, Tape};
+use bpm::base::clock::Wall;
+use bpm::engine::snapshot::State;
+use bpm::log::search::Stream;
+use bpm::log::store::{Limits, Tape};
 use serde_json::json;
 
 use crate::stage::*;

@@ -1,10 +1,10 @@
 //! `search_logs`, `search_build_log`.
 
-use bpm::board::{BuildState, State};
-use bpm::clock::Wall;
-use bpm::door::Answer;
-use bpm::search::Stream;
-use bpm::tape::{Limits, Tape};
+use bpm::base::clock::Wall;
+use bpm::engine::snapshot::{BuildState, State};
+use bpm::log::search::Stream;
+use bpm::log::store::{Limits, Tape};
+use bpm::server::service::Answer;
 use serde_json::Value;
 use serde_json::json;
 use std::sync::Arc;

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use bpm::board::{BuildState, State};
-use bpm::clock::Mono;
+use bpm::base::clock::Mono;
 use bpm::config::Mode;
-use bpm::door::Answer;
-use bpm::door::Caller;
-use bpm::door::ClientKind;
-use bpm::door::Service;
-use bpm::hub::Ask;
-use bpm::hub::Done;
-use bpm::hub::Letter;
-use bpm::hub::Reloaded;
-use bpm::hub::Reply;
+use bpm::engine::handle::Ask;
+use bpm::engine::handle::Done;
+use bpm::engine::handle::Letter;
+use bpm::engine::handle::Reloaded;
+use bpm::engine::handle::Reply;
+use bpm::engine::snapshot::{BuildState, State};
+use bpm::server::service::Answer;
+use bpm::server::service::Caller;
+use bpm::server::service::ClientKind;
+use bpm::server::service::Service;
 use serde_json::Value;
 use serde_json::json;
 
@@ -258,7 +258,7 @@ fn of_several_that_take_longer_those_that_are_done_are_told_apart() {
 fn who_has_no_patience_hears_of_what_has_begun() {
     let stage = Stage::new(vec![unit("web")]);
     let step = stage.step("restart", json!({"process": "web", "timeout_seconds": 0}));
-    let bpm::door::Step::Wait(mut task) = step else {
+    let bpm::server::service::Step::Wait(mut task) = step else {
         panic!("an order takes its time")
     };
     task.start(&stage.waker);

@@ -1,15 +1,15 @@
 //! Methods of bpm's own.
 
-use bpm::board::State;
-use bpm::clock::Mono;
-use bpm::door::Answer;
-use bpm::door::Service;
-use bpm::door::Step;
-use bpm::hub::Ask;
-use bpm::hub::Letter;
-use bpm::hub::Reloaded;
-use bpm::hub::Reply;
-use bpm::search::Stream;
+use bpm::base::clock::Mono;
+use bpm::engine::handle::Ask;
+use bpm::engine::handle::Letter;
+use bpm::engine::handle::Reloaded;
+use bpm::engine::handle::Reply;
+use bpm::engine::snapshot::State;
+use bpm::log::search::Stream;
+use bpm::server::service::Answer;
+use bpm::server::service::Service;
+use bpm::server::service::Step;
 use serde_json::Value;
 use serde_json::json;
 use std::collections::VecDeque;

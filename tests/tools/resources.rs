@@ -1,10 +1,10 @@
 //! Resources, prompts, completions, pages.
 
-use bpm::board::{BuildState, State};
-use bpm::clock::Mono;
-use bpm::door::Answer;
-use bpm::door::Level;
-use bpm::door::Service;
+use bpm::base::clock::Mono;
+use bpm::engine::snapshot::{BuildState, State};
+use bpm::server::service::Answer;
+use bpm::server::service::Level;
+use bpm::server::service::Service;
 use serde_json::Value;
 use serde_json::json;
 use std::collections::VecDeque;

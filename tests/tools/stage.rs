@@ -4,17 +4,17 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bpm::board::{
+use bpm::base::clock::{Mono, Wall};
+use bpm::base::logger::Journal;
+use bpm::config::{Kind, Mode};
+use bpm::engine::handle::{Ask, Done, Hub, Identity, Letter, Letters, Reply};
+use bpm::engine::snapshot::{
     Board, BuildError, BuildState, BuildView, EventView, ExitView, Snapshot, State, UnitView,
 };
-use bpm::clock::{Mono, Wall};
-use bpm::config::{Kind, Mode};
-use bpm::door::{Answer, Caller, ClientKind, Level, Service, Step, Task};
-use bpm::hub::{Ask, Done, Hub, Identity, Letter, Letters, Reply};
-use bpm::journal::Journal;
+use bpm::log::search::Stream;
+use bpm::log::store::{Limits, Tape};
 use bpm::os::poll::{Mailbox, Waker};
-use bpm::search::Stream;
-use bpm::tape::{Limits, Tape};
+use bpm::server::service::{Answer, Caller, ClientKind, Level, Service, Step, Task};
 use bpm::tools::{Group, Meter, Tools};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;

@@ -1,8 +1,8 @@
 //! `get_status`.
 
-use bpm::board::State;
-use bpm::clock::Mono;
-use bpm::door::Step;
+use bpm::base::clock::Mono;
+use bpm::engine::snapshot::State;
+use bpm::server::service::Step;
 use bpm::tools::{Kernel, Meter};
 use serde_json::Value;
 use serde_json::json;

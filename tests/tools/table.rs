@@ -1,7 +1,7 @@
 //! The table of tools and the check of arguments.
 
-use bpm::door::Service;
-use bpm::hub::{Reloaded, Reply};
+use bpm::engine::handle::{Reloaded, Reply};
+use bpm::server::service::Service;
 use serde_json::Value;
 use serde_json::json;
 

@@ -1,10 +1,10 @@
 //! `wait`.
 
-use bpm::board::{BuildState, State};
-use bpm::clock::Mono;
-use bpm::clock::Wall;
+use bpm::base::clock::Mono;
+use bpm::base::clock::Wall;
 use bpm::config::Kind;
-use bpm::search::Stream;
+use bpm::engine::snapshot::{BuildState, State};
+use bpm::log::search::Stream;
 use serde_json::Value;
 use serde_json::json;
 use std::collections::VecDeque;

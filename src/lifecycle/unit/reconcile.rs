@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::clock::Mono;
+use crate::base::clock::Mono;
+use crate::base::number;
 use crate::lifecycle::{Effect, Generation, UnitId, Why};
-use crate::number;
 
 use super::{Build, Built, Cancel, GIVE_UP, GOOD_AFTER, Goal, Needs, Run, Stop, Unit};
 

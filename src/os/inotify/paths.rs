@@ -129,17 +129,17 @@ mod tests {
         let watch = PathWatch::of(&folder.join("")).unwrap();
         watch.wait(Duration::from_millis(1)).unwrap();
         std::fs::write(folder.join("new"), "x").unwrap();
-        let begun = crate::clock::Mono::now();
+        let begun = crate::base::clock::Mono::now();
         watch.wait(Duration::from_secs(100)).unwrap();
-        assert!(crate::clock::Mono::now().since(begun) < Duration::from_secs(50));
+        assert!(crate::base::clock::Mono::now().since(begun) < Duration::from_secs(50));
     }
 
     #[test]
     fn without_inotify_it_looks_anew() {
         let watch = PathWatch { inotify: None };
-        let begun = crate::clock::Mono::now();
+        let begun = crate::base::clock::Mono::now();
         watch.wait(Duration::from_secs(100)).unwrap();
-        assert!(crate::clock::Mono::now().since(begun) < Duration::from_secs(50));
+        assert!(crate::base::clock::Mono::now().since(begun) < Duration::from_secs(50));
         let (read, write) = std::io::pipe().unwrap();
         assert!(watch.wait_unless_gone(write.as_fd()).unwrap());
         drop(read);

@@ -1,0 +1,10 @@
+//! What everything else stands on: errors, time, paths, JSON.
+
+pub mod clock;
+pub mod error;
+pub mod json;
+pub mod logger;
+pub mod number;
+pub mod paths;
+pub mod queue;
+pub mod table;

@@ -1,0 +1,592 @@
+//! Readiness and health checks. [`Schedule`] decides what is due; [`Prober`] knocks at sockets,
+//! looks for lines and reads what commands print, in one thread that is there only while something
+//! is asked. The supervisor stands between them, and executes commands:
+//!
+//! ```text
+//! Schedule -> Errand::Knock, Follow -> Prober -> its answer, a letter -> Schedule::answer
+//!          -> Errand::Run -> spawn, Prober::watch; reaped, Prober::ended -> its answer -> the same
+//!          -> Errand::Tell -> the machine
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::base::clock::Mono;
+use crate::base::error::reason;
+use crate::log::store::Tape;
+use crate::os::poll::{Mailbox, Until, Waker, wait};
+use crate::os::thread;
+
+use super::schedule::{CheckKey, Knock};
+use super::work::{Command, Job, Knocking, Log, Work};
+
+/// The log of a run, from its first line.
+#[derive(Debug, Clone)]
+pub struct Following {
+    /// The log.
+    pub tape: Arc<Tape>,
+    /// The run in it.
+    pub run: u64,
+    /// The last line before the run.
+    pub after: u64,
+}
+
+/// Takes what came of a question: the check, the attempt, what was seen (good or bad). Called on the
+/// prober's thread, or on that of who asks where there can be none; must not wait.
+pub type Tell = Box<dyn Fn(CheckKey, u64, Result<String, String>) + Send + Sync>;
+
+/// Asks what is to be asked. Every question is answered once, unless it is forgotten.
+pub struct Prober {
+    desk: Arc<Desk>,
+}
+
+/// What the thread and the supervisor share.
+struct Desk {
+    tell: Tell,
+    mailbox: Arc<Mailbox>,
+    waker: Arc<Waker>,
+    papers: Mutex<Papers>,
+}
+
+#[derive(Debug, Default)]
+struct Papers {
+    orders: Vec<Order>,
+    /// A thread is there to take them.
+    served: bool,
+}
+
+#[derive(Debug)]
+enum Order {
+    Ask(Asked, Question),
+    Ended(Asked, Result<(), String>),
+    Forget(CheckKey),
+}
+
+/// Names a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    key: CheckKey,
+    attempt: u64,
+}
+
+#[derive(Debug)]
+enum Question {
+    Knock { knock: Knock, within: Duration },
+    Follow { log: Following, pattern: String },
+    Watch { pipes: [OwnedFd; 2] },
+}
+
+impl Prober {
+    /// One that answers so. No thread yet.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn new(tell: Tell) -> io::Result<Self> {
+        let mailbox = Mailbox::new()?;
+        let waker = mailbox.waker(0);
+        Ok(Self {
+            desk: Arc::new(Desk {
+                tell,
+                mailbox,
+                waker,
+                papers: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Knocks at a socket, for so long at most.
+    pub fn knock(&self, key: CheckKey, attempt: u64, knock: Knock, within: Duration) {
+        self.ask(key, attempt, Question::Knock { knock, within });
+    }
+
+    /// Waits for a line of the run that matches.
+    pub fn follow(&self, key: CheckKey, attempt: u64, log: Following, pattern: String) {
+        self.ask(key, attempt, Question::Follow { log, pattern });
+    }
+
+    /// Reads what a command prints, so that it never waits for a reader, and keeps its last line.
+    pub fn watch(&self, key: CheckKey, attempt: u64, stdout: OwnedFd, stderr: OwnedFd) {
+        let pipes = [stdout, stderr];
+        self.ask(key, attempt, Question::Watch { pipes });
+    }
+
+    /// The command has been reaped: it ended with 0, or how, in words.
+    pub fn ended(&self, key: CheckKey, attempt: u64, end: Result<(), String>) {
+        self.order(Order::Ended(Asked { key, attempt }, end));
+    }
+
+    /// Nobody waits for that answer any more.
+    pub fn forget(&self, key: CheckKey) {
+        self.order(Order::Forget(key));
+    }
+
+    fn ask(&self, key: CheckKey, attempt: u64, question: Question) {
+        self.order(Order::Ask(Asked { key, attempt }, question));
+    }
+
+    fn order(&self, order: Order) {
+        let mut papers = self.desk.papers();
+        papers.orders.push(order);
+        if papers.served {
+            self.desk.waker.wake();
+            return;
+        }
+        papers.served = true;
+        drop(papers);
+        let desk = Arc::clone(&self.desk);
+        let work = Box::new(move || desk.serve());
+        if let Err(e) = thread::start("probe", thread::LARGE, work) {
+            self.desk
+                .refuse(&format!("no thread for probes: {}", reason(&e)));
+        }
+    }
+}
+
+impl Desk {
+    fn papers(&self) -> MutexGuard<'_, Papers> {
+        self.papers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread: until there is nothing to do.
+    fn serve(&self) {
+        let mut jobs: Vec<Job> = Vec::new();
+        let mut token = 0;
+        loop {
+            self.waker.seen();
+            let orders = {
+                let mut papers = self.papers();
+                if papers.orders.is_empty() && jobs.is_empty() {
+                    // Under the lock: the next order finds either a thread that takes it, or none.
+                    papers.served = false;
+                    return;
+                }
+                std::mem::take(&mut papers.orders)
+            };
+            for order in orders {
+                token += 1;
+                self.take(order, token, &mut jobs);
+            }
+            if jobs.is_empty() {
+                continue;
+            }
+            if let Err(e) = self.wait(&mut jobs) {
+                for job in jobs.drain(..) {
+                    let why = format!("cannot wait for it: {}", reason(&e));
+                    self.answer(job.asked, Err(why));
+                }
+            }
+        }
+    }
+
+    fn take(&self, order: Order, token: u64, jobs: &mut Vec<Job>) {
+        match order {
+            Order::Forget(key) => jobs.retain(|job| job.asked.key != key),
+            Order::Ended(asked, end) => {
+                let at = jobs.iter().position(|job| job.asked == asked);
+                let said = at.and_then(|at| jobs.swap_remove(at).last_words());
+                let result = match (end, said) {
+                    (Ok(()), _) => Ok("exit code 0".into()),
+                    (Err(end), Some(said)) => Err(format!("{end}: {said}")),
+                    (Err(end), None) => Err(end),
+                };
+                self.answer(asked, result);
+            }
+            Order::Ask(asked, question) => match self.begin(question, token) {
+                Ok(work) => jobs.push(Job { asked, work }),
+                Err(why) => self.answer(asked, Err(why)),
+            },
+        }
+    }
+
+    fn begin(&self, question: Question, token: u64) -> Result<Work, String> {
+        Ok(match question {
+            Question::Knock { knock, within } => {
+                Work::Knocking(Knocking::begin(knock, within, Mono::now())?)
+            }
+            Question::Follow { log, pattern } => {
+                Work::Log(Log::begin(log, &pattern, self.mailbox.waker(token))?)
+            }
+            Question::Watch { pipes } => Work::Command(Command::begin(pipes)),
+        })
+    }
+
+    /// One wait, and then what became possible.
+    fn wait(&self, jobs: &mut Vec<Job>) -> io::Result<()> {
+        let now = Mono::now();
+        let next = jobs.iter().filter_map(|job| job.work.deadline()).min();
+        let mut fds: Vec<(BorrowedFd<'_>, Until)> = vec![(self.mailbox.as_fd(), Until::Readable)];
+        let mut counts = Vec::with_capacity(jobs.len());
+        for job in jobs.iter() {
+            let before = fds.len();
+            job.work.fds(&mut fds);
+            counts.push(fds.len() - before);
+        }
+        let ready = wait(&fds, next.map(|at| at.since(now)))?;
+        if ready[0] {
+            self.mailbox.take(&mut Vec::new());
+        }
+        let now = Mono::now();
+        let mut ready = ready.into_iter().skip(1);
+        let mut over = Vec::new();
+        for (i, (job, count)) in jobs.iter_mut().zip(counts).enumerate() {
+            let ready: Vec<bool> = ready.by_ref().take(count).collect();
+            if let Some(result) = job.work.advance(&ready, now) {
+                self.answer(job.asked, result);
+                over.push(i);
+            }
+        }
+        for i in over.into_iter().rev() {
+            jobs.swap_remove(i);
+        }
+        Ok(())
+    }
+
+    fn answer(&self, asked: Asked, result: Result<String, String>) {
+        (self.tell)(asked.key, asked.attempt, result);
+    }
+
+    /// There is no thread: whoever asked is told why.
+    fn refuse(&self, why: &str) {
+        let orders = {
+            let mut papers = self.papers();
+            papers.served = false;
+            std::mem::take(&mut papers.orders)
+        };
+        for order in orders {
+            match order {
+                Order::Ask(asked, _) => self.answer(asked, Err(why.into())),
+                Order::Ended(asked, end) => {
+                    self.answer(asked, end.map(|()| "exit code 0".into()));
+                }
+                Order::Forget(_) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods)]
+
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener};
+    use std::process::{Child, Stdio};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::super::schedule::*;
+    use super::*;
+    use crate::base::clock::Wall;
+    use crate::config::parse_http;
+    use crate::lifecycle::RunKey;
+    use crate::log::search::Stream;
+    use crate::log::store::Limits;
+
+    const KEY: CheckKey = CheckKey {
+        run: RunKey {
+            unit: 1,
+            generation: 2,
+        },
+        what: What::Ready,
+    };
+    const LONG: Duration = Duration::from_secs(60);
+
+    type Seen = Result<String, String>;
+
+    struct House {
+        prober: Prober,
+        answers: Receiver<(CheckKey, u64, Seen)>,
+    }
+
+    impl House {
+        fn new() -> Self {
+            let (sender, answers) = channel();
+            let tell = move |key, attempt, seen| sender.send((key, attempt, seen)).unwrap();
+            let prober = Prober::new(Box::new(tell)).unwrap();
+            Self { prober, answers }
+        }
+
+        fn answer(&self) -> (u64, Seen) {
+            let (key, attempt, seen) = self.answers.recv_timeout(LONG).unwrap();
+            assert_eq!(key, KEY);
+            (attempt, seen)
+        }
+
+        fn tcp(&self, address: SocketAddr) -> Seen {
+            self.prober.knock(KEY, 1, Knock::Tcp(address), LONG);
+            self.answer().1
+        }
+
+        /// What is seen of a server that answers so, and then closes.
+        fn http(&self, answer: &'static [u8]) -> Seen {
+            let (listener, knock) = server();
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 1024];
+                let n = stream.read(&mut request).unwrap();
+                // It may have gone after the first line.
+                let _ = stream.write_all(answer);
+                String::from_utf8_lossy(&request[..n]).into_owned()
+            });
+            self.prober.knock(KEY, 1, knock, LONG);
+            let (_, seen) = self.answer();
+            let request = server.join().unwrap();
+            assert!(
+                request.starts_with("GET /health HTTP/1.1\r\nHost: 127.0.0.1:"),
+                "{request}"
+            );
+            seen
+        }
+
+        fn sh(&self, attempt: u64, line: &str) -> Child {
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", line])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let stdout = child.stdout.take().unwrap().into();
+            let stderr = child.stderr.take().unwrap().into();
+            self.prober.watch(KEY, attempt, stdout, stderr);
+            child
+        }
+
+        fn command(&self, line: &str) -> Seen {
+            let status = self.sh(1, line).wait().unwrap();
+            let end = match status.code() {
+                Some(0) => Ok(()),
+                code => Err(format!("exit code {}", code.unwrap_or(-1))),
+            };
+            self.prober.ended(KEY, 1, end);
+            self.answer().1
+        }
+
+        /// No thread is left (it leaves right after its last answer).
+        fn is_quiet(&self) -> bool {
+            let began = Mono::now();
+            while self.prober.desk.papers().served {
+                if Mono::now().since(began) > LONG {
+                    return false;
+                }
+                std::thread::yield_now();
+            }
+            true
+        }
+    }
+
+    fn server() -> (TcpListener, Knock) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/health", listener.local_addr().unwrap());
+        (listener, Knock::Http(parse_http(&url).unwrap()))
+    }
+
+    #[test]
+    fn a_port_is_open_or_not() {
+        let house = House::new();
+        for ip in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(ip) else {
+                continue; // no IPv6 here
+            };
+            let address = listener.local_addr().unwrap();
+            assert_eq!(house.tcp(address), Ok(format!("connected to {address}")));
+            drop(listener);
+            // What another test starts just now may have a copy of it for a moment.
+            let refused = (0..1_000).find_map(|_| house.tcp(address).err());
+            let why = format!("cannot connect to {address}: connection refused");
+            assert_eq!(refused, Some(why));
+        }
+        assert!(house.is_quiet());
+    }
+
+    /// As Node's servers do where `localhost` is `::1` first.
+    #[test]
+    fn a_server_on_localhost_may_have_either_address() {
+        let house = House::new();
+        let Ok(listener) = TcpListener::bind("[::1]:0") else {
+            return; // no IPv6 here
+        };
+        let address = listener.local_addr().unwrap();
+        let knock = |knock| {
+            house.prober.knock(KEY, 1, knock, LONG);
+            house.answer().1
+        };
+        let port = Knock::Port(address.port());
+        assert_eq!(knock(port.clone()), Ok(format!("connected to {address}")));
+        let server = std::thread::spawn(move || {
+            // The first one was the knock at the port.
+            let mut stream = listener.incoming().flatten().nth(1).unwrap();
+            assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 204 None\r\n\r\n").unwrap();
+        });
+        let url = format!("http://localhost:{}/", address.port());
+        let http = Knock::Http(parse_http(&url).unwrap());
+        assert_eq!(knock(http.clone()), Ok("204 None".into()));
+        server.join().unwrap();
+        // What another test starts just now may have a copy of it for a moment.
+        let refused = (0..1_000).find_map(|_| knock(port.clone()).err());
+        assert!(refused.unwrap().ends_with("connection refused"));
+    }
+
+    #[test]
+    fn a_port_that_connects_to_itself_is_not_open() {
+        // What luck does once in thousands of attempts, done on purpose.
+        let house = House::new();
+        let free = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let socket = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Inet,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::empty(),
+            None,
+        )
+        .unwrap();
+        use std::os::fd::AsRawFd;
+        let SocketAddr::V4(v4) = free else {
+            unreachable!("bound to v4")
+        };
+        let name = nix::sys::socket::SockaddrIn::from(v4);
+        nix::sys::socket::bind(socket.as_raw_fd(), &name).unwrap();
+        nix::sys::socket::connect(socket.as_raw_fd(), &name).unwrap();
+        let stream = std::net::TcpStream::from(socket);
+        stream.set_nonblocking(true).unwrap();
+        let mut knocking = Knocking::over(stream, free);
+        let seen = knocking.advance(true, Mono::now()).unwrap();
+        assert_eq!(seen, Err(format!("nobody listens on {free}")));
+        drop(house);
+    }
+
+    #[test]
+    fn http_is_good_with_200_and_tells_what_else_it_got() {
+        let house = House::new();
+        let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        assert_eq!(house.http(ok), Ok("200 OK".into()));
+        let busy = b"HTTP/1.1 503 Service Unavailable\r\n\r\n";
+        assert_eq!(house.http(busy), Err("503 Service Unavailable".into()));
+        let none = house.http(b"").unwrap_err();
+        assert_eq!(none, "the connection was closed without an answer");
+        let half = house.http(b"HTTP/1.1 2").unwrap_err();
+        assert_eq!(half, "the connection was closed within the answer's head");
+        let other = house.http(b"hello\n").unwrap_err();
+        assert_eq!(other, "an answer that is not HTTP: \"hello\\n\"");
+        static ENDLESS: [u8; 1 << 20] = {
+            let mut bytes = [b'x'; 1 << 20];
+            let begin = b"HTTP/1.1 ";
+            let mut i = 0;
+            while i < begin.len() {
+                bytes[i] = begin[i];
+                i += 1;
+            }
+            bytes
+        };
+        let endless = house.http(&ENDLESS).unwrap_err();
+        assert_eq!(endless, "an answer whose head does not end");
+        assert!(house.is_quiet());
+    }
+
+    #[test]
+    fn who_does_not_answer_is_late_and_holds_up_nobody() {
+        let house = House::new();
+        let (listener, knock) = server();
+        house.prober.knock(KEY, 1, knock.clone(), LONG);
+        let short = Duration::from_millis(30);
+        house.prober.knock(KEY, 2, knock, short);
+        let (attempt, seen) = house.answer();
+        let address = listener.local_addr().unwrap();
+        let late = format!("connected to {address}, no answer within 0.0s");
+        assert_eq!((attempt, seen), (2, Err(late)));
+        // The first still waits; it is forgotten, and then nobody is there any more.
+        house.prober.forget(KEY);
+        assert!(house.is_quiet());
+        assert!(house.answers.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_command_is_good_with_0_and_its_last_line_says_why_not() {
+        let house = House::new();
+        assert_eq!(house.command("echo fine"), Ok("exit code 0".into()));
+        let why = house.command("echo one; echo 'no database' >&2; echo; exit 3");
+        assert_eq!(why, Err("exit code 3: no database".into()));
+        assert_eq!(house.command("exit 4"), Err("exit code 4".into()));
+        assert!(house.is_quiet());
+    }
+
+    #[test]
+    fn a_command_that_prints_much_waits_for_nobody() {
+        let house = House::new();
+        let seen = house.command("head -c 100000000 /dev/zero; echo last >&2; exit 1");
+        assert_eq!(seen, Err("exit code 1: last".into()));
+    }
+
+    #[test]
+    fn who_keeps_a_commands_pipe_delays_nothing() {
+        let house = House::new();
+        let seen = house.command("sleep 600 & echo $!; exit 1").unwrap_err();
+        let pid = seen.strip_prefix("exit code 1: ").unwrap();
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.arg(pid).status().unwrap().success());
+        assert!(house.is_quiet());
+    }
+
+    #[test]
+    fn an_end_without_a_reader_is_answered_too() {
+        let house = House::new();
+        house.prober.ended(KEY, 9, Err("signal KILL".into()));
+        assert_eq!(house.answer(), (9, Err("signal KILL".into())));
+        assert!(house.is_quiet());
+    }
+
+    fn log() -> Following {
+        let limits = Limits {
+            lines: 10_000,
+            bytes: 1 << 20,
+            runs: 10,
+            disk: 0,
+        };
+        let tape = Tape::new(limits, 1, 1);
+        let run = tape.begin(Wall::now());
+        let after = tape.next_seq() - 1;
+        Following { tape, run, after }
+    }
+
+    #[test]
+    fn a_line_is_found_when_it_comes_and_when_it_is_there_already() {
+        let house = House::new();
+        let log = log();
+        let append = |run, text: &[u8]| log.tape.append(run, Stream::Stdout, text);
+        house
+            .prober
+            .follow(KEY, 1, log.clone(), "port [0-9]+".into());
+        let other = log.tape.begin(Wall::now());
+        append(other, b"port 1\n");
+        append(log.run, b"port\nport");
+        append(log.run, b" 80\n");
+        assert_eq!(house.answer(), (1, Ok("the line \"port 80\"".into())));
+        house.prober.follow(KEY, 2, log.clone(), "^port$".into());
+        assert_eq!(house.answer(), (2, Ok("the line \"port\"".into())));
+        assert!(house.is_quiet());
+    }
+
+    #[test]
+    fn a_line_that_never_comes_costs_nothing_and_is_given_up() {
+        let house = House::new();
+        let log = log();
+        house.prober.follow(KEY, 1, log.clone(), "never".into());
+        log.tape
+            .append(log.run, Stream::Stdout, b"x\n".repeat(50_000).as_slice());
+        house.prober.forget(KEY);
+        assert!(house.is_quiet());
+        assert!(house.answers.try_recv().is_err());
+        house.prober.follow(KEY, 2, log, "(".into());
+        assert!(
+            house
+                .answer()
+                .1
+                .unwrap_err()
+                .starts_with("the pattern \"(\": ")
+        );
+    }
+}

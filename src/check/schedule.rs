@@ -1,0 +1,850 @@
+//! When a check is due, and what its answers come to. Pure: the supervisor runs the errands, and
+//! tells what came of them.
+//!
+//! A check has at most one attempt under way. A command that is killed since it is late counts as
+//! failed at once, and is not followed by another before it is gone.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::base::clock::{Mono, human};
+use crate::base::table::Table;
+use crate::build::Expand;
+use crate::config::{self, Health, HttpTarget, Probe, Ready};
+use crate::lifecycle::RunKey;
+use crate::os::notify::Notice;
+
+/// How long one attempt to see whether a run is ready may take (its `timeout_seconds` is for all of
+/// them together): a first request may have to warm up much, and an answer that got lost must not
+/// cost the whole time.
+const ATTEMPT: Duration = Duration::from_secs(10);
+/// The pause after the first attempt at readiness; it doubles up to `interval_seconds`.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+const RELOADS: &str = "it reloads";
+const STOPS: &str = "it stops";
+
+/// Names a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CheckKey {
+    /// Of which run.
+    pub run: RunKey,
+    /// Which of its two.
+    pub what: What,
+}
+
+/// What a check is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// `ready`: until it passes once.
+    Ready,
+    /// `health`: as long as it runs.
+    Health,
+}
+
+/// What is looked at, with its variables expanded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A socket.
+    Knock(Knock),
+    /// A line that matches.
+    Log(String),
+    /// A command that ends with 0.
+    Command(Vec<String>),
+    /// What comes over `NOTIFY_SOCKET`.
+    Notify,
+    /// The time.
+    Delay(Duration),
+}
+
+/// Where to knock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Knock {
+    /// A connection is enough.
+    Tcp(SocketAddr),
+    /// The same, at 127.0.0.1 or else `::1`.
+    Port(u16),
+    /// A GET has to be answered with 2xx.
+    Http(HttpTarget),
+}
+
+impl Target {
+    /// Of a probe as it stands in the file, for a run whose environment `expand` knows.
+    pub fn of(probe: &Probe, expand: Expand<'_>) -> Result<Self, String> {
+        Ok(match probe {
+            Probe::Tcp(at) => Self::Knock(Knock::Tcp(config::parse_tcp(&expand(at)?)?)),
+            Probe::Port => {
+                let port = expand("${PORT}")?;
+                let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+                Self::Knock(Knock::Port(port))
+            }
+            Probe::Http(url) => Self::Knock(Knock::Http(config::parse_http(&expand(url)?)?)),
+            Probe::Log(pattern) => Self::Log(pattern.clone()),
+            Probe::Command(words) => {
+                Self::Command(words.iter().map(|w| expand(w)).collect::<Result<_, _>>()?)
+            }
+            Probe::Notify => Self::Notify,
+            Probe::Delay(span) => Self::Delay(*span),
+        })
+    }
+}
+
+/// How often, how long, how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rhythm {
+    /// From the start of one attempt to that of the next.
+    pub interval: Duration,
+    /// For one attempt.
+    pub timeout: Duration,
+    /// So many in a row, and it is not healthy.
+    pub failures: u32,
+}
+
+impl From<&Ready> for Rhythm {
+    fn from(ready: &Ready) -> Self {
+        Self {
+            interval: ready.interval,
+            // Less than for all of them: who hangs is to be told as the reason when that time is over.
+            timeout: ATTEMPT.max(ready.interval).min(ready.timeout * 19 / 20),
+            failures: 1,
+        }
+    }
+}
+
+impl From<&Health> for Rhythm {
+    fn from(health: &Health) -> Self {
+        Self {
+            interval: health.interval,
+            timeout: health.timeout,
+            failures: health.failures.max(1),
+        }
+    }
+}
+
+/// What the supervisor is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Errand {
+    /// Knock there ([`super::Prober::knock`]).
+    Knock {
+        /// For which check.
+        key: CheckKey,
+        /// To be named in the answer.
+        attempt: u64,
+        /// Where.
+        knock: Knock,
+        /// For how long.
+        within: Duration,
+    },
+    /// Look for a line of the run ([`super::Prober::follow`]).
+    Follow {
+        /// For which check.
+        key: CheckKey,
+        /// To be named in the answer.
+        attempt: u64,
+        /// A regex.
+        pattern: String,
+    },
+    /// Execute, with pipes that [`super::Prober::watch`] reads. Its end goes to
+    /// [`super::Prober::ended`]; a failed start to [`Schedule::answer`].
+    Run {
+        /// For which check.
+        key: CheckKey,
+        /// To be named in the answer.
+        attempt: u64,
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// Kill the group of that command; its end is told as ever.
+    Kill {
+        /// Of which check.
+        key: CheckKey,
+        /// Which.
+        attempt: u64,
+    },
+    /// Give up what was asked ([`super::Prober::forget`]).
+    Forget {
+        /// Of which check.
+        key: CheckKey,
+    },
+    /// It is so. For readiness once, when it is; for health whenever it changes.
+    Tell {
+        /// Of which check.
+        key: CheckKey,
+        /// Ready, or healthy.
+        good: bool,
+        /// What the last attempt saw.
+        saw: String,
+    },
+}
+
+/// All checks of all runs.
+#[derive(Debug, Default)]
+pub struct Schedule {
+    checks: Table<CheckKey, Check>,
+}
+
+#[derive(Debug)]
+struct Check {
+    target: Target,
+    rhythm: Rhythm,
+    state: State,
+    attempt: u64,
+    /// In a row.
+    failed: u32,
+    told: Option<bool>,
+    saw: Option<String>,
+    /// What the process says of itself (STATUS).
+    says: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// The next attempt is due then.
+    Due(Mono),
+    /// An attempt is under way; a command is killed at `until` (who knocks minds the time itself).
+    Asked { began: Mono, until: Option<Mono> },
+    /// A command was killed and is not gone yet.
+    Killed { began: Mono },
+    /// Nothing to do: it will be told, or it is over.
+    Rests,
+}
+
+impl Schedule {
+    /// Begins a check: readiness at the start of the run, health once it is good.
+    pub fn watch(&mut self, key: CheckKey, target: Target, rhythm: Rhythm, now: Mono) {
+        let first = match (&target, key.what) {
+            (Target::Notify, What::Ready) => State::Rests,
+            (Target::Delay(span), _) => State::Due(now.after(*span)),
+            (_, What::Ready) => State::Due(now),
+            (_, What::Health) => State::Due(now.after(rhythm.interval)),
+        };
+        let check = Check {
+            target,
+            rhythm,
+            state: first,
+            attempt: 0,
+            failed: 0,
+            told: None,
+            saw: None,
+            says: None,
+        };
+        self.checks.insert(key, check);
+    }
+
+    /// Ends the checks of a run.
+    pub fn forget(&mut self, run: RunKey, out: &mut Vec<Errand>) {
+        for what in [What::Ready, What::Health] {
+            let key = CheckKey { run, what };
+            if let Some(check) = self.checks.remove(&key) {
+                out.extend(check.given_up(key));
+            }
+        }
+    }
+
+    /// When [`Schedule::step`] has something to do, if nothing else happens.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.checks.values().filter_map(Check::deadline).min()
+    }
+
+    /// Does what is due.
+    pub fn step(&mut self, now: Mono, out: &mut Vec<Errand>) {
+        for (key, check) in self.checks.iter_mut() {
+            match check.state {
+                State::Due(at) if at <= now => check.begin(*key, now, out),
+                State::Asked {
+                    began,
+                    until: Some(until),
+                } if until <= now => check.late(*key, began, out),
+                State::Due(_) | State::Asked { .. } | State::Killed { .. } | State::Rests => {}
+            }
+        }
+    }
+
+    /// What came of an attempt: what was seen, good or bad. One that nobody waits for changes nothing.
+    pub fn answer(
+        &mut self,
+        key: CheckKey,
+        attempt: u64,
+        result: Result<String, String>,
+        now: Mono,
+        out: &mut Vec<Errand>,
+    ) {
+        let Some(check) = self.checks.get_mut(&key).filter(|c| c.attempt == attempt) else {
+            return;
+        };
+        match check.state {
+            State::Asked { began, .. } => {
+                check.count(key, result, out);
+                check.pause(key, began, now);
+            }
+            State::Killed { began } => check.pause(key, began, now),
+            State::Due(_) | State::Rests => {}
+        }
+    }
+
+    /// What a run said over `NOTIFY_SOCKET`.
+    pub fn notified(&mut self, run: RunKey, notice: &Notice, now: Mono, out: &mut Vec<Errand>) {
+        for what in [What::Ready, What::Health] {
+            let key = CheckKey { run, what };
+            if let Some(check) = self.checks.get_mut(&key)
+                && check.target == Target::Notify
+            {
+                check.notified(key, notice, now, out);
+            }
+        }
+    }
+
+    /// What is worth a word of a run: why it is not ready yet, why it is not healthy, else what it says
+    /// of itself.
+    pub fn words(&self, run: RunKey) -> Option<String> {
+        let of = |what| self.checks.get(&CheckKey { run, what });
+        let (ready, health) = (of(What::Ready), of(What::Health));
+        if let Some(check) = health.filter(|c| c.failed > 0) {
+            let saw = check.saw.as_deref().unwrap_or_default();
+            return Some(match check.failed {
+                1 => format!("its health check failed: {saw}"),
+                n => format!("its health check failed {n} times: {saw}"),
+            });
+        }
+        let open = ready.filter(|c| c.told.is_none());
+        open.and_then(|c| c.saw.clone())
+            .or_else(|| ready.or(health).and_then(|c| c.says.clone()))
+    }
+}
+
+impl Check {
+    fn deadline(&self) -> Option<Mono> {
+        match self.state {
+            State::Due(at) => Some(at),
+            State::Asked { until, .. } => until,
+            State::Killed { .. } | State::Rests => None,
+        }
+    }
+
+    fn begin(&mut self, key: CheckKey, now: Mono, out: &mut Vec<Errand>) {
+        self.attempt += 1;
+        let attempt = self.attempt;
+        let within = self.rhythm.timeout;
+        let mut until = None;
+        match &self.target {
+            Target::Knock(knock) => out.push(Errand::Knock {
+                key,
+                attempt,
+                knock: knock.clone(),
+                within,
+            }),
+            Target::Log(pattern) => out.push(Errand::Follow {
+                key,
+                attempt,
+                pattern: pattern.clone(),
+            }),
+            Target::Command(command) => {
+                until = Some(now.after(within));
+                out.push(Errand::Run {
+                    key,
+                    attempt,
+                    command: command.clone(),
+                });
+            }
+            Target::Notify => {
+                let silent = format!("no WATCHDOG=1 within {}", human(self.rhythm.interval));
+                self.count(key, Err(silent), out);
+                return self.pause(key, now, now);
+            }
+            Target::Delay(span) => {
+                self.count(key, Ok(format!("{} are over", human(*span))), out);
+                return self.pause(key, now, now);
+            }
+        }
+        self.state = State::Asked { began: now, until };
+    }
+
+    /// A command takes too long.
+    fn late(&mut self, key: CheckKey, began: Mono, out: &mut Vec<Errand>) {
+        let attempt = self.attempt;
+        out.push(Errand::Kill { key, attempt });
+        self.state = State::Killed { began };
+        let late = format!("no end within {}, killed", human(self.rhythm.timeout));
+        self.count(key, Err(late), out);
+    }
+
+    /// An attempt counts.
+    fn count(&mut self, key: CheckKey, result: Result<String, String>, out: &mut Vec<Errand>) {
+        let passed = result.is_ok();
+        let saw = result.unwrap_or_else(|why| why);
+        self.saw = Some(saw.clone());
+        self.failed = if passed {
+            0
+        } else {
+            self.failed.saturating_add(1)
+        };
+        let good = match key.what {
+            What::Ready => passed.then_some(true),
+            What::Health if passed => Some(true),
+            What::Health => (self.failed >= self.rhythm.failures).then_some(false),
+        };
+        if good.is_some() && good != self.told {
+            self.told = good;
+            let good = passed;
+            out.push(Errand::Tell { key, good, saw });
+        }
+    }
+
+    /// An attempt that began then is over: when is the next?
+    fn pause(&mut self, key: CheckKey, began: Mono, now: Mono) {
+        let over = match key.what {
+            What::Ready => self.told.is_some() || matches!(self.target, Target::Log(_)),
+            What::Health => false,
+        };
+        if over {
+            self.state = State::Rests;
+            return;
+        }
+        let steps = self.failed.saturating_sub(1).min(16);
+        let interval = match (&self.target, key.what) {
+            // Cheap to ask, and every start waits for the answer.
+            (Target::Knock(_), What::Ready) => {
+                (FIRST_PAUSE * (1 << steps)).min(self.rhythm.interval)
+            }
+            _ => self.rhythm.interval,
+        };
+        self.state = State::Due(began.after(interval).max(now));
+    }
+
+    fn notified(&mut self, key: CheckKey, notice: &Notice, now: Mono, out: &mut Vec<Errand>) {
+        let says = |name: &str| notice.get(name) == Some("1");
+        let words = match notice.get("STATUS") {
+            Some(status) => Some(status.chars().take(200).collect::<String>()),
+            None if says("RELOADING") => Some(RELOADS.into()),
+            None if says("STOPPING") => Some(STOPS.into()),
+            None => None,
+        };
+        if words.is_some() {
+            self.says.clone_from(&words);
+        } else if says("READY") && matches!(self.says.as_deref(), Some(RELOADS | STOPS)) {
+            self.says = None;
+        }
+        let alive = match key.what {
+            What::Ready => says("READY"),
+            What::Health => says("READY") || says("WATCHDOG"),
+        };
+        if alive {
+            let said = if says("READY") {
+                "READY=1"
+            } else {
+                "WATCHDOG=1"
+            };
+            self.count(key, Ok(words.unwrap_or_else(|| said.into())), out);
+            self.pause(key, now, now);
+        } else if key.what == What::Health && notice.get("WATCHDOG") == Some("trigger") {
+            self.failed = self.rhythm.failures;
+            self.count(key, Err("WATCHDOG=trigger".into()), out);
+        } else if words.is_some() {
+            self.saw = words;
+        }
+    }
+
+    /// What is left to undo when nobody waits any more.
+    fn given_up(self, key: CheckKey) -> Option<Errand> {
+        let State::Asked { .. } = self.state else {
+            return None;
+        };
+        match self.target {
+            Target::Command(_) => Some(Errand::Kill {
+                key,
+                attempt: self.attempt,
+            }),
+            Target::Knock(_) | Target::Log(_) => Some(Errand::Forget { key }),
+            Target::Notify | Target::Delay(_) => None,
+        }
+    }
+}
+
+/// `WATCHDOG_USEC` for a process whose health check is `notify`: how long it may be silent.
+pub fn watchdog_usec(health: &Health) -> Option<u128> {
+    let silence = health.interval * health.failures.max(1);
+    (health.probe == Probe::Notify).then_some(silence.as_micros())
+}
+
+/// What a run said that bpm does not follow, in words for its log.
+pub fn ignored(notice: &Notice) -> Option<String> {
+    let pid = notice.get("MAINPID")?;
+    Some(format!(
+        "MAINPID={pid:?} is ignored: bpm watches the process that it started"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::block::testing::Random;
+
+    const RUN: RunKey = RunKey {
+        unit: 4,
+        generation: 7,
+    };
+
+    fn key(what: What) -> CheckKey {
+        CheckKey { run: RUN, what }
+    }
+
+    fn at(millis: u64) -> Mono {
+        Mono::from_nanos(millis * 1_000_000)
+    }
+
+    fn rhythm(interval: u64, timeout: u64, failures: u32) -> Rhythm {
+        Rhythm {
+            interval: Duration::from_millis(interval),
+            timeout: Duration::from_millis(timeout),
+            failures,
+        }
+    }
+
+    fn tcp() -> Target {
+        Target::Knock(Knock::Tcp("127.0.0.1:80".parse().unwrap()))
+    }
+
+    fn command() -> Target {
+        Target::Command(vec!["check".into()])
+    }
+
+    fn step(schedule: &mut Schedule, now: u64) -> Vec<Errand> {
+        let mut out = Vec::new();
+        schedule.step(at(now), &mut out);
+        out
+    }
+
+    fn answer(s: &mut Schedule, what: What, attempt: u64, good: bool, now: u64) -> Vec<Errand> {
+        let mut out = Vec::new();
+        let result = if good {
+            Ok("yes".into())
+        } else {
+            Err("no".into())
+        };
+        s.answer(key(what), attempt, result, at(now), &mut out);
+        out
+    }
+
+    fn notified(s: &mut Schedule, fields: &[(&str, &str)], now: u64) -> Vec<Errand> {
+        let mut out = Vec::new();
+        let pair = |(n, v): &(&str, &str)| (n.to_string(), v.to_string());
+        let fields = fields.iter().map(pair).collect();
+        let notice = Notice { pid: 1, fields };
+        s.notified(RUN, &notice, at(now), &mut out);
+        out
+    }
+
+    fn told(what: What, good: bool, saw: &str) -> Errand {
+        Errand::Tell {
+            key: key(what),
+            good,
+            saw: saw.into(),
+        }
+    }
+
+    #[test]
+    fn readiness_is_asked_soon_then_slower_and_never_again() {
+        let mut s = Schedule::default();
+        assert_eq!(s.next_deadline(), None);
+        s.watch(key(What::Ready), tcp(), rhythm(500, 10_000, 1), at(0));
+        let mut now = 0;
+        let mut pauses = Vec::new();
+        for attempt in 1..=9 {
+            let asked = step(&mut s, now);
+            assert!(matches!(asked[..], [Errand::Knock { attempt: n, .. }] if n == attempt));
+            assert_eq!(s.next_deadline(), None, "never beside itself");
+            assert!(answer(&mut s, What::Ready, attempt, false, now + 1).is_empty());
+            let next = s.next_deadline().unwrap().as_nanos() / 1_000_000;
+            pauses.push(next - now);
+            now = next;
+        }
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 500, 500, 500]);
+        assert_eq!(s.words(RUN).as_deref(), Some("no"));
+        step(&mut s, now);
+        assert_eq!(
+            answer(&mut s, What::Ready, 10, true, now),
+            [told(What::Ready, true, "yes")]
+        );
+        assert_eq!(s.next_deadline(), None);
+        assert!(step(&mut s, now + 100_000).is_empty());
+        assert!(
+            answer(&mut s, What::Ready, 10, true, now).is_empty(),
+            "told once"
+        );
+        assert_eq!(s.words(RUN), None);
+    }
+
+    #[test]
+    fn health_turns_after_so_many_failures_in_a_row_and_back_with_one_success() {
+        let mut s = Schedule::default();
+        s.watch(key(What::Health), tcp(), rhythm(100, 30, 3), at(0));
+        assert_eq!(
+            s.next_deadline(),
+            Some(at(100)),
+            "not at once: it has just been good"
+        );
+        let mut said = Vec::new();
+        for (n, good) in [true, false, false, true, false, false, false, false, true]
+            .into_iter()
+            .enumerate()
+        {
+            let now = 100 * (n as u64 + 1);
+            assert_eq!(step(&mut s, now).len(), 1);
+            said.push(answer(&mut s, What::Health, n as u64 + 1, good, now + 5));
+        }
+        let is = |good, saw| vec![told(What::Health, good, saw)];
+        let none = Vec::new;
+        assert_eq!(
+            said,
+            [
+                is(true, "yes"),
+                none(),
+                none(),
+                none(),
+                none(),
+                none(),
+                is(false, "no"),
+                none(),
+                is(true, "yes")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_late_command_is_killed_counts_at_once_and_holds_up_its_successor() {
+        let mut s = Schedule::default();
+        s.watch(key(What::Health), command(), rhythm(100, 30, 1), at(0));
+        assert!(matches!(
+            step(&mut s, 100)[..],
+            [Errand::Run { attempt: 1, .. }]
+        ));
+        assert_eq!(s.next_deadline(), Some(at(130)));
+        let kill = Errand::Kill {
+            key: key(What::Health),
+            attempt: 1,
+        };
+        let late = told(What::Health, false, "no end within 0.0s, killed");
+        assert_eq!(step(&mut s, 130), [kill, late]);
+        assert_eq!(s.next_deadline(), None, "it is not gone yet");
+        assert!(step(&mut s, 10_000).is_empty());
+        assert!(
+            answer(&mut s, What::Health, 1, false, 10_000).is_empty(),
+            "counted already"
+        );
+        assert_eq!(s.next_deadline(), Some(at(10_000)));
+        assert!(matches!(
+            step(&mut s, 10_000)[..],
+            [Errand::Run { attempt: 2, .. }]
+        ));
+        assert!(
+            answer(&mut s, What::Health, 1, true, 10_001).is_empty(),
+            "an answer of before"
+        );
+        assert_eq!(
+            answer(&mut s, What::Health, 2, true, 10_002),
+            [told(What::Health, true, "yes")]
+        );
+    }
+
+    #[test]
+    fn what_is_forgotten_is_undone() {
+        let mut s = Schedule::default();
+        s.watch(key(What::Ready), command(), rhythm(100, 30, 1), at(0));
+        s.watch(key(What::Health), tcp(), rhythm(0, 30, 1), at(0));
+        step(&mut s, 0);
+        let mut out = Vec::new();
+        s.forget(RUN, &mut out);
+        assert_eq!(
+            out,
+            [
+                Errand::Kill {
+                    key: key(What::Ready),
+                    attempt: 1
+                },
+                Errand::Forget {
+                    key: key(What::Health)
+                }
+            ]
+        );
+        assert_eq!((s.next_deadline(), s.words(RUN)), (None, None));
+        assert!(answer(&mut s, What::Ready, 1, true, 1).is_empty());
+    }
+
+    #[test]
+    fn a_line_is_waited_for_once() {
+        let mut s = Schedule::default();
+        s.watch(
+            key(What::Ready),
+            Target::Log("up".into()),
+            rhythm(100, 30, 1),
+            at(0),
+        );
+        assert!(matches!(
+            step(&mut s, 0)[..],
+            [Errand::Follow { attempt: 1, .. }]
+        ));
+        assert_eq!(s.next_deadline(), None);
+        assert!(answer(&mut s, What::Ready, 1, false, 5).is_empty());
+        assert_eq!(s.next_deadline(), None, "a pattern that is none stays none");
+    }
+
+    #[test]
+    fn a_delay_is_over_when_it_is() {
+        let mut s = Schedule::default();
+        let delay = Target::Delay(Duration::from_secs(2));
+        s.watch(key(What::Ready), delay, rhythm(500, 30, 1), at(0));
+        assert_eq!(s.next_deadline(), Some(at(2_000)));
+        assert!(step(&mut s, 1_999).is_empty());
+        assert_eq!(
+            step(&mut s, 2_000),
+            [told(What::Ready, true, "2.0s are over")]
+        );
+        assert_eq!(s.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_run_reports_by_itself() {
+        let mut s = Schedule::default();
+        s.watch(key(What::Ready), Target::Notify, rhythm(500, 30, 1), at(0));
+        assert_eq!(s.next_deadline(), None);
+        assert!(notified(&mut s, &[("STATUS", "warming up")], 1).is_empty());
+        assert_eq!(s.words(RUN).as_deref(), Some("warming up"));
+        assert!(notified(&mut s, &[("READY", "0")], 1).is_empty());
+        assert_eq!(
+            notified(&mut s, &[("READY", "1"), ("STATUS", "serving")], 2),
+            [told(What::Ready, true, "serving")]
+        );
+        assert!(notified(&mut s, &[("READY", "1")], 3).is_empty());
+        assert_eq!(s.words(RUN).as_deref(), Some("serving"));
+        assert!(notified(&mut s, &[("RELOADING", "1")], 4).is_empty());
+        assert_eq!(s.words(RUN).as_deref(), Some(RELOADS));
+        assert!(notified(&mut s, &[("READY", "1")], 5).is_empty());
+        assert_eq!(s.words(RUN), None);
+    }
+
+    #[test]
+    fn a_watchdog_is_silent_too_long_or_pulls_the_trigger() {
+        let mut s = Schedule::default();
+        let watch = |s: &mut Schedule, now| {
+            s.watch(
+                key(What::Health),
+                Target::Notify,
+                rhythm(100, 30, 3),
+                at(now),
+            );
+        };
+        watch(&mut s, 0);
+        assert_eq!(
+            notified(&mut s, &[("WATCHDOG", "1")], 50),
+            [told(What::Health, true, "WATCHDOG=1")]
+        );
+        assert_eq!(s.next_deadline(), Some(at(150)));
+        assert!(step(&mut s, 150).is_empty());
+        assert!(step(&mut s, 250).is_empty());
+        assert!(
+            notified(&mut s, &[("WATCHDOG", "1")], 260).is_empty(),
+            "still healthy"
+        );
+        for now in [360, 460] {
+            assert!(step(&mut s, now).is_empty());
+        }
+        assert_eq!(
+            step(&mut s, 560),
+            [told(What::Health, false, "no WATCHDOG=1 within 0.1s")]
+        );
+        watch(&mut s, 600);
+        assert_eq!(
+            notified(&mut s, &[("WATCHDOG", "trigger")], 601),
+            [told(What::Health, false, "WATCHDOG=trigger")]
+        );
+    }
+
+    #[test]
+    fn what_is_not_followed_is_said() {
+        let notice = |name: &str| Notice {
+            pid: 1,
+            fields: vec![(name.into(), "12".into())],
+        };
+        assert!(
+            ignored(&notice("MAINPID"))
+                .unwrap()
+                .contains("\"12\" is ignored")
+        );
+        assert_eq!(ignored(&notice("READY")), None);
+    }
+
+    #[test]
+    fn targets_are_expanded_and_checked() {
+        let expand = |text: &str| config::expand(text, |n| (n == "PORT").then(|| "81".into()));
+        let of = |probe: &Probe| Target::of(probe, &expand);
+        let knock = Target::Knock(Knock::Tcp("127.0.0.1:81".parse().unwrap()));
+        assert_eq!(of(&Probe::Tcp("127.0.0.1:${PORT}".into())), Ok(knock));
+        assert_eq!(of(&Probe::Port), Ok(Target::Knock(Knock::Port(81))));
+        assert_eq!(
+            of(&Probe::Command(vec!["nc".into(), "${PORT}".into()])),
+            Ok(Target::Command(vec!["nc".into(), "81".into()]))
+        );
+        for bad in [
+            Probe::Tcp("127.0.0.1:${NOPE}".into()),
+            Probe::Tcp("${PORT}".into()),
+            Probe::Http("https://127.0.0.1/".into()),
+            Probe::Command(vec!["${NOPE}".into()]),
+        ] {
+            assert!(of(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    /// Whatever the order of answers, deadlines and ends: a check has one attempt under way, all that
+    /// was begun is ended or given up, and it is told only what changes.
+    #[test]
+    fn random_histories_keep_the_promises() {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut dice = |n: u64| random.next() % n;
+        for _ in 0..2_000 {
+            let mut s = Schedule::default();
+            let what = [What::Ready, What::Health][dice(2) as usize];
+            let target = [tcp(), command()][dice(2) as usize].clone();
+            let is_command = target == command();
+            s.watch(
+                key(what),
+                target,
+                rhythm(1 + dice(50), 1 + dice(50), 1 + dice(3) as u32),
+                at(0),
+            );
+            let (mut now, mut open, mut last, mut killed) = (0, None, None, false);
+            for _ in 0..60 {
+                now += dice(30);
+                let out = match (open, dice(3)) {
+                    (Some(attempt), 0) => {
+                        open = None;
+                        killed = false;
+                        answer(&mut s, what, attempt, dice(2) == 0, now)
+                    }
+                    (_, 1) => answer(&mut s, what, dice(5) + 1_000, true, now),
+                    _ => step(&mut s, now),
+                };
+                for errand in out {
+                    match errand {
+                        Errand::Knock { attempt, .. } | Errand::Run { attempt, .. } => {
+                            assert_eq!(open.replace(attempt), None, "two at once");
+                        }
+                        Errand::Kill { attempt, .. } => {
+                            assert!(is_command && open == Some(attempt) && !killed);
+                            killed = true;
+                        }
+                        Errand::Tell { good, .. } => {
+                            assert_ne!(last.replace(good), Some(good), "told twice");
+                        }
+                        Errand::Follow { .. } | Errand::Forget { .. } => panic!("{errand:?}"),
+                    }
+                }
+                let over = what == What::Ready && last == Some(true);
+                let waits = s.next_deadline().is_some() || open.is_some();
+                assert!(over || waits, "nobody would ask again");
+            }
+            let mut out = Vec::new();
+            s.forget(RUN, &mut out);
+            assert_eq!(!out.is_empty(), open.is_some() && !killed);
+        }
+    }
+}

@@ -1,0 +1,528 @@
+//! The one table of commands: the parser, every help text, the completions and the man page's check
+//! come from it. A command that is not built is not in it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::base::error::{Error, Result};
+use crate::base::number;
+
+use super::{config_cmd, daemon, logs, orders, status, up};
+
+/// One command.
+pub struct Command {
+    /// As typed: `restart`, `daemon start`; empty for bare `bpm`.
+    pub name: &'static str,
+    /// What follows the name.
+    pub operands: Operands,
+    /// One line without a full stop.
+    pub summary: &'static str,
+    /// What the person should know besides; empty, or whole sentences.
+    pub about: &'static str,
+    /// Its own options; those of every command are [`COMMON`].
+    pub options: &'static [Opt],
+    /// Exit codes besides 0 and 2, with their meaning here.
+    pub exits: &'static [(u8, &'static str)],
+    /// Does it.
+    pub run: fn(&Call) -> Result<u8>,
+}
+
+/// What follows a command's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operands {
+    /// Nothing.
+    None,
+    /// `[DIR]`: the project's folder.
+    Dir,
+    /// `NAME`: one process.
+    Name,
+    /// `[NAME]`: at most one process.
+    MaybeName,
+    /// `[NAME...]`: any number of processes.
+    Names,
+    /// At most one of these words, or exactly one where `needed`.
+    Word {
+        /// In the synopsis: `CLIENT`.
+        label: &'static str,
+        /// What may stand there.
+        words: &'static [&'static str],
+        /// It can't be left out.
+        needed: bool,
+    },
+}
+
+/// One option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opt {
+    /// `-f`.
+    pub short: Option<char>,
+    /// `--follow`; empty where there is only a short one.
+    pub long: &'static str,
+    /// What its value is called; None: it takes none.
+    pub value: Option<&'static str>,
+    /// What it does.
+    pub help: &'static str,
+}
+
+const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Opt {
+    Opt {
+        short,
+        long,
+        value: None,
+        help,
+    }
+}
+
+const fn with(
+    short: Option<char>,
+    long: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Opt {
+    Opt {
+        short,
+        long,
+        value: Some(value),
+        help,
+    }
+}
+
+/// The project's folder; an option of every command, but `logs` has a `-C` of its own.
+pub const DIR: Opt = with(
+    Some('C'),
+    "",
+    "DIR",
+    "the project's folder, instead of the nearest one upward that has a .mcp-run",
+);
+
+/// Options of every command.
+pub const COMMON: &[Opt] = &[
+    flag(Some('h'), "help", "this text"),
+    flag(Some('V'), "version", "print the version"),
+];
+
+const JSON: Opt = flag(None, "json", "one JSON document instead of text");
+const REPLACE: Opt = flag(
+    None,
+    "replace",
+    "stop a daemon that runs already, then start",
+);
+const PORT: Opt = with(
+    None,
+    "port",
+    "N|auto",
+    "TCP port of /mcp, over mcp_port and BPM_PORT; 0: none; auto: a free one",
+);
+const FORCE: Opt = flag(
+    None,
+    "force",
+    "kill at once instead of waiting for an orderly end",
+);
+const NO_DAEMON: (u8, &str) = (3, "no daemon runs for the project");
+const TIMED_OUT: (u8, &str) = (124, "the time given was over");
+
+/// All commands, in the order of help.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "",
+        operands: Operands::Dir,
+        summary: "run the project in the foreground, or with -d as a daemon",
+        about: "Builds and starts the processes of DIR's .mcp-run and serves MCP until INT or TERM stops \
+                it in order; a second one kills all and leaves. In the foreground the lines of the \
+                processes are printed with their names before them.",
+        options: &[
+            flag(Some('d'), "detach", "as a daemon; back once it is ready"),
+            REPLACE,
+            PORT,
+        ],
+        exits: &[(
+            1,
+            "it could not be started; in the foreground also: it runs already",
+        )],
+        run: daemon::bare,
+    },
+    Command {
+        name: "serve",
+        operands: Operands::Dir,
+        summary: "run the project in the foreground",
+        about: "The same as bpm without a command.",
+        options: &[REPLACE, PORT],
+        exits: &[(1, "it could not be started, or it runs already")],
+        run: daemon::serve,
+    },
+    Command {
+        name: "up",
+        operands: Operands::Names,
+        summary: "make everything run, and say how to reach it",
+        about: "Starts the daemon if there is none, starts what does not run, shows builds as they go, \
+                waits until all is ready, then prints the URLs and the lines that connect an agent. What \
+                runs already is left alone.",
+        options: &[with(
+            None,
+            "timeout",
+            "S",
+            "seconds to wait for readiness, counted from the end of each build (60)",
+        )],
+        exits: &[(1, "something failed to build or to start"), TIMED_OUT],
+        run: up::up,
+    },
+    Command {
+        name: "start",
+        operands: Operands::Names,
+        summary: "start the daemon, or these processes and what they depend on",
+        about: "Without a name it is bpm -d. With names and without a daemon, the daemon is started \
+                without the other processes. Waits until what was asked for is good.",
+        options: &[REPLACE, PORT],
+        exits: &[(1, "it could not be started")],
+        run: orders::start,
+    },
+    Command {
+        name: "stop",
+        operands: Operands::Names,
+        summary: "stop everything and the daemon, or these processes",
+        about: "Waits until nothing of it is left. Nothing running is success. Ten seconds after the \
+                longest stop timeout the daemon is killed, and what it leaves behind is stopped.",
+        options: &[FORCE],
+        exits: &[(1, "something survived")],
+        run: orders::stop,
+    },
+    Command {
+        name: "restart",
+        operands: Operands::Names,
+        summary: "build anew, then swap",
+        about: "The old run serves on while the new one is built. On failure the first errors are \
+                printed, and the old run stays. NAME or --all is needed.",
+        options: &[
+            flag(None, "all", "every process"),
+            flag(None, "release", "build for release instead of dev"),
+        ],
+        exits: &[(1, "the build or the start failed"), NO_DAEMON],
+        run: orders::restart,
+    },
+    Command {
+        name: "status",
+        operands: Operands::MaybeName,
+        summary: "a table of the processes, and what is wrong",
+        about: "",
+        options: &[
+            JSON,
+            flag(Some('w'), "watch", "draw it anew with every change"),
+        ],
+        exits: &[
+            (
+                1,
+                "the daemon is stale or unhealthy, or there is no such process",
+            ),
+            NO_DAEMON,
+        ],
+        run: status::status,
+    },
+    Command {
+        name: "logs",
+        operands: Operands::Names,
+        summary: "what the processes printed, merged by time",
+        about: "With one name only that process is shown, without its name before the lines. Without a \
+                daemon what is on disk is shown. -f goes on over restarts of the process and of the daemon. \
+                The project's folder is given before the command (bpm -C DIR logs), since -C is the context \
+                here.",
+        options: &[
+            flag(Some('f'), "follow", "go on with new lines as they come"),
+            with(Some('n'), "lines", "N", "the last N lines (200)"),
+            with(
+                None,
+                "run",
+                "K",
+                "which run: -1 the newest (default), -2 the one before, 0 the oldest known",
+            ),
+            flag(None, "build", "the output of the build instead"),
+            flag(
+                None,
+                "errors",
+                "errors and warnings, counted by their shape; goes with --run, --build, --json",
+            ),
+            with(
+                None,
+                "grep",
+                "RE",
+                "only lines that match the regular expression",
+            ),
+            flag(Some('i'), "ignore-case", "ignore case in --grep"),
+            flag(Some('F'), "literal", "--grep is a literal text"),
+            with(Some('C'), "context", "N", "N lines around each match"),
+            with(
+                None,
+                "since",
+                "TIME",
+                "only what came since: 90s, 5m, or RFC 3339",
+            ),
+            with(None, "stream", "stdout|stderr", "only this stream"),
+            flag(Some('t'), "times", "the time before each line"),
+            flag(None, "json", "one JSON object a line"),
+        ],
+        exits: &[
+            (1, "there is no such process, or the pattern is no regex"),
+            (3, "there is neither a daemon nor anything on disk"),
+        ],
+        run: logs::logs,
+    },
+    Command {
+        name: "wait",
+        operands: Operands::Name,
+        summary: "wait until a process is ready, ends, is built, or prints a line",
+        about: "",
+        options: &[
+            with(
+                None,
+                "for",
+                "ready|exit|build|log",
+                "what is waited for (ready)",
+            ),
+            with(None, "pattern", "RE", "for log: the regular expression"),
+            with(None, "timeout", "S", "seconds to wait (for ever)"),
+        ],
+        exits: &[(1, "it can't happen any more"), NO_DAEMON, TIMED_OUT],
+        run: orders::wait,
+    },
+    Command {
+        name: "why",
+        operands: Operands::Name,
+        summary: "how and when a process last ended abnormally, and what happens next",
+        about: "",
+        options: &[],
+        exits: &[(1, "there is no such process"), NO_DAEMON],
+        run: orders::why,
+    },
+    Command {
+        name: "reload",
+        operands: Operands::None,
+        summary: "read .mcp-run anew; only what changed is touched",
+        about: "",
+        options: &[flag(None, "dry-run", "only list what would be done")],
+        exits: &[(1, "the file has mistakes, or a change failed"), NO_DAEMON],
+        run: orders::reload,
+    },
+    Command {
+        name: "check",
+        operands: Operands::None,
+        summary: "read .mcp-run and print every mistake in it",
+        about: "",
+        options: &[],
+        exits: &[(1, "it has mistakes")],
+        run: config_cmd::check,
+    },
+    Command {
+        name: "ps",
+        operands: Operands::None,
+        summary: "all daemons of this user",
+        about: "",
+        options: &[JSON],
+        exits: &[],
+        run: status::ps,
+    },
+    Command {
+        name: "proxy",
+        operands: Operands::Dir,
+        summary: "MCP on standard input and output, bridged to the daemon",
+        about: "For agents that speak stdio. Starts the daemon if there is none, survives its restarts, \
+                ends with its input.",
+        options: &[flag(
+            None,
+            "standalone",
+            "serve without a daemon (as with BPM_DISABLE_DAEMON=1); the processes end with it",
+        )],
+        exits: &[(1, "the connection can't be served")],
+        run: daemon::proxy,
+    },
+    Command {
+        name: "mcp-config",
+        operands: Operands::Word {
+            label: "CLIENT",
+            words: config_cmd::CLIENTS,
+            needed: false,
+        },
+        summary: "the line or file that connects an agent; all without a name",
+        about: "",
+        options: &[flag(
+            None,
+            "stdio",
+            "only the form over bpm proxy, which survives a change of port",
+        )],
+        exits: &[(1, "there is no such project")],
+        run: config_cmd::mcp_config,
+    },
+    Command {
+        name: "completions",
+        operands: Operands::Word {
+            label: "SHELL",
+            words: &["bash", "zsh", "fish"],
+            needed: true,
+        },
+        summary: "a script that completes commands, options and process names",
+        about: "bash: source <(bpm completions bash). zsh: bpm completions zsh > a file _bpm in your \
+                fpath. fish: bpm completions fish | source.",
+        options: &[],
+        exits: &[],
+        run: super::complete::completions,
+    },
+    Command {
+        name: "daemon start",
+        operands: Operands::None,
+        summary: "the same as bpm -d",
+        about: "",
+        options: &[
+            flag(None, "foreground", "the same as bpm serve"),
+            REPLACE,
+            PORT,
+        ],
+        exits: &[(1, "it could not be started")],
+        run: daemon::daemon_start,
+    },
+    Command {
+        name: "daemon stop",
+        operands: Operands::None,
+        summary: "stop everything and the daemon",
+        about: "",
+        options: &[FORCE],
+        exits: &[(1, "something survived")],
+        run: orders::daemon_stop,
+    },
+    Command {
+        name: "daemon restart",
+        operands: Operands::None,
+        summary: "stop the daemon with everything, and start it",
+        about: "",
+        options: &[FORCE, PORT],
+        exits: &[(1, "it could not be stopped or started")],
+        run: daemon::daemon_restart,
+    },
+    Command {
+        name: "daemon status",
+        operands: Operands::None,
+        summary: "the daemon itself: verdict, pid, uptime, clients, socket, URL, version, memory",
+        about: "",
+        options: &[JSON],
+        exits: &[(1, "it is stale or unhealthy"), NO_DAEMON],
+        run: status::daemon_status,
+    },
+    Command {
+        name: "daemon logs",
+        operands: Operands::None,
+        summary: "the daemon's own log",
+        about: "",
+        options: &[
+            flag(Some('f'), "follow", "go on with new lines as they come"),
+            with(Some('n'), "lines", "N", "the last N lines (200)"),
+        ],
+        exits: &[(3, "no daemon ever ran for the project")],
+        run: logs::daemon_logs,
+    },
+];
+
+/// A command line, taken apart.
+pub struct Call {
+    /// Which command.
+    pub command: &'static Command,
+    /// `-C DIR`.
+    pub dir: Option<PathBuf>,
+    /// What stands for options, in order.
+    pub options: Vec<(&'static Opt, OsString)>,
+    /// The rest.
+    pub operands: Vec<OsString>,
+}
+
+impl Call {
+    /// The option was given.
+    pub fn has(&self, long: &str) -> bool {
+        self.options.iter().any(|(o, _)| o.long == long)
+    }
+
+    /// The option's last value, as text.
+    ///
+    /// # Errors
+    /// It is not UTF-8.
+    pub fn text(&self, long: &str) -> Result<Option<&str>> {
+        let Some((_, value)) = self.options.iter().rev().find(|(o, _)| o.long == long) else {
+            return Ok(None);
+        };
+        value
+            .to_str()
+            .map(Some)
+            .ok_or_else(|| Error::usage(format!("--{long}: {value:?} is not UTF-8")))
+    }
+
+    /// The option's last value, read as `what`.
+    ///
+    /// # Errors
+    /// It is not one.
+    pub fn number<T: FromStr>(&self, long: &str, what: &str) -> Result<Option<T>> {
+        self.text(long)?
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| Error::usage(format!("--{long}: {text:?} is not {what}")))
+            })
+            .transpose()
+    }
+
+    /// The option's last value, a time in seconds.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn seconds(&self, long: &str) -> Result<Option<Duration>> {
+        let Some(text) = self.text(long)? else {
+            return Ok(None);
+        };
+        let span = number::parse(text).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        match span {
+            Some(span) => Ok(Some(span)),
+            None => Err(Error::usage(format!(
+                "--{long}: {text:?} is not a number of seconds"
+            ))),
+        }
+    }
+
+    /// One of the words that the table names for the option (`a|b|c`).
+    ///
+    /// # Errors
+    /// It is none of them.
+    pub fn choice(&self, long: &str) -> Result<Option<&str>> {
+        let Some(text) = self.text(long)? else {
+            return Ok(None);
+        };
+        let words = self
+            .command
+            .options
+            .iter()
+            .find(|o| o.long == long)
+            .and_then(|o| o.value)
+            .unwrap_or_default();
+        if words.split('|').any(|w| w == text) {
+            return Ok(Some(text));
+        }
+        Err(Error::usage(format!(
+            "--{long}: {text:?} is none of {}",
+            words.replace('|', ", ")
+        )))
+    }
+
+    /// The operands as names of processes, each once.
+    ///
+    /// # Errors
+    /// One is not UTF-8, and so is no process.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = Vec::new();
+        for operand in &self.operands {
+            match operand.to_str() {
+                Some(name) if names.iter().any(|n| n == name) => {}
+                Some(name) => names.push(name.into()),
+                None => {
+                    return Err(Error::usage(format!(
+                        "{operand:?} is no process: not UTF-8"
+                    )));
+                }
+            }
+        }
+        Ok(names)
+    }
+}

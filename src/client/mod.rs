@@ -1,0 +1,4 @@
+//! Clients of a running daemon: the connection, the verdict on it, and the proxy.
+
+pub mod connection;
+pub mod proxy;

@@ -1,0 +1,112 @@
+//! What the environment of bpm's start says: to bpm, to its processes, and of systemd.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use crate::engine::supervisor::Manager;
+use crate::os::{group, notify};
+
+/// An environment.
+#[derive(Debug, Clone, Default)]
+pub struct Env(pub Vec<(OsString, OsString)>);
+
+impl Env {
+    /// The value of a variable that is set and not empty.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0
+            .iter()
+            .find(|(n, value)| n == name && !value.is_empty())
+            .map(|(_, value)| value.as_os_str())
+    }
+
+    /// Without what is meant for us alone (spec: supervision, "Start"). What direnv set is not told here:
+    /// only direnv can take it back.
+    pub fn for_children(&self) -> Vec<(OsString, OsString)> {
+        const OURS: &[&str] = &[
+            "NOTIFY_SOCKET",
+            "BPM_DISABLE_DAEMON",
+            "BPM_PROCESS",
+            "BPM_RUN",
+            "BPM_PROJECT",
+            group::MARKER,
+        ];
+        const FAMILIES: &[&str] = &["WATCHDOG_", "LISTEN_"];
+        let ours = |name: &OsStr| {
+            OURS.iter().any(|o| name == *o)
+                || FAMILIES
+                    .iter()
+                    .any(|f| name.as_bytes().starts_with(f.as_bytes()))
+        };
+        self.0.iter().filter(|(n, _)| !ours(n)).cloned().collect()
+    }
+}
+
+/// sd_notify(3), where systemd waits for it; silent elsewhere.
+#[derive(Debug, Clone, Default)]
+pub struct Herald {
+    socket: Option<OsString>,
+    watchdog: Option<Duration>,
+}
+
+impl Herald {
+    /// From `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
+    pub fn new(env: &Env) -> Self {
+        let number = |name| env.get(name)?.to_str()?.parse::<u64>().ok();
+        let meant = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
+        Self {
+            socket: env.get("NOTIFY_SOCKET").map(OsStr::to_os_string),
+            // Half of what systemd allows, as sd_watchdog_enabled(3) advises.
+            watchdog: number("WATCHDOG_USEC")
+                .filter(|usec| meant && *usec > 0)
+                .map(|usec| Duration::from_micros(usec / 2)),
+        }
+    }
+}
+
+impl Manager for Herald {
+    fn tell(&mut self, message: &str) {
+        if let Some(socket) = &self.socket {
+            // systemd that does not listen is systemd's concern.
+            let _ = notify::send(socket, message);
+        }
+    }
+
+    fn watchdog(&self) -> Option<Duration> {
+        self.watchdog
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Env {
+        Env(pairs.iter().map(|(n, v)| (n.into(), v.into())).collect())
+    }
+
+    #[test]
+    fn children_do_not_get_what_is_meant_for_us() {
+        let all = env(&[
+            ("PATH", "/bin"),
+            ("NOTIFY_SOCKET", "/x"),
+            ("WATCHDOG_USEC", "1"),
+            ("LISTEN_FDS", "1"),
+            ("BPM_DISABLE_DAEMON", "1"),
+            ("BPM_ID", "outer"),
+            ("BPM_HOME", "/h"),
+        ]);
+        let names: Vec<_> = all.for_children().into_iter().map(|(n, _)| n).collect();
+        assert_eq!(names, ["PATH", "BPM_HOME"]);
+        assert_eq!(all.get("PATH"), Some(OsStr::new("/bin")));
+        assert_eq!(env(&[("A", "")]).get("A"), None);
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_twice_as_often_as_needed() {
+        let herald = Herald::new(&env(&[("WATCHDOG_USEC", "3000000")]));
+        assert_eq!(herald.watchdog(), Some(Duration::from_millis(1500)));
+        let other = Herald::new(&env(&[("WATCHDOG_USEC", "3000000"), ("WATCHDOG_PID", "1")]));
+        assert_eq!(other.watchdog(), None);
+    }
+}

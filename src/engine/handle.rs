@@ -1,0 +1,385 @@
+//! The way from the doors to the supervisor and back: an [`Ask`] goes into its inbox, the [`Reply`]
+//! comes into the ticket's slot and wakes who waits for it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::base::clock::{Mono, Wall};
+use crate::base::queue::Queue;
+pub use crate::build::Artifact;
+use crate::check::CheckKey;
+use crate::config::Mode;
+use crate::engine::snapshot::{Board, BuildView, ExitView};
+use crate::os::poll::Waker;
+
+/// What can be asked of the supervisor. Names were checked against the board; one that is gone
+/// meanwhile (a reload) is answered as a failure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ask {
+    /// These and what they depend on. Answered when each is good (or can't be).
+    Start {
+        /// Process names.
+        names: Vec<String>,
+    },
+    /// These. Answered when nothing of them is left.
+    Stop {
+        /// Process names.
+        names: Vec<String>,
+    },
+    /// Build, then swap. Answered when the new run is good (or can't be).
+    Restart {
+        /// Process names.
+        names: Vec<String>,
+        /// Built as this.
+        mode: Mode,
+        /// False: what is built already is started anew.
+        build: bool,
+    },
+    /// Read `.mcp-run` anew.
+    Reload {
+        /// Only list.
+        dry_run: bool,
+    },
+    /// Stop everything and leave.
+    Shutdown {
+        /// Kill at once.
+        force: bool,
+    },
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// One for each process asked for, in the order asked.
+    Units(Vec<Done>),
+    /// What a reload did or would do.
+    Reload(Reloaded),
+    /// It could not be done at all: a sentence.
+    Refused(String),
+}
+
+/// How an order to one process ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Done {
+    /// The process.
+    pub name: String,
+    /// As asked.
+    pub ok: bool,
+    /// What runs, or would be started next.
+    pub mode: Mode,
+    /// Of the run that serves now.
+    pub pid: Option<i32>,
+    /// Of the run that served before.
+    pub previous_pid: Option<i32>,
+    /// The build that was made for it.
+    pub build: Option<BuildView>,
+    /// Its readiness.
+    pub ready: Option<bool>,
+    /// How long nothing served.
+    pub gap: Option<Duration>,
+    /// Why not ok, in words.
+    pub reason: Option<String>,
+    /// Not ok, and the run of before goes on.
+    pub old_serves: bool,
+    /// Not ok, and the build of before was started again.
+    pub rolled_back: bool,
+    /// Not ok since it ended: how.
+    pub exit: Option<ExitView>,
+    /// Not ok: the last 20 lines of what failed, the build or the run.
+    pub tail: Vec<String>,
+    /// When a dev build goes back to release.
+    pub release_in: Option<Duration>,
+    /// stop: a signal was sent.
+    pub signalled: bool,
+    /// stop: how many needed KILL.
+    pub killed: usize,
+    /// stop: what survived: pid and command.
+    pub leftovers: Vec<(i32, String)>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Done {
+    /// Not ok, and nothing else is known.
+    pub fn new(name: String) -> Self {
+        Self {
+            name,
+            ok: false,
+            mode: Mode::Release,
+            pid: None,
+            previous_pid: None,
+            build: None,
+            ready: None,
+            gap: None,
+            reason: None,
+            old_serves: false,
+            rolled_back: false,
+            exit: None,
+            tail: Vec::new(),
+            release_in: None,
+            signalled: false,
+            killed: 0,
+            leftovers: Vec::new(),
+            took: Duration::ZERO,
+        }
+    }
+}
+
+/// What a reload did or would do: names of processes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reloaded {
+    /// Swapped.
+    pub changed: Vec<String>,
+    /// Started.
+    pub added: Vec<String>,
+    /// Stopped.
+    pub removed: Vec<String>,
+    /// Not touched.
+    pub unchanged: Vec<String>,
+    /// Why nothing was done, or what of it failed.
+    pub errors: Vec<String>,
+}
+
+/// What the supervisor finds in its inbox.
+#[derive(Debug)]
+pub enum Letter {
+    /// Somebody wants something.
+    Ask(Ask, Slot),
+    /// Something that the engine's own threads noticed.
+    Fact(Fact),
+}
+
+/// What the engine's own threads notice.
+#[derive(Debug)]
+pub enum Fact {
+    /// What the process had written at its exit is in the log.
+    Drained {
+        /// The unit's index.
+        unit: usize,
+        /// The run in the log.
+        run: u64,
+    },
+    /// A build's thread is done.
+    Built {
+        /// The unit's index.
+        unit: usize,
+        /// The build.
+        id: u64,
+        /// What came of it.
+        outcome: Box<BuildOutcome>,
+    },
+    /// What came of looking whether a run is ready, or healthy.
+    Probed {
+        /// Which check.
+        key: CheckKey,
+        /// Which attempt of it.
+        attempt: u64,
+        /// What was seen: good, or not.
+        result: Result<String, String>,
+    },
+    /// A log can't be written to disk, or can be again.
+    LogTrouble {
+        /// The unit's index.
+        unit: usize,
+    },
+    /// A build's thread says what it is doing.
+    Phase {
+        /// The unit's index.
+        unit: usize,
+        /// The build.
+        id: u64,
+        /// In words.
+        phase: String,
+    },
+}
+
+/// What came of a build.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildOutcome {
+    /// What can be started now; Err: why not, in words.
+    pub result: Result<Artifact, String>,
+    /// The first errors.
+    pub errors: Vec<crate::engine::snapshot::BuildError>,
+}
+
+/// Where a reply is put.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    cell: Arc<Mutex<Option<Reply>>>,
+    begun: Arc<AtomicBool>,
+    waker: Option<Arc<Waker>>,
+}
+
+impl Slot {
+    /// One that nobody reads.
+    pub fn nobody() -> Self {
+        Self {
+            cell: Arc::default(),
+            begun: Arc::default(),
+            waker: None,
+        }
+    }
+
+    /// Answers. The first answer counts.
+    pub fn put(&self, reply: Reply) {
+        self.cell
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(reply);
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
+    /// The order is being carried out, and the board shows it.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
+    /// [`Slot::begin`] was called.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// The answer, once it is there.
+    pub fn take(&self) -> Option<Reply> {
+        self.cell
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+/// What is the same for the whole life of this bpm.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Of this bpm's life.
+    pub instance_id: String,
+    /// Its pid.
+    pub pid: i32,
+    /// When it began.
+    pub started: Mono,
+    /// When it began.
+    pub started_at: Wall,
+    /// `http://127.0.0.1:41873/mcp`, if there is TCP.
+    pub url: Option<String>,
+    /// The Unix socket, if there is one.
+    pub socket: Option<String>,
+}
+
+impl Identity {
+    /// No bpm: logs are read without one.
+    pub fn nobody() -> Self {
+        Self {
+            instance_id: String::new(),
+            pid: 0,
+            started: Mono::now(),
+            started_at: Wall::now(),
+            url: None,
+            socket: None,
+        }
+    }
+}
+
+/// The supervisor's inbox.
+pub type Letters = Arc<Queue<Letter>>;
+
+/// What the doors hold of the supervisor.
+#[derive(Debug)]
+pub struct Hub {
+    /// What can be seen.
+    pub board: Board,
+    /// Who we are.
+    pub identity: Identity,
+    /// Connections of agents now.
+    pub clients: AtomicUsize,
+    inbox: Letters,
+    bell: Arc<Waker>,
+    active: AtomicU64,
+    seen: AtomicU64,
+    over: AtomicBool,
+}
+
+/// What an order is answered with that comes too late.
+pub const STOPPING: &str = "bpm is stopping: nothing was done";
+
+impl Hub {
+    /// A hub, and the supervisor's end of its inbox; `bell` wakes the supervisor.
+    pub fn new(board: Board, identity: Identity, bell: Arc<Waker>) -> (Arc<Self>, Letters) {
+        let letters = Letters::default();
+        let active = AtomicU64::new(identity.started.as_nanos());
+        (
+            Arc::new(Self {
+                board,
+                identity,
+                clients: AtomicUsize::new(0),
+                inbox: Arc::clone(&letters),
+                bell,
+                active,
+                seen: AtomicU64::new(0),
+                over: AtomicBool::new(false),
+            }),
+            letters,
+        )
+    }
+
+    /// Asks; the answer comes into the slot and wakes `waker`.
+    pub fn ask(&self, ask: Ask, waker: Option<&Arc<Waker>>) -> Slot {
+        let slot = Slot {
+            cell: Arc::default(),
+            begun: Arc::default(),
+            waker: waker.cloned(),
+        };
+        self.send(Letter::Ask(ask, slot.clone()));
+        slot
+    }
+
+    /// Tells the supervisor what was noticed.
+    pub fn tell(&self, fact: Fact) {
+        self.send(Letter::Fact(fact));
+    }
+
+    fn send(&self, letter: Letter) {
+        self.inbox.push(letter);
+        self.bell.wake();
+    }
+
+    /// Nobody reads letters any more: what came too late to be answered will not be.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// [`Hub::end`] was called.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// Marks activity (spec: supervision, "Build"): a tool call, an order.
+    pub fn touch(&self, now: Mono) {
+        self.active.fetch_max(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Somebody was here, even if only to look.
+    pub fn saw(&self, now: Mono) {
+        self.seen.fetch_max(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// When somebody was here last.
+    pub fn last_seen(&self) -> Mono {
+        Mono::from_nanos(self.seen.load(Ordering::Relaxed)).max(self.last_activity())
+    }
+
+    /// A client is connected.
+    pub fn anybody_there(&self) -> bool {
+        self.clients.load(Ordering::Relaxed) > 0
+    }
+
+    /// The last activity.
+    pub fn last_activity(&self) -> Mono {
+        Mono::from_nanos(self.active.load(Ordering::Relaxed))
+    }
+}

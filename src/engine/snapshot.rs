@@ -1,0 +1,371 @@
+//! What can be seen of the project: a snapshot that the supervisor replaces after each change and
+//! that any door reads without asking it. A reader never holds up the supervisor: the lock covers one
+//! exchange of a pointer.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::base::clock::{Mono, Wall};
+pub use crate::build::BuildError;
+use crate::config::{Kind, Mode};
+pub use crate::lifecycle::State;
+use crate::log::store::Tape;
+use crate::os::poll::Waker;
+
+/// How many events are kept.
+pub const EVENTS: usize = 256;
+
+/// The whole project at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Rises with every change.
+    pub seq: u64,
+    /// The root's last path component.
+    pub project: String,
+    /// The canonical root.
+    pub root: PathBuf,
+    /// In the order of the file.
+    pub units: Vec<Arc<UnitView>>,
+    /// The newest [`EVENTS`], oldest first; their `seq` rises by one.
+    pub events: VecDeque<Arc<EventView>>,
+    /// The number of the newest event of an earlier bpm: ours go on behind it.
+    pub before: u64,
+    /// Dev if any process is in dev.
+    pub mode: Mode,
+    /// When dev processes are built for release, if nobody calls before.
+    pub release_at: Option<Mono>,
+    /// Orderly stop under way.
+    pub stopping: bool,
+}
+
+impl Snapshot {
+    /// Without processes, and before anything happened.
+    pub fn new(project: String, root: PathBuf) -> Self {
+        Self {
+            seq: 0,
+            project,
+            root,
+            units: Vec::new(),
+            events: VecDeque::new(),
+            before: 0,
+            mode: Mode::Release,
+            release_at: None,
+            stopping: false,
+        }
+    }
+
+    /// The process of that name.
+    pub fn unit(&self, name: &str) -> Option<&Arc<UnitView>> {
+        self.units.iter().find(|u| u.name == name)
+    }
+
+    /// All names, in the order of the file.
+    pub fn names(&self) -> Vec<String> {
+        self.units.iter().map(|u| u.name.clone()).collect()
+    }
+}
+
+/// One process.
+#[derive(Debug, Clone)]
+pub struct UnitView {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub kind: Kind,
+    /// Where it is.
+    pub state: State,
+    /// Somebody wants it up.
+    pub wanted: bool,
+    /// What runs, or would be started next.
+    pub mode: Mode,
+    /// Of the run that serves.
+    pub pid: Option<i32>,
+    /// When the state last changed.
+    pub since: Wall,
+    /// When the run that serves was started.
+    pub started: Option<Mono>,
+    /// Its readiness; None where nothing runs.
+    pub ready: Option<bool>,
+    /// Its health check; None where it has none or nothing runs.
+    pub healthy: Option<bool>,
+    /// Starts after the first in this daemon's life.
+    pub restarts: u64,
+    /// Ends that nobody asked for, in this daemon's life.
+    pub crashes: u64,
+    /// When it will be started or built again by itself.
+    pub next_start: Option<Mono>,
+    /// What runs is older than the last build that was tried.
+    pub stale: bool,
+    /// The build under way, else the last one.
+    pub build: Option<BuildView>,
+    /// The last 32 exits, oldest first.
+    pub exits: Arc<VecDeque<ExitView>>,
+    /// Names.
+    pub depends_on: Vec<String>,
+    /// What runs is the build before the newest, since that one died at its start.
+    pub rolled_back: bool,
+    /// Why it is where it is, in words, where that needs words.
+    pub reason: Option<String>,
+    /// It waits for what does not come up by itself.
+    pub hopeless: bool,
+    /// The port it was told to listen on.
+    pub port: Option<u16>,
+    /// What it printed.
+    pub log: Arc<Tape>,
+    /// What its builds printed.
+    pub build_log: Arc<Tape>,
+}
+
+impl UnitView {
+    /// A process that nobody has started, with its logs.
+    pub fn idle(name: &str, log: Arc<Tape>, build_log: Arc<Tape>) -> Self {
+        Self {
+            name: name.into(),
+            kind: Kind::Command,
+            state: State::Stopped,
+            wanted: false,
+            mode: Mode::Release,
+            pid: None,
+            since: Wall::now(),
+            started: None,
+            ready: None,
+            healthy: None,
+            restarts: 0,
+            crashes: 0,
+            next_start: None,
+            stale: false,
+            build: None,
+            exits: Arc::default(),
+            depends_on: Vec::new(),
+            rolled_back: false,
+            reason: None,
+            hopeless: false,
+            port: None,
+            log,
+            build_log,
+        }
+    }
+
+    /// Why its lines, or those of its builds, are not written to disk now.
+    pub fn log_trouble(&self) -> Option<String> {
+        log_trouble(&self.log, &self.build_log)
+    }
+
+    /// It does what it is there for, or did.
+    pub fn is_ready(&self) -> bool {
+        match self.state {
+            State::Running => self.ready != Some(false),
+            State::Done => true,
+            State::Stopped
+            | State::Waiting
+            | State::Building
+            | State::Starting
+            | State::Stopping
+            | State::Crashed
+            | State::Failed => false,
+        }
+    }
+}
+
+/// One build.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildView {
+    /// Rises by one with each build of the process (also the run number in the build log).
+    pub id: u64,
+    /// How far it is.
+    pub state: BuildState,
+    /// While it runs: `environment`, `compiling`, `waiting for cargo's lock`, ...; null otherwise.
+    pub phase: Option<String>,
+    /// What for.
+    pub mode: Mode,
+    /// When it began.
+    pub at: Wall,
+    /// While it runs, when it began.
+    pub began: Option<Mono>,
+    /// How long it took.
+    pub took: Option<Duration>,
+    /// Its end.
+    pub ok: Option<bool>,
+    /// The first errors.
+    pub errors: Arc<Vec<BuildError>>,
+}
+
+impl BuildView {
+    /// One that has not begun.
+    pub fn queued(id: u64, mode: Mode) -> Self {
+        Self {
+            id,
+            state: BuildState::Queued,
+            phase: Some("waiting for its turn".into()),
+            mode,
+            at: Wall::now(),
+            began: None,
+            took: None,
+            ok: None,
+            errors: Arc::default(),
+        }
+    }
+}
+
+/// How far a build is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildState {
+    /// Another one is under way.
+    Queued,
+    /// It is under way.
+    Running,
+    /// It made what it was to make.
+    Ok,
+    /// It did not.
+    Failed,
+    /// Nobody wanted it any more.
+    Cancelled,
+}
+
+impl BuildState {
+    /// As in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// It has not ended yet.
+    pub fn is_under_way(self) -> bool {
+        matches!(self, Self::Queued | Self::Running)
+    }
+}
+
+/// One exit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExitView {
+    /// The run's number in the log.
+    pub run: u64,
+    /// Exit code.
+    pub code: Option<i32>,
+    /// Signal's name without SIG: `KILL`.
+    pub signal: Option<String>,
+    /// Core dumped.
+    pub core: bool,
+    /// Killed for memory, as far as it can be told.
+    pub oom: bool,
+    /// bpm asked for it.
+    pub asked: bool,
+    /// Why, where it did so though nobody wanted it to: it was not ready in time, or not healthy.
+    pub fault: Option<String>,
+    /// When.
+    pub at: Wall,
+    /// Length of the run.
+    pub uptime: Duration,
+    /// CPU time of the process and its reaped children.
+    pub cpu: Duration,
+    /// Peak resident memory, bytes.
+    pub peak_rss: u64,
+    /// For crashes: the last 40 lines.
+    pub tail: Arc<Vec<String>>,
+}
+
+impl ExitView {
+    /// Nobody wanted it.
+    pub fn is_abnormal(&self) -> bool {
+        self.fault.is_some() || !self.asked && self.code != Some(0)
+    }
+
+    /// `exit code 3`, `signal KILL`, `signal SEGV (core dumped)`.
+    pub fn words(&self) -> String {
+        let code = self.code.map(i64::from);
+        exit_words(self.signal.as_deref(), code, self.core, self.oom)
+    }
+}
+
+/// Why lines of a process, or of its builds, are not written to disk now.
+pub fn log_trouble(log: &Tape, build_log: &Tape) -> Option<String> {
+    log.trouble().or_else(|| build_log.trouble())
+}
+
+/// How a process ended, from the fields of its exit.
+pub fn exit_words(signal: Option<&str>, code: Option<i64>, core: bool, oom: bool) -> String {
+    match (signal, code) {
+        (Some(signal), _) => {
+            let core = if core { " (core dumped)" } else { "" };
+            let oom = if oom { " (probably out of memory)" } else { "" };
+            format!("signal {signal}{core}{oom}")
+        }
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "an unknown end".into(),
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub struct EventView {
+    /// From 1, rising by one.
+    pub seq: u64,
+    /// When.
+    pub at: Wall,
+    /// Of which process; None: of bpm.
+    pub process: Option<String>,
+    /// `state`, `build`, `exit`, `reload`, ...
+    pub kind: &'static str,
+    /// In words.
+    pub text: String,
+}
+
+/// Where the snapshot hangs.
+#[derive(Debug)]
+pub struct Board {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    now: Arc<Snapshot>,
+    watchers: Vec<Arc<Waker>>,
+}
+
+impl Board {
+    /// With a first snapshot.
+    pub fn new(first: Snapshot) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                now: Arc::new(first),
+                watchers: Vec::new(),
+            }),
+        }
+    }
+
+    /// The newest snapshot.
+    pub fn now(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.lock().now)
+    }
+
+    /// Replaces the snapshot and wakes who watches.
+    pub fn publish(&self, next: Snapshot) {
+        let mut inner = self.lock();
+        inner.now = Arc::new(next);
+        // Waking is one non-blocking write at most.
+        for watcher in &inner.watchers {
+            watcher.wake();
+        }
+    }
+
+    /// Wakes `waker` at each change until [`Board::unwatch`].
+    pub fn watch(&self, waker: &Arc<Waker>) {
+        self.lock().watchers.push(Arc::clone(waker));
+    }
+
+    /// Undoes [`Board::watch`].
+    pub fn unwatch(&self, waker: &Arc<Waker>) {
+        self.lock().watchers.retain(|w| !Arc::ptr_eq(w, waker));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,377 @@
+//! The environment that a build or a run begins with: direnv's, where there is one, then what the file says.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::base::error::reason;
+use crate::build::direnv;
+use crate::config::{self, EnvFile, Environment, Mode, PortWish, Process, Toggle};
+use crate::engine::handle::BuildOutcome;
+use crate::lifecycle::{Event, RunKey, UnitId};
+use crate::os::files;
+use crate::os::group;
+use crate::os::net::{self, Accept};
+use crate::os::proc;
+use crate::os::reap::{Death, End};
+use crate::os::spawn::Step;
+
+use super::Supervisor;
+
+/// No environment is larger; direnv's errors are shorter.
+const LONGEST_ENVIRONMENT: usize = 4 << 20;
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+pub(super) type Variables = Vec<(OsString, OsString)>;
+
+/// The environment that everything begins with.
+pub(super) enum Base {
+    /// As bpm got it.
+    Plain(Arc<Variables>),
+    /// bpm was started from a folder of direnv's: what it set there is still to be taken back.
+    Loaded(Arc<Variables>),
+}
+
+impl Base {
+    /// Of the environment of bpm's start.
+    pub(super) fn of(env: &Variables) -> Self {
+        let loaded = env.iter().any(|(name, _)| name == "DIRENV_DIFF");
+        let env = Arc::new(env.clone());
+        if loaded {
+            Self::Loaded(env)
+        } else {
+            Self::Plain(env)
+        }
+    }
+
+    /// As it is now, loaded or not.
+    pub(super) fn variables(&self) -> &Arc<Variables> {
+        match self {
+            Self::Plain(env) | Self::Loaded(env) => env,
+        }
+    }
+}
+
+/// What an environment is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Build { unit: UnitId, id: u64, mode: Mode },
+    Run { key: RunKey, build: u64 },
+}
+
+impl Purpose {
+    fn unit(self) -> UnitId {
+        match self {
+            Self::Build { unit, .. } => unit,
+            Self::Run { key, .. } => key.unit,
+        }
+    }
+}
+
+/// direnv at work.
+pub(super) struct Prep {
+    pub(super) purpose: Purpose,
+    pub(super) pid: i32,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    said: Vec<u8>,
+    complained: Vec<u8>,
+    /// It takes direnv's part out rather than in: the result is the base from now on.
+    unloads: bool,
+    pub(super) death: Option<Death>,
+    /// Why nobody wants it any more.
+    pub(super) cancelled: Option<String>,
+}
+
+impl Prep {
+    /// The pipes to wait for.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .flatten()
+            .map(|fd| fd.as_fd())
+    }
+
+    /// Takes what is there to be read.
+    fn read(&mut self) {
+        take(&mut self.stdout, &mut self.said);
+        take(&mut self.stderr, &mut self.complained);
+    }
+}
+
+/// Reads until the pipe is empty or ends; an end closes it, and so does too much.
+fn take(pipe: &mut Option<OwnedFd>, into: &mut Vec<u8>) {
+    let mut buffer = [0; 16 << 10];
+    while let Some(fd) = pipe {
+        let Ok(mut file) = fd.try_clone().map(File::from) else {
+            return;
+        };
+        match file.read(&mut buffer) {
+            Ok(n) if n > 0 && into.len() + n <= LONGEST_ENVIRONMENT => {
+                into.extend_from_slice(&buffer[..n])
+            }
+            Ok(_) => *pipe = None,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => *pipe = None,
+        }
+    }
+}
+
+impl Supervisor {
+    /// Makes the environment of a build or a run, by direnv where that is needed; then it is started.
+    pub(super) fn prepare(&mut self, purpose: Purpose) {
+        let root = self.setup.config.root.clone();
+        let loads = match self.setup.config.direnv {
+            Toggle::On => true,
+            Toggle::Off => false,
+            Toggle::Auto => root.join(".envrc").exists(),
+        };
+        let unloads = !loads && matches!(self.base, Base::Loaded(_));
+        if !loads && !unloads {
+            let base = Arc::clone(self.base.variables());
+            return self.proceed(purpose, &base);
+        }
+        let exec = if loads {
+            direnv::load(&root)
+        } else {
+            direnv::unload()
+        };
+        if let Purpose::Build { unit, .. } = purpose {
+            self.set_phase(unit, "environment");
+        }
+        let env = Arc::clone(self.base.variables());
+        match self.start(&exec, &env) {
+            Ok(spawned) => self.preps.push(Prep {
+                purpose,
+                pid: spawned.pid,
+                stdout: Some(spawned.stdout),
+                stderr: Some(spawned.stderr),
+                said: Vec::new(),
+                complained: Vec::new(),
+                unloads,
+                death: None,
+                cancelled: None,
+            }),
+            Err(_) if unloads => {
+                // direnv is not there to take its part back: its own variables at least go.
+                let kept = env
+                    .iter()
+                    .filter(|(name, _)| !direnv::is_own(name))
+                    .cloned()
+                    .collect();
+                self.base = Base::Plain(Arc::new(kept));
+                self.prepare(purpose);
+            }
+            Err(e) => {
+                let found = if e.step == Step::Program && e.error.kind() == io::ErrorKind::NotFound
+                {
+                    let wanted = match self.setup.config.direnv {
+                        Toggle::Auto => "the project has an .envrc",
+                        Toggle::On | Toggle::Off => ".mcp-run says direnv = true",
+                    };
+                    format!(
+                        "direnv is not installed, and {wanted}: install it, or set direnv = false"
+                    )
+                } else {
+                    format!("direnv: {e}")
+                };
+                self.fail(purpose, &found);
+            }
+        }
+    }
+
+    /// Reads what direnv says, and goes on where it has ended.
+    pub(super) fn read_preps(&mut self) {
+        for prep in &mut self.preps {
+            prep.read();
+        }
+        self.finish_preps();
+    }
+
+    /// Goes on with those of which direnv has ended.
+    pub(super) fn finish_preps(&mut self) {
+        let dead = |preps: &[Prep]| {
+            let mut ended = preps.iter().zip(0..);
+            ended.find_map(|(prep, at)| Some((at, prep.death?)))
+        };
+        while let Some((at, death)) = dead(&self.preps) {
+            let mut prep = self.preps.swap_remove(at);
+            prep.read();
+            self.finish_prep(prep, death.end);
+        }
+    }
+
+    fn finish_prep(&mut self, prep: Prep, end: End) {
+        if let Some(why) = prep.cancelled {
+            return self.fail(prep.purpose, &why);
+        }
+        if let Err(end) = end.into_result() {
+            let why = direnv::failure(&self.setup.config.root, &end, &prep.complained);
+            return self.fail(prep.purpose, &why);
+        }
+        let env = Arc::new(direnv::parse(&prep.said));
+        if prep.unloads {
+            self.base = Base::Plain(Arc::clone(&env));
+        }
+        self.proceed(prep.purpose, &env);
+    }
+
+    fn proceed(&mut self, purpose: Purpose, base: &Variables) {
+        let Some(process) = self
+            .units
+            .get(&purpose.unit())
+            .map(|u| Arc::clone(&u.process))
+        else {
+            return self.fail(purpose, "it was taken out of the configuration");
+        };
+        let free = match purpose {
+            Purpose::Run { key, .. } => self.free_port(key.unit, &process),
+            Purpose::Build { .. } => Ok(()),
+        };
+        let env = match free.and_then(|()| self.environment(&process, base)) {
+            Ok(env) => env,
+            Err(why) => return self.fail(purpose, &why),
+        };
+        match purpose {
+            Purpose::Build { unit, id, mode } => self.spawn_build(unit, id, mode, &process, env),
+            Purpose::Run { key, build } => self.spawn_run(key, build, &process, env),
+        }
+    }
+
+    /// [`Supervisor::environment`], with what marks a run.
+    pub(super) fn run_environment(
+        &mut self,
+        process: &Process,
+        base: &Variables,
+        run: u64,
+    ) -> Result<Environment, String> {
+        let mut env = self.environment(process, base)?;
+        self.mark(&mut env, process, run);
+        Ok(env)
+    }
+
+    /// By this what belongs to a run is known.
+    pub(super) fn mark(&self, env: &mut Environment, process: &Process, run: u64) {
+        env.insert("BPM_RUN".into(), run.to_string().into());
+        let marker = format!("{}/{}/{run}", self.marker_prefix(), process.name);
+        env.insert(group::MARKER.into(), marker.into());
+    }
+
+    /// The environment of a process: `base`, its `env_file`s, its port, its settings, and its names.
+    pub(super) fn environment(
+        &mut self,
+        process: &Process,
+        base: &Variables,
+    ) -> Result<Environment, String> {
+        let files: Vec<_> = process
+            .env_files
+            .iter()
+            .map(read_env_file)
+            .collect::<Result<_, _>>()?;
+        let mut env = config::environment(
+            process,
+            base.iter().cloned(),
+            &files,
+            self.port_of(process)?,
+        )?;
+        let root = self.setup.config.root.clone();
+        env.insert("BPM_PROCESS".into(), process.name.clone().into());
+        env.insert("BPM_PROJECT".into(), root.into());
+        Ok(env)
+    }
+
+    /// The port of `port`; one of `"auto"` is taken now if it was not before, and kept.
+    fn port_of(&mut self, process: &Process) -> Result<Option<u16>, String> {
+        match process.port {
+            None => Ok(None),
+            Some(PortWish::Fixed(port)) => Ok(Some(port)),
+            Some(PortWish::Auto) => match self.state.port_of(&process.name) {
+                Some(port) => Ok(Some(port)),
+                None => self.take_port(&process.name).map(Some),
+            },
+        }
+    }
+
+    fn take_port(&mut self, process: &str) -> Result<u16, String> {
+        let port = net::free_port(LOOPBACK).map_err(|e| format!("no free port: {}", reason(&e)))?;
+        self.state.keep_port(process, port);
+        self.state_changed = true;
+        Ok(port)
+    }
+
+    /// Sees that the port is free: whoever has it is named before the process would die of it, and
+    /// one of `"auto"` is taken anew. Not asked where an old run has it (an overlapping swap), or bpm.
+    fn free_port(&mut self, unit: UnitId, process: &Process) -> Result<(), String> {
+        let Some(port) = self.port_of(process)? else {
+            return Ok(());
+        };
+        let ours = self.books.keys().any(|k| k.unit == unit) || self.sockets.holds(unit, port);
+        if ours || net::tcp_listener(LOOPBACK, port, Accept::AtOnce).is_ok() {
+            return Ok(());
+        }
+        if process.port == Some(PortWish::Auto) {
+            return self.take_port(&process.name).map(drop);
+        }
+        Err(match proc::port_holder(LOOPBACK, port) {
+            Some((pid, command)) => format!("port {port} is in use by pid {pid} ({command})"),
+            None => format!("port {port} is in use by another process"),
+        })
+    }
+
+    /// It does not come to a build or a run.
+    pub(super) fn fail(&mut self, purpose: Purpose, why: &str) {
+        match purpose {
+            Purpose::Build { unit, id, .. } => {
+                let outcome = BuildOutcome {
+                    result: Err(why.into()),
+                    errors: Vec::new(),
+                };
+                self.build_ended(unit, id, outcome);
+            }
+            Purpose::Run {
+                key: RunKey { unit, generation },
+                ..
+            } => {
+                let name = self
+                    .units
+                    .get(&unit)
+                    .map(|u| u.process.name.clone())
+                    .unwrap_or_default();
+                let why = format!("cannot start {name}: {why}");
+                self.trouble(Some(unit), "exit", why.clone());
+                self.queue.push_back(Event::NotSpawned {
+                    unit,
+                    generation,
+                    why,
+                });
+            }
+        }
+    }
+
+    /// Gives up a start whose environment is still being made.
+    pub(super) fn abort(&mut self, key: RunKey) {
+        for prep in &mut self.preps {
+            if matches!(prep.purpose, Purpose::Run { key: k, .. } if k == key) {
+                prep.cancelled = Some("it was told to stop".into());
+                group::signal_group(prep.pid, libc::SIGKILL);
+            }
+        }
+    }
+}
+
+fn read_env_file(file: &EnvFile) -> Result<Vec<(String, String)>, String> {
+    let wrong = |why: &str| Err(format!("env_file {:?}: {why}", file.path));
+    match files::read_named(&file.path) {
+        Ok((bytes, _)) => match std::str::from_utf8(&bytes) {
+            Ok(text) => config::parse_dotenv(text, &file.path.display().to_string())
+                .map_err(|fault| fault.to_string()),
+            Err(_) => wrong("it is not UTF-8"),
+        },
+        Err(e) if file.optional && e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => wrong(&reason(&e)),
+    }
+}

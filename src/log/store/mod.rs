@@ -1,0 +1,800 @@
+//! One log: ring and files behind one lock, and wake-ups for whoever follows it. The only memory that
+//! threads share.
+
+mod index;
+mod query;
+mod reader;
+mod segment;
+#[cfg(test)]
+mod testing;
+mod writer;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::base::clock::{Mono, Wall};
+use crate::base::table::in_order;
+use crate::log::block::{Lane, MAX_LINE, Walk, is_piece};
+use crate::log::ring::Ring;
+use crate::log::search::{
+    Errors, Finder, Found, Line, Matcher, Query, QueryError, Search, Stream, search, text_of,
+};
+use crate::os::poll::Waker;
+use query::Selection;
+use writer::{Disk, Folder};
+
+pub use crate::log::ring::Limits;
+pub use writer::Kind;
+
+/// A stack that goes on from one page of a log to the next has so many lines at most.
+const EVENT: u64 = 120;
+
+/// Counts of one log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Lines that can be searched.
+    pub lines: u64,
+    /// Lines that no longer can, since this daemon's start.
+    pub dropped: u64,
+    /// When the last byte came.
+    pub last_output: Option<Mono>,
+}
+
+/// What a follower got.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pulled {
+    /// Complete lines after the cursor (and the unfinished last one of a run that ended).
+    pub lines: Vec<Line>,
+    /// Lines after the cursor that were gone already.
+    pub dropped: u64,
+    /// The cursor for the next pull.
+    pub next: u64,
+}
+
+/// A line as the process wrote it.
+#[derive(Debug, Clone, Copy)]
+pub struct RawLine<'a> {
+    /// Its number; of one that was finished late, lower than that of lines before it.
+    pub seq: u64,
+    /// The run it belongs to.
+    pub run: u64,
+    /// When its last byte came.
+    pub at: Wall,
+    /// Where it came from.
+    pub stream: Stream,
+    /// With its newline, if it has one.
+    pub bytes: &'a [u8],
+}
+
+/// Where a follower is after a pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pull {
+    /// Lines after the cursor that were gone already.
+    pub dropped: u64,
+    /// The cursor for the next pull.
+    pub next: u64,
+    /// There was more than fitted.
+    pub more: bool,
+}
+
+/// One log.
+#[derive(Debug)]
+pub struct Tape {
+    state: Mutex<State>,
+    /// What [`Tape::next_seq`] says.
+    next: AtomicU64,
+    /// A lock of its own: a woken thread asks for the other one at once.
+    followers: Mutex<Vec<Arc<Waker>>>,
+    trouble: Mutex<Option<String>>,
+    told: OnceLock<Hook>,
+}
+
+/// Called when [`Tape::trouble`] has changed; does not block.
+struct Hook(Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hook")
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    ring: Ring,
+    last_output: Option<Mono>,
+    /// Runs that can be searched.
+    runs: usize,
+    disk: Option<Box<Disk>>,
+}
+
+impl State {
+    /// Where the next bytes of a stream go, as many as the disk takes at once.
+    fn room(&mut self, run: u64, stream: Stream) -> Option<&mut [u8]> {
+        let most = self.disk.as_ref().map_or(MAX_LINE, |disk| disk.most());
+        let room = self.ring.room(run, stream)?;
+        let size = room.len().min(most);
+        room.get_mut(..size)
+    }
+
+    /// New bytes that are in the ring's room: to the disk first, then to the ring. True: lines were
+    /// finished.
+    fn add(&mut self, run: u64, stream: Stream, count: usize, at: Wall) -> bool {
+        let Self { ring, disk, .. } = self;
+        if let Some(disk) = disk {
+            let next = ring.next_number();
+            if let Some(bytes) = ring.room(run, stream).and_then(|room| room.get(..count)) {
+                disk.write(run, bytes, at, next);
+            }
+        }
+        let mut finished = false;
+        let mut left = count;
+        while left > 0 {
+            let now = left.min(MAX_LINE);
+            finished |= ring.commit(run, stream, now, at);
+            if let Some(disk) = disk {
+                disk.note(run, stream, now, ring.mark(), at);
+            }
+            left -= now;
+        }
+        finished
+    }
+}
+
+impl Tape {
+    /// A log in memory whose first line gets `first_seq` and whose first run `first_run` (both from 1).
+    pub fn new(limits: Limits, first_seq: u64, first_run: u64) -> Arc<Self> {
+        Self::with(limits, None, first_seq, first_run)
+    }
+
+    /// A log that goes on where the files in `folder` end, and writes to them unless `limits.disk` is
+    /// zero; its numbers are at least these.
+    pub fn open(
+        folder: Arc<Path>,
+        kind: Kind,
+        limits: Limits,
+        first_seq: u64,
+        first_run: u64,
+    ) -> Arc<Self> {
+        let mut disk = Disk::new(Folder { path: folder, kind }, limits.disk);
+        let (last, run) = disk.last();
+        let (first_seq, first_run) = (first_seq.max(last + 1), first_run.max(run + 1));
+        disk.set_budget(limits.disk);
+        Self::with(limits, Some(Box::new(disk)), first_seq, first_run)
+    }
+
+    /// What earlier daemons wrote, to be read; nothing of it goes.
+    pub fn stored(folder: Arc<Path>, kind: Kind, limits: Limits) -> Arc<Self> {
+        let disk = Disk::new(Folder { path: folder, kind }, limits.disk);
+        let (last, run) = disk.last();
+        Self::with(limits, Some(Box::new(disk)), last + 1, run + 1)
+    }
+
+    fn with(limits: Limits, disk: Option<Box<Disk>>, first_seq: u64, first_run: u64) -> Arc<Self> {
+        let ring = Ring::new(limits, first_seq, first_run);
+        Arc::new(Self {
+            next: AtomicU64::new(ring.next()),
+            state: Mutex::new(State {
+                ring,
+                last_output: None,
+                runs: limits.runs,
+                disk,
+            }),
+            followers: Mutex::default(),
+            trouble: Mutex::default(),
+            told: OnceLock::new(),
+        })
+    }
+
+    /// The cursor before the first line of this daemon.
+    pub fn origin(&self) -> u64 {
+        self.lock().ring.origin() - 1
+    }
+
+    /// New bounds (a reload).
+    pub fn set_limits(&self, limits: Limits) {
+        let mut state = self.lock();
+        state.runs = limits.runs;
+        state.ring.set_limits(limits);
+        if let Some(disk) = &mut state.disk {
+            disk.set_budget(limits.disk);
+        }
+        self.publish(state, false);
+    }
+
+    /// Begins a run and gives its number. Two may be open at once (an overlapping swap).
+    pub fn begin(&self, at: Wall) -> u64 {
+        let mut state = self.lock();
+        let run = state.ring.begin(at);
+        if let Some(disk) = &mut state.disk {
+            disk.begin(run, at);
+        }
+        run
+    }
+
+    /// The number that the next run gets.
+    pub fn next_run(&self) -> u64 {
+        self.lock().ring.next_run()
+    }
+
+    /// Ends a run: its unfinished lines end. `exit`: how, in words. What still comes (of a grandchild
+    /// that holds the pipe) is added to it.
+    pub fn end(&self, run: u64, at: Wall, exit: &str) {
+        let mut state = self.lock();
+        let State { ring, disk, .. } = &mut *state;
+        let mut finished = false;
+        for stream in Stream::ALL {
+            if ring.finish_line(run, stream) {
+                finished = true;
+                if let Some(disk) = disk {
+                    disk.note(run, stream, 0, ring.mark(), at);
+                }
+            }
+        }
+        ring.end(run, at, exit);
+        if let Some(disk) = disk {
+            disk.end(run, at, exit);
+        }
+        self.publish(state, finished);
+    }
+
+    /// One read(2) straight into the log. `Ok(0)`: end of file. `WouldBlock` as an error.
+    pub fn read_from(&self, run: u64, stream: Stream, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        let mut state = self.lock();
+        let Some(room) = state.room(run, stream) else {
+            // A run that is gone: its pipe is kept from filling up, that is all.
+            return Ok(nix::unistd::read(fd, &mut [0; 4096])?);
+        };
+        let count = nix::unistd::read(fd, room)?;
+        if count > 0 {
+            state.last_output = Some(Mono::now());
+            let finished = state.add(run, stream, count, Wall::now());
+            self.publish(state, finished);
+        }
+        Ok(count)
+    }
+
+    /// Appends bytes (a build's rendered messages).
+    pub fn append(&self, run: u64, stream: Stream, mut bytes: &[u8]) {
+        let mut state = self.lock();
+        let at = Wall::now();
+        let mut finished = false;
+        while !bytes.is_empty()
+            && let Some(room) = state.room(run, stream)
+        {
+            let (now, later) = bytes.split_at(bytes.len().min(room.len()));
+            room[..now.len()].copy_from_slice(now);
+            let count = now.len();
+            finished |= state.add(run, stream, count, at);
+            bytes = later;
+        }
+        state.last_output = Some(Mono::now());
+        self.publish(state, finished);
+    }
+
+    /// Why lines are not written to disk now, in words: `cannot write /.../000003-00.log: no space left on
+    /// device`.
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.trouble).clone()
+    }
+
+    /// Calls `told` from now on whenever [`Tape::trouble`] has changed, on the thread that met it; at once
+    /// where there is trouble already. The first hook counts.
+    pub fn on_trouble(&self, told: Box<dyn Fn() + Send + Sync>) {
+        let Hook(told) = self.told.get_or_init(|| Hook(told));
+        if self.trouble().is_some() {
+            told();
+        }
+    }
+
+    /// What [`Tape::trouble`] says from now on. To be called without a lock held.
+    pub fn set_trouble(&self, why: Option<String>) {
+        let before = std::mem::replace(&mut *lock(&self.trouble), why.clone());
+        if let Some(Hook(told)) = self.told.get().filter(|_| before != why) {
+            told();
+        }
+    }
+
+    /// The number that the next new line gets; lock-free. All lines before it can be pulled.
+    pub fn next_seq(&self) -> u64 {
+        self.next.load(Ordering::Acquire)
+    }
+
+    /// Wakes `waker` once per read that finished a line until [`Tape::unfollow`].
+    pub fn follow(&self, waker: &Arc<Waker>) {
+        lock(&self.followers).push(Arc::clone(waker));
+    }
+
+    /// Undoes [`Tape::follow`].
+    pub fn unfollow(&self, waker: &Arc<Waker>) {
+        lock(&self.followers).retain(|w| !Arc::ptr_eq(w, waker));
+    }
+
+    /// Complete lines with `seq > after`, at most about `max_bytes` of text, but one at least.
+    pub fn pull(&self, after: u64, max_bytes: usize) -> Pulled {
+        let mut lines = Vec::new();
+        let pull = self.pull_raw(after, max_bytes, |line| {
+            lines.push(Line {
+                seq: line.seq,
+                run: line.run,
+                at: line.at,
+                stream: line.stream,
+                text: text_of(line.bytes),
+                matched: false,
+                truncated: is_piece(line.bytes),
+            });
+        });
+        Pulled {
+            lines,
+            dropped: pull.dropped,
+            next: pull.next,
+        }
+    }
+
+    /// As [`Tape::pull`], but the lines as they were written. Nothing is locked while `each` runs.
+    pub fn pull_raw(
+        &self,
+        after: u64,
+        max_bytes: usize,
+        mut each: impl FnMut(RawLine<'_>),
+    ) -> Pull {
+        let none = Pull {
+            dropped: 0,
+            next: after,
+            more: false,
+        };
+        if self.next_seq() <= after.saturating_add(1) {
+            return none;
+        }
+        let mut view = self.select_since(after).open();
+        let (mut lanes, horizon) = view.first_page();
+        let first = lanes.iter().filter_map(Lane::first).min();
+        let mut pull = Pull {
+            // Numbers that no line has are rare, so this seldom has to be counted.
+            dropped: match first {
+                Some(first) if first <= after.saturating_add(1) => 0,
+                Some(_) | None => view.gone(),
+            },
+            next: view.next.max(after),
+            more: false,
+        };
+        let mut late = std::mem::take(&mut view.late);
+        if view.is_stored() && horizon.is_none() {
+            // Nothing is left of what should be on disk.
+            let memory = &mut Selection::since_in_memory(&mut self.lock().ring, after).memory;
+            lanes = std::mem::take(&mut memory.lanes);
+            late = std::mem::take(&mut memory.late);
+            pull.next = memory.next.max(after);
+        }
+        let is_late = |seq: u64| late.iter().any(|(_, own)| *own == seq);
+        let mut room = max_bytes.max(1);
+        let mut last = after;
+        for (lane, at) in Walk::up(&lanes, after) {
+            if horizon.is_some_and(|end| at.seq > end) {
+                break;
+            }
+            if room == 0 {
+                pull.next = last;
+                pull.more = true;
+                break;
+            }
+            last = at.seq;
+            if is_late(at.seq) {
+                continue;
+            }
+            let lane = &lanes[lane];
+            let (bytes, when) = lane.bytes(&at);
+            room = room.saturating_sub(bytes.len());
+            each(RawLine {
+                seq: own_number(&late, at.seq),
+                run: lane.run,
+                at: when,
+                stream: lane.stream,
+                bytes,
+            });
+        }
+        if let Some(end) = horizon.filter(|_| !pull.more) {
+            pull.next = end;
+            pull.more = true;
+        }
+        if pull.more {
+            // What is missing on disk behind the next cursor is told then.
+            pull.dropped = pull.dropped.saturating_sub(view.missing(pull.next));
+        }
+        pull
+    }
+
+    fn select_since(&self, after: u64) -> Selection {
+        let State {
+            ring, disk, runs, ..
+        } = &mut *self.lock();
+        Selection::since(ring, disk.as_deref_mut(), *runs, after)
+    }
+
+    fn select(&self, query: &Query) -> Result<Selection, QueryError> {
+        let State {
+            ring, disk, runs, ..
+        } = &mut *self.lock();
+        Selection::new(ring, disk.as_deref_mut(), *runs, query)
+    }
+
+    /// Answers a query. Takes its time: for a worker thread.
+    ///
+    /// # Errors
+    /// The pattern is none, or there is no run of that index.
+    pub fn find(&self, query: &Query) -> Result<Found, QueryError> {
+        let matcher = match &query.pattern {
+            Some(pattern) => Some(Matcher::new(pattern, query.literal, query.ignore_case)?),
+            None => None,
+        };
+        let mut view = self.select(query)?.open();
+        let mut found = std::mem::take(&mut view.found);
+        found.dropped = view.gone();
+        let all = match matcher {
+            Some(_) => 0,
+            None => view.lines(),
+        };
+        let deadline = Mono::now().after(query.budget);
+        let mut expired = || Mono::now() >= deadline;
+        let mut search = Search::new(query, matcher.as_ref());
+        let (forward, beside) = (search.is_forward(), search.beside());
+        view.each_page(forward, beside, &mut |lanes, own| {
+            search.page(lanes, own, &mut expired);
+            search.go()
+        });
+        let mut outcome = search.finish();
+        let late = &view.late;
+        if matcher.is_none() {
+            outcome.matches = all;
+            outcome.searched = all;
+        }
+        if !late.is_empty() {
+            for line in &mut outcome.lines {
+                line.seq = own_number(late, line.seq);
+            }
+            outcome.lines = in_order(outcome.lines, |line| line.seq);
+        }
+        found.lines = outcome.lines;
+        found.matches = outcome.matches;
+        found.searched = outcome.searched;
+        found.stopped_early = outcome.stopped_early;
+        Ok(found)
+    }
+
+    /// Errors and warnings, grouped by shape, at most `max` groups: of what `query` (its run, cursor,
+    /// time and stream) is about. Takes its time: for a worker thread.
+    ///
+    /// # Errors
+    /// There is no run of that index.
+    pub fn find_errors(&self, query: &Query, max: usize) -> Result<Errors, QueryError> {
+        let mut view = self.select(query)?.open();
+        let dropped = view.gone();
+        let next = view.found.next;
+        let deadline = Mono::now().after(query.budget);
+        let mut expired = || Mono::now() >= deadline;
+        let mut finder = Finder::default();
+        view.each_page(true, EVENT, &mut |lanes, own| {
+            finder.page(lanes, own, &mut expired);
+            finder.go()
+        });
+        let mut errors = finder.finish(max);
+        for group in &mut errors.groups {
+            group.seq = own_number(&view.late, group.seq);
+        }
+        errors.dropped = dropped;
+        errors.next = next;
+        Ok(errors)
+    }
+
+    /// The last `n` lines of a run, the unfinished ones as they stand.
+    pub fn tail(&self, run: u64, n: usize) -> Vec<Line> {
+        let snapshot = self.lock().ring.of_run(run, None);
+        let query = Query {
+            tail: Some(n),
+            ..Query::default()
+        };
+        search(&snapshot.lanes, &query, None, &mut || false).lines
+    }
+
+    /// Counts.
+    pub fn stats(&self) -> Stats {
+        let state = self.lock();
+        let (lines, dropped) = state.ring.counts();
+        Stats {
+            lines,
+            dropped,
+            last_output: state.last_output,
+        }
+    }
+
+    /// Lets go of the lock, and tells the followers if there is something for them.
+    fn publish(&self, mut state: MutexGuard<'_, State>, finished: bool) {
+        if finished {
+            self.next.store(state.ring.next(), Ordering::Release);
+        }
+        let trouble = state.disk.as_mut().and_then(|disk| disk.news());
+        drop(state);
+        if let Some(why) = trouble {
+            self.set_trouble(why);
+        }
+        if finished {
+            for follower in lock(&self.followers).iter() {
+                follower.wake();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// What a panicking thread left is whole: nothing panics between two halves of a change.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A late line has its own number, not that of its place.
+fn own_number(late: &[(u64, u64)], seq: u64) -> u64 {
+    let own = late.iter().find(|(place, _)| *place == seq);
+    own.map_or(seq, |(_, own)| *own)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::log::block::testing::Random;
+    use crate::os::poll::{Mailbox, readable};
+
+    const LIMITS: Limits = Limits {
+        lines: 100_000,
+        bytes: 1 << 20,
+        runs: 10,
+        disk: 0,
+    };
+
+    fn tape() -> (Arc<Tape>, u64) {
+        let tape = Tape::new(LIMITS, 1, 1);
+        let run = tape.begin(Wall(1));
+        (tape, run)
+    }
+
+    fn texts(lines: &[Line]) -> Vec<&str> {
+        lines.iter().map(|l| l.text.as_str()).collect()
+    }
+
+    #[test]
+    fn a_cursor_crosses_runs_and_an_index_names_one() {
+        let (tape, first) = tape();
+        tape.append(first, Stream::Stdout, b"one\ntwo\nunfinished");
+        tape.end(first, Wall(5), "exit code 3");
+        let second = tape.begin(Wall(6));
+        tape.append(second, Stream::Stderr, b"three\n");
+        let find = |query: Query| tape.find(&query).unwrap();
+        let newest = find(Query::unhurried());
+        assert_eq!((newest.run, newest.index, newest.next), (Some(2), -1, 4));
+        assert_eq!(texts(&newest.lines), ["three"]);
+        let before = find(Query {
+            index: 0,
+            ..Query::unhurried()
+        });
+        assert_eq!((before.run, before.index), (Some(1), -2));
+        assert_eq!(before.exit.as_deref(), Some("exit code 3"));
+        assert_eq!(texts(&before.lines), ["one", "two", "unfinished"]);
+        let after = find(Query {
+            after: Some(2),
+            ..Query::unhurried()
+        });
+        assert_eq!(texts(&after.lines), ["unfinished", "three"]);
+        assert_eq!(after.run, Some(2));
+        for index in [2, -3, i64::MIN, i64::MAX] {
+            let refused = tape.find(&Query {
+                index,
+                ..Query::unhurried()
+            });
+            assert_eq!(refused, Err(QueryError::NoRun { index, known: 2 }));
+        }
+        let only = find(Query {
+            after: Some(0),
+            stream: Some(Stream::Stderr),
+            ..Query::unhurried()
+        });
+        assert_eq!(texts(&only.lines), ["three"]);
+        assert!(
+            find(Query {
+                since: Some(Wall(i64::MAX)),
+                ..Query::unhurried()
+            })
+            .lines
+            .is_empty()
+        );
+        assert_eq!(
+            find(Query {
+                since: Some(Wall(2)),
+                ..Query::unhurried()
+            })
+            .lines
+            .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn no_run_is_no_error() {
+        let tape = Tape::new(LIMITS, 9, 4);
+        let found = tape.find(&Query::unhurried()).unwrap();
+        assert_eq!((found.run, found.next, found.lines.len()), (None, 8, 0));
+        assert_eq!(tape.next_seq(), 9);
+        assert!(tape.tail(4, 20).is_empty());
+    }
+
+    #[test]
+    fn an_unfinished_line_keeps_the_number_it_was_shown_with() {
+        let (tape, run) = tape();
+        tape.append(run, Stream::Stdout, b"a\nprompt> ");
+        let shown = tape.find(&Query::unhurried()).unwrap();
+        assert_eq!(texts(&shown.lines), ["a", "prompt> "]);
+        assert_eq!((shown.lines[1].seq, shown.next), (2, 1));
+        tape.append(run, Stream::Stderr, b"overtakes\n");
+        let cursor = tape.pull(0, 1 << 20).next;
+        assert_eq!(cursor, 3);
+        tape.append(run, Stream::Stdout, b"yes\nnext\n");
+        let whole = tape.find(&Query::unhurried()).unwrap();
+        assert_eq!(
+            texts(&whole.lines),
+            ["a", "prompt> yes", "overtakes", "next"]
+        );
+        assert_eq!(whole.lines[1].seq, 2);
+        // A follower that had read past it gets it all the same.
+        let pulled = tape.pull(cursor, 1 << 20);
+        assert_eq!(texts(&pulled.lines), ["prompt> yes", "next"]);
+        assert_eq!(
+            (pulled.lines[0].seq, pulled.next, pulled.dropped),
+            (2, 5, 0)
+        );
+        let found = tape
+            .find(&Query {
+                after: Some(cursor),
+                ..Query::unhurried()
+            })
+            .unwrap();
+        assert_eq!(texts(&found.lines), ["prompt> yes", "next"]);
+        assert_eq!(found.next, 5);
+    }
+
+    #[test]
+    fn followers_get_each_line_once_whoever_looks_meanwhile() {
+        for seed in 1..=40u64 {
+            let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let (tape, run) = tape();
+            let other = tape.begin(Wall(1));
+            let (mut written, mut cursor, mut got) = (0, 0, Vec::new());
+            for _ in 0..500 {
+                let stream = [Stream::Stdout, Stream::Stderr][random.below(2)];
+                let run = [run, other][random.below(2)];
+                match random.below(6) {
+                    0 => drop(tape.find(&Query {
+                        after: Some(0),
+                        ..Query::unhurried()
+                    })),
+                    1 => {
+                        let pulled = tape.pull(cursor, random.below(200));
+                        assert_eq!(pulled.dropped, 0);
+                        cursor = pulled.next;
+                        got.extend(pulled.lines);
+                    }
+                    2 => tape.append(run, stream, b"part "),
+                    _ => {
+                        tape.append(run, stream, format!("line {written}\n").as_bytes());
+                        written += 1;
+                    }
+                }
+            }
+            loop {
+                let pulled = tape.pull(cursor, 100);
+                if pulled.lines.is_empty() {
+                    break;
+                }
+                cursor = pulled.next;
+                got.extend(pulled.lines);
+            }
+            assert_eq!(cursor + 1, tape.next_seq());
+            let number = |l: &Line| l.text.rsplit(' ').next().unwrap().parse::<u32>().unwrap();
+            let mut numbers: Vec<u32> = got.iter().map(number).collect();
+            numbers.sort_unstable();
+            assert!(numbers.into_iter().eq(0..written), "seed {seed}");
+            let mut seqs: Vec<u64> = got.iter().map(|l| l.seq).collect();
+            seqs.sort_unstable();
+            seqs.dedup();
+            assert_eq!(seqs.len(), got.len());
+        }
+    }
+
+    #[test]
+    fn a_gap_is_told() {
+        let (tape, run) = tape();
+        for n in 0..40_000 {
+            tape.append(
+                run,
+                Stream::Stdout,
+                format!("a line of some length {n:06}\n").as_bytes(),
+            );
+        }
+        let stats = tape.stats();
+        assert_eq!(stats.lines + stats.dropped, 40_000);
+        let pulled = tape.pull(0, 100);
+        assert_eq!(pulled.dropped, stats.dropped);
+        assert_eq!(pulled.lines[0].seq, stats.dropped + 1);
+        assert_eq!(tape.pull(stats.dropped - 10, 1).dropped, 10);
+        let found = tape
+            .find(&Query {
+                tail: Some(1),
+                ..Query::unhurried()
+            })
+            .unwrap();
+        assert_eq!((found.dropped, found.matches), (stats.dropped, stats.lines));
+        // The run goes with all its lines.
+        for _ in 0..10 {
+            tape.end(run, Wall(2), "exit code 0");
+            let next = tape.begin(Wall(3));
+            tape.end(next, Wall(4), "exit code 0");
+        }
+        assert_eq!(tape.stats().dropped, 40_000);
+        assert_eq!(tape.pull(39_990, 1).dropped, 10);
+    }
+
+    #[test]
+    fn one_read_is_one_wake() {
+        let (tape, run) = tape();
+        let mailbox = Mailbox::new().unwrap();
+        let waker = mailbox.waker(7);
+        tape.follow(&waker);
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&b"line\n".repeat(500)).unwrap();
+        assert_eq!(
+            tape.read_from(run, Stream::Stdout, reader.as_fd()).unwrap(),
+            2_500
+        );
+        let mut tokens = Vec::new();
+        mailbox.take(&mut tokens);
+        assert_eq!(tokens, [7]);
+        waker.seen();
+        writer.write_all(b"not a line yet").unwrap();
+        tape.read_from(run, Stream::Stdout, reader.as_fd()).unwrap();
+        assert_eq!(
+            readable([Some(mailbox.as_fd())], Some(Duration::ZERO)).unwrap(),
+            [false]
+        );
+        tape.end(run, Wall(1), "exit code 0");
+        mailbox.take(&mut tokens);
+        assert_eq!(tokens, [7, 7]);
+        tape.unfollow(&waker);
+        waker.seen();
+        tape.append(run, Stream::Stdout, b"more\n");
+        assert_eq!(
+            readable([Some(mailbox.as_fd())], Some(Duration::ZERO)).unwrap(),
+            [false]
+        );
+    }
+
+    #[test]
+    fn what_a_gone_run_still_writes_is_read_and_forgotten() {
+        let tape = Tape::new(Limits { runs: 1, ..LIMITS }, 1, 1);
+        let old = tape.begin(Wall(1));
+        tape.end(old, Wall(1), "exit code 0");
+        tape.begin(Wall(1));
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(b"late\n").unwrap();
+        assert_eq!(
+            tape.read_from(old, Stream::Stdout, reader.as_fd()).unwrap(),
+            5
+        );
+        assert_eq!(tape.next_seq(), 1);
+    }
+}

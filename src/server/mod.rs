@@ -1,0 +1,7 @@
+//! The server: HTTP, JSON lines and MCP, without a word on what the tools do.
+
+pub mod http1;
+pub mod mcp;
+pub mod net;
+pub mod rpc;
+pub mod service;
