@@ -192,7 +192,7 @@ fn a_daemon_that_stops_is_told_once() {
 
 #[test]
 fn a_search_that_took_too_long_says_so() {
-    // Each letter may belong to any part of the pattern, and the number that it ends with is never there.
+    // Each command may belong to any part of the pattern, and the number that it ends with is never there.
     let mut house =
         House::new("[process.p]\ncommand = \"FIXTURE flood 60000000; exec FIXTURE nap\"\n");
     house.up();

@@ -11,9 +11,9 @@ use std::time::Duration;
 use bpm::base::error::{Failure, Fault};
 use bpm::config;
 use bpm::log::search::{Found, Line, Matcher, Query, Stream};
-use bpm::log::store::{Limits, Tape};
+use bpm::log::store::{Limits, Log};
 use bpm::server::http1::{MAX_BODY, Progress, Reader};
-use bpm::server::mcp::{self, Envelope, Headers, Server};
+use bpm::server::mcp::{self, Envelope, Headers, Mcp};
 use bpm::server::rpc::{self, Message};
 use regex_lite::{Regex, RegexBuilder, escape};
 use serde_json::{Value, json};
@@ -120,7 +120,7 @@ fn a_message_is_taken_or_refused_with_words() {
         b"{\"a\":",
         b"true",
     ];
-    let server = Server::new(&json!({"name": "t"}), "Do \"this\".\n", &json!([]));
+    let server = Mcp::new(&json!({"name": "t"}), "Do \"this\".\n", &json!([]));
     let versions: [Option<&[u8]>; 4] = [
         None,
         Some(b"2026-07-28"),
@@ -320,28 +320,28 @@ fn by_hand(all: &[Line], plain: &Plain, query: &Query) -> (Vec<Line>, u64) {
     (lines, hits.iter().filter(|hit| **hit).count() as u64)
 }
 
-fn logged(text: &[u8], dice: &mut mutate::Dice) -> (std::sync::Arc<Tape>, Vec<Line>) {
+fn logged(text: &[u8], dice: &mut mutate::Dice) -> (std::sync::Arc<Log>, Vec<Line>) {
     let limits = Limits {
         lines: 1 << 30,
         bytes: 8 << 20,
         runs: 3,
         disk: 0,
     };
-    let tape = Tape::new(limits, 1, 1);
-    let run = tape.begin(bpm::base::clock::Wall(0));
+    let log = Log::new(limits, 1, 1);
+    let run = log.begin(bpm::base::clock::Wall(0));
     let mut rest = text;
     while !rest.is_empty() {
         let (now, later) = rest.split_at((1 + dice.roll(4096)).min(rest.len()));
         let stream = [Stream::Stdout, Stream::Stderr][usize::from(dice.roll(4) == 0)];
-        tape.append(run, stream, now);
+        log.append(run, stream, now);
         rest = later;
     }
     let whole = Query {
         budget: Duration::from_secs(600),
         ..Query::default()
     };
-    let all = tape.find(&whole).unwrap().lines;
-    (tape, all)
+    let all = log.find(&whole).unwrap().lines;
+    (log, all)
 }
 
 #[test]
@@ -400,8 +400,8 @@ fn a_search_finds_what_a_look_at_each_line_finds() {
         } else {
             text
         };
-        let (tape, all) = logged(text, dice);
-        let (found, spent) = mutate::cpu_time(|| tape.find(&query));
+        let (log, all) = logged(text, dice);
+        let (found, spent) = mutate::cpu_time(|| log.find(&query));
         let Some(plain) = Plain::new(&pattern, &query) else {
             refused += 1;
             let why = found.unwrap_err();

@@ -249,12 +249,12 @@ pub fn parse_span(text: &str) -> Option<Duration> {
             .unwrap_or(rest.len());
         let number = number::parse(&rest[..digits])?;
         rest = &rest[digits..];
-        let letters = rest
+        let commands = rest
             .find(|c: char| !c.is_ascii_alphabetic())
             .unwrap_or(rest.len());
-        let unit = match &rest[..letters] {
+        let unit = match &rest[..commands] {
             "ms" => 0.001,
-            "" if letters == rest.len() => 1.0,
+            "" if commands == rest.len() => 1.0,
             "s" => 1.0,
             "m" => 60.0,
             "h" => 3_600.0,
@@ -262,7 +262,7 @@ pub fn parse_span(text: &str) -> Option<Duration> {
             _ => return None,
         };
         total += number * unit;
-        rest = &rest[letters..];
+        rest = &rest[commands..];
     }
     Duration::try_from_secs_f64(total).ok()
 }

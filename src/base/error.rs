@@ -229,7 +229,7 @@ pub fn reason(e: &io::Error) -> String {
     text
 }
 
-/// The known name that was probably meant: at most a third of its letters are wrong.
+/// The known name that was probably meant: at most a third of its commands are wrong.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     known

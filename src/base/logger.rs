@@ -26,7 +26,7 @@ impl Level {
 }
 
 /// Takes a line. Never blocks for long, never fails where the caller could see it.
-pub trait Journal: Send + Sync {
+pub trait Logger: Send + Sync {
     /// `room` says who speaks: `supervisor`, `net`.
     fn write(&self, level: Level, room: &str, text: &str);
 }

@@ -81,7 +81,7 @@ fn no_home(why: &str) -> Error {
 }
 
 /// `<basename, at most 40 bytes>-<8 hex digits of the path's hash>`, the same for ever: FNV-1a (32 bit)
-/// over the bytes of the canonical path. Of the basename, ASCII letters, digits, `.`, `_` and `-` stay
+/// over the bytes of the canonical path. Of the basename, ASCII commands, digits, `.`, `_` and `-` stay
 /// and every other byte becomes `_`, so that the name is safe in a shell; so does a `.` or `-` that comes
 /// first. The root directory is called `root`.
 pub fn project_dir_name(root: &Path) -> String {

@@ -14,9 +14,9 @@ use crate::base::error::reason;
 use crate::base::table::in_order;
 use crate::build::cargo::{self, Built, CargoLine, Script};
 use crate::build::{Artifact, BuildError, BuildPlan, text};
-use crate::engine::handle::{BuildOutcome, Fact, Hub};
+use crate::engine::handle::{BuildOutcome, Handle, Notice};
 use crate::log::search::Stream;
-use crate::log::store::Tape;
+use crate::log::store::Log;
 use crate::os::copy::copy_exe;
 use crate::os::poll::{Mailbox, Waker, readable};
 use crate::os::thread;
@@ -43,8 +43,8 @@ pub struct BuildJob {
     /// The build.
     pub id: u64,
     /// The build log.
-    pub tape: Arc<Tape>,
-    /// The run of this build in `tape`; begun and ended by the supervisor.
+    pub log: Arc<Log>,
+    /// The run of this build in `log`; begun and ended by the supervisor.
     pub run: u64,
     /// What was started.
     pub plan: BuildPlan,
@@ -56,8 +56,8 @@ pub struct BuildJob {
     pub bin_dir: PathBuf,
     /// Executables that run, or that can be started again: the only copies that stay.
     pub keep: Vec<PathBuf>,
-    /// Where the outcome goes ([`Fact::Built`]), and what it does meanwhile ([`Fact::Phase`]).
-    pub hub: Arc<Hub>,
+    /// Where the outcome goes ([`Notice::Built`]), and what it does meanwhile ([`Notice::Phase`]).
+    pub handle: Arc<Handle>,
 }
 
 /// How a build ended: with exit code 0, or in words (`exit code 101`, `cancelled`).
@@ -114,7 +114,7 @@ struct Reader {
 impl Reader {
     fn run(self, job: BuildJob) {
         let (unit, id) = (job.unit, job.id);
-        let mut output = Output::new(job.tape, job.run);
+        let mut output = Output::new(job.log, job.run);
         let mut pipes = [job.stdout, job.stderr].map(|fd| Some(File::from(fd)));
         let mut buffer = vec![0; 64 << 10];
         let mut reporter = Reporter::default();
@@ -125,7 +125,7 @@ impl Reader {
             }
             let (phase, wait) = reporter.next(&output.phase, Mono::now());
             if let Some(phase) = phase {
-                job.hub.tell(Fact::Phase { unit, id, phase });
+                job.handle.tell(Notice::Phase { unit, id, phase });
             }
             let [stdout, stderr] = &pipes;
             let fds = [stdout.as_ref(), stderr.as_ref()].map(|p| p.map(File::as_fd));
@@ -156,7 +156,7 @@ impl Reader {
                 errors: output.errors(),
             },
         });
-        job.hub.tell(Fact::Built { unit, id, outcome });
+        job.handle.tell(Notice::Built { unit, id, outcome });
     }
 
     fn ended(&self) -> Option<End> {
@@ -230,7 +230,7 @@ impl Line {
 
 /// What a build's output tells.
 struct Output {
-    tape: Arc<Tape>,
+    log: Arc<Log>,
     run: u64,
     lines: [Line; 2],
     errors: Vec<BuildError>,
@@ -241,9 +241,9 @@ struct Output {
 }
 
 impl Output {
-    fn new(tape: Arc<Tape>, run: u64) -> Self {
+    fn new(log: Arc<Log>, run: u64) -> Self {
         Self {
-            tape,
+            log,
             run,
             lines: Default::default(),
             errors: Vec::new(),
@@ -343,7 +343,7 @@ impl Output {
     fn log(&self, stream: usize, bytes: &[u8]) {
         if !bytes.is_empty() {
             let stream = Stream::ALL[stream];
-            self.tape.append(self.run, stream, bytes);
+            self.log.append(self.run, stream, bytes);
         }
     }
 
@@ -467,8 +467,8 @@ mod tests {
     use super::*;
     use crate::base::clock::Wall;
     use crate::build::{Exec, Wanted};
-    use crate::engine::handle::{Identity, Letter, Letters};
-    use crate::engine::snapshot::{Board, Snapshot};
+    use crate::engine::handle::{self, CommandReceiver, Identity};
+    use crate::engine::snapshot::{Snapshot, SnapshotCell};
     use crate::log::store::Limits;
 
     /// A folder that goes away with its test.
@@ -491,9 +491,9 @@ mod tests {
 
     /// One process's builds.
     struct House {
-        hub: Arc<Hub>,
-        letters: Letters,
-        tape: Arc<Tape>,
+        handle: Arc<Handle>,
+        commands: CommandReceiver,
+        log: Arc<Log>,
         dir: Folder,
         binary: Option<Wanted>,
         keep: Vec<PathBuf>,
@@ -501,9 +501,9 @@ mod tests {
 
     impl House {
         fn new(name: &str) -> Self {
-            let board = Board::new(Snapshot::new(name.into(), "/".into()));
-            let bell = Mailbox::new().unwrap().waker(0);
-            let (hub, letters) = Hub::new(board, Identity::nobody(), bell);
+            let snapshot = SnapshotCell::new(Snapshot::new(name.into(), "/".into()));
+            let waker = Mailbox::new().unwrap().waker(0);
+            let (handle, commands) = Handle::new(snapshot, Identity::nobody(), waker);
             let limits = Limits {
                 lines: 10_000,
                 bytes: 8 << 20,
@@ -511,9 +511,9 @@ mod tests {
                 disk: 0,
             };
             Self {
-                hub,
-                letters,
-                tape: Tape::new(limits, 1, 1),
+                handle,
+                commands,
+                log: Log::new(limits, 1, 1),
                 dir: Folder::new(name),
                 binary: Some(Wanted::default()),
                 keep: Vec::new(),
@@ -525,8 +525,8 @@ mod tests {
             Builder::start(BuildJob {
                 unit: 3,
                 id,
-                tape: Arc::clone(&self.tape),
-                run: self.tape.begin(Wall::now()),
+                log: Arc::clone(&self.log),
+                run: self.log.begin(Wall::now()),
                 plan: BuildPlan {
                     exec: Exec {
                         program: "cargo".into(),
@@ -542,7 +542,7 @@ mod tests {
                 stderr,
                 bin_dir: cwd.join("bin"),
                 keep: self.keep.clone(),
-                hub: Arc::clone(&self.hub),
+                handle: Arc::clone(&self.handle),
             })
             .unwrap()
         }
@@ -554,16 +554,16 @@ mod tests {
             (self.start(id, stdout.into(), stderr.into()), out, err)
         }
 
-        fn fact(&self) -> Fact {
-            match self.letters.wait(Duration::from_secs(60)).unwrap() {
-                Letter::Fact(fact) => fact,
-                Letter::Ask(ask, _) => panic!("nobody asks {ask:?}"),
+        fn fact(&self) -> Notice {
+            match self.commands.wait(Duration::from_secs(60)).unwrap() {
+                handle::Command::Notice(fact) => fact,
+                handle::Command::Request(ask, _) => panic!("nobody asks {ask:?}"),
             }
         }
 
         fn outcome(&self) -> (u64, BuildOutcome) {
             loop {
-                if let Fact::Built {
+                if let Notice::Built {
                     unit: 3,
                     id,
                     outcome,
@@ -610,7 +610,7 @@ mod tests {
 
         /// The log of a build; runs count from 1.
         fn log(&self, run: u64) -> Vec<String> {
-            let lines = self.tape.tail(run, 1_000).into_iter();
+            let lines = self.log.tail(run, 1_000).into_iter();
             lines.map(|l| l.text).collect()
         }
 
@@ -741,7 +741,7 @@ mod tests {
         assert_eq!(outcome.result, Err("exit code 2".into()));
         assert_eq!(outcome.errors[0].file.as_deref(), Some("src/x.ts"));
         assert_eq!(outcome.errors[0].message, "TS2322: no.");
-        house.tape.append(1, Stream::Stderr, b"\n");
+        house.log.append(1, Stream::Stderr, b"\n");
         assert!(house.log(1).contains(&"half".to_string()));
     }
 
@@ -752,7 +752,7 @@ mod tests {
         let mut told = |line: &str| {
             err.write_all(line.as_bytes()).unwrap();
             match house.fact() {
-                Fact::Phase {
+                Notice::Phase {
                     unit: 3,
                     id: 9,
                     phase,
@@ -796,7 +796,7 @@ mod tests {
         builder.exited(Ok(()));
         let artifact = house.outcome().1.result.unwrap();
         assert_eq!(artifact.argv0.as_deref(), Some("./app"));
-        house.tape.append(1, Stream::Stdout, b"\n");
+        house.log.append(1, Stream::Stdout, b"\n");
         assert_eq!(
             house.log(1),
             [

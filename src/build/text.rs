@@ -10,21 +10,21 @@ pub const ERRORS: usize = 10;
 pub fn plain(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
     let mut out = String::with_capacity(text.len());
-    let mut letters = text.trim_end_matches(['\n', '\r']).chars();
-    while let Some(c) = letters.next() {
+    let mut commands = text.trim_end_matches(['\n', '\r']).chars();
+    while let Some(c) = commands.next() {
         if c != '\u{1b}' {
             out.push(c);
             continue;
         }
-        match letters.next() {
+        match commands.next() {
             // CSI: up to its final byte.
-            Some('[') => while letters.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
+            Some('[') => while commands.next().is_some_and(|c| !('@'..='~').contains(&c)) {},
             // OSC (a hyperlink, say): up to BEL or ESC \.
             Some(']') => loop {
-                match letters.next() {
+                match commands.next() {
                     None | Some('\u{7}') => break,
                     Some('\u{1b}') => {
-                        letters.next();
+                        commands.next();
                         break;
                     }
                     Some(_) => {}

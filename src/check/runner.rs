@@ -3,7 +3,7 @@
 //! is asked. The supervisor stands between them, and executes commands:
 //!
 //! ```text
-//! Schedule -> Errand::Knock, Follow -> Prober -> its answer, a letter -> Schedule::answer
+//! Schedule -> Errand::Knock, Follow -> Prober -> its answer, a command -> Schedule::answer
 //!          -> Errand::Run -> spawn, Prober::watch; reaped, Prober::ended -> its answer -> the same
 //!          -> Errand::Tell -> the machine
 //! ```
@@ -15,18 +15,18 @@ use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
-use crate::log::store::Tape;
+use crate::log::store::Log;
 use crate::os::poll::{Mailbox, Until, Waker, wait};
 use crate::os::thread;
 
-use super::schedule::{CheckKey, Knock};
-use super::work::{Command, Job, Knocking, Log, Work};
+use super::schedule::{CheckKey, Connect};
+use super::work::{Command, Job, Knocking, LogProbe, Work};
 
 /// The log of a run, from its first line.
 #[derive(Debug, Clone)]
 pub struct Following {
     /// The log.
-    pub tape: Arc<Tape>,
+    pub log: Arc<Log>,
     /// The run in it.
     pub run: u64,
     /// The last line before the run.
@@ -39,19 +39,19 @@ pub type Tell = Box<dyn Fn(CheckKey, u64, Result<String, String>) + Send + Sync>
 
 /// Asks what is to be asked. Every question is answered once, unless it is forgotten.
 pub struct Prober {
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
 }
 
 /// What the thread and the supervisor share.
-struct Desk {
+struct Shared {
     tell: Tell,
     mailbox: Arc<Mailbox>,
     waker: Arc<Waker>,
-    papers: Mutex<Papers>,
+    queue: Mutex<Queue>,
 }
 
 #[derive(Debug, Default)]
-struct Papers {
+struct Queue {
     orders: Vec<Order>,
     /// A thread is there to take them.
     served: bool,
@@ -59,7 +59,7 @@ struct Papers {
 
 #[derive(Debug)]
 enum Order {
-    Ask(Asked, Question),
+    Request(Asked, Question),
     Ended(Asked, Result<(), String>),
     Forget(CheckKey),
 }
@@ -73,7 +73,7 @@ pub(super) struct Asked {
 
 #[derive(Debug)]
 enum Question {
-    Knock { knock: Knock, within: Duration },
+    Connect { connect: Connect, within: Duration },
     Follow { log: Following, pattern: String },
     Watch { pipes: [OwnedFd; 2] },
 }
@@ -87,18 +87,18 @@ impl Prober {
         let mailbox = Mailbox::new()?;
         let waker = mailbox.waker(0);
         Ok(Self {
-            desk: Arc::new(Desk {
+            shared: Arc::new(Shared {
                 tell,
                 mailbox,
                 waker,
-                papers: Mutex::default(),
+                queue: Mutex::default(),
             }),
         })
     }
 
     /// Knocks at a socket, for so long at most.
-    pub fn knock(&self, key: CheckKey, attempt: u64, knock: Knock, within: Duration) {
-        self.ask(key, attempt, Question::Knock { knock, within });
+    pub fn connect(&self, key: CheckKey, attempt: u64, connect: Connect, within: Duration) {
+        self.ask(key, attempt, Question::Connect { connect, within });
     }
 
     /// Waits for a line of the run that matches.
@@ -123,30 +123,30 @@ impl Prober {
     }
 
     fn ask(&self, key: CheckKey, attempt: u64, question: Question) {
-        self.order(Order::Ask(Asked { key, attempt }, question));
+        self.order(Order::Request(Asked { key, attempt }, question));
     }
 
     fn order(&self, order: Order) {
-        let mut papers = self.desk.papers();
-        papers.orders.push(order);
-        if papers.served {
-            self.desk.waker.wake();
+        let mut queue = self.shared.queue();
+        queue.orders.push(order);
+        if queue.served {
+            self.shared.waker.wake();
             return;
         }
-        papers.served = true;
-        drop(papers);
-        let desk = Arc::clone(&self.desk);
-        let work = Box::new(move || desk.serve());
+        queue.served = true;
+        drop(queue);
+        let shared = Arc::clone(&self.shared);
+        let work = Box::new(move || shared.serve());
         if let Err(e) = thread::start("probe", thread::LARGE, work) {
-            self.desk
+            self.shared
                 .refuse(&format!("no thread for probes: {}", reason(&e)));
         }
     }
 }
 
-impl Desk {
-    fn papers(&self) -> MutexGuard<'_, Papers> {
-        self.papers.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The thread: until there is nothing to do.
@@ -156,13 +156,13 @@ impl Desk {
         loop {
             self.waker.seen();
             let orders = {
-                let mut papers = self.papers();
-                if papers.orders.is_empty() && jobs.is_empty() {
+                let mut queue = self.queue();
+                if queue.orders.is_empty() && jobs.is_empty() {
                     // Under the lock: the next order finds either a thread that takes it, or none.
-                    papers.served = false;
+                    queue.served = false;
                     return;
                 }
-                std::mem::take(&mut papers.orders)
+                std::mem::take(&mut queue.orders)
             };
             for order in orders {
                 token += 1;
@@ -193,7 +193,7 @@ impl Desk {
                 };
                 self.answer(asked, result);
             }
-            Order::Ask(asked, question) => match self.begin(question, token) {
+            Order::Request(asked, question) => match self.begin(question, token) {
                 Ok(work) => jobs.push(Job { asked, work }),
                 Err(why) => self.answer(asked, Err(why)),
             },
@@ -202,11 +202,11 @@ impl Desk {
 
     fn begin(&self, question: Question, token: u64) -> Result<Work, String> {
         Ok(match question {
-            Question::Knock { knock, within } => {
-                Work::Knocking(Knocking::begin(knock, within, Mono::now())?)
+            Question::Connect { connect, within } => {
+                Work::Knocking(Knocking::begin(connect, within, Mono::now())?)
             }
             Question::Follow { log, pattern } => {
-                Work::Log(Log::begin(log, &pattern, self.mailbox.waker(token))?)
+                Work::LogProbe(LogProbe::begin(log, &pattern, self.mailbox.waker(token))?)
             }
             Question::Watch { pipes } => Work::Command(Command::begin(pipes)),
         })
@@ -250,13 +250,13 @@ impl Desk {
     /// There is no thread: whoever asked is told why.
     fn refuse(&self, why: &str) {
         let orders = {
-            let mut papers = self.papers();
-            papers.served = false;
-            std::mem::take(&mut papers.orders)
+            let mut queue = self.queue();
+            queue.served = false;
+            std::mem::take(&mut queue.orders)
         };
         for order in orders {
             match order {
-                Order::Ask(asked, _) => self.answer(asked, Err(why.into())),
+                Order::Request(asked, _) => self.answer(asked, Err(why.into())),
                 Order::Ended(asked, end) => {
                     self.answer(asked, end.map(|()| "exit code 0".into()));
                 }
@@ -288,7 +288,7 @@ mod tests {
             unit: 1,
             generation: 2,
         },
-        what: What::Ready,
+        what: CheckKind::Ready,
     };
     const LONG: Duration = Duration::from_secs(60);
 
@@ -314,13 +314,13 @@ mod tests {
         }
 
         fn tcp(&self, address: SocketAddr) -> Seen {
-            self.prober.knock(KEY, 1, Knock::Tcp(address), LONG);
+            self.prober.connect(KEY, 1, Connect::Tcp(address), LONG);
             self.answer().1
         }
 
         /// What is seen of a server that answers so, and then closes.
         fn http(&self, answer: &'static [u8]) -> Seen {
-            let (listener, knock) = server();
+            let (listener, connect) = server();
             let server = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut request = [0; 1024];
@@ -329,7 +329,7 @@ mod tests {
                 let _ = stream.write_all(answer);
                 String::from_utf8_lossy(&request[..n]).into_owned()
             });
-            self.prober.knock(KEY, 1, knock, LONG);
+            self.prober.connect(KEY, 1, connect, LONG);
             let (_, seen) = self.answer();
             let request = server.join().unwrap();
             assert!(
@@ -366,7 +366,7 @@ mod tests {
         /// No thread is left (it leaves right after its last answer).
         fn is_quiet(&self) -> bool {
             let began = Mono::now();
-            while self.prober.desk.papers().served {
+            while self.prober.shared.queue().served {
                 if Mono::now().since(began) > LONG {
                     return false;
                 }
@@ -376,10 +376,10 @@ mod tests {
         }
     }
 
-    fn server() -> (TcpListener, Knock) {
+    fn server() -> (TcpListener, Connect) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/health", listener.local_addr().unwrap());
-        (listener, Knock::Http(parse_http(&url).unwrap()))
+        (listener, Connect::Http(parse_http(&url).unwrap()))
     }
 
     #[test]
@@ -408,24 +408,24 @@ mod tests {
             return; // no IPv6 here
         };
         let address = listener.local_addr().unwrap();
-        let knock = |knock| {
-            house.prober.knock(KEY, 1, knock, LONG);
+        let connect = |connect| {
+            house.prober.connect(KEY, 1, connect, LONG);
             house.answer().1
         };
-        let port = Knock::Port(address.port());
-        assert_eq!(knock(port.clone()), Ok(format!("connected to {address}")));
+        let port = Connect::Port(address.port());
+        assert_eq!(connect(port.clone()), Ok(format!("connected to {address}")));
         let server = std::thread::spawn(move || {
-            // The first one was the knock at the port.
+            // The first one was the connect at the port.
             let mut stream = listener.incoming().flatten().nth(1).unwrap();
             assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
             stream.write_all(b"HTTP/1.1 204 None\r\n\r\n").unwrap();
         });
         let url = format!("http://localhost:{}/", address.port());
-        let http = Knock::Http(parse_http(&url).unwrap());
-        assert_eq!(knock(http.clone()), Ok("204 None".into()));
+        let http = Connect::Http(parse_http(&url).unwrap());
+        assert_eq!(connect(http.clone()), Ok("204 None".into()));
         server.join().unwrap();
         // What another test starts just now may have a copy of it for a moment.
-        let refused = (0..1_000).find_map(|_| knock(port.clone()).err());
+        let refused = (0..1_000).find_map(|_| connect(port.clone()).err());
         assert!(refused.unwrap().ends_with("connection refused"));
     }
 
@@ -490,10 +490,10 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_late_and_holds_up_nobody() {
         let house = House::new();
-        let (listener, knock) = server();
-        house.prober.knock(KEY, 1, knock.clone(), LONG);
+        let (listener, connect) = server();
+        house.prober.connect(KEY, 1, connect.clone(), LONG);
         let short = Duration::from_millis(30);
-        house.prober.knock(KEY, 2, knock, short);
+        house.prober.connect(KEY, 2, connect, short);
         let (attempt, seen) = house.answer();
         let address = listener.local_addr().unwrap();
         let late = format!("connected to {address}, no answer within 0.0s");
@@ -546,21 +546,21 @@ mod tests {
             runs: 10,
             disk: 0,
         };
-        let tape = Tape::new(limits, 1, 1);
-        let run = tape.begin(Wall::now());
-        let after = tape.next_seq() - 1;
-        Following { tape, run, after }
+        let log = Log::new(limits, 1, 1);
+        let run = log.begin(Wall::now());
+        let after = log.next_seq() - 1;
+        Following { log, run, after }
     }
 
     #[test]
     fn a_line_is_found_when_it_comes_and_when_it_is_there_already() {
         let house = House::new();
         let log = log();
-        let append = |run, text: &[u8]| log.tape.append(run, Stream::Stdout, text);
+        let append = |run, text: &[u8]| log.log.append(run, Stream::Stdout, text);
         house
             .prober
             .follow(KEY, 1, log.clone(), "port [0-9]+".into());
-        let other = log.tape.begin(Wall::now());
+        let other = log.log.begin(Wall::now());
         append(other, b"port 1\n");
         append(log.run, b"port\nport");
         append(log.run, b" 80\n");
@@ -575,7 +575,7 @@ mod tests {
         let house = House::new();
         let log = log();
         house.prober.follow(KEY, 1, log.clone(), "never".into());
-        log.tape
+        log.log
             .append(log.run, Stream::Stdout, b"x\n".repeat(50_000).as_slice());
         house.prober.forget(KEY);
         assert!(house.is_quiet());

@@ -1,4 +1,4 @@
-//! When a check is due, and what its answers come to. Pure: the supervisor runs the errands, and
+//! When a check is due, and what its answers come to. Pure: the supervisor runs the actions, and
 //! tells what came of them.
 //!
 //! A check has at most one attempt under way. A command that is killed since it is late counts as
@@ -12,7 +12,7 @@ use crate::base::table::Table;
 use crate::build::Expand;
 use crate::config::{self, Health, HttpTarget, Probe, Ready};
 use crate::lifecycle::RunKey;
-use crate::os::notify::Notice;
+use crate::os::notify::NotifyMessage;
 
 /// How long one attempt to see whether a run is ready may take (its `timeout_seconds` is for all of
 /// them together): a first request may have to warm up much, and an answer that got lost must not
@@ -30,12 +30,12 @@ pub struct CheckKey {
     /// Of which run.
     pub run: RunKey,
     /// Which of its two.
-    pub what: What,
+    pub what: CheckKind,
 }
 
 /// What a check is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
+pub enum CheckKind {
     /// `ready`: until it passes once.
     Ready,
     /// `health`: as long as it runs.
@@ -46,9 +46,9 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A socket.
-    Knock(Knock),
+    Connect(Connect),
     /// A line that matches.
-    Log(String),
+    LogProbe(String),
     /// A command that ends with 0.
     Command(Vec<String>),
     /// What comes over `NOTIFY_SOCKET`.
@@ -57,9 +57,9 @@ pub enum Target {
     Delay(Duration),
 }
 
-/// Where to knock.
+/// Where to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Knock {
+pub enum Connect {
     /// A connection is enough.
     Tcp(SocketAddr),
     /// The same, at 127.0.0.1 or else `::1`.
@@ -72,14 +72,14 @@ impl Target {
     /// Of a probe as it stands in the file, for a run whose environment `expand` knows.
     pub fn of(probe: &Probe, expand: Expand<'_>) -> Result<Self, String> {
         Ok(match probe {
-            Probe::Tcp(at) => Self::Knock(Knock::Tcp(config::parse_tcp(&expand(at)?)?)),
+            Probe::Tcp(at) => Self::Connect(Connect::Tcp(config::parse_tcp(&expand(at)?)?)),
             Probe::Port => {
                 let port = expand("${PORT}")?;
                 let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
-                Self::Knock(Knock::Port(port))
+                Self::Connect(Connect::Port(port))
             }
-            Probe::Http(url) => Self::Knock(Knock::Http(config::parse_http(&expand(url)?)?)),
-            Probe::Log(pattern) => Self::Log(pattern.clone()),
+            Probe::Http(url) => Self::Connect(Connect::Http(config::parse_http(&expand(url)?)?)),
+            Probe::Log(pattern) => Self::LogProbe(pattern.clone()),
             Probe::Command(words) => {
                 Self::Command(words.iter().map(|w| expand(w)).collect::<Result<_, _>>()?)
             }
@@ -91,7 +91,7 @@ impl Target {
 
 /// How often, how long, how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rhythm {
+pub struct Timing {
     /// From the start of one attempt to that of the next.
     pub interval: Duration,
     /// For one attempt.
@@ -100,7 +100,7 @@ pub struct Rhythm {
     pub failures: u32,
 }
 
-impl From<&Ready> for Rhythm {
+impl From<&Ready> for Timing {
     fn from(ready: &Ready) -> Self {
         Self {
             interval: ready.interval,
@@ -111,7 +111,7 @@ impl From<&Ready> for Rhythm {
     }
 }
 
-impl From<&Health> for Rhythm {
+impl From<&Health> for Timing {
     fn from(health: &Health) -> Self {
         Self {
             interval: health.interval,
@@ -123,15 +123,15 @@ impl From<&Health> for Rhythm {
 
 /// What the supervisor is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Errand {
-    /// Knock there ([`super::Prober::knock`]).
-    Knock {
+pub enum Action {
+    /// Knock there ([`super::Prober::connect`]).
+    Connect {
         /// For which check.
         key: CheckKey,
         /// To be named in the answer.
         attempt: u64,
         /// Where.
-        knock: Knock,
+        connect: Connect,
         /// For how long.
         within: Duration,
     },
@@ -186,7 +186,7 @@ pub struct Schedule {
 #[derive(Debug)]
 struct Check {
     target: Target,
-    rhythm: Rhythm,
+    rhythm: Timing,
     state: State,
     attempt: u64,
     /// In a row.
@@ -211,12 +211,12 @@ enum State {
 
 impl Schedule {
     /// Begins a check: readiness at the start of the run, health once it is good.
-    pub fn watch(&mut self, key: CheckKey, target: Target, rhythm: Rhythm, now: Mono) {
+    pub fn watch(&mut self, key: CheckKey, target: Target, rhythm: Timing, now: Mono) {
         let first = match (&target, key.what) {
-            (Target::Notify, What::Ready) => State::Rests,
+            (Target::Notify, CheckKind::Ready) => State::Rests,
             (Target::Delay(span), _) => State::Due(now.after(*span)),
-            (_, What::Ready) => State::Due(now),
-            (_, What::Health) => State::Due(now.after(rhythm.interval)),
+            (_, CheckKind::Ready) => State::Due(now),
+            (_, CheckKind::Health) => State::Due(now.after(rhythm.interval)),
         };
         let check = Check {
             target,
@@ -232,8 +232,8 @@ impl Schedule {
     }
 
     /// Ends the checks of a run.
-    pub fn forget(&mut self, run: RunKey, out: &mut Vec<Errand>) {
-        for what in [What::Ready, What::Health] {
+    pub fn forget(&mut self, run: RunKey, out: &mut Vec<Action>) {
+        for what in [CheckKind::Ready, CheckKind::Health] {
             let key = CheckKey { run, what };
             if let Some(check) = self.checks.remove(&key) {
                 out.extend(check.given_up(key));
@@ -247,7 +247,7 @@ impl Schedule {
     }
 
     /// Does what is due.
-    pub fn step(&mut self, now: Mono, out: &mut Vec<Errand>) {
+    pub fn step(&mut self, now: Mono, out: &mut Vec<Action>) {
         for (key, check) in self.checks.iter_mut() {
             match check.state {
                 State::Due(at) if at <= now => check.begin(*key, now, out),
@@ -267,7 +267,7 @@ impl Schedule {
         attempt: u64,
         result: Result<String, String>,
         now: Mono,
-        out: &mut Vec<Errand>,
+        out: &mut Vec<Action>,
     ) {
         let Some(check) = self.checks.get_mut(&key).filter(|c| c.attempt == attempt) else {
             return;
@@ -283,8 +283,14 @@ impl Schedule {
     }
 
     /// What a run said over `NOTIFY_SOCKET`.
-    pub fn notified(&mut self, run: RunKey, notice: &Notice, now: Mono, out: &mut Vec<Errand>) {
-        for what in [What::Ready, What::Health] {
+    pub fn notified(
+        &mut self,
+        run: RunKey,
+        notice: &NotifyMessage,
+        now: Mono,
+        out: &mut Vec<Action>,
+    ) {
+        for what in [CheckKind::Ready, CheckKind::Health] {
             let key = CheckKey { run, what };
             if let Some(check) = self.checks.get_mut(&key)
                 && check.target == Target::Notify
@@ -298,7 +304,7 @@ impl Schedule {
     /// of itself.
     pub fn words(&self, run: RunKey) -> Option<String> {
         let of = |what| self.checks.get(&CheckKey { run, what });
-        let (ready, health) = (of(What::Ready), of(What::Health));
+        let (ready, health) = (of(CheckKind::Ready), of(CheckKind::Health));
         if let Some(check) = health.filter(|c| c.failed > 0) {
             let saw = check.saw.as_deref().unwrap_or_default();
             return Some(match check.failed {
@@ -321,26 +327,26 @@ impl Check {
         }
     }
 
-    fn begin(&mut self, key: CheckKey, now: Mono, out: &mut Vec<Errand>) {
+    fn begin(&mut self, key: CheckKey, now: Mono, out: &mut Vec<Action>) {
         self.attempt += 1;
         let attempt = self.attempt;
         let within = self.rhythm.timeout;
         let mut until = None;
         match &self.target {
-            Target::Knock(knock) => out.push(Errand::Knock {
+            Target::Connect(connect) => out.push(Action::Connect {
                 key,
                 attempt,
-                knock: knock.clone(),
+                connect: connect.clone(),
                 within,
             }),
-            Target::Log(pattern) => out.push(Errand::Follow {
+            Target::LogProbe(pattern) => out.push(Action::Follow {
                 key,
                 attempt,
                 pattern: pattern.clone(),
             }),
             Target::Command(command) => {
                 until = Some(now.after(within));
-                out.push(Errand::Run {
+                out.push(Action::Run {
                     key,
                     attempt,
                     command: command.clone(),
@@ -360,16 +366,16 @@ impl Check {
     }
 
     /// A command takes too long.
-    fn late(&mut self, key: CheckKey, began: Mono, out: &mut Vec<Errand>) {
+    fn late(&mut self, key: CheckKey, began: Mono, out: &mut Vec<Action>) {
         let attempt = self.attempt;
-        out.push(Errand::Kill { key, attempt });
+        out.push(Action::Kill { key, attempt });
         self.state = State::Killed { began };
         let late = format!("no end within {}, killed", human(self.rhythm.timeout));
         self.count(key, Err(late), out);
     }
 
     /// An attempt counts.
-    fn count(&mut self, key: CheckKey, result: Result<String, String>, out: &mut Vec<Errand>) {
+    fn count(&mut self, key: CheckKey, result: Result<String, String>, out: &mut Vec<Action>) {
         let passed = result.is_ok();
         let saw = result.unwrap_or_else(|why| why);
         self.saw = Some(saw.clone());
@@ -379,22 +385,22 @@ impl Check {
             self.failed.saturating_add(1)
         };
         let good = match key.what {
-            What::Ready => passed.then_some(true),
-            What::Health if passed => Some(true),
-            What::Health => (self.failed >= self.rhythm.failures).then_some(false),
+            CheckKind::Ready => passed.then_some(true),
+            CheckKind::Health if passed => Some(true),
+            CheckKind::Health => (self.failed >= self.rhythm.failures).then_some(false),
         };
         if good.is_some() && good != self.told {
             self.told = good;
             let good = passed;
-            out.push(Errand::Tell { key, good, saw });
+            out.push(Action::Tell { key, good, saw });
         }
     }
 
     /// An attempt that began then is over: when is the next?
     fn pause(&mut self, key: CheckKey, began: Mono, now: Mono) {
         let over = match key.what {
-            What::Ready => self.told.is_some() || matches!(self.target, Target::Log(_)),
-            What::Health => false,
+            CheckKind::Ready => self.told.is_some() || matches!(self.target, Target::LogProbe(_)),
+            CheckKind::Health => false,
         };
         if over {
             self.state = State::Rests;
@@ -403,7 +409,7 @@ impl Check {
         let steps = self.failed.saturating_sub(1).min(16);
         let interval = match (&self.target, key.what) {
             // Cheap to ask, and every start waits for the answer.
-            (Target::Knock(_), What::Ready) => {
+            (Target::Connect(_), CheckKind::Ready) => {
                 (FIRST_PAUSE * (1 << steps)).min(self.rhythm.interval)
             }
             _ => self.rhythm.interval,
@@ -411,7 +417,13 @@ impl Check {
         self.state = State::Due(began.after(interval).max(now));
     }
 
-    fn notified(&mut self, key: CheckKey, notice: &Notice, now: Mono, out: &mut Vec<Errand>) {
+    fn notified(
+        &mut self,
+        key: CheckKey,
+        notice: &NotifyMessage,
+        now: Mono,
+        out: &mut Vec<Action>,
+    ) {
         let says = |name: &str| notice.get(name) == Some("1");
         let words = match notice.get("STATUS") {
             Some(status) => Some(status.chars().take(200).collect::<String>()),
@@ -425,8 +437,8 @@ impl Check {
             self.says = None;
         }
         let alive = match key.what {
-            What::Ready => says("READY"),
-            What::Health => says("READY") || says("WATCHDOG"),
+            CheckKind::Ready => says("READY"),
+            CheckKind::Health => says("READY") || says("WATCHDOG"),
         };
         if alive {
             let said = if says("READY") {
@@ -436,7 +448,7 @@ impl Check {
             };
             self.count(key, Ok(words.unwrap_or_else(|| said.into())), out);
             self.pause(key, now, now);
-        } else if key.what == What::Health && notice.get("WATCHDOG") == Some("trigger") {
+        } else if key.what == CheckKind::Health && notice.get("WATCHDOG") == Some("trigger") {
             self.failed = self.rhythm.failures;
             self.count(key, Err("WATCHDOG=trigger".into()), out);
         } else if words.is_some() {
@@ -445,16 +457,16 @@ impl Check {
     }
 
     /// What is left to undo when nobody waits any more.
-    fn given_up(self, key: CheckKey) -> Option<Errand> {
+    fn given_up(self, key: CheckKey) -> Option<Action> {
         let State::Asked { .. } = self.state else {
             return None;
         };
         match self.target {
-            Target::Command(_) => Some(Errand::Kill {
+            Target::Command(_) => Some(Action::Kill {
                 key,
                 attempt: self.attempt,
             }),
-            Target::Knock(_) | Target::Log(_) => Some(Errand::Forget { key }),
+            Target::Connect(_) | Target::LogProbe(_) => Some(Action::Forget { key }),
             Target::Notify | Target::Delay(_) => None,
         }
     }
@@ -467,7 +479,7 @@ pub fn watchdog_usec(health: &Health) -> Option<u128> {
 }
 
 /// What a run said that bpm does not follow, in words for its log.
-pub fn ignored(notice: &Notice) -> Option<String> {
+pub fn ignored(notice: &NotifyMessage) -> Option<String> {
     let pid = notice.get("MAINPID")?;
     Some(format!(
         "MAINPID={pid:?} is ignored: bpm watches the process that it started"
@@ -484,7 +496,7 @@ mod tests {
         generation: 7,
     };
 
-    fn key(what: What) -> CheckKey {
+    fn key(what: CheckKind) -> CheckKey {
         CheckKey { run: RUN, what }
     }
 
@@ -492,8 +504,8 @@ mod tests {
         Mono::from_nanos(millis * 1_000_000)
     }
 
-    fn rhythm(interval: u64, timeout: u64, failures: u32) -> Rhythm {
-        Rhythm {
+    fn rhythm(interval: u64, timeout: u64, failures: u32) -> Timing {
+        Timing {
             interval: Duration::from_millis(interval),
             timeout: Duration::from_millis(timeout),
             failures,
@@ -501,20 +513,26 @@ mod tests {
     }
 
     fn tcp() -> Target {
-        Target::Knock(Knock::Tcp("127.0.0.1:80".parse().unwrap()))
+        Target::Connect(Connect::Tcp("127.0.0.1:80".parse().unwrap()))
     }
 
     fn command() -> Target {
         Target::Command(vec!["check".into()])
     }
 
-    fn step(schedule: &mut Schedule, now: u64) -> Vec<Errand> {
+    fn step(schedule: &mut Schedule, now: u64) -> Vec<Action> {
         let mut out = Vec::new();
         schedule.step(at(now), &mut out);
         out
     }
 
-    fn answer(s: &mut Schedule, what: What, attempt: u64, good: bool, now: u64) -> Vec<Errand> {
+    fn answer(
+        s: &mut Schedule,
+        what: CheckKind,
+        attempt: u64,
+        good: bool,
+        now: u64,
+    ) -> Vec<Action> {
         let mut out = Vec::new();
         let result = if good {
             Ok("yes".into())
@@ -525,17 +543,17 @@ mod tests {
         out
     }
 
-    fn notified(s: &mut Schedule, fields: &[(&str, &str)], now: u64) -> Vec<Errand> {
+    fn notified(s: &mut Schedule, fields: &[(&str, &str)], now: u64) -> Vec<Action> {
         let mut out = Vec::new();
         let pair = |(n, v): &(&str, &str)| (n.to_string(), v.to_string());
         let fields = fields.iter().map(pair).collect();
-        let notice = Notice { pid: 1, fields };
+        let notice = NotifyMessage { pid: 1, fields };
         s.notified(RUN, &notice, at(now), &mut out);
         out
     }
 
-    fn told(what: What, good: bool, saw: &str) -> Errand {
-        Errand::Tell {
+    fn told(what: CheckKind, good: bool, saw: &str) -> Action {
+        Action::Tell {
             key: key(what),
             good,
             saw: saw.into(),
@@ -546,14 +564,14 @@ mod tests {
     fn readiness_is_asked_soon_then_slower_and_never_again() {
         let mut s = Schedule::default();
         assert_eq!(s.next_deadline(), None);
-        s.watch(key(What::Ready), tcp(), rhythm(500, 10_000, 1), at(0));
+        s.watch(key(CheckKind::Ready), tcp(), rhythm(500, 10_000, 1), at(0));
         let mut now = 0;
         let mut pauses = Vec::new();
         for attempt in 1..=9 {
             let asked = step(&mut s, now);
-            assert!(matches!(asked[..], [Errand::Knock { attempt: n, .. }] if n == attempt));
+            assert!(matches!(asked[..], [Action::Connect { attempt: n, .. }] if n == attempt));
             assert_eq!(s.next_deadline(), None, "never beside itself");
-            assert!(answer(&mut s, What::Ready, attempt, false, now + 1).is_empty());
+            assert!(answer(&mut s, CheckKind::Ready, attempt, false, now + 1).is_empty());
             let next = s.next_deadline().unwrap().as_nanos() / 1_000_000;
             pauses.push(next - now);
             now = next;
@@ -562,13 +580,13 @@ mod tests {
         assert_eq!(s.words(RUN).as_deref(), Some("no"));
         step(&mut s, now);
         assert_eq!(
-            answer(&mut s, What::Ready, 10, true, now),
-            [told(What::Ready, true, "yes")]
+            answer(&mut s, CheckKind::Ready, 10, true, now),
+            [told(CheckKind::Ready, true, "yes")]
         );
         assert_eq!(s.next_deadline(), None);
         assert!(step(&mut s, now + 100_000).is_empty());
         assert!(
-            answer(&mut s, What::Ready, 10, true, now).is_empty(),
+            answer(&mut s, CheckKind::Ready, 10, true, now).is_empty(),
             "told once"
         );
         assert_eq!(s.words(RUN), None);
@@ -577,7 +595,7 @@ mod tests {
     #[test]
     fn health_turns_after_so_many_failures_in_a_row_and_back_with_one_success() {
         let mut s = Schedule::default();
-        s.watch(key(What::Health), tcp(), rhythm(100, 30, 3), at(0));
+        s.watch(key(CheckKind::Health), tcp(), rhythm(100, 30, 3), at(0));
         assert_eq!(
             s.next_deadline(),
             Some(at(100)),
@@ -590,9 +608,15 @@ mod tests {
         {
             let now = 100 * (n as u64 + 1);
             assert_eq!(step(&mut s, now).len(), 1);
-            said.push(answer(&mut s, What::Health, n as u64 + 1, good, now + 5));
+            said.push(answer(
+                &mut s,
+                CheckKind::Health,
+                n as u64 + 1,
+                good,
+                now + 5,
+            ));
         }
-        let is = |good, saw| vec![told(What::Health, good, saw)];
+        let is = |good, saw| vec![told(CheckKind::Health, good, saw)];
         let none = Vec::new;
         assert_eq!(
             said,
@@ -613,78 +637,78 @@ mod tests {
     #[test]
     fn a_late_command_is_killed_counts_at_once_and_holds_up_its_successor() {
         let mut s = Schedule::default();
-        s.watch(key(What::Health), command(), rhythm(100, 30, 1), at(0));
+        s.watch(key(CheckKind::Health), command(), rhythm(100, 30, 1), at(0));
         assert!(matches!(
             step(&mut s, 100)[..],
-            [Errand::Run { attempt: 1, .. }]
+            [Action::Run { attempt: 1, .. }]
         ));
         assert_eq!(s.next_deadline(), Some(at(130)));
-        let kill = Errand::Kill {
-            key: key(What::Health),
+        let kill = Action::Kill {
+            key: key(CheckKind::Health),
             attempt: 1,
         };
-        let late = told(What::Health, false, "no end within 0.0s, killed");
+        let late = told(CheckKind::Health, false, "no end within 0.0s, killed");
         assert_eq!(step(&mut s, 130), [kill, late]);
         assert_eq!(s.next_deadline(), None, "it is not gone yet");
         assert!(step(&mut s, 10_000).is_empty());
         assert!(
-            answer(&mut s, What::Health, 1, false, 10_000).is_empty(),
+            answer(&mut s, CheckKind::Health, 1, false, 10_000).is_empty(),
             "counted already"
         );
         assert_eq!(s.next_deadline(), Some(at(10_000)));
         assert!(matches!(
             step(&mut s, 10_000)[..],
-            [Errand::Run { attempt: 2, .. }]
+            [Action::Run { attempt: 2, .. }]
         ));
         assert!(
-            answer(&mut s, What::Health, 1, true, 10_001).is_empty(),
+            answer(&mut s, CheckKind::Health, 1, true, 10_001).is_empty(),
             "an answer of before"
         );
         assert_eq!(
-            answer(&mut s, What::Health, 2, true, 10_002),
-            [told(What::Health, true, "yes")]
+            answer(&mut s, CheckKind::Health, 2, true, 10_002),
+            [told(CheckKind::Health, true, "yes")]
         );
     }
 
     #[test]
     fn what_is_forgotten_is_undone() {
         let mut s = Schedule::default();
-        s.watch(key(What::Ready), command(), rhythm(100, 30, 1), at(0));
-        s.watch(key(What::Health), tcp(), rhythm(0, 30, 1), at(0));
+        s.watch(key(CheckKind::Ready), command(), rhythm(100, 30, 1), at(0));
+        s.watch(key(CheckKind::Health), tcp(), rhythm(0, 30, 1), at(0));
         step(&mut s, 0);
         let mut out = Vec::new();
         s.forget(RUN, &mut out);
         assert_eq!(
             out,
             [
-                Errand::Kill {
-                    key: key(What::Ready),
+                Action::Kill {
+                    key: key(CheckKind::Ready),
                     attempt: 1
                 },
-                Errand::Forget {
-                    key: key(What::Health)
+                Action::Forget {
+                    key: key(CheckKind::Health)
                 }
             ]
         );
         assert_eq!((s.next_deadline(), s.words(RUN)), (None, None));
-        assert!(answer(&mut s, What::Ready, 1, true, 1).is_empty());
+        assert!(answer(&mut s, CheckKind::Ready, 1, true, 1).is_empty());
     }
 
     #[test]
     fn a_line_is_waited_for_once() {
         let mut s = Schedule::default();
         s.watch(
-            key(What::Ready),
-            Target::Log("up".into()),
+            key(CheckKind::Ready),
+            Target::LogProbe("up".into()),
             rhythm(100, 30, 1),
             at(0),
         );
         assert!(matches!(
             step(&mut s, 0)[..],
-            [Errand::Follow { attempt: 1, .. }]
+            [Action::Follow { attempt: 1, .. }]
         ));
         assert_eq!(s.next_deadline(), None);
-        assert!(answer(&mut s, What::Ready, 1, false, 5).is_empty());
+        assert!(answer(&mut s, CheckKind::Ready, 1, false, 5).is_empty());
         assert_eq!(s.next_deadline(), None, "a pattern that is none stays none");
     }
 
@@ -692,12 +716,12 @@ mod tests {
     fn a_delay_is_over_when_it_is() {
         let mut s = Schedule::default();
         let delay = Target::Delay(Duration::from_secs(2));
-        s.watch(key(What::Ready), delay, rhythm(500, 30, 1), at(0));
+        s.watch(key(CheckKind::Ready), delay, rhythm(500, 30, 1), at(0));
         assert_eq!(s.next_deadline(), Some(at(2_000)));
         assert!(step(&mut s, 1_999).is_empty());
         assert_eq!(
             step(&mut s, 2_000),
-            [told(What::Ready, true, "2.0s are over")]
+            [told(CheckKind::Ready, true, "2.0s are over")]
         );
         assert_eq!(s.next_deadline(), None);
     }
@@ -705,14 +729,19 @@ mod tests {
     #[test]
     fn a_run_reports_by_itself() {
         let mut s = Schedule::default();
-        s.watch(key(What::Ready), Target::Notify, rhythm(500, 30, 1), at(0));
+        s.watch(
+            key(CheckKind::Ready),
+            Target::Notify,
+            rhythm(500, 30, 1),
+            at(0),
+        );
         assert_eq!(s.next_deadline(), None);
         assert!(notified(&mut s, &[("STATUS", "warming up")], 1).is_empty());
         assert_eq!(s.words(RUN).as_deref(), Some("warming up"));
         assert!(notified(&mut s, &[("READY", "0")], 1).is_empty());
         assert_eq!(
             notified(&mut s, &[("READY", "1"), ("STATUS", "serving")], 2),
-            [told(What::Ready, true, "serving")]
+            [told(CheckKind::Ready, true, "serving")]
         );
         assert!(notified(&mut s, &[("READY", "1")], 3).is_empty());
         assert_eq!(s.words(RUN).as_deref(), Some("serving"));
@@ -727,7 +756,7 @@ mod tests {
         let mut s = Schedule::default();
         let watch = |s: &mut Schedule, now| {
             s.watch(
-                key(What::Health),
+                key(CheckKind::Health),
                 Target::Notify,
                 rhythm(100, 30, 3),
                 at(now),
@@ -736,7 +765,7 @@ mod tests {
         watch(&mut s, 0);
         assert_eq!(
             notified(&mut s, &[("WATCHDOG", "1")], 50),
-            [told(What::Health, true, "WATCHDOG=1")]
+            [told(CheckKind::Health, true, "WATCHDOG=1")]
         );
         assert_eq!(s.next_deadline(), Some(at(150)));
         assert!(step(&mut s, 150).is_empty());
@@ -750,18 +779,18 @@ mod tests {
         }
         assert_eq!(
             step(&mut s, 560),
-            [told(What::Health, false, "no WATCHDOG=1 within 0.1s")]
+            [told(CheckKind::Health, false, "no WATCHDOG=1 within 0.1s")]
         );
         watch(&mut s, 600);
         assert_eq!(
             notified(&mut s, &[("WATCHDOG", "trigger")], 601),
-            [told(What::Health, false, "WATCHDOG=trigger")]
+            [told(CheckKind::Health, false, "WATCHDOG=trigger")]
         );
     }
 
     #[test]
     fn what_is_not_followed_is_said() {
-        let notice = |name: &str| Notice {
+        let notice = |name: &str| NotifyMessage {
             pid: 1,
             fields: vec![(name.into(), "12".into())],
         };
@@ -777,9 +806,9 @@ mod tests {
     fn targets_are_expanded_and_checked() {
         let expand = |text: &str| config::expand(text, |n| (n == "PORT").then(|| "81".into()));
         let of = |probe: &Probe| Target::of(probe, &expand);
-        let knock = Target::Knock(Knock::Tcp("127.0.0.1:81".parse().unwrap()));
-        assert_eq!(of(&Probe::Tcp("127.0.0.1:${PORT}".into())), Ok(knock));
-        assert_eq!(of(&Probe::Port), Ok(Target::Knock(Knock::Port(81))));
+        let connect = Target::Connect(Connect::Tcp("127.0.0.1:81".parse().unwrap()));
+        assert_eq!(of(&Probe::Tcp("127.0.0.1:${PORT}".into())), Ok(connect));
+        assert_eq!(of(&Probe::Port), Ok(Target::Connect(Connect::Port(81))));
         assert_eq!(
             of(&Probe::Command(vec!["nc".into(), "${PORT}".into()])),
             Ok(Target::Command(vec!["nc".into(), "81".into()]))
@@ -802,7 +831,7 @@ mod tests {
         let mut dice = |n: u64| random.next() % n;
         for _ in 0..2_000 {
             let mut s = Schedule::default();
-            let what = [What::Ready, What::Health][dice(2) as usize];
+            let what = [CheckKind::Ready, CheckKind::Health][dice(2) as usize];
             let target = [tcp(), command()][dice(2) as usize].clone();
             let is_command = target == command();
             s.watch(
@@ -823,22 +852,22 @@ mod tests {
                     (_, 1) => answer(&mut s, what, dice(5) + 1_000, true, now),
                     _ => step(&mut s, now),
                 };
-                for errand in out {
-                    match errand {
-                        Errand::Knock { attempt, .. } | Errand::Run { attempt, .. } => {
+                for action in out {
+                    match action {
+                        Action::Connect { attempt, .. } | Action::Run { attempt, .. } => {
                             assert_eq!(open.replace(attempt), None, "two at once");
                         }
-                        Errand::Kill { attempt, .. } => {
+                        Action::Kill { attempt, .. } => {
                             assert!(is_command && open == Some(attempt) && !killed);
                             killed = true;
                         }
-                        Errand::Tell { good, .. } => {
+                        Action::Tell { good, .. } => {
                             assert_ne!(last.replace(good), Some(good), "told twice");
                         }
-                        Errand::Follow { .. } | Errand::Forget { .. } => panic!("{errand:?}"),
+                        Action::Follow { .. } | Action::Forget { .. } => panic!("{action:?}"),
                     }
                 }
-                let over = what == What::Ready && last == Some(true);
+                let over = what == CheckKind::Ready && last == Some(true);
                 let waits = s.next_deadline().is_some() || open.is_some();
                 assert!(over || waits, "nobody would ask again");
             }

@@ -12,11 +12,11 @@ use regex_lite::{Regex, RegexBuilder};
 
 use super::http;
 use super::runner::{Asked, Following};
-use super::schedule::Knock;
+use super::schedule::Connect;
 use crate::base::clock::{Mono, human};
 use crate::base::error::reason;
 use crate::build::text::plain;
-use crate::os::net::connect;
+use crate::os::net;
 use crate::os::poll::{Until, Waker, readable};
 
 /// Bytes of a compiled pattern: what a line may cost is bounded by it.
@@ -41,14 +41,14 @@ impl Job {
     pub(super) fn last_words(self) -> Option<String> {
         match self.work {
             Work::Command(command) => command.last_words(),
-            Work::Knocking(_) | Work::Log(_) => None,
+            Work::Knocking(_) | Work::LogProbe(_) => None,
         }
     }
 }
 
 pub(super) enum Work {
     Knocking(Knocking),
-    Log(Log),
+    LogProbe(LogProbe),
     Command(Command),
 }
 
@@ -56,7 +56,7 @@ impl Work {
     pub(super) fn deadline(&self) -> Option<Mono> {
         match self {
             Self::Knocking(knocking) => Some(knocking.began.after(knocking.within)),
-            Self::Log(_) | Self::Command(_) => None,
+            Self::LogProbe(_) | Self::Command(_) => None,
         }
     }
 
@@ -64,7 +64,7 @@ impl Work {
     pub(super) fn fds<'a>(&'a self, into: &mut Vec<(BorrowedFd<'a>, Until)>) {
         match self {
             Self::Knocking(knocking) => into.push((knocking.stream.as_fd(), knocking.until())),
-            Self::Log(_) => {}
+            Self::LogProbe(_) => {}
             Self::Command(command) => {
                 let open = command.pipes.iter().flatten();
                 into.extend(open.map(|p| (p.as_fd(), Until::Readable)));
@@ -76,7 +76,7 @@ impl Work {
     pub(super) fn advance(&mut self, ready: &[bool], now: Mono) -> Option<Result<String, String>> {
         match self {
             Self::Knocking(knocking) => knocking.advance(ready == [true], now),
-            Self::Log(log) => log.advance(),
+            Self::LogProbe(log) => log.advance(),
             Self::Command(command) => {
                 command.advance(ready);
                 None
@@ -107,22 +107,22 @@ enum Step {
 }
 
 impl Knocking {
-    pub(super) fn begin(knock: Knock, within: Duration, began: Mono) -> Result<Self, String> {
-        let (mut address, request) = match &knock {
-            Knock::Tcp(address) => (*address, Vec::new()),
-            Knock::Port(port) => ((Ipv4Addr::LOCALHOST, *port).into(), Vec::new()),
-            Knock::Http(target) => (target.address, http::request(target)),
+    pub(super) fn begin(connect: Connect, within: Duration, began: Mono) -> Result<Self, String> {
+        let (mut address, request) = match &connect {
+            Connect::Tcp(address) => (*address, Vec::new()),
+            Connect::Port(port) => ((Ipv4Addr::LOCALHOST, *port).into(), Vec::new()),
+            Connect::Http(target) => (target.address, http::request(target)),
         };
-        let both = match &knock {
-            Knock::Tcp(_) => false,
-            Knock::Port(_) => true,
-            Knock::Http(target) => target.host.starts_with("localhost"),
+        let both = match &connect {
+            Connect::Tcp(_) => false,
+            Connect::Port(_) => true,
+            Connect::Http(target) => target.host.starts_with("localhost"),
         };
         let mut other = both.then(|| (Ipv6Addr::LOCALHOST, address.port()).into());
-        let stream = connect(address).or_else(|e| {
+        let stream = net::connect(address).or_else(|e| {
             let why = refused(address, &e);
             address = other.take().ok_or_else(|| why.clone())?;
-            connect(address).map_err(|_| why)
+            net::connect(address).map_err(|_| why)
         })?;
         Ok(Self {
             stream,
@@ -175,7 +175,7 @@ impl Knocking {
                 };
                 if let Some(why) = closed {
                     let other = self.other.take();
-                    let Some((next, Ok(stream))) = other.map(|at| (at, connect(at))) else {
+                    let Some((next, Ok(stream))) = other.map(|at| (at, net::connect(at))) else {
                         return Some(Err(why));
                     };
                     (self.address, self.stream) = (next, stream);
@@ -246,19 +246,19 @@ fn not_now(e: &std::io::Error) -> bool {
 }
 
 /// Waiting for a line.
-pub(super) struct Log {
+pub(super) struct LogProbe {
     log: Following,
     regex: Regex,
     waker: Arc<Waker>,
 }
 
-impl Log {
+impl LogProbe {
     pub(super) fn begin(log: Following, pattern: &str, waker: Arc<Waker>) -> Result<Self, String> {
         let regex = RegexBuilder::new(pattern)
             .size_limit(LARGEST_REGEX)
             .build()
             .map_err(|e| format!("the pattern {pattern:?}: {e}"))?;
-        log.tape.follow(&waker);
+        log.log.follow(&waker);
         // What is there already is looked at as well.
         waker.wake();
         Ok(Self { log, regex, waker })
@@ -266,7 +266,7 @@ impl Log {
 
     fn advance(&mut self) -> Option<Result<String, String>> {
         self.waker.seen();
-        let pulled = self.log.tape.pull(self.log.after, PULL);
+        let pulled = self.log.log.pull(self.log.after, PULL);
         if pulled.next > self.log.after {
             self.log.after = pulled.next;
             // There may be more; the others have their turn before.
@@ -278,9 +278,9 @@ impl Log {
     }
 }
 
-impl Drop for Log {
+impl Drop for LogProbe {
     fn drop(&mut self) {
-        self.log.tape.unfollow(&self.waker);
+        self.log.log.unfollow(&self.waker);
     }
 }
 

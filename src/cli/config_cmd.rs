@@ -100,7 +100,7 @@ fn url(project: &Project) -> Option<String> {
     }
 }
 
-/// A server's name: `[A-Za-z0-9_-]`, at most 32; each other letter becomes `-`.
+/// A server's name: `[A-Za-z0-9_-]`, at most 32; each other command becomes `-`.
 pub(super) fn server_name(project: &str) -> String {
     let name: String = project
         .chars()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::error::{Error, Result};
 use crate::client::proxy;
-use crate::daemon::{self, How, Project, Started, Wishes};
+use crate::daemon::{self, Project, RunMode, StartOptions, Started};
 use crate::os::{reap, thread};
 
 use super::commands::Call;
@@ -14,8 +14,8 @@ use super::print;
 /// `bpm [DIR]`, `bpm -d [DIR]`.
 pub(super) fn bare(call: &Call) -> Result<u8> {
     let how = match call.has("detach") {
-        true => How::Detached,
-        false => How::Foreground,
+        true => RunMode::Detached,
+        false => RunMode::Foreground,
     };
     let wishes = wishes(call)?;
     begin(&call.project_here()?, &wishes, how)
@@ -24,14 +24,14 @@ pub(super) fn bare(call: &Call) -> Result<u8> {
 /// `bpm serve [DIR]`.
 pub(super) fn serve(call: &Call) -> Result<u8> {
     let wishes = wishes(call)?;
-    begin(&call.project_here()?, &wishes, How::Foreground)
+    begin(&call.project_here()?, &wishes, RunMode::Foreground)
 }
 
 /// `bpm daemon start`.
 pub(super) fn daemon_start(call: &Call) -> Result<u8> {
     let how = match call.has("foreground") {
-        true => How::Foreground,
-        false => How::Detached,
+        true => RunMode::Foreground,
+        false => RunMode::Detached,
     };
     let wishes = wishes(call)?;
     begin(&call.project()?, &wishes, how)
@@ -44,7 +44,7 @@ pub(super) fn daemon_restart(call: &Call) -> Result<u8> {
     // A mistake in the configuration must not cost the daemon that runs.
     daemon::read_config(&project.root)?;
     stop_all(&project, call.has("force"))?;
-    begin(&project, &wishes, How::Detached)
+    begin(&project, &wishes, RunMode::Detached)
 }
 
 /// `bpm proxy [DIR]`.
@@ -59,7 +59,7 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
         return proxy::run(&project, proxy::Daemon::Any);
     }
     let bridged = project.clone();
-    let wishes = Wishes {
+    let wishes = StartOptions {
         // Our standard output is the agent's.
         quiet: true,
         beside: Some(Arc::new(move || {
@@ -73,13 +73,13 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
             };
             thread::start("inward", thread::LARGE, Box::new(bridge)).map(drop)
         })),
-        ..Wishes::default()
+        ..StartOptions::default()
     };
-    begin(&project, &wishes, How::Foreground)
+    begin(&project, &wishes, RunMode::Foreground)
 }
 
 /// `--port`, `--replace`.
-pub(super) fn wishes(call: &Call) -> Result<Wishes> {
+pub(super) fn wishes(call: &Call) -> Result<StartOptions> {
     let port = call
         .text("port")?
         .map(|text| {
@@ -87,15 +87,15 @@ pub(super) fn wishes(call: &Call) -> Result<Wishes> {
                 .ok_or_else(|| Error::usage(format!("--port: {text:?} is neither a port nor auto")))
         })
         .transpose()?;
-    Ok(Wishes {
+    Ok(StartOptions {
         port,
         replace: call.has("replace"),
-        ..Wishes::default()
+        ..StartOptions::default()
     })
 }
 
 /// Starts, and says how it went.
-pub(super) fn begin(project: &Project, wishes: &Wishes, how: How) -> Result<u8> {
+pub(super) fn begin(project: &Project, wishes: &StartOptions, how: RunMode) -> Result<u8> {
     let name = project.name();
     match daemon::start(project, wishes, how)? {
         Started::Now { words, found } => {

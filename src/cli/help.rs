@@ -119,9 +119,9 @@ fn overview(family: &str) -> String {
 
 fn of_command(command: &Command) -> String {
     let mut text = format!("Usage: {}\n\n", synopsis(command));
-    let mut letters = command.summary.chars();
-    let first = letters.next().map(|c| c.to_ascii_uppercase().to_string());
-    let _ = writeln!(text, "{}{}.", first.unwrap_or_default(), letters.as_str());
+    let mut commands = command.summary.chars();
+    let first = commands.next().map(|c| c.to_ascii_uppercase().to_string());
+    let _ = writeln!(text, "{}{}.", first.unwrap_or_default(), commands.as_str());
     if !command.about.is_empty() {
         text.push('\n');
         for line in wrapped(command.about, 78) {

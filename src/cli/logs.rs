@@ -12,7 +12,7 @@ use crate::base::error::{Error, Failure, Result};
 use crate::base::json::object;
 use crate::base::table::in_order;
 use crate::cli::render::{Paint, Tone};
-use crate::client::connection::{self, Client, Fault, Verdict};
+use crate::client::connection::{self, CallError, Client, Verdict};
 use crate::daemon::Project;
 use crate::os::inotify::PathWatch;
 use crate::os::poll;
@@ -63,7 +63,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
             note(&format!("bpm: {message}\n"));
             return Ok(1);
         }
-        Err(Stop::Lost(why)) => return Err(Fault::Lost(why).while_doing("show the logs")),
+        Err(Stop::Lost(why)) => return Err(CallError::Lost(why).while_doing("show the logs")),
         Err(Stop::Said(error)) => return Err(error),
     };
     if !call.has("follow") {
@@ -129,7 +129,7 @@ impl Source {
         &mut self,
         params: &Value,
         each: &mut dyn FnMut(Value),
-    ) -> std::result::Result<Value, Fault> {
+    ) -> std::result::Result<Value, CallError> {
         let client = match self {
             Self::Daemon(client) => client,
             Self::Disk(stored, _) => return stored.call("bpm/follow", params, each),
@@ -193,14 +193,14 @@ enum Stop {
     Said(Error),
 }
 
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
+impl From<CallError> for Stop {
+    fn from(fault: CallError) -> Self {
         match fault {
             // What follows at the end of a daemon: another one may come.
-            Fault::Refused { code, message } if code == STOPPING => Self::Lost(message),
-            Fault::Refused { message, .. } => Self::Refused(message),
-            Fault::Lost(why) => Self::Lost(why),
-            Fault::TimedOut => Self::Lost("it does not answer".into()),
+            CallError::Refused { code, message } if code == STOPPING => Self::Lost(message),
+            CallError::Refused { message, .. } => Self::Refused(message),
+            CallError::Lost(why) => Self::Lost(why),
+            CallError::TimedOut => Self::Lost("it does not answer".into()),
         }
     }
 }

@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::base::clock::{Mono, human};
 use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{items, object, strings};
-use crate::client::connection::{self, Client, Descriptor, Fault, Told, Verdict};
-use crate::daemon::{self, How, Project, Started, Wishes};
+use crate::client::connection::{self, CallError, Client, Descriptor, ToolResult, Verdict};
+use crate::daemon::{self, Project, RunMode, StartOptions, Started};
 
 use super::commands::Call;
 use super::daemon::{begin, wishes};
@@ -23,7 +23,7 @@ pub(super) fn start(call: &Call) -> Result<u8> {
     let names = call.names()?;
     let project = call.project()?;
     if names.is_empty() {
-        return begin(&project, &wishes, How::Detached);
+        return begin(&project, &wishes, RunMode::Detached);
     }
     wishes.only = Some(names.clone());
     match reach(&project, &wishes)? {
@@ -43,7 +43,7 @@ pub(super) struct Reached {
 }
 
 /// Connects to the daemon, which is started if there is none. None: we were that daemon, and it is over.
-pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached>> {
+pub(super) fn reach(project: &Project, wishes: &StartOptions) -> Result<Option<Reached>> {
     let mut new = false;
     for _ in 0..2 {
         let verdict = match wishes.replace {
@@ -65,7 +65,7 @@ pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached
             Verdict::Running(..) | Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
             }
         }
-        match daemon::start(project, wishes, How::Detached)? {
+        match daemon::start(project, wishes, RunMode::Detached)? {
             Started::Ended => return Ok(None),
             Started::Now { words, found } => {
                 new = true;
@@ -78,7 +78,7 @@ pub(super) fn reach(project: &Project, wishes: &Wishes) -> Result<Option<Reached
         }
         // Replaced by now.
         if wishes.replace {
-            let again = Wishes {
+            let again = StartOptions {
                 replace: false,
                 ..wishes.clone()
             };
@@ -179,7 +179,7 @@ fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -
     arguments["timeout_seconds"] = LONGEST.as_secs().into();
     for (name, told) in each(client, tool, names, &arguments)? {
         let told = match told {
-            Told {
+            ToolResult {
                 failed: false,
                 ref data,
                 ..
@@ -211,7 +211,7 @@ fn late(data: &Value) -> bool {
 }
 
 /// Waits for readiness as long as it takes. Of all (`*`), the first that is late has said so.
-fn until_ready(client: &mut Client, name: &str) -> Result<Told> {
+fn until_ready(client: &mut Client, name: &str) -> Result<ToolResult> {
     loop {
         let arguments = object([
             ("process", name.into()),
@@ -225,7 +225,7 @@ fn until_ready(client: &mut Client, name: &str) -> Result<Told> {
         let over = Mono::now().since(begun) >= LONGEST;
         if told.failed || told.data["met"] == true || !over {
             let failed = told.failed || told.data["met"] != true;
-            return Ok(Told { failed, ..told });
+            return Ok(ToolResult { failed, ..told });
         }
     }
 }
@@ -236,8 +236,8 @@ pub(super) fn each(
     tool: &str,
     names: &[String],
     arguments: &Value,
-) -> Result<Vec<(String, Told)>> {
-    let lost = |f: Fault| f.while_doing(tool);
+) -> Result<Vec<(String, ToolResult)>> {
+    let lost = |f: CallError| f.while_doing(tool);
     let mut ids = Vec::new();
     for name in names {
         let mut arguments = arguments.clone();
@@ -245,7 +245,7 @@ pub(super) fn each(
         let params = object([("name", tool.into()), ("arguments", arguments)]);
         ids.push(client.send("tools/call", params).map_err(lost)?);
     }
-    let mut answers: Vec<Option<Told>> = vec![None; names.len()];
+    let mut answers: Vec<Option<ToolResult>> = vec![None; names.len()];
     while answers.iter().any(Option::is_none) {
         let Some(message) = client.receive(None).map_err(lost)? else {
             continue;
@@ -359,7 +359,7 @@ pub(super) fn why(call: &Call) -> Result<u8> {
             print(&format!("{}\n", text.trim_end()))?;
             Ok(0)
         }
-        Err(Fault::Refused { message, .. }) => {
+        Err(CallError::Refused { message, .. }) => {
             note(&format!("bpm: {message}\n"));
             Ok(1)
         }
@@ -375,7 +375,7 @@ pub(super) fn reload(call: &Call) -> Result<u8> {
     let dry = call.has("dry-run");
     let done = match client.call("bpm/reload", object([("dry_run", dry.into())]), None) {
         Ok(done) => done,
-        Err(Fault::Refused { message, .. }) => {
+        Err(CallError::Refused { message, .. }) => {
             note(&format!("bpm: {message}\n"));
             return Ok(1);
         }

@@ -11,7 +11,7 @@ use crate::base::error::{Error, Failure, Result};
 use crate::base::json::object;
 use crate::base::paths::{ProjectDir, State};
 use crate::cli::render::{self, Cell, Paint, Tone};
-use crate::client::connection::{self, Client, Descriptor, Fault, PATIENCE, Verdict};
+use crate::client::connection::{self, CallError, Client, Descriptor, PATIENCE, Verdict};
 use crate::daemon::Project;
 use crate::os::poll;
 
@@ -54,7 +54,7 @@ fn of_client(
     let until = Some(Mono::now().after(PATIENCE));
     let data = match client.call("bpm/status", params, until) {
         Ok(data) => data,
-        Err(Fault::Refused { message, .. }) => {
+        Err(CallError::Refused { message, .. }) => {
             note(&format!("bpm: {message}\n"));
             return Ok((String::new(), 1));
         }

@@ -1,5 +1,5 @@
 //! The logs of a project as they lie on disk, for when there is no daemon: asked through the very tools
-//! that a daemon answers with, over a board of processes of which none runs.
+//! that a daemon answers with, over a snapshot of processes of which none runs.
 
 use std::fs;
 use std::path::Path;
@@ -9,15 +9,15 @@ use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
-use crate::base::logger::Journal;
+use crate::base::logger::Logger;
 use crate::base::table::Set;
-use crate::client::connection::{Fault, Told};
+use crate::client::connection::{CallError, ToolResult};
 use crate::config::Config;
 use crate::daemon::{Project, read_config};
-use crate::engine::handle::{Hub, Identity};
-use crate::engine::snapshot::{Board, Snapshot, UnitView};
+use crate::engine::handle::{Handle, Identity};
+use crate::engine::snapshot::{Snapshot, SnapshotCell, UnitView};
 use crate::engine::supervisor::log_limits;
-use crate::log::store::{self, Limits, Tape};
+use crate::log::store::{self, Limits, Log};
 use crate::os::poll::Mailbox;
 use crate::server::service::{Answer, Caller, ClientKind, Level, Service, Step};
 use crate::tools::{Kernel, Tools};
@@ -41,7 +41,7 @@ pub(super) struct Stored {
 /// bpm's own lines have no place here.
 struct Nowhere;
 
-impl Journal for Nowhere {
+impl Logger for Nowhere {
     fn write(&self, _: Level, _: &str, _: &str) {}
 }
 
@@ -65,13 +65,13 @@ impl Stored {
             let known = process.into_iter().find(|p| p.name == *name);
             Arc::new(unit(project, name, known.map_or(ALL, |p| log_limits(p))))
         });
-        let board = Board::new(Snapshot {
+        let snapshot = SnapshotCell::new(Snapshot {
             units: units.collect(),
             ..Snapshot::new(project.name(), project.root.clone())
         });
-        let (hub, _) = Hub::new(board, Identity::nobody(), mailbox.waker(0));
+        let (handle, _) = Handle::new(snapshot, Identity::nobody(), mailbox.waker(0));
         Ok(Some(Self {
-            tools: Tools::new(hub, Box::new(Kernel), Arc::new(Nowhere)),
+            tools: Tools::new(handle, Box::new(Kernel), Arc::new(Nowhere)),
             mailbox,
             names,
         }))
@@ -86,17 +86,17 @@ impl Stored {
         method: &str,
         params: &Value,
         each: &mut dyn FnMut(Value),
-    ) -> std::result::Result<Value, Fault> {
+    ) -> std::result::Result<Value, CallError> {
         let step = self.tools.own(&us(), method, params);
         match step.map(|step| self.answer(step, each)) {
             Some(Answer::Result(value)) => Ok(value),
-            Some(Answer::Error { code, message, .. }) => Err(Fault::Refused { code, message }),
-            Some(_) | None => Err(Fault::Lost(format!("no answer to {method}"))),
+            Some(Answer::Error { code, message, .. }) => Err(CallError::Refused { code, message }),
+            Some(_) | None => Err(CallError::Lost(format!("no answer to {method}"))),
         }
     }
 
     /// A tool.
-    pub(super) fn tool(&self, name: &str, arguments: &Value) -> Told {
+    pub(super) fn tool(&self, name: &str, arguments: &Value) -> ToolResult {
         let step = self.tools.call(&us(), name, arguments, None);
         let (text, data, failed) = match step.map(|step| self.answer(step, &mut |_| {})) {
             Some(Answer::Text(text)) => (text, Value::Null, false),
@@ -107,7 +107,7 @@ impl Stored {
                 (format!("no answer to {name}"), Value::Null, true)
             }
         };
-        Told { text, data, failed }
+        ToolResult { text, data, failed }
     }
 
     fn answer(&self, step: Step, each: &mut dyn FnMut(Value)) -> Answer {
@@ -167,7 +167,7 @@ fn names(config: Option<&Config>, on_disk: &[String], named: &[String]) -> Vec<S
 /// A process that does not run, with the logs it left.
 fn unit(project: &Project, name: &str, limits: Limits) -> UnitView {
     let folder: Arc<Path> = project.dir.logs(name).into();
-    let log = Tape::stored(Arc::clone(&folder), store::Kind::Runs, limits);
-    let build_log = Tape::stored(folder, store::Kind::Builds, limits);
+    let log = Log::stored(Arc::clone(&folder), store::Kind::Runs, limits);
+    let build_log = Log::stored(folder, store::Kind::Builds, limits);
     UnitView::idle(name, log, build_log)
 }

@@ -10,8 +10,8 @@ use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{items, object};
 use crate::base::table::Table;
 use crate::cli::render::{self, Paint, Tone};
-use crate::client::connection::{self, Client, Fault, PATIENCE, Told};
-use crate::daemon::{Project, Wishes, read_config};
+use crate::client::connection::{self, CallError, Client, PATIENCE, ToolResult};
+use crate::daemon::{Project, StartOptions, read_config};
 use crate::os::poll::readable;
 
 use super::commands::Call;
@@ -39,9 +39,9 @@ pub(super) fn up(call: &Call) -> Result<u8> {
             .collect(),
         false => named.clone(),
     };
-    let wishes = Wishes {
+    let wishes = StartOptions {
         only: (!named.is_empty()).then_some(named),
-        ..Wishes::default()
+        ..StartOptions::default()
     };
     let since = Wall::now();
     let Some(reached) = reach(&project, &wishes)? else {
@@ -250,11 +250,11 @@ impl Run {
     }
 }
 
-fn lost(fault: Fault) -> Error {
+fn lost(fault: CallError) -> Error {
     fault.while_doing("bring it up")
 }
 
-fn say(told: &Told) -> usize {
+fn say(told: &ToolResult) -> usize {
     let failed = told.failed || told.data["ok"] == false || told.data["met"] == false;
     if failed {
         note(&format!("bpm: {}\n", for_people(&told.text)));

@@ -235,9 +235,11 @@ fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Option<Verdict> {
     match Client::greet(stream, kind, until) {
         Ok(client) => sketch(dir, pid, socket, &client.greeting)
             .map(|descriptor| Verdict::Running(descriptor, client)),
-        Err(Fault::TimedOut) => Some(Verdict::Unhealthy(sketch(dir, pid, socket, &Value::Null))),
+        Err(CallError::TimedOut) => {
+            Some(Verdict::Unhealthy(sketch(dir, pid, socket, &Value::Null)))
+        }
         // It leaves at this moment.
-        Err(Fault::Lost(_) | Fault::Refused { .. }) => None,
+        Err(CallError::Lost(_) | CallError::Refused { .. }) => None,
     }
 }
 
@@ -268,7 +270,7 @@ fn sketch(dir: &ProjectDir, pid: i32, socket: PathBuf, said: &Value) -> Option<D
 
 /// Why a call has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
+pub enum CallError {
     /// The connection is gone: why.
     Lost(String),
     /// Not within the time given.
@@ -282,7 +284,7 @@ pub enum Fault {
     },
 }
 
-impl Fault {
+impl CallError {
     /// As an error of doing `what`.
     pub fn while_doing(self, what: &str) -> Error {
         match self {
@@ -297,7 +299,7 @@ impl Fault {
 
 /// What a tool answered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told {
+pub struct ToolResult {
     /// For who reads texts.
     pub text: String,
     /// `structuredContent`, or null.
@@ -327,13 +329,13 @@ impl Client {
         path: &Path,
         kind: &str,
         patience: Duration,
-    ) -> std::result::Result<Self, Fault> {
+    ) -> std::result::Result<Self, CallError> {
         let until = Mono::now().after(patience);
         let stream = dial(path, patience).map_err(lost)?;
         Self::greet(stream, kind, until)
     }
 
-    fn greet(stream: UnixStream, kind: &str, until: Mono) -> std::result::Result<Self, Fault> {
+    fn greet(stream: UnixStream, kind: &str, until: Mono) -> std::result::Result<Self, CallError> {
         let mut client = Self {
             stream,
             inbox: Vec::new(),
@@ -361,16 +363,16 @@ impl Client {
     /// Calls a method and waits for its result; notifications that come before it are dropped.
     ///
     /// # Errors
-    /// See [`Fault`].
+    /// See [`CallError`].
     pub fn call(
         &mut self,
         method: &str,
         params: Value,
         until: Option<Mono>,
-    ) -> std::result::Result<Value, Fault> {
+    ) -> std::result::Result<Value, CallError> {
         let id = self.send(method, params)?;
         loop {
-            let message = self.receive(until)?.ok_or(Fault::TimedOut)?;
+            let message = self.receive(until)?.ok_or(CallError::TimedOut)?;
             if let Some(result) = result_of(&message, id) {
                 return result;
             }
@@ -380,13 +382,13 @@ impl Client {
     /// Calls a tool.
     ///
     /// # Errors
-    /// See [`Fault`]; a tool that fails is no fault.
+    /// See [`CallError`]; a tool that fails is no fault.
     pub fn tool(
         &mut self,
         name: &str,
         arguments: Value,
         until: Option<Mono>,
-    ) -> std::result::Result<Told, Fault> {
+    ) -> std::result::Result<ToolResult, CallError> {
         let params = object([("name", name.into()), ("arguments", arguments)]);
         Ok(told(&self.call("tools/call", params, until)?))
     }
@@ -395,7 +397,7 @@ impl Client {
     ///
     /// # Errors
     /// The daemon is gone.
-    pub fn send(&mut self, method: &str, params: Value) -> std::result::Result<u64, Fault> {
+    pub fn send(&mut self, method: &str, params: Value) -> std::result::Result<u64, CallError> {
         self.last_id += 1;
         let id = self.last_id;
         let mut line = object([
@@ -414,7 +416,10 @@ impl Client {
     ///
     /// # Errors
     /// The daemon is gone, or sends what is no message.
-    pub fn receive(&mut self, until: Option<Mono>) -> std::result::Result<Option<Value>, Fault> {
+    pub fn receive(
+        &mut self,
+        until: Option<Mono>,
+    ) -> std::result::Result<Option<Value>, CallError> {
         loop {
             if let Some(message) = self.buffered()? {
                 return Ok(Some(message));
@@ -434,14 +439,14 @@ impl Client {
     ///
     /// # Errors
     /// It is none.
-    pub fn buffered(&mut self) -> std::result::Result<Option<Value>, Fault> {
+    pub fn buffered(&mut self) -> std::result::Result<Option<Value>, CallError> {
         let Some(end) = memchr::memchr(b'\n', &self.inbox[self.seen..]) else {
             self.seen = self.inbox.len();
             return Ok(None);
         };
         let end = self.seen + end;
         let message = serde_json::from_slice(&self.inbox[..end])
-            .map_err(|e| Fault::Lost(format!("it sent what is no message: {e}")))?;
+            .map_err(|e| CallError::Lost(format!("it sent what is no message: {e}")))?;
         self.inbox.drain(..=end);
         self.seen = 0;
         Ok(Some(message))
@@ -451,13 +456,13 @@ impl Client {
     ///
     /// # Errors
     /// The daemon is gone.
-    pub fn fill(&mut self) -> std::result::Result<bool, Fault> {
+    pub fn fill(&mut self) -> std::result::Result<bool, CallError> {
         if self.inbox.len() > LONGEST {
-            return Err(Fault::Lost("it sent a message without an end".into()));
+            return Err(CallError::Lost("it sent a message without an end".into()));
         }
         let mut chunk = [0; 16 << 10];
         match self.stream.read(&mut chunk) {
-            Ok(0) => Err(Fault::Lost("it closed the connection".into())),
+            Ok(0) => Err(CallError::Lost("it closed the connection".into())),
             Ok(n) => {
                 self.inbox.extend_from_slice(&chunk[..n]);
                 Ok(true)
@@ -476,13 +481,13 @@ impl AsFd for Client {
 }
 
 /// The result that a message is for the request `id`; None: it is for another, or a notification.
-pub fn result_of(message: &Value, id: u64) -> Option<std::result::Result<Value, Fault>> {
+pub fn result_of(message: &Value, id: u64) -> Option<std::result::Result<Value, CallError>> {
     if message["id"].as_u64() != Some(id) {
         return None;
     }
     let error = &message["error"];
     Some(if error.is_object() {
-        Err(Fault::Refused {
+        Err(CallError::Refused {
             code: error["code"].as_i64().unwrap_or_default(),
             message: error["message"]
                 .as_str()
@@ -495,9 +500,9 @@ pub fn result_of(message: &Value, id: u64) -> Option<std::result::Result<Value, 
 }
 
 /// A tool's result, taken apart.
-pub fn told(result: &Value) -> Told {
+pub fn told(result: &Value) -> ToolResult {
     let texts = items(&result["content"]);
-    Told {
+    ToolResult {
         text: texts
             .filter_map(|c| c["text"].as_str())
             .collect::<Vec<_>>()
@@ -516,8 +521,8 @@ pub fn hello(kind: &str) -> Value {
     ])
 }
 
-fn lost(e: std::io::Error) -> Fault {
-    Fault::Lost(reason(&e))
+fn lost(e: std::io::Error) -> CallError {
+    CallError::Lost(reason(&e))
 }
 
 #[cfg(test)]
@@ -592,7 +597,7 @@ mod tests {
         assert_eq!((told.text.as_str(), told.failed), ("no", true));
         assert_eq!(
             client.call("bpm/x", json!({}), None),
-            Err(Fault::Refused {
+            Err(CallError::Refused {
                 code: -5,
                 message: "x".into()
             })
@@ -600,7 +605,7 @@ mod tests {
         let soon = Mono::now().after(Duration::from_millis(5));
         assert_eq!(client.receive(Some(soon)), Ok(None));
         drop(theirs);
-        assert!(matches!(client.receive(None), Err(Fault::Lost(_))));
+        assert!(matches!(client.receive(None), Err(CallError::Lost(_))));
     }
 
     #[test]
@@ -614,7 +619,7 @@ mod tests {
         let short = || {
             let before = Mono::now();
             let none = Client::connect(&path, "cli", Duration::from_millis(50));
-            assert!(matches!(none, Err(Fault::Lost(_))));
+            assert!(matches!(none, Err(CallError::Lost(_))));
             Mono::now().since(before) < Duration::from_secs(1)
         };
         // Nor does a busy machine hold it up each time.

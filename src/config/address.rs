@@ -1,4 +1,4 @@
-//! Addresses as they stand in the file: sockets to hold, and what probes knock at.
+//! Addresses as they stand in the file: sockets to hold, and what probes connect at.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

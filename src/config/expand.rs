@@ -186,15 +186,15 @@ impl<'t> Dotenv<'t> {
     fn double(&mut self, name: &str) -> Result<String, Fault> {
         let open = self.rest;
         let mut value = String::new();
-        let mut letters = open[1..].char_indices();
-        while let Some((at, letter)) = letters.next() {
-            match letter {
+        let mut commands = open[1..].char_indices();
+        while let Some((at, command)) = commands.next() {
+            match command {
                 '"' => {
                     self.rest = &open[at + 2..];
                     self.only_a_comment_follows(name)?;
                     return Ok(value);
                 }
-                '\\' => match letters.next() {
+                '\\' => match commands.next() {
                     Some((_, 'n')) => value.push('\n'),
                     Some((_, 'r')) => value.push('\r'),
                     Some((_, 't')) => value.push('\t'),

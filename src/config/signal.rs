@@ -38,7 +38,7 @@ const SIGNALS: &[(&str, i32)] = &[
 /// The largest number of a signal (SIGRTMAX).
 pub(super) const LAST: i32 = 64;
 
-/// `TERM`, `SIGTERM`, in small letters too.
+/// `TERM`, `SIGTERM`, in small commands too.
 pub fn signal_number(name: &str) -> Option<i32> {
     let name = name.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::Wall;
-use crate::base::logger::{Journal, Level};
+use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
 use crate::base::queue::Queue;
 use crate::os::copy::copy_private;
@@ -96,7 +96,7 @@ impl Drop for DaemonLog {
     }
 }
 
-impl Journal for DaemonLog {
+impl Logger for DaemonLog {
     /// Writes `2026-11-21 02:46:50,123 [INFO] room: text`; each line of the text becomes one of its own.
     fn write(&self, level: Level, room: &str, text: &str) {
         if level < self.least {

@@ -6,6 +6,6 @@ mod sd_notify;
 mod start;
 mod stop;
 
-pub use sd_notify::{Env, Herald};
+pub use sd_notify::{Env, SdNotify};
 pub use start::*;
 pub use stop::{Stopped, judge_lasting, stop};

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use super::log::DaemonLog;
 use super::start::{clear, open_socket};
 use crate::base::error::{Error, Result};
-use crate::base::logger::{Journal, Level};
+use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
 use crate::client::connection::Descriptor;
-use crate::engine::supervisor::{Keeper, Kept};
+use crate::engine::supervisor::{Presence, PresenceState};
 use crate::os::files;
 use crate::os::inotify::PathWatch;
 use crate::os::lock::Lock;
@@ -23,7 +23,7 @@ use crate::server::net::Inlet;
 const TURNS: usize = 16;
 
 /// Holds the lock. Dropped, it removes what others find us by, and lets go.
-pub(super) struct Guard<'a> {
+pub(super) struct ProjectPresence<'a> {
     dir: &'a ProjectDir,
     descriptor: &'a Descriptor,
     log: Arc<DaemonLog>,
@@ -37,7 +37,7 @@ pub(super) struct Guard<'a> {
     displaced: bool,
 }
 
-impl<'a> Guard<'a> {
+impl<'a> ProjectPresence<'a> {
     /// Writes the descriptor: from here on others can find us.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl<'a> Guard<'a> {
             displaced: false,
         };
         guard.describe()?;
-        if guard.mend() == Kept::Displaced {
+        if guard.mend() == PresenceState::Displaced {
             return Err(Error::cannot(
                 "start",
                 "bpm's folder was removed meanwhile, and another bpm was quicker",
@@ -78,7 +78,7 @@ impl<'a> Guard<'a> {
     }
 
     /// Until all is there.
-    fn mend(&mut self) -> Kept {
+    fn mend(&mut self) -> PresenceState {
         let places = [
             self.dir.lock(),
             self.dir.descriptor(),
@@ -104,18 +104,18 @@ impl<'a> Guard<'a> {
             if self.displaced {
                 let text = "bpm's files were removed, and another bpm has taken this one's place: stopping";
                 self.log.write(Level::Error, "daemon", text);
-                return Kept::Displaced;
+                return PresenceState::Displaced;
             }
         }
         if mended.is_empty() {
-            return Kept::Same;
+            return PresenceState::Same;
         }
         self.trouble.clear();
         let what = mended.join(", ");
         let dir = self.dir.path().display();
         let text = format!("somebody removed {what} in {dir}: made anew");
         self.log.write(Level::Warn, "daemon", &text);
-        Kept::Mended
+        PresenceState::Mended
     }
 
     /// Makes the first thing anew that is missing: what it was.
@@ -158,20 +158,20 @@ impl<'a> Guard<'a> {
     }
 }
 
-impl Keeper for Guard<'_> {
-    fn ear(&self) -> Option<BorrowedFd<'_>> {
-        self.watch.as_ref().and_then(PathWatch::ear)
+impl Presence for ProjectPresence<'_> {
+    fn notify_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().and_then(PathWatch::notify_socket)
     }
 
-    fn look(&mut self) -> Kept {
+    fn look(&mut self) -> PresenceState {
         match self.displaced || !self.watch.as_ref().is_some_and(PathWatch::take) {
-            true => Kept::Same,
+            true => PresenceState::Same,
             false => self.mend(),
         }
     }
 }
 
-impl Drop for Guard<'_> {
+impl Drop for ProjectPresence<'_> {
     fn drop(&mut self) {
         // What is there else is another's.
         if !self.displaced {

@@ -44,12 +44,12 @@ impl Env {
 
 /// sd_notify(3), where systemd waits for it; silent elsewhere.
 #[derive(Debug, Clone, Default)]
-pub struct Herald {
+pub struct SdNotify {
     socket: Option<OsString>,
     watchdog: Option<Duration>,
 }
 
-impl Herald {
+impl SdNotify {
     /// From `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
     pub fn new(env: &Env) -> Self {
         let number = |name| env.get(name)?.to_str()?.parse::<u64>().ok();
@@ -64,7 +64,7 @@ impl Herald {
     }
 }
 
-impl Manager for Herald {
+impl Manager for SdNotify {
     fn tell(&mut self, message: &str) {
         if let Some(socket) = &self.socket {
             // systemd that does not listen is systemd's concern.
@@ -104,9 +104,9 @@ mod tests {
 
     #[test]
     fn the_watchdog_is_fed_twice_as_often_as_needed() {
-        let herald = Herald::new(&env(&[("WATCHDOG_USEC", "3000000")]));
-        assert_eq!(herald.watchdog(), Some(Duration::from_millis(1500)));
-        let other = Herald::new(&env(&[("WATCHDOG_USEC", "3000000"), ("WATCHDOG_PID", "1")]));
+        let sd_notify = SdNotify::new(&env(&[("WATCHDOG_USEC", "3000000")]));
+        assert_eq!(sd_notify.watchdog(), Some(Duration::from_millis(1500)));
+        let other = SdNotify::new(&env(&[("WATCHDOG_USEC", "3000000"), ("WATCHDOG_PID", "1")]));
         assert_eq!(other.watchdog(), None);
     }
 }

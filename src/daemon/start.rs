@@ -14,29 +14,29 @@ use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::{Error, Failure, Result, named};
-use crate::base::logger::{Journal, Level};
+use crate::base::logger::{Level, Logger};
 use crate::base::number;
 use crate::base::paths::ProjectDir;
 use crate::client::connection::{
     self, Descriptor, MIN_CLIENT_VERSION, PATIENCE, PROTOCOL_VERSION, VERSION, Verdict,
 };
 use crate::config::{Config, Port, Toggle};
-use crate::engine::handle::{Hub, Identity};
+use crate::engine::handle::{Handle, Identity};
 use crate::engine::state_file::State;
 pub use crate::engine::supervisor::read_config;
 use crate::engine::supervisor::{Manager, Setup, Supervisor};
-use crate::log::passthrough::Echo;
+use crate::log::passthrough::Passthrough;
 use crate::os::detach::{self, Ready, Side};
 use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
 use crate::os::peer::our_uid;
 use crate::os::{fds, files, memory, proc, reap};
-use crate::server::net::{self, Door, Listeners, Policy};
+use crate::server::net::{self, Listeners, Policy, Server};
 use crate::tools::{Kernel, Tools};
 
 use super::log;
-use super::presence::Guard;
-use super::sd_notify::{Env, Herald};
+use super::presence::ProjectPresence;
+use super::sd_notify::{Env, SdNotify};
 use super::stop::{judge_lasting, stop};
 
 /// Answers in flight get so long when everything has stopped (spec: daemon, "Stop").
@@ -68,7 +68,7 @@ impl Project {
 
 /// Before or behind the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum RunMode {
     /// Returns when it has stopped.
     Foreground,
     /// Returns when it serves.
@@ -77,7 +77,7 @@ pub enum How {
 
 /// What is asked for besides the configuration.
 #[derive(Clone, Default)]
-pub struct Wishes {
+pub struct StartOptions {
     /// `--port`.
     pub port: Option<Port>,
     /// `--replace`: stop the one that runs.
@@ -87,11 +87,11 @@ pub struct Wishes {
     /// Foreground without the processes' lines: standard output belongs to somebody else.
     pub quiet: bool,
     /// Begun once we serve: a front of the same process.
-    pub beside: Option<Beside>,
+    pub beside: Option<Sidecar>,
 }
 
 /// Starts a thread.
-pub type Beside = Arc<dyn Fn() -> io::Result<()>>;
+pub type Sidecar = Arc<dyn Fn() -> io::Result<()>>;
 
 /// How a start went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,11 +110,11 @@ pub enum Started {
 }
 
 /// Starts bpm for a project: the one way behind `bpm`, `bpm -d`, `start`, `up`, `daemon start` and `proxy`.
-/// The configuration is checked before any fork. No thread may run yet for [`How::Detached`].
+/// The configuration is checked before any fork. No thread may run yet for [`RunMode::Detached`].
 ///
 /// # Errors
 /// Whatever keeps it from serving; nothing of it is left then.
-pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
+pub fn start(project: &Project, wishes: &StartOptions, how: RunMode) -> Result<Started> {
     let (config, over) = chosen(read_config(&project.root)?, &project.env, wishes)?;
     files::private_dir(project.dir.path()).map_err(|e| {
         Error::file("keep bpm's files in", project.dir.path(), e)
@@ -141,16 +141,16 @@ pub fn start(project: &Project, wishes: &Wishes, how: How) -> Result<Started> {
         umask: 0,
     };
     match how {
-        How::Foreground => {
+        RunMode::Foreground => {
             plan.umask = detach::private_umask();
-            serve(plan, Behind::Nobody)
+            serve(plan, Announcer::Nobody)
         }
-        How::Detached => match detach::detach() {
+        RunMode::Detached => match detach::detach() {
             Ok(Side::Parent(waiting)) => heard(project, waiting.verdict()),
             Ok(Side::Daemon(ready)) => {
                 plan.umask = ready.umask;
                 // Nobody looks at our own exit code; who started us has been told through the pipe.
-                serve(plan, Behind::Terminal(ready))
+                serve(plan, Announcer::Terminal(ready))
             }
             Err(e) => Err(Error::system("make a daemon", e)),
         },
@@ -180,10 +180,10 @@ fn heard(project: &Project, verdict: detach::Verdict) -> Result<Started> {
     }
 }
 
-fn already(project: &Project, pid: i32, how: How) -> Result<Started> {
+fn already(project: &Project, pid: i32, how: RunMode) -> Result<Started> {
     match how {
-        How::Detached => Ok(Started::Already(pid)),
-        How::Foreground => Err(Error::cannot(
+        RunMode::Detached => Ok(Started::Already(pid)),
+        RunMode::Foreground => Err(Error::cannot(
             format!("start {}", project.name()),
             format!("already running (pid {pid})"),
         )
@@ -219,12 +219,12 @@ fn told(text: &str) -> Error {
 /// What the environment and the command line set over the file. The configuration itself stays as it is
 /// written, or a reload would find it changed.
 #[derive(Debug, Clone, Copy)]
-struct Over {
+struct Overrides {
     port: Option<Port>,
     idle_shutdown: Option<Duration>,
 }
 
-fn chosen(mut config: Config, env: &Env, wishes: &Wishes) -> Result<(Config, Over)> {
+fn chosen(mut config: Config, env: &Env, wishes: &StartOptions) -> Result<(Config, Overrides)> {
     // Told in the terminal, as the others are.
     least(env)?;
     let from_env = env.get("BPM_PORT").map(|text| {
@@ -240,7 +240,7 @@ fn chosen(mut config: Config, env: &Env, wishes: &Wishes) -> Result<(Config, Ove
                 Error::usage(format!("BPM_IDLE_TIMEOUT={text:?} is no number of seconds"))
             })
     });
-    let over = Over {
+    let over = Overrides {
         port: wishes.port.map(Ok).or(from_env).transpose()?,
         idle_shutdown: idle.transpose()?,
     };
@@ -276,7 +276,7 @@ pub fn port(text: &str) -> Option<Port> {
 }
 
 /// Who waits for us to be ready.
-enum Behind {
+enum Announcer {
     Nobody,
     Terminal(Ready),
 }
@@ -284,29 +284,29 @@ enum Behind {
 /// What is to be served, and how.
 struct Plan<'a> {
     project: &'a Project,
-    wishes: &'a Wishes,
+    wishes: &'a StartOptions,
     config: Config,
-    over: Over,
-    how: How,
+    over: Overrides,
+    how: RunMode,
     umask: u32,
 }
 
 /// The bpm that serves, from the lock to the end.
-fn serve(plan: Plan<'_>, behind: Behind) -> Result<Started> {
+fn serve(plan: Plan<'_>, behind: Announcer) -> Result<Started> {
     let (project, how) = (plan.project, plan.how);
     let behind = RefCell::new(behind);
     let done = take_lock(project).and_then(|taken| match taken {
         Taken::Ours(lock) => run(plan, lock, &behind).map(|()| Started::Ended),
-        Taken::Anothers(pid) => match behind.replace(Behind::Nobody) {
-            Behind::Terminal(ready) => {
+        Taken::Anothers(pid) => match behind.replace(Announcer::Nobody) {
+            Announcer::Terminal(ready) => {
                 ready.already(pid);
                 Ok(Started::Ended)
             }
-            Behind::Nobody => already(project, pid, how),
+            Announcer::Nobody => already(project, pid, how),
         },
     });
     match (done, behind.into_inner()) {
-        (Err(error), Behind::Terminal(ready)) => {
+        (Err(error), Announcer::Terminal(ready)) => {
             let hint = error.hint().map(|h| format!("\n{h}")).unwrap_or_default();
             ready.failed(&format!("{error}{hint}"));
             Ok(Started::Ended)
@@ -354,7 +354,7 @@ fn take_lock(project: &Project) -> Result<Taken> {
 }
 
 /// Serves until all has stopped. An error leaves nothing running.
-fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
+fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Announcer>) -> Result<()> {
     let Plan {
         project,
         wishes,
@@ -364,7 +364,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
         umask,
     } = plan;
     memory::one_heap();
-    let foreground = how == How::Foreground;
+    let foreground = how == RunMode::Foreground;
     let log = open_log(project, foreground)?;
     let nofile =
         fds::raise_nofile().map_err(|e| Error::system("raise the limit of open files", e))?;
@@ -382,7 +382,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
         Toggle::On => !wishes.quiet,
         Toggle::Off => false,
     };
-    let mut herald = Herald::new(&project.env);
+    let mut sd_notify = SdNotify::new(&project.env);
     let setup = Setup {
         config,
         dir: project.dir.clone(),
@@ -393,28 +393,28 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Behind>) -> Result<()> {
         idle_shutdown: over.idle_shutdown,
         killed_before,
         identity,
-        journal: Arc::clone(&log) as Arc<dyn Journal>,
-        manager: Box::new(herald.clone()),
+        logger: Arc::clone(&log) as Arc<dyn Logger>,
+        manager: Box::new(sd_notify.clone()),
     };
     let mut supervisor = Supervisor::new(setup, state).map_err(|e| Error::system("begin", e))?;
-    let hub = supervisor.hub();
-    let door = open_door(&hub, &log, listeners, policy)?;
-    let echo = if passthrough { echo(&hub) } else { None };
+    let handle = supervisor.handle();
+    let door = open_door(&handle, &log, listeners, policy)?;
+    let echo = if passthrough { echo(&handle) } else { None };
     // From here on others can find us, so it is removed again whatever happens. All that can fail stands
     // before the first start: nobody would stop what an error left running.
     let inlet = door.inlet();
-    let mut guard = Guard::new(&project.dir, &descriptor, Arc::clone(&log), inlet, lock)?;
+    let mut guard = ProjectPresence::new(&project.dir, &descriptor, Arc::clone(&log), inlet, lock)?;
     if let Some(beside) = &wishes.beside {
         beside().map_err(|e| Error::system("begin", e))?;
     }
     let left = supervisor.begin();
     announce(project, &descriptor, left, log.as_ref(), behind);
-    herald.tell("READY=1");
+    sd_notify.tell("READY=1");
     let ended = supervisor.run(&mut guard);
     if ended.is_err() {
         supervisor.kill_all();
     }
-    hub.end();
+    handle.end();
     door.drain(GRACE);
     if let Some(echo) = echo {
         echo.finish(LAST_LINES);
@@ -429,8 +429,8 @@ fn announce(
     project: &Project,
     descriptor: &Descriptor,
     left: Option<String>,
-    log: &dyn Journal,
-    behind: &RefCell<Behind>,
+    log: &dyn Logger,
+    behind: &RefCell<Announcer>,
 ) {
     let place = descriptor
         .url
@@ -439,7 +439,7 @@ fn announce(
     let words = format!("pid {}, {place}", descriptor.pid);
     let text = format!("bpm {VERSION} serves {}: {words}", project.name());
     log.write(Level::Info, "daemon", &text);
-    if let Behind::Terminal(ready) = behind.replace(Behind::Nobody) {
+    if let Announcer::Terminal(ready) = behind.replace(Announcer::Nobody) {
         let left = left.map(|text| format!("\n{text}")).unwrap_or_default();
         ready.ready(&format!("{words}{left}"));
     }
@@ -630,21 +630,21 @@ fn token(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn open_door(
-    hub: &Arc<Hub>,
+    handle: &Arc<Handle>,
     log: &Arc<log::DaemonLog>,
     listeners: Listeners,
     policy: Policy,
-) -> Result<Door> {
-    let journal = Arc::clone(log) as Arc<dyn Journal>;
-    let tools = Tools::new(Arc::clone(hub), Box::new(Kernel), journal);
+) -> Result<Server> {
+    let logger = Arc::clone(log) as Arc<dyn Logger>;
+    let tools = Tools::new(Arc::clone(handle), Box::new(Kernel), logger);
     net::start(Arc::new(tools), listeners, policy).map_err(|e| Error::system("open the doors", e))
 }
 
 /// Passes the processes' lines through. None: no descriptor or thread to be had, and the logs have them.
-fn echo(hub: &Arc<Hub>) -> Option<Echo> {
+fn echo(handle: &Arc<Handle>) -> Option<Passthrough> {
     let out = io::stdout().as_fd().try_clone_to_owned().ok()?;
     let err = io::stderr().as_fd().try_clone_to_owned().ok()?;
-    Echo::start(hub, out, err).ok()
+    Passthrough::start(handle, out, err).ok()
 }
 
 /// Removes what a daemon is found by. For who holds the lock, or knows that nobody does.

@@ -7,7 +7,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
 use crate::base::json::{object, strings};
 use crate::base::paths::ProjectDir;
-use crate::client::connection::{self, Client, Descriptor, Fault, Verdict};
+use crate::client::connection::{self, CallError, Client, Descriptor, Verdict};
 use crate::os::group::{self, Proc};
 use crate::os::lock::Lock;
 
@@ -153,8 +153,8 @@ fn end_running(
                 }
                 Ok(Some(message)) => match connection::result_of(&message, id) {
                     None => {}
-                    Some(Ok(_) | Err(Fault::Lost(_) | Fault::TimedOut)) => break,
-                    Some(Err(refused @ Fault::Refused { .. })) => {
+                    Some(Ok(_) | Err(CallError::Lost(_) | CallError::TimedOut)) => break,
+                    Some(Err(refused @ CallError::Refused { .. })) => {
                         return Err(refused.while_doing("stop the daemon"));
                     }
                 },

@@ -1,4 +1,4 @@
-//! The way from the doors to the supervisor and back: an [`Ask`] goes into its inbox, the [`Reply`]
+//! The way from the doors to the supervisor and back: an [`Request`] goes into its inbox, the [`Reply`]
 //! comes into the ticket's slot and wakes who waits for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,13 +10,13 @@ use crate::base::queue::Queue;
 pub use crate::build::Artifact;
 use crate::check::CheckKey;
 use crate::config::Mode;
-use crate::engine::snapshot::{Board, BuildView, ExitView};
+use crate::engine::snapshot::{BuildView, ExitView, SnapshotCell};
 use crate::os::poll::Waker;
 
-/// What can be asked of the supervisor. Names were checked against the board; one that is gone
+/// What can be asked of the supervisor. Names were checked against the snapshot; one that is gone
 /// meanwhile (a reload) is answered as a failure.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Ask {
+pub enum Request {
     /// These and what they depend on. Answered when each is good (or can't be).
     Start {
         /// Process names.
@@ -143,16 +143,16 @@ pub struct Reloaded {
 
 /// What the supervisor finds in its inbox.
 #[derive(Debug)]
-pub enum Letter {
+pub enum Command {
     /// Somebody wants something.
-    Ask(Ask, Slot),
+    Request(Request, ReplySlot),
     /// Something that the engine's own threads noticed.
-    Fact(Fact),
+    Notice(Notice),
 }
 
 /// What the engine's own threads notice.
 #[derive(Debug)]
-pub enum Fact {
+pub enum Notice {
     /// What the process had written at its exit is in the log.
     Drained {
         /// The unit's index.
@@ -205,13 +205,13 @@ pub struct BuildOutcome {
 
 /// Where a reply is put.
 #[derive(Debug, Clone)]
-pub struct Slot {
+pub struct ReplySlot {
     cell: Arc<Mutex<Option<Reply>>>,
     begun: Arc<AtomicBool>,
     waker: Option<Arc<Waker>>,
 }
 
-impl Slot {
+impl ReplySlot {
     /// One that nobody reads.
     pub fn nobody() -> Self {
         Self {
@@ -232,7 +232,7 @@ impl Slot {
         }
     }
 
-    /// The order is being carried out, and the board shows it.
+    /// The order is being carried out, and the snapshot shows it.
     pub fn begin(&self) {
         self.begun.store(true, Ordering::Release);
         if let Some(waker) = &self.waker {
@@ -240,7 +240,7 @@ impl Slot {
         }
     }
 
-    /// [`Slot::begin`] was called.
+    /// [`ReplySlot::begin`] was called.
     pub fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Acquire)
     }
@@ -286,19 +286,19 @@ impl Identity {
 }
 
 /// The supervisor's inbox.
-pub type Letters = Arc<Queue<Letter>>;
+pub type CommandReceiver = Arc<Queue<Command>>;
 
 /// What the doors hold of the supervisor.
 #[derive(Debug)]
-pub struct Hub {
+pub struct Handle {
     /// What can be seen.
-    pub board: Board,
+    pub snapshot: SnapshotCell,
     /// Who we are.
     pub identity: Identity,
     /// Connections of agents now.
     pub clients: AtomicUsize,
-    inbox: Letters,
-    bell: Arc<Waker>,
+    inbox: CommandReceiver,
+    waker: Arc<Waker>,
     active: AtomicU64,
     seen: AtomicU64,
     over: AtomicBool,
@@ -307,53 +307,57 @@ pub struct Hub {
 /// What an order is answered with that comes too late.
 pub const STOPPING: &str = "bpm is stopping: nothing was done";
 
-impl Hub {
-    /// A hub, and the supervisor's end of its inbox; `bell` wakes the supervisor.
-    pub fn new(board: Board, identity: Identity, bell: Arc<Waker>) -> (Arc<Self>, Letters) {
-        let letters = Letters::default();
+impl Handle {
+    /// A handle, and the supervisor's end of its inbox; `waker` wakes the supervisor.
+    pub fn new(
+        snapshot: SnapshotCell,
+        identity: Identity,
+        waker: Arc<Waker>,
+    ) -> (Arc<Self>, CommandReceiver) {
+        let commands = CommandReceiver::default();
         let active = AtomicU64::new(identity.started.as_nanos());
         (
             Arc::new(Self {
-                board,
+                snapshot,
                 identity,
                 clients: AtomicUsize::new(0),
-                inbox: Arc::clone(&letters),
-                bell,
+                inbox: Arc::clone(&commands),
+                waker,
                 active,
                 seen: AtomicU64::new(0),
                 over: AtomicBool::new(false),
             }),
-            letters,
+            commands,
         )
     }
 
     /// Asks; the answer comes into the slot and wakes `waker`.
-    pub fn ask(&self, ask: Ask, waker: Option<&Arc<Waker>>) -> Slot {
-        let slot = Slot {
+    pub fn ask(&self, ask: Request, waker: Option<&Arc<Waker>>) -> ReplySlot {
+        let slot = ReplySlot {
             cell: Arc::default(),
             begun: Arc::default(),
             waker: waker.cloned(),
         };
-        self.send(Letter::Ask(ask, slot.clone()));
+        self.send(Command::Request(ask, slot.clone()));
         slot
     }
 
     /// Tells the supervisor what was noticed.
-    pub fn tell(&self, fact: Fact) {
-        self.send(Letter::Fact(fact));
+    pub fn tell(&self, fact: Notice) {
+        self.send(Command::Notice(fact));
     }
 
-    fn send(&self, letter: Letter) {
-        self.inbox.push(letter);
-        self.bell.wake();
+    fn send(&self, command: Command) {
+        self.inbox.push(command);
+        self.waker.wake();
     }
 
-    /// Nobody reads letters any more: what came too late to be answered will not be.
+    /// Nobody reads commands any more: what came too late to be answered will not be.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
     }
 
-    /// [`Hub::end`] was called.
+    /// [`Handle::end`] was called.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
     }

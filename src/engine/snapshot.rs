@@ -11,7 +11,7 @@ use crate::base::clock::{Mono, Wall};
 pub use crate::build::BuildError;
 use crate::config::{Kind, Mode};
 pub use crate::lifecycle::State;
-use crate::log::store::Tape;
+use crate::log::store::Log;
 use crate::os::poll::Waker;
 
 /// How many events are kept.
@@ -113,14 +113,14 @@ pub struct UnitView {
     /// The port it was told to listen on.
     pub port: Option<u16>,
     /// What it printed.
-    pub log: Arc<Tape>,
+    pub log: Arc<Log>,
     /// What its builds printed.
-    pub build_log: Arc<Tape>,
+    pub build_log: Arc<Log>,
 }
 
 impl UnitView {
     /// A process that nobody has started, with its logs.
-    pub fn idle(name: &str, log: Arc<Tape>, build_log: Arc<Tape>) -> Self {
+    pub fn idle(name: &str, log: Arc<Log>, build_log: Arc<Log>) -> Self {
         Self {
             name: name.into(),
             kind: Kind::Command,
@@ -285,7 +285,7 @@ impl ExitView {
 }
 
 /// Why lines of a process, or of its builds, are not written to disk now.
-pub fn log_trouble(log: &Tape, build_log: &Tape) -> Option<String> {
+pub fn log_trouble(log: &Log, build_log: &Log) -> Option<String> {
     log.trouble().or_else(|| build_log.trouble())
 }
 
@@ -319,7 +319,7 @@ pub struct EventView {
 
 /// Where the snapshot hangs.
 #[derive(Debug)]
-pub struct Board {
+pub struct SnapshotCell {
     inner: Mutex<Inner>,
 }
 
@@ -329,7 +329,7 @@ struct Inner {
     watchers: Vec<Arc<Waker>>,
 }
 
-impl Board {
+impl SnapshotCell {
     /// With a first snapshot.
     pub fn new(first: Snapshot) -> Self {
         Self {
@@ -355,12 +355,12 @@ impl Board {
         }
     }
 
-    /// Wakes `waker` at each change until [`Board::unwatch`].
+    /// Wakes `waker` at each change until [`SnapshotCell::unwatch`].
     pub fn watch(&self, waker: &Arc<Waker>) {
         self.lock().watchers.push(Arc::clone(waker));
     }
 
-    /// Undoes [`Board::watch`].
+    /// Undoes [`SnapshotCell::watch`].
     pub fn unwatch(&self, waker: &Arc<Waker>) {
         self.lock().watchers.retain(|w| !Arc::ptr_eq(w, waker));
     }

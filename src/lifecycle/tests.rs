@@ -69,7 +69,7 @@ fn rust(name: &str) -> Policy {
 enum Sim {
     Asked,
     Up,
-    Told,
+    ToolResult,
     Killed,
     Dead,
 }
@@ -152,7 +152,7 @@ impl World {
                     .get_mut(&(unit, generation))
                     .expect("a signal to a run there is");
                 assert_eq!(*run, Sim::Up, "a signal to what is not up");
-                *run = Sim::Told;
+                *run = Sim::ToolResult;
             }
             Effect::Kill { unit, generation } => {
                 let run = self
@@ -252,7 +252,7 @@ impl World {
                 self.build_ends(Ok(()));
             } else if let Some(key) = self.with(&[Sim::Asked]).first().copied() {
                 self.spawned(key);
-            } else if let Some(key) = self.with(&[Sim::Told, Sim::Killed]).first().copied() {
+            } else if let Some(key) = self.with(&[Sim::ToolResult, Sim::Killed]).first().copied() {
                 self.exits(key, false);
             } else if let Some(key) = self.with(&[Sim::Dead]).first().copied() {
                 self.gone(key);
@@ -415,7 +415,7 @@ fn random_event(world: &mut World, dice: &mut Dice) {
             }
         }
         11 | 12 => {
-            if let Some(key) = dice.pick(&world.with(&[Sim::Up, Sim::Told, Sim::Killed])) {
+            if let Some(key) = dice.pick(&world.with(&[Sim::Up, Sim::ToolResult, Sim::Killed])) {
                 let success = dice.chance(30);
                 world.exits(key, success);
             }
@@ -722,7 +722,7 @@ fn dependents_end_first_and_dependencies_start_first() {
     w.settle();
     w.step(Event::Shutdown);
     assert_eq!(
-        w.with(&[Sim::Told]),
+        w.with(&[Sim::ToolResult]),
         [(1, 1)],
         "db goes on until web is gone"
     );

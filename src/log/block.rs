@@ -90,7 +90,7 @@ pub struct Block {
     plain: OnceLock<bool>,
 }
 
-/// Where a line is in a [`Lane`].
+/// Where a line is in a [`StreamSlice`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
     /// Its number.
@@ -294,7 +294,7 @@ impl Block {
 
 /// The blocks of one stream of one run, in order; of them only what is above a number.
 #[derive(Debug, Clone)]
-pub struct Lane {
+pub struct StreamSlice {
     /// The run.
     pub run: u64,
     /// The stream.
@@ -303,7 +303,7 @@ pub struct Lane {
     floor: u64,
 }
 
-impl Lane {
+impl StreamSlice {
     /// All lines of these blocks; empty ones don't count.
     pub fn new(run: u64, stream: Stream, mut blocks: Vec<Arc<Block>>) -> Self {
         blocks.retain(|b| b.lines() > 0);
@@ -452,15 +452,15 @@ impl Lane {
 
 /// Walks over the lines of all lanes in the order of their numbers.
 #[derive(Debug)]
-pub struct Walk<'a> {
-    lanes: &'a [Lane],
+pub struct MergeIter<'a> {
+    lanes: &'a [StreamSlice],
     heads: Vec<Option<At>>,
     forward: bool,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> MergeIter<'a> {
     /// Up from the first line above `seq`.
-    pub fn up(lanes: &'a [Lane], seq: u64) -> Self {
+    pub fn up(lanes: &'a [StreamSlice], seq: u64) -> Self {
         Self {
             lanes,
             heads: lanes.iter().map(|l| l.first_after(seq)).collect(),
@@ -469,7 +469,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Down from the last line below `seq`.
-    pub fn down(lanes: &'a [Lane], seq: u64) -> Self {
+    pub fn down(lanes: &'a [StreamSlice], seq: u64) -> Self {
         Self {
             lanes,
             heads: lanes.iter().map(|l| l.last_before(seq)).collect(),
@@ -478,7 +478,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-impl Iterator for Walk<'_> {
+impl Iterator for MergeIter<'_> {
     /// The lane's index, and the line.
     type Item = (usize, At);
 

@@ -19,7 +19,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::base::clock::Mono;
 use crate::base::table::Table;
 use crate::log::search::Stream;
-use crate::log::store::Tape;
+use crate::log::store::Log;
 use crate::os::fds::set_nonblocking;
 
 /// Enough for what this thread does, and for who is told of something by it; what is never touched
@@ -42,7 +42,7 @@ const WIDE: i32 = 256 << 10;
 /// A read of so much is no line by itself: its writer may be waiting for room.
 const MUCH: usize = 16 << 10;
 
-/// The bell's token; those of pipes are twice their reader's number, and one more for standard error.
+/// The waker's token; those of pipes are twice their reader's number, and one more for standard error.
 const BELL: u64 = 0;
 
 /// Called once when what the leader had written at its end is in the log.
@@ -50,33 +50,34 @@ pub type OnDrained = Box<dyn FnOnce() + Send>;
 
 /// The thread that reads the output of all runs.
 #[derive(Debug)]
-pub struct Pumps {
-    desk: Arc<Desk>,
+pub struct Captures {
+    shared: Arc<Shared>,
 }
 
 /// The reading of one run's output. Dropped, it goes on until both pipes are at their end, and tells
 /// nobody.
 #[derive(Debug)]
-pub struct Pump {
-    desk: Arc<Desk>,
+pub struct CaptureLoop {
+    shared: Arc<Shared>,
     number: u64,
 }
 
-impl Pumps {
+impl Captures {
     /// The thread, with nothing to read yet. It lives as long as bpm.
     ///
     /// # Errors
     /// No descriptor or no thread is to be had.
     pub fn new() -> io::Result<Self> {
-        let desk = Arc::new(Desk {
+        let shared = Arc::new(Shared {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            waker: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
             inbox: Mutex::default(),
         });
-        desk.epoll
-            .add(&desk.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        shared
+            .epoll
+            .add(&shared.waker, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
         let hands = Hands {
-            desk: Arc::clone(&desk),
+            shared: Arc::clone(&shared),
             readers: Table::default(),
             dense: Vec::new(),
             tick: Mono::default(),
@@ -85,7 +86,7 @@ impl Pumps {
             .name("pump".into())
             .stack_size(STACK)
             .spawn(move || hands.run())?;
-        Ok(Self { desk })
+        Ok(Self { shared })
     }
 
     /// Starts reading. Both descriptors become non-blocking.
@@ -94,18 +95,18 @@ impl Pumps {
     /// A descriptor can't be waited on, or there is no memory to do so.
     pub fn read(
         &self,
-        tape: Arc<Tape>,
+        log: Arc<Log>,
         run: u64,
         stdout: OwnedFd,
         stderr: OwnedFd,
         on_drained: OnDrained,
-    ) -> io::Result<Pump> {
+    ) -> io::Result<CaptureLoop> {
         for fd in [&stdout, &stderr] {
             set_nonblocking(fd, true)?;
         }
-        let epoll = &self.desk.epoll;
+        let epoll = &self.shared.epoll;
         // Who is woken by a pipe that it does not know yet waits for this lock.
-        let mut inbox = self.desk.inbox();
+        let mut inbox = self.shared.inbox();
         inbox.last += 1;
         let number = inbox.last;
         epoll.add(&stdout, event(number, Stream::Stdout, true))?;
@@ -115,7 +116,7 @@ impl Pumps {
         }
         let reader = Reader {
             number,
-            tape,
+            log,
             run,
             lanes: [stdout, stderr].map(|fd| {
                 Some(Lane {
@@ -128,25 +129,25 @@ impl Pumps {
         };
         inbox.orders.push((number, Order::Read(Box::new(reader))));
         drop(inbox);
-        self.desk.ring();
-        Ok(Pump {
-            desk: Arc::clone(&self.desk),
+        self.shared.ring();
+        Ok(CaptureLoop {
+            shared: Arc::clone(&self.shared),
             number,
         })
     }
 }
 
-impl Pump {
+impl CaptureLoop {
     /// The leader has ended: what is in the pipes by now is read, then `on_drained` called. A
     /// grandchild that holds a pipe delays nothing, and its lines are read on.
     pub fn leader_exited(&self) {
-        self.desk.give(self.number, Order::Exited);
+        self.shared.give(self.number, Order::Exited);
     }
 }
 
-impl Drop for Pump {
+impl Drop for CaptureLoop {
     fn drop(&mut self) {
-        self.desk.give(self.number, Order::Alone);
+        self.shared.give(self.number, Order::Alone);
     }
 }
 
@@ -158,9 +159,9 @@ enum Order {
 }
 
 /// Where the thread is given orders.
-struct Desk {
+struct Shared {
     epoll: Epoll,
-    bell: EventFd,
+    waker: EventFd,
     inbox: Mutex<Inbox>,
 }
 
@@ -171,7 +172,7 @@ struct Inbox {
     orders: Vec<(u64, Order)>,
 }
 
-impl Desk {
+impl Shared {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,20 +183,20 @@ impl Desk {
     }
 
     fn ring(&self) {
-        // Fails only when the bell rings already.
-        let _ = self.bell.write(1);
+        // Fails only when the waker rings already.
+        let _ = self.waker.write(1);
     }
 
-    /// All orders up to now. The bell first: one that comes in between rings it again.
+    /// All orders up to now. The waker first: one that comes in between rings it again.
     fn orders(&self) -> Vec<(u64, Order)> {
-        let _ = self.bell.read();
+        let _ = self.waker.read();
         std::mem::take(&mut self.inbox().orders)
     }
 }
 
-impl fmt::Debug for Desk {
+impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Desk").finish_non_exhaustive()
+        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
@@ -220,7 +221,7 @@ fn event(number: u64, stream: Stream, armed: bool) -> EpollEvent {
 
 /// What the thread has in hand.
 struct Hands {
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
     readers: Table<u64, Box<Reader>>,
     /// Tokens of pipes that are read when the pause is over, and not when something comes.
     dense: Vec<u64>,
@@ -233,7 +234,7 @@ impl Hands {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             // Interrupted; it has no other errors.
-            let count = self.desk.epoll.wait(&mut events, self.patience());
+            let count = self.shared.epoll.wait(&mut events, self.patience());
             for event in &events[..count.unwrap_or(0)] {
                 match event.data() {
                     BELL => self.obey(),
@@ -257,10 +258,10 @@ impl Hands {
     }
 
     fn obey(&mut self) {
-        for (number, order) in self.desk.orders() {
+        for (number, order) in self.shared.orders() {
             match (order, self.readers.get_mut(&number)) {
                 (Order::Read(reader), _) => drop(self.readers.insert(number, reader)),
-                (Order::Exited, Some(reader)) => reader.drain(&self.desk.epoll),
+                (Order::Exited, Some(reader)) => reader.drain(&self.shared.epoll),
                 (Order::Alone, Some(reader)) => reader.alone = true,
                 (Order::Exited | Order::Alone, None) => {}
             }
@@ -282,7 +283,7 @@ impl Hands {
             let before = reader.is_dense(one);
             // What the other one holds back is older than what came now.
             if one == stream || before {
-                reader.take_in(one, &self.desk.epoll, most);
+                reader.take_in(one, &self.shared.epoll, most);
             }
             let token = token_of(number, one);
             if !before && reader.is_dense(one) && !self.dense.contains(&token) {
@@ -304,7 +305,7 @@ impl Hands {
             let Some(reader) = reader.filter(|r| r.is_dense(stream)) else {
                 return false;
             };
-            reader.take_in(stream, &self.desk.epoll, 1);
+            reader.take_in(stream, &self.shared.epoll, 1);
             let dense = reader.is_dense(stream);
             self.let_go(number);
             dense
@@ -324,7 +325,7 @@ impl Hands {
 /// One run.
 struct Reader {
     number: u64,
-    tape: Arc<Tape>,
+    log: Arc<Log>,
     run: u64,
     /// None: at its end.
     lanes: [Option<Lane>; 2],
@@ -388,7 +389,7 @@ impl Reader {
     fn read(&mut self, stream: Stream, epoll: &Epoll) -> Option<usize> {
         let lane = self.lanes[stream as usize].as_ref()?;
         // A mistake of ours in one log must not be the end of all.
-        let read = AssertUnwindSafe(|| self.tape.read_from(self.run, stream, lane.fd.as_fd()));
+        let read = AssertUnwindSafe(|| self.log.read_from(self.run, stream, lane.fd.as_fd()));
         match catch_unwind(read) {
             Ok(Ok(count @ 1..)) => Some(count),
             Ok(Err(e)) if matches!(e.kind(), io::ErrorKind::WouldBlock) => None,
@@ -491,27 +492,27 @@ mod tests {
     };
 
     struct Run {
-        tape: Arc<Tape>,
+        log: Arc<Log>,
         number: u64,
-        pump: Pump,
+        capture: CaptureLoop,
         drained: Receiver<()>,
     }
 
     impl Run {
         fn new(stdout: impl Into<OwnedFd>, stderr: impl Into<OwnedFd>) -> Self {
-            Self::by(&Pumps::new().unwrap(), stdout, stderr)
+            Self::by(&Captures::new().unwrap(), stdout, stderr)
         }
 
-        fn by(pumps: &Pumps, stdout: impl Into<OwnedFd>, stderr: impl Into<OwnedFd>) -> Self {
-            let tape = Tape::new(LIMITS, 1, 1);
-            let number = tape.begin(Wall::now());
+        fn by(captures: &Captures, stdout: impl Into<OwnedFd>, stderr: impl Into<OwnedFd>) -> Self {
+            let log = Log::new(LIMITS, 1, 1);
+            let number = log.begin(Wall::now());
             let (tell, drained) = channel();
             let told = Box::new(move || tell.send(()).unwrap());
-            let log = Arc::clone(&tape);
-            let pump = pumps.read(log, number, stdout.into(), stderr.into(), told);
+            let capture =
+                captures.read(Arc::clone(&log), number, stdout.into(), stderr.into(), told);
             Self {
-                pump: pump.unwrap(),
-                tape,
+                capture: capture.unwrap(),
+                log,
                 number,
                 drained,
             }
@@ -524,21 +525,21 @@ mod tests {
         /// What is in the log once the child has ended and its output is drained.
         fn finish(self, child: &mut Child) -> Found {
             child.wait().unwrap();
-            self.pump.leader_exited();
+            self.capture.leader_exited();
             self.drained.recv_timeout(Duration::from_secs(10)).unwrap();
-            self.tape.end(self.number, Wall::now(), "exit code 0");
-            self.tape.find(&Query::unhurried()).unwrap()
+            self.log.end(self.number, Wall::now(), "exit code 0");
+            self.log.find(&Query::unhurried()).unwrap()
         }
 
         /// Waits until the log has so many lines.
         fn lines(&self, count: u64) {
             let mailbox = Mailbox::new().unwrap();
             let waker = mailbox.waker(0);
-            self.tape.follow(&waker);
-            while self.tape.next_seq() <= count {
+            self.log.follow(&waker);
+            while self.log.next_seq() <= count {
                 waker.seen();
                 let ready = readable([Some(mailbox.as_fd())], Some(Duration::from_secs(10)));
-                assert!(ready.unwrap()[0], "only {} lines", self.tape.next_seq() - 1);
+                assert!(ready.unwrap()[0], "only {} lines", self.log.next_seq() - 1);
                 mailbox.take(&mut Vec::new());
             }
         }
@@ -613,13 +614,13 @@ mod tests {
         let (err, _hold_err) = std::io::pipe().unwrap();
         hold.write_all(b"leader\n").unwrap();
         let run = Run::new(out, err);
-        run.pump.leader_exited();
+        run.capture.leader_exited();
         run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert_eq!(run.tape.next_seq(), 2);
-        run.tape.end(run.number, Wall::now(), "exit code 0");
+        assert_eq!(run.log.next_seq(), 2);
+        run.log.end(run.number, Wall::now(), "exit code 0");
         hold.write_all(b"late\n").unwrap();
         run.lines(2);
-        assert_eq!(run.tape.tail(run.number, 1)[0].text, "late");
+        assert_eq!(run.log.tail(run.number, 1)[0].text, "late");
         assert!(run.drained.try_recv().is_err());
     }
 
@@ -629,7 +630,7 @@ mod tests {
         let run = Run::new(out, std::io::pipe().unwrap().0);
         drop(end);
         // Both pipes are at their end; only the word of the leader's end counts.
-        run.pump.leader_exited();
+        run.capture.leader_exited();
         run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
     }
 
@@ -650,9 +651,9 @@ mod tests {
         run.lines(2_000 + u64::from(MANY) + 4);
         // An order ends the pause at once.
         writer.write_all(b"last").unwrap();
-        run.pump.leader_exited();
+        run.capture.leader_exited();
         run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
-        assert_eq!(run.tape.tail(run.number, 1)[0].text, "last");
+        assert_eq!(run.log.tail(run.number, 1)[0].text, "last");
     }
 
     #[test]
@@ -671,7 +672,7 @@ mod tests {
             last += 1;
             run.lines(last);
         }
-        let lines = run.tape.tail(run.number, 200);
+        let lines = run.log.tail(run.number, 200);
         let errors = lines.iter().enumerate().filter(|(_, l)| l.text == "error");
         let places: Vec<usize> = errors.map(|(at, _)| at).collect();
         assert_eq!(places, (1..=10).map(|n| 11 * n - 1).collect::<Vec<_>>());
@@ -679,10 +680,10 @@ mod tests {
 
     #[test]
     fn one_thread_reads_for_all_and_who_prints_without_end_holds_up_nobody() {
-        let pumps = Pumps::new().unwrap();
+        let captures = Captures::new().unwrap();
         let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
         let (out, mut flood) = std::io::pipe().unwrap();
-        let flooded = Run::by(&pumps, out, std::io::pipe().unwrap().0);
+        let flooded = Run::by(&captures, out, std::io::pipe().unwrap().0);
         let over = Arc::new(AtomicBool::new(false));
         let goes_on = Arc::clone(&over);
         let writer = std::thread::spawn(move || {
@@ -695,7 +696,7 @@ mod tests {
         let runs: Vec<_> = pipes
             .map(|(out, writer)| {
                 let (err, errors) = std::io::pipe().unwrap();
-                (Run::by(&pumps, out, err), writer, errors)
+                (Run::by(&captures, out, err), writer, errors)
             })
             .collect();
         // Other tests have threads as well.

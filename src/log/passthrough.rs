@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::engine::handle::Hub;
+use crate::engine::handle::Handle;
 use crate::log::search::{Stream, content, strip_into};
-use crate::log::store::{RawLine, Tape};
+use crate::log::store::{Log, RawLine};
 use crate::os::poll::{Mailbox, Until, Waker, readable, wait};
 use crate::os::thread;
 
@@ -19,17 +19,17 @@ const TURN: usize = 64 << 10;
 
 /// The thread that passes lines through.
 #[derive(Debug)]
-pub struct Echo {
-    desk: Arc<Desk>,
+pub struct Passthrough {
+    shared: Arc<Shared>,
 }
 
 /// What the thread and its owner share.
 #[derive(Debug)]
-struct Desk {
+struct Shared {
     mailbox: Arc<Mailbox>,
-    bell: Arc<Waker>,
+    waker: Arc<Waker>,
     /// Whose processes' logs are passed through.
-    hub: Arc<Hub>,
+    handle: Arc<Handle>,
     state: Mutex<State>,
     done: Condvar,
 }
@@ -44,45 +44,45 @@ struct State {
 #[derive(Debug)]
 struct Source {
     prefix: String,
-    tape: Arc<Tape>,
+    log: Arc<Log>,
     cursor: AtomicU64,
 }
 
-impl Echo {
+impl Passthrough {
     /// Passes the logs of all processes there are and will be through, builds too: lines from standard
     /// output to `out`, others to `err`. Escapes pass where that is a terminal.
     ///
     /// # Errors
     /// No descriptor or no thread is to be had.
-    pub fn start(hub: &Arc<Hub>, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
+    pub fn start(handle: &Arc<Handle>, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
         let mailbox = Mailbox::new()?;
-        let desk = Arc::new(Desk {
-            bell: mailbox.waker(0),
+        let shared = Arc::new(Shared {
+            waker: mailbox.waker(0),
             mailbox,
-            hub: Arc::clone(hub),
+            handle: Arc::clone(handle),
             state: Mutex::default(),
             done: Condvar::new(),
         });
         let writer = Writer {
-            desk: Arc::clone(&desk),
+            shared: Arc::clone(&shared),
             sinks: [Sink::new(out), Sink::new(err)],
             buffer: Vec::new(),
             target: Stream::Stdout,
         };
         thread::start("echo", thread::LARGE, Box::new(move || writer.run()))?;
-        hub.board.watch(&desk.bell);
-        desk.bell.wake();
-        Ok(Self { desk })
+        handle.snapshot.watch(&shared.waker);
+        shared.waker.wake();
+        Ok(Self { shared })
     }
 
     /// Writes what is there, then ends. False: that took longer than `patience` (nobody reads the
     /// terminal); the thread is left behind then.
     pub fn finish(self, patience: Duration) -> bool {
-        self.desk.lock().finish = true;
-        self.desk.bell.wake();
-        let state = self.desk.lock();
+        self.shared.lock().finish = true;
+        self.shared.waker.wake();
+        let state = self.shared.lock();
         let waited = self
-            .desk
+            .shared
             .done
             .wait_timeout_while(state, patience, |s| !s.done);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -90,34 +90,34 @@ impl Echo {
     }
 }
 
-impl Drop for Echo {
+impl Drop for Passthrough {
     fn drop(&mut self) {
-        self.desk.lock().finish = true;
-        self.desk.bell.wake();
+        self.shared.lock().finish = true;
+        self.shared.waker.wake();
     }
 }
 
-impl Desk {
+impl Shared {
     /// Takes up the logs of processes that came (a reload), from their first line on. A log whose
     /// process is gone stays until the end: what it got last is written still, and it costs nothing.
     fn meet(&self) {
-        let board = self.hub.board.now();
-        for unit in &board.units {
-            for (prefix, tape) in [
+        let snapshot = self.handle.snapshot.now();
+        for unit in &snapshot.units {
+            for (prefix, log) in [
                 (format!("[{}] ", unit.name), &unit.log),
                 ("[build] ".to_owned(), &unit.build_log),
             ] {
                 let mut state = self.lock();
-                if state.sources.iter().any(|s| Arc::ptr_eq(&s.tape, tape)) {
+                if state.sources.iter().any(|s| Arc::ptr_eq(&s.log, log)) {
                     continue;
                 }
                 state.sources.push(Arc::new(Source {
                     prefix,
-                    tape: Arc::clone(tape),
-                    cursor: AtomicU64::new(tape.origin()),
+                    log: Arc::clone(log),
+                    cursor: AtomicU64::new(log.origin()),
                 }));
                 drop(state);
-                tape.follow(&self.bell);
+                log.follow(&self.waker);
             }
         }
     }
@@ -129,7 +129,7 @@ impl Desk {
 
 #[derive(Debug)]
 struct Writer {
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
     sinks: [Sink; 2],
     buffer: Vec<u8>,
     /// Where the buffer goes.
@@ -141,35 +141,35 @@ impl Writer {
         let mut tokens = Vec::new();
         loop {
             // An error here is the kernel's lack of memory: looking costs little.
-            let _ = readable([Some(self.desk.mailbox.as_fd())], None);
-            self.desk.mailbox.take(&mut tokens);
+            let _ = readable([Some(self.shared.mailbox.as_fd())], None);
+            self.shared.mailbox.take(&mut tokens);
             tokens.clear();
-            self.desk.bell.seen();
+            self.shared.waker.seen();
             // Asked before the last look, so nothing that came before the order is missed.
-            let finish = self.desk.lock().finish;
-            self.desk.meet();
+            let finish = self.shared.lock().finish;
+            self.shared.meet();
             while self.round() {}
             if finish {
                 break;
             }
         }
-        self.desk.hub.board.unwatch(&self.desk.bell);
-        let mut state = self.desk.lock();
+        self.shared.handle.snapshot.unwatch(&self.shared.waker);
+        let mut state = self.shared.lock();
         for source in state.sources.drain(..) {
-            source.tape.unfollow(&self.desk.bell);
+            source.log.unfollow(&self.shared.waker);
         }
         state.done = true;
-        self.desk.done.notify_all();
+        self.shared.done.notify_all();
     }
 
     /// Gives each log its turn. True: there is more.
     fn round(&mut self) -> bool {
-        let sources = self.desk.lock().sources.clone();
+        let sources = self.shared.lock().sources.clone();
         let mut more = false;
         for source in sources {
             let after = source.cursor.load(Ordering::Relaxed);
             let pull = source
-                .tape
+                .log
                 .pull_raw(after, TURN, |line| self.line(&source.prefix, line));
             if pull.dropped > 0 {
                 let note = format!(
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
     use crate::base::clock::Wall;
     use crate::engine::handle::Identity;
-    use crate::engine::snapshot::{Board, Snapshot, UnitView};
+    use crate::engine::snapshot::{Snapshot, SnapshotCell, UnitView};
     use crate::log::store::Limits;
 
     const LIMITS: Limits = Limits {
@@ -261,17 +261,17 @@ mod tests {
     };
 
     /// An echo of one process, its log and that of its builds, and the other ends of the outputs.
-    fn echo() -> (Echo, [Arc<Tape>; 2], [io::PipeReader; 2]) {
-        let tapes = [(); 2].map(|()| Tape::new(LIMITS, 1, 1));
-        let [log, build_log] = tapes.clone();
-        let mut board = Snapshot::new("shop".into(), "/".into());
-        board.units = vec![Arc::new(UnitView::idle("web", log, build_log))];
-        let bell = Mailbox::new().unwrap().waker(0);
-        let (hub, _) = Hub::new(Board::new(board), Identity::nobody(), bell);
+    fn echo() -> (Passthrough, [Arc<Log>; 2], [io::PipeReader; 2]) {
+        let logs = [(); 2].map(|()| Log::new(LIMITS, 1, 1));
+        let [log, build_log] = logs.clone();
+        let mut snapshot = Snapshot::new("shop".into(), "/".into());
+        snapshot.units = vec![Arc::new(UnitView::idle("web", log, build_log))];
+        let waker = Mailbox::new().unwrap().waker(0);
+        let (handle, _) = Handle::new(SnapshotCell::new(snapshot), Identity::nobody(), waker);
         let (out_end, out) = io::pipe().unwrap();
         let (err_end, err) = io::pipe().unwrap();
-        let echo = Echo::start(&hub, out.into(), err.into()).unwrap();
-        (echo, tapes, [out_end, err_end])
+        let echo = Passthrough::start(&handle, out.into(), err.into()).unwrap();
+        (echo, logs, [out_end, err_end])
     }
 
     fn all(mut end: io::PipeReader) -> String {
@@ -282,12 +282,12 @@ mod tests {
 
     #[test]
     fn lines_pass_with_their_names_up_to_the_last() {
-        let (echo, tapes, [out, err]) = echo();
-        let [web, build] = tapes.each_ref().map(|t| t.begin(Wall(1)));
-        tapes[0].append(web, Stream::Stdout, b"\x1b[32mup\x1b[0m\r\nunfin");
-        tapes[1].append(build, Stream::Stderr, b"warning: x\n");
-        tapes[0].append(web, Stream::Stdout, b"ished\nlast");
-        tapes[0].end(web, Wall(2), "exit code 0");
+        let (echo, logs, [out, err]) = echo();
+        let [web, build] = logs.each_ref().map(|t| t.begin(Wall(1)));
+        logs[0].append(web, Stream::Stdout, b"\x1b[32mup\x1b[0m\r\nunfin");
+        logs[1].append(build, Stream::Stderr, b"warning: x\n");
+        logs[0].append(web, Stream::Stdout, b"ished\nlast");
+        logs[0].end(web, Wall(2), "exit code 0");
         assert!(echo.finish(Duration::from_secs(10)));
         assert_eq!(all(out), "[web] up\n[web] unfinished\n[web] last\n");
         assert_eq!(all(err), "[build] warning: x\n");
@@ -295,10 +295,10 @@ mod tests {
 
     #[test]
     fn nobody_reads_and_nobody_is_held_up() {
-        let (echo, [tape, _], [out, err]) = echo();
-        let run = tape.begin(Wall(1));
+        let (echo, [log, _], [out, err]) = echo();
+        let run = log.begin(Wall(1));
         for n in 0..100_000 {
-            tape.append(run, Stream::Stdout, format!("line {n}\n").as_bytes());
+            log.append(run, Stream::Stdout, format!("line {n}\n").as_bytes());
         }
         assert!(
             !echo.finish(Duration::from_millis(20)),
@@ -318,11 +318,11 @@ mod tests {
 
     #[test]
     fn a_closed_output_is_no_end() {
-        let (echo, [tape, _], outputs) = echo();
+        let (echo, [log, _], outputs) = echo();
         drop(outputs);
-        let run = tape.begin(Wall(1));
-        tape.append(run, Stream::Stdout, b"into the void\n");
-        tape.append(run, Stream::Stderr, b"into the void\n");
+        let run = log.begin(Wall(1));
+        log.append(run, Stream::Stdout, b"into the void\n");
+        log.append(run, Stream::Stderr, b"into the void\n");
         assert!(echo.finish(Duration::from_secs(10)));
     }
 }

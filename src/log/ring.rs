@@ -11,7 +11,7 @@ use std::sync::Arc;
 use memchr::memchr;
 
 use crate::base::clock::Wall;
-use crate::log::block::{Block, Chunk, Lane, MAX_LINE, cut};
+use crate::log::block::{Block, Chunk, MAX_LINE, StreamSlice, cut};
 use crate::log::search::Stream;
 
 /// With files, a pipe that was made wider is read best so: of half as much at a time, a gigabyte costs a
@@ -174,7 +174,7 @@ struct Open {
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// One for each stream of each run.
-    pub lanes: Vec<Lane>,
+    pub lanes: Vec<StreamSlice>,
     /// Lines that would be in it, were they not gone.
     pub dropped: u64,
     /// The cursor that continues here.
@@ -358,7 +358,7 @@ impl Ring {
     }
 
     /// Unfinished lines of a run, as they stand, that were shown under numbers which are gone by now.
-    pub fn overtaken(&self, run: u64, stream: Option<Stream>) -> Vec<Lane> {
+    pub fn overtaken(&self, run: u64, stream: Option<Stream>) -> Vec<StreamSlice> {
         let Some(index) = self.index_of(run) else {
             return Vec::new();
         };
@@ -374,7 +374,7 @@ impl Ring {
                 end: bytes.len() as u32,
                 lines: 1,
             };
-            Some(Lane::new(
+            Some(StreamSlice::new(
                 run,
                 wanted,
                 vec![Arc::new(Block::new(bytes, vec![chunk]))],
@@ -448,21 +448,21 @@ impl Ring {
             let run = &self.runs[index];
             let track = &run.tracks[wanted as usize];
             let floor = floor.max(after);
-            let mut lane = Lane::new(run.number, wanted, track.blocks(floor, unfinished));
+            let mut lane = StreamSlice::new(run.number, wanted, track.blocks(floor, unfinished));
             lane.raise(floor);
             into.lanes.push(lane);
         }
     }
 
     /// A late line alone, under the number of its place.
-    fn lone(&self, late: Late, stream: Option<Stream>) -> Option<Lane> {
+    fn lone(&self, late: Late, stream: Option<Stream>) -> Option<StreamSlice> {
         let run = &self.runs[self.index_of(late.run)?];
         for wanted in Stream::ALL {
             if stream.is_some_and(|s| s != wanted) {
                 continue;
             }
             let track = &run.tracks[wanted as usize];
-            let lane = Lane::new(run.number, wanted, track.blocks(late.seq - 1, false));
+            let lane = StreamSlice::new(run.number, wanted, track.blocks(late.seq - 1, false));
             let at = lane
                 .first_after(late.seq - 1)
                 .filter(|at| at.seq == late.seq);
@@ -475,7 +475,7 @@ impl Ring {
                     lines: 1,
                 };
                 let block = Arc::new(Block::new(bytes.to_vec(), vec![chunk]));
-                return Some(Lane::new(run.number, wanted, vec![block]));
+                return Some(StreamSlice::new(run.number, wanted, vec![block]));
             }
         }
         None
@@ -813,7 +813,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::log::block::Walk;
+    use crate::log::block::MergeIter;
     use crate::log::block::testing::Random;
 
     /// The rules of lines and numbers, a byte at a time.
@@ -987,7 +987,7 @@ mod tests {
         model.see(run);
         let snapshot = ring.of_run(run, None);
         let all = model.of_run(run);
-        let walk = Walk::up(&snapshot.lanes, 0).map(|(lane, at)| {
+        let walk = MergeIter::up(&snapshot.lanes, 0).map(|(lane, at)| {
             let lane = &snapshot.lanes[lane];
             (at.seq, lane.stream == Stream::Stderr, lane.bytes(&at).0)
         });
@@ -995,7 +995,7 @@ mod tests {
         let expected = &all[all.len() - shown.len()..];
         let expected: Vec<_> = expected.iter().map(|l| (l.0, l.1, l.2)).collect();
         assert!(shown == expected, "run {run}");
-        let back = Walk::down(&snapshot.lanes, u64::MAX).map(|(_, at)| at.seq);
+        let back = MergeIter::down(&snapshot.lanes, u64::MAX).map(|(_, at)| at.seq);
         assert!(back.eq(shown.iter().rev().map(|l| l.0)));
         let (hidden, shown) = all.split_at(all.len() - shown.len());
         let hidden = hidden.iter().filter(|l| l.3).count();
@@ -1052,7 +1052,12 @@ mod tests {
                 write(&mut ring, run, false, &line, Wall(1));
             }
         }
-        let shown: u64 = ring.of_run(run, None).lanes.iter().map(Lane::lines).sum();
+        let shown: u64 = ring
+            .of_run(run, None)
+            .lanes
+            .iter()
+            .map(StreamSlice::lines)
+            .sum();
         assert!(shown > 1_800, "{shown}");
     }
 }

@@ -306,7 +306,7 @@ mod tests {
                 let pid = child.pid;
                 line(&child.stdout);
                 let group = || descendants().into_iter().filter(|p| p.pgid == pid).count();
-                // The sleep inherited the deaf ear.
+                // The sleep inherited the deaf notify socket.
                 assert_eq!(group(), 2);
                 assert!(signal_group(pid, libc::SIGTERM));
                 assert!(

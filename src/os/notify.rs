@@ -32,14 +32,14 @@ pub fn send(target: &OsStr, message: &str) -> io::Result<()> {
 
 /// What a process said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
+pub struct NotifyMessage {
     /// Who, as the kernel knows it.
     pub pid: i32,
     /// `NAME=value`, a line each.
     pub fields: Vec<(String, String)>,
 }
 
-impl Notice {
+impl NotifyMessage {
     /// The value of a field.
     pub fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self.fields.iter().find(|(n, _)| n == name)?;
@@ -68,7 +68,7 @@ impl Receiver {
     }
 
     /// The next notice; None when there is none for now. Datagrams without a sender are passed over.
-    pub fn take(&self) -> io::Result<Option<Notice>> {
+    pub fn take(&self) -> io::Result<Option<NotifyMessage>> {
         loop {
             let mut bytes = [0; 4096];
             let (length, pid) = match self.receive(&mut bytes) {
@@ -79,7 +79,7 @@ impl Receiver {
             };
             if let Some(pid) = pid {
                 let fields = parse(&bytes[..length]);
-                return Ok(Some(Notice { pid, fields }));
+                return Ok(Some(NotifyMessage { pid, fields }));
             }
         }
     }

@@ -93,17 +93,17 @@ pub fn reader_gone(output: BorrowedFd<'_>, within: Duration) -> io::Result<bool>
 /// Where wake-ups for one thread arrive: a descriptor to wait on, and the tokens that asked.
 #[derive(Debug)]
 pub struct Mailbox {
-    bell: EventFd,
+    waker: EventFd,
     ready: Mutex<Vec<u64>>,
 }
 
 impl Mailbox {
     /// An empty one.
     pub fn new() -> io::Result<Arc<Self>> {
-        let bell =
+        let waker =
             EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Arc::new(Self {
-            bell,
+            waker,
             ready: Mutex::new(Vec::new()),
         }))
     }
@@ -120,8 +120,8 @@ impl Mailbox {
     /// Takes the tokens that were woken since the last call. A token may come again at once;
     /// call it only after the descriptor was readable, or to look.
     pub fn take(&self, into: &mut Vec<u64>) {
-        // The bell is read before the list: a ring in between leaves the bell set, never a token unseen.
-        let _ = self.bell.read();
+        // The waker is read before the list: a ring in between leaves the waker set, never a token unseen.
+        let _ = self.waker.read();
         into.append(&mut self.ready.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -132,15 +132,15 @@ impl Mailbox {
             ready.len() == 1
         };
         if first {
-            // Fails only when the counter is full, and then the bell rings already.
-            let _ = self.bell.write(1);
+            // Fails only when the counter is full, and then the waker rings already.
+            let _ = self.waker.write(1);
         }
     }
 }
 
 impl AsFd for Mailbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.waker.as_fd()
     }
 }
 

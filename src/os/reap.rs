@@ -200,7 +200,7 @@ pub struct Signals {
 impl Signals {
     /// Installs the handlers, then lets all signals in.
     pub fn new() -> io::Result<Self> {
-        let (pipe, bell) = UnixStream::pair()?;
+        let (pipe, waker) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         let mut all = Self {
             pipe,
@@ -208,11 +208,11 @@ impl Signals {
             ids: Vec::new(),
         };
         for (signal, flag) in SIGNALS.into_iter().zip(&all.came) {
-            // The flag first: actions run in this order, and the bell must not ring before it is set.
+            // The flag first: actions run in this order, and the waker must not ring before it is set.
             all.ids
                 .push(signal_hook::flag::register(signal, Arc::clone(flag))?);
             all.ids
-                .push(low_level::pipe::register(signal, bell.try_clone()?)?);
+                .push(low_level::pipe::register(signal, waker.try_clone()?)?);
         }
         // A limit on the size of files is an error of write(2) then, as a full disk is.
         // SAFETY: no handler of ours is replaced; nothing runs at that signal any more.

@@ -448,7 +448,7 @@ pub fn no_resource(era: Era, uri: &str) -> Refusal {
 
 /// What all answers of a server share: written once, at the start.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct Mcp {
     info: String,
     instructions: String,
     tools: String,
@@ -465,7 +465,7 @@ pub struct Envelope {
     pub cache: Option<Cache>,
 }
 
-impl Server {
+impl Mcp {
     /// `info`: `{name, title, version}`; `tools`: the list.
     pub fn new(info: &Value, instructions: &str, tools: &Value) -> Self {
         Self {
@@ -799,7 +799,7 @@ mod tests {
 
     #[test]
     fn results_have_what_their_era_adds() {
-        let server = Server::new(&json!({"name": "t"}), "Do.", &json!([]));
+        let server = Mcp::new(&json!({"name": "t"}), "Do.", &json!([]));
         let answer = |era, result: Value| {
             let to = Envelope {
                 id: json!("a"),

@@ -71,7 +71,7 @@ pub(super) fn get_errors(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<St
 
 /// Of a process that has not run yet: nothing.
 fn find(unit: &UnitView, builds: bool, query: &Query, max: usize) -> Result<Errors, String> {
-    let log = logs::tape(unit, builds);
+    let log = logs::log(unit, builds);
     match log.find_errors(query, max) {
         Err(QueryError::NoRun { known: 0, .. }) => Ok(Errors {
             next: log.next_seq().saturating_sub(1),

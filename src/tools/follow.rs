@@ -12,10 +12,10 @@ use super::schema::{Args, COUNT, Kind, Row};
 use crate::base::clock::{Mono, Wall};
 use crate::base::json::{entries, kind_of, list, object};
 use crate::base::table::Table;
-use crate::engine::handle::Hub;
+use crate::engine::handle::Handle;
 use crate::engine::snapshot::{Snapshot, State, UnitView};
 use crate::log::search::{Line, Matcher, Query, Stream};
-use crate::log::store::Tape;
+use crate::log::store::Log;
 use crate::os::poll::Waker;
 use crate::server::rpc;
 use crate::server::service::{Answer, Step, Task};
@@ -51,7 +51,7 @@ const ROWS: &[Row] = &[
 
 /// The method.
 pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
-    let board = tools.hub.board.now();
+    let snapshot = tools.handle.snapshot.now();
     let names = names(params.get("processes"))?;
     let after = cursors(params.get("after"))?;
     let rest = match params {
@@ -87,7 +87,7 @@ pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
         ..Query::default()
     };
     let mut task = Follow {
-        hub: Arc::clone(&tools.hub),
+        handle: Arc::clone(&tools.handle),
         names,
         builds: args.flag("build").unwrap_or(false),
         endless: args.flag("follow").unwrap_or(true),
@@ -97,13 +97,13 @@ pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
             .map_err(|e| bad_pattern(&e))?,
         query,
         after,
-        board_seq: board.seq,
+        snapshot_seq: snapshot.seq,
         sources: Vec::new(),
         turn: 0,
         more: false,
         waker: None,
     };
-    task.join(&board.units, false);
+    task.join(&snapshot.units, false);
     Ok(Step::Wait(Box::new(task)))
 }
 
@@ -132,7 +132,7 @@ fn cursors(after: Option<&Value>) -> Result<Table<String, u64>, String> {
 }
 
 struct Follow {
-    hub: Arc<Hub>,
+    handle: Arc<Handle>,
     /// Empty: all there are, and all that come.
     names: Vec<String>,
     builds: bool,
@@ -140,7 +140,7 @@ struct Follow {
     matcher: Option<Matcher>,
     query: Query,
     after: Table<String, u64>,
-    board_seq: u64,
+    snapshot_seq: u64,
     sources: Vec<Source>,
     /// Who is first to have the room, so that a loud process does not silence the others.
     turn: usize,
@@ -151,7 +151,7 @@ struct Follow {
 
 struct Source {
     unit: Arc<UnitView>,
-    tape: Arc<Tape>,
+    log: Arc<Log>,
     stage: Stage,
     cursor: u64,
     /// The last lines were looked for until the time was over: in so many.
@@ -169,17 +169,17 @@ enum Stage {
 
 impl Task for Follow {
     fn start(&mut self, waker: &Arc<Waker>) {
-        self.hub.board.watch(waker);
+        self.handle.snapshot.watch(waker);
         for source in &self.sources {
-            source.tape.follow(waker);
+            source.log.follow(waker);
         }
         self.waker = Some(Arc::clone(waker));
     }
 
     fn poll(&mut self, _: Mono, room: usize, out: &mut Vec<Value>) -> Option<Answer> {
         self.look_for_new();
-        // The board first: a process that rests there has its last lines in the log already.
-        let over = !self.endless || at_rest(&self.hub.board.now());
+        // The snapshot first: a process that rests there has its last lines in the log already.
+        let over = !self.endless || at_rest(&self.handle.snapshot.now());
         let mut room = room;
         self.more = false;
         let n = self.sources.len();
@@ -215,9 +215,9 @@ impl Task for Follow {
 impl Drop for Follow {
     fn drop(&mut self) {
         if let Some(waker) = &self.waker {
-            self.hub.board.unwatch(waker);
+            self.handle.snapshot.unwatch(waker);
             for source in &self.sources {
-                source.tape.unfollow(waker);
+                source.log.unfollow(waker);
             }
         }
     }
@@ -226,34 +226,34 @@ impl Drop for Follow {
 impl Follow {
     /// Processes that a reload added, or gave a new log.
     fn look_for_new(&mut self) {
-        let board = self.hub.board.now();
-        if self.endless && board.seq != self.board_seq {
-            self.board_seq = board.seq;
-            self.join(&board.units, true);
+        let snapshot = self.handle.snapshot.now();
+        if self.endless && snapshot.seq != self.snapshot_seq {
+            self.snapshot_seq = snapshot.seq;
+            self.join(&snapshot.units, true);
         }
     }
 
     fn join(&mut self, units: &[Arc<UnitView>], new: bool) {
         for unit in units {
             let meant = self.names.is_empty() || self.names.contains(&unit.name);
-            let tape = if self.builds {
+            let log = if self.builds {
                 &unit.build_log
             } else {
                 &unit.log
             };
-            let known = self.sources.iter().any(|s| Arc::ptr_eq(&s.tape, tape));
+            let known = self.sources.iter().any(|s| Arc::ptr_eq(&s.log, log));
             if !meant || known {
                 continue;
             }
             if let Some(waker) = &self.waker {
-                tape.follow(waker);
+                log.follow(waker);
             }
             // Of a process that came later, all it ever said is news.
             let from = self.after.get(&unit.name).copied();
-            let cursor = from.or_else(|| new.then(|| tape.origin()));
+            let cursor = from.or_else(|| new.then(|| log.origin()));
             self.sources.push(Source {
                 unit: Arc::clone(unit),
-                tape: Arc::clone(tape),
+                log: Arc::clone(log),
                 stage: if cursor.is_some() {
                     Stage::Live
                 } else {
@@ -268,9 +268,9 @@ impl Follow {
             let waker = self.waker.as_ref();
             self.sources.retain(|source| {
                 let stays = units.iter().any(|u| u.name == source.unit.name)
-                    || source.tape.next_seq() > source.cursor + 1;
+                    || source.log.next_seq() > source.cursor + 1;
                 if let Some(waker) = waker.filter(|_| !stays) {
-                    source.tape.unfollow(waker);
+                    source.log.unfollow(waker);
                 }
                 stays
             });
@@ -314,10 +314,10 @@ impl Follow {
         let mut scan = SCAN;
         loop {
             if *room == 0 || scan == 0 {
-                self.more = source.tape.next_seq() > source.cursor + 1;
+                self.more = source.log.next_seq() > source.cursor + 1;
                 return Ok(());
             }
-            let pulled = source.tape.pull(source.cursor, *room);
+            let pulled = source.log.pull(source.cursor, *room);
             if pulled.lines.is_empty() && pulled.dropped == 0 {
                 return Ok(());
             }
@@ -382,9 +382,9 @@ impl Source {
 
 /// bpm is stopping, and all that ran has ended: nobody says anything any more, and bpm's own end must not
 /// wait for followers.
-fn at_rest(board: &Snapshot) -> bool {
-    board.stopping
-        && board
+fn at_rest(snapshot: &Snapshot) -> bool {
+    snapshot.stopping
+        && snapshot
             .units
             .iter()
             .all(|unit| unit.pid.is_none() && unit.state != State::Stopping)

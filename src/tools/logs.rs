@@ -13,7 +13,7 @@ use crate::base::clock::{Wall, parse_span};
 use crate::base::json::{brief, list, object, or_null};
 use crate::engine::snapshot::{State, UnitView};
 use crate::log::search::{Found, Line, Query, QueryError, Stream};
-use crate::log::store::Tape;
+use crate::log::store::Log;
 use crate::server::service::{Answer, Caller, Step};
 
 /// Lines without `head` and `tail`.
@@ -144,8 +144,8 @@ impl Search {
         }
     }
 
-    fn log(&self) -> &Tape {
-        tape(&self.unit, self.builds)
+    fn log(&self) -> &Log {
+        log(&self.unit, self.builds)
     }
 
     /// Why there is nothing to be found: no run is known.
@@ -417,7 +417,7 @@ fn line_value(line: &Line, width: usize) -> Value {
 }
 
 /// Of its runs, or of its builds.
-pub(super) fn tape(unit: &UnitView, builds: bool) -> &Tape {
+pub(super) fn log(unit: &UnitView, builds: bool) -> &Log {
     if builds { &unit.build_log } else { &unit.log }
 }
 

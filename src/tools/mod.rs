@@ -1,5 +1,5 @@
 //! The verbs: each thing that can be done with bpm stands here once, for agents (MCP) and for the
-//! CLI, which calls the same tools over the socket. Reading looks at the board and the tapes; orders
+//! CLI, which calls the same tools over the socket. Reading looks at the snapshot and the logs; orders
 //! are asked of the supervisor, and who waits is a ticket, not a thread.
 //!
 //! Beside MCP the socket has methods of bpm's own; parameters are objects, all fields may be left out
@@ -51,8 +51,8 @@ use self::usage::{Reading, Usage};
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Failure};
 use crate::base::json::object;
-use crate::base::logger::Journal;
-use crate::engine::handle::Hub;
+use crate::base::logger::Logger;
+use crate::engine::handle::Handle;
 use crate::engine::snapshot::{Snapshot, UnitView};
 use crate::os::poll::Waker;
 use crate::server::service::{Answer, Caller, ClientKind, Level, Page, Service, Step, Watch};
@@ -407,34 +407,34 @@ impl Tool {
     }
 }
 
-/// What one look at the board and at the usage gives.
+/// What one look at the snapshot and at the usage gives.
 struct View<'a> {
-    hub: &'a Hub,
-    board: &'a Snapshot,
+    handle: &'a Handle,
+    snapshot: &'a Snapshot,
     usage: &'a Reading,
     now: Mono,
 }
 
 /// bpm's own service.
 pub struct Tools {
-    hub: Arc<Hub>,
+    handle: Arc<Handle>,
     usage: Arc<Usage>,
     status: status::Kept,
     list: Value,
-    journal: Arc<dyn Journal>,
+    logger: Arc<dyn Logger>,
     /// When a look at our health was noted last.
     looked: AtomicU64,
 }
 
 impl Tools {
-    /// The verbs of this hub; `meter` tells what processes use ([`Kernel`], but for tests).
-    pub fn new(hub: Arc<Hub>, meter: Box<dyn Meter>, journal: Arc<dyn Journal>) -> Self {
+    /// The verbs of this handle; `meter` tells what processes use ([`Kernel`], but for tests).
+    pub fn new(handle: Arc<Handle>, meter: Box<dyn Meter>, logger: Arc<dyn Logger>) -> Self {
         Self {
-            hub,
+            handle,
             usage: Arc::new(Usage::new(meter)),
             status: status::Kept::default(),
             list: TOOLS.iter().map(Tool::listed).collect(),
-            journal,
+            logger,
             looked: AtomicU64::new(0),
         }
     }
@@ -446,7 +446,7 @@ impl Tools {
         if before == 0 || now.saturating_sub(before) >= EVERY {
             self.looked.store(now, Ordering::Relaxed);
             let text = format!("{} was asked: {status}", resources::HEALTH);
-            self.journal.write(Level::Info, "net", &text);
+            self.logger.write(Level::Info, "net", &text);
         }
     }
 
@@ -456,12 +456,12 @@ impl Tools {
     }
 
     fn named(&self, name: &str) -> Result<Arc<UnitView>, String> {
-        let board = self.hub.board.now();
-        board.unit(name).cloned().ok_or_else(|| {
+        let snapshot = self.handle.snapshot.now();
+        snapshot.unit(name).cloned().ok_or_else(|| {
             Error::from(Failure::Unknown {
                 kind: "process",
                 name: crate::base::json::brief(name),
-                known: board.names(),
+                known: snapshot.names(),
             })
             .to_string()
         })
@@ -470,7 +470,7 @@ impl Tools {
 
 impl Service for Tools {
     fn info(&self) -> Value {
-        let project = &self.hub.board.now().project;
+        let project = &self.handle.snapshot.now().project;
         object([
             ("name", "bpm".into()),
             ("title", format!("bpm: {project}").into()),
@@ -494,18 +494,18 @@ impl Service for Tools {
         };
         let now = Mono::now();
         if by_agent || tool.orders() {
-            self.hub.touch(now);
+            self.handle.touch(now);
         } else {
-            self.hub.saw(now);
+            self.handle.saw(now);
         }
-        let names = || self.hub.board.now().names();
+        let names = || self.handle.snapshot.now().names();
         let step = Args::check(tool.name, tool.rows, args, &names)
             .and_then(|args| (tool.run)(self, caller, args));
         Some(step.unwrap_or_else(|why| Step::Done(Answer::Fail(why))))
     }
 
     fn resources(&self) -> Vec<Value> {
-        resources::all(&self.hub.board.now())
+        resources::all(&self.handle.snapshot.now())
     }
 
     fn templates(&self) -> Vec<Value> {
@@ -529,16 +529,16 @@ impl Service for Tools {
     }
 
     fn complete(&self, reference: &Value, argument: &str, value: &str) -> Option<Vec<String>> {
-        resources::complete(&self.hub.board.now(), reference, argument, value)
+        resources::complete(&self.handle.snapshot.now(), reference, argument, value)
     }
 
     fn own(&self, caller: &Caller, method: &str, params: &Value) -> Option<Step> {
-        self.hub.saw(Mono::now());
+        self.handle.saw(Mono::now());
         resources::own(self, caller, method, params)
     }
 
     fn page(&self, path: &str) -> Option<Page> {
-        let page = resources::page(&self.hub, path)?;
+        let page = resources::page(&self.handle, path)?;
         if path == resources::HEALTH {
             self.note_look(page.status);
         }
@@ -546,10 +546,10 @@ impl Service for Tools {
     }
 
     fn clients(&self, open: usize) {
-        self.hub.clients.store(open, Ordering::Relaxed);
+        self.handle.clients.store(open, Ordering::Relaxed);
     }
 
     fn log(&self, level: Level, text: &str) {
-        self.journal.write(level, "net", text);
+        self.logger.write(level, "net", text);
     }
 }

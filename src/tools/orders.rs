@@ -15,7 +15,7 @@ use crate::base::error::listed;
 use crate::base::json::{list, object, or_null, seconds};
 use crate::base::number;
 use crate::config::Mode;
-use crate::engine::handle::{Ask, Done, Hub, Reloaded, Reply, STOPPING, Slot};
+use crate::engine::handle::{Done, Handle, Reloaded, Reply, ReplySlot, Request, STOPPING};
 use crate::engine::snapshot::{BuildView, Snapshot, State, UnitView};
 use crate::os::poll::Waker;
 use crate::server::rpc;
@@ -23,7 +23,7 @@ use crate::server::service::{Answer, Caller, ClientKind, Step, Task};
 
 /// Below the 60 s after which clients give up.
 const PATIENCE: Duration = Duration::from_secs(50);
-/// Until the engine has begun, the board says what was before the order: who has no patience waits for
+/// Until the engine has begun, the snapshot says what was before the order: who has no patience waits for
 /// that, but not for an engine that hangs.
 const BEGINNING: Duration = Duration::from_secs(1);
 
@@ -84,7 +84,7 @@ pub(super) fn restart(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<
         _ => Mode::Dev,
     };
     let build = args.flag("build").unwrap_or(true);
-    let ask = Ask::Restart {
+    let ask = Request::Restart {
         names: names.clone(),
         mode,
         build,
@@ -95,7 +95,7 @@ pub(super) fn restart(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<
 /// The tool `start`.
 pub(super) fn start(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
     let names = names(tools, args);
-    let ask = Ask::Start {
+    let ask = Request::Start {
         names: names.clone(),
     };
     Ok(order(tools, caller, args, Verb::Start, names, ask))
@@ -104,7 +104,7 @@ pub(super) fn start(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<St
 /// The tool `stop`.
 pub(super) fn stop(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
     let names = names(tools, args);
-    let ask = Ask::Stop {
+    let ask = Request::Stop {
         names: names.clone(),
     };
     Ok(order(tools, caller, args, Verb::Stop, names, ask))
@@ -127,14 +127,14 @@ pub(super) fn reloading(tools: &Tools, caller: &Caller, dry_run: bool, patience:
         caller,
         Verb::Reload,
         Vec::new(),
-        Ask::Reload { dry_run },
+        Request::Reload { dry_run },
         patience,
     )))
 }
 
 fn names(tools: &Tools, args: Args<'_>) -> Vec<String> {
     match args.text("process") {
-        Some("*") | None => tools.hub.board.now().names(),
+        Some("*") | None => tools.handle.snapshot.now().names(),
         Some(name) => vec![name.to_owned()],
     }
 }
@@ -143,8 +143,8 @@ fn names(tools: &Tools, args: Args<'_>) -> Vec<String> {
 fn wanted(tools: &Tools, args: Args<'_>) -> Vec<String> {
     let mut names = names(tools, args);
     if args.text("process") == Some("*") {
-        let board = tools.hub.board.now();
-        names.retain(|name| board.unit(name).is_some_and(|unit| unit.wanted));
+        let snapshot = tools.handle.snapshot.now();
+        names.retain(|name| snapshot.unit(name).is_some_and(|unit| unit.wanted));
     }
     names
 }
@@ -155,7 +155,7 @@ fn order(
     args: Args<'_>,
     verb: Verb,
     names: Vec<String>,
-    ask: Ask,
+    ask: Request,
 ) -> Step {
     let patience = args.span("timeout_seconds").unwrap_or(PATIENCE);
     let mut order = Order::new(tools, caller, verb, names, ask, patience);
@@ -184,7 +184,7 @@ impl Verb {
 
 /// An order that was given, and who waits for its end. It goes on if they leave.
 struct Order {
-    hub: Arc<Hub>,
+    handle: Arc<Handle>,
     verb: Verb,
     /// It was `"*"`.
     all: bool,
@@ -192,23 +192,23 @@ struct Order {
     retried: bool,
     names: Vec<String>,
     before: Arc<Snapshot>,
-    ask: Option<Ask>,
-    slot: Option<Slot>,
+    ask: Option<Request>,
+    slot: Option<ReplySlot>,
     patience: Duration,
     asked: Mono,
 }
 
 impl Task for Order {
     fn start(&mut self, waker: &Arc<Waker>) {
-        self.slot = self.ask.take().map(|ask| self.hub.ask(ask, Some(waker)));
+        self.slot = self.ask.take().map(|ask| self.handle.ask(ask, Some(waker)));
     }
 
     fn poll(&mut self, now: Mono, _: usize, _: &mut Vec<Value>) -> Option<Answer> {
-        match self.slot.as_ref().and_then(Slot::take) {
+        match self.slot.as_ref().and_then(ReplySlot::take) {
             Some(Reply::Units(done)) => Some(self.answer(&done)),
             Some(Reply::Reload(done)) => Some(reloaded(&done)),
             Some(Reply::Refused(why)) => Some(self.refused(why)),
-            None if self.hub.is_over() => Some(self.refused(STOPPING.into())),
+            None if self.handle.is_over() => Some(self.refused(STOPPING.into())),
             None => (now >= self.due()).then(|| self.timed_out(now)),
         }
     }
@@ -218,11 +218,11 @@ impl Task for Order {
     }
 
     fn progress(&mut self, now: Mono) -> Option<String> {
-        let board = self.hub.board.now();
+        let snapshot = self.handle.snapshot.now();
         let lines: Vec<String> = self
             .names
             .iter()
-            .filter_map(|name| board.unit(name))
+            .filter_map(|name| snapshot.unit(name))
             .take(5)
             .map(|unit| format!("{}: {}", unit.name, doing(unit, now)))
             .collect();
@@ -240,16 +240,16 @@ impl Order {
         caller: &Caller,
         verb: Verb,
         names: Vec<String>,
-        ask: Ask,
+        ask: Request,
         patience: Duration,
     ) -> Self {
         Self {
-            hub: Arc::clone(&tools.hub),
+            handle: Arc::clone(&tools.handle),
             verb,
             all: false,
             retried: caller.kind == ClientKind::Proxy,
             names,
-            before: tools.hub.board.now(),
+            before: tools.handle.snapshot.now(),
             ask: Some(ask),
             slot: None,
             patience,
@@ -258,7 +258,7 @@ impl Order {
     }
 
     fn due(&self) -> Mono {
-        let begun = self.slot.as_ref().is_some_and(Slot::has_begun);
+        let begun = self.slot.as_ref().is_some_and(ReplySlot::has_begun);
         let least = if begun { Duration::ZERO } else { BEGINNING };
         self.asked.after(self.patience.max(least))
     }
@@ -285,10 +285,10 @@ impl Order {
             return self.data(done.iter().map(value).collect(), texts);
         }
         let room = (LIMIT - 500) / failed;
-        let (board, now) = (self.hub.board.now(), Mono::now());
+        let (snapshot, now) = (self.handle.snapshot.now(), Mono::now());
         let mut text = String::new();
         for bad in done.iter().filter(|d| !d.ok) {
-            let again = board.unit(&bad.name).and_then(|unit| unit.next_start);
+            let again = snapshot.unit(&bad.name).and_then(|unit| unit.next_start);
             let again = again.map(|at| at.since(now));
             text.push_str(&bad_words(bad, self.verb, again, room));
             text.push('\n');
@@ -318,9 +318,9 @@ impl Order {
         }
     }
 
-    /// The order goes on: what the board says of it.
+    /// The order goes on: what the snapshot says of it.
     fn timed_out(&self, now: Mono) -> Answer {
-        let board = self.hub.board.now();
+        let snapshot = self.handle.snapshot.now();
         if self.verb == Verb::Reload {
             return Answer::Fail(format!(
                 "the reload is not done within {}, it goes on: see get_status for what is being swapped",
@@ -330,11 +330,11 @@ impl Order {
         let mut values = Vec::new();
         let mut texts = Vec::new();
         for name in &self.names {
-            let Some(unit) = board.unit(name) else {
+            let Some(unit) = snapshot.unit(name) else {
                 continue;
             };
             let before = self.before.unit(name).map(Arc::as_ref);
-            if let Some(done) = self.done_meanwhile(unit, before, &board, now) {
+            if let Some(done) = self.done_meanwhile(unit, before, &snapshot, now) {
                 let stop = self.verb == Verb::Stop;
                 values.push(if stop {
                     stop_value(&done)
@@ -351,7 +351,7 @@ impl Order {
             values.push(if self.verb == Verb::Stop {
                 late_stop_value(unit, self.patience)
             } else {
-                late_value(unit, before, &board, now)
+                late_value(unit, before, &snapshot, now)
             });
             texts.push(self.late_words(unit, before, now));
         }
@@ -366,7 +366,7 @@ impl Order {
         &self,
         unit: &UnitView,
         before: Option<&UnitView>,
-        board: &Snapshot,
+        snapshot: &Snapshot,
         now: Mono,
     ) -> Option<Done> {
         let up = unit.is_ready();
@@ -391,7 +391,7 @@ impl Order {
             previous_pid,
             build: built.filter(new).cloned(),
             ready: unit.ready,
-            release_in: board.release_at.map(|at| at.since(now)),
+            release_in: snapshot.release_at.map(|at| at.since(now)),
             signalled: previous_pid.is_some(),
             took: now.since(self.asked),
             ..Done::new(unit.name.clone())
@@ -444,10 +444,10 @@ fn release_in(done: &Done) -> Option<Duration> {
     done.release_in.filter(|_| done.mode == Mode::Dev)
 }
 
-fn late_value(unit: &UnitView, before: Option<i32>, board: &Snapshot, now: Mono) -> Value {
+fn late_value(unit: &UnitView, before: Option<i32>, snapshot: &Snapshot, now: Mono) -> Value {
     let swapped = before.filter(|pid| Some(*pid) != unit.pid);
     let building = unit.build.as_ref().filter(|b| under_way(b));
-    let release_in = board.release_at.filter(|_| unit.mode == Mode::Dev);
+    let release_in = snapshot.release_at.filter(|_| unit.mode == Mode::Dev);
     object([
         ("process", unit.name.as_str().into()),
         ("ok", false.into()),

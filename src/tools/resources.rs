@@ -13,9 +13,9 @@ use super::{PROCESS, Tools, VERSION, orders};
 use crate::base::clock::Mono;
 use crate::base::json::{list, object};
 use crate::client::connection;
-use crate::engine::handle::{Ask, Hub, Reply, Slot};
+use crate::engine::handle::{Handle, Reply, ReplySlot, Request};
 use crate::engine::snapshot::{Snapshot, State, UnitView};
-use crate::log::store::Tape;
+use crate::log::store::Log;
 use crate::os::poll::Waker;
 use crate::server::rpc;
 use crate::server::service::{Answer, Caller, Page, Step, Task, Watch};
@@ -42,7 +42,7 @@ enum Resource<'a> {
     },
 }
 
-fn named<'a>(board: &'a Snapshot, uri: &str) -> Option<Resource<'a>> {
+fn named<'a>(snapshot: &'a Snapshot, uri: &str) -> Option<Resource<'a>> {
     if uri == STATUS {
         return Some(Resource::Status);
     }
@@ -51,7 +51,7 @@ fn named<'a>(board: &'a Snapshot, uri: &str) -> Option<Resource<'a>> {
         (None, Some(name)) => (name, true),
         (None, None) => return None,
     };
-    let unit = board.unit(name)?;
+    let unit = snapshot.unit(name)?;
     Some(Resource::Log { unit, builds })
 }
 
@@ -65,14 +65,14 @@ fn entry(uri: String, name: String, title: String, mime: &str) -> Value {
 }
 
 /// `resources/list`: the status, and the logs of each process.
-pub(super) fn all(board: &Snapshot) -> Vec<Value> {
+pub(super) fn all(snapshot: &Snapshot) -> Vec<Value> {
     let mut all = vec![entry(
         STATUS.into(),
         "status".into(),
         "State of all processes".into(),
         JSON,
     )];
-    for unit in &board.units {
+    for unit in &snapshot.units {
         let name = &unit.name;
         all.push(entry(
             format!("{LOGS}{name}"),
@@ -111,8 +111,8 @@ pub(super) fn templates() -> Vec<Value> {
 
 /// `resources/read`.
 pub(super) fn read(tools: &Tools, uri: &str) -> Option<Step> {
-    let board = tools.hub.board.now();
-    let resource = named(&board, uri)?;
+    let snapshot = tools.handle.snapshot.now();
+    let resource = named(&snapshot, uri)?;
     let uri = uri.to_owned();
     Some(match resource {
         Resource::Status => status::data(tools, None, None, |value| {
@@ -139,64 +139,64 @@ fn contents(uri: String, mime: &str, text: String) -> Answer {
 
 /// Watches a resource until it is dropped.
 pub(super) fn watch(tools: &Tools, uri: &str, waker: &Arc<Waker>) -> Option<Box<dyn Watch>> {
-    let board = tools.hub.board.now();
+    let snapshot = tools.handle.snapshot.now();
     let waker = Arc::clone(waker);
-    Some(match named(&board, uri)? {
+    Some(match named(&snapshot, uri)? {
         Resource::Status => {
-            tools.hub.board.watch(&waker);
-            Box::new(BoardWatch {
-                hub: Arc::clone(&tools.hub),
+            tools.handle.snapshot.watch(&waker);
+            Box::new(SnapshotWatch {
+                handle: Arc::clone(&tools.handle),
                 waker,
-                seen: board.seq,
+                seen: snapshot.seq,
             })
         }
         Resource::Log { unit, builds } => {
-            let tape = if builds { &unit.build_log } else { &unit.log };
-            tape.follow(&waker);
-            Box::new(TapeWatch {
-                tape: Arc::clone(tape),
+            let log = if builds { &unit.build_log } else { &unit.log };
+            log.follow(&waker);
+            Box::new(LogWatch {
+                log: Arc::clone(log),
                 waker,
-                seen: tape.next_seq(),
+                seen: log.next_seq(),
             })
         }
     })
 }
 
-struct BoardWatch {
-    hub: Arc<Hub>,
+struct SnapshotWatch {
+    handle: Arc<Handle>,
     waker: Arc<Waker>,
     seen: u64,
 }
 
-impl Watch for BoardWatch {
+impl Watch for SnapshotWatch {
     fn changed(&mut self) -> bool {
-        let seq = self.hub.board.now().seq;
+        let seq = self.handle.snapshot.now().seq;
         std::mem::replace(&mut self.seen, seq) != seq
     }
 }
 
-impl Drop for BoardWatch {
+impl Drop for SnapshotWatch {
     fn drop(&mut self) {
-        self.hub.board.unwatch(&self.waker);
+        self.handle.snapshot.unwatch(&self.waker);
     }
 }
 
-struct TapeWatch {
-    tape: Arc<Tape>,
+struct LogWatch {
+    log: Arc<Log>,
     waker: Arc<Waker>,
     seen: u64,
 }
 
-impl Watch for TapeWatch {
+impl Watch for LogWatch {
     fn changed(&mut self) -> bool {
-        let seq = self.tape.next_seq();
+        let seq = self.log.next_seq();
         std::mem::replace(&mut self.seen, seq) != seq
     }
 }
 
-impl Drop for TapeWatch {
+impl Drop for LogWatch {
     fn drop(&mut self) {
-        self.tape.unfollow(&self.waker);
+        self.log.unfollow(&self.waker);
     }
 }
 
@@ -228,9 +228,9 @@ pub(super) fn prompt(tools: &Tools, name: &str, args: &Value) -> Option<Step> {
     }
     Some(checked(tools, name, ROWS, args, &|args| {
         let unit = tools.unit(args)?;
-        let board = tools.hub.board.now();
+        let snapshot = tools.handle.snapshot.now();
         Ok(Step::Work(Box::new(move || {
-            let card = Card::of(&board, &unit, Mono::now());
+            let card = Card::of(&snapshot, &unit, Mono::now());
             let logs = Search::newest(&unit, false, PROMPT_LINES);
             let logs = match logs.find() {
                 Ok(found) => logs.text(&found),
@@ -260,14 +260,14 @@ fn checked(
     params: &Value,
     then: &dyn Fn(Args<'_>) -> Result<Step, String>,
 ) -> Step {
-    Args::check(name, rows, params, &|| tools.hub.board.now().names())
+    Args::check(name, rows, params, &|| tools.handle.snapshot.now().names())
         .and_then(then)
         .unwrap_or_else(|why| Step::Done(refused(why)))
 }
 
 /// `completion/complete`: names of processes.
 pub(super) fn complete(
-    board: &Snapshot,
+    snapshot: &Snapshot,
     reference: &Value,
     argument: &str,
     value: &str,
@@ -288,7 +288,7 @@ pub(super) fn complete(
     let typed = value.to_ascii_lowercase();
     let fits =
         |name: &String| argument == "process" && name.to_ascii_lowercase().starts_with(&typed);
-    Some(board.names().into_iter().filter(fits).collect())
+    Some(snapshot.names().into_iter().filter(fits).collect())
 }
 
 /// Methods of bpm's own.
@@ -302,11 +302,11 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
     const FORCE: &[Row] = &[Row::may("force", Kind::Flag, "")];
     Some(match method {
         "bpm/hello" => {
-            let (board, us) = (tools.hub.board.now(), &tools.hub.identity);
+            let (snapshot, us) = (tools.handle.snapshot.now(), &tools.handle.identity);
             Step::Done(Answer::Result(object([
-                ("stopping", board.stopping.into()),
+                ("stopping", snapshot.stopping.into()),
                 ("instance_id", us.instance_id.as_str().into()),
-                ("project", board.root.to_string_lossy().into()),
+                ("project", snapshot.root.to_string_lossy().into()),
                 ("version", connection::VERSION.into()),
                 ("protocol_version", connection::PROTOCOL_VERSION.into()),
                 ("min_client_version", connection::MIN_CLIENT_VERSION.into()),
@@ -322,10 +322,10 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
         }),
         "bpm/why" => checked(tools, method, ONE, params, &|args| {
             let unit = tools.unit(args)?;
-            let board = tools.hub.board.now();
+            let snapshot = tools.handle.snapshot.now();
             Ok(Step::Work(Box::new(move || {
                 let now = Mono::now();
-                Answer::Result(Card::of(&board, &unit, now).value(&unit, now))
+                Answer::Result(Card::of(&snapshot, &unit, now).value(&unit, now))
             })))
         }),
         "bpm/reload" => checked(tools, method, DRY, params, &|args| {
@@ -334,7 +334,7 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
         }),
         "bpm/shutdown" => checked(tools, method, FORCE, params, &|args| {
             Ok(Step::Wait(Box::new(Shutdown {
-                hub: Arc::clone(&tools.hub),
+                handle: Arc::clone(&tools.handle),
                 force: args.flag("force").unwrap_or(false),
                 slot: None,
                 waker: None,
@@ -390,31 +390,31 @@ impl Task for Plain {
 
 /// The end of bpm, and who is waited for meanwhile. As long as it takes: the client may leave.
 struct Shutdown {
-    hub: Arc<Hub>,
+    handle: Arc<Handle>,
     force: bool,
-    slot: Option<Slot>,
+    slot: Option<ReplySlot>,
     waker: Option<Arc<Waker>>,
     told: Option<Vec<String>>,
 }
 
 impl Task for Shutdown {
     fn start(&mut self, waker: &Arc<Waker>) {
-        self.hub.board.watch(waker);
-        let ask = Ask::Shutdown { force: self.force };
-        self.slot = Some(self.hub.ask(ask, Some(waker)));
+        self.handle.snapshot.watch(waker);
+        let ask = Request::Shutdown { force: self.force };
+        self.slot = Some(self.handle.ask(ask, Some(waker)));
         self.waker = Some(Arc::clone(waker));
     }
 
     fn poll(&mut self, _: Mono, _: usize, out: &mut Vec<Value>) -> Option<Answer> {
-        // Any other reply means that it has begun; its end is on the board.
-        if let Some(Reply::Refused(why)) = self.slot.as_ref().and_then(Slot::take) {
+        // Any other reply means that it has begun; its end is on the snapshot.
+        if let Some(Reply::Refused(why)) = self.slot.as_ref().and_then(ReplySlot::take) {
             return Some(failed(why));
         }
-        let board = self.hub.board.now();
-        if !board.stopping {
+        let snapshot = self.handle.snapshot.now();
+        if !snapshot.stopping {
             return None;
         }
-        let left: Vec<String> = board
+        let left: Vec<String> = snapshot
             .units
             .iter()
             .filter(|unit| unit.pid.is_some() || unit.state == State::Stopping)
@@ -440,7 +440,7 @@ impl Task for Shutdown {
 impl Drop for Shutdown {
     fn drop(&mut self) {
         if let Some(waker) = &self.waker {
-            self.hub.board.unwatch(waker);
+            self.handle.snapshot.unwatch(waker);
         }
     }
 }
@@ -449,28 +449,28 @@ impl Drop for Shutdown {
 pub(super) const HEALTH: &str = "/healthz";
 
 /// `GET /healthz`, `GET /readyz`.
-pub(super) fn page(hub: &Hub, path: &str) -> Option<Page> {
-    let board = hub.board.now();
+pub(super) fn page(handle: &Handle, path: &str) -> Option<Page> {
+    let snapshot = handle.snapshot.now();
     let (good, body) = match path {
         HEALTH => {
-            let up = Mono::now().since(hub.identity.started);
-            let ok = !board.stopping;
+            let up = Mono::now().since(handle.identity.started);
+            let ok = !snapshot.stopping;
             let body = object([
                 ("ok", ok.into()),
                 ("version", VERSION.into()),
-                ("pid", hub.identity.pid.into()),
+                ("pid", handle.identity.pid.into()),
                 ("uptime_seconds", crate::base::json::seconds(up)),
             ]);
             (ok, body)
         }
         "/readyz" => {
-            let waiting: Vec<&str> = board
+            let waiting: Vec<&str> = snapshot
                 .units
                 .iter()
                 .filter(|unit| unit.wanted && !unit.is_ready())
                 .map(|unit| unit.name.as_str())
                 .collect();
-            let ready = waiting.is_empty() && !board.stopping;
+            let ready = waiting.is_empty() && !snapshot.stopping;
             let body = object([("ready", ready.into()), ("waiting_for", list(waiting))]);
             (ready, body)
         }

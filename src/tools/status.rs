@@ -1,4 +1,4 @@
-//! `get_status`, and the crash card of `why`: the board in JSON and in words.
+//! `get_status`, and the crash card of `why`: the snapshot in JSON and in words.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,7 +16,7 @@ use crate::base::clock::{Mono, human};
 use crate::base::json::{list, object, or_null, seconds};
 use crate::base::number;
 use crate::config::Kind;
-use crate::engine::handle::Hub;
+use crate::engine::handle::Handle;
 use crate::engine::snapshot::{
     BuildError, BuildView, EventView, ExitView, Snapshot, State, UnitView,
 };
@@ -114,7 +114,7 @@ pub(super) const OUTPUT: &[Field] = {
     ]
 };
 
-/// What of the board is asked for.
+/// What of the snapshot is asked for.
 #[derive(Debug, PartialEq)]
 struct Wish {
     process: Option<String>,
@@ -127,14 +127,14 @@ pub(super) fn get_status(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<St
         process: args.text("process").map(str::to_owned),
         since: args.count("events_since"),
     };
-    let board = tools.hub.board.now();
-    if let Some(made) = tools.status.get(&wish, &board, Mono::now()) {
+    let snapshot = tools.handle.snapshot.now();
+    if let Some(made) = tools.status.get(&wish, &snapshot, Mono::now()) {
         return Ok(Step::Done(Answer::Made(made)));
     }
     let kept = tools.status.clone();
     Ok(with_usage(tools, move |view| {
         let made = Arc::new(Made::new(value(view, &wish), words(view, &wish)));
-        kept.put(wish, view.board, view.now, &made);
+        kept.put(wish, view.snapshot, view.now, &made);
         Answer::Made(made)
     }))
 }
@@ -147,7 +147,7 @@ pub(super) struct Kept(Arc<Mutex<Option<Entry>>>);
 #[derive(Debug)]
 struct Entry {
     wish: Wish,
-    board: u64,
+    snapshot: u64,
     lines: u64,
     at: Mono,
     made: Arc<Made>,
@@ -157,22 +157,22 @@ struct Entry {
 const FRESH: Duration = Duration::from_millis(10);
 
 impl Kept {
-    fn get(&self, wish: &Wish, board: &Snapshot, now: Mono) -> Option<Arc<Made>> {
+    fn get(&self, wish: &Wish, snapshot: &Snapshot, now: Mono) -> Option<Arc<Made>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |e: &&Entry| {
             e.wish == *wish
-                && e.board == board.seq
-                && e.lines == lines_of(board)
+                && e.snapshot == snapshot.seq
+                && e.lines == lines_of(snapshot)
                 && now.since(e.at) < FRESH
         };
         kept.as_ref().filter(same).map(|e| Arc::clone(&e.made))
     }
 
-    fn put(&self, wish: Wish, board: &Snapshot, at: Mono, made: &Arc<Made>) {
+    fn put(&self, wish: Wish, snapshot: &Snapshot, at: Mono, made: &Arc<Made>) {
         let entry = Entry {
             wish,
-            board: board.seq,
-            lines: lines_of(board),
+            snapshot: snapshot.seq,
+            lines: lines_of(snapshot),
             at,
             made: Arc::clone(made),
         };
@@ -181,8 +181,8 @@ impl Kept {
 }
 
 /// Changes with each line of any process.
-fn lines_of(board: &Snapshot) -> u64 {
-    board
+fn lines_of(snapshot: &Snapshot) -> u64 {
+    snapshot
         .units
         .iter()
         .fold(0, |sum, unit| sum.wrapping_add(unit.log.next_seq()))
@@ -202,44 +202,44 @@ pub(super) fn data(
 /// At once where what the processes use was read within the last second, else on a worker.
 fn with_usage(tools: &Tools, answer: impl FnOnce(&View<'_>) -> Answer + Send + 'static) -> Step {
     let now = Mono::now();
-    let board = tools.hub.board.now();
-    if let Some(usage) = tools.usage.fresh(&board, now) {
+    let snapshot = tools.handle.snapshot.now();
+    if let Some(usage) = tools.usage.fresh(&snapshot, now) {
         return Step::Done(answer(&View {
-            hub: &tools.hub,
-            board: &board,
+            handle: &tools.handle,
+            snapshot: &snapshot,
             usage: &usage,
             now,
         }));
     }
-    let (hub, usage) = (Arc::clone(&tools.hub), Arc::clone(&tools.usage));
+    let (handle, usage) = (Arc::clone(&tools.handle), Arc::clone(&tools.usage));
     Step::Work(Box::new(move || {
-        let board = hub.board.now();
-        let usage = usage.read(&board);
+        let snapshot = handle.snapshot.now();
+        let usage = usage.read(&snapshot);
         answer(&View {
-            hub: &hub,
-            board: &board,
+            handle: &handle,
+            snapshot: &snapshot,
             usage: &usage,
             now: Mono::now(),
         })
     }))
 }
 
-fn units<'a>(board: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a Arc<UnitView>> {
-    board
+fn units<'a>(snapshot: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a Arc<UnitView>> {
+    snapshot
         .units
         .iter()
         .filter(|unit| wish.process.as_ref().is_none_or(|name| unit.name == *name))
 }
 
 /// After the cursor; without one the newest few.
-fn events<'a>(board: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a Arc<EventView>> {
+fn events<'a>(snapshot: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a Arc<EventView>> {
     let meant = |event: &&Arc<EventView>| wish.process.is_none() || event.process == wish.process;
-    let skip = match wish.since.map(|after| cursor(board, after)) {
-        Some(after) => board.events.partition_point(|event| event.seq <= after),
+    let skip = match wish.since.map(|after| cursor(snapshot, after)) {
+        Some(after) => snapshot.events.partition_point(|event| event.seq <= after),
         None => {
-            let all = board.events.iter().filter(meant).count();
+            let all = snapshot.events.iter().filter(meant).count();
             let mut over = all.saturating_sub(RECENT);
-            board
+            snapshot
                 .events
                 .iter()
                 .position(|event| {
@@ -247,50 +247,53 @@ fn events<'a>(board: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a A
                     over -= usize::from(old && meant(&event));
                     !old
                 })
-                .unwrap_or(board.events.len())
+                .unwrap_or(snapshot.events.len())
         }
     };
-    board.events.iter().skip(skip).filter(meant)
+    snapshot.events.iter().skip(skip).filter(meant)
 }
 
 /// The cursor behind the newest event.
-pub(super) fn newest(board: &Snapshot) -> u64 {
-    board.events.back().map_or(board.before, |event| event.seq)
+pub(super) fn newest(snapshot: &Snapshot) -> u64 {
+    snapshot
+        .events
+        .back()
+        .map_or(snapshot.before, |event| event.seq)
 }
 
 /// Numbers go on over bpms. To a cursor from before they were lost (a damaged
 /// `state.json`) all events are news.
-pub(super) fn cursor(board: &Snapshot, after: u64) -> u64 {
-    if after > newest(board) { 0 } else { after }
+pub(super) fn cursor(snapshot: &Snapshot, after: u64) -> u64 {
+    if after > newest(snapshot) { 0 } else { after }
 }
 
 fn value(view: &View<'_>, wish: &Wish) -> Value {
     let View {
-        hub,
-        board,
+        handle,
+        snapshot,
         usage,
         now,
     } = *view;
     object([
         ("schema", 1.into()),
-        ("project", board.project.as_str().into()),
-        ("daemon", daemon(hub, usage, now)),
-        ("mode", board.mode.as_str().into()),
+        ("project", snapshot.project.as_str().into()),
+        ("daemon", daemon(handle, usage, now)),
+        ("mode", snapshot.mode.as_str().into()),
         (
             "release_in_seconds",
-            or_null(board.release_at.map(|at| seconds(at.since(now)))),
+            or_null(snapshot.release_at.map(|at| seconds(at.since(now)))),
         ),
         (
             "processes",
-            list(units(board, wish).map(|unit| process(unit, usage, now))),
+            list(units(snapshot, wish).map(|unit| process(unit, usage, now))),
         ),
-        ("events", list(events(board, wish).map(|e| event(e)))),
-        ("next", newest(board).into()),
+        ("events", list(events(snapshot, wish).map(|e| event(e)))),
+        ("next", newest(snapshot).into()),
     ])
 }
 
-fn daemon(hub: &Hub, usage: &Reading, now: Mono) -> Value {
-    let id = &hub.identity;
+fn daemon(handle: &Handle, usage: &Reading, now: Mono) -> Value {
+    let id = &handle.identity;
     object([
         ("pid", id.pid.into()),
         ("version", super::VERSION.into()),
@@ -298,7 +301,7 @@ fn daemon(hub: &Hub, usage: &Reading, now: Mono) -> Value {
         ("rss_bytes", or_null(usage.own_rss)),
         ("url", or_null(id.url.as_deref())),
         ("socket", or_null(id.socket.as_deref())),
-        ("clients", hub.clients.load(Ordering::Relaxed).into()),
+        ("clients", handle.clients.load(Ordering::Relaxed).into()),
         ("instance_id", id.instance_id.as_str().into()),
     ])
 }
@@ -425,16 +428,16 @@ fn event(event: &EventView) -> Value {
 /// The same for who reads texts: a line for each process, below it what is wrong with it.
 fn words(view: &View<'_>, wish: &Wish) -> String {
     let View {
-        hub,
-        board,
+        handle,
+        snapshot,
         usage,
         now,
     } = *view;
-    let mut text = format!("{}: {} mode", board.project, board.mode.as_str());
-    if let Some(at) = board.release_at {
+    let mut text = format!("{}: {} mode", snapshot.project, snapshot.mode.as_str());
+    if let Some(at) = snapshot.release_at {
         let _ = write!(text, ", release builds in {}", human(at.since(now)));
     }
-    let id = &hub.identity;
+    let id = &handle.identity;
     let _ = write!(
         text,
         "; bpm {}, pid {}, up {}",
@@ -445,20 +448,24 @@ fn words(view: &View<'_>, wish: &Wish) -> String {
     if let Some(url) = &id.url {
         let _ = write!(text, ", {url}");
     }
-    text.push_str(if board.stopping { ", stopping\n" } else { "\n" });
-    for unit in units(board, wish) {
+    text.push_str(if snapshot.stopping {
+        ", stopping\n"
+    } else {
+        "\n"
+    });
+    for unit in units(snapshot, wish) {
         unit_line(&mut text, unit, usage, now);
         unit_trouble(&mut text, unit);
     }
     let mut first = true;
-    for event in events(board, wish) {
+    for event in events(snapshot, wish) {
         if first {
             text.push_str("events:\n");
             first = false;
         }
         event_words(&mut text, event);
     }
-    let next = format!("[next {}]", newest(board));
+    let next = format!("[next {}]", newest(snapshot));
     bounded(text, "ask for one process", &next)
 }
 
@@ -574,7 +581,7 @@ pub(super) struct Card {
 
 impl Card {
     /// Reads the build log's end: for a worker.
-    pub(super) fn of(board: &Snapshot, unit: &UnitView, now: Mono) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, unit: &UnitView, now: Mono) -> Self {
         let mut latest = unit.exits.iter().rev();
         let exit = latest.find(|exit| exit.is_abnormal()).cloned();
         // A run that lived for a while was good; what happened since it ended may be the cause.
@@ -584,7 +591,7 @@ impl Card {
             earlier.into_iter().find(lived)
         });
         let from = good.map(|exit| exit.at);
-        let changed = board
+        let changed = snapshot
             .events
             .iter()
             .filter(|event| event.process.as_ref() == Some(&unit.name))

@@ -1,5 +1,5 @@
 //! `wait`: until a process is ready, ends, is built, prints a line or changes; or until it can't any
-//! more. A ticket that looks again whenever the board or the log rings.
+//! more. A ticket that looks again whenever the snapshot or the log rings.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::text::{LIMIT, LINE, bounded, clip, doing, errors, recent, tail, under
 use crate::base::clock::{Mono, human};
 use crate::base::json::{list, object, or_null};
 use crate::config::Kind;
-use crate::engine::handle::Hub;
+use crate::engine::handle::Handle;
 use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
 use crate::log::search::{Line, Matcher, Query};
-use crate::log::store::Tape;
+use crate::log::store::Log;
 use crate::os::poll::Waker;
 use crate::server::service::{Answer, Caller, Step, Task};
 
@@ -62,14 +62,14 @@ pub(super) const OUTPUT: &[Field] = {
 
 /// The tool.
 pub(super) fn wait(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
-    let board = tools.hub.board.now();
+    let snapshot = tools.handle.snapshot.now();
     let unit = tools.unit(args)?;
     let after = args.count("after");
     let pattern = args.text("pattern");
     let what = match (args.text("for").unwrap_or("ready"), pattern) {
         ("log", Some(pattern)) => What::Log(Box::new(Follow {
             matcher: Matcher::new(pattern, false, false).map_err(|e| bad_pattern(&e))?,
-            tape: Arc::clone(&unit.log),
+            log: Arc::clone(&unit.log),
             cursor: after.unwrap_or_else(|| unit.log.next_seq().saturating_sub(1)),
             more: false,
         })),
@@ -92,11 +92,11 @@ pub(super) fn wait(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, St
     };
     let patience = args.span("timeout_seconds").unwrap_or(PATIENCE);
     Ok(Step::Wait(Box::new(Wait {
-        hub: Arc::clone(&tools.hub),
+        handle: Arc::clone(&tools.handle),
         name: unit.name.clone(),
         what,
-        after: after.map(|after| cursor(&board, after)),
-        newest: newest(&board),
+        after: after.map(|after| cursor(&snapshot, after)),
+        newest: newest(&snapshot),
         patience,
         until: Mono::now().after(patience),
         waker: None,
@@ -116,14 +116,14 @@ enum What {
 
 struct Follow {
     matcher: Matcher,
-    tape: Arc<Tape>,
+    log: Arc<Log>,
     cursor: u64,
     /// There are lines that were not looked at yet.
     more: bool,
 }
 
 struct Wait {
-    hub: Arc<Hub>,
+    handle: Arc<Handle>,
     name: String,
     what: What,
     /// The cursor that was given.
@@ -145,22 +145,22 @@ enum Look {
 
 impl Task for Wait {
     fn start(&mut self, waker: &Arc<Waker>) {
-        self.hub.board.watch(waker);
+        self.handle.snapshot.watch(waker);
         if let What::Log(follow) = &self.what {
-            follow.tape.follow(waker);
+            follow.log.follow(waker);
         }
         self.waker = Some(Arc::clone(waker));
     }
 
     fn poll(&mut self, now: Mono, _: usize, _: &mut Vec<Value>) -> Option<Answer> {
-        // The board first: a process that rests there has its last lines in the log already.
-        let board = self.hub.board.now();
-        let Some(unit) = board.unit(&self.name).cloned() else {
+        // The snapshot first: a process that rests there has its last lines in the log already.
+        let snapshot = self.handle.snapshot.now();
+        let Some(unit) = snapshot.unit(&self.name).cloned() else {
             let why = format!("{} is gone: it was removed from .mcp-run", self.name);
-            return Some(self.answer(&board, None, Look::Never(why)));
+            return Some(self.answer(&snapshot, None, Look::Never(why)));
         };
-        let look = match self.look(&board, &unit) {
-            Look::NotYet if board.stopping => Look::Never("bpm is stopping".into()),
+        let look = match self.look(&snapshot, &unit) {
+            Look::NotYet if snapshot.stopping => Look::Never("bpm is stopping".into()),
             Look::NotYet if now >= self.until => Look::Never(format!(
                 "not within {}: {}",
                 human(self.patience),
@@ -169,7 +169,7 @@ impl Task for Wait {
             Look::NotYet => return None,
             look @ (Look::Met(_) | Look::MetBy(_) | Look::Never(_)) => look,
         };
-        Some(self.answer(&board, Some(&unit), look))
+        Some(self.answer(&snapshot, Some(&unit), look))
     }
 
     fn deadline(&self) -> Option<Mono> {
@@ -186,8 +186,8 @@ impl Task for Wait {
     }
 
     fn progress(&mut self, now: Mono) -> Option<String> {
-        let board = self.hub.board.now();
-        let unit = board.unit(&self.name)?;
+        let snapshot = self.handle.snapshot.now();
+        let unit = snapshot.unit(&self.name)?;
         Some(format!("{}: {}", self.name, doing(unit, now)))
     }
 }
@@ -195,22 +195,22 @@ impl Task for Wait {
 impl Drop for Wait {
     fn drop(&mut self) {
         if let Some(waker) = &self.waker {
-            self.hub.board.unwatch(waker);
+            self.handle.snapshot.unwatch(waker);
             if let What::Log(follow) = &self.what {
-                follow.tape.unfollow(waker);
+                follow.log.unfollow(waker);
             }
         }
     }
 }
 
 impl Wait {
-    fn look(&mut self, board: &Snapshot, unit: &UnitView) -> Look {
+    fn look(&mut self, snapshot: &Snapshot, unit: &UnitView) -> Look {
         let since = self.after.unwrap_or(self.newest);
         match &mut self.what {
             What::Ready => ready(unit),
             What::Exit { before } => {
                 let news = match self.after {
-                    Some(after) => happened(board, unit, "exit", after),
+                    Some(after) => happened(snapshot, unit, "exit", after),
                     None => unit.exits.back().map(identity) != *before,
                 };
                 ended(unit, news)
@@ -218,18 +218,18 @@ impl Wait {
             What::Build => {
                 let news = self
                     .after
-                    .is_none_or(|after| happened(board, unit, "build", after));
+                    .is_none_or(|after| happened(snapshot, unit, "build", after));
                 built(unit, news)
             }
             What::Log(follow) => follow.look(unit),
-            What::Change => match changes(board, unit, since).last() {
+            What::Change => match changes(snapshot, unit, since).last() {
                 Some(event) => Look::Met(format!("{}: {}", event.kind, event.text)),
                 None => Look::NotYet,
             },
         }
     }
 
-    fn answer(&self, board: &Snapshot, unit: Option<&Arc<UnitView>>, look: Look) -> Answer {
+    fn answer(&self, snapshot: &Snapshot, unit: Option<&Arc<UnitView>>, look: Look) -> Answer {
         let (met, reason, line) = match look {
             Look::Met(reason) => (true, reason, None),
             Look::MetBy(line) => (true, "a line matches".into(), Some(line)),
@@ -241,7 +241,7 @@ impl Wait {
         let next = match (&self.what, &line) {
             (What::Log(_), Some(line)) => line.seq,
             (What::Log(follow), None) => follow.cursor,
-            (What::Ready | What::Exit { .. } | What::Build | What::Change, _) => newest(board),
+            (What::Ready | What::Exit { .. } | What::Build | What::Change, _) => newest(snapshot),
         };
         let text = self.words(met, &reason, unit, line.as_ref(), &tail, next);
         let value = object([
@@ -318,7 +318,7 @@ impl Follow {
     /// Looks through the lines that came, a bite at a time.
     fn look(&mut self, unit: &UnitView) -> Look {
         for _ in 0..BITES {
-            let pulled = self.tape.pull(self.cursor, BITE);
+            let pulled = self.log.pull(self.cursor, BITE);
             let matches = |line: &&Line| self.matcher.is_match(&line.text);
             if let Some(line) = pulled.lines.iter().find(matches) {
                 self.cursor = line.seq;
@@ -340,12 +340,12 @@ fn identity(exit: &ExitView) -> (u64, i64) {
 }
 
 fn changes<'a>(
-    board: &'a Snapshot,
+    snapshot: &'a Snapshot,
     unit: &'a UnitView,
     after: u64,
 ) -> impl Iterator<Item = &'a EventView> {
-    let from = board.events.partition_point(|event| event.seq <= after);
-    board
+    let from = snapshot.events.partition_point(|event| event.seq <= after);
+    snapshot
         .events
         .iter()
         .skip(from)
@@ -353,8 +353,8 @@ fn changes<'a>(
         .map(|event| &**event)
 }
 
-fn happened(board: &Snapshot, unit: &UnitView, kind: &str, after: u64) -> bool {
-    changes(board, unit, after).any(|event| event.kind == kind)
+fn happened(snapshot: &Snapshot, unit: &UnitView, kind: &str, after: u64) -> bool {
+    changes(snapshot, unit, after).any(|event| event.kind == kind)
 }
 
 /// Why nothing more comes of it unless somebody asks for it.

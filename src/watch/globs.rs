@@ -174,12 +174,12 @@ fn like(part: &str) -> Result<Regex, String> {
 /// One name of a path.
 fn name(out: &mut String, part: &str) -> Result<(), &'static str> {
     let mut in_braces = false;
-    let mut letters = part.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
+    let mut commands = part.chars();
+    while let Some(command) = commands.next() {
+        match command {
             '*' => out.push_str("[^/]*"),
             '?' => out.push_str("[^/]"),
-            '[' => set(out, &mut letters)?,
+            '[' => set(out, &mut commands)?,
             '{' if in_braces => return Err("has \"{\" within \"{\""),
             '{' => {
                 out.push_str("(?:");
@@ -201,12 +201,12 @@ fn name(out: &mut String, part: &str) -> Result<(), &'static str> {
 }
 
 /// What stands after `[`. Its first character stands for itself, even where it is `]`.
-fn set(out: &mut String, letters: &mut std::str::Chars) -> Result<(), &'static str> {
+fn set(out: &mut String, commands: &mut std::str::Chars) -> Result<(), &'static str> {
     out.push('[');
-    let mut next = letters.next();
+    let mut next = commands.next();
     if let Some('!' | '^') = next {
         out.push_str("^/");
-        next = letters.next();
+        next = commands.next();
     }
     let mut is_first = true;
     loop {
@@ -217,17 +217,17 @@ fn set(out: &mut String, letters: &mut std::str::Chars) -> Result<(), &'static s
             Some(other) => literal(out, other),
         }
         is_first = false;
-        next = letters.next();
+        next = commands.next();
     }
     out.push(']');
     Ok(())
 }
 
-fn literal(out: &mut String, letter: char) {
-    if letter.is_ascii_punctuation() {
+fn literal(out: &mut String, command: char) {
+    if command.is_ascii_punctuation() {
         out.push('\\');
     }
-    out.push(letter);
+    out.push(command);
 }
 
 /// Folders whose contents nobody edits: what tools make of the sources (spec: config, `watch`).

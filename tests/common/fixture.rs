@@ -87,7 +87,7 @@ fn serve() {
         "never" => nap(),
         _ => {}
     }
-    let Ok((ears, mouth)) = std::io::pipe() else {
+    let Ok((notify_sockets, mouth)) = std::io::pipe() else {
         return;
     };
     TERM_PIPE.store(mouth.into_raw_fd(), Ordering::Relaxed);
@@ -106,7 +106,7 @@ fn serve() {
     let keeps = std::env::var("KEEP_ALIVE").is_ok();
     let mut kept: Vec<std::fs::File> = Vec::new();
     loop {
-        let mut fds = vec![polled(ears.as_raw_fd())];
+        let mut fds = vec![polled(notify_sockets.as_raw_fd())];
         fds.extend(sockets.iter().map(|s| polled(s.as_raw_fd())));
         fds.extend(kept.iter().map(|s| polled(s.as_raw_fd())));
         if unsafe { poll(fds.as_mut_ptr(), fds.len() as u64, -1) } < 0 {
@@ -218,7 +218,7 @@ fn main() {
             }
             say(format_args!("left"));
         }
-        // One line of so many letters.
+        // One line of so many commands.
         "long" => {
             let mut out = std::io::stdout().lock();
             let _ = out.write_all(&vec![b'x'; arg.parse().unwrap_or(0)]);

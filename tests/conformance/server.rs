@@ -72,13 +72,13 @@ impl Fixtures {
 }
 
 /// Sends its notifications 50 ms apart, then answers.
-struct Told {
+struct ToolResult {
     notifications: std::vec::IntoIter<Value>,
     next: Mono,
     text: &'static str,
 }
 
-impl Told {
+impl ToolResult {
     fn step(notifications: Vec<Value>, text: &'static str) -> Step {
         let notifications = notifications.into_iter();
         Step::Wait(Box::new(Self {
@@ -89,7 +89,7 @@ impl Told {
     }
 }
 
-impl Task for Told {
+impl Task for ToolResult {
     fn start(&mut self, _: &Arc<Waker>) {}
 
     fn poll(&mut self, now: Mono, _: usize, out: &mut Vec<Value>) -> Option<Answer> {
@@ -185,7 +185,7 @@ impl Service for Fixtures {
                         json!({"level": "info", "data": data}),
                     )
                 });
-                Told::step(said.into(), "logged")
+                ToolResult::step(said.into(), "logged")
             }
             "test_error_handling" => Step::Done(Answer::Fail(
                 "This tool intentionally returns an error for testing".into(),
@@ -200,7 +200,7 @@ impl Service for Fixtures {
                         })
                         .into()
                 });
-                Told::step(steps, "done")
+                ToolResult::step(steps, "done")
             }
             "json_schema_2020_12_tool" => Step::Done(Answer::Text("valid".into())),
             _ => return None,

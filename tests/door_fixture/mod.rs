@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use bpm::base::clock::Mono;
 use bpm::os::poll::Waker;
-use bpm::server::net::{self, Door, Listeners, Policy};
+use bpm::server::net::{self, Listeners, Policy, Server};
 use bpm::server::service::{Answer, Caller, Level, Page, Service, Step, Task, Watch};
 use serde_json::{Value, json};
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the tools share: a bell that `wait` waits for, and counts of what is alive.
+/// What the tools share: a waker that `wait` waits for, and counts of what is alive.
 #[derive(Default)]
 pub struct Shared {
     wakers: Mutex<Vec<Arc<Waker>>>,
@@ -306,7 +306,7 @@ pub struct House {
     pub shared: Arc<Shared>,
     pub addr: SocketAddr,
     pub path: PathBuf,
-    door: Option<Door>,
+    door: Option<Server>,
 }
 
 impl House {
@@ -349,7 +349,7 @@ impl House {
         }
     }
 
-    pub fn door(&self) -> &Door {
+    pub fn door(&self) -> &Server {
         self.door.as_ref().unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bpm::base::clock::Wall;
 use bpm::engine::snapshot::State;
 use bpm::log::search::Stream;
-use bpm::log::store::{Limits, Tape};
+use bpm::log::store::{Limits, Log};
 use serde_json::json;
 
 use crate::stage::*;
@@ -13,7 +13,7 @@ use crate::stage::*;
 #[test]
 fn errors_are_grouped_by_their_shape() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     print(&log, 3);
     for n in [17, 9_123] {
         let line = format!("error: request {n} failed after {n}ms\n    at handle (a.js:1:2)\n");
@@ -64,7 +64,7 @@ fn errors_are_grouped_by_their_shape() {
 #[test]
 fn a_cursor_tells_what_is_new_since_a_change() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     let run = log.begin(Wall(0));
     log.append(run, Stream::Stdout, b"error: old\n");
     let next = stage.data("get_errors", json!({"process": "web"}))["next"].clone();
@@ -92,7 +92,7 @@ fn a_cursor_tells_what_is_new_since_a_change() {
 #[test]
 fn a_build_has_errors_too() {
     let stage = Stage::new(vec![unit("web"), idle("new", State::Building)]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].build_log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].build_log);
     let run = log.begin(Wall(0));
     let printed = "warning: unused variable: `x`\n --> src/main.rs:2:9\n\
         error[E0308]: mismatched types\n --> src/main.rs:3:5\n";
@@ -117,7 +117,7 @@ fn a_build_has_errors_too() {
 #[test]
 fn an_answer_is_bounded_and_says_what_is_missing() {
     let mut web = unit("web");
-    web.log = Tape::new(
+    web.log = Log::new(
         Limits {
             lines: 2_000,
             bytes: 8 << 20,
@@ -128,7 +128,7 @@ fn an_answer_is_bounded_and_says_what_is_missing() {
         1,
     );
     let stage = Stage::new(vec![web]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     let run = log.begin(Wall(0));
     let name = |n: usize| [n / 26, n % 26].map(|l| char::from(b'a' + l as u8));
     for n in 0..600 {

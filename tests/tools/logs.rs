@@ -3,7 +3,7 @@
 use bpm::base::clock::Wall;
 use bpm::engine::snapshot::{BuildState, State};
 use bpm::log::search::Stream;
-use bpm::log::store::{Limits, Tape};
+use bpm::log::store::{Limits, Log};
 use bpm::server::service::Answer;
 use serde_json::Value;
 use serde_json::json;
@@ -14,7 +14,7 @@ use crate::stage::*;
 #[test]
 fn the_last_lines_come_with_their_run_and_a_cursor() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     print(&log, 1_234);
     let text = stage.text("search_logs", json!({"process": "web"}));
     let lines: Vec<&str> = text.lines().collect();
@@ -38,7 +38,7 @@ fn the_last_lines_come_with_their_run_and_a_cursor() {
 #[test]
 fn matches_are_marked_and_groups_are_separated() {
     let stage = Stage::new(vec![unit("web")]);
-    print(&stage.hub.board.now().units[0].log, 30);
+    print(&stage.handle.snapshot.now().units[0].log, 30);
     let args = json!({"process": "web", "pattern": "line (5|6|20)$", "context_lines": 1});
     let text = stage.text("search_logs", args);
     assert_eq!(
@@ -47,7 +47,7 @@ fn matches_are_marked_and_groups_are_separated() {
          [run 1 (-1) | 7 of 30 lines | next 30]"
     );
     // Lines of the other stream lie between; they are no gap where only this one is asked for.
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     for i in 31..=34 {
         log.append(1, Stream::Stderr, format!("bad {i}\n").as_bytes());
         log.append(1, Stream::Stdout, b"noise\n");
@@ -82,7 +82,7 @@ fn matches_are_marked_and_groups_are_separated() {
 #[test]
 fn a_head_is_paged_with_its_cursor() {
     let stage = Stage::new(vec![unit("web")]);
-    print(&stage.hub.board.now().units[0].log, 25);
+    print(&stage.handle.snapshot.now().units[0].log, 25);
     let mut after = 0;
     let mut all = Vec::new();
     loop {
@@ -108,7 +108,7 @@ fn a_head_is_paged_with_its_cursor() {
 #[test]
 fn earlier_runs_are_found_by_their_index() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     for i in 1..=3 {
         let run = log.begin(Wall(1_000 * i));
         log.append(run, Stream::Stdout, format!("run {i}\n").as_bytes());
@@ -157,7 +157,7 @@ fn a_process_that_has_not_run_yet_is_no_error() {
 #[test]
 fn what_is_too_long_is_cut_at_a_line_and_said() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     let run = log.begin(Wall(0));
     for i in 1..=300 {
         let line = format!("{i:03} {}\n", "x".repeat(116));
@@ -217,7 +217,7 @@ fn what_is_too_long_is_cut_at_a_line_and_said() {
 #[test]
 fn a_line_too_long_is_clipped_in_its_middle() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     let run = log.begin(Wall(0));
     let line = format!("begin {} end\n", "ä".repeat(5_000));
     log.append(run, Stream::Stderr, line.as_bytes());
@@ -237,7 +237,7 @@ fn a_line_too_long_is_clipped_in_its_middle() {
 #[test]
 fn json_of_logs_has_each_field() {
     let stage = Stage::new(vec![unit("web")]);
-    print(&stage.hub.board.now().units[0].log, 3);
+    print(&stage.handle.snapshot.now().units[0].log, 3);
     let args = json!({"process": "web", "format": "json", "pattern": "line 2", "context_lines": 1});
     let value = stage.data("search_logs", args);
     let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
@@ -273,7 +273,7 @@ fn json_of_logs_has_each_field() {
 #[test]
 fn since_takes_spans_and_times() {
     let stage = Stage::new(vec![unit("web")]);
-    print(&stage.hub.board.now().units[0].log, 3);
+    print(&stage.handle.snapshot.now().units[0].log, 3);
     let all = stage.text("search_logs", json!({"process": "web", "since": "5m"}));
     assert!(all.starts_with("line 1\n"), "{all}");
     let none = stage.text(
@@ -294,7 +294,7 @@ fn since_takes_spans_and_times() {
 #[test]
 fn a_failed_newest_build_is_told_with_the_logs() {
     let stage = Stage::new(vec![unit("web")]);
-    print(&stage.hub.board.now().units[0].log, 1);
+    print(&stage.handle.snapshot.now().units[0].log, 1);
     stage.change_unit("web", |web| {
         web.build = Some(broken(8));
         web.stale = true;
@@ -316,7 +316,7 @@ fn a_failed_newest_build_is_told_with_the_logs() {
 #[test]
 fn what_is_gone_and_what_was_not_looked_at_is_said() {
     let mut web = unit("web");
-    web.log = Tape::new(
+    web.log = Log::new(
         Limits {
             lines: 100,
             bytes: 64 << 10,
@@ -343,7 +343,7 @@ fn what_is_gone_and_what_was_not_looked_at_is_said() {
         "{json}"
     );
 
-    let log = Arc::clone(&stage.hub.board.now().units[1].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[1].log);
     let run = log.begin(Wall(0));
     let line = format!("{}\n", "ab".repeat(5_000));
     log.append(run, Stream::Stdout, line.repeat(2_000).as_bytes());
@@ -355,7 +355,7 @@ fn what_is_gone_and_what_was_not_looked_at_is_said() {
 #[test]
 fn a_line_of_any_length_can_be_paged_past() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     let run = log.begin(Wall(1));
     for line in ["\u{1}".repeat(3_000), "\"".repeat(3_000), "ä".repeat(3_000)] {
         log.append(run, Stream::Stdout, line.as_bytes());

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bpm::base::clock::Mono;
 use bpm::config::Mode;
-use bpm::engine::handle::Ask;
+use bpm::engine::handle::Command;
 use bpm::engine::handle::Done;
-use bpm::engine::handle::Letter;
 use bpm::engine::handle::Reloaded;
 use bpm::engine::handle::Reply;
+use bpm::engine::handle::Request;
 use bpm::engine::snapshot::{BuildState, State};
 use bpm::server::service::Answer;
 use bpm::server::service::Caller;
@@ -26,7 +26,7 @@ fn a_good_restart_is_answered_with_data() {
     let (ask, answer) = stage.order("restart", json!({"process": "web"}), reply.clone());
     assert_eq!(
         ask,
-        Ask::Restart {
+        Request::Restart {
             names: vec!["web".into()],
             mode: Mode::Dev,
             build: true
@@ -48,7 +48,7 @@ fn a_good_restart_is_answered_with_data() {
     let (ask, _) = stage.order("restart", args, reply);
     assert_eq!(
         ask,
-        Ask::Restart {
+        Request::Restart {
             names: vec!["web".into()],
             mode: Mode::Release,
             build: false
@@ -62,7 +62,7 @@ fn a_star_is_all_processes_that_are_to_be_up() {
     let stage = Stage::new(vec![unit("api"), stopped, unit("web")]);
     let reply = Reply::Units(vec![good("api"), good("web")]);
     let (ask, answer) = stage.order("restart", json!({"process": "*"}), reply);
-    let Ask::Restart { names, .. } = ask else {
+    let Request::Restart { names, .. } = ask else {
         panic!("{ask:?}")
     };
     assert_eq!(names, ["api", "web"], "what is stopped stays so");
@@ -75,7 +75,7 @@ fn a_star_is_all_processes_that_are_to_be_up() {
     let (ask, answer) = stage.order("stop", json!({"process": "*"}), reply);
     assert_eq!(
         ask,
-        Ask::Stop {
+        Request::Stop {
             names: vec!["api".into(), "spare".into(), "web".into()]
         }
     );
@@ -267,7 +267,7 @@ fn who_has_no_patience_hears_of_what_has_begun() {
         None,
         "the board is still that of before"
     );
-    let Some(Letter::Ask(_, slot)) = stage.letters.pop() else {
+    let Some(Command::Request(_, slot)) = stage.commands.pop() else {
         panic!("nothing was asked")
     };
     stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
@@ -299,7 +299,7 @@ fn what_comes_too_late_for_the_engine_is_refused() {
         let args = json!({"process": "web"});
         stage.tools.call(&caller, "restart", &args, None).unwrap()
     });
-    stage.hub.end();
+    stage.handle.end();
     let why = "bpm is stopping: nothing was done";
     let [by_agent, by_proxy] = steps.map(|step| stage.finish(step, |_| None));
     assert_eq!(by_agent, Answer::Fail(why.into()));
@@ -328,7 +328,7 @@ fn start_and_stop_say_what_they_found() {
     );
     assert_eq!(
         ask,
-        Ask::Start {
+        Request::Start {
             names: vec!["web".into()]
         }
     );
@@ -349,7 +349,7 @@ fn start_and_stop_say_what_they_found() {
     );
     assert_eq!(
         ask,
-        Ask::Stop {
+        Request::Stop {
             names: vec!["web".into()]
         }
     );
@@ -388,7 +388,7 @@ fn reload_lists_what_it_did() {
         ..Reloaded::default()
     };
     let (ask, answer) = stage.order("reload", json!({"dry_run": true}), Reply::Reload(done));
-    assert_eq!(ask, Ask::Reload { dry_run: true });
+    assert_eq!(ask, Request::Reload { dry_run: true });
     let (value, text) = stage.checked("reload", answer);
     assert_eq!(
         value,
@@ -403,12 +403,12 @@ fn reload_lists_what_it_did() {
 #[test]
 fn looking_from_the_cli_is_no_activity_and_orders_are() {
     let stage = Stage::new(vec![unit("web")]);
-    let mut last = stage.hub.last_activity();
+    let mut last = stage.handle.last_activity();
     let mut touched = |caller: &Caller, tool: &str| {
         let _ = stage
             .tools
             .call(caller, tool, &json!({"process": "web"}), None);
-        std::mem::replace(&mut last, stage.hub.last_activity()) != stage.hub.last_activity()
+        std::mem::replace(&mut last, stage.handle.last_activity()) != stage.handle.last_activity()
     };
     assert!(!touched(&cli(), "get_status"));
     assert!(!touched(&cli(), "search_logs"));

@@ -1,10 +1,10 @@
 //! Methods of bpm's own.
 
 use bpm::base::clock::Mono;
-use bpm::engine::handle::Ask;
-use bpm::engine::handle::Letter;
+use bpm::engine::handle::Command;
 use bpm::engine::handle::Reloaded;
 use bpm::engine::handle::Reply;
+use bpm::engine::handle::Request;
 use bpm::engine::snapshot::State;
 use bpm::log::search::Stream;
 use bpm::server::service::Answer;
@@ -32,7 +32,7 @@ fn numbered(lines: std::ops::RangeInclusive<usize>) -> Vec<String> {
 #[test]
 fn followers_get_the_last_lines_and_then_each_new_one_once() {
     let stage = Stage::new(vec![unit("web"), unit("api")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     print(&log, 500);
     log.append(1, Stream::Stdout, b"unfini");
     let Step::Wait(mut task) = stage.own("bpm/follow", json!({"lines": 10})) else {
@@ -65,7 +65,7 @@ fn followers_get_the_last_lines_and_then_each_new_one_once() {
     out.clear();
     let new = unit("new");
     print(&new.log, 2);
-    stage.change(|board| board.units.push(Arc::new(new)));
+    stage.change(|snapshot| snapshot.units.push(Arc::new(new)));
     stage.sleep(&*task);
     assert_eq!(stage.poll(&mut *task, &mut out), None);
     assert_eq!(lines_of(&out, "new"), numbered(1..=2));
@@ -74,9 +74,9 @@ fn followers_get_the_last_lines_and_then_each_new_one_once() {
 #[test]
 fn a_follower_without_room_gets_everything_by_and_by() {
     let stage = Stage::new(vec![unit("web"), unit("api")]);
-    let board = stage.hub.board.now();
-    print(&board.units[0].log, 3_000);
-    print(&board.units[1].log, 100);
+    let snapshot = stage.handle.snapshot.now();
+    print(&snapshot.units[0].log, 3_000);
+    print(&snapshot.units[1].log, 100);
     let Step::Wait(mut task) = stage.own("bpm/follow", json!({"lines": 5_000})) else {
         panic!()
     };
@@ -87,7 +87,7 @@ fn a_follower_without_room_gets_everything_by_and_by() {
         polls += 1;
         if polls == 20 {
             let more: String = (3_001..=3_500).map(|i| format!("line {i}\n")).collect();
-            board.units[0]
+            snapshot.units[0]
                 .log
                 .append(1, Stream::Stdout, more.as_bytes());
         }
@@ -103,7 +103,7 @@ fn a_follower_without_room_gets_everything_by_and_by() {
 #[test]
 fn following_goes_on_behind_a_cursor_and_filters() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     print(&log, 30);
     let follow = |params: Value| {
         let Step::Wait(mut task) = stage.own("bpm/follow", params) else {
@@ -155,7 +155,7 @@ fn wrong_parameters_of_own_methods_are_rpc_errors() {
             "{method} {params}: {answer:?}"
         );
     }
-    print(&stage.hub.board.now().units[0].log, 1);
+    print(&stage.handle.snapshot.now().units[0].log, 1);
     let step = stage.own("bpm/follow", json!({"run": -9, "follow": false}));
     let end = stage.finish(step, |_| None);
     assert_eq!(
@@ -209,14 +209,14 @@ fn a_shutdown_says_who_is_waited_for() {
         panic!()
     };
     task.start(&stage.waker);
-    let Letter::Ask(ask, slot) = stage.letters.pop().unwrap() else {
+    let Command::Request(ask, slot) = stage.commands.pop().unwrap() else {
         panic!()
     };
-    assert_eq!(ask, Ask::Shutdown { force: true });
+    assert_eq!(ask, Request::Shutdown { force: true });
     slot.put(Reply::Units(Vec::new()));
     let mut out = Vec::new();
     assert_eq!(stage.poll(&mut *task, &mut out), None, "it has only begun");
-    stage.change(|board| board.stopping = true);
+    stage.change(|snapshot| snapshot.stopping = true);
     assert_eq!(stage.poll(&mut *task, &mut out), None);
     let stop = |name: &str| {
         stage.change_unit(name, |unit| {

@@ -78,13 +78,13 @@ fn resources_are_listed_read_and_watched() {
     assert!(!status.changed() && !logs.changed());
     stage.change(|_| {});
     assert!(status.changed() && !status.changed() && !logs.changed());
-    print(&stage.hub.board.now().units[0].log, 1);
+    print(&stage.handle.snapshot.now().units[0].log, 1);
     assert!(logs.changed() && !logs.changed() && !status.changed());
     drop((status, logs));
     stage.waker.seen();
     stage.mailbox.take(&mut Vec::new());
     stage.change(|_| {});
-    print(&stage.hub.board.now().units[0].log, 1);
+    print(&stage.handle.snapshot.now().units[0].log, 1);
     let mut tokens = Vec::new();
     stage.mailbox.take(&mut tokens);
     assert!(tokens.is_empty(), "{tokens:?}");
@@ -178,7 +178,7 @@ fn probes_are_answered_by_pages() {
     stage.change_unit("web", |web| web.state = State::Starting);
     let (status, body) = page("/readyz");
     assert_eq!((status, &body["waiting_for"]), (503, &json!(["web"])));
-    stage.change(|board| board.stopping = true);
+    stage.change(|snapshot| snapshot.stopping = true);
     assert_eq!(page("/healthz").0, 503);
     assert!(stage.tools.page("/").is_none());
 }

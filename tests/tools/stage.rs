@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bpm::base::clock::{Mono, Wall};
-use bpm::base::logger::Journal;
+use bpm::base::logger::Logger;
 use bpm::config::{Kind, Mode};
-use bpm::engine::handle::{Ask, Done, Hub, Identity, Letter, Letters, Reply};
+use bpm::engine::handle::{Command, CommandReceiver, Done, Handle, Identity, Reply, Request};
 use bpm::engine::snapshot::{
-    Board, BuildError, BuildState, BuildView, EventView, ExitView, Snapshot, State, UnitView,
+    BuildError, BuildState, BuildView, EventView, ExitView, Snapshot, SnapshotCell, State, UnitView,
 };
 use bpm::log::search::Stream;
-use bpm::log::store::{Limits, Tape};
+use bpm::log::store::{Limits, Log};
 use bpm::os::poll::{Mailbox, Waker};
 use bpm::server::service::{Answer, Caller, ClientKind, Level, Service, Step, Task};
 use bpm::tools::{Group, Meter, Tools};
@@ -28,8 +28,8 @@ const LIMITS: Limits = Limits {
 
 /// What a test sees of the tools, and the engine's end of everything.
 pub(crate) struct Stage {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) letters: Letters,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) commands: CommandReceiver,
     pub(crate) tools: Tools,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) waker: Arc<Waker>,
@@ -39,7 +39,7 @@ pub(crate) struct Stage {
 
 struct Said(Arc<Mutex<Vec<String>>>);
 
-impl Journal for Said {
+impl Logger for Said {
     fn write(&self, _: Level, room: &str, text: &str) {
         self.0.lock().unwrap().push(format!("{room}: {text}"));
     }
@@ -70,7 +70,7 @@ impl Meter for FakeMeter {
 }
 
 pub(crate) fn unit(name: &str) -> UnitView {
-    let log = || Tape::new(LIMITS, 1, 1);
+    let log = || Log::new(LIMITS, 1, 1);
     UnitView {
         kind: Kind::Rust,
         state: State::Running,
@@ -160,10 +160,10 @@ fn snapshot(units: Vec<UnitView>) -> Snapshot {
 }
 
 /// Lines `line 1` to `line n` in a new run.
-pub(crate) fn print(tape: &Tape, n: usize) -> u64 {
-    let run = tape.begin(Wall(1_795_229_210_123));
+pub(crate) fn print(log: &Log, n: usize) -> u64 {
+    let run = log.begin(Wall(1_795_229_210_123));
     let text: String = (1..=n).map(|i| format!("line {i}\n")).collect();
-    tape.append(run, Stream::Stdout, text.as_bytes());
+    log.append(run, Stream::Stdout, text.as_bytes());
     run
 }
 
@@ -192,14 +192,18 @@ impl Stage {
             url: Some("http://127.0.0.1:41873/mcp".into()),
             socket: Some("/run/bpm.sock".into()),
         };
-        let (hub, letters) = Hub::new(Board::new(snapshot(units)), identity, mailbox.waker(0));
+        let (handle, commands) = Handle::new(
+            SnapshotCell::new(snapshot(units)),
+            identity,
+            mailbox.waker(0),
+        );
         let (readings, said) = (Arc::default(), Arc::default());
         let meter = Box::new(FakeMeter(Arc::clone(&readings)));
-        let journal = Arc::new(Said(Arc::clone(&said)));
+        let logger = Arc::new(Said(Arc::clone(&said)));
         Self {
-            tools: Tools::new(Arc::clone(&hub), meter, journal),
-            hub,
-            letters,
+            tools: Tools::new(Arc::clone(&handle), meter, logger),
+            handle,
+            commands,
             waker: mailbox.waker(7),
             mailbox,
             readings,
@@ -207,17 +211,17 @@ impl Stage {
         }
     }
 
-    /// Changes the board as the supervisor does.
+    /// Changes the snapshot as the supervisor does.
     pub(crate) fn change(&self, with: impl FnOnce(&mut Snapshot)) {
-        let mut next = (*self.hub.board.now()).clone();
+        let mut next = (*self.handle.snapshot.now()).clone();
         next.seq += 1;
         with(&mut next);
-        self.hub.board.publish(next);
+        self.handle.snapshot.publish(next);
     }
 
     pub(crate) fn change_unit(&self, name: &str, with: impl FnOnce(&mut UnitView)) {
-        self.change(|board| {
-            let unit = board.units.iter_mut().find(|u| u.name == name).unwrap();
+        self.change(|snapshot| {
+            let unit = snapshot.units.iter_mut().find(|u| u.name == name).unwrap();
             with(Arc::make_mut(unit));
         });
     }
@@ -269,7 +273,7 @@ impl Stage {
     }
 
     /// An order, answered by the engine.
-    pub(crate) fn order(&self, tool: &str, args: Value, reply: Reply) -> (Ask, Answer) {
+    pub(crate) fn order(&self, tool: &str, args: Value, reply: Reply) -> (Request, Answer) {
         let mut asked = None;
         let step = self.step(tool, args);
         let answer = self.finish(step, |ask| {
@@ -283,7 +287,7 @@ impl Stage {
     pub(crate) fn finish(
         &self,
         step: Step,
-        mut engine: impl FnMut(Ask) -> Option<Reply>,
+        mut engine: impl FnMut(Request) -> Option<Reply>,
     ) -> Answer {
         match step {
             Step::Done(answer) => answer,
@@ -291,7 +295,7 @@ impl Stage {
             Step::Wait(mut task) => {
                 task.start(&self.waker);
                 loop {
-                    while let Some(Letter::Ask(ask, slot)) = self.letters.pop() {
+                    while let Some(Command::Request(ask, slot)) = self.commands.pop() {
                         slot.begin();
                         if let Some(reply) = engine(ask) {
                             slot.put(reply);

@@ -60,9 +60,9 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
     web.depends_on = vec!["db".into()];
     print(&web.log, 12);
     let stage = Stage::new(vec![web, idle("db", State::Stopped)]);
-    stage.change(|board| {
-        board.release_at = Some(Mono::now().after(Duration::from_secs(600)));
-        board.events = (1..=9)
+    stage.change(|snapshot| {
+        snapshot.release_at = Some(Mono::now().after(Duration::from_secs(600)));
+        snapshot.events = (1..=9)
             .map(|i| event(i, "web", "state", "running"))
             .collect();
     });

@@ -218,7 +218,7 @@ fn of_very_many_processes_the_first_are_named() {
 #[test]
 fn arguments_that_are_null_are_as_good_as_absent() {
     let stage = Stage::new(vec![unit("web")]);
-    print(&stage.hub.board.now().units[0].log, 3);
+    print(&stage.handle.snapshot.now().units[0].log, 3);
     let args = json!({"process": "web", "pattern": null, "tail": 2.0, "head": null});
     assert!(
         stage

@@ -145,7 +145,9 @@ fn wait_for_an_exit_takes_the_next_one_or_what_came_after_the_cursor() {
     let mut web = unit("web");
     web.exits = Arc::new(VecDeque::from([exit(1, 0)]));
     let stage = Stage::new(vec![web]);
-    stage.change(|board| board.events = VecDeque::from([event(5, "web", "exit", "exit code 0")]));
+    stage.change(|snapshot| {
+        snapshot.events = VecDeque::from([event(5, "web", "exit", "exit code 0")])
+    });
     let early = stage.data(
         "wait",
         json!({"process": "web", "for": "exit", "timeout_seconds": 0}),
@@ -203,7 +205,7 @@ fn wait_for_a_build_ends_with_it() {
 #[test]
 fn wait_for_a_line_finds_it_in_what_comes() {
     let stage = Stage::new(vec![unit("web")]);
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     print(&log, 3);
     let args = json!({"process": "web", "for": "log", "pattern": "line 3|ready on \\d+"});
     let mut task = stage.waiting("wait", args.clone());
@@ -237,9 +239,17 @@ fn wait_for_a_change_and_for_a_process_that_goes() {
     let mut task = stage.waiting("wait", json!({"process": "web", "for": "change"}));
     let mut out = Vec::new();
     assert_eq!(stage.poll(&mut *task, &mut out), None);
-    stage.change(|board| board.events.push_back(event(1, "api", "state", "stopped")));
+    stage.change(|snapshot| {
+        snapshot
+            .events
+            .push_back(event(1, "api", "state", "stopped"))
+    });
     assert_eq!(stage.poll(&mut *task, &mut out), None, "of another process");
-    stage.change(|board| board.events.push_back(event(2, "web", "state", "stopping")));
+    stage.change(|snapshot| {
+        snapshot
+            .events
+            .push_back(event(2, "web", "state", "stopping"))
+    });
     let (value, _) = stage.checked("wait", stage.poll(&mut *task, &mut out).unwrap());
     assert_eq!(
         (&value["reason"], &value["next"]),
@@ -249,7 +259,7 @@ fn wait_for_a_change_and_for_a_process_that_goes() {
     stage.change_unit("web", |web| web.state = State::Starting);
     let mut task = stage.waiting("wait", json!({"process": "web"}));
     assert_eq!(stage.poll(&mut *task, &mut out), None);
-    stage.change(|board| board.units.retain(|unit| unit.name != "web"));
+    stage.change(|snapshot| snapshot.units.retain(|unit| unit.name != "web"));
     let (value, _) = stage.checked("wait", stage.poll(&mut *task, &mut out).unwrap());
     assert_eq!(
         (&value["met"], &value["state"]),
@@ -257,7 +267,7 @@ fn wait_for_a_change_and_for_a_process_that_goes() {
     );
 
     stage.change_unit("api", |api| api.state = State::Starting);
-    stage.change(|board| board.stopping = true);
+    stage.change(|snapshot| snapshot.stopping = true);
     let value = stage.data("wait", json!({"process": "api"}));
     assert_eq!(value["reason"], "bpm is stopping");
 }
@@ -285,7 +295,7 @@ fn time_over_is_no_error_and_who_leaves_is_forgotten() {
     stage.waker.seen();
     stage.mailbox.take(&mut Vec::new());
     stage.change(|_| {});
-    let log = Arc::clone(&stage.hub.board.now().units[0].log);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     print(&log, 1);
     let mut tokens = Vec::new();
     stage.mailbox.take(&mut tokens);

@@ -98,7 +98,7 @@ impl Supervisor {
         let Some(u) = self.units.get(&unit) else {
             return Ok(());
         };
-        let (tape, run) = (
+        let (log, run) = (
             Arc::clone(&u.build_log),
             u.build.as_ref().map_or(0, |b| b.id),
         );
@@ -120,14 +120,14 @@ impl Supervisor {
         let job = BuildJob {
             unit,
             id,
-            tape,
+            log,
             run,
             plan,
             stdout: spawned.stdout,
             stderr: spawned.stderr,
             bin_dir: self.setup.dir.bin(&process.name),
             keep,
-            hub: Arc::clone(&self.hub),
+            handle: Arc::clone(&self.handle),
         };
         match Builder::start(job) {
             Ok(builder) => {

@@ -1,4 +1,4 @@
-//! Readiness and health: runs the errands of `check::Schedule`, and takes what processes say over
+//! Readiness and health: runs the actions of `check::Schedule`, and takes what processes say over
 //! `NOTIFY_SOCKET` (sd_notify(3)).
 
 use std::ffi::OsString;
@@ -13,9 +13,9 @@ use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::base::paths::LONGEST_SOCKET_PATH;
 use crate::build::{Exec, Expand};
-use crate::check::{self, CheckKey, Errand, Following, Prober, Rhythm, Target, What};
+use crate::check::{self, Action, CheckKey, CheckKind, Following, Prober, Target, Timing};
 use crate::config::{self, Probe, Process};
-use crate::engine::handle::{Fact, Hub};
+use crate::engine::handle::{Handle, Notice};
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::os::notify::Receiver;
 use crate::os::reap::Death;
@@ -24,7 +24,7 @@ use crate::os::{files, group, peer};
 use super::Supervisor;
 
 /// What is looked at and how often, where that is asked for.
-type Check = Option<(Target, Rhythm)>;
+type Check = Option<(Target, Timing)>;
 
 /// What is checked of a run, with its variables expanded.
 #[derive(Default)]
@@ -32,7 +32,7 @@ pub(super) struct Checks {
     ready: Check,
     /// Begins once the run is good.
     health: Check,
-    notify: Option<Ear>,
+    notify: Option<NotifySocket>,
     /// What was told last of what they saw.
     told: Option<String>,
     /// For commands that check: only where there is one.
@@ -40,7 +40,7 @@ pub(super) struct Checks {
 }
 
 /// Where a run says how it is.
-struct Ear {
+struct NotifySocket {
     receiver: Receiver,
     path: PathBuf,
     /// It was told that what it says is ignored: once is enough.
@@ -51,7 +51,7 @@ struct Ear {
 /// can read must not hold us up.
 const NOTICES: usize = 32;
 
-impl Drop for Ear {
+impl Drop for NotifySocket {
     fn drop(&mut self) {
         // Gone already: nothing to do.
         let _ = fs::remove_file(&self.path);
@@ -60,16 +60,18 @@ impl Drop for Ear {
 
 impl Checks {
     /// What is to be watched besides.
-    pub(super) fn ear(&self) -> Option<BorrowedFd<'_>> {
-        self.notify.as_ref().map(|ear| ear.receiver.as_fd())
+    pub(super) fn notify_socket(&self) -> Option<BorrowedFd<'_>> {
+        self.notify
+            .as_ref()
+            .map(|notify_socket| notify_socket.receiver.as_fd())
     }
 
     /// What the run's environment needs for it.
     pub(super) fn variables(&self, process: &Process) -> Vec<(&'static str, OsString)> {
-        let Some(ear) = &self.notify else {
+        let Some(notify_socket) = &self.notify else {
             return Vec::new();
         };
-        let mut all = vec![("NOTIFY_SOCKET", ear.path.clone().into_os_string())];
+        let mut all = vec![("NOTIFY_SOCKET", notify_socket.path.clone().into_os_string())];
         if let Some(usec) = process.health.as_ref().and_then(check::watchdog_usec) {
             all.push(("WATCHDOG_USEC", usec.to_string().into()));
         }
@@ -93,11 +95,11 @@ pub(super) struct Checking {
 }
 
 impl Supervisor {
-    /// What asks sockets, logs and commands; its answers come as letters.
-    pub(super) fn prober(hub: &Arc<Hub>) -> io::Result<Prober> {
-        let hub = Arc::clone(hub);
+    /// What asks sockets, logs and commands; its answers come as commands.
+    pub(super) fn prober(handle: &Arc<Handle>) -> io::Result<Prober> {
+        let handle = Arc::clone(handle);
         Prober::new(Box::new(move |key, attempt, result| {
-            hub.tell(Fact::Probed {
+            handle.tell(Notice::Probed {
                 key,
                 attempt,
                 result,
@@ -170,7 +172,7 @@ impl Supervisor {
                 .as_ref()
                 .is_some_and(|h| h.probe == Probe::Notify);
         let notify = if speaks {
-            Some(self.open_ear(key)?)
+            Some(self.open_notify_socket(key)?)
         } else {
             None
         };
@@ -189,7 +191,7 @@ impl Supervisor {
         facts.is_some_and(|f| f.generation == Some(key.generation) && f.ready == Some(true))
     }
 
-    fn open_ear(&self, key: RunKey) -> Result<Ear, String> {
+    fn open_notify_socket(&self, key: RunKey) -> Result<NotifySocket, String> {
         let name = format!("notify-{}-{}", key.unit, key.generation);
         let mut path = self.setup.dir.path().join(&name);
         if path.as_os_str().len() > LONGEST_SOCKET_PATH {
@@ -205,7 +207,7 @@ impl Supervisor {
             path = folder.join(name);
         }
         match Receiver::bind(&path) {
-            Ok(receiver) => Ok(Ear {
+            Ok(receiver) => Ok(NotifySocket {
                 receiver,
                 path,
                 warned: false,
@@ -215,16 +217,20 @@ impl Supervisor {
     }
 
     /// Somebody removed bpm's files: what runs is heard again at the paths that it knows.
-    pub(super) fn open_ears_anew(&mut self) {
+    pub(super) fn open_notify_sockets_anew(&mut self) {
         self.listen_to_runs();
         for book in self.books.values_mut() {
-            let Some(old) = book.checks.notify.take_if(|ear| !ear.path.exists()) else {
+            let Some(old) = book
+                .checks
+                .notify
+                .take_if(|notify_socket| !notify_socket.path.exists())
+            else {
                 continue;
             };
             let (path, warned) = (old.path.clone(), old.warned);
             // It would take the path with it.
             drop(old);
-            book.checks.notify = Receiver::bind(&path).ok().map(|receiver| Ear {
+            book.checks.notify = Receiver::bind(&path).ok().map(|receiver| NotifySocket {
                 receiver,
                 path,
                 warned,
@@ -238,7 +244,7 @@ impl Supervisor {
             return;
         };
         if let Some((target, rhythm)) = book.checks.ready.clone() {
-            let what = What::Ready;
+            let what = CheckKind::Ready;
             self.schedule
                 .watch(CheckKey { run: key, what }, target, rhythm, Mono::now());
         }
@@ -261,7 +267,7 @@ impl Supervisor {
                 continue;
             };
             if let Some((target, rhythm)) = book.checks.health.take() {
-                let what = What::Health;
+                let what = CheckKind::Health;
                 self.schedule
                     .watch(CheckKey { run: key, what }, target, rhythm, Mono::now());
             }
@@ -270,40 +276,40 @@ impl Supervisor {
 
     /// Does what the schedule has due now.
     pub(super) fn run_due_checks(&mut self) {
-        let mut errands = Vec::new();
-        self.schedule.step(Mono::now(), &mut errands);
+        let mut actions = Vec::new();
+        self.schedule.step(Mono::now(), &mut actions);
         // What is due may have failed by that alone: a command that is late, a watchdog.
-        let mut late: Vec<RunKey> = errands
+        let mut late: Vec<RunKey> = actions
             .iter()
-            .filter_map(|errand| match errand {
-                Errand::Kill { key, .. } | Errand::Tell { key, .. } => Some(key.run),
-                Errand::Knock { .. }
-                | Errand::Follow { .. }
-                | Errand::Run { .. }
-                | Errand::Forget { .. } => None,
+            .filter_map(|action| match action {
+                Action::Kill { key, .. } | Action::Tell { key, .. } => Some(key.run),
+                Action::Connect { .. }
+                | Action::Follow { .. }
+                | Action::Run { .. }
+                | Action::Forget { .. } => None,
             })
             .collect();
         late.dedup();
         for key in late {
             self.note_words(key);
         }
-        self.run_errands(errands);
+        self.run_actions(actions);
     }
 
     /// Ends the checks of a run, those under way too.
     pub(super) fn end_checks(&mut self, key: RunKey) {
-        let mut errands = Vec::new();
-        self.schedule.forget(key, &mut errands);
-        self.run_errands(errands);
+        let mut actions = Vec::new();
+        self.schedule.forget(key, &mut actions);
+        self.run_actions(actions);
     }
 
     /// An attempt at a check has its answer.
     pub(super) fn probed(&mut self, key: CheckKey, attempt: u64, result: Result<String, String>) {
-        let mut errands = Vec::new();
+        let mut actions = Vec::new();
         self.schedule
-            .answer(key, attempt, result, Mono::now(), &mut errands);
+            .answer(key, attempt, result, Mono::now(), &mut actions);
         self.note_words(key.run);
-        self.run_errands(errands);
+        self.run_actions(actions);
     }
 
     /// Tells what the checks of a run have to say, where that is something new.
@@ -327,55 +333,55 @@ impl Supervisor {
         let speaking: Vec<RunKey> = self
             .books
             .iter()
-            .filter(|(_, b)| b.checks.ear().is_some())
+            .filter(|(_, b)| b.checks.notify_socket().is_some())
             .map(|(k, _)| *k)
             .collect();
         for key in speaking {
-            let mut errands = Vec::new();
+            let mut actions = Vec::new();
             for _ in 0..NOTICES {
-                let ear = self
+                let notify_socket = self
                     .books
                     .get_mut(&key)
                     .and_then(|b| b.checks.notify.as_mut());
-                let Some((ear, Ok(Some(notice)))) = ear.map(|ear| {
-                    let notice = ear.receiver.take();
-                    (ear, notice)
+                let Some((notify_socket, Ok(Some(notice)))) = notify_socket.map(|notify_socket| {
+                    let notice = notify_socket.receiver.take();
+                    (notify_socket, notice)
                 }) else {
                     break;
                 };
-                let ignored = check::ignored(&notice).filter(|_| !ear.warned);
-                ear.warned |= ignored.is_some();
+                let ignored = check::ignored(&notice).filter(|_| !notify_socket.warned);
+                notify_socket.warned |= ignored.is_some();
                 if let Some(text) = ignored {
                     self.say(Level::Warn, &text);
                 }
                 self.schedule
-                    .notified(key, &notice, Mono::now(), &mut errands);
+                    .notified(key, &notice, Mono::now(), &mut actions);
             }
             self.note_words(key);
-            self.run_errands(errands);
+            self.run_actions(actions);
         }
     }
 
-    fn run_errands(&mut self, errands: Vec<Errand>) {
-        for errand in errands {
-            match errand {
-                Errand::Knock {
+    fn run_actions(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Connect {
                     key,
                     attempt,
-                    knock,
+                    connect,
                     within,
-                } => self.prober.knock(key, attempt, knock, within),
-                Errand::Follow {
+                } => self.prober.connect(key, attempt, connect, within),
+                Action::Follow {
                     key,
                     attempt,
                     pattern,
                 } => self.follow(key, attempt, pattern),
-                Errand::Run {
+                Action::Run {
                     key,
                     attempt,
                     command,
                 } => self.run_check(key, attempt, command),
-                Errand::Kill { key, attempt } => {
+                Action::Kill { key, attempt } => {
                     for c in self
                         .checking
                         .iter()
@@ -384,8 +390,8 @@ impl Supervisor {
                         group::signal_group(c.pid, libc::SIGKILL);
                     }
                 }
-                Errand::Forget { key } => self.prober.forget(key),
-                Errand::Tell { key, good, saw } => self.tell_lifecycle(key, good, &saw),
+                Action::Forget { key } => self.prober.forget(key),
+                Action::Tell { key, good, saw } => self.tell_lifecycle(key, good, &saw),
             }
         }
     }
@@ -394,9 +400,9 @@ impl Supervisor {
         let CheckKey { run, what } = key;
         let RunKey { unit, generation } = run;
         match what {
-            What::Ready if good => self.queue.push_back(Event::Ready { unit, generation }),
-            What::Ready => {}
-            What::Health => {
+            CheckKind::Ready if good => self.queue.push_back(Event::Ready { unit, generation }),
+            CheckKind::Ready => {}
+            CheckKind::Health => {
                 if !good {
                     self.trouble(Some(unit), "health", format!("not healthy: {saw}"));
                 }
@@ -411,10 +417,10 @@ impl Supervisor {
 
     fn follow(&self, key: CheckKey, attempt: u64, pattern: String) {
         let run = self.books.get(&key.run).map(|b| (b.run, b.first_line));
-        let tape = self.units.get(&key.run.unit).map(|u| Arc::clone(&u.log));
-        if let (Some((run, first)), Some(tape)) = (run, tape) {
+        let log = self.units.get(&key.run.unit).map(|u| Arc::clone(&u.log));
+        if let (Some((run, first)), Some(log)) = (run, log) {
             let log = Following {
-                tape,
+                log,
                 run,
                 after: first.saturating_sub(1),
             };
@@ -470,10 +476,10 @@ fn targets(process: &Process, expand: Expand<'_>) -> Result<(Check, Check), Stri
     let ready = process
         .ready
         .as_ref()
-        .map(|r| Ok::<_, String>((Target::of(&r.probe, expand)?, Rhythm::from(r))));
+        .map(|r| Ok::<_, String>((Target::of(&r.probe, expand)?, Timing::from(r))));
     let health = process
         .health
         .as_ref()
-        .map(|h| Ok::<_, String>((Target::of(&h.probe, expand)?, Rhythm::from(h))));
+        .map(|h| Ok::<_, String>((Target::of(&h.probe, expand)?, Timing::from(h))));
     Ok((ready.transpose()?, health.transpose()?))
 }

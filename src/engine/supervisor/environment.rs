@@ -72,7 +72,7 @@ impl Purpose {
 }
 
 /// direnv at work.
-pub(super) struct Prep {
+pub(super) struct DirenvJob {
     pub(super) purpose: Purpose,
     pub(super) pid: i32,
     stdout: Option<OwnedFd>,
@@ -86,7 +86,7 @@ pub(super) struct Prep {
     pub(super) cancelled: Option<String>,
 }
 
-impl Prep {
+impl DirenvJob {
     /// The pipes to wait for.
     pub(super) fn outputs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         [&self.stdout, &self.stderr]
@@ -145,7 +145,7 @@ impl Supervisor {
         }
         let env = Arc::clone(self.base.variables());
         match self.start(&exec, &env) {
-            Ok(spawned) => self.preps.push(Prep {
+            Ok(spawned) => self.preps.push(DirenvJob {
                 purpose,
                 pid: spawned.pid,
                 stdout: Some(spawned.stdout),
@@ -194,7 +194,7 @@ impl Supervisor {
 
     /// Goes on with those of which direnv has ended.
     pub(super) fn finish_preps(&mut self) {
-        let dead = |preps: &[Prep]| {
+        let dead = |preps: &[DirenvJob]| {
             let mut ended = preps.iter().zip(0..);
             ended.find_map(|(prep, at)| Some((at, prep.death?)))
         };
@@ -205,7 +205,7 @@ impl Supervisor {
         }
     }
 
-    fn finish_prep(&mut self, prep: Prep, end: End) {
+    fn finish_prep(&mut self, prep: DirenvJob, end: End) {
         if let Some(why) = prep.cancelled {
             return self.fail(prep.purpose, &why);
         }

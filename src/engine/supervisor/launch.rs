@@ -10,16 +10,16 @@ use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::build::{self, Artifact, Exec};
 use crate::config::{self, Environment, Listen, Process};
-use crate::engine::handle::Fact;
+use crate::engine::handle::Notice;
 use crate::lifecycle::{Event, RunKey, UnitId};
-use crate::log::capture::Pump;
-use crate::log::store::Tape;
+use crate::log::capture::CaptureLoop;
+use crate::log::store::Log;
 use crate::os::group;
 use crate::os::spawn::{Launch, SpawnError, Spawned, spawn};
 
 use super::Supervisor;
 use super::environment::{Purpose, Variables};
-use super::runs::Book;
+use super::runs::RunRecord;
 
 impl Supervisor {
     /// Makes the environment of a run; [`Supervisor::spawn_run`] follows.
@@ -66,7 +66,7 @@ impl Supervisor {
         key: RunKey,
         process: &Process,
         artifact: Artifact,
-        log: Arc<Tape>,
+        log: Arc<Log>,
         mut env: Environment,
     ) -> Result<(), String> {
         if !process.cwd.is_dir() {
@@ -102,8 +102,8 @@ impl Supervisor {
             }
         };
         let pid = spawned.pid;
-        let pump = self.pump_of(key.unit, run, log, spawned)?;
-        let mut book = Book::new(pid, run, first_line, pump, began, process);
+        let capture = self.capture_of(key.unit, run, log, spawned)?;
+        let mut book = RunRecord::new(pid, run, first_line, capture, began, process);
         book.exe = artifact.exe;
         book.checks = checks;
         self.enter(key, process, book);
@@ -111,26 +111,26 @@ impl Supervisor {
     }
 
     /// Begins to read what a run writes; kills it where that can't be.
-    fn pump_of(
+    fn capture_of(
         &mut self,
         unit: UnitId,
         run: u64,
-        log: Arc<Tape>,
+        log: Arc<Log>,
         spawned: Spawned,
-    ) -> Result<Pump, String> {
-        let hub = Arc::clone(&self.hub);
-        let drained = Box::new(move || hub.tell(Fact::Drained { unit, run }));
-        let pump = self
-            .pumps
+    ) -> Result<CaptureLoop, String> {
+        let handle = Arc::clone(&self.handle);
+        let drained = Box::new(move || handle.tell(Notice::Drained { unit, run }));
+        let capture = self
+            .captures
             .read(log, run, spawned.stdout, spawned.stderr, drained);
-        pump.map_err(|e| {
+        capture.map_err(|e| {
             group::signal_group(spawned.pid, libc::SIGKILL);
             format!("its output can't be read: {}", reason(&e))
         })
     }
 
     /// Notes a run that has begun, tells the lifecycle of it and looks at its readiness.
-    fn enter(&mut self, key: RunKey, process: &Process, book: Book) {
+    fn enter(&mut self, key: RunKey, process: &Process, book: RunRecord) {
         let pid = book.pid;
         let start = group::identity(pid).unwrap_or(0);
         self.by_pid.insert(pid, key);

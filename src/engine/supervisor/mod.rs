@@ -1,4 +1,4 @@
-//! The owner of all processes: one thread that takes letters, signals and time in, asks `lifecycle`
+//! The owner of all processes: one thread that takes commands, signals and time in, asks `lifecycle`
 //! what follows, and does it. It alone spawns, signals and reaps: a second waiter would lose exits.
 //!
 //! It waits in one poll(2) over its signals, its inbox and the outputs of direnv, until the next
@@ -25,18 +25,20 @@ use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
-use crate::base::logger::{Journal, Level};
+use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
 use crate::base::table::{Set, Table};
 use crate::build;
 use crate::check::{Prober, Schedule};
 use crate::config::{self, Command, Config, Mode, PortWish, Process, Swap};
-use crate::engine::handle::{Ask, Fact, Hub, Identity, Letter, Letters, Reply, STOPPING, Slot};
-use crate::engine::snapshot::{Board, BuildView, EventView, ExitView, Snapshot, UnitView};
+use crate::engine::handle::{
+    self, CommandReceiver, Handle, Identity, Notice, Reply, ReplySlot, Request, STOPPING,
+};
+use crate::engine::snapshot::{BuildView, EventView, ExitView, Snapshot, SnapshotCell, UnitView};
 use crate::engine::state_file::{BLOCK, Numbers, State};
 use crate::lifecycle::{Effect, Event, Facts, Fleet, Policy, RunKey, Ticket, UnitId};
-use crate::log::capture::Pumps;
-use crate::log::store::{Kind, Limits, Tape};
+use crate::log::capture::Captures;
+use crate::log::store::{Kind, Limits, Log};
 use crate::os::fds::Nofile;
 use crate::os::memory;
 use crate::os::poll::{self, Mailbox, Until, Waker};
@@ -48,9 +50,9 @@ pub use reload::read_config;
 
 use builds::Build;
 use checks::Checking;
-use environment::{Base, Prep};
-use orders::Party;
-use runs::{Book, Stopped, Sweep};
+use environment::{Base, DirenvJob};
+use orders::PendingOrder;
+use runs::{RunRecord, Stopped, Sweep};
 use sockets::Sockets;
 
 /// What a supervisor needs to begin.
@@ -75,7 +77,7 @@ pub struct Setup {
     /// Who we are.
     pub identity: Identity,
     /// bpm's own log.
-    pub journal: Arc<dyn Journal>,
+    pub logger: Arc<dyn Logger>,
     /// Told of readiness, reloads, stops and once per half of its watchdog's time (sd_notify(3)).
     pub manager: Box<dyn Manager>,
 }
@@ -89,16 +91,16 @@ pub trait Manager: Send {
 }
 
 /// What sees to it that this bpm stays the only one of its project, and can be found.
-pub trait Keeper {
+pub trait Presence {
     /// Readable when there may be something to see to.
-    fn ear(&self) -> Option<BorrowedFd<'_>>;
+    fn notify_socket(&self) -> Option<BorrowedFd<'_>>;
     /// Sees to it.
-    fn look(&mut self) -> Kept;
+    fn look(&mut self) -> PresenceState;
 }
 
-/// What [`Keeper::look`] found.
+/// What [`Presence::look`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum PresenceState {
     /// All is as it was.
     Same,
     /// bpm's files were gone, and are there again.
@@ -113,8 +115,8 @@ const REST_AFTER: Duration = Duration::from_secs(2);
 /// One process of the project, with all that is not the lifecycle's business.
 struct Unit {
     process: Arc<Process>,
-    log: Arc<Tape>,
-    build_log: Arc<Tape>,
+    log: Arc<Log>,
+    build_log: Arc<Log>,
     exits: Arc<VecDeque<ExitView>>,
     build: Option<BuildView>,
     /// The last one that has ended: whoever waits to hear how it went may hear it while the next one is at
@@ -149,19 +151,19 @@ enum Phase {
 /// See the module.
 pub struct Supervisor {
     setup: Setup,
-    hub: Arc<Hub>,
-    letters: Letters,
+    handle: Arc<Handle>,
+    commands: CommandReceiver,
     mailbox: Arc<Mailbox>,
-    bell: Arc<Waker>,
+    waker: Arc<Waker>,
     signals: Signals,
-    pumps: Pumps,
+    captures: Captures,
     fleet: Fleet,
     units: Table<UnitId, Box<Unit>>,
     order: Vec<UnitId>,
     queue: VecDeque<Event>,
-    books: Table<RunKey, Box<Book>>,
+    books: Table<RunKey, Box<RunRecord>>,
     by_pid: Table<i32, RunKey>,
-    preps: Vec<Prep>,
+    preps: Vec<DirenvJob>,
     builds: Vec<Build>,
     sockets: Sockets,
     schedule: Schedule,
@@ -169,9 +171,9 @@ pub struct Supervisor {
     checking: Vec<Checking>,
     watcher: Option<Watcher>,
     /// Of processes whose watched files changed.
-    rows: Table<UnitId, watching::Row>,
+    rows: Table<UnitId, watching::RestartThrottle>,
     base: Base,
-    parties: Table<u64, Party>,
+    pending_orders: Table<u64, PendingOrder>,
     tickets: Table<Ticket, (u64, usize)>,
     /// Runs that were told to end, with their groups and signals; their orphans were not yet.
     telling: Vec<(RunKey, i32, i32)>,
@@ -208,14 +210,14 @@ impl Supervisor {
         reap::become_subreaper()?;
         let signals = Signals::new()?;
         let mailbox = Mailbox::new()?;
-        let bell = mailbox.waker(0);
+        let waker = mailbox.waker(0);
         let root = setup.config.root.clone();
-        let board = Board::new(Snapshot {
+        let snapshot = SnapshotCell::new(Snapshot {
             before: state.event,
             ..Snapshot::new(view::project_name(&root), root)
         });
-        let (hub, letters) = Hub::new(board, setup.identity.clone(), Arc::clone(&bell));
-        let prober = Self::prober(&hub)?;
+        let (handle, commands) = Handle::new(snapshot, setup.identity.clone(), Arc::clone(&waker));
+        let prober = Self::prober(&handle)?;
         let now = Mono::now();
         let every = |span: Duration| (!span.is_zero()).then(|| now.after(span));
         let mut supervisor = Self {
@@ -224,12 +226,12 @@ impl Supervisor {
             next_watchdog: setup.manager.watchdog().map(|span| now.after(span)),
             base: Base::of(&setup.env),
             setup,
-            hub,
-            letters,
+            handle,
+            commands,
             mailbox,
-            bell,
+            waker,
             signals,
-            pumps: Pumps::new()?,
+            captures: Captures::new()?,
             fleet: Fleet::default(),
             units: Table::default(),
             order: Vec::new(),
@@ -244,7 +246,7 @@ impl Supervisor {
             checking: Vec::new(),
             watcher: None,
             rows: Table::default(),
-            parties: Table::default(),
+            pending_orders: Table::default(),
             tickets: Table::default(),
             telling: Vec::new(),
             stopped: Table::default(),
@@ -276,8 +278,8 @@ impl Supervisor {
     }
 
     /// What the doors hold of it.
-    pub fn hub(&self) -> Arc<Hub> {
-        Arc::clone(&self.hub)
+    pub fn handle(&self) -> Arc<Handle> {
+        Arc::clone(&self.handle)
     }
 
     /// Starts what starts by itself. Says what an earlier bpm that was killed had left running, and
@@ -287,7 +289,7 @@ impl Supervisor {
         self.hold_all_sockets();
         for at in &self.setup.config.not_in_effect {
             self.setup
-                .journal
+                .logger
                 .write(Level::Warn, "config", &format!("{at}"));
         }
         self.queue.push_back(Event::Tick);
@@ -300,16 +302,16 @@ impl Supervisor {
     ///
     /// # Errors
     /// Only when the system refuses to wait for descriptors.
-    pub fn run(&mut self, keeper: &mut dyn Keeper) -> io::Result<()> {
+    pub fn run(&mut self, keeper: &mut dyn Presence) -> io::Result<()> {
         while self.phase != Phase::Ended {
-            self.wait(keeper.ear())?;
+            self.wait(keeper.notify_socket())?;
             match keeper.look() {
-                Kept::Same => {}
-                Kept::Mended => {
+                PresenceState::Same => {}
+                PresenceState::Mended => {
                     self.state_changed = true;
-                    self.open_ears_anew();
+                    self.open_notify_sockets_anew();
                 }
-                Kept::Displaced => {
+                PresenceState::Displaced => {
                     self.displaced = true;
                     self.begin_stop();
                 }
@@ -318,7 +320,7 @@ impl Supervisor {
             if caught.term || caught.int || (caught.hup && self.setup.hangs_up) {
                 self.told_to_stop();
             } else if caught.hup {
-                self.reload(false, Slot::nobody());
+                self.reload(false, ReplySlot::nobody());
             }
             if caught.usr2 {
                 self.say(
@@ -326,7 +328,7 @@ impl Supervisor {
                     "USR2 came: this version can't upgrade itself yet",
                 );
             }
-            self.read_letters();
+            self.read_commands();
             self.read_preps();
             self.listen_to_runs();
             self.read_changes();
@@ -415,10 +417,14 @@ impl Supervisor {
 
     fn wait(&self, keeper: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let own = [self.signals.as_fd(), self.mailbox.as_fd()];
-        let ears = self.books.values().filter_map(|b| b.checks.ear());
-        let outputs = self.preps.iter().flat_map(Prep::outputs);
+        let notify_sockets = self.books.values().filter_map(|b| b.checks.notify_socket());
+        let outputs = self.preps.iter().flat_map(DirenvJob::outputs);
         let watcher = self.watcher.iter().map(Watcher::as_fd);
-        let all = own.into_iter().chain(keeper).chain(ears).chain(outputs);
+        let all = own
+            .into_iter()
+            .chain(keeper)
+            .chain(notify_sockets)
+            .chain(outputs);
         let fds: Vec<_> = all.chain(watcher).map(|fd| (fd, Until::Readable)).collect();
         let left = self.deadline().map(|due| due.since(Mono::now()));
         poll::wait(&fds, left).map(drop)
@@ -448,7 +454,7 @@ impl Supervisor {
 
     /// When dev builds give way to release builds if nobody calls before.
     fn release_at(&self) -> Option<Mono> {
-        let active = self.hub.last_activity();
+        let active = self.handle.last_activity();
         let pending =
             self.fleet.in_dev() && self.idled != Some(active) && self.phase == Phase::Working;
         pending.then(|| active.after(self.setup.config.dev_timeout))
@@ -460,14 +466,14 @@ impl Supervisor {
             .idle_shutdown
             .unwrap_or(self.setup.config.idle_shutdown);
         let idle = !span.is_zero() && self.phase == Phase::Working;
-        idle.then(|| self.hub.last_seen().after(span))
+        idle.then(|| self.handle.last_seen().after(span))
     }
 
     fn pass_time(&mut self, now: Mono) {
         self.queue.push_back(Event::Tick);
         self.run_due_checks();
         if self.release_at().is_some_and(|at| at <= now) {
-            self.idled = Some(self.hub.last_activity());
+            self.idled = Some(self.handle.last_activity());
             self.say(
                 Level::Info,
                 "nobody has called for long: back to release builds",
@@ -475,8 +481,8 @@ impl Supervisor {
             self.queue.push_back(Event::Idle);
         }
         if self.idle_stop_at().is_some_and(|at| at <= now) {
-            if self.hub.anybody_there() {
-                self.hub.saw(now);
+            if self.handle.anybody_there() {
+                self.handle.saw(now);
             } else {
                 self.say(Level::Info, "nobody has been here for long: stopping");
                 self.begin_stop();
@@ -497,36 +503,38 @@ impl Supervisor {
         }
     }
 
-    fn read_letters(&mut self) {
+    fn read_commands(&mut self) {
         let mut tokens = Vec::new();
         self.mailbox.take(&mut tokens);
-        self.bell.seen();
-        while let Some(letter) = self.letters.pop() {
-            match letter {
-                Letter::Ask(ask, slot) => {
+        self.waker.seen();
+        while let Some(command) = self.commands.pop() {
+            match command {
+                handle::Command::Request(ask, slot) => {
                     self.take_ask(ask, slot.clone());
-                    // An answer to the first letter must not wait for the hundredth.
+                    // An answer to the first command must not wait for the hundredth.
                     self.settle();
                     slot.begin();
                 }
-                Letter::Fact(fact) => self.take_fact(fact),
+                handle::Command::Notice(fact) => self.take_fact(fact),
             }
         }
     }
 
-    fn take_ask(&mut self, ask: Ask, slot: Slot) {
+    fn take_ask(&mut self, ask: Request, slot: ReplySlot) {
         let stopping = self.phase != Phase::Working;
         match ask {
-            Ask::Start { .. } | Ask::Restart { .. } | Ask::Reload { .. } if stopping => {
+            Request::Start { .. } | Request::Restart { .. } | Request::Reload { .. }
+                if stopping =>
+            {
                 slot.put(Reply::Refused(STOPPING.into()));
             }
-            Ask::Start { names } => self.order_all(orders::Kind::Start, &names, slot),
-            Ask::Stop { names } => self.order_all(orders::Kind::Stop, &names, slot),
-            Ask::Restart { names, mode, build } => {
+            Request::Start { names } => self.order_all(orders::Kind::Start, &names, slot),
+            Request::Stop { names } => self.order_all(orders::Kind::Stop, &names, slot),
+            Request::Restart { names, mode, build } => {
                 self.order_all(orders::Kind::Restart { mode, build }, &names, slot)
             }
-            Ask::Reload { dry_run } => self.reload(dry_run, slot),
-            Ask::Shutdown { force } => {
+            Request::Reload { dry_run } => self.reload(dry_run, slot),
+            Request::Shutdown { force } => {
                 slot.put(Reply::Units(Vec::new()));
                 self.begin_stop();
                 if force {
@@ -537,13 +545,13 @@ impl Supervisor {
         }
     }
 
-    fn take_fact(&mut self, fact: Fact) {
+    fn take_fact(&mut self, fact: Notice) {
         match fact {
-            Fact::Drained { unit, run } => self.drained(unit, run),
-            Fact::Built { unit, id, outcome } => self.build_ended(unit, id, *outcome),
-            Fact::LogTrouble { unit } => self.log_trouble(unit),
-            Fact::Phase { unit, id, phase } => self.build_phase(unit, id, phase),
-            Fact::Probed {
+            Notice::Drained { unit, run } => self.drained(unit, run),
+            Notice::Built { unit, id, outcome } => self.build_ended(unit, id, *outcome),
+            Notice::LogTrouble { unit } => self.log_trouble(unit),
+            Notice::Phase { unit, id, phase } => self.build_phase(unit, id, phase),
+            Notice::Probed {
                 key,
                 attempt,
                 result,
@@ -585,8 +593,8 @@ impl Supervisor {
         let limits = log_limits(&process);
         let folder: Arc<Path> = self.setup.dir.logs(&process.name).into();
         let unit = Unit {
-            log: Tape::open(Arc::clone(&folder), Kind::Runs, limits, seq, run),
-            build_log: Tape::open(folder, Kind::Builds, limits, build_seq, build_run),
+            log: Log::open(Arc::clone(&folder), Kind::Runs, limits, seq, run),
+            build_log: Log::open(folder, Kind::Builds, limits, build_seq, build_run),
             exits: Arc::new(self.state.exits(&process.name)),
             process,
             build: None,
@@ -599,9 +607,11 @@ impl Supervisor {
             retiring: false,
             log_trouble: false,
         };
-        for tape in [&unit.log, &unit.build_log] {
-            let hub = Arc::clone(&self.hub);
-            tape.on_trouble(Box::new(move || hub.tell(Fact::LogTrouble { unit: id })));
+        for log in [&unit.log, &unit.build_log] {
+            let handle = Arc::clone(&self.handle);
+            log.on_trouble(Box::new(move || {
+                handle.tell(Notice::LogTrouble { unit: id })
+            }));
         }
         self.units.insert(id, Box::new(unit));
         self.order.push(id);
@@ -621,7 +631,7 @@ impl Supervisor {
     }
 
     fn say(&self, level: Level, text: &str) {
-        self.setup.journal.write(level, "supervisor", text);
+        self.setup.logger.write(level, "supervisor", text);
     }
 
     /// Writes what must outlive us, where it changed.

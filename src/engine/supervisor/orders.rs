@@ -4,7 +4,7 @@ use crate::base::clock::{Mono, human};
 use crate::base::table::in_order;
 use crate::config::Mode;
 use crate::config::graph;
-use crate::engine::handle::{Done, Reloaded, Reply, Slot};
+use crate::engine::handle::{Done, Reloaded, Reply, ReplySlot};
 use crate::engine::snapshot::{ExitView, State};
 use crate::lifecycle::{Event, Order, RunKey, Ticket, UnitId, Why};
 
@@ -23,14 +23,14 @@ pub(super) enum Kind {
 }
 
 /// One order and who waits for it.
-pub(super) struct Party {
+pub(super) struct PendingOrder {
     kind: Kind,
-    slot: Slot,
+    slot: ReplySlot,
     began: Mono,
-    members: Vec<Member>,
+    members: Vec<Target>,
 }
 
-impl Party {
+impl PendingOrder {
     /// It waits for an answer about that process.
     pub(super) fn awaits(&self, unit: UnitId) -> bool {
         self.members
@@ -39,7 +39,7 @@ impl Party {
     }
 }
 
-struct Member {
+struct Target {
     name: String,
     unit: Option<UnitId>,
     before: Before,
@@ -58,7 +58,7 @@ struct Before {
 
 impl Supervisor {
     /// Orders the same of several processes.
-    pub(super) fn order_all(&mut self, kind: Kind, names: &[String], slot: Slot) {
+    pub(super) fn order_all(&mut self, kind: Kind, names: &[String], slot: ReplySlot) {
         let order = match &kind {
             Kind::Start => Order::Start,
             Kind::Stop => Order::Stop,
@@ -81,15 +81,15 @@ impl Supervisor {
         &mut self,
         kind: Kind,
         members: Vec<(String, Option<UnitId>, Order)>,
-        slot: Slot,
+        slot: ReplySlot,
     ) {
-        let party = self.number();
+        let pending = self.number();
         let mut orders = Vec::new();
         let mut list = Vec::new();
         for (at, (name, unit, order)) in members.into_iter().enumerate() {
             if let Some(id) = unit {
                 let ticket = self.number();
-                self.tickets.insert(ticket, (party, at));
+                self.tickets.insert(ticket, (pending, at));
                 if !self.is_ending(id) {
                     self.stopped.remove(&id);
                 }
@@ -98,7 +98,7 @@ impl Supervisor {
             let result = unit
                 .is_none()
                 .then(|| Err(Why::Superseded("it is not in the configuration".into())));
-            list.push(Member {
+            list.push(Target {
                 name,
                 before: self.before(unit),
                 unit,
@@ -111,9 +111,9 @@ impl Supervisor {
             let rank = |id: &UnitId| ranks.iter().rev().position(|r| r == id);
             orders = in_order(orders, |(id, _, _)| rank(id).unwrap_or(usize::MAX) as u64);
         }
-        self.parties.insert(
-            party,
-            Party {
+        self.pending_orders.insert(
+            pending,
+            PendingOrder {
                 kind,
                 slot,
                 began: Mono::now(),
@@ -169,12 +169,12 @@ impl Supervisor {
     /// Written down now, told once everything that follows from it has been done: the pid of a new
     /// run is there only then.
     pub(super) fn note_answer(&mut self, ticket: Ticket, result: Result<(), Why>) {
-        let Some((party, at)) = self.tickets.remove(&ticket) else {
+        let Some((pending, at)) = self.tickets.remove(&ticket) else {
             return;
         };
         if let Some(member) = self
-            .parties
-            .get_mut(&party)
+            .pending_orders
+            .get_mut(&pending)
             .and_then(|p| p.members.get_mut(at))
         {
             member.result = Some(result);
@@ -182,30 +182,30 @@ impl Supervisor {
     }
 
     /// The answers that are due, and whom they go to.
-    pub(super) fn answers(&mut self) -> Vec<(Slot, Reply)> {
+    pub(super) fn answers(&mut self) -> Vec<(ReplySlot, Reply)> {
         let mut answers = Vec::new();
-        let numbers: Vec<u64> = self.parties.keys().copied().collect();
+        let numbers: Vec<u64> = self.pending_orders.keys().copied().collect();
         for number in numbers {
-            let Some(mut party) = self.parties.remove(&number) else {
+            let Some(mut pending) = self.pending_orders.remove(&number) else {
                 continue;
             };
-            for member in &mut party.members {
+            for member in &mut pending.members {
                 if member.done.is_none()
                     && let Some(result) = &member.result
                 {
-                    member.done = Some(self.done(&party.kind, party.began, member, result));
+                    member.done = Some(self.done(&pending.kind, pending.began, member, result));
                 }
             }
-            if party.members.iter().all(|m| m.done.is_some()) {
-                answers.push((party.slot, reply(party.kind, party.members)));
+            if pending.members.iter().all(|m| m.done.is_some()) {
+                answers.push((pending.slot, reply(pending.kind, pending.members)));
             } else {
-                self.parties.insert(number, party);
+                self.pending_orders.insert(number, pending);
             }
         }
         answers
     }
 
-    fn done(&self, kind: &Kind, began: Mono, member: &Member, result: &Result<(), Why>) -> Done {
+    fn done(&self, kind: &Kind, began: Mono, member: &Target, result: &Result<(), Why>) -> Done {
         let took = Mono::now().since(began);
         let entry = member.unit.and_then(|id| Some((id, self.units.get(&id)?)));
         let Some((id, unit)) = entry else {
@@ -300,7 +300,7 @@ impl Supervisor {
     }
 }
 
-fn reply(kind: Kind, members: Vec<Member>) -> Reply {
+fn reply(kind: Kind, members: Vec<Target>) -> Reply {
     let done = members.into_iter().filter_map(|m| m.done);
     match kind {
         Kind::Start | Kind::Stop | Kind::Restart { .. } => Reply::Units(done.collect()),

@@ -9,7 +9,7 @@ use crate::base::error::{Error, Result, named};
 use crate::base::logger::Level;
 use crate::base::paths::CONFIG_FILE;
 use crate::config::{self, Config, Diff};
-use crate::engine::handle::{Reloaded, Reply, STOPPING, Slot};
+use crate::engine::handle::{Reloaded, Reply, ReplySlot, STOPPING};
 use crate::lifecycle::{Order, UnitId};
 use crate::os::files;
 use crate::os::peer::our_uid;
@@ -32,7 +32,7 @@ pub fn read_config(root: &Path) -> Result<Config> {
 
 impl Supervisor {
     /// A mistake in the file changes nothing.
-    pub(super) fn reload(&mut self, dry_run: bool, slot: Slot) {
+    pub(super) fn reload(&mut self, dry_run: bool, slot: ReplySlot) {
         if self.phase != Phase::Working {
             return slot.put(Reply::Refused(STOPPING.into()));
         }
@@ -47,7 +47,7 @@ impl Supervisor {
         self.setup.manager.tell("READY=1");
     }
 
-    fn read_anew(&mut self, dry_run: bool, slot: Slot) {
+    fn read_anew(&mut self, dry_run: bool, slot: ReplySlot) {
         let new = match read_config(&self.setup.config.root) {
             Ok(new) => new,
             Err(e) => {
@@ -202,6 +202,6 @@ impl Supervisor {
 
     /// Somebody still waits for an answer about it.
     fn tickets_of(&self, id: UnitId) -> bool {
-        self.parties.values().any(|p| p.awaits(id))
+        self.pending_orders.values().any(|p| p.awaits(id))
     }
 }

@@ -10,7 +10,7 @@ use crate::base::table::Set;
 use crate::config::{Kind, Process};
 use crate::engine::snapshot::ExitView;
 use crate::lifecycle::{Ended, Event, RunKey, UnitId};
-use crate::log::capture::Pump;
+use crate::log::capture::CaptureLoop;
 use crate::os::group::{self, Proc};
 use crate::os::proc;
 use crate::os::reap::{self, Death, End};
@@ -33,7 +33,7 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sweep {
     Begun,
-    Told,
+    ToolResult,
     Killed,
 }
 
@@ -49,7 +49,7 @@ struct Leftover {
 }
 
 /// One run.
-pub(super) struct Book {
+pub(super) struct RunRecord {
     pub(super) pid: i32,
     /// Its number in the log.
     pub(super) run: u64,
@@ -58,7 +58,7 @@ pub(super) struct Book {
     pub(super) first_line: u64,
     pub(super) checks: Checks,
     /// Held so that late lines of what it left behind are still read.
-    pump: Pump,
+    capture: CaptureLoop,
     began: Mono,
     stop_signal: i32,
     task: bool,
@@ -75,7 +75,7 @@ pub(super) struct Book {
     pub(super) killed: Set<i32>,
 }
 
-impl Book {
+impl RunRecord {
     /// Its first process has not ended.
     pub(super) fn lives(&self) -> bool {
         self.death.is_none()
@@ -86,7 +86,7 @@ impl Book {
         pid: i32,
         run: u64,
         first_line: u64,
-        pump: Pump,
+        capture: CaptureLoop,
         began: Mono,
         process: &Process,
     ) -> Self {
@@ -96,7 +96,7 @@ impl Book {
             exe: None,
             first_line,
             checks: Checks::default(),
-            pump,
+            capture,
             began,
             stop_signal: process.stop_signal,
             task: process.kind == Kind::Task,
@@ -179,7 +179,7 @@ impl Supervisor {
                 &format!("survived KILL and is given up: {named:?}"),
             );
         }
-        // Dead, but its pump is still reading: how it ended is known all the same.
+        // Dead, but its capture is still reading: how it ended is known all the same.
         if let Some((run, false)) = self.books.get(&key).map(|b| (b.run, b.told)) {
             self.drained(key.unit, run);
         }
@@ -228,7 +228,7 @@ impl Supervisor {
             if let Some(book) = self.books.get_mut(&key) {
                 book.death = Some(death);
                 // What it wrote is in the pipes: the lifecycle hears of its end once it is in the log.
-                book.pump.leader_exited();
+                book.capture.leader_exited();
             }
         } else if let Some(prep) = self.preps.iter_mut().find(|p| p.pid == death.pid) {
             prep.death = Some(death);
@@ -260,7 +260,7 @@ impl Supervisor {
         };
         book.told = true;
         if book.task && !book.asked && success {
-            // What it leaves running lives until bpm ends; its pump goes on by itself.
+            // What it leaves running lives until bpm ends; its capture goes on by itself.
             self.close(key);
         } else {
             self.ends_due = true;
@@ -533,7 +533,7 @@ impl Supervisor {
                 );
                 self.phase = Phase::Ended;
             }
-            Sweep::Told | Sweep::Begun if late || self.terms > 1 => {
+            Sweep::ToolResult | Sweep::Begun if late || self.terms > 1 => {
                 for p in &left {
                     group::signal(p.pid, libc::SIGKILL);
                 }
@@ -548,10 +548,10 @@ impl Supervisor {
                 }
                 self.phase = Phase::Sweeping {
                     due,
-                    stage: Sweep::Told,
+                    stage: Sweep::ToolResult,
                 };
             }
-            Sweep::Told | Sweep::Killed => {}
+            Sweep::ToolResult | Sweep::Killed => {}
         }
     }
 }

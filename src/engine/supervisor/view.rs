@@ -1,4 +1,4 @@
-//! What is shown: the snapshot on the board, made anew where something changed.
+//! What is shown: the snapshot on the snapshot, made anew where something changed.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -83,7 +83,7 @@ impl Supervisor {
         }
         let stopping = self.phase != Phase::Working;
         let release_at = self.release_at();
-        let old = self.hub.board.now();
+        let old = self.handle.snapshot.now();
         // One that is gone changes none of those that are there.
         changed |= old.units.len() != self.order.len();
         if !changed && old.stopping == stopping && old.release_at == release_at {
@@ -97,7 +97,7 @@ impl Supervisor {
             .filter_map(|id| self.units.get(id)?.view.clone())
             .collect();
         let dev = units.iter().any(|u| u.mode == Mode::Dev);
-        self.hub.board.publish(Snapshot {
+        self.handle.snapshot.publish(Snapshot {
             seq: self.snapshot_seq,
             project: old.project.clone(),
             root: old.root.clone(),

@@ -25,7 +25,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// Restarts of a process behind changes that may be its own.
 #[derive(Debug, Default)]
-pub(super) struct Row {
+pub(super) struct RestartThrottle {
     count: u32,
     /// How many of them in a row by the same file.
     same: u32,
@@ -125,7 +125,7 @@ impl Supervisor {
         let row = self.rows.or_default(unit);
         match follows {
             // Somebody's: it waits for nothing.
-            None => *row = Row::default(),
+            None => *row = RestartThrottle::default(),
             Some(_) if row.held.is_some() => return,
             // Each counts once, however often files change while it is at work.
             Some(_) if row.seen == follows => return self.restart_now(unit, path),

@@ -91,7 +91,7 @@ impl Unit {
         run.gap = gap;
         if run.stop.is_some() {
             // Told to end while it was being made: the abort came too late.
-            run.stop = Some(Stop::Told {
+            run.stop = Some(Stop::ToolResult {
                 kill_at: now.after(stop_timeout),
             });
             out.push(Effect::Signal {

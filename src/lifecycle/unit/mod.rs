@@ -78,7 +78,7 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     /// Told to end; KILL follows then.
-    Told { kill_at: Mono },
+    ToolResult { kill_at: Mono },
     /// Killed; what is left then is given up.
     Killed { give_up_at: Mono },
 }

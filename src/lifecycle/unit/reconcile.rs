@@ -69,14 +69,14 @@ impl Unit {
         for run in self.runs_mut() {
             let generation = run.generation;
             match run.stop {
-                Some(Stop::Told { kill_at }) if kill_at <= now && run.started.is_some() => {
+                Some(Stop::ToolResult { kill_at }) if kill_at <= now && run.started.is_some() => {
                     run.stop = Some(Stop::Killed {
                         give_up_at: now.after(GIVE_UP),
                     });
                     out.push(Effect::Kill { unit, generation });
                 }
                 Some(Stop::Killed { give_up_at }) if give_up_at <= now => given_up.push(generation),
-                Some(Stop::Told { .. } | Stop::Killed { .. }) | None => {}
+                Some(Stop::ToolResult { .. } | Stop::Killed { .. }) | None => {}
             }
         }
         for generation in given_up {
@@ -328,7 +328,7 @@ fn end(unit: UnitId, run: &mut Run, now: Mono, timeout: Duration, out: &mut Vec<
     if run.stop.is_some() || run.dead {
         return;
     }
-    run.stop = Some(Stop::Told {
+    run.stop = Some(Stop::ToolResult {
         kill_at: now.after(timeout),
     });
     let generation = run.generation;

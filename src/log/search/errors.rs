@@ -7,7 +7,7 @@ use std::ops::Range;
 use super::{Go, Stream, text_of};
 use crate::base::clock::Wall;
 use crate::base::table::in_order;
-use crate::log::block::{At, Lane};
+use crate::log::block::{At, StreamSlice};
 
 /// Groups that are told apart; what else there is, is counted.
 const MOST_GROUPS: usize = 512;
@@ -91,7 +91,7 @@ impl Finder {
     /// Looks at a page: of each lane these blocks; a stack may go on in what comes behind them.
     pub(crate) fn page(
         &mut self,
-        lanes: &[Lane],
+        lanes: &[StreamSlice],
         own: &[Range<usize>],
         expired: &mut dyn FnMut() -> bool,
     ) {
@@ -137,7 +137,7 @@ impl Finder {
         }
     }
 
-    fn add(&mut self, level: Severity, lane: &Lane, at: &At, event: Event) {
+    fn add(&mut self, level: Severity, lane: &StreamSlice, at: &At, event: Event) {
         let (_, when) = lane.bytes(at);
         let full = self.groups.len() >= MOST_GROUPS;
         match self.groups.get_mut(&event.shape) {
@@ -200,7 +200,7 @@ impl Group {
     }
 }
 
-fn text(lane: &Lane, at: &At) -> String {
+fn text(lane: &StreamSlice, at: &At) -> String {
     let (bytes, _) = lane.bytes(at);
     text_of(&bytes[..bytes.len().min(LOOKED_AT)])
 }
@@ -252,7 +252,7 @@ impl Then {
     }
 
     /// It is such a line, or the empty one before it.
-    fn begins(self, text: &str, lane: &Lane, at: &At) -> bool {
+    fn begins(self, text: &str, lane: &StreamSlice, at: &At) -> bool {
         if text.is_empty() {
             let next = lane.next(at).map(|next| self::text(lane, &next));
             return next.is_some_and(|next| !next.is_empty() && self.begins(&next, lane, at));
@@ -292,7 +292,7 @@ impl Event {
     }
 
     /// The line's text, if it goes on with this event.
-    fn continued(&self, lane: &Lane, at: &At) -> Option<String> {
+    fn continued(&self, lane: &StreamSlice, at: &At) -> Option<String> {
         let text = text(lane, at);
         let goes_on = self.open != Open::No
             || self.lines < 10 * STACK && (is_stack(&text) || self.then.begins(&text, lane, at));
@@ -338,7 +338,7 @@ fn clip(text: &str) -> &str {
 }
 
 /// A line of a source with carets below it, as a runtime shows what it is about to name.
-fn is_excerpt(text: &str, lane: &Lane, next: &At) -> bool {
+fn is_excerpt(text: &str, lane: &StreamSlice, next: &At) -> bool {
     let carets = || {
         let below = self::text(lane, next);
         let below = below.trim();
@@ -392,18 +392,18 @@ fn severity(text: &str) -> Option<Severity> {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
-        let letters = bytes[at..]
+        let commands = bytes[at..]
             .iter()
             .take_while(|b| b.is_ascii_alphabetic())
             .count();
-        if letters == 0 {
+        if commands == 0 {
             at += 1;
             continue;
         }
-        let (from, to) = (at, at + letters);
+        let (from, to) = (at, at + commands);
         at = to;
         // The longest word of the lists, and names of error classes.
-        if !(3..=60).contains(&letters) {
+        if !(3..=60).contains(&commands) {
             continue;
         }
         let word = &text[from..to];
@@ -509,7 +509,7 @@ fn shape(text: &str) -> String {
 
 const JOINTS: [char; 6] = ['.', ':', '-', '/', ',', '+'];
 
-/// A number; of hexadecimal digits behind a `0x`, or with a number among them; or of numbers and letters
+/// A number; of hexadecimal digits behind a `0x`, or with a number among them; or of numbers and commands
 /// by turns.
 fn is_id(word: &str) -> bool {
     let bytes = word.as_bytes();
@@ -540,7 +540,7 @@ mod tests {
     use crate::log::block::{Block, Chunk};
     use crate::log::search::whole;
 
-    fn find_errors(lanes: &[Lane], max: usize, expired: &mut dyn FnMut() -> bool) -> Errors {
+    fn find_errors(lanes: &[StreamSlice], max: usize, expired: &mut dyn FnMut() -> bool) -> Errors {
         let mut finder = Finder::default();
         finder.page(lanes, &whole(lanes), expired);
         finder.finish(max)
@@ -617,7 +617,7 @@ mod tests {
         assert!(shape(&"é1 ".repeat(1_000)).len() < SHAPE + 20);
     }
 
-    fn lane(stream: Stream, first: u64, text: &str) -> Lane {
+    fn lane(stream: Stream, first: u64, text: &str) -> StreamSlice {
         let chunk = Chunk {
             first,
             at: Wall(first as i64),
@@ -625,7 +625,7 @@ mod tests {
             lines: text.lines().count() as u32,
         };
         let block = Block::new(text.as_bytes().to_vec(), vec![chunk]);
-        Lane::new(1, stream, vec![Arc::new(block)])
+        StreamSlice::new(1, stream, vec![Arc::new(block)])
     }
 
     #[test]
@@ -722,8 +722,8 @@ mod tests {
     #[test]
     fn a_log_of_nothing_but_new_errors_is_bounded() {
         let word = |n: usize| -> String {
-            let letters = [n / 676, n / 26 % 26, n % 26].map(|l| (b'g' + (l % 20) as u8) as char);
-            letters.iter().chain([&'x'; 3]).collect()
+            let commands = [n / 676, n / 26 % 26, n % 26].map(|l| (b'g' + (l % 20) as u8) as char);
+            commands.iter().chain([&'x'; 3]).collect()
         };
         let text: String = (0..5_000)
             .map(|n| format!("error: {} {}\n", word(n), word(n / 7)))

@@ -362,7 +362,7 @@ mod tests {
         assert!(Matcher::new("(", true, false).is_ok());
     }
 
-    /// Random patterns of everything that can break a run, on random lines of the same few letters:
+    /// Random patterns of everything that can break a run, on random lines of the same few commands:
     /// the matcher says what plain regex-lite says.
     #[test]
     fn the_prefilter_hides_no_match() {

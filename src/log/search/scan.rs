@@ -9,7 +9,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 use super::matcher::{Matcher, Needle};
 use super::{Line, Query, text_of};
 use crate::base::table::in_order;
-use crate::log::block::{At, Block, Chunk, Lane, Walk, is_piece};
+use crate::log::block::{At, Block, Chunk, MergeIter, StreamSlice, is_piece};
 use crate::log::line::{content, strip_into};
 
 /// An answer holds at most this much text, bytes.
@@ -37,7 +37,7 @@ pub struct Outcome {
 /// Answers what `query` asks for (its pattern is `matcher`) of all lines in these lanes; run, `after`,
 /// `since` and `stream` have been seen to by whoever chose them. `expired` tells that the budget is over.
 pub fn search(
-    lanes: &[Lane],
+    lanes: &[StreamSlice],
     query: &Query,
     matcher: Option<&Matcher>,
     expired: &mut dyn FnMut() -> bool,
@@ -46,14 +46,14 @@ pub fn search(
     search.page(lanes, &whole(lanes), expired);
     let mut outcome = search.finish();
     if matcher.is_none() {
-        outcome.matches = lanes.iter().map(Lane::lines).sum();
+        outcome.matches = lanes.iter().map(StreamSlice::lines).sum();
         outcome.searched = outcome.matches;
     }
     outcome
 }
 
 /// All blocks of each lane.
-pub(crate) fn whole(lanes: &[Lane]) -> Vec<Range<usize>> {
+pub(crate) fn whole(lanes: &[StreamSlice]) -> Vec<Range<usize>> {
     lanes.iter().map(|l| 0..l.blocks().len()).collect()
 }
 
@@ -122,7 +122,7 @@ impl<'a> Search<'a> {
     }
 
     /// None of the lines in these lanes would be shown: there are enough at the wanted end.
-    fn is_behind(&self, lanes: &[Lane], own: &[Range<usize>]) -> bool {
+    fn is_behind(&self, lanes: &[StreamSlice], own: &[Range<usize>]) -> bool {
         let blocks = || {
             lanes
                 .iter()
@@ -138,7 +138,7 @@ impl<'a> Search<'a> {
     /// Looks at a page: of each lane these blocks; what else there is may be shown beside a match.
     pub(crate) fn page(
         &mut self,
-        lanes: &[Lane],
+        lanes: &[StreamSlice],
         own: &[Range<usize>],
         expired: &mut dyn FnMut() -> bool,
     ) {
@@ -245,7 +245,7 @@ impl Want {
     }
 
     /// A page's blocks, in the order in which a search that is cut short has found the most useful.
-    fn order(self, lanes: &[Lane], own: &[Range<usize>]) -> Vec<(usize, usize)> {
+    fn order(self, lanes: &[StreamSlice], own: &[Range<usize>]) -> Vec<(usize, usize)> {
         let mut all: Vec<(usize, usize)> = Vec::new();
         for (index, blocks) in own.iter().enumerate() {
             all.extend(blocks.clone().map(|block| (index, block)));
@@ -258,11 +258,11 @@ impl Want {
     }
 
     /// Every line at the wanted end.
-    fn collect(self, lanes: &[Lane], room: &mut Room) -> Vec<Line> {
+    fn collect(self, lanes: &[StreamSlice], room: &mut Room) -> Vec<Line> {
         let mut lines = Vec::new();
         let walk = match self {
-            Self::First(_) => Walk::up(lanes, 0),
-            Self::Last(_) => Walk::down(lanes, u64::MAX),
+            Self::First(_) => MergeIter::up(lanes, 0),
+            Self::Last(_) => MergeIter::down(lanes, u64::MAX),
         };
         for (lane, at) in walk.take(self.limit()) {
             if !room.take(at.end - at.start) {
@@ -290,7 +290,7 @@ impl Room {
 }
 
 /// A line of a lane as it is answered.
-pub(crate) fn line(lane: &Lane, at: &At, matched: bool) -> Line {
+pub(crate) fn line(lane: &StreamSlice, at: &At, matched: bool) -> Line {
     let (bytes, when) = lane.bytes(at);
     Line {
         seq: at.seq,
@@ -345,7 +345,7 @@ impl Hits {
     /// `within` a budget: a thousand lines beside each of a hundred thousand matches take minutes.
     fn lines(
         mut self,
-        lanes: &[Lane],
+        lanes: &[StreamSlice],
         own: &[Range<usize>],
         context: usize,
         room: &mut Room,
@@ -368,8 +368,8 @@ impl Hits {
             let Some(at) = at else { return true };
             let mut fits = take(hit.lane, at);
             if context > 0 && within() {
-                let before = Walk::down(lanes, hit.seq).take(context);
-                let after = Walk::up(lanes, hit.seq).take(context);
+                let before = MergeIter::down(lanes, hit.seq).take(context);
+                let after = MergeIter::up(lanes, hit.seq).take(context);
                 for (lane, at) in before.chain(after) {
                     fits = take(lane, at);
                     if !fits.0 {
@@ -419,7 +419,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn new(lanes: &'a [Lane], lane: usize, block: usize) -> Option<Self> {
+    fn new(lanes: &'a [StreamSlice], lane: usize, block: usize) -> Option<Self> {
         let blocks = lanes[lane].blocks();
         Some(Self {
             block: &blocks[block],
@@ -609,7 +609,7 @@ mod tests {
     ];
 
     /// A log of two streams, with escapes in places, and all its lines.
-    fn log(random: &mut Random) -> (Vec<Lane>, Vec<Line>) {
+    fn log(random: &mut Random) -> (Vec<StreamSlice>, Vec<Line>) {
         let limits = Limits {
             lines: 1 << 30,
             bytes: 64 << 10,
@@ -740,7 +740,7 @@ mod tests {
             };
             std::sync::Arc::new(Block::new(bytes, vec![chunk]))
         };
-        let lane = Lane::new(
+        let lane = StreamSlice::new(
             1,
             Stream::Stdout,
             (0..10).map(|n| block(1 + n * 1_000)).collect(),

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::base::clock::{Mono, Wall};
 use crate::base::table::in_order;
-use crate::log::block::{Lane, MAX_LINE, Walk, is_piece};
+use crate::log::block::{MAX_LINE, MergeIter, StreamSlice, is_piece};
 use crate::log::ring::Ring;
 use crate::log::search::{
     Errors, Finder, Found, Line, Matcher, Query, QueryError, Search, Stream, search, text_of,
@@ -82,9 +82,9 @@ pub struct Pull {
 
 /// One log.
 #[derive(Debug)]
-pub struct Tape {
+pub struct Log {
     state: Mutex<State>,
-    /// What [`Tape::next_seq`] says.
+    /// What [`Log::next_seq`] says.
     next: AtomicU64,
     /// A lock of its own: a woken thread asks for the other one at once.
     followers: Mutex<Vec<Arc<Waker>>>,
@@ -92,7 +92,7 @@ pub struct Tape {
     told: OnceLock<Hook>,
 }
 
-/// Called when [`Tape::trouble`] has changed; does not block.
+/// Called when [`Log::trouble`] has changed; does not block.
 struct Hook(Box<dyn Fn() + Send + Sync>);
 
 impl std::fmt::Debug for Hook {
@@ -143,7 +143,7 @@ impl State {
     }
 }
 
-impl Tape {
+impl Log {
     /// A log in memory whose first line gets `first_seq` and whose first run `first_run` (both from 1).
     pub fn new(limits: Limits, first_seq: u64, first_run: u64) -> Arc<Self> {
         Self::with(limits, None, first_seq, first_run)
@@ -280,7 +280,7 @@ impl Tape {
         lock(&self.trouble).clone()
     }
 
-    /// Calls `told` from now on whenever [`Tape::trouble`] has changed, on the thread that met it; at once
+    /// Calls `told` from now on whenever [`Log::trouble`] has changed, on the thread that met it; at once
     /// where there is trouble already. The first hook counts.
     pub fn on_trouble(&self, told: Box<dyn Fn() + Send + Sync>) {
         let Hook(told) = self.told.get_or_init(|| Hook(told));
@@ -289,7 +289,7 @@ impl Tape {
         }
     }
 
-    /// What [`Tape::trouble`] says from now on. To be called without a lock held.
+    /// What [`Log::trouble`] says from now on. To be called without a lock held.
     pub fn set_trouble(&self, why: Option<String>) {
         let before = std::mem::replace(&mut *lock(&self.trouble), why.clone());
         if let Some(Hook(told)) = self.told.get().filter(|_| before != why) {
@@ -302,12 +302,12 @@ impl Tape {
         self.next.load(Ordering::Acquire)
     }
 
-    /// Wakes `waker` once per read that finished a line until [`Tape::unfollow`].
+    /// Wakes `waker` once per read that finished a line until [`Log::unfollow`].
     pub fn follow(&self, waker: &Arc<Waker>) {
         lock(&self.followers).push(Arc::clone(waker));
     }
 
-    /// Undoes [`Tape::follow`].
+    /// Undoes [`Log::follow`].
     pub fn unfollow(&self, waker: &Arc<Waker>) {
         lock(&self.followers).retain(|w| !Arc::ptr_eq(w, waker));
     }
@@ -333,7 +333,7 @@ impl Tape {
         }
     }
 
-    /// As [`Tape::pull`], but the lines as they were written. Nothing is locked while `each` runs.
+    /// As [`Log::pull`], but the lines as they were written. Nothing is locked while `each` runs.
     pub fn pull_raw(
         &self,
         after: u64,
@@ -350,7 +350,7 @@ impl Tape {
         }
         let mut view = self.select_since(after).open();
         let (mut lanes, horizon) = view.first_page();
-        let first = lanes.iter().filter_map(Lane::first).min();
+        let first = lanes.iter().filter_map(StreamSlice::first).min();
         let mut pull = Pull {
             // Numbers that no line has are rare, so this seldom has to be counted.
             dropped: match first {
@@ -371,7 +371,7 @@ impl Tape {
         let is_late = |seq: u64| late.iter().any(|(_, own)| *own == seq);
         let mut room = max_bytes.max(1);
         let mut last = after;
-        for (lane, at) in Walk::up(&lanes, after) {
+        for (lane, at) in MergeIter::up(&lanes, after) {
             if horizon.is_some_and(|end| at.seq > end) {
                 break;
             }
@@ -559,10 +559,10 @@ mod tests {
         disk: 0,
     };
 
-    fn tape() -> (Arc<Tape>, u64) {
-        let tape = Tape::new(LIMITS, 1, 1);
-        let run = tape.begin(Wall(1));
-        (tape, run)
+    fn log() -> (Arc<Log>, u64) {
+        let log = Log::new(LIMITS, 1, 1);
+        let run = log.begin(Wall(1));
+        (log, run)
     }
 
     fn texts(lines: &[Line]) -> Vec<&str> {
@@ -571,12 +571,12 @@ mod tests {
 
     #[test]
     fn a_cursor_crosses_runs_and_an_index_names_one() {
-        let (tape, first) = tape();
-        tape.append(first, Stream::Stdout, b"one\ntwo\nunfinished");
-        tape.end(first, Wall(5), "exit code 3");
-        let second = tape.begin(Wall(6));
-        tape.append(second, Stream::Stderr, b"three\n");
-        let find = |query: Query| tape.find(&query).unwrap();
+        let (log, first) = log();
+        log.append(first, Stream::Stdout, b"one\ntwo\nunfinished");
+        log.end(first, Wall(5), "exit code 3");
+        let second = log.begin(Wall(6));
+        log.append(second, Stream::Stderr, b"three\n");
+        let find = |query: Query| log.find(&query).unwrap();
         let newest = find(Query::unhurried());
         assert_eq!((newest.run, newest.index, newest.next), (Some(2), -1, 4));
         assert_eq!(texts(&newest.lines), ["three"]);
@@ -594,7 +594,7 @@ mod tests {
         assert_eq!(texts(&after.lines), ["unfinished", "three"]);
         assert_eq!(after.run, Some(2));
         for index in [2, -3, i64::MIN, i64::MAX] {
-            let refused = tape.find(&Query {
+            let refused = log.find(&Query {
                 index,
                 ..Query::unhurried()
             });
@@ -627,38 +627,38 @@ mod tests {
 
     #[test]
     fn no_run_is_no_error() {
-        let tape = Tape::new(LIMITS, 9, 4);
-        let found = tape.find(&Query::unhurried()).unwrap();
+        let log = Log::new(LIMITS, 9, 4);
+        let found = log.find(&Query::unhurried()).unwrap();
         assert_eq!((found.run, found.next, found.lines.len()), (None, 8, 0));
-        assert_eq!(tape.next_seq(), 9);
-        assert!(tape.tail(4, 20).is_empty());
+        assert_eq!(log.next_seq(), 9);
+        assert!(log.tail(4, 20).is_empty());
     }
 
     #[test]
     fn an_unfinished_line_keeps_the_number_it_was_shown_with() {
-        let (tape, run) = tape();
-        tape.append(run, Stream::Stdout, b"a\nprompt> ");
-        let shown = tape.find(&Query::unhurried()).unwrap();
+        let (log, run) = log();
+        log.append(run, Stream::Stdout, b"a\nprompt> ");
+        let shown = log.find(&Query::unhurried()).unwrap();
         assert_eq!(texts(&shown.lines), ["a", "prompt> "]);
         assert_eq!((shown.lines[1].seq, shown.next), (2, 1));
-        tape.append(run, Stream::Stderr, b"overtakes\n");
-        let cursor = tape.pull(0, 1 << 20).next;
+        log.append(run, Stream::Stderr, b"overtakes\n");
+        let cursor = log.pull(0, 1 << 20).next;
         assert_eq!(cursor, 3);
-        tape.append(run, Stream::Stdout, b"yes\nnext\n");
-        let whole = tape.find(&Query::unhurried()).unwrap();
+        log.append(run, Stream::Stdout, b"yes\nnext\n");
+        let whole = log.find(&Query::unhurried()).unwrap();
         assert_eq!(
             texts(&whole.lines),
             ["a", "prompt> yes", "overtakes", "next"]
         );
         assert_eq!(whole.lines[1].seq, 2);
         // A follower that had read past it gets it all the same.
-        let pulled = tape.pull(cursor, 1 << 20);
+        let pulled = log.pull(cursor, 1 << 20);
         assert_eq!(texts(&pulled.lines), ["prompt> yes", "next"]);
         assert_eq!(
             (pulled.lines[0].seq, pulled.next, pulled.dropped),
             (2, 5, 0)
         );
-        let found = tape
+        let found = log
             .find(&Query {
                 after: Some(cursor),
                 ..Query::unhurried()
@@ -672,39 +672,39 @@ mod tests {
     fn followers_get_each_line_once_whoever_looks_meanwhile() {
         for seed in 1..=40u64 {
             let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-            let (tape, run) = tape();
-            let other = tape.begin(Wall(1));
+            let (log, run) = log();
+            let other = log.begin(Wall(1));
             let (mut written, mut cursor, mut got) = (0, 0, Vec::new());
             for _ in 0..500 {
                 let stream = [Stream::Stdout, Stream::Stderr][random.below(2)];
                 let run = [run, other][random.below(2)];
                 match random.below(6) {
-                    0 => drop(tape.find(&Query {
+                    0 => drop(log.find(&Query {
                         after: Some(0),
                         ..Query::unhurried()
                     })),
                     1 => {
-                        let pulled = tape.pull(cursor, random.below(200));
+                        let pulled = log.pull(cursor, random.below(200));
                         assert_eq!(pulled.dropped, 0);
                         cursor = pulled.next;
                         got.extend(pulled.lines);
                     }
-                    2 => tape.append(run, stream, b"part "),
+                    2 => log.append(run, stream, b"part "),
                     _ => {
-                        tape.append(run, stream, format!("line {written}\n").as_bytes());
+                        log.append(run, stream, format!("line {written}\n").as_bytes());
                         written += 1;
                     }
                 }
             }
             loop {
-                let pulled = tape.pull(cursor, 100);
+                let pulled = log.pull(cursor, 100);
                 if pulled.lines.is_empty() {
                     break;
                 }
                 cursor = pulled.next;
                 got.extend(pulled.lines);
             }
-            assert_eq!(cursor + 1, tape.next_seq());
+            assert_eq!(cursor + 1, log.next_seq());
             let number = |l: &Line| l.text.rsplit(' ').next().unwrap().parse::<u32>().unwrap();
             let mut numbers: Vec<u32> = got.iter().map(number).collect();
             numbers.sort_unstable();
@@ -718,21 +718,21 @@ mod tests {
 
     #[test]
     fn a_gap_is_told() {
-        let (tape, run) = tape();
+        let (log, run) = log();
         for n in 0..40_000 {
-            tape.append(
+            log.append(
                 run,
                 Stream::Stdout,
                 format!("a line of some length {n:06}\n").as_bytes(),
             );
         }
-        let stats = tape.stats();
+        let stats = log.stats();
         assert_eq!(stats.lines + stats.dropped, 40_000);
-        let pulled = tape.pull(0, 100);
+        let pulled = log.pull(0, 100);
         assert_eq!(pulled.dropped, stats.dropped);
         assert_eq!(pulled.lines[0].seq, stats.dropped + 1);
-        assert_eq!(tape.pull(stats.dropped - 10, 1).dropped, 10);
-        let found = tape
+        assert_eq!(log.pull(stats.dropped - 10, 1).dropped, 10);
+        let found = log
             .find(&Query {
                 tail: Some(1),
                 ..Query::unhurried()
@@ -741,24 +741,24 @@ mod tests {
         assert_eq!((found.dropped, found.matches), (stats.dropped, stats.lines));
         // The run goes with all its lines.
         for _ in 0..10 {
-            tape.end(run, Wall(2), "exit code 0");
-            let next = tape.begin(Wall(3));
-            tape.end(next, Wall(4), "exit code 0");
+            log.end(run, Wall(2), "exit code 0");
+            let next = log.begin(Wall(3));
+            log.end(next, Wall(4), "exit code 0");
         }
-        assert_eq!(tape.stats().dropped, 40_000);
-        assert_eq!(tape.pull(39_990, 1).dropped, 10);
+        assert_eq!(log.stats().dropped, 40_000);
+        assert_eq!(log.pull(39_990, 1).dropped, 10);
     }
 
     #[test]
     fn one_read_is_one_wake() {
-        let (tape, run) = tape();
+        let (log, run) = log();
         let mailbox = Mailbox::new().unwrap();
         let waker = mailbox.waker(7);
-        tape.follow(&waker);
+        log.follow(&waker);
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(&b"line\n".repeat(500)).unwrap();
         assert_eq!(
-            tape.read_from(run, Stream::Stdout, reader.as_fd()).unwrap(),
+            log.read_from(run, Stream::Stdout, reader.as_fd()).unwrap(),
             2_500
         );
         let mut tokens = Vec::new();
@@ -766,17 +766,17 @@ mod tests {
         assert_eq!(tokens, [7]);
         waker.seen();
         writer.write_all(b"not a line yet").unwrap();
-        tape.read_from(run, Stream::Stdout, reader.as_fd()).unwrap();
+        log.read_from(run, Stream::Stdout, reader.as_fd()).unwrap();
         assert_eq!(
             readable([Some(mailbox.as_fd())], Some(Duration::ZERO)).unwrap(),
             [false]
         );
-        tape.end(run, Wall(1), "exit code 0");
+        log.end(run, Wall(1), "exit code 0");
         mailbox.take(&mut tokens);
         assert_eq!(tokens, [7, 7]);
-        tape.unfollow(&waker);
+        log.unfollow(&waker);
         waker.seen();
-        tape.append(run, Stream::Stdout, b"more\n");
+        log.append(run, Stream::Stdout, b"more\n");
         assert_eq!(
             readable([Some(mailbox.as_fd())], Some(Duration::ZERO)).unwrap(),
             [false]
@@ -785,16 +785,16 @@ mod tests {
 
     #[test]
     fn what_a_gone_run_still_writes_is_read_and_forgotten() {
-        let tape = Tape::new(Limits { runs: 1, ..LIMITS }, 1, 1);
-        let old = tape.begin(Wall(1));
-        tape.end(old, Wall(1), "exit code 0");
-        tape.begin(Wall(1));
+        let log = Log::new(Limits { runs: 1, ..LIMITS }, 1, 1);
+        let old = log.begin(Wall(1));
+        log.end(old, Wall(1), "exit code 0");
+        log.begin(Wall(1));
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(b"late\n").unwrap();
         assert_eq!(
-            tape.read_from(old, Stream::Stdout, reader.as_fd()).unwrap(),
+            log.read_from(old, Stream::Stdout, reader.as_fd()).unwrap(),
             5
         );
-        assert_eq!(tape.next_seq(), 1);
+        assert_eq!(log.next_seq(), 1);
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::reader::{Place, Reader};
 use super::segment::{Meta, survey};
-use super::writer::{Disk, Folder, Part};
+use super::writer::{Disk, Folder, SegmentId};
 use crate::base::clock::Wall;
 use crate::base::table::Set;
-use crate::log::block::Lane;
+use crate::log::block::StreamSlice;
 use crate::log::ring::{Ring, Snapshot};
 use crate::log::search::{Found, Go, Query, QueryError, Stream, whole};
 
@@ -34,7 +34,7 @@ pub(super) struct Selection {
 struct Stored {
     folder: Option<Folder>,
     /// All parts of the log; empty where nothing is to be read.
-    parts: Vec<Arc<Part>>,
+    parts: Vec<Arc<SegmentId>>,
     runs: Vec<StoredRun>,
 }
 
@@ -48,7 +48,7 @@ struct StoredRun {
 }
 
 /// The runs that are known, oldest first: as many as can be searched.
-fn runs(ring: &Ring, parts: &[Arc<Part>], most: usize) -> Vec<u64> {
+fn runs(ring: &Ring, parts: &[Arc<SegmentId>], most: usize) -> Vec<u64> {
     let mut runs = Set::default();
     let in_memory = ring.runs().iter().map(|r| r.number);
     for run in parts.iter().map(|p| p.run).chain(in_memory) {
@@ -192,7 +192,7 @@ impl Selection {
                 let end = if follows { reader.rest() } else { reader.end() };
                 let start = reader.start(self.after, self.since);
                 self.memory.dropped -= gone[1];
-                readers.push(Stretch {
+                readers.push(RunReader {
                     gone: ceiling.map(|_| gone),
                     is_begun: false,
                     alone,
@@ -200,7 +200,7 @@ impl Selection {
                     start,
                     end,
                 });
-                readers.last_mut().into_iter().for_each(Stretch::rest);
+                readers.last_mut().into_iter().for_each(RunReader::rest);
             }
         }
         View {
@@ -242,7 +242,7 @@ impl Stored {
     fn new(
         ring: &Ring,
         folder: Option<Folder>,
-        parts: Vec<Arc<Part>>,
+        parts: Vec<Arc<SegmentId>>,
         runs: Vec<u64>,
         after: u64,
     ) -> Self {
@@ -280,7 +280,7 @@ impl Stored {
 }
 
 /// One run on disk, from where to where.
-struct Stretch {
+struct RunReader {
     reader: Reader,
     start: Place,
     end: Place,
@@ -292,7 +292,7 @@ struct Stretch {
     gone: Option<[u64; 2]>,
 }
 
-impl Stretch {
+impl RunReader {
     /// Another has its turn: files are open of one at a time, however many runs there are.
     fn rest(&mut self) {
         if !self.alone {
@@ -310,15 +310,15 @@ pub(super) struct View {
     pub next: u64,
     /// Lines that are gone, of runs that are not on disk.
     dropped: u64,
-    memory: Vec<Lane>,
-    readers: Vec<Stretch>,
+    memory: Vec<StreamSlice>,
+    readers: Vec<RunReader>,
     after: u64,
     since: Option<Wall>,
     stream: Option<Stream>,
 }
 
 /// What is done with a page, of which these blocks are its own.
-pub(super) type OnPage<'a> = dyn FnMut(&[Lane], &[Range<usize>]) -> Go + 'a;
+pub(super) type OnPage<'a> = dyn FnMut(&[StreamSlice], &[Range<usize>]) -> Go + 'a;
 
 impl View {
     /// Something should be on disk.
@@ -328,7 +328,7 @@ impl View {
 
     /// Lines, whatever they say: all that are there.
     pub(super) fn lines(&mut self) -> u64 {
-        let in_memory: u64 = self.memory.iter().map(Lane::lines).sum();
+        let in_memory: u64 = self.memory.iter().map(StreamSlice::lines).sum();
         let (after, stream) = (self.after, self.stream);
         let stored = self.readers.iter_mut();
         let stored = stored.map(|s| {
@@ -348,7 +348,7 @@ impl View {
     /// Lines that are gone altogether.
     pub(super) fn gone(&mut self) -> u64 {
         let after = self.after;
-        let lost = |stretch: &mut Stretch| {
+        let lost = |stretch: &mut RunReader| {
             let Some(gone) = stretch.gone else {
                 return stretch.reader.missing(after);
             };
@@ -383,8 +383,8 @@ impl View {
             view: self,
             forward,
         };
-        let mut before: VecDeque<Vec<Lane>> = VecDeque::new();
-        let mut coming: VecDeque<Vec<Lane>> = VecDeque::new();
+        let mut before: VecDeque<Vec<StreamSlice>> = VecDeque::new();
+        let mut coming: VecDeque<Vec<StreamSlice>> = VecDeque::new();
         loop {
             while coming.is_empty()
                 || (coming.len() <= MOST_BESIDE && lines_of(coming.iter().skip(1)) < beside)
@@ -400,7 +400,7 @@ impl View {
             let go = if beside == 0 {
                 each(&here, &whole(&here))
             } else {
-                let mut pages: Vec<&[Lane]> = before.iter().map(Vec::as_slice).collect();
+                let mut pages: Vec<&[StreamSlice]> = before.iter().map(Vec::as_slice).collect();
                 let mut own = pages.len();
                 pages.push(&here);
                 pages.extend(coming.iter().map(Vec::as_slice));
@@ -426,7 +426,7 @@ impl View {
     }
 
     /// For a follower: what comes first behind its cursor, and the number up to which that is all.
-    pub(super) fn first_page(&mut self) -> (Vec<Lane>, Option<u64>) {
+    pub(super) fn first_page(&mut self) -> (Vec<StreamSlice>, Option<u64>) {
         let mut lanes = Vec::new();
         let mut horizon: Option<u64> = None;
         for stretch in &mut self.readers {
@@ -440,7 +440,7 @@ impl View {
             while let Some((page, place)) = stretch.reader.forward(stretch.start, stretch.end) {
                 stretch.start = place;
                 self.late.append(&mut stretch.reader.late);
-                let last = page.iter().filter_map(Lane::last).max();
+                let last = page.iter().filter_map(StreamSlice::last).max();
                 lanes.extend(page);
                 if last.is_some_and(|last| last > self.after) {
                     // A late one may have its place among those in memory.
@@ -459,12 +459,12 @@ impl View {
     }
 }
 
-fn lines_of<'a>(pages: impl Iterator<Item = &'a Vec<Lane>>) -> u64 {
-    pages.flatten().map(Lane::lines).sum()
+fn lines_of<'a>(pages: impl Iterator<Item = &'a Vec<StreamSlice>>) -> u64 {
+    pages.flatten().map(StreamSlice::lines).sum()
 }
 
 /// Pages in order as one, and where the blocks of one of them are in it.
-fn joined(pages: &[&[Lane]], own: usize) -> (Vec<Lane>, Vec<Range<usize>>) {
+fn joined(pages: &[&[StreamSlice]], own: usize) -> (Vec<StreamSlice>, Vec<Range<usize>>) {
     let mut outputs: Vec<(u64, Stream)> = Vec::new();
     for lane in pages.iter().copied().flatten() {
         if !outputs.contains(&(lane.run, lane.stream)) {
@@ -477,7 +477,7 @@ fn joined(pages: &[&[Lane]], own: usize) -> (Vec<Lane>, Vec<Range<usize>>) {
         for (at, page) in pages.iter().enumerate() {
             let start = blocks.len();
             let mut same = page.iter().filter(|l| l.run == run && l.stream == stream);
-            blocks.extend(same.next().into_iter().flat_map(Lane::visible));
+            blocks.extend(same.next().into_iter().flat_map(StreamSlice::visible));
             if at == own {
                 range = start..blocks.len();
                 // Late lines are in lanes of their own.
@@ -487,7 +487,7 @@ fn joined(pages: &[&[Lane]], own: usize) -> (Vec<Lane>, Vec<Range<usize>>) {
                 }
             }
         }
-        lanes.push(Lane::new(run, stream, blocks));
+        lanes.push(StreamSlice::new(run, stream, blocks));
         owns.push(range);
     }
     (lanes, owns)
@@ -496,14 +496,14 @@ fn joined(pages: &[&[Lane]], own: usize) -> (Vec<Lane>, Vec<Range<usize>>) {
 /// Pages, one after the other.
 struct Source<'a> {
     view: &'a mut View,
-    memory: Option<Vec<Lane>>,
+    memory: Option<Vec<StreamSlice>>,
     /// Runs before it (or, backward, from it on) were read.
     at: usize,
     forward: bool,
 }
 
 impl Source<'_> {
-    fn next(&mut self) -> Option<Vec<Lane>> {
+    fn next(&mut self) -> Option<Vec<StreamSlice>> {
         // What is in memory is newer than all that is on disk.
         if !self.forward
             && let Some(lanes) = self.memory.take()
@@ -578,7 +578,7 @@ impl Source<'_> {
         }
     }
 
-    fn reuse(&mut self, lanes: Vec<Lane>) {
+    fn reuse(&mut self, lanes: Vec<StreamSlice>) {
         let at = self.current();
         if let Some(stretch) = at.and_then(|at| self.view.readers.get_mut(at)) {
             stretch.reader.reuse(lanes);

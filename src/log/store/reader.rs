@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::index::Record;
 use super::segment::{BACK, Opened, RECORDS};
-use super::writer::{Folder, Part};
+use super::writer::{Folder, SegmentId};
 use crate::base::clock::Wall;
-use crate::log::block::{Block, Chunk, Lane, MAX_LINE, cut, nth_line};
+use crate::log::block::{Block, Chunk, MAX_LINE, StreamSlice, cut, nth_line};
 use crate::log::search::Stream;
 
 /// Bytes of a page: a few reads of full size.
@@ -28,7 +28,7 @@ pub(super) struct Place {
 pub(super) struct Reader {
     folder: Folder,
     /// Its parts, oldest first.
-    parts: Vec<Arc<Part>>,
+    parts: Vec<Arc<SegmentId>>,
     /// What is above is in memory.
     ceiling: u64,
     stream: Option<Stream>,
@@ -48,7 +48,7 @@ impl Reader {
     /// it is on disk only).
     pub(super) fn new(
         folder: Folder,
-        parts: Vec<Arc<Part>>,
+        parts: Vec<Arc<SegmentId>>,
         ceiling: Option<u64>,
         stream: Option<Stream>,
         late_below: u64,
@@ -66,7 +66,7 @@ impl Reader {
         }
     }
 
-    pub(super) fn parts(&self) -> &[Arc<Part>] {
+    pub(super) fn parts(&self) -> &[Arc<SegmentId>] {
         &self.parts
     }
 
@@ -130,7 +130,7 @@ impl Reader {
     /// The place before the first line with a higher number, from this time on.
     pub(super) fn start(&mut self, after: u64, since: Option<Wall>) -> Place {
         let since = since.unwrap_or(Wall(i64::MIN));
-        let old = |part: &Arc<Part>| {
+        let old = |part: &Arc<SegmentId>| {
             let meta = part.meta.get();
             meta.is_some_and(|m| m.last <= after || m.last_at < since)
         };
@@ -152,7 +152,8 @@ impl Reader {
     /// The place behind the last line that is not in memory.
     pub(super) fn end(&mut self) -> Place {
         let ceiling = self.ceiling;
-        let below = |part: &Arc<Part>| part.meta.get().is_none_or(|m| m.header.first <= ceiling);
+        let below =
+            |part: &Arc<SegmentId>| part.meta.get().is_none_or(|m| m.header.first <= ceiling);
         let parts = self.parts.iter().take_while(|p| below(p)).count();
         let Some(part) = parts.checked_sub(1) else {
             return Place { part: 0, record: 0 };
@@ -253,7 +254,7 @@ impl Reader {
     }
 
     /// The last page before `to`, not before `from`; and where it begins.
-    pub(super) fn back(&mut self, from: Place, to: Place) -> Option<(Vec<Lane>, Place)> {
+    pub(super) fn back(&mut self, from: Place, to: Place) -> Option<(Vec<StreamSlice>, Place)> {
         let mut to = to;
         while to > from && to.record == 0 {
             to.part -= 1;
@@ -301,7 +302,7 @@ impl Reader {
     }
 
     /// The first page from `from` on, not beyond `to`; and where it ends.
-    pub(super) fn forward(&mut self, from: Place, to: Place) -> Option<(Vec<Lane>, Place)> {
+    pub(super) fn forward(&mut self, from: Place, to: Place) -> Option<(Vec<StreamSlice>, Place)> {
         let mut from = from;
         while from.part < to.part && from.record >= self.len(from.part) {
             from.part += 1;
@@ -350,7 +351,7 @@ impl Reader {
     }
 
     /// The lines of these records, the first of which is at `place`.
-    fn lanes(&mut self, place: Place, before: Record, records: &[Record]) -> Vec<Lane> {
+    fn lanes(&mut self, place: Place, before: Record, records: &[Record]) -> Vec<StreamSlice> {
         let mut lanes = Vec::new();
         let (run, late_below, ceiling) = (self.run(), self.late_below, self.ceiling);
         let mut late = Vec::new();
@@ -404,7 +405,7 @@ impl Reader {
                 previous = *record;
             }
             let block = Block::new(track.bytes, track.chunks);
-            lanes.push(Lane::new(run, stream, vec![Arc::new(block)]));
+            lanes.push(StreamSlice::new(run, stream, vec![Arc::new(block)]));
         }
         self.late.append(&mut late);
         lanes
@@ -461,8 +462,8 @@ impl Reader {
     }
 
     /// Takes back the memory of a page that was read.
-    pub(super) fn reuse(&mut self, lanes: Vec<Lane>) {
-        for block in lanes.into_iter().flat_map(Lane::into_blocks) {
+    pub(super) fn reuse(&mut self, lanes: Vec<StreamSlice>) {
+        for block in lanes.into_iter().flat_map(StreamSlice::into_blocks) {
             if let Ok(block) = Arc::try_unwrap(block) {
                 self.spare = block.into_bytes();
             }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use super::index::{HEADER, Header, RECORD, Record};
-use super::writer::{Folder, LARGEST, Part};
+use super::writer::{Folder, LARGEST, SegmentId};
 use crate::base::clock::Wall;
 use crate::log::block::{MAX_LINE, cut};
 use crate::log::search::Stream;
@@ -39,7 +39,7 @@ impl Meta {
 }
 
 /// Reads what is in these parts, oldest first, those of a run to its last one; the highest number.
-pub(super) fn survey(folder: &Folder, parts: &[Arc<Part>]) -> u64 {
+pub(super) fn survey(folder: &Folder, parts: &[Arc<SegmentId>]) -> u64 {
     let mut last = 0;
     for (at, part) in parts.iter().enumerate() {
         let over = parts.get(at + 1).is_none_or(|next| next.run != part.run);
@@ -56,7 +56,7 @@ pub(super) fn survey(folder: &Folder, parts: &[Arc<Part>]) -> u64 {
 
 /// The highest number in these parts, which are all of a log. Reads no more of them than it must: the
 /// newest two are all that a crash can have left open.
-pub(super) fn last_number(folder: &Folder, parts: &[Arc<Part>]) -> u64 {
+pub(super) fn last_number(folder: &Folder, parts: &[Arc<SegmentId>]) -> u64 {
     let newest = &parts[parts.len().saturating_sub(2)..];
     let last = newest.iter().map(|part| {
         let opened = Opened::read(folder, part, 1, true).ok()?;
@@ -85,7 +85,12 @@ pub(super) struct Opened {
 impl Opened {
     /// `first`: the number of its first line, if its index does not tell; `over`: it is the last of a
     /// run that nobody writes any more.
-    pub(super) fn read(folder: &Folder, part: &Part, first: u64, over: bool) -> io::Result<Self> {
+    pub(super) fn read(
+        folder: &Folder,
+        part: &SegmentId,
+        first: u64,
+        over: bool,
+    ) -> io::Result<Self> {
         let log = open_plain(&folder.file(part.run, part.segment, "log"))?;
         let about = log.metadata()?;
         let size = about.len().min(LARGEST) as u32;

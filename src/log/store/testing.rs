@@ -19,8 +19,8 @@ fn limits(bytes: u64, lines: u64, disk: u64) -> Limits {
 /// The same history on two logs: one keeps all in memory, one as little as it can.
 struct Twins {
     folder: Folder,
-    memory: Arc<Tape>,
-    disk: Arc<Tape>,
+    memory: Arc<Log>,
+    disk: Arc<Log>,
     /// Runs that are open.
     open: Vec<u64>,
     at: i64,
@@ -31,15 +31,15 @@ impl Twins {
         let folder = Folder::new("tape-1");
         let small = limits(64 << 10, 100, disk);
         Self {
-            memory: Tape::new(limits(1 << 30, u64::MAX, 0), 1, 1),
-            disk: Tape::open(folder.path().into(), Kind::Runs, small, 1, 1),
+            memory: Log::new(limits(1 << 30, u64::MAX, 0), 1, 1),
+            disk: Log::open(folder.path().into(), Kind::Runs, small, 1, 1),
             folder,
             open: Vec::new(),
             at: 1_000,
         }
     }
 
-    fn both<T: PartialEq + std::fmt::Debug>(&self, each: impl Fn(&Tape) -> T) -> T {
+    fn both<T: PartialEq + std::fmt::Debug>(&self, each: impl Fn(&Log) -> T) -> T {
         let (one, other) = (each(&self.memory), each(&self.disk));
         assert_eq!(one, other);
         one
@@ -47,20 +47,20 @@ impl Twins {
 
     fn step(&mut self, random: &mut Random) {
         if self.open.is_empty() || (self.open.len() == 1 && random.below(50) == 0) {
-            let run = self.both(|tape| tape.begin(Wall(self.at)));
+            let run = self.both(|log| log.begin(Wall(self.at)));
             self.open.push(run);
         }
         let run = self.open[random.below(self.open.len())];
         match random.below(60) {
             0 => {
-                self.both(|tape| tape.end(run, Wall(self.at), "exit code 3"));
+                self.both(|log| log.end(run, Wall(self.at), "exit code 3"));
                 self.open.retain(|open| *open != run);
             }
-            1 => drop(self.both(|tape| tape.find(&Query::unhurried()).unwrap().next)),
+            1 => drop(self.both(|log| log.find(&Query::unhurried()).unwrap().next)),
             _ => {
                 let stream = Stream::ALL[usize::from(random.below(3) == 0)];
                 let text = text(random, self.at);
-                self.both(|tape| tape.append(run, stream, &text));
+                self.both(|log| log.append(run, stream, &text));
                 self.at += 1;
             }
         }
@@ -148,10 +148,10 @@ fn memory_and_disk_are_one_log() {
                 );
             }
         }
-        let mut pulled = [&twins.memory, &twins.disk].map(|tape| {
+        let mut pulled = [&twins.memory, &twins.disk].map(|log| {
             let (mut all, mut after) = (Vec::new(), 0);
             loop {
-                let pulled = tape.pull(after, 100_000);
+                let pulled = log.pull(after, 100_000);
                 assert_eq!(pulled.dropped, 0, "seed {seed}");
                 if pulled.lines.is_empty() && pulled.next == after {
                     break all;
@@ -179,9 +179,9 @@ fn memory_and_disk_are_one_log() {
         );
         // Another daemon, after an orderly end.
         for run in std::mem::take(&mut twins.open) {
-            twins.both(|tape| tape.end(run, Wall(9_000), "exit code 0"));
+            twins.both(|log| log.end(run, Wall(9_000), "exit code 0"));
         }
-        let stored = Tape::stored(
+        let stored = Log::stored(
             twins.folder.path().into(),
             Kind::Runs,
             limits(1 << 20, 100, 0),
@@ -260,8 +260,8 @@ fn difference(one: &Found, other: &Found) -> String {
 }
 
 /// Numbers of lines 1, 2, ... as texts.
-fn numbered(tape: &Tape) -> Vec<u64> {
-    let found = tape
+fn numbered(log: &Log) -> Vec<u64> {
+    let found = log
         .find(&Query {
             after: Some(0),
             ..Query::unhurried()
@@ -274,13 +274,13 @@ fn numbered(tape: &Tape) -> Vec<u64> {
         .collect()
 }
 
-fn written(folder: &Path, disk: u64, lines: std::ops::Range<u64>) -> Arc<Tape> {
-    let tape = Tape::open(folder.into(), Kind::Runs, limits(64 << 10, 100, disk), 1, 1);
-    let run = tape.begin(Wall(1));
+fn written(folder: &Path, disk: u64, lines: std::ops::Range<u64>) -> Arc<Log> {
+    let log = Log::open(folder.into(), Kind::Runs, limits(64 << 10, 100, disk), 1, 1);
+    let run = log.begin(Wall(1));
     for number in lines {
-        tape.append(run, Stream::Stdout, format!("{number}\n").as_bytes());
+        log.append(run, Stream::Stdout, format!("{number}\n").as_bytes());
     }
-    tape
+    log
 }
 
 #[test]
@@ -307,17 +307,17 @@ fn an_index_that_is_lost_or_torn_or_garbage_loses_no_line() {
             }
         }
         fs::write(&index, &bytes).unwrap();
-        let tape = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
+        let log = Log::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
         assert!(
-            numbered(&tape).into_iter().eq(0..3_000),
+            numbered(&log).into_iter().eq(0..3_000),
             "attempt {attempt} {:?}",
-            numbered(&tape).len()
+            numbered(&log).len()
         );
-        assert!(tape.next_seq() > 3_000);
+        assert!(log.next_seq() > 3_000);
     }
     fs::remove_file(&index).unwrap();
-    let tape = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
-    assert!(numbered(&tape).into_iter().eq(0..3_000));
+    let log = Log::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
+    assert!(numbered(&log).into_iter().eq(0..3_000));
 }
 
 #[test]
@@ -328,11 +328,11 @@ fn what_a_crash_cut_off_between_log_and_index_is_found() {
         let index = folder.path().join("000001-00.idx");
         let bytes = fs::read(&index).unwrap();
         fs::write(&index, &bytes[..bytes.len() - cut]).unwrap();
-        let tape = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
-        let found = tape.find(&Query::unhurried()).unwrap();
+        let log = Log::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
+        let found = log.find(&Query::unhurried()).unwrap();
         let seqs: Vec<u64> = found.lines.iter().map(|l| l.seq).collect();
         assert!(seqs.into_iter().eq(1..=3_000), "{cut}");
-        assert_eq!(tape.next_seq(), 3_001);
+        assert_eq!(log.next_seq(), 3_001);
     }
 }
 
@@ -345,7 +345,7 @@ fn the_budget_holds_whatever_is_written() {
         let blocks = files.map(|f| f.unwrap().metadata().unwrap().len().next_multiple_of(4096));
         blocks.sum()
     };
-    let tape = Tape::open(
+    let log = Log::open(
         folder.path().into(),
         Kind::Runs,
         limits(64 << 10, 100, budget),
@@ -354,22 +354,22 @@ fn the_budget_holds_whatever_is_written() {
     );
     let mut random = Random(5);
     for _ in 0..40 {
-        let run = tape.begin(Wall(1));
+        let run = log.begin(Wall(1));
         for _ in 0..50 {
             let text = text(&mut random, 1);
-            tape.append(run, Stream::Stdout, &text);
+            log.append(run, Stream::Stdout, &text);
             assert!(used() <= budget);
         }
-        tape.end(run, Wall(2), "exit code 0");
+        log.end(run, Wall(2), "exit code 0");
     }
     assert!(used() > budget / 2, "{}", used());
     // Lines one by one pay for their place in the index.
-    let run = tape.begin(Wall(1));
+    let run = log.begin(Wall(1));
     for _ in 0..100_000 {
-        tape.append(run, Stream::Stdout, b"\n");
+        log.append(run, Stream::Stdout, b"\n");
     }
     assert!(used() <= budget && used() > budget / 2, "{}", used());
-    let found = tape.find(&Query::unhurried()).unwrap();
+    let found = log.find(&Query::unhurried()).unwrap();
     assert_eq!(found.matches + found.dropped, 100_000);
     assert!(found.dropped > 0 && found.matches > 10_000);
 }
@@ -377,7 +377,7 @@ fn the_budget_holds_whatever_is_written() {
 #[test]
 fn a_file_that_is_cut_or_taken_away_is_followed_by_a_new_one() {
     let folder = Folder::new("tape-5");
-    let tape = written(folder.path(), 64 << 20, 0..100);
+    let log = written(folder.path(), 64 << 20, 0..100);
     let names = || {
         let mut names: Vec<String> = fs::read_dir(folder.path())
             .unwrap()
@@ -388,29 +388,29 @@ fn a_file_that_is_cut_or_taken_away_is_followed_by_a_new_one() {
         names
     };
     let append = |line: &[u8]| {
-        tape.lock().disk.as_mut().unwrap().forget_when();
-        tape.append(1, Stream::Stdout, line);
+        log.lock().disk.as_mut().unwrap().forget_when();
+        log.append(1, Stream::Stdout, line);
     };
-    let log = |segment: u32| folder.path().join(format!("000001-{segment:02}.log"));
+    let file = |segment: u32| folder.path().join(format!("000001-{segment:02}.log"));
     OpenOptions::new()
         .write(true)
         .truncate(true)
-        .open(log(0))
+        .open(file(0))
         .unwrap();
     append(b"100\n");
-    assert_eq!(fs::read(log(1)).unwrap(), b"100\n");
-    fs::remove_file(log(1)).unwrap();
+    assert_eq!(fs::read(file(1)).unwrap(), b"100\n");
+    fs::remove_file(file(1)).unwrap();
     append(b"101\n");
-    assert_eq!(fs::read(log(2)).unwrap(), b"101\n");
+    assert_eq!(fs::read(file(2)).unwrap(), b"101\n");
     fs::remove_dir_all(folder.path()).unwrap();
     append(b"102\n");
-    assert_eq!(fs::read(log(3)).unwrap(), b"102\n");
+    assert_eq!(fs::read(file(3)).unwrap(), b"102\n");
     assert_eq!(names(), ["000001-03.log"]);
-    assert_eq!(tape.trouble(), None);
+    assert_eq!(log.trouble(), None);
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&log(3)), mode(folder.path())), (0o600, 0o700));
+    assert_eq!((mode(&file(3)), mode(folder.path())), (0o600, 0o700));
     // A hundred of them are in memory still.
-    assert!(numbered(&tape).into_iter().eq(3..103));
+    assert!(numbered(&log).into_iter().eq(3..103));
 }
 
 #[test]
@@ -418,25 +418,25 @@ fn trouble_is_told_and_passes() {
     let folder = Folder::new("tape-6");
     let inside = folder.path().join("web");
     fs::write(&inside, b"in the way").unwrap();
-    let tape = written(&inside, 64 << 20, 0..10);
-    let trouble = tape.trouble().unwrap();
+    let log = written(&inside, 64 << 20, 0..10);
+    let trouble = log.trouble().unwrap();
     assert!(trouble.starts_with("cannot write "), "{trouble}");
     fs::remove_file(&inside).unwrap();
-    tape.append(1, Stream::Stdout, b"10\n");
-    assert!(tape.trouble().is_some(), "not at each line");
-    tape.lock().disk.as_mut().unwrap().forget_when();
-    tape.append(1, Stream::Stdout, b"11\n");
-    assert_eq!(tape.trouble(), None);
-    assert!(numbered(&tape).into_iter().eq(0..12));
-    drop(tape);
-    let tape = Tape::stored(inside.as_path().into(), Kind::Runs, limits(1 << 20, 100, 0));
-    let found = tape.find(&Query::unhurried()).unwrap();
+    log.append(1, Stream::Stdout, b"10\n");
+    assert!(log.trouble().is_some(), "not at each line");
+    log.lock().disk.as_mut().unwrap().forget_when();
+    log.append(1, Stream::Stdout, b"11\n");
+    assert_eq!(log.trouble(), None);
+    assert!(numbered(&log).into_iter().eq(0..12));
+    drop(log);
+    let log = Log::stored(inside.as_path().into(), Kind::Runs, limits(1 << 20, 100, 0));
+    let found = log.find(&Query::unhurried()).unwrap();
     assert_eq!((found.lines[0].text.as_str(), found.dropped), ("11", 11));
 }
 
 /// Everything there is to ask, so that a log that nobody wrote meets all code that reads; each answer
 /// comes to an end.
-fn ask_everything(tape: &Tape) {
+fn ask_everything(log: &Log) {
     for index in [-1, 0, 1, -2] {
         for (pattern, head, since) in [
             (None, None, None),
@@ -454,14 +454,14 @@ fn ask_everything(tape: &Tape) {
                     since,
                     ..Query::unhurried()
                 };
-                drop(tape.find(&query));
-                drop(tape.find_errors(&query, 5));
+                drop(log.find(&query));
+                drop(log.find_errors(&query, 5));
             }
         }
     }
     let mut after = 0;
     for _ in 0..100_000 {
-        let pull = tape.pull(after, 1 << 20);
+        let pull = log.pull(after, 1 << 20);
         if pull.next == after {
             return;
         }
@@ -500,19 +500,19 @@ fn what_is_no_file_holds_up_nobody() {
     fs::write(&theirs, "theirs").unwrap();
     symlink(&theirs, path("000007-00.idx")).unwrap();
     fifo("000007-01.idx").unwrap();
-    let tape = Tape::open(
+    let log = Log::open(
         folder.path().into(),
         Kind::Runs,
         limits(64 << 10, 100, 64 << 20),
         1,
         1,
     );
-    assert_eq!(tape.begin(Wall(1)), 7);
-    tape.append(7, Stream::Stdout, b"seven\n");
+    assert_eq!(log.begin(Wall(1)), 7);
+    log.append(7, Stream::Stdout, b"seven\n");
     fs::remove_file(path("000007-00.log")).unwrap();
-    tape.lock().disk.as_mut().unwrap().forget_when();
-    tape.append(7, Stream::Stdout, b"eight\n");
-    assert_eq!(tape.trouble(), None);
+    log.lock().disk.as_mut().unwrap().forget_when();
+    log.append(7, Stream::Stdout, b"eight\n");
+    assert_eq!(log.trouble(), None);
     assert_eq!(fs::read(path("000007-01.log")).unwrap(), b"eight\n");
     assert_eq!(fs::read(&theirs).unwrap(), b"theirs");
     let found = |index| {
@@ -520,12 +520,12 @@ fn what_is_no_file_holds_up_nobody() {
             index,
             ..Query::unhurried()
         };
-        tape.find(&query).unwrap().lines
+        log.find(&query).unwrap().lines
     };
     assert_eq!(texts(&found(-1)), ["seven", "eight"]);
     assert_eq!(texts(&found(4)), ["five"]);
     assert_eq!(found(0).len(), 10);
-    ask_everything(&tape);
+    ask_everything(&log);
 }
 
 fn texts(lines: &[Line]) -> Vec<&str> {
@@ -582,21 +582,21 @@ fn an_index_that_lies_is_answered_as_well() {
             bytes[place..place + RECORD].copy_from_slice(&record.encode());
         }
         fs::write(&index, &bytes).unwrap();
-        let tape = Tape::open(
+        let log = Log::open(
             folder.path().into(),
             Kind::Runs,
             limits(64 << 10, 100, 64 << 20),
             1,
             1,
         );
-        ask_everything(&tape);
-        let run = tape.begin(Wall(1));
-        tape.append(run, Stream::Stdout, b"one\ntwo");
-        tape.end(run, Wall(2), "exit code 0");
-        let found = tape.find(&Query::unhurried()).unwrap();
+        ask_everything(&log);
+        let run = log.begin(Wall(1));
+        log.append(run, Stream::Stdout, b"one\ntwo");
+        log.end(run, Wall(2), "exit code 0");
+        let found = log.find(&Query::unhurried()).unwrap();
         assert_eq!(texts(&found.lines), ["one", "two"]);
-        ask_everything(&tape);
-        drop(tape);
+        ask_everything(&log);
+        drop(log);
         for extension in ["log", "idx"] {
             fs::remove_file(folder.path().join(format!("{run:06}-00.{extension}"))).unwrap();
         }
@@ -606,16 +606,16 @@ fn an_index_that_lies_is_answered_as_well() {
 #[test]
 fn a_follower_goes_on_behind_what_is_on_disk_no_more() {
     let folder = Folder::new("tape-9");
-    let tape = written(folder.path(), 64 << 20, 0..5_000);
-    let other = tape.begin(Wall(2));
-    tape.append(other, Stream::Stdout, b"other\n");
+    let log = written(folder.path(), 64 << 20, 0..5_000);
+    let other = log.begin(Wall(2));
+    log.append(other, Stream::Stdout, b"other\n");
     for file in fs::read_dir(folder.path()).unwrap() {
         fs::remove_file(file.unwrap().path()).unwrap();
     }
-    let last = tape.next_seq() - 1;
+    let last = log.next_seq() - 1;
     let (mut after, mut lines, mut dropped) = (0, 0, 0);
     while after < last {
-        let pulled = tape.pull(after, 1 << 20);
+        let pulled = log.pull(after, 1 << 20);
         assert!(pulled.next > after, "no way on from {after}");
         after = pulled.next;
         lines += pulled.lines.len() as u64;
@@ -628,9 +628,9 @@ fn a_follower_goes_on_behind_what_is_on_disk_no_more() {
 fn a_file_that_is_cut_while_it_is_read_is_read_to_there() {
     let folder = Folder::new("tape-10");
     // Two parts, of which a page of the second asks for the first.
-    let tape = written(folder.path(), 1 << 20, 0..60_000);
-    drop(tape);
-    let stored = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
+    let log = written(folder.path(), 1 << 20, 0..60_000);
+    drop(log);
+    let stored = Log::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
     let mut view = stored.select(&Query::unhurried()).unwrap().open();
     assert!(view.lines() > 15_000);
     let mut files = 0;
@@ -643,7 +643,7 @@ fn a_file_that_is_cut_while_it_is_read_is_read_to_there() {
     assert!(files > 4);
     let mut lines = 0;
     view.each_page(false, 0, &mut |lanes, _| {
-        lines += lanes.iter().map(Lane::lines).sum::<u64>();
+        lines += lanes.iter().map(StreamSlice::lines).sum::<u64>();
         crate::log::search::Go::On
     });
     assert!(lines < 15_000);
@@ -653,7 +653,7 @@ fn a_file_that_is_cut_while_it_is_read_is_read_to_there() {
 fn the_budget_holds_for_runs_that_overlap() {
     for budget in [100 << 10, 1 << 20] {
         let folder = Folder::new("tape-11");
-        let tape = Tape::open(
+        let log = Log::open(
             folder.path().into(),
             Kind::Runs,
             limits(64 << 10, 100, budget),
@@ -661,18 +661,18 @@ fn the_budget_holds_for_runs_that_overlap() {
             1,
         );
         for _ in 0..3 {
-            let runs: Vec<u64> = (0..3).map(|_| tape.begin(Wall(1))).collect();
+            let runs: Vec<u64> = (0..3).map(|_| log.begin(Wall(1))).collect();
             for turn in 0..200 {
-                tape.append(runs[turn % 3], Stream::Stdout, &[b'\n'; 5_000]);
+                log.append(runs[turn % 3], Stream::Stdout, &[b'\n'; 5_000]);
                 let files = fs::read_dir(folder.path()).unwrap();
                 let sizes = files.map(|f| f.unwrap().metadata().unwrap().len());
                 let used: u64 = sizes.map(|size| size.next_multiple_of(4096)).sum();
                 assert!(used <= budget, "{used} of {budget}");
             }
             runs.iter()
-                .for_each(|run| tape.end(*run, Wall(2), "exit code 0"));
+                .for_each(|run| log.end(*run, Wall(2), "exit code 0"));
         }
-        assert_eq!(tape.trouble(), None);
+        assert_eq!(log.trouble(), None);
     }
 }
 
@@ -686,35 +686,35 @@ fn a_smaller_budget_counts_at_once_and_for_the_next_daemon() {
     };
     let open = |disk| {
         let limits = limits(64 << 10, 100, disk);
-        Tape::open(folder.path().into(), Kind::Runs, limits, 1, 1)
+        Log::open(folder.path().into(), Kind::Runs, limits, 1, 1)
     };
-    let tape = open(32 << 20);
-    let (old, new) = (tape.begin(Wall(1)), tape.begin(Wall(1)));
+    let log = open(32 << 20);
+    let (old, new) = (log.begin(Wall(1)), log.begin(Wall(1)));
     for run in [old, new] {
-        tape.append(run, Stream::Stdout, &b"line of a run\n".repeat(400_000));
+        log.append(run, Stream::Stdout, &b"line of a run\n".repeat(400_000));
     }
-    let next = tape.next_seq();
+    let next = log.next_seq();
     // Nobody writes anything any more.
     for budget in [8 << 20, 1 << 20, 100 << 10] {
-        tape.set_limits(limits(64 << 10, 100, budget));
+        log.set_limits(limits(64 << 10, 100, budget));
         assert!(used() <= budget, "{} of {budget}", used());
     }
-    tape.set_limits(limits(64 << 10, 100, 0));
+    log.set_limits(limits(64 << 10, 100, 0));
     let kept = used();
-    tape.append(new, Stream::Stdout, b"in memory only\n");
+    log.append(new, Stream::Stdout, b"in memory only\n");
     assert_eq!(used(), kept);
-    tape.set_limits(limits(64 << 10, 100, 32 << 20));
-    tape.append(new, Stream::Stdout, &b"line of a run\n".repeat(400_000));
-    assert!(used() > 5 << 20 && tape.next_seq() == next + 400_001);
-    drop(tape);
+    log.set_limits(limits(64 << 10, 100, 32 << 20));
+    log.append(new, Stream::Stdout, &b"line of a run\n".repeat(400_000));
+    assert!(used() > 5 << 20 && log.next_seq() == next + 400_001);
+    drop(log);
     // Reading alone takes nothing away.
     let before = used();
     let stored = limits(64 << 10, 100, 1 << 20);
-    let stored = Tape::stored(folder.path().into(), Kind::Runs, stored);
+    let stored = Log::stored(folder.path().into(), Kind::Runs, stored);
     assert_eq!((used(), stored.next_seq()), (before, next + 400_001));
-    let tape = open(1 << 20);
+    let log = open(1 << 20);
     assert!(used() <= 1 << 20, "{}", used());
-    assert_eq!(tape.next_seq(), next + 400_001);
+    assert_eq!(log.next_seq(), next + 400_001);
 }
 
 #[test]
@@ -722,11 +722,11 @@ fn a_small_budget_keeps_the_newest_lines() {
     for budget in [64 << 10, 100 << 10, 256 << 10] {
         let folder = Folder::new("tape-15");
         let limits = limits(64 << 10, 100, budget);
-        let tape = Tape::open(folder.path().into(), Kind::Runs, limits, 1, 1);
-        let run = tape.begin(Wall(1));
+        let log = Log::open(folder.path().into(), Kind::Runs, limits, 1, 1);
+        let run = log.begin(Wall(1));
         let mut written = 0;
         while written < 8 * budget {
-            tape.append(run, Stream::Stdout, &b"0123456789012345678\n".repeat(100));
+            log.append(run, Stream::Stdout, &b"0123456789012345678\n".repeat(100));
             written += 2_000;
             let files = fs::read_dir(folder.path()).unwrap();
             let sizes = files.map(|f| f.unwrap().metadata().unwrap().len());
@@ -741,23 +741,23 @@ fn trouble_is_over_once_nothing_is_to_be_written() {
     let folder = Folder::new("tape-12");
     let inside = folder.path().join("web");
     fs::write(&inside, b"in the way").unwrap();
-    let tape = written(&inside, 64 << 20, 0..10);
-    assert!(tape.trouble().is_some());
-    tape.set_limits(limits(64 << 10, 100, 0));
-    assert_eq!(tape.trouble(), None);
+    let log = written(&inside, 64 << 20, 0..10);
+    assert!(log.trouble().is_some());
+    log.set_limits(limits(64 << 10, 100, 0));
+    assert_eq!(log.trouble(), None);
 }
 
 #[test]
 fn a_query_over_many_runs_has_one_file_open() {
     let folder = Folder::new("tape-13");
-    let tape = written(folder.path(), 64 << 20, 0..10);
+    let log = written(folder.path(), 64 << 20, 0..10);
     for _ in 0..30 {
-        let run = tape.begin(Wall(1));
-        tape.append(run, Stream::Stdout, b"line\n");
-        tape.end(run, Wall(2), "exit code 0");
+        let run = log.begin(Wall(1));
+        log.append(run, Stream::Stdout, b"line\n");
+        log.end(run, Wall(2), "exit code 0");
     }
-    drop(tape);
-    let stored = Tape::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
+    drop(log);
+    let stored = Log::stored(folder.path().into(), Kind::Runs, limits(1 << 20, 100, 0));
     let query = Query {
         after: Some(0),
         ..Query::unhurried()

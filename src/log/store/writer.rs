@@ -90,7 +90,7 @@ impl Kind {
 
 /// One segment of one run on disk.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct SegmentId {
     pub run: u64,
     pub segment: u32,
     /// What it costs, bytes.
@@ -120,7 +120,7 @@ impl Folder {
     }
 
     /// What is there, oldest first.
-    fn parts(&self) -> Vec<Arc<Part>> {
+    fn parts(&self) -> Vec<Arc<SegmentId>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -131,7 +131,7 @@ impl Folder {
                 let path = self.file(run, segment, extension);
                 fs::symlink_metadata(path).map_or(0, |m| m.len())
             };
-            found.push(Arc::new(Part {
+            found.push(Arc::new(SegmentId {
                 run,
                 segment,
                 cost: cost(size("log")) + cost(size("idx")),
@@ -153,7 +153,7 @@ pub(super) struct Disk {
     pub folder: Folder,
     budget: u64,
     /// Those that nobody writes any more, oldest first.
-    parts: Vec<Arc<Part>>,
+    parts: Vec<Arc<SegmentId>>,
     writers: Vec<Writer>,
     trouble: Option<Box<Trouble>>,
     /// Since it was last asked for.
@@ -240,7 +240,7 @@ impl Disk {
     }
 
     /// All there is now, oldest first, to be read.
-    pub(super) fn now(&mut self) -> Vec<Arc<Part>> {
+    pub(super) fn now(&mut self) -> Vec<Arc<SegmentId>> {
         for index in 0..self.writers.len() {
             let open = &mut self.writers[index].open;
             if let Some(Err(e)) = open.as_mut().map(|open| open.flush()) {
@@ -387,7 +387,7 @@ impl Disk {
     }
 
     /// Segments that are written no more, as far as they are any, among the others.
-    fn keep(&mut self, closed: Vec<Option<Arc<Part>>>) {
+    fn keep(&mut self, closed: Vec<Option<Arc<SegmentId>>>) {
         self.parts.extend(closed.into_iter().flatten());
         let parts = in_order(std::mem::take(&mut self.parts), |p| u64::from(p.segment));
         self.parts = in_order(parts, |p| p.run);
@@ -556,11 +556,11 @@ impl Writer {
     }
 
     /// What is in the segment that is being written.
-    fn part(&self) -> Option<Arc<Part>> {
+    fn part(&self) -> Option<Arc<SegmentId>> {
         let open = self.open.as_ref()?;
         let mut header = open.header.clone();
         header.ended.clone_from(&self.ended);
-        Some(Arc::new(Part {
+        Some(Arc::new(SegmentId {
             run: self.run,
             segment: open.segment,
             cost: cost(open.size()) + cost(open.index_size()),
@@ -575,7 +575,7 @@ impl Writer {
     }
 
     /// The segment is written no more.
-    fn close(&mut self) -> Option<Arc<Part>> {
+    fn close(&mut self) -> Option<Arc<SegmentId>> {
         if let Some(open) = &mut self.open {
             let _ = open.flush();
         }
@@ -583,7 +583,7 @@ impl Writer {
         let whole = self.open.take().is_some_and(|open| open.is_whole());
         // Somebody cut it short, or took it away: what it holds now is to be read anew.
         match part {
-            Some(part) if !whole => Some(Arc::new(Part {
+            Some(part) if !whole => Some(Arc::new(SegmentId {
                 meta: OnceLock::new(),
                 ..Arc::into_inner(part)?
             })),

@@ -102,7 +102,7 @@ impl PathWatch {
     }
 
     /// To be waited for, where there is inotify.
-    pub fn ear(&self) -> Option<BorrowedFd<'_>> {
+    pub fn notify_socket(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 

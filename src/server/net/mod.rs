@@ -38,7 +38,7 @@ use crate::os::net::widen_backlog;
 use crate::os::peer::{self, Diag};
 use crate::os::poll::{Mailbox, Waker};
 use crate::os::thread;
-use crate::server::mcp::Server;
+use crate::server::mcp::Mcp;
 use crate::server::service::{ClientKind, Level, Service};
 
 pub use access::Policy;
@@ -81,7 +81,7 @@ pub struct Listeners {
 
 /// A door that is open. Dropped, it closes at once.
 #[derive(Debug)]
-pub struct Door {
+pub struct Server {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -89,7 +89,7 @@ pub struct Door {
 #[derive(Debug)]
 struct Shared {
     orders: Mutex<Orders>,
-    bell: Arc<Waker>,
+    waker: Arc<Waker>,
     connections: AtomicUsize,
     agents: AtomicUsize,
 }
@@ -105,7 +105,7 @@ struct Orders {
 impl Shared {
     fn order(&self, give: impl FnOnce(&mut Orders)) {
         give(&mut self.orders());
-        self.bell.wake();
+        self.waker.wake();
     }
 
     fn orders(&self) -> MutexGuard<'_, Orders> {
@@ -113,7 +113,7 @@ impl Shared {
     }
 }
 
-impl Door {
+impl Server {
     /// Who may come in, from now on; connections that are open stay.
     pub fn set_policy(&self, policy: Policy) {
         self.shared.order(|orders| orders.policy = Some(policy));
@@ -158,7 +158,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for Server {
     fn drop(&mut self) {
         self.end(Duration::ZERO);
     }
@@ -181,18 +181,22 @@ impl Inlet {
 ///
 /// # Errors
 /// No descriptor or no thread to be had.
-pub fn start(service: Arc<dyn Service>, listeners: Listeners, policy: Policy) -> io::Result<Door> {
+pub fn start(
+    service: Arc<dyn Service>,
+    listeners: Listeners,
+    policy: Policy,
+) -> io::Result<Server> {
     let mailbox = Mailbox::new()?;
     let shared = Arc::new(Shared {
         orders: Mutex::default(),
-        bell: mailbox.waker(ORDER),
+        waker: mailbox.waker(ORDER),
         connections: AtomicUsize::new(0),
         agents: AtomicUsize::new(0),
     });
     let mut net = Net::new(service, policy, mailbox, Arc::clone(&shared))?;
     net.listen(listeners)?;
     let thread = thread::start("net", thread::LARGE, Box::new(move || net.run()))?;
-    Ok(Door {
+    Ok(Server {
         shared,
         thread: Some(thread),
     })
@@ -214,7 +218,7 @@ enum Due {
 /// All that the thread owns.
 struct Net {
     service: Arc<dyn Service>,
-    server: Server,
+    server: Mcp,
     policy: Policy,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
@@ -265,7 +269,7 @@ impl Net {
         mailbox: Arc<Mailbox>,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
-        let server = Server::new(&service.info(), service.instructions(), service.tools());
+        let server = Mcp::new(&service.info(), service.instructions(), service.tools());
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*mailbox, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
         Ok(Self {
@@ -500,7 +504,7 @@ impl Net {
     }
 
     fn obey(&mut self, now: Mono) {
-        self.shared.bell.seen();
+        self.shared.waker.seen();
         let orders = std::mem::take(&mut *self.shared.orders());
         if let Some(policy) = orders.policy {
             self.policy = policy;

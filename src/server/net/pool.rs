@@ -24,7 +24,7 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    bell: Condvar,
+    waker: Condvar,
 }
 
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Shared {
             }
             state.idle += 1;
             let (back, waited) = self
-                .bell
+                .waker
                 .wait_timeout(state, IDLE)
                 .unwrap_or_else(PoisonError::into_inner);
             state = back;
@@ -99,7 +99,7 @@ impl Pool {
             }
         }
         drop(state);
-        self.shared.bell.notify_one();
+        self.shared.waker.notify_one();
         Ok(())
     }
 }
@@ -110,7 +110,7 @@ impl Drop for Pool {
         state.closed = true;
         state.jobs.clear();
         drop(state);
-        self.shared.bell.notify_all();
+        self.shared.waker.notify_all();
     }
 }
 
