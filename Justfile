@@ -16,7 +16,7 @@ test *args:
 
 # Mutations of what comes in (wire, configuration, patterns), each kind for an hour
 fuzz seconds="3600":
-    BPM_FUZZ_SECONDS={{seconds}} cargo test --test mutation -- --nocapture
+    BPM_FUZZ_SECONDS={{seconds}} cargo test --test server mutation -- --nocapture
 
 # Every figure of the README, each beside its limit; names choose rows
 bench *args:

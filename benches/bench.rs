@@ -23,7 +23,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bpm::base::clock::Mono;
-use common::{House, Http, bpm, eventually, fixture, log_data, murder};
+use common::{Http, Project, bpm, eventually, fixture, log_data, murder};
 use serde_json::{Value, json};
 
 type Group = (&'static str, fn(&Bench));
@@ -103,8 +103,8 @@ fn start(bench: &Bench) {
             "< 3 ms",
         );
     }
-    let house = served("[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n");
-    let mut client = house.http();
+    let project = served("[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n");
+    let mut client = project.http();
     let stops = (0..bench.rounds(21)).map(|_| {
         client.call("start", json!({"process": "a"})).ok();
         timed(|| drop(client.call("stop", json!({"process": "a"})).ok()))
@@ -115,11 +115,11 @@ fn start(bench: &Bench) {
         limit.clone(),
         "",
     );
-    drop(house);
+    drop(project);
 
-    let house =
+    let project =
         served("[process.a]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 0.5\n");
-    let mut client = house.http();
+    let mut client = project.http();
     let stops = (0..bench.rounds(5)).map(|_| {
         client.call("start", json!({"process": "a"})).ok();
         timed(|| drop(client.call("stop", json!({"process": "a"})).ok())) - 0.5
@@ -151,32 +151,32 @@ fn start(bench: &Bench) {
 
 /// `bpm status` and `bpm -d`, where this bpm has them.
 fn daemon(bench: &Bench, empty: &str) {
-    let house = served("[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n");
-    if house.cli(["status"]).code != Some(0) {
+    let project = served("[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n");
+    if project.cli(["status"]).code != Some(0) {
         return;
     }
-    let walls = (0..bench.rounds(51)).map(|_| timed(|| drop(house.cli(["status"]))));
+    let walls = (0..bench.rounds(51)).map(|_| timed(|| drop(project.cli(["status"]))));
     row(
         "`bpm status`, wall",
         spread(walls.collect()),
         empty,
         "< 5 ms",
     );
-    drop(house);
+    drop(project);
 
-    let house = House::new("[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n");
+    let project = Project::new("[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n");
     let mut walls = Vec::new();
     for _ in 0..bench.rounds(21) {
-        walls.push(timed(|| drop(house.cli(["-d"]).exits(0))));
-        house.cli(["stop"]).exits(0);
+        walls.push(timed(|| drop(project.cli(["-d"]).exits(0))));
+        project.cli(["stop"]).exits(0);
     }
     row("`bpm -d`, wall", spread(walls), empty, "< 30 ms");
 }
 
 /// Seconds from fork to the first instruction of a bare child.
 fn exec_time(bench: &Bench) -> f64 {
-    let house = House::empty();
-    let file = house.root.join("stamps");
+    let project = Project::empty();
+    let file = project.root.join("stamps");
     let times = (0..bench.rounds(21)).map(|n| {
         let begun = Mono::now();
         let mut child = Command::new(fixture())
@@ -194,10 +194,10 @@ fn exec_time(bench: &Bench) -> f64 {
 
 /// Seconds from the launch of bpm to the first instruction of its first process.
 fn launch() -> f64 {
-    let mut house = House::new("[process.a]\ncommand = [\"FIXTURE\", \"stamp\", \"stamps\"]\n");
+    let mut project = Project::new("[process.a]\ncommand = [\"FIXTURE\", \"stamp\", \"stamps\"]\n");
     let begun = Mono::now();
-    house.serve();
-    let file = house.root.join("stamps");
+    project.serve();
+    let file = project.root.join("stamps");
     let (_, at) = eventually(|| stamps(&file).first().copied().ok_or("no stamp"));
     between(begun, at)
 }
@@ -213,14 +213,14 @@ fn revivals(bench: &Bench, others: usize) -> Vec<f64> {
     for n in 0..others {
         config += &format!("[process.o{n}]\ncommand = [\"FIXTURE\", \"nap\"]\n");
     }
-    let house = served(&config);
+    let project = served(&config);
     let mut times = Vec::new();
     for _ in 0..bench.rounds(6) {
         let pids: Vec<i32> = (0..VICTIMS)
-            .map(|n| house.running(&format!("v{n}")))
+            .map(|n| project.running(&format!("v{n}")))
             .collect();
         for (n, pid) in pids.into_iter().enumerate() {
-            let file = house.root.join(format!("stamps{n}"));
+            let file = project.root.join(format!("stamps{n}"));
             let before = stamps(&file).len();
             let begun = Mono::now();
             murder(pid);
@@ -274,23 +274,23 @@ fn logs(bench: &Bench) {
 
 /// Seconds that the writer took, and CPU seconds of bpm.
 fn flood_into_bpm(folder: &Path, bytes: u64, disk: &str) -> (f64, f64) {
-    let mut house = House::below(folder);
-    house.config(&format!(
+    let mut project = Project::below(folder);
+    project.config(&format!(
         "passthrough = false\nlog_disk = {disk}\n[process.a]\ncommand = [\"FIXTURE\", \"flood\", \"{bytes}\", \"took\"]\nautostart = false\n"
     ));
-    house.serve();
-    let before = cpu(house.pid());
-    let mut client = house.http();
+    project.serve();
+    let before = cpu(project.pid());
+    let mut client = project.http();
     client.call("start", json!({"process": "a", "timeout_seconds": 60}));
-    let seconds = eventually(|| house.read("took").trim().parse::<f64>());
-    (seconds, cpu(house.pid()) - before)
+    let seconds = eventually(|| project.read("took").trim().parse::<f64>());
+    (seconds, cpu(project.pid()) - before)
 }
 
 fn flood_into_cat(folder: &Path, bytes: u64, into: &str) -> f64 {
-    let house = House::below(folder);
-    let out = fs::File::create(house.root.join(into)).unwrap();
-    let took = house.root.join("took");
-    let mut writer = house
+    let project = Project::below(folder);
+    let out = fs::File::create(project.root.join(into)).unwrap();
+    let took = project.root.join("took");
+    let mut writer = project
         .command(fixture())
         .args(["flood", &bytes.to_string()])
         .arg(&took)
@@ -302,7 +302,7 @@ fn flood_into_cat(folder: &Path, bytes: u64, into: &str) -> f64 {
         .stdout(out)
         .spawn()
         .unwrap();
-    let seconds = eventually(|| house.read("took").trim().parse::<f64>());
+    let seconds = eventually(|| project.read("took").trim().parse::<f64>());
     end(&mut writer);
     end(&mut cat);
     seconds
@@ -326,20 +326,20 @@ fn trickle(bench: &Bench) {
         std::thread::sleep(Duration::from_secs(seconds));
         (all() - before) / seconds as f64 * 100.0
     };
-    let house = served(&config);
+    let project = served(&config);
     for n in 0..PROCESSES {
-        house.running(&format!("p{n}"));
+        project.running(&format!("p{n}"));
     }
-    let bpm = used(&[house.pid()]);
+    let bpm = used(&[project.pid()]);
     for n in 0..PROCESSES {
-        house.status_when(&format!("p{n}"), |s| s["log_lines"] == whole * 1_000);
+        project.status_when(&format!("p{n}"), |s| s["log_lines"] == whole * 1_000);
     }
-    drop(house);
+    drop(project);
 
-    let house = House::empty();
+    let project = Project::empty();
     let mut pairs: Vec<[Child; 2]> = Vec::new();
     for _ in 0..PROCESSES {
-        let mut writer = house
+        let mut writer = project
             .command(fixture())
             .args(["rate", "1000", &whole.to_string()])
             .stdout(Stdio::piped())
@@ -370,10 +370,10 @@ fn trickle(bench: &Bench) {
 
 fn search(bench: &Bench) {
     const LINES: usize = 100_000;
-    let house = served(&format!(
+    let project = served(&format!(
         "passthrough = false\nlog_lines = 200000\nlog_bytes = \"32M\"\n[process.a]\ncommand = [\"FIXTURE\", \"log\", \"{LINES}\"]\n"
     ));
-    house.status_when("a", |s| s["log_lines"] == LINES);
+    project.status_when("a", |s| s["log_lines"] == LINES);
     let bytes = {
         let output = Command::new(fixture())
             .args(["log", &LINES.to_string()])
@@ -385,7 +385,7 @@ fn search(bench: &Bench) {
         end(&mut child);
         bytes
     };
-    let mut client = house.http();
+    let mut client = project.http();
     for (what, pattern, literal, needle, hits, wanted) in [
         (
             "rare literal",
@@ -449,8 +449,8 @@ fn search(bench: &Bench) {
 
 fn http(bench: &Bench) {
     let seconds = if bench.quick { 1.0 } else { 3.0 };
-    let house = served("[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n");
-    let url = house.descriptor()["url"].as_str().unwrap().to_string();
+    let project = served("[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n");
+    let url = project.descriptor()["url"].as_str().unwrap().to_string();
     let bare = bare_server();
     for clients in [1, 16, 100] {
         let limit = hammer(&bare, clients, seconds, "ping", json!({}));
@@ -462,9 +462,9 @@ fn http(bench: &Bench) {
                 json!({"name": "get_status", "arguments": {"process": "a"}}),
             ),
         ] {
-            let before = cpu(house.pid());
+            let before = cpu(project.pid());
             let rate = hammer(&url, clients, seconds, method, params);
-            let each = (cpu(house.pid()) - before) / (rate * seconds) * 1e6;
+            let each = (cpu(project.pid()) - before) / (rate * seconds) * 1e6;
             row(
                 &format!("{what}, kept alive, {clients} connections"),
                 format!("{rate:.0}/s, {each:.0} us CPU each"),
@@ -528,19 +528,19 @@ fn idle(bench: &Bench) {
     let nap = |n: usize| format!("[process.n{n}]\ncommand = [\"FIXTURE\", \"nap\"]\n");
     let naps = |count: usize| (0..count).map(nap).collect::<String>();
     let settled = |count: usize| {
-        let house = served(&naps(count));
+        let project = served(&naps(count));
         for n in 0..count {
-            house.running(&format!("n{n}"));
+            project.running(&format!("n{n}"));
         }
-        house
+        project
     };
     let memory = |count: usize| {
         let rounds = (0..bench.rounds(3)).map(|_| {
-            let house = settled(count);
+            let project = settled(count);
             // What only the start needed is given back after two seconds; the connection of the last
             // question goes too.
             std::thread::sleep(Duration::from_secs(3));
-            resident(house.pid())
+            resident(project.pid())
         });
         median(rounds.collect())
     };
@@ -563,11 +563,11 @@ fn idle(bench: &Bench) {
             wanted,
         );
     }
-    let house = settled(10);
+    let project = settled(10);
     std::thread::sleep(Duration::from_secs(1));
-    let before = switches(house.pid());
+    let before = switches(project.pid());
     std::thread::sleep(Duration::from_secs(seconds));
-    let after = switches(house.pid());
+    let after = switches(project.pid());
     let sum: u64 = after
         .iter()
         .map(|(thread, count)| count - before.get(thread).unwrap_or(&0))
@@ -631,10 +631,10 @@ fn build(_: &Bench) {
 
 // what they have in common
 
-fn served(config: &str) -> House {
-    let mut house = House::new(config);
-    house.serve();
-    house
+fn served(config: &str) -> Project {
+    let mut project = Project::new(config);
+    project.serve();
+    project
 }
 
 /// Pids and times that `fixture stamp` wrote.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use common::{House, bpm};
+use common::{Project, bpm};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -69,12 +69,12 @@ fn main() {
     // Five looks at least, or there would be nothing to compare.
     let round = Duration::from_secs_f64((seconds as f64 / 5.0).min(60.0));
 
-    let mut house = House::empty();
-    house.config(&config(&house.root, 0));
+    let mut project = Project::empty();
+    project.config(&config(&project.root, 0));
     // A daemon: in the foreground HUP would end it.
-    house.up();
+    project.up();
     let soak = Soak {
-        house: &house,
+        project: &project,
         pace: RwLock::new(()),
         over: AtomicBool::new(false),
         asked: AtomicU64::new(0),
@@ -95,7 +95,7 @@ fn main() {
         drop(end);
         looks
     });
-    drop(house);
+    drop(project);
     let grown = looks[0].grown(looks.last().unwrap());
     if !grown.is_empty() {
         eprintln!(
@@ -212,7 +212,7 @@ fn rss(pid: i32) -> u64 {
 }
 
 struct Soak<'a> {
-    house: &'a House,
+    project: &'a Project,
     /// Who wants something of bpm reads; who wants it to be at rest writes.
     pace: RwLock<()>,
     over: AtomicBool,
@@ -228,7 +228,7 @@ impl Soak<'_> {
             let due = begun + round * (looks.len() as u32 + 1);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             assert!(!self.over.load(Ordering::Relaxed), "a client has failed");
-            let busy = rss(self.house.pid());
+            let busy = rss(self.project.pid());
             let rest = self.pace.write().unwrap();
             let restarts = self.restarts();
             self.all("stop");
@@ -255,7 +255,7 @@ impl Soak<'_> {
         let begun = Instant::now();
         loop {
             std::thread::sleep(Duration::from_millis(500));
-            let look = Look::of(self.house.pid());
+            let look = Look::of(self.project.pid());
             let rests = first.is_some_and(|f| f.grown(&look).is_empty());
             if rests || begun.elapsed() > REST {
                 return look;
@@ -264,7 +264,7 @@ impl Soak<'_> {
     }
 
     fn all(&self, order: &str) {
-        let mut http = self.house.http();
+        let mut http = self.project.http();
         for process in names() {
             http.call(order, json!({"process": process, "timeout_seconds": 10}));
         }
@@ -272,7 +272,7 @@ impl Soak<'_> {
 
     /// How often processes were started again, all of them together.
     fn restarts(&self) -> u64 {
-        let status = self.house.call("get_status", json!({})).ok();
+        let status = self.project.call("get_status", json!({})).ok();
         let all = status["processes"].as_array().unwrap();
         all.iter().filter_map(|p| p["restarts"].as_u64()).sum()
     }
@@ -292,15 +292,15 @@ impl Soak<'_> {
             turns += 1;
             match dice.below(20) {
                 0 => {
-                    self.house.config(&config(&self.house.root, turns));
+                    self.project.config(&config(&self.project.root, turns));
                     // It would wait for processes that never live long enough to be good.
                     self.leave_after(&mut dice, "bpm/reload", json!({}));
                 }
-                1 => self.house.signal(Signal::SIGHUP),
+                1 => self.project.signal(Signal::SIGHUP),
                 _ => {
                     let order = dice.one(&["stop", "start", "start", "restart"]);
                     let args = json!({"process": dice.process(), "timeout_seconds": 2});
-                    self.house.call(order, args);
+                    self.project.call(order, args);
                 }
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -323,7 +323,7 @@ impl Soak<'_> {
 
     /// A connection with some calls; the last is at times not waited for.
     fn ask(&self, dice: &mut Dice) {
-        let mut http = self.house.http();
+        let mut http = self.project.http();
         for _ in 0..=dice.below(5) {
             let (tool, args) = question(dice);
             if dice.below(10) > 0 {
@@ -371,7 +371,7 @@ impl Soak<'_> {
     }
 
     fn leave_after(&self, dice: &mut Dice, method: &str, params: Value) {
-        let path = self.house.descriptor()["socket"].as_str().unwrap();
+        let path = self.project.descriptor()["socket"].as_str().unwrap();
         let mut stream = UnixStream::connect(path).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_millis(300)))
@@ -395,12 +395,12 @@ impl Soak<'_> {
     fn shell(&self, dice: &mut Dice) {
         let process = dice.process();
         match dice.below(5) {
-            0 => drop(self.house.cli(["status", "--json"]).exits(0)),
-            1 => drop(self.house.cli(["logs", "-n", "50", &process]).exits(0)),
-            2 => drop(self.house.cli(["why", &process])),
-            3 => drop(self.house.cli(["ps"]).exits(0)),
+            0 => drop(self.project.cli(["status", "--json"]).exits(0)),
+            1 => drop(self.project.cli(["logs", "-n", "50", &process]).exits(0)),
+            2 => drop(self.project.cli(["why", &process])),
+            3 => drop(self.project.cli(["ps"]).exits(0)),
             _ => {
-                let mut follower = self.house.command(bpm());
+                let mut follower = self.project.command(bpm());
                 follower.args(["logs", "-f"]);
                 follower.stdout(Stdio::piped()).stderr(Stdio::null());
                 let mut follower = follower.spawn().unwrap();

@@ -9,7 +9,7 @@ use bpm::base::clock::Mono;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
-use super::common::{House, Http, bpm};
+use super::common::{Http, Project, bpm};
 use super::{Bench, between, end, hammer, median, ms, resident, row, served, spread, timed};
 
 const NAP: &str = "[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n";
@@ -57,8 +57,8 @@ impl<R: Read, W: Write> Lines<R, W> {
     }
 }
 
-fn socket(house: &House) -> Lines<UnixStream, UnixStream> {
-    let path = house.descriptor()["socket"].as_str().unwrap();
+fn socket(project: &Project) -> Lines<UnixStream, UnixStream> {
+    let path = project.descriptor()["socket"].as_str().unwrap();
     let to = UnixStream::connect(path).unwrap();
     let from = BufReader::new(to.try_clone().unwrap());
     Lines { from, to }
@@ -66,8 +66,8 @@ fn socket(house: &House) -> Lines<UnixStream, UnixStream> {
 
 type Proxy = (Child, Lines<ChildStdout, ChildStdin>);
 
-fn proxied(house: &House) -> Proxy {
-    let mut command = house.command(bpm());
+fn proxied(project: &Project) -> Proxy {
+    let mut command = project.command(bpm());
     command
         .arg("proxy")
         .stdin(Stdio::piped())
@@ -79,19 +79,19 @@ fn proxied(house: &House) -> Proxy {
 }
 
 pub(super) fn proxy(bench: &Bench) {
-    let house = served(NAP);
+    let project = served(NAP);
     let mut starts = Vec::new();
     for _ in 0..bench.rounds(31) {
         let mut spawned = None;
         starts.push(timed(|| {
-            let (child, mut lines) = proxied(&house);
+            let (child, mut lines) = proxied(&project);
             lines.shake();
             lines.ask("tools/list", json!({}));
             spawned = Some(child);
         }));
         end(&mut spawned.unwrap());
     }
-    let version = (0..bench.rounds(31)).map(|_| timed(|| drop(house.cli(["--version"]))));
+    let version = (0..bench.rounds(31)).map(|_| timed(|| drop(project.cli(["--version"]))));
     let version = format!("`bpm --version` {}", ms(median(version.collect())));
     row(
         "proxy: spawn -> tools/list",
@@ -100,8 +100,8 @@ pub(super) fn proxy(bench: &Bench) {
         "< 5 ms",
     );
 
-    let direct = socket(&house).call(bench);
-    let (mut child, mut lines) = proxied(&house);
+    let direct = socket(&project).call(bench);
+    let (mut child, mut lines) = proxied(&project);
     lines.shake();
     let through = lines.call(bench);
     row(
@@ -120,12 +120,12 @@ pub(super) fn proxy(bench: &Bench) {
     end(&mut child);
 
     std::thread::sleep(Duration::from_secs(1));
-    let before = resident(house.pid());
-    let mut proxies: Vec<Proxy> = (0..100).map(|_| proxied(&house)).collect();
+    let before = resident(project.pid());
+    let mut proxies: Vec<Proxy> = (0..100).map(|_| proxied(&project)).collect();
     for (_, lines) in &mut proxies {
         lines.shake();
     }
-    let more = resident(house.pid()) - before;
+    let more = resident(project.pid()) - before;
     for (child, _) in &mut proxies {
         end(child);
     }
@@ -149,24 +149,24 @@ fn crowd(bench: &Bench) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     let seconds = if bench.quick { 1.0 } else { 3.0 };
-    let house = served(NAP);
-    let url = house.descriptor()["url"].as_str().unwrap();
+    let project = served(NAP);
+    let url = project.descriptor()["url"].as_str().unwrap();
     let rate = || hammer(url, 16, seconds, "ping", json!({}));
     let one = || {
-        let mut http = house.http();
+        let mut http = project.http();
         let times = (0..bench.rounds(3_000)).map(|_| timed(|| drop(http.rpc("ping", json!({})))));
         median(times.collect())
     };
     let (alone, latency) = (rate(), one());
-    let before = resident(house.pid());
+    let before = resident(project.pid());
     let crowd: Vec<Http> = (0..IDLE)
         .map(|_| {
-            let mut http = house.http();
+            let mut http = project.http();
             http.rpc("ping", json!({}));
             http
         })
         .collect();
-    let more = resident(house.pid()) - before;
+    let more = resident(project.pid()) - before;
     let (beside, later) = (rate(), one());
     drop(crowd);
     row(
@@ -191,8 +191,8 @@ fn crowd(bench: &Bench) {
 
 /// From a process's write to a follower on the socket. Each line says when it was written.
 fn follower(bench: &Bench) {
-    let house = served("[process.a]\ncommand = [\"FIXTURE\", \"tick\", \"50\"]\n");
-    let mut lines = socket(&house);
+    let project = served("[process.a]\ncommand = [\"FIXTURE\", \"tick\", \"50\"]\n");
+    let mut lines = socket(&project);
     lines.send("bpm/follow", json!({"lines": 0}));
     let mut times = Vec::new();
     while times.len() < bench.rounds(201) {
@@ -220,8 +220,8 @@ fn written(line: &Value) -> Mono {
 
 /// From a process's write to the event that its log has changed. They come once a second at most.
 fn listener(bench: &Bench) {
-    let house = served("[process.a]\ncommand = [\"FIXTURE\", \"tick\", \"1500\"]\n");
-    let mut follower = socket(&house);
+    let project = served("[process.a]\ncommand = [\"FIXTURE\", \"tick\", \"1500\"]\n");
+    let mut follower = socket(&project);
     follower.send("bpm/follow", json!({"lines": 0}));
     let params = json!({
         "notifications": {"resourceSubscriptions": ["bpm://logs/a"]},
@@ -234,7 +234,7 @@ fn listener(bench: &Bench) {
     let body =
         json!({"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params});
     let body = body.to_string();
-    let address = house.descriptor()["url"].as_str().unwrap();
+    let address = project.descriptor()["url"].as_str().unwrap();
     let address = address
         .trim_start_matches("http://")
         .trim_end_matches("/mcp");

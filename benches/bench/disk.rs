@@ -8,25 +8,25 @@ use std::process::{Child, Command, Stdio};
 use bpm::base::clock::Mono;
 use serde_json::json;
 
-use super::common::{House, bpm, eventually, fixture};
+use super::common::{Project, bpm, eventually, fixture};
 use super::{Bench, between, end, memory_folder, ms, row, served, sorted, spread, timed};
 
-/// A house on tmpfs, whose process has written so much, most of which is no longer in memory.
-fn written(command: &str, lines: u64) -> House {
-    let mut house = House::below(&memory_folder());
-    house.config(&format!(
+/// A project on tmpfs, whose process has written so much, most of which is no longer in memory.
+fn written(command: &str, lines: u64) -> Project {
+    let mut project = Project::below(&memory_folder());
+    project.config(&format!(
         "passthrough = false\nlog_disk = \"4G\"\n[process.a]\ncommand = {command}\n"
     ));
-    house.serve();
-    house.status_when("a", |s| {
+    project.serve();
+    project.status_when("a", |s| {
         let of = |key: &str| s[key].as_u64().unwrap_or(0);
         of("log_lines") + of("log_dropped") >= lines
     });
-    house
+    project
 }
 
-fn files(house: &House) -> Vec<PathBuf> {
-    let folder = house.state_folder().unwrap().join("logs/a");
+fn files(project: &Project) -> Vec<PathBuf> {
+    let folder = project.state_folder().unwrap().join("logs/a");
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -52,8 +52,8 @@ pub(super) fn disk(bench: &Bench) {
 
 fn history(bench: &Bench) {
     let lines: u64 = if bench.quick { 1_000_000 } else { 8_400_000 };
-    let house = written(&format!("[\"FIXTURE\", \"log\", \"{lines}\"]"), lines);
-    let files = files(&house);
+    let project = written(&format!("[\"FIXTURE\", \"log\", \"{lines}\"]"), lines);
+    let files = files(&project);
     let size: u64 = files.iter().map(|f| f.metadata().unwrap().len()).sum();
     assert_eq!(size, lines * 120, "all of it is on disk");
     let size = size as f64 / 1e9;
@@ -67,9 +67,9 @@ fn history(bench: &Bench) {
         });
         let grep = format!("`grep -c -F` {}", spread(grep.collect()));
         let args = ["logs", "a", "--grep", pattern, "-F", "-n", "1"];
-        let found = house.cli(args).exits(0).out;
+        let found = project.cli(args).exits(0).out;
         assert_eq!(found.lines().count(), hits, "{found}");
-        let walls = (0..bench.rounds(5)).map(|_| run(house.command(bpm()).args(args)));
+        let walls = (0..bench.rounds(5)).map(|_| run(project.command(bpm()).args(args)));
         let word = if hits > 0 { "found" } else { "not there" };
         row(
             &what(&format!("`bpm logs --grep -F`, {word}")),
@@ -79,7 +79,7 @@ fn history(bench: &Bench) {
         );
     }
     // An agent waits no longer than its budget; what it learns is how far the search came.
-    let mut client = house.http();
+    let mut client = project.http();
     let args = json!({"process": "a", "pattern": "no such thing at all", "literal": true});
     let mut said = String::new();
     let wall = timed(|| said = client.call("search_logs", args).text());
@@ -98,10 +98,10 @@ fn history(bench: &Bench) {
 fn tail(bench: &Bench) {
     let bytes: u64 = if bench.quick { 256 << 20 } else { 2 << 30 };
     let flood = format!("[\"FIXTURE\", \"flood\", \"{bytes}\", \"took\"]");
-    let house = written(&flood, bytes / 120);
-    let files = files(&house);
+    let project = written(&flood, bytes / 120);
+    let files = files(&project);
     let newest = files.last().unwrap();
-    let mut client = house.http();
+    let mut client = project.http();
     let args = json!({"process": "a", "tail": 200});
     let walls =
         (0..bench.rounds(51)).map(|_| timed(|| drop(client.call("search_logs", args.clone()))));
@@ -130,8 +130,8 @@ fn tail(bench: &Bench) {
     );
     client.call("stop", json!({"process": "a"}));
     drop(client);
-    house.cli(["stop"]).exits(0);
-    let walls = (0..bench.rounds(11)).map(|_| run(house.command(bpm()).args(["logs", "a"])));
+    project.cli(["stop"]).exits(0);
+    let walls = (0..bench.rounds(11)).map(|_| run(project.command(bpm()).args(["logs", "a"])));
     row(
         "the same without a daemon, `bpm logs`, wall",
         spread(walls.collect()),
@@ -158,12 +158,12 @@ fn followed(bench: &Bench, load: bool) {
         true => "[process.b]\ncommand = [\"FIXTURE\", \"count\"]\nlog_disk = \"64M\"\n",
         false => "",
     };
-    let house = served(&format!(
+    let project = served(&format!(
         "passthrough = false\n[process.a]\ncommand = [\"FIXTURE\", \"tick\", \"3\"]\n{flood}"
     ));
-    house.running("a");
+    project.running("a");
     if load {
-        house.status_when("b", |s| s["log_dropped"].as_u64() > Some(100_000));
+        project.status_when("b", |s| s["log_dropped"].as_u64() > Some(100_000));
     }
     let piped = |command: &mut Command| -> Child {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -175,9 +175,9 @@ fn followed(bench: &Bench, load: bool) {
         late
     };
     let late = measured(piped(
-        house.command(bpm()).args(["logs", "-f", "a", "-n", "0"]),
+        project.command(bpm()).args(["logs", "-f", "a", "-n", "0"]),
     ));
-    let file = eventually(|| files(&house).last().cloned().ok_or("no file"));
+    let file = eventually(|| files(&project).last().cloned().ok_or("no file"));
     let tail = measured(piped(
         Command::new("tail").args(["-n", "0", "-F"]).arg(file),
     ));

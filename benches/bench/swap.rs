@@ -7,7 +7,7 @@ use bpm::base::clock::Mono;
 use serde_json::json;
 
 use super::common::load::{Load, Served, get};
-use super::common::{House, eventually, free_port, murder};
+use super::common::{Project, eventually, free_port, murder};
 use super::{
     Bench, between, cpu, exec_time, ms, resident, row, served, sorted, spread, stamps, timed,
 };
@@ -23,13 +23,13 @@ pub(super) fn swap(bench: &Bench) {
     five_hundred();
 }
 
-fn held(swap: &str) -> (House, SocketAddr) {
+fn held(swap: &str) -> (Project, SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let house = House::new(&format!(
+    let project = Project::new(&format!(
         "release_crash_backoff_initial_seconds = 0\n[process.web]\ncommand = [\"FIXTURE\", \"serve\"]\nlisten = [\"{address}\"]\nready = {{ log = \"serving\" }}\nswap = \"{swap}\"\n"
     ));
-    house.file("version", "v");
-    (house, address)
+    project.file("version", "v");
+    (project, address)
 }
 
 fn p99(times: Vec<f64>) -> f64 {
@@ -46,10 +46,10 @@ fn within(served: &Served, spans: &[(Instant, Instant)]) -> Vec<f64> {
 
 fn overlap(bench: &Bench) {
     for swap in ["overlap", "stop-start"] {
-        let (mut house, address) = held(swap);
-        house.serve();
-        house.running("web");
-        let mut client = house.http();
+        let (mut project, address) = held(swap);
+        project.serve();
+        project.running("web");
+        let mut client = project.http();
         let load = Load::begin(address, RATE);
         let begun = Instant::now();
         load.more(u64::from(RATE) * 2);
@@ -90,10 +90,10 @@ fn overlap(bench: &Bench) {
 
 /// From the order to the successor's first instruction, of a process that ends at once.
 fn gap(bench: &Bench) {
-    let house = served("[process.a]\ncommand = [\"FIXTURE\", \"stamp\", \"stamps\"]\n");
-    house.running("a");
-    let file = house.root.join("stamps");
-    let mut client = house.http();
+    let project = served("[process.a]\ncommand = [\"FIXTURE\", \"stamp\", \"stamps\"]\n");
+    project.running("a");
+    let file = project.root.join("stamps");
+    let mut client = project.http();
     let mut seen = Vec::new();
     let mut told = Vec::new();
     for _ in 0..bench.rounds(9) {
@@ -113,15 +113,15 @@ fn gap(bench: &Bench) {
 }
 
 fn crash(bench: &Bench) {
-    let (mut house, address) = held("overlap");
-    house.serve();
-    let mut pid = house.running("web");
+    let (mut project, address) = held("overlap");
+    project.serve();
+    let mut pid = project.running("web");
     let mut times = Vec::new();
     let mut refused = 0;
     for _ in 0..bench.rounds(21) {
         murder(pid);
         times.push(timed(|| refused += i32::from(get(address).is_err())));
-        pid = house.status_when("web", |s| s["state"] == "running" && s["pid"] != pid)["pid"]
+        pid = project.status_when("web", |s| s["state"] == "running" && s["pid"] != pid)["pid"]
             .as_i64()
             .unwrap() as i32;
     }
@@ -139,16 +139,16 @@ fn two_hundred(bench: &Bench) {
     let config: String = (0..COUNT)
         .map(|n| format!("[process.p{n}]\ncommand = [\"FIXTURE\", \"stamp\", \"stamps\"]\nautostart = false\n"))
         .collect();
-    let house = served(&config);
-    let file = house.root.join("stamps");
+    let project = served(&config);
+    let file = project.root.join("stamps");
     let (mut starts, mut start_cpu) = (Vec::new(), 0.0);
     let (mut stops, mut stop_cpu) = (Vec::new(), 0.0);
     let mut left = 0;
     let rounds = bench.rounds(5);
     for _ in 0..rounds {
         let before = stamps(&file).len();
-        let url = house.descriptor()["url"].as_str().unwrap().to_string();
-        let cpu_before = cpu(house.pid());
+        let url = project.descriptor()["url"].as_str().unwrap().to_string();
+        let cpu_before = cpu(project.pid());
         let begun = Mono::now();
         let start = std::thread::spawn(move || {
             super::Http::to(&url)
@@ -164,14 +164,14 @@ fn two_hundred(bench: &Bench) {
         });
         starts.push(between(begun, last));
         start.join().unwrap();
-        start_cpu += cpu(house.pid()) - cpu_before;
-        let mut client = house.http();
-        let cpu_before = cpu(house.pid());
+        start_cpu += cpu(project.pid()) - cpu_before;
+        let mut client = project.http();
+        let cpu_before = cpu(project.pid());
         stops.push(timed(|| {
             drop(client.call("stop", json!({"process": "*"})).ok())
         }));
-        stop_cpu += cpu(house.pid()) - cpu_before;
-        left += house.inhabitants().len();
+        stop_cpu += cpu(project.pid()) - cpu_before;
+        left += project.inhabitants().len();
     }
     let each = |cpu: f64| cpu / rounds as f64 * 1e3;
     row(
@@ -202,17 +202,17 @@ fn five_hundred() {
         let config: String = (0..count)
             .map(|n| format!("[process.p{n}]\ncommand = [\"FIXTURE\", \"nap\"]\n"))
             .collect();
-        let house = served(&config);
-        house.status_when(&format!("p{}", count - 1), |s| s["state"] == "running");
-        eventually(|| match house.inhabitants().len() {
+        let project = served(&config);
+        project.status_when(&format!("p{}", count - 1), |s| s["state"] == "running");
+        eventually(|| match project.inhabitants().len() {
             all if all == count => Ok(()),
             some => Err(some),
         });
         std::thread::sleep(Duration::from_secs(2));
-        let before = cpu(house.pid());
+        let before = cpu(project.pid());
         std::thread::sleep(Duration::from_secs(2));
-        let idle = cpu(house.pid()) - before;
-        (resident(house.pid()), idle)
+        let idle = cpu(project.pid()) - before;
+        (resident(project.pid()), idle)
     };
     let ((one, _), (all, idle)) = (of(1), of(COUNT));
     row(

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! Cargo's JSON messages: what was built, what is wrong, and which executable was meant.
 
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! The environment that direnv gives.
 //!
 //! `direnv exec DIR` first takes back what direnv had set in the environment that it is given, and

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What to execute, to build a process and to run it. Says so and does nothing: who spawns is the
 //! supervisor, who reads a build's output is `builder`.
 

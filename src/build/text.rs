@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What people's build tools print: the phase a build is in, and errors at a place, for builds that
 //! have no messages for machines.
 

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! When a check is due, and what its answers come to. Pure: the supervisor runs the actions, and
 //! tells what came of them.
 //!

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! Addresses as they stand in the file: sockets to hold, and what probes connect at.
 
 use std::net::{Ipv4Addr, SocketAddr};

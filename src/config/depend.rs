@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! `depends_on`: names to processes, conditions resolved, cycles refused.
 
 use toml::de::DeValue;

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What a changed file changes: which processes need a swap, which only take new
 //! settings, which nothing at all.
 

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! `${VAR}`, dotenv files, and what a process finds in its environment. Pure: who calls has read the files.
 
 use std::ffi::{OsStr, OsString};

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! Dependencies: order and cycles. Knows nothing of time.
 //!
 //! A graph is a list of nodes, each a name and the names it depends on. Names that no node has

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! The one table of keys: the reader, its suggestions, the defaults and the man page all look here.
 
 /// Which table a key stands in.

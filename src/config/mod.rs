@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! `.mcp-run`: text -> [`Config`], with every mistake at its line and column. Knows nothing of a daemon.
 //!
 //! Reading a configuration never runs anything and asks the system nothing.

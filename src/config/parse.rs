@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! The whole file: reads each table, then checks what concerns several of them.
 
 use std::net::{IpAddr, Ipv4Addr};

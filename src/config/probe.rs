@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! `ready` and `health`: one probe each, and when it is asked.
 
 use std::time::Duration;

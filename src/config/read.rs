@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! From TOML values to ours: one small function for each type, and the list of everything that was wrong.
 
 use std::time::Duration;

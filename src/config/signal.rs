@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! Signals by name: Linux's numbers, which x86-64 and aarch64 share.
 
 /// Name without `SIG`, and number (signal(7)).

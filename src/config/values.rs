@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! Keys whose values are more than a type: addresses, names, signals, globs.
 
 use std::net::IpAddr;
@@ -8,7 +10,7 @@ use super::address::parse_listen;
 use super::read::{self, Read, Value, quote, refuse, unfit};
 use super::{PortWish, signal};
 use crate::base::error::nearest;
-use crate::watch::globs::Glob;
+use crate::base::globs::Glob;
 
 /// A path, and whether it may be missing: it ends in `?` then.
 pub(super) fn env_path(value: &Value) -> Read<(String, bool)> {

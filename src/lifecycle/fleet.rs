@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! All processes of a project: who waits for whom, whose build is next.
 
 use crate::base::clock::Mono;

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! The lives of a project's processes: facts and wishes in, effects out. Pure: no system call, no
 //! clock, no thread; a pid is a number to hand on.
 //!

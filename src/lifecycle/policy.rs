@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What decides over a life, and what can be seen of it.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! Whole lines of one output of one run, with their numbers and times: what memory and disk both
 //! hand to a search, and the walk over them.
 

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What a process wrote, as a text: without escape sequences and without the line's end.
 
 use std::borrow::Cow;

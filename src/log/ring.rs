@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What a log keeps in memory: runs of two interleaved streams, cut into lines with numbers as the
 //! bytes come. Each stream of a run fills blocks of its own; full ones are shared with readers, so a
 //! search copies nothing but the block that is being written.

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! One HTTP/1 request, read within bounds: bytes in, a [`Head`] and where the body is out; and answers
 //! through tiny_http's vocabulary. Each byte is looked at once, however it trickles in, and nothing is
 //! buffered that the bounds forbid. Knows nothing of MCP, sockets or time.

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! The Model Context Protocol in both its eras: requests to [`Call`]s by the ladder of checks, results to
 //! bytes with what their era adds. Knows nothing of sockets, processes or time.
 //!

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! JSON-RPC 2.0: bytes to messages, answers to bytes. Knows nothing of what the methods mean.
 
 use memchr::memchr2;

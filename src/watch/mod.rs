@@ -1,6 +1,5 @@
 //! Watched files: the patterns, and the tree that inotify(7) follows.
 
-pub mod globs;
 pub mod watcher;
 
 pub use watcher::*;

@@ -29,10 +29,10 @@ use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Result, named, reason};
+use crate::base::globs::{Glob, Ignores};
 use crate::base::table::{Set, Table};
 use crate::lifecycle::UnitId;
 use crate::os::inotify::{Event, Inotify, Kind, Mark, Refusal, Scope};
-use crate::watch::globs::{Glob, Ignores};
 
 /// A process is due so long after the last change (spec: config, `watch`).
 pub const QUIET: Duration = Duration::from_millis(300);

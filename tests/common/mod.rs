@@ -1,4 +1,4 @@
-//! A [`House`]: a project in a folder of its own, and the real `bpm` in it.
+//! A [`Project`]: a project in a folder of its own, and the real `bpm` in it.
 //!
 //! Tests wait for events. What tells nobody when it happens is looked at by [`eventually`], the only
 //! place that polls.
@@ -49,7 +49,7 @@ pub fn eventually<T, E: Debug>(mut look: impl FnMut() -> Result<T, E>) -> T {
 
 /// A project's folder, its `BPM_HOME`, and the bpm that runs there. Dropped, it stops bpm and fails
 /// the test if anything of it is left.
-pub struct House {
+pub struct Project {
     base: PathBuf,
     /// The project's root.
     pub root: PathBuf,
@@ -114,12 +114,12 @@ impl Answer {
     }
 }
 
-impl House {
+impl Project {
     /// A project in a folder of its own, with this `.mcp-run`.
     pub fn new(config: &str) -> Self {
-        let house = Self::empty();
-        house.config(config);
-        house
+        let project = Self::empty();
+        project.config(config);
+        project
     }
 
     /// A folder without a `.mcp-run`.
@@ -131,7 +131,7 @@ impl House {
     pub fn below(folder: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let base = folder.join(format!("bpm-house-{}-{count}", std::process::id()));
+        let base = folder.join(format!("bpm-test-{}-{count}", std::process::id()));
         let root = base.join("shop");
         fs::create_dir_all(&root).unwrap();
         // As bpm will see it: the temporary folder may be a link.
@@ -512,7 +512,7 @@ impl House {
         })
     }
 
-    /// All processes of this house but bpm itself: pid and command.
+    /// All processes of this project but bpm itself: pid and command.
     pub fn inhabitants(&self) -> Vec<(i32, String)> {
         let bpm = self.served.as_ref().map(Served::pid);
         let mut found = marked(&self.base);
@@ -521,7 +521,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for Project {
     fn drop(&mut self) {
         if let Some(mut served) = self.served.take() {
             let pid = Pid::from_raw(served.pid());
@@ -553,10 +553,10 @@ impl Drop for House {
     }
 }
 
-/// Marks all processes of a house in their environment.
+/// Marks all processes of a project in their environment.
 const MARK: &str = "BPM_TEST_HOUSE";
 
-/// Living processes whose environment has the mark of this house.
+/// Living processes whose environment has the mark of this project.
 fn marked(base: &Path) -> Vec<(i32, String)> {
     let mark = format!("{MARK}={}", base.display());
     let mut found = Vec::new();

@@ -1,4 +1,3 @@
-
 use super::*;
 
 fn lookup(name: &str) -> Option<String> {

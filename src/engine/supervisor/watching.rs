@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::clock::{Mono, human};
+use crate::base::globs::Glob;
 use crate::base::logger::Level;
 use crate::engine::snapshot::State;
 use crate::lifecycle::{Event, Order, UnitId};
-use crate::watch::globs::Glob;
 use crate::watch::watcher::{QUIET, Watcher};
 
 use super::{Phase, Supervisor};

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What has happened: an event only writes facts down.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! One process: what is known of it, what is wanted of it.
 
 use std::time::Duration;

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What is wanted beside what is: what to do next.
 
 use std::time::Duration;

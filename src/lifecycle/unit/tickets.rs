@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! Who waits, and when they are answered.
 
 use crate::lifecycle::{Effect, Why};

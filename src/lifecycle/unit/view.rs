@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! What can be seen.
 
 use crate::base::clock::Mono;

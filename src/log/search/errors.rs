@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! Lines that look like errors or warnings, grouped by their shape: what changes from one time to the
 //! next (numbers, ids, addresses, times) is masked. Memory is bounded whatever the log holds.
 

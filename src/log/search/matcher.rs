@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! A pattern, compiled so that most lines are never looked at: what a match must contain is found
 //! with memmem, and regex-lite, which is slow, sees only the lines around it.
 

@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! A query over a log's bytes: prefilter, regex with a budget, context, head and tail. Knows
 //! nothing of where the bytes are.
 

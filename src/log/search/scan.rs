@@ -1,3 +1,5 @@
+//! Pure: no system call, no thread, no clock.
+//!
 //! The search itself: each block's bytes as a whole, never line by line where that can be avoided; a
 //! text is made only of what is answered.
 

@@ -1,4 +1,3 @@
-
 use super::super::group;
 use super::super::testing::{Folder, alone, eventually, shell};
 use super::*;

@@ -1,4 +1,3 @@
-
 use super::*;
 
 /// A request with its body and what came after it.

@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::base::clock::Wall;
 use crate::log::block::testing::Random;

@@ -1,0 +1,367 @@
+//! The commands that give orders and ask how it is, as a person types them.
+
+use crate::common::{Project, bpm};
+use serde_json::Value;
+
+const TWO: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n\
+                   [process.more]\ncommand = [\"FIXTURE\", \"nap\"]\ndepends_on = [\"nap\"]\n\
+                   [process.other]\ncommand = [\"FIXTURE\", \"nap\"]\n";
+
+/// A rust process that the fake cargo builds.
+const APP: &str = "[process.app]\ntype = \"rust\"\n";
+
+fn states(project: &Project) -> Vec<(String, String)> {
+    let status: Value =
+        serde_json::from_str(&project.cli(["status", "--json"]).exits(0).out).unwrap();
+    let text = |v: &Value| v.as_str().unwrap().to_string();
+    status["processes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| (text(&p["name"]), text(&p["state"])))
+        .collect()
+}
+
+fn pair(name: &str, state: &str) -> (String, String) {
+    (name.into(), state.into())
+}
+
+#[test]
+fn up_ends_with_what_runs_and_how_to_connect() {
+    let project = Project::new(TWO);
+    let said = project.cli(["up"]).exits(0);
+    let lines: Vec<&str> = said.out.lines().collect();
+    for (line, name) in lines.iter().zip(["nap", "more", "other"]) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(
+            [words[0], words[1], words[2], words[3]],
+            [name, "running", "release", "pid"],
+            "{said:?}"
+        );
+    }
+    assert_eq!(lines[3], "");
+    assert_eq!(lines[4], "claude mcp add shop -- bpm proxy");
+    assert!(
+        lines[5].starts_with("claude mcp add --transport http shop http://127.0.0.1:"),
+        "{said:?}"
+    );
+    assert!(lines[5].ends_with("/mcp"));
+    // What runs already is left alone.
+    let again = project.cli(["up"]).exits(0);
+    assert_eq!(again.out, said.out);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn up_runs_a_task_once() {
+    let project = Project::new(
+        "[process.migrate]\ntype = \"task\"\ncommand = \"echo ran >> ran; sleep 0.2\"\n\
+         [process.web]\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"migrate\"]\n",
+    );
+    project.cli(["up"]).exits(0);
+    project.cli(["up"]).exits(0);
+    let ran = std::fs::read_to_string(project.root.join("ran")).unwrap();
+    assert_eq!(ran, "ran\n");
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn up_runs_a_task_that_fails_once_each_time() {
+    // While the others are started, the first one has failed.
+    let mut config =
+        String::from("[process.migrate]\ntype = \"task\"\ncommand = \"echo ran >> ran; exit 3\"\n");
+    for n in 0..30 {
+        config.push_str(&format!(
+            "[process.nap{n}]\ncommand = [\"FIXTURE\", \"nap\"]\n"
+        ));
+    }
+    let project = Project::new(&config);
+    for times in 1..=2 {
+        project
+            .cli(["up"])
+            .exits(1)
+            .says(&["bpm: migrate: ", "exit code 3"]);
+        assert_eq!(project.read("ran"), "ran\n".repeat(times));
+    }
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn up_of_some_starts_no_others() {
+    let project = Project::new(TWO);
+    let said = project.cli(["up", "more"]).exits(0);
+    assert!(said.out.starts_with("more "), "{said:?}");
+    assert_eq!(
+        states(&project),
+        [
+            pair("nap", "running"),
+            pair("more", "running"),
+            pair("other", "stopped")
+        ]
+    );
+    project.cli(["stop"]).exits(0);
+    project.cli(["start", "other"]).exits(0);
+    assert_eq!(
+        states(&project),
+        [
+            pair("nap", "stopped"),
+            pair("more", "stopped"),
+            pair("other", "running")
+        ]
+    );
+    project
+        .cli(["up", "nothere"])
+        .exits(1)
+        .says(&["bpm: unknown process \"nothere\""]);
+    project.cli(["stop"]).exits(0);
+    project
+        .cli(["up", "nothere"])
+        .exits(1)
+        .says(&["bpm: unknown process \"nothere\""]);
+    project.cli(["status"]).exits(3);
+}
+
+#[test]
+fn up_shows_builds_and_tells_what_failed() {
+    let mut project = Project::new(APP);
+    project.fake_cargo();
+    project.source("echo served; exec sleep 1000");
+    let said = project.cli(["up"]).exits(0);
+    assert!(said.err.contains("[app] "), "{said:?}");
+    project.cli(["stop"]).exits(0);
+    let mut broken = Project::new(APP);
+    broken.fake_cargo();
+    broken.source("exec sleep 1000");
+    broken.file("src/broken", "mismatched types");
+    let said = broken.cli(["up"]).exits(1);
+    assert!(
+        said.err.contains("src/main.rs:3:5") && said.err.contains("mismatched types"),
+        "{said:?}"
+    );
+    broken.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn up_gives_up_after_its_time() {
+    let project = Project::new(
+        "[process.slow]\ncommand = [\"FIXTURE\", \"nap\"]\nready = { tcp = \"127.0.0.1:1\", timeout_seconds = 600 }\n",
+    );
+    project
+        .cli(["up", "--timeout", "0.3"])
+        .exits(124)
+        .says(&["bpm: cannot bring up slow: not within 0.3s"]);
+    project.cli(["up", "--timeout", "soon"]).exits(2);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn orders_are_carried_out_and_answered() {
+    let project = Project::new(TWO);
+    for command in ["restart", "why", "wait"] {
+        project
+            .cli([command, "nap"])
+            .exits(3)
+            .says(&["no daemon runs for shop", "hint: "]);
+    }
+    project.cli(["reload"]).exits(3);
+    project.cli(["logs"]).exits(3);
+    project.cli(["stop", "nap"]).exits(0);
+    project.cli(["up"]).exits(0);
+    let said = project.cli(["restart", "nap"]).exits(0);
+    // Who restarts learns that it is a dev build now, and for how long.
+    assert!(
+        said.out.contains("dev") && said.out.contains("release after"),
+        "{said:?}"
+    );
+    let said = project.cli(["restart", "--all", "--release"]).exits(0);
+    assert!(
+        ["nap", "more", "other"]
+            .iter()
+            .all(|n| said.out.contains(n)),
+        "{said:?}"
+    );
+    project.cli(["stop", "other", "more"]).exits(0);
+    assert_eq!(
+        states(&project),
+        [
+            pair("nap", "running"),
+            pair("more", "stopped"),
+            pair("other", "stopped")
+        ]
+    );
+    project.cli(["start", "other"]).exits(0);
+    let twice = project.cli(["restart", "other", "other"]).exits(0);
+    assert_eq!(twice.out.lines().count(), 1, "{twice:?}");
+    for command in ["restart", "why", "wait", "start", "stop", "status", "logs"] {
+        project.cli([command, "othr"]).exits(1).says(&[
+            "bpm: unknown process \"othr\"; did you mean \"other\"? processes: nap, more, other",
+        ]);
+    }
+    project.cli(["restart"]).exits(2).says(&["--all"]);
+    project.cli(["restart", "--all", "nap"]).exits(2);
+    project.cli(["stop", "--force", "nap"]).exits(2);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_failed_restart_prints_the_first_errors() {
+    let mut project = Project::new(APP);
+    project.fake_cargo();
+    project.source("exec sleep 1000");
+    project.cli(["up"]).exits(0);
+    project.file("src/broken", "mismatched types");
+    let failed = project.cli(["restart", "app"]).exits(1);
+    assert!(!failed.err.contains("search_"), "{failed:?}");
+    failed.says(&[
+        "bpm: ",
+        "src/main.rs:3:5",
+        "mismatched types",
+        "old run",
+        "hint: \"bpm logs --build app\" shows more\n",
+    ]);
+    let said = project.cli(["status"]).exits(0);
+    assert!(
+        said.out
+            .contains("app: the last build failed; the old one still serves"),
+        "{said:?}"
+    );
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn waiting_ends_when_it_is_so_or_can_not_be() {
+    let project = Project::new(
+        "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n\
+         [process.once]\ncommand = \"echo hello; exit 3\"\nrestart = \"never\"\nautostart = false\n",
+    );
+    project.cli(["-d"]).exits(0);
+    project.cli(["wait", "nap", "--timeout", "20"]).exits(0);
+    project
+        .cli(["wait", "nap", "--for", "exit", "--timeout", "0.1"])
+        .exits(124)
+        .says(&["not within 0.1s"]);
+    let failed = project.cli(["start", "once"]).exits(1);
+    assert!(
+        failed.err.ends_with("hint: \"bpm logs once\" shows more\n"),
+        "{failed:?}"
+    );
+    project.cli(["wait", "once", "--timeout", "20"]).exits(1);
+    project.cli(["wait", "nap", "--for", "log"]).exits(2);
+    project.cli(["wait", "nap", "--pattern", "x"]).exits(2);
+    project
+        .cli(["wait", "nap", "--for", "rain"])
+        .exits(2)
+        .says(&["ready, exit, build, log"]);
+    project
+        .cli(["wait", "nap", "--for", "log", "--pattern", "("])
+        .exits(1);
+    let said = project.cli(["why", "once"]).exits(0);
+    assert!(
+        said.out.contains("exit code 3") && said.out.contains("hello"),
+        "{said:?}"
+    );
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_reload_touches_what_changed() {
+    let project = Project::new(TWO);
+    project.cli(["up"]).exits(0);
+    let before = project.cli(["status", "--json"]).out;
+    assert_eq!(project.cli(["reload"]).exits(0).out, "nothing changed\n");
+    let changed = TWO.replace("[process.other]", "[process.fourth]");
+    project.config(&changed);
+    let listed = project.cli(["reload", "--dry-run"]).exits(0).out;
+    assert!(
+        listed.contains("added: fourth") && listed.contains("removed: other"),
+        "{listed}"
+    );
+    assert_eq!(states(&project).len(), 3);
+    assert_eq!(project.cli(["reload"]).exits(0).out, listed);
+    let names: Vec<String> = states(&project).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["nap", "more", "fourth"]);
+    let after: Value = serde_json::from_str(&project.cli(["status", "--json"]).out).unwrap();
+    let before: Value = serde_json::from_str(&before).unwrap();
+    assert_eq!(before["processes"][0]["pid"], after["processes"][0]["pid"]);
+    project.config("nonsense");
+    project.cli(["reload"]).exits(1).says(&[".mcp-run:1:"]);
+    assert_eq!(states(&project).len(), 3);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn the_status_is_a_table_or_a_document() {
+    let project = Project::new(TWO);
+    let none: Value =
+        serde_json::from_str(&project.cli(["status", "--json"]).exits(3).out).unwrap();
+    assert_eq!(
+        (&none["schema"], &none["verdict"]),
+        (&Value::from(1), &Value::from("stopped"))
+    );
+    project.cli(["up"]).exits(0);
+    let said = project.cli(["status"]).exits(0);
+    assert!(said.out.starts_with("NAME"), "{said:?}");
+    assert!(!said.out.contains('\x1b'), "{said:?}");
+    assert_eq!(said.out.lines().count(), 4);
+    assert_eq!(
+        project.cli(["status", "nap"]).exits(0).out.lines().count(),
+        2
+    );
+    let document: Value = serde_json::from_str(&project.cli(["status", "--json"]).out).unwrap();
+    assert_eq!(document["schema"], 1);
+    assert_eq!(document["processes"].as_array().unwrap().len(), 3);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn the_project_is_found_from_below_and_by_name() {
+    let project = Project::new(TWO);
+    project.file("deep/below/file", "");
+    let below = project.root.join("deep/below");
+    let said = project
+        .command(bpm())
+        .arg("check")
+        .current_dir(&below)
+        .output()
+        .unwrap();
+    assert!(said.status.success());
+    let root = project.root.to_str().unwrap();
+    project.cli(["-C", root, "check"]).exits(0);
+    project.cli(["check", "-C", root]).exits(0);
+    project
+        .cli(["check", "-C", below.to_str().unwrap()])
+        .exits(1)
+        .says(&["no .mcp-run in it"]);
+    project
+        .cli(["check", "-C", "/no/such/folder"])
+        .exits(1)
+        .says(&["cannot enter \"/no/such/folder\""]);
+    let nowhere = Project::empty();
+    nowhere
+        .cli(["check"])
+        .exits(1)
+        .says(&["no .mcp-run in", "hint: "]);
+    nowhere.cli([nowhere.root.as_os_str()]).exits(1);
+}
+
+#[test]
+fn agents_are_connected_by_what_is_printed() {
+    let mut project = Project::new("mcp_port = 3001\n[process.a]\ncommand = \"x\"\n");
+    let all = project.cli(["mcp-config"]).exits(0).out;
+    assert!(all.contains("claude mcp add shop -- bpm proxy\nclaude mcp add --transport http shop http://127.0.0.1:3001/mcp\n"));
+    for client in [
+        "claude", "codex", "cursor", "vscode", "gemini", "opencode", "zed",
+    ] {
+        assert!(all.contains(&format!("# {client}\n")), "{all}");
+        let one = project.cli(["mcp-config", client, "--stdio"]).exits(0).out;
+        assert!(one.contains("proxy") && !one.contains("http"), "{one}");
+        if let Some((_, json)) = one.split_once(": {") {
+            serde_json::from_str::<Value>(&format!("{{{json}")).unwrap();
+        }
+    }
+    project
+        .cli(["mcp-config", "cluade"])
+        .exits(2)
+        .says(&["did you mean \"claude\"?"]);
+    project.env("NO_COLOR", "1").cli(["mcp-config"]).exits(0);
+}

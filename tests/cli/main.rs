@@ -1,0 +1,18 @@
+//! The commands: what they print, their exit codes, help, man pages, the configuration.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod commands;
+mod config;
+mod documents;
+mod help_and_man;
+mod logs;
+mod proxy;

@@ -1,0 +1,460 @@
+//! `bpm proxy`, as an agent that speaks stdio sees it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::common::{Project, bpm, eventually, lives, murder};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+const NAP: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n";
+
+struct Proxy {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    last: u64,
+}
+
+impl Proxy {
+    fn new(project: &Project, args: &[&str]) -> Self {
+        let mut child = project
+            .command(bpm())
+            .arg("proxy")
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            input: child.stdin.take(),
+            output: BufReader::new(child.stdout.take().unwrap()),
+            child,
+            last: 0,
+        }
+    }
+
+    fn send(&mut self, line: &str) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(line.as_bytes()).unwrap();
+        input.write_all(b"\n").unwrap();
+    }
+
+    fn ask(&mut self, method: &str, params: Value) -> u64 {
+        self.last += 1;
+        let message =
+            json!({"jsonrpc": "2.0", "id": self.last, "method": method, "params": params});
+        self.send(&message.to_string());
+        self.last
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        assert!(
+            self.output.read_line(&mut line).unwrap() > 0,
+            "the proxy is gone"
+        );
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// The answer to this request; notifications before it are dropped.
+    fn answer(&mut self, id: u64) -> Value {
+        loop {
+            let message = self.next();
+            if message["id"] == id {
+                return message;
+            }
+        }
+    }
+
+    fn call(&mut self, method: &str, params: Value) -> Value {
+        let id = self.ask(method, params);
+        self.answer(id)
+    }
+
+    fn handshake(&mut self) -> Value {
+        let info = json!({"name": "test", "version": "1"});
+        let params =
+            json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": info});
+        let answer = self.call("initialize", params);
+        self.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        answer
+    }
+
+    fn status(&mut self) -> Value {
+        let answer = self.call("tools/call", json!({"name": "get_status", "arguments": {}}));
+        answer["result"]["structuredContent"].clone()
+    }
+
+    /// Ends its input, and gives its exit code.
+    fn end(mut self) -> Option<i32> {
+        drop(self.input.take());
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+#[test]
+fn it_starts_the_daemon_and_leaves_it() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    let answer = proxy.handshake();
+    assert_eq!(answer["result"]["protocolVersion"], "2025-06-18");
+    assert_eq!(proxy.status()["processes"][0]["name"], "nap");
+    // The probe of clients of the modern era.
+    let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
+    let found = proxy.call("server/discover", json!({"_meta": meta}));
+    assert!(
+        found["result"].is_object() || found["error"].is_object(),
+        "{found}"
+    );
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["status"]).exits(0);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_restart_of_the_daemon_is_survived() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let before = proxy.status()["daemon"]["instance_id"].clone();
+    project.cli(["daemon", "restart"]).exits(0);
+    let after = proxy.status()["daemon"]["instance_id"].clone();
+    assert_ne!(before, after);
+    // Stopped: the next request starts it.
+    project.cli(["stop"]).exits(0);
+    assert!(proxy.call("ping", json!({}))["result"].is_object());
+    project.cli(["status"]).exits(0);
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn what_was_in_flight_is_answered_when_the_daemon_dies() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let daemon = proxy.status()["daemon"]["pid"].as_i64().unwrap() as i32;
+    let wait = json!({"name": "wait", "arguments": {"process": "nap", "for": "exit", "timeout_seconds": 600}});
+    let id = proxy.ask("tools/call", wait);
+    // It is under way once a later request is answered.
+    assert!(proxy.call("ping", json!({}))["result"].is_object());
+    murder(daemon);
+    let answer = proxy.answer(id);
+    assert_eq!(answer["error"]["code"], -32000, "{answer}");
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("may or may not"),
+        "{answer}"
+    );
+    // And the next one is served by the next daemon.
+    let next = proxy.status();
+    assert_ne!(next["daemon"]["pid"], daemon);
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn what_only_reads_is_asked_again_when_the_daemon_dies() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let daemon = proxy.status()["daemon"]["pid"].as_i64().unwrap() as i32;
+    // It answers nothing any more, so both are under way when it dies.
+    kill(Pid::from_raw(daemon), Signal::SIGSTOP).unwrap();
+    let order = proxy.ask(
+        "tools/call",
+        json!({"name": "stop", "arguments": {"process": "nap"}}),
+    );
+    let read = proxy.ask("tools/call", json!({"name": "get_status", "arguments": {}}));
+    murder(daemon);
+    assert_eq!(proxy.answer(order)["error"]["code"], -32000);
+    let answer = proxy.answer(read);
+    let data = &answer["result"]["structuredContent"];
+    assert_eq!(data["processes"][0]["name"], "nap", "{answer}");
+    assert_ne!(data["daemon"]["pid"], daemon);
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_restart_of_the_daemon_is_not_noticed_by_who_reads() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let over = AtomicBool::new(false);
+    let mut asked = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..10 {
+                project.cli(["daemon", "restart"]).exits(0);
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        while !over.load(Ordering::SeqCst) {
+            let tool = |name: &str, args: Value| json!({"name": name, "arguments": args});
+            for (method, params) in [
+                ("tools/list", json!({})),
+                ("tools/call", tool("get_status", json!({}))),
+                ("tools/call", tool("search_logs", json!({"process": "nap"}))),
+                ("resources/read", json!({"uri": "bpm://status"})),
+            ] {
+                let answer = proxy.call(method, params);
+                assert_eq!(answer["error"], Value::Null, "{method}, the {asked}th");
+                asked += 1;
+            }
+        }
+    });
+    assert!(asked > 20, "{asked}");
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn an_order_to_a_daemon_that_stops_is_given_to_the_next() {
+    let project = Project::new(
+        "[process.slow]\nstop_timeout_seconds = 60\n\
+         command = \"trap 'until [ -e go ]; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\n",
+    );
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let up = json!({"name": "wait", "arguments": {"process": "slow", "for": "log", "pattern": "up", "after": 0}});
+    assert_eq!(
+        proxy.call("tools/call", up)["result"]["structuredContent"]["met"],
+        true
+    );
+    let daemon = proxy.status()["daemon"]["pid"].clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| project.cli(["daemon", "restart"]).exits(0));
+        eventually(|| match proxy.status()["processes"][0]["state"].as_str() {
+            Some("stopping") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let start =
+            json!({"name": "start", "arguments": {"process": "slow", "timeout_seconds": 600}});
+        let order = proxy.ask("tools/call", start);
+        // The old daemon has read it once it answers what came after it.
+        proxy.status();
+        project.file("go", "");
+        let answer = proxy.answer(order);
+        assert_eq!(
+            answer["result"]["structuredContent"]["ok"], true,
+            "{answer}"
+        );
+    });
+    assert_ne!(proxy.status()["daemon"]["pid"], daemon);
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_notification_starts_no_daemon() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    project.cli(["stop"]).exits(0);
+    proxy.send(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#);
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["status"]).exits(3);
+}
+
+#[test]
+fn a_broken_configuration_is_told_to_the_agent() {
+    let project = Project::new("[process.a]\ncomand = \"x\"\n");
+    let mut proxy = Proxy::new(&project, &[]);
+    let answer = proxy.call("initialize", json!({}));
+    assert_eq!(answer["error"]["code"], -32603);
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("unknown key \"comand\""), "{message}");
+    // Mended, it works without starting the agent anew.
+    project.config(NAP);
+    assert!(proxy.handshake()["result"].is_object());
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn requests_run_side_by_side_and_odd_lines_are_answered() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let wait = json!({"name": "wait", "arguments": {"process": "nap", "for": "exit", "timeout_seconds": 600}});
+    let waiting = proxy.ask("tools/call", wait);
+    assert!(proxy.call("ping", json!({}))["result"].is_object());
+    proxy.send("this is no json");
+    assert_eq!(proxy.next()["error"]["code"], -32700);
+    proxy.send(&"x".repeat(5 << 20));
+    let answer = proxy.next();
+    assert_eq!(
+        (&answer["error"]["code"], &answer["id"]),
+        (&json!(-32600), &Value::Null)
+    );
+    // What comes after is whole again.
+    assert!(proxy.call("ping", json!({}))["result"].is_object());
+    // Megabytes in both directions at once: neither end may wait for the other to read.
+    let text = "y".repeat(3 << 20);
+    let mut input = proxy.input.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        for id in 100..104 {
+            let params = json!({"name": text});
+            let message =
+                json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+            writeln!(input, "{message}").unwrap();
+        }
+        input
+    });
+    for id in 100..104 {
+        assert_eq!(proxy.answer(id)["error"]["code"], -32602);
+    }
+    proxy.input = Some(writer.join().unwrap());
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": waiting}});
+    proxy.send(&cancel.to_string());
+    // Cancelled, it is not waited for at the end.
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn what_was_asked_last_is_answered_after_the_end_of_the_input() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let id = proxy.ask("tools/list", json!({}));
+    drop(proxy.input.take());
+    assert!(proxy.answer(id)["result"]["tools"].is_array());
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn alone_it_serves_and_takes_its_processes_with_it() {
+    for way in ["--standalone", "BPM_DISABLE_DAEMON"] {
+        let mut project = Project::new(NAP);
+        let args: &[&str] = if way.starts_with('-') {
+            &[way]
+        } else {
+            project.env(way, "1");
+            &[]
+        };
+        let mut proxy = Proxy::new(&project, args);
+        proxy.handshake();
+        let status = proxy.status();
+        assert_eq!(status["daemon"]["pid"], proxy.child.id());
+        let nap = eventually(|| {
+            proxy.status()["processes"][0]["pid"]
+                .as_i64()
+                .ok_or("not yet")
+        }) as i32;
+        assert!(lives(nap));
+        assert_eq!(proxy.end(), Some(0));
+        assert!(!lives(nap));
+        project.cli(["status"]).exits(3);
+    }
+}
+
+#[test]
+fn it_ends_with_who_started_it() {
+    let project = Project::new(NAP);
+    project.cli(["-d"]).exits(0);
+    // The input stays open in our hands, so only the parent's end can tell.
+    let (input, kept) = std::io::pipe().unwrap();
+    // A shell gives the null device to what it starts in the background, so the input is handed on as 3.
+    let script = format!("exec 3<&0; {} proxy <&3 & echo $!; wait", bpm().display());
+    let mut parent = project
+        .command("sh")
+        .args(["-c", &script])
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(parent.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let proxy: i32 = line.trim().parse().unwrap();
+    // It serves, and so watches its parent.
+    (&kept)
+        .write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\n")
+        .unwrap();
+    line.clear();
+    output.read_line(&mut line).unwrap();
+    assert!(line.contains("result"), "{line}");
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    eventually(|| {
+        if lives(proxy) {
+            Err("it lives")
+        } else {
+            Ok(())
+        }
+    });
+    drop(kept);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn many_share_one_daemon() {
+    let project = Project::new(NAP);
+    // All at once, without a daemon.
+    let mut many: Vec<Proxy> = (0..30).map(|_| Proxy::new(&project, &[])).collect();
+    let mut instances: Vec<String> = Vec::new();
+    for proxy in &mut many {
+        proxy.handshake();
+        instances.push(proxy.status()["daemon"]["instance_id"].to_string());
+    }
+    instances.dedup();
+    assert_eq!(instances.len(), 1);
+    project.cli(["daemon", "restart"]).exits(0);
+    for proxy in &mut many {
+        assert!(proxy.call("ping", json!({}))["result"].is_object());
+    }
+    for proxy in many {
+        assert_eq!(proxy.end(), Some(0));
+    }
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn events_are_numbered_over_restarts_and_deaths() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let call = |proxy: &mut Proxy, name: &str, args: Value| {
+        let answer = proxy.call("tools/call", json!({"name": name, "arguments": args}));
+        answer["result"]["structuredContent"].clone()
+    };
+    for dies in [false, true] {
+        // More than the next bpm has of its own, so that its numbers would be taken for old ones.
+        for _ in 0..3 {
+            call(&mut proxy, "stop", json!({"process": "nap"}));
+            let start = json!({"process": "nap", "timeout_seconds": 0});
+            call(&mut proxy, "start", start);
+        }
+        let before = proxy.status();
+        let cursor = before["next"].as_u64().unwrap();
+        if dies {
+            murder(before["daemon"]["pid"].as_i64().unwrap() as i32);
+        } else {
+            project.cli(["daemon", "restart"]).exits(0);
+        }
+        let change = json!({"process": "nap", "for": "change", "after": cursor});
+        assert_eq!(call(&mut proxy, "wait", change)["met"], true);
+        let news = call(&mut proxy, "get_status", json!({"events_since": cursor}));
+        let numbers: Vec<u64> = news["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["seq"].as_u64().unwrap())
+            .collect();
+        assert!(numbers.is_sorted() && numbers[0] > cursor, "{news}");
+        assert_eq!(news["next"].as_u64(), numbers.last().copied());
+    }
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}

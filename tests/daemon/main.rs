@@ -1,0 +1,25 @@
+//! Processes under a daemon or a foreground run: builds, starts, crashes, stops, logs.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod build;
+mod crash;
+mod dependencies;
+mod disk;
+mod lifecycle;
+mod output;
+mod ports;
+mod ready;
+mod reload;
+mod stop;
+mod supervise;
+mod swap;
+mod watch;

@@ -1,0 +1,145 @@
+//! A reload moves what processes have from one to another: names, ports, sockets.
+
+use crate::common::load::get;
+use crate::common::{Project, free_port};
+use serde_json::json;
+
+/// A process that ends, once it was told to, only when the file `go` is there.
+fn slow(name: &str, more: &str) -> String {
+    format!(
+        "[process.{name}]\ncommand = \"trap 'until test -e go; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\nstop_timeout_seconds = 60\nready = {{ log = \"up\" }}\n{more}\n"
+    )
+}
+
+/// Reloads; while `name` waits for the end of `old`, lets that one go.
+fn reload_while_waiting(project: &Project, name: &str, old: &str) -> serde_json::Value {
+    std::thread::scope(|scope| {
+        let http = project.http();
+        let reload = scope.spawn(move || {
+            let mut http = http;
+            http.call("reload", json!({})).ok()
+        });
+        let listed = |data: &serde_json::Value| {
+            let all = data["processes"].as_array().unwrap();
+            all.iter().find(|p| p["name"] == name).cloned()
+        };
+        crate::common::eventually(|| {
+            let data = project.call("get_status", json!({})).ok();
+            let waits = listed(&data).filter(|p| p["state"] == "waiting");
+            let reason = waits.map(|p| p["reason"].clone());
+            match reason == Some(json!(format!("waits for {old} to end"))) {
+                true => Ok(()),
+                false => Err(data["processes"].clone()),
+            }
+        });
+        project.file("go", "");
+        reload.join().unwrap()
+    })
+}
+
+#[test]
+fn a_new_name_begins_when_the_old_one_has_ended() {
+    let mut project = Project::new(&slow("old", ""));
+    project.serve();
+    project.running("old");
+    project.config(&slow("new", ""));
+    let done = reload_while_waiting(&project, "new", "old");
+    assert_eq!(done["errors"], json!([]), "{done}");
+    project.running("new");
+}
+
+#[test]
+fn a_port_goes_from_one_to_another() {
+    let (one, two) = (free_port(), free_port());
+    let config = |a: u16, b: u16| {
+        let port = |port: u16| format!("port = {port}");
+        let quick = format!(
+            "[process.quick]\ncommand = [\"sleep\", \"1000\"]\nready = {{ delay_seconds = 0.01 }}\n{}\n",
+            port(a)
+        );
+        quick + &slow("slow", &port(b))
+    };
+    let mut project = Project::new(&config(one, two));
+    project.serve();
+    project.running("quick");
+    project.running("slow");
+    project.config(&config(two, one));
+    let done = reload_while_waiting(&project, "quick", "slow");
+    assert_eq!(done["errors"], json!([]), "{done}");
+    project.running("quick");
+    project.running("slow");
+}
+
+#[test]
+fn a_held_socket_goes_to_whoever_has_its_address_now() {
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let config = |name: &str| {
+        format!(
+            "[process.{name}]\ncommand = [\"FIXTURE\", \"serve\"]\nlisten = [\"{at}\"]\nready = {{ log = \"serving\" }}\n"
+        )
+    };
+    let socket = |pid: i32| std::fs::read_link(format!("/proc/{pid}/fd/3")).unwrap();
+    let mut project = Project::new(&config("old"));
+    project.file("version", "v1");
+    project.serve();
+    let before = socket(project.running("old"));
+    project.config(&config("new"));
+    let done = project.call("reload", json!({})).ok();
+    assert_eq!(done["errors"], json!([]), "{done}");
+    let pid = project.running("new");
+    assert_eq!(socket(pid), before);
+    assert_eq!(get(at).unwrap(), format!("v1 {pid}"));
+}
+
+#[test]
+fn who_keeps_its_port_since_its_build_failed_holds_up_nobody() {
+    let ports = [free_port(), free_port(), free_port()];
+    let config = |a: u16, b: u16| {
+        let process = |name, port, more| {
+            format!(
+                "[process.{name}]\ncommand = [\"sleep\", \"1000\"]\nready = {{ delay_seconds = 0.01 }}\nport = {port}\n{more}\n"
+            )
+        };
+        process("a", a, "") + &process("b", b, "build = \"test ! -e bad\"")
+    };
+    let mut project = Project::new(&config(ports[0], ports[1]));
+    project.serve();
+    project.running("a");
+    let kept = project.running("b");
+    project.file("bad", "");
+    project.config(&config(ports[1], ports[2]));
+    let done = project.call("reload", json!({})).data;
+    assert!(done["errors"].to_string().contains("b: "), "{done}");
+    project.running("a");
+    assert_eq!(project.running("b"), kept);
+}
+
+#[test]
+fn a_name_that_comes_back_while_its_process_is_leaving_begins_anew() {
+    let keep = "[process.keep]\ncommand = [\"sleep\", \"1000\"]\n";
+    let mut project = Project::new(&(keep.to_owned() + &slow("db", "")));
+    project.serve();
+    let before = project.running("db");
+    project.config(keep);
+    std::thread::scope(|scope| {
+        let http = project.http();
+        let removal = scope.spawn(move || {
+            let mut http = http;
+            http.call("reload", json!({})).ok()
+        });
+        crate::common::eventually(|| {
+            let data = project.call("get_status", json!({})).ok();
+            match data["processes"].to_string().contains("\"stopping\"") {
+                true => Ok(()),
+                false => Err(data["processes"].clone()),
+            }
+        });
+        let api = "[process.api]\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"db\"]\n";
+        project.config(&(keep.to_owned() + &slow("db", "") + api));
+        let done = reload_while_waiting(&project, "api", "db");
+        assert_eq!(done["errors"], json!([]), "{done}");
+        removal.join().unwrap();
+    });
+    project.running("api");
+    assert_ne!(project.running("db"), before);
+}

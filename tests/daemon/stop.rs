@@ -1,0 +1,216 @@
+//! Stopped means that nothing is left.
+
+use std::collections::BTreeSet;
+
+use crate::common::{Project, eventually, lives, murder};
+use serde_json::json;
+
+#[test]
+fn who_ignores_the_signal_is_killed_with_all_it_made() {
+    let mut project = Project::new(
+        r#"
+[process.stubborn]
+command = ["FIXTURE", "stubborn"]
+stop_timeout_seconds = 0.3
+[process.other]
+command = ["sleep", "1000"]
+"#,
+    );
+    project.serve();
+    project.line("stubborn", "stubborn");
+    let other = project.running("other");
+    // The leader, a child in its group, a grandchild in a session of its own.
+    let mut all = project.inhabitants();
+    all.retain(|(pid, _)| *pid != other);
+    assert_eq!(all.len(), 3, "{all:?}");
+
+    let done = project.call("stop", json!({"process": "stubborn"})).ok();
+    assert_eq!(done["ok"], true, "{done}");
+    assert_eq!(done["signalled"], true, "{done}");
+    assert_eq!(done["killed"], 3, "{done}");
+    assert_eq!(done["leftovers"], json!([]), "{done}");
+    for (pid, command) in all {
+        assert!(!lives(pid), "{command}");
+    }
+    let status = project.status("stubborn");
+    assert_eq!(status["state"], "stopped");
+    assert_eq!(status["wanted"], false);
+    assert_eq!(status["exit"]["asked"], true);
+    assert_eq!(status["exit"]["signal"], "KILL");
+    assert_eq!(project.running("other"), other);
+}
+
+#[test]
+fn who_has_left_the_group_and_its_parent_is_told_as_well() {
+    let mut project = Project::new(
+        "[process.web]\ncommand = \"(setsid sleep 1000 &); echo up; exec sleep 1000\"\nstop_timeout_seconds = 1000\n",
+    );
+    project.serve();
+    project.line("web", "up");
+    let two = |project: &Project| {
+        let mut all = project.inhabitants();
+        all.retain(|(_, command)| command.starts_with("sleep"));
+        if all.len() == 2 { Ok(()) } else { Err(all) }
+    };
+    eventually(|| two(&project));
+    let done = project.call("stop", json!({"process": "web"})).ok();
+    assert_eq!(done["killed"], 0, "{done}");
+    assert_eq!(project.inhabitants(), []);
+}
+
+#[test]
+fn stopping_twice_is_no_error_and_a_stop_is_no_crash() {
+    let mut project = Project::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\n");
+    project.serve();
+    project.running("nap");
+    let first = project.call("stop", json!({"process": "nap"})).ok();
+    assert_eq!(first["killed"], 0, "{first}");
+    let second = project.call("stop", json!({"process": "nap"})).ok();
+    assert_eq!(
+        (&second["ok"], &second["signalled"]),
+        (&json!(true), &json!(false))
+    );
+    let status = project.status("nap");
+    assert_eq!(status["crashes"], 0);
+    assert_eq!(status["pid"], json!(null));
+    assert_eq!(status["exit"]["signal"], "TERM");
+}
+
+#[test]
+fn the_signal_that_was_asked_for_is_sent_to_the_whole_group() {
+    let mut project = Project::new(
+        r#"
+[process.a]
+command = "trap 'echo leader' USR1; sh -c 'trap \"echo member; exit\" USR1; echo ready; while :; do sleep 0.05; done'; echo over"
+stop_signal = "USR1"
+"#,
+    );
+    project.serve();
+    project.line("a", "ready");
+    project.call("stop", json!({"process": "a"})).ok();
+    let lines: BTreeSet<String> = project.logs("a").into_iter().collect();
+    for line in ["leader", "member", "over"] {
+        assert!(lines.contains(line), "{lines:?}");
+    }
+}
+
+#[test]
+fn a_stopped_process_hears_the_signal() {
+    let mut project = Project::new(
+        "[process.nap]\ncommand = [\"sleep\", \"1000\"]\nstop_timeout_seconds = 1000\n",
+    );
+    project.serve();
+    let pid = project.running("nap");
+    // Job control has suspended it; without CONT it would never see TERM.
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGSTOP,
+    )
+    .unwrap();
+    let done = project.call("stop", json!({"process": "nap"})).ok();
+    assert_eq!(done["ok"], true, "{done}");
+    assert_eq!(project.status("nap")["exit"]["signal"], "TERM");
+}
+
+#[test]
+fn what_a_crashed_run_leaves_behind_is_killed_before_the_next() {
+    let mut project = Project::new(
+        r#"
+release_crash_backoff_initial_seconds = 0
+[process.leave]
+command = ["sh", "-c", "if [ -e again ]; then exec sleep 1000; fi; touch again; exec \"$0\" leave", "FIXTURE"]
+"#,
+    );
+    project.serve();
+    let pid = project.running("leave");
+    // The grandchild of the first run holds its pipe open and ignores TERM: that delays nothing.
+    let all = project.inhabitants();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(all[0].0, pid);
+    assert_eq!(project.status("leave")["restarts"], 1);
+}
+
+#[test]
+fn a_daemon_of_a_task_lives_until_bpm_stops() {
+    let mut project =
+        Project::new("[process.start]\ntype = \"task\"\ncommand = [\"FIXTURE\", \"leave\"]\n");
+    project.serve();
+    project.status_when("start", |s| s["state"] == "done");
+    let all = project.inhabitants();
+    assert_eq!(all.len(), 1, "{all:?}");
+    project.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(project.ended(), Some(0));
+    assert!(!lives(all[0].0));
+}
+
+#[test]
+fn dependents_are_stopped_first() {
+    let mut project = Project::new(
+        r#"
+[process.web]
+command = "trap 'sleep 0.2; echo web >>order; exit' TERM; echo up; while :; do sleep 0.05; done"
+depends_on = ["db"]
+[process.db]
+command = "trap 'echo db >>order; exit' TERM; echo up; while :; do sleep 0.05; done"
+"#,
+    );
+    project.serve();
+    project.line("db", "up");
+    project.line("web", "up");
+    project.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(project.ended(), Some(0));
+    assert_eq!(project.read("order"), "web\ndb\n");
+}
+
+#[test]
+fn a_waiting_start_can_be_stopped() {
+    let mut project = Project::new(
+        "dev_crash_wait_seconds = 1000\nrelease_crash_backoff_initial_seconds = 300\n[process.bad]\ncommand = \"exit 1\"\n",
+    );
+    project.serve();
+    project.status_when("bad", |s| s["state"] == "crashed");
+    let done = project.call("stop", json!({"process": "bad"})).ok();
+    assert_eq!(done["signalled"], false, "{done}");
+    let status = project.status("bad");
+    assert_eq!(status["state"], "stopped");
+    assert_eq!(status["next_start_in_seconds"], json!(null));
+}
+
+#[test]
+fn an_orphan_is_reaped() {
+    let mut project = Project::new(
+        "[process.a]\ncommand = \"(setsid sh -c 'echo $$ >orphan; exec sleep 1000' &) ; exec sleep 1000\"\n",
+    );
+    project.serve();
+    project.running("a");
+    let orphan: i32 = eventually(|| project.read("orphan").trim().parse());
+    murder(orphan);
+    // No zombie either: the subreaper has to take it.
+    eventually(|| {
+        let there = std::path::Path::new("/proc")
+            .join(orphan.to_string())
+            .exists();
+        if there { Err("a zombie") } else { Ok(()) }
+    });
+    project.running("a");
+}
+
+#[test]
+fn who_joins_a_stop_is_told_of_the_same_end() {
+    let mut project = Project::new(
+        "[process.web]\ncommand = \"trap 'until test -e go; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\nstop_timeout_seconds = 60\n",
+    );
+    project.serve();
+    project.line("web", "up");
+    let done = std::thread::scope(|scope| {
+        let mut http = project.http();
+        let first = scope.spawn(move || http.call("stop", json!({"process": "web"})).ok());
+        project.status_when("web", |s| s["state"] == "stopping");
+        let second = json!({"process": "web", "timeout_seconds": 0.1});
+        project.call("stop", second).ok();
+        project.file("go", "");
+        first.join().unwrap()
+    });
+    assert_eq!(done["ok"], true, "{done}");
+    assert_eq!(done["signalled"], true, "{done}");
+}

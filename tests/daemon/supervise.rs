@@ -1,0 +1,490 @@
+//! Processes run as the configuration says, bpm starts and ends as it should, and what can't be
+//! done is said.
+
+use std::net::TcpListener;
+
+use crate::common::{Project, lives};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+const NAP: &str = "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n";
+
+#[test]
+fn the_mcp_run_of_an_earlier_manager_works() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let number = port.local_addr().unwrap().port();
+    drop(port);
+    let mut project = Project::new(&format!(
+        r#"
+mcp_port = {number}
+dev_timeout_hours = 3
+dev_crash_wait_seconds = 120
+release_crash_backoff_initial_seconds = 1
+release_crash_backoff_max_seconds = 300
+
+[process.api]
+type = "rust"
+args = ["--port", "8080"]
+
+[process.web]
+type = "npm"
+command = ["npm", "run", "dev"]
+
+[process.tool]
+command = ["sh", "-c", "echo tool; exec sleep 1000"]
+"#
+    ));
+    project.fake_cargo();
+    project.source("echo \"api $*\"; exec sleep 1000");
+    project.program("fake/npm", "#!/bin/sh\necho \"npm $*\"\nexec sleep 1000\n");
+    project.serve();
+
+    assert_eq!(
+        project.descriptor()["url"],
+        format!("http://127.0.0.1:{number}/mcp")
+    );
+    assert_eq!(project.line("api", "api"), "api --port 8080");
+    assert_eq!(project.line("web", "npm"), "npm run dev");
+    assert_eq!(project.line("tool", "tool"), "tool");
+    for (name, kind) in [("api", "rust"), ("web", "npm"), ("tool", "command")] {
+        project.running(name);
+        assert_eq!(project.status(name)["type"], kind);
+        assert_eq!(project.status(name)["mode"], "release");
+    }
+}
+
+#[test]
+fn a_child_gets_its_own_session_and_nothing_of_bpm() {
+    let mut project = Project::new("[process.child]\ncommand = [\"FIXTURE\", \"inherited\"]\n");
+    project.serve();
+    project.line("child", "session");
+    let lines = project.logs("child");
+    let pid = project.running("child");
+
+    assert!(
+        lines.contains(&format!("pid {pid} group {pid} session {pid}")),
+        "{lines:?}"
+    );
+    // Its streams, and the folder that it looks at.
+    let fds: Vec<&String> = lines.iter().filter(|l| l.starts_with("fd ")).collect();
+    assert!(fds.contains(&&"fd 0 /dev/null".to_string()), "{lines:?}");
+    assert_eq!(fds.len(), 3, "{lines:?}");
+    // Rust ignores SIGPIPE (13) in its main by itself.
+    assert!(
+        lines.contains(&"SigBlk:\t0000000000000000".into()),
+        "{lines:?}"
+    );
+    assert!(
+        lines.contains(&"SigIgn:\t0000000000001000".into()),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_child_gets_the_environment_that_was_asked_for() {
+    let mut project = Project::new(
+        r#"
+env = { WHERE = "top", BOTH = "top" }
+env_file = ["one.env", "missing.env?"]
+[process.child]
+command = ["sh", "-c", "env | grep -E '^(WHERE|BOTH|FILE|SHELLED|BPM|NOTIFY|LISTEN|WATCHDOG)_?'; echo args $0 $1; pwd; exec sleep 1000", "${WHERE}", "$$5"]
+cwd = "sub dir"
+env = { BOTH = "own", SHELLED = "${FROM_OUTSIDE:-none}/${UNSET:-fallback}" }
+"#,
+    );
+    project.file(
+        "one.env",
+        "# comment\nexport FILE=\"from file\"\nWHERE=file\n",
+    );
+    project.file("sub dir/x", "");
+    project
+        .env("FROM_OUTSIDE", "outside")
+        .env("NOTIFY_SOCKET", "/nowhere")
+        .env("LISTEN_FDS", "3")
+        .env("WATCHDOG_USEC", "1");
+    project.serve();
+    project.line("child", "/sub dir");
+    let lines = project.logs("child");
+    for wanted in [
+        "WHERE=top",
+        "BOTH=own",
+        "FILE=from file",
+        "SHELLED=outside/fallback",
+        "BPM_PROCESS=child",
+        "BPM_RUN=1",
+        "args top $5",
+    ] {
+        assert!(lines.iter().any(|l| l == wanted), "{wanted} in {lines:?}");
+    }
+    assert!(lines.iter().any(|l| l.starts_with("BPM_PROJECT=")));
+    for unwanted in ["NOTIFY_SOCKET=", "LISTEN_FDS=", "WATCHDOG_USEC="] {
+        assert!(!lines.iter().any(|l| l.starts_with(unwanted)), "{lines:?}");
+    }
+}
+
+#[test]
+fn an_unset_variable_is_an_error_at_start() {
+    let mut project = Project::new("[process.a]\ncommand = [\"echo\", \"${NOBODY_SETS_THIS}\"]\n");
+    project.serve();
+    let error = project.call("start", json!({"process": "a"})).error();
+    assert!(error.contains("NOBODY_SETS_THIS"), "{error}");
+}
+
+#[test]
+fn a_string_is_run_by_a_shell_in_the_same_process() {
+    let mut project = Project::new("[process.nap]\ncommand = \"echo $$; exec sleep 1000\"\n");
+    project.serve();
+    let pid = project.running("nap");
+    project.says("nap", &[pid.to_string()]);
+}
+
+#[test]
+fn a_task_runs_once() {
+    let mut project = Project::new(
+        r#"
+[process.good]
+type = "task"
+command = "echo once"
+[process.bad]
+type = "task"
+command = "echo no; exit 3"
+[process.rest]
+command = "echo rest"
+restart = "never"
+"#,
+    );
+    project.serve();
+    let good = project.status_when("good", |s| s["state"] == "done");
+    assert_eq!(good["exit"]["code"], 0);
+    let bad = project.status_when("bad", |s| s["state"] == "failed");
+    assert_eq!(bad["exit"]["code"], 3);
+    project.status_when("rest", |s| s["state"] == "done");
+    project.says("good", &["once"]);
+}
+
+#[test]
+fn a_dependent_starts_after_what_it_needs() {
+    let mut project = Project::new(
+        r#"
+[process.web]
+command = "cat prepared; exec sleep 1000"
+depends_on = ["prepare"]
+[process.prepare]
+type = "task"
+command = "read go <gate; echo >>passed; echo ready >prepared"
+"#,
+    );
+    let gate = project.gate();
+    project.serve();
+    let web = project.status_when("web", |s| s["state"] == "waiting");
+    assert_eq!(web["depends_on"], json!(["prepare"]));
+    gate.open();
+    assert_eq!(project.line("web", "ready"), "ready");
+}
+
+#[test]
+fn autostart_false_waits_for_an_order() {
+    let mut project =
+        Project::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\nautostart = false\n");
+    project.serve();
+    assert_eq!(project.status("nap")["state"], "stopped");
+    let pid = project.call("start", json!({"process": "nap"})).ok()["pid"].clone();
+    assert_eq!(project.status("nap")["pid"], pid);
+    // The same again is no error and no second one.
+    assert_eq!(
+        project.call("start", json!({"process": "nap"})).ok()["pid"],
+        pid
+    );
+}
+
+#[test]
+fn a_program_that_is_missing_is_said_at_once() {
+    let mut project = Project::new(
+        r#"
+[process.web]
+command = ["./srv"]
+[process.lost]
+command = ["sleep", "1000"]
+cwd = "no/such/folder"
+[process.flat]
+command = ["./flat"]
+[process.fine]
+command = ["sleep", "1000"]
+"#,
+    );
+    project.file("flat", "not executable");
+    project.serve();
+    let root = project.root.display().to_string();
+
+    let error = project.call("start", json!({"process": "web"})).error();
+    for part in ["no such file", "\"./srv\"", &root] {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    let error = project.call("start", json!({"process": "lost"})).error();
+    assert!(error.contains("no/such/folder"), "{error}");
+    let error = project.call("start", json!({"process": "flat"})).error();
+    assert!(error.contains("not executable"), "{error}");
+    let status = project.status_when("web", |s| s["reason"].is_string());
+    assert!(
+        status["reason"].as_str().unwrap().contains("./srv"),
+        "{status}"
+    );
+    project.running("fine");
+}
+
+#[test]
+fn a_project_without_a_readable_mcp_run_is_said() {
+    let mut project = Project::empty();
+    project.serve_fails().exits(1).says(&["bpm: ", ".mcp-run"]);
+    // Reading a folder fails for root as well.
+    std::fs::create_dir(project.root.join(".mcp-run")).unwrap();
+    project
+        .serve_fails()
+        .exits(1)
+        .says(&["bpm: cannot", ".mcp-run", "directory"]);
+}
+
+#[test]
+fn all_mistakes_of_a_mcp_run_are_told_at_once() {
+    let mut project = Project::new(
+        "mcp_prot = 1\n[process.web]\ncomand = [\"x\"]\n[process.api]\ncommand = 7\nstop_timeout_seconds = -1\n",
+    );
+    for ended in [project.cli(["check"]), project.serve_fails()] {
+        ended.exits(1).says(&[
+            ".mcp-run:1:1: unknown key \"mcp_prot\"",
+            "did you mean \"mcp_port\"?",
+            ".mcp-run:3:1: unknown key \"comand\" in [process.web]; did you mean \"command\"?",
+            ".mcp-run:5:",
+            ".mcp-run:6:",
+        ]);
+    }
+    project.config(NAP);
+    project.cli(["check"]).exits(0);
+}
+
+#[test]
+fn a_port_in_use_names_its_holder() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let mut project = Project::new(&format!("mcp_port = {port}\n{NAP}"));
+    let me = std::process::id().to_string();
+    project
+        .serve_fails()
+        .exits(1)
+        .says(&[&port.to_string(), &me]);
+    // Another port helps.
+    project.args(&["--port", "auto"]).serve();
+    project.running("nap");
+}
+
+#[test]
+fn the_port_is_kept_for_the_project() {
+    let mut project = Project::new(NAP);
+    project.serve();
+    // Somebody else may have taken it meanwhile, but not each time.
+    let again = |project: &mut Project| {
+        let before = project.descriptor()["url"].clone();
+        project.signal(Signal::SIGTERM);
+        assert_eq!(project.ended(), Some(0));
+        project.serve();
+        project.descriptor()["url"] == before
+    };
+    assert!((0..5).any(|_| again(&mut project)));
+}
+
+#[test]
+fn a_second_bpm_in_the_same_project_is_refused() {
+    let mut project = Project::new(NAP);
+    project.serve();
+    let pid = project.pid().to_string();
+    let second = project.cli([project.root.as_os_str()]).exits(1);
+    second.says(&["already running", &pid]);
+    project.running("nap");
+}
+
+#[test]
+fn a_holder_of_the_port_is_named_in_one_line() {
+    let project = Project::new(NAP);
+    let port = crate::common::free_port().to_string();
+    let mut holder = std::process::Command::new(crate::common::fixture())
+        .args(["listen", &port, "a\nb\x1b[31mc", &"x".repeat(1000)])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    crate::common::eventually(|| std::net::TcpStream::connect(format!("127.0.0.1:{port}")));
+    for way in [&["serve"][..], &["-d"]] {
+        let args: Vec<&str> = way
+            .iter()
+            .copied()
+            .chain(["--port", port.as_str()])
+            .collect();
+        let said = project.cli(&args).exits(1);
+        let lines: Vec<&str> = said
+            .err
+            .lines()
+            .filter(|l| !l.starts_with("bpm: nap"))
+            .collect();
+        assert!(
+            lines.len() == 2
+                && lines[0].contains(&format!("in use by pid {} (", holder.id()))
+                && lines[0].contains("a b [31mc x")
+                && lines[0].ends_with("x...)")
+                && lines[1].starts_with("hint: --port auto"),
+            "{said:?}"
+        );
+    }
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
+fn a_fifo_is_refused_and_keeps_nobody_waiting() {
+    let mode = nix::sys::stat::Mode::S_IRUSR;
+    let project = Project::empty();
+    nix::unistd::mkfifo(&project.root.join(".mcp-run"), mode).unwrap();
+    project
+        .cli(["check"])
+        .exits(1)
+        .says(&["cannot read", "it is a FIFO, not a file"]);
+    let mut project = Project::new(
+        "[process.secret]\ncommand = [\"FIXTURE\", \"nap\"]\nenv_file = \"pipe\"\n\
+         [process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n",
+    );
+    nix::unistd::mkfifo(&project.root.join("pipe"), mode).unwrap();
+    project.serve();
+    project.running("nap");
+    let why = project.call("start", json!({"process": "secret"})).error();
+    assert!(why.contains("pipe\": it is a FIFO, not a file"), "{why}");
+    project.remove(".mcp-run");
+    nix::unistd::mkfifo(&project.root.join(".mcp-run"), mode).unwrap();
+    let done = project.call("reload", json!({})).ok();
+    assert!(
+        done["errors"][0].as_str().unwrap().contains("FIFO"),
+        "{done}"
+    );
+}
+
+#[test]
+fn root_reloads_nothing_that_others_may_write() {
+    // Anybody else may read what is theirs anyhow.
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut project = Project::new(NAP);
+    project.serve();
+    project.config(&NAP.replace("nap]", "theirs]"));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(project.root.join(".mcp-run"), mode).unwrap();
+    let done = project.call("reload", json!({})).ok();
+    let why = done["errors"][0].as_str().unwrap();
+    assert!(why.contains("others may write it"), "{done}");
+    project.running("nap");
+}
+
+#[test]
+fn an_unknown_command_is_answered_with_the_nearest() {
+    let project = Project::new(NAP);
+    project
+        .cli(["chekc"])
+        .exits(2)
+        .says(&["did you mean", "check\"?"]);
+    project.cli(["--prot", "1"]).exits(2).says(&["--port"]);
+    project.cli(["check", "--nosuch"]).exits(2).says(&["bpm: "]);
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let project = Project::empty();
+    for flag in ["--version", "-V"] {
+        let said = project.cli([flag]).exits(0);
+        assert_eq!(said.out, format!("bpm {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    for flag in ["--help", "-h"] {
+        let said = project.cli([flag]).exits(0);
+        assert!(
+            said.out.contains("check") && said.err.is_empty(),
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
+fn term_and_int_end_everything_in_order() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut project = Project::new(NAP);
+        project.serve();
+        let nap = project.running("nap");
+        let folder = project.state_folder().unwrap();
+        project.signal(signal);
+        assert_eq!(project.ended(), Some(0));
+        assert!(!lives(nap));
+        assert!(!folder.join("daemon.json").exists());
+        assert!(!folder.join("daemon.sock").exists());
+    }
+}
+
+#[test]
+fn a_second_term_does_not_wait() {
+    let mut project = Project::new(
+        "[process.stubborn]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 1000\n",
+    );
+    project.serve();
+    project.line("stubborn", "stubborn");
+    let children = project.inhabitants();
+    assert_eq!(children.len(), 3, "{children:?}");
+    project.signal(Signal::SIGTERM);
+    project.stopping();
+    project.signal(Signal::SIGTERM);
+    project.ended();
+    for (pid, _) in children {
+        assert!(!lives(pid));
+    }
+}
+
+#[test]
+fn the_daemon_serves_as_the_foreground_does() {
+    let mut project = Project::new(NAP);
+    project.up();
+    let nap = project.running("nap");
+    let status = project.call("get_status", json!({})).ok();
+    assert_eq!(status["daemon"]["pid"], project.pid());
+    // It belongs to nobody's terminal.
+    assert_ne!(project.pid(), std::process::id() as i32);
+    project.signal(Signal::SIGTERM);
+    project.ended();
+    assert!(!lives(nap));
+}
+
+#[test]
+fn what_is_about_to_start_is_not_shown_as_stopped() {
+    let mut project = Project::new(
+        r#"
+[process.slow]
+command = ["FIXTURE", "stubborn"]
+stop_timeout_seconds = 1000
+depends_on = ["base"]
+[process.base]
+command = ["FIXTURE", "nap"]
+autostart = false
+[process.idle]
+command = ["FIXTURE", "nap"]
+autostart = false
+"#,
+    );
+    project.serve();
+    project.line("slow", "stubborn");
+    // What a bpm leaves that is killed is ended before anything starts: here that takes until we do it.
+    let left = project.inhabitants();
+    crate::common::murder(project.pid());
+    project.ended();
+    project.serve();
+    let states = ["slow", "base", "idle"].map(|name| project.status(name)["state"].clone());
+    assert_eq!(states, ["waiting", "starting", "stopped"]);
+    left.iter().for_each(|(pid, _)| crate::common::murder(*pid));
+    project.line("slow", "stubborn");
+    // These would not end for less, either.
+    project.signal(Signal::SIGTERM);
+    project.stopping();
+    project.signal(Signal::SIGTERM);
+    project.ended();
+}

@@ -1,0 +1,95 @@
+//! Files that change have their process built and restarted.
+
+use crate::common::Project;
+use serde_json::json;
+
+#[test]
+fn a_change_restarts_and_what_does_not_match_does_not() {
+    let mut project = Project::new(
+        "[process.web]\ncommand = [\"sleep\", \"1000\"]\nwatch = [\"src/**/*.py\"]\n\
+         [process.other]\ncommand = [\"sleep\", \"1001\"]\n",
+    );
+    project.file("src/app.py", "1");
+    project.serve();
+    project.running("web");
+    project.file("notes.txt", "no");
+    project.file("src/deep/er/new.py", "2");
+    project.status_when("web", |s| s["restarts"] == 1);
+    project.running("web");
+    project.file("src/app.py", "3");
+    project.status_when("web", |s| s["restarts"] == 2);
+    project.status_when("other", |s| s["restarts"] == 0);
+}
+
+#[test]
+fn a_build_that_fails_waits_for_the_next_change() {
+    let mut project = Project::new(
+        "[process.web]\nbuild = \"test ! -e src/broken\"\ncommand = [\"sleep\", \"1000\"]\nwatch = [\"src/*\"]\n",
+    );
+    project.file("src/a", "1");
+    project.serve();
+    let pid = project.running("web");
+    project.file("src/broken", "");
+    project.status_when("web", |s| s["stale"] == true);
+    assert_eq!(project.running("web"), pid, "the old one serves on");
+    std::fs::remove_file(project.root.join("src/broken")).unwrap();
+    project.status_when("web", |s| s["restarts"] == 1);
+}
+
+#[test]
+fn what_a_build_writes_to_a_watched_folder_makes_no_loop() {
+    let mut project = Project::new(
+        "[process.web]\nbuild = \"test ! -e src/go || date +%N >src/made\"\ncommand = [\"sleep\", \"1000\"]\nwatch = [\"src/*\"]\n",
+    );
+    project.file("src/a", "1");
+    project.serve();
+    // The first build may be over before anything is watched.
+    project.running("web");
+    project.file("src/go", "");
+    // The second time it is taken for what it is; then each waits twice as long as the one before.
+    let put_off = |project: &Project| {
+        let said = project.err().matches("the next one waits").count();
+        if said >= 2 { Ok(()) } else { Err(said) }
+    };
+    crate::common::eventually(|| put_off(&project));
+    let restarts = project.status("web")["restarts"].as_u64().unwrap();
+    assert!((1..=3).contains(&restarts), "{restarts}");
+    assert!(
+        project
+            .err()
+            .contains("(src/made): the next one waits 2.4s"),
+        "{}",
+        project.err()
+    );
+}
+
+#[test]
+fn what_changed_before_a_restart_that_was_asked_for_is_seen_by_it() {
+    let mut project = Project::new(
+        "[process.web]\nbuild = \"cat web/a >>built\"\ncommand = \"cat web/a; exec sleep 1000\"\nwatch = [\"web/*\"]\n\
+         [process.plain]\ncommand = \"cat plain/a; exec sleep 1000\"\nwatch = [\"plain/*\"]\n",
+    );
+    let names = ["web", "plain"];
+    for name in names {
+        project.file(&format!("{name}/a"), "1\n");
+    }
+    project.serve();
+    for name in names {
+        project.running(name);
+        let edit = |text: &str| project.file(&format!("{name}/a"), text);
+        // The watcher is there.
+        edit("2\n");
+        project.status_when(name, |s| s["restarts"] == 1);
+        project.running(name);
+
+        edit("3\n");
+        project.call("restart", json!({"process": name})).ok();
+        // This change comes after what the one before might have done.
+        edit("4\n");
+        project.status_when(name, |s| s["restarts"].as_u64() >= Some(3));
+        project.running(name);
+        assert_eq!(project.status(name)["restarts"], 3, "{name}");
+        assert_eq!(project.logs(name), ["4"], "{name}");
+    }
+    assert_eq!(project.read("built"), "1\n2\n3\n4\n");
+}

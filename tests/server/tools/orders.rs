@@ -1,0 +1,433 @@
+//! `start`, `stop`, `restart`, `reload`.
+
+use std::time::Duration;
+
+use bpm::base::clock::Mono;
+use bpm::config::Mode;
+use bpm::engine::handle::Command;
+use bpm::engine::handle::Done;
+use bpm::engine::handle::Reloaded;
+use bpm::engine::handle::Reply;
+use bpm::engine::handle::Request;
+use bpm::engine::snapshot::{BuildState, State};
+use bpm::server::service::Answer;
+use bpm::server::service::Caller;
+use bpm::server::service::ClientKind;
+use bpm::server::service::Service;
+use serde_json::Value;
+use serde_json::json;
+
+use super::stage::*;
+
+#[test]
+fn a_good_restart_is_answered_with_data() {
+    let stage = Stage::new(vec![unit("web")]);
+    let reply = Reply::Units(vec![good("web")]);
+    let (ask, answer) = stage.order("restart", json!({"process": "web"}), reply.clone());
+    assert_eq!(
+        ask,
+        Request::Restart {
+            names: vec!["web".into()],
+            mode: Mode::Dev,
+            build: true
+        }
+    );
+    let (value, text) = stage.checked("restart", answer);
+    assert_eq!(
+        value,
+        json!({"process": "web", "ok": true, "mode": "dev", "pid": 4720, "previous_pid": 4711,
+               "build": {"id": 7, "ok": true, "seconds": 3.2, "errors": []}, "ready": true,
+               "gap_seconds": 0.012, "timed_out": false, "release_in_seconds": 10800.0})
+    );
+    assert_eq!(
+        text,
+        "web: restarted in dev, pid 4720 (before 4711), build 7 took 3.2s, ready, nothing served for 0.012 s; \
+         built for release after 3h00m without a call"
+    );
+    let args = json!({"process": "web", "mode": "release", "build": false});
+    let (ask, _) = stage.order("restart", args, reply);
+    assert_eq!(
+        ask,
+        Request::Restart {
+            names: vec!["web".into()],
+            mode: Mode::Release,
+            build: false
+        }
+    );
+}
+
+#[test]
+fn a_star_is_all_processes_that_are_to_be_up() {
+    let stopped = idle("spare", State::Stopped);
+    let stage = Stage::new(vec![unit("api"), stopped, unit("web")]);
+    let reply = Reply::Units(vec![good("api"), good("web")]);
+    let (ask, answer) = stage.order("restart", json!({"process": "*"}), reply);
+    let Request::Restart { names, .. } = ask else {
+        panic!("{ask:?}")
+    };
+    assert_eq!(names, ["api", "web"], "what is stopped stays so");
+    let (value, text) = stage.checked("restart", answer);
+    assert_eq!(value["ok"], true);
+    assert_eq!(value["results"][1]["process"], "web");
+    assert_eq!(text.lines().count(), 2);
+
+    let reply = Reply::Units(Vec::new());
+    let (ask, answer) = stage.order("stop", json!({"process": "*"}), reply);
+    assert_eq!(
+        ask,
+        Request::Stop {
+            names: vec!["api".into(), "spare".into(), "web".into()]
+        }
+    );
+    let (value, text) = stage.checked("stop", answer);
+    assert_eq!(value, json!({"ok": true, "results": []}));
+    assert_eq!(text, "nothing to do");
+}
+
+#[test]
+fn a_failed_build_is_an_error_that_says_all() {
+    let stage = Stage::new(vec![unit("web")]);
+    let failed = Done {
+        ok: false,
+        pid: Some(4711),
+        build: Some(broken(8)),
+        reason: Some("the build failed: cargo ended with exit code 101".into()),
+        old_serves: true,
+        tail: (1..=20).map(|i| format!("cargo line {i}")).collect(),
+        ..good("web")
+    };
+    let reply = Reply::Units(vec![failed]);
+    let (_, answer) = stage.order("restart", json!({"process": "web"}), reply);
+    let Answer::Fail(text) = answer else {
+        panic!("{answer:?}")
+    };
+    for part in [
+        "web: not restarted: build 8 failed after 3.2s: cargo ended with exit code 101",
+        "\nsrc/main.rs:3:5: E0308: mismatched types\n",
+        "last 20 lines of the build:\n  cargo line 1\n",
+        "  cargo line 20\n",
+        "the old run still serves (pid 4711)",
+        "search_build_log {\"process\":\"web\"}",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_failed_start_tells_its_end_and_the_rollback() {
+    let stage = Stage::new(vec![unit("web")]);
+    let failed = Done {
+        ok: false,
+        reason: None,
+        exit: Some(exit(9, 3)),
+        tail: vec!["cannot bind".into()],
+        rolled_back: true,
+        ..good("web")
+    };
+    let text = {
+        let reply = Reply::Units(vec![failed.clone()]);
+        match stage.order("restart", json!({"process": "web"}), reply).1 {
+            Answer::Fail(text) => text,
+            other => panic!("{other:?}"),
+        }
+    };
+    for part in [
+        "it ended with exit code 3 after 3.0s",
+        "last line of the run:\n  cannot bind\n",
+        "rolled back: the build before was started again (pid 4720)",
+        "search_logs {\"process\":\"web\"}",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    // Nothing serves: then it is said when it is tried again.
+    stage.change_unit("web", |web| {
+        web.next_start = Some(Mono::now().after(Duration::from_secs(600)));
+    });
+    let down = Done {
+        rolled_back: false,
+        ..failed.clone()
+    };
+    let reply = Reply::Units(vec![down]);
+    match stage.order("start", json!({"process": "web"}), reply).1 {
+        Answer::Fail(text) => {
+            assert!(
+                text.contains("serves now; it is tried again in 9m59s"),
+                "{text}"
+            )
+        }
+        other => panic!("{other:?}"),
+    }
+    // Of a hundred, each has its part of the room.
+    let long = Done {
+        tail: vec!["x".repeat(3_000); 20],
+        ..failed
+    };
+    let reply = Reply::Units(vec![long; 100]);
+    let (_, answer) = stage.order("restart", json!({"process": "*"}), reply);
+    let Answer::Fail(text) = answer else {
+        panic!("{answer:?}")
+    };
+    assert!(text.chars().count() <= 10_000, "{}", text.chars().count());
+}
+
+#[test]
+fn an_order_that_takes_longer_goes_on_and_says_how_to_wait() {
+    let stage = Stage::new(vec![unit("web"), unit("api")]);
+    stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
+    let mut asked = None;
+    let args = json!({"process": "web", "timeout_seconds": 0});
+    let step = stage.step("restart", args);
+    let answer = stage.finish(step, |ask| {
+        asked = Some(ask);
+        None
+    });
+    assert!(asked.is_some(), "asked all the same");
+    let (value, text) = stage.checked("restart", answer);
+    assert_eq!(value["timed_out"], true);
+    assert_eq!(value["ok"], false);
+    assert_eq!(value["build"]["ok"], Value::Null);
+    assert_eq!(value["pid"], 4711);
+    assert_eq!(value["previous_pid"], Value::Null);
+    for part in [
+        "not restarted within",
+        "build 8 running (compiling)",
+        "the old run serves on",
+        "wait {\"process\":\"web\",\"for\":\"ready\"}",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+    // What runs already needs no patience; there is no old run beside what is only starting.
+    stage.change_unit("web", |web| {
+        web.state = State::Starting;
+        web.ready = Some(false);
+        web.build = None;
+    });
+    let answer = stage.call("start", json!({"process": "web", "timeout_seconds": 0}));
+    let (_, text) = stage.checked("start", answer);
+    assert!(
+        text.contains("not started within") && !text.contains("old run"),
+        "{text}"
+    );
+    for tool in ["start", "stop"] {
+        let value = stage.data(tool, json!({"process": "*", "timeout_seconds": 0.01}));
+        assert_eq!(value["ok"], false);
+        assert_eq!(value["results"].as_array().unwrap().len(), 2);
+    }
+    assert!(
+        stage
+            .fail("reload", json!({"dry_run": "x"}))
+            .contains("true or false")
+    );
+}
+
+#[test]
+fn of_several_that_take_longer_those_that_are_done_are_told_apart() {
+    let stage = Stage::new(vec![unit("api"), unit("web"), idle("job", State::Done)]);
+    let step = stage.step("restart", json!({"process": "*", "timeout_seconds": 0}));
+    let answer = stage.finish(step, |_| None);
+    let (value, _) = stage.checked("restart", answer);
+    let done = |value: &Value| -> Vec<bool> {
+        let results = value["results"].as_array().unwrap();
+        results
+            .iter()
+            .map(|r| !r["timed_out"].as_bool().unwrap())
+            .collect()
+    };
+    assert_eq!(done(&value), [false, false], "nothing has happened yet");
+
+    let step = stage.step("restart", json!({"process": "*", "timeout_seconds": 0}));
+    let answer = stage.finish(step, |_| {
+        stage.change_unit("api", |api| {
+            api.pid = Some(4800);
+            api.started = Some(Mono::now().after(Duration::from_secs(1)));
+        });
+        stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
+        None
+    });
+    let (value, text) = stage.checked("restart", answer);
+    assert_eq!(done(&value), [true, false]);
+    assert_eq!(value["ok"], false);
+    assert_eq!(value["results"][0]["previous_pid"], 4711);
+    assert!(
+        text.starts_with("api: restarted in dev, pid 4800 (before 4711), ready\nweb: not "),
+        "{text}"
+    );
+}
+
+#[test]
+fn who_has_no_patience_hears_of_what_has_begun() {
+    let stage = Stage::new(vec![unit("web")]);
+    let step = stage.step("restart", json!({"process": "web", "timeout_seconds": 0}));
+    let bpm::server::service::Step::Wait(mut task) = step else {
+        panic!("an order takes its time")
+    };
+    task.start(&stage.waker);
+    assert_eq!(
+        stage.poll(&mut *task, &mut Vec::new()),
+        None,
+        "the board is still that of before"
+    );
+    let Some(Command::Request(_, slot)) = stage.commands.pop() else {
+        panic!("nothing was asked")
+    };
+    stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
+    slot.begin();
+    let answer = stage
+        .poll(&mut *task, &mut Vec::new())
+        .expect("it has begun");
+    let (_, text) = stage.checked("restart", answer);
+    assert!(text.contains("build 8 running"), "{text}");
+}
+
+#[test]
+fn what_the_engine_refuses_is_an_error() {
+    let stage = Stage::new(vec![unit("web")]);
+    let reply = Reply::Refused("bpm is stopping".into());
+    let (_, answer) = stage.order("start", json!({"process": "web"}), reply);
+    assert_eq!(answer, Answer::Fail("bpm is stopping".into()));
+}
+
+/// A proxy asks the next bpm instead, so it must be able to tell.
+#[test]
+fn what_comes_too_late_for_the_engine_is_refused() {
+    let stage = Stage::new(vec![unit("web")]);
+    let proxy = Caller {
+        kind: ClientKind::Proxy,
+        ..agent()
+    };
+    let steps = [agent(), proxy].map(|caller| {
+        let args = json!({"process": "web"});
+        stage.tools.call(&caller, "restart", &args, None).unwrap()
+    });
+    stage.handle.end();
+    let why = "bpm is stopping: nothing was done";
+    let [by_agent, by_proxy] = steps.map(|step| stage.finish(step, |_| None));
+    assert_eq!(by_agent, Answer::Fail(why.into()));
+    let refused = Answer::Error {
+        code: -31000,
+        message: why.into(),
+        data: None,
+    };
+    assert_eq!(by_proxy, refused);
+}
+
+#[test]
+fn start_and_stop_say_what_they_found() {
+    let stage = Stage::new(vec![unit("web")]);
+    let running = Done {
+        previous_pid: Some(4720),
+        build: None,
+        gap: None,
+        release_in: None,
+        ..good("web")
+    };
+    let (ask, answer) = stage.order(
+        "start",
+        json!({"process": "web"}),
+        Reply::Units(vec![running]),
+    );
+    assert_eq!(
+        ask,
+        Request::Start {
+            names: vec!["web".into()]
+        }
+    );
+    let (_, text) = stage.checked("start", answer);
+    assert_eq!(text, "web: runs already, in dev, pid 4720, ready");
+
+    let stopped = Done {
+        ok: false,
+        killed: 2,
+        leftovers: vec![(99, "sh -c sleep".into())],
+        reason: Some("a process can't be killed".into()),
+        ..good("web")
+    };
+    let (ask, answer) = stage.order(
+        "stop",
+        json!({"process": "web"}),
+        Reply::Units(vec![stopped]),
+    );
+    assert_eq!(
+        ask,
+        Request::Stop {
+            names: vec!["web".into()]
+        }
+    );
+    let (value, text) = stage.checked("stop", answer);
+    assert_eq!(
+        value,
+        json!({"process": "web", "ok": false, "signalled": true, "killed": 2,
+               "leftovers": [{"pid": 99, "command": "sh -c sleep"}], "seconds": 3.3})
+    );
+    assert!(
+        text.contains("2 had to be killed") && text.contains("pid 99"),
+        "{text}"
+    );
+
+    let asleep = Done {
+        signalled: false,
+        ..good("web")
+    };
+    let (_, answer) = stage.order(
+        "stop",
+        json!({"process": "web"}),
+        Reply::Units(vec![asleep]),
+    );
+    assert_eq!(
+        stage.checked("stop", answer).1,
+        "web: stopped, it did not run"
+    );
+}
+
+#[test]
+fn reload_lists_what_it_did() {
+    let stage = Stage::new(vec![unit("web")]);
+    let done = Reloaded {
+        changed: vec!["web".into()],
+        errors: vec![".mcp-run:7:1: unknown key".into()],
+        ..Reloaded::default()
+    };
+    let (ask, answer) = stage.order("reload", json!({"dry_run": true}), Reply::Reload(done));
+    assert_eq!(ask, Request::Reload { dry_run: true });
+    let (value, text) = stage.checked("reload", answer);
+    assert_eq!(
+        value,
+        json!({"changed": ["web"], "added": [], "removed": [], "unchanged": [],
+               "errors": [".mcp-run:7:1: unknown key"]})
+    );
+    assert_eq!(text, "changed: web\nerror: .mcp-run:7:1: unknown key");
+    let (_, answer) = stage.order("reload", json!({}), Reply::Reload(Reloaded::default()));
+    assert_eq!(stage.checked("reload", answer).1, "nothing to do");
+}
+
+#[test]
+fn looking_from_the_cli_is_no_activity_and_orders_are() {
+    let stage = Stage::new(vec![unit("web")]);
+    let mut last = stage.handle.last_activity();
+    let mut touched = |caller: &Caller, tool: &str| {
+        let _ = stage
+            .tools
+            .call(caller, tool, &json!({"process": "web"}), None);
+        std::mem::replace(&mut last, stage.handle.last_activity()) != stage.handle.last_activity()
+    };
+    assert!(!touched(&cli(), "get_status"));
+    assert!(!touched(&cli(), "search_logs"));
+    assert!(!touched(
+        &Caller {
+            kind: ClientKind::Tui,
+            ..cli()
+        },
+        "wait"
+    ));
+    for tool in ["start", "stop", "restart"] {
+        assert!(touched(&cli(), tool), "{tool}");
+    }
+    assert!(touched(&agent(), "get_status"));
+    assert!(touched(
+        &Caller {
+            kind: ClientKind::Proxy,
+            ..cli()
+        },
+        "search_logs"
+    ));
+}

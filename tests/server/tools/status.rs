@@ -1,0 +1,199 @@
+//! `get_status`.
+
+use bpm::base::clock::Mono;
+use bpm::engine::snapshot::State;
+use bpm::server::service::Step;
+use bpm::tools::{Kernel, Meter};
+use serde_json::Value;
+use serde_json::json;
+use std::collections::VecDeque;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::stage::*;
+
+#[test]
+fn a_log_that_is_not_written_to_disk_is_told() {
+    let (web, db) = (unit("web"), unit("db"));
+    let logs = [Arc::clone(&web.log), Arc::clone(&web.build_log)];
+    let stage = Stage::new(vec![web, db]);
+    let told = |trouble: Option<&str>| {
+        // An answer that nothing has changed is kept for a moment.
+        stage.change(|_| {});
+        let answer = stage.finish(stage.step("get_status", json!({})), |_| None);
+        let (value, text) = stage.checked("get_status", answer);
+        assert_eq!(value["processes"][0]["log_trouble"], json!(trouble));
+        assert_eq!(value["processes"][1]["log_trouble"], Value::Null);
+        assert_eq!(text.contains("in memory only"), trouble.is_some(), "{text}");
+        assert!(text.contains(trouble.unwrap_or_default()), "{text}");
+    };
+    told(None);
+    let calls = Arc::new(AtomicU32::new(0));
+    for log in &logs {
+        let calls = Arc::clone(&calls);
+        log.on_trouble(Box::new(move || {
+            calls.fetch_add(1, Ordering::Relaxed);
+        }));
+        let why = "cannot write /l/000003-00.log: no space left on device";
+        for _ in 0..2 {
+            log.set_trouble(Some(why.into()));
+        }
+        told(Some(why));
+        for _ in 0..2 {
+            log.set_trouble(None);
+        }
+        told(None);
+    }
+    assert_eq!(calls.load(Ordering::Relaxed), 4, "only changes are told");
+}
+
+#[test]
+fn status_has_each_field_and_reads_usage_once_a_second() {
+    let mut web = unit("web");
+    web.build = Some(broken(8));
+    web.stale = true;
+    web.exits = Arc::new(VecDeque::from([exit(3, 101)]));
+    web.port = Some(5173);
+    web.depends_on = vec!["db".into()];
+    print(&web.log, 12);
+    let stage = Stage::new(vec![web, idle("db", State::Stopped)]);
+    stage.change(|snapshot| {
+        snapshot.release_at = Some(Mono::now().after(Duration::from_secs(600)));
+        snapshot.events = (1..=9)
+            .map(|i| event(i, "web", "state", "running"))
+            .collect();
+    });
+    let step = stage.step("get_status", json!({}));
+    assert!(
+        matches!(step, Step::Work(_)),
+        "the first reading is done on a worker"
+    );
+    let answer = stage.finish(step, |_| None);
+    let (value, text) = stage.checked("get_status", answer);
+    assert!(
+        matches!(stage.step("get_status", json!({})), Step::Done(_)),
+        "the next is at hand"
+    );
+    assert_eq!(*stage.readings.lock().unwrap(), 1);
+
+    assert_eq!(value["schema"], 1);
+    assert_eq!(value["project"], "shop");
+    assert_eq!(value["mode"], "dev");
+    assert_eq!(value["daemon"]["pid"], 4000);
+    assert_eq!(value["daemon"]["rss_bytes"], 3 << 20);
+    assert_eq!(value["daemon"]["instance_id"], "0123abcd");
+    assert!(value["release_in_seconds"].as_f64().unwrap() > 590.0);
+    let web = &value["processes"][0];
+    for (key, want) in [
+        ("name", json!("web")),
+        ("type", json!("rust")),
+        ("state", json!("running")),
+        ("wanted", json!(true)),
+        ("pid", json!(4711)),
+        ("ready", json!(true)),
+        ("healthy", Value::Null),
+        ("stale", json!(true)),
+        ("ports", json!([5173, 9229])),
+        ("url", json!("http://[::1]:5173")),
+        ("cpu_seconds", json!(1.5)),
+        ("rss_bytes", json!(48 << 20)),
+        ("tasks", json!(5)),
+        ("log_lines", json!(12)),
+        ("log_dropped", json!(0)),
+        ("depends_on", json!(["db"])),
+        ("since", json!("2026-11-21T02:46:50.123Z")),
+    ] {
+        assert_eq!(web[key], want, "{key}");
+    }
+    assert_eq!(web["build"]["errors"][0]["line"], 3);
+    assert_eq!(web["build"]["seconds"], 3.2);
+    assert_eq!(web["exit"]["code"], 101);
+    assert_eq!(value["processes"][1]["pid"], Value::Null);
+    assert_eq!(value["processes"][1]["ports"], json!([]));
+
+    let seqs = |value: &Value| -> Vec<u64> {
+        let events = value["events"].as_array().unwrap();
+        events.iter().map(|e| e["seq"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(seqs(&value), [5, 6, 7, 8, 9]);
+    assert_eq!(value["next"], 9);
+    assert_eq!(
+        seqs(&stage.data("get_status", json!({"events_since": 7}))),
+        [8, 9]
+    );
+    assert_eq!(
+        seqs(&stage.data("get_status", json!({"events_since": 0}))).len(),
+        9
+    );
+    assert!(seqs(&stage.data("get_status", json!({"events_since": 9}))).is_empty());
+    let of_before = json!({"events_since": 5_000});
+    assert_eq!(seqs(&stage.data("get_status", of_before)).len(), 9);
+    let db = stage.data("get_status", json!({"process": "db", "events_since": 0}));
+    assert_eq!(db["processes"].as_array().unwrap().len(), 1);
+    assert!(seqs(&db).is_empty());
+
+    for part in [
+        "web (rust, dev): running, ready, pid 4711",
+        "src/main.rs:3:5: E0308: mismatched types",
+        "last exit: exit code 101",
+        "http://[::1]:5173",
+        "db (rust, dev): stopped",
+        "[next 9]",
+    ] {
+        assert!(text.contains(part), "{part} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_run_that_the_last_reading_does_not_know_is_read_anew() {
+    let stage = Stage::new(vec![unit("web")]);
+    stage.data("get_status", json!({}));
+    stage.change_unit("web", |web| web.pid = Some(4712));
+    let value = stage.data("get_status", json!({}));
+    assert_eq!(value["processes"][0]["rss_bytes"], 48 << 20);
+    assert_eq!(*stage.readings.lock().unwrap(), 2);
+}
+
+#[test]
+fn the_words_of_many_processes_stay_short() {
+    let units = (0..300)
+        .map(|i| {
+            let mut unit = unit(&format!("process-{i}"));
+            unit.build = Some(broken(3));
+            unit
+        })
+        .collect();
+    let stage = Stage::new(units);
+    let text = stage.text("get_status", json!({}));
+    assert!(text.chars().count() <= 10_000);
+    assert!(
+        text.contains("more lines left out: ask for one process"),
+        "{text}"
+    );
+    assert!(text.ends_with("\n[next 0]"), "{text}");
+}
+
+#[test]
+fn the_kernel_tells_what_a_group_uses() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let socket: std::os::fd::OwnedFd = listener.into();
+    // It holds the socket as its standard input.
+    let mut child = Command::new("sleep")
+        .arg("600")
+        .stdin(socket)
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let pid = child.id() as i32;
+    let groups = Kernel.groups(&[pid, i32::MAX]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let group = groups[0].clone().unwrap();
+    assert_eq!((group.tasks, group.ports), (1, vec![at]));
+    assert_eq!(groups[1], None);
+    assert!(Kernel.own_rss() > 0);
+}
