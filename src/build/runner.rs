@@ -19,7 +19,6 @@ use crate::log::search::Stream;
 use crate::log::store::Log;
 use crate::os::copy::copy_exe;
 use crate::os::poll::{Mailbox, Waker, readable};
-use crate::os::thread;
 
 /// How each of cargo's messages begins.
 const MESSAGE: &[u8] = b"{\"reason\":";
@@ -84,7 +83,8 @@ impl Builder {
             waker: Arc::clone(&waker),
             end: Arc::clone(&end),
         };
-        thread::start("build", thread::LARGE, Box::new(move || reader.run(job)))?;
+        let thread = std::thread::Builder::new().name("build".into());
+        thread.spawn(move || reader.run(job))?;
         Ok(Self { end, waker })
     }
 

@@ -17,7 +17,6 @@ use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::log::store::Log;
 use crate::os::poll::{Mailbox, Until, Waker, wait};
-use crate::os::thread;
 
 use super::schedule::{CheckKey, Connect};
 use super::work::{Command, Job, Knocking, LogProbe, Work};
@@ -136,8 +135,8 @@ impl Prober {
         queue.served = true;
         drop(queue);
         let shared = Arc::clone(&self.shared);
-        let work = Box::new(move || shared.serve());
-        if let Err(e) = thread::start("probe", thread::LARGE, work) {
+        let thread = std::thread::Builder::new().name("probe".into());
+        if let Err(e) = thread.spawn(move || shared.serve()) {
             self.shared
                 .refuse(&format!("no thread for probes: {}", reason(&e)));
         }

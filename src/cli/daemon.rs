@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::error::{Error, Result};
 use crate::client::proxy;
 use crate::daemon::{self, Project, RunMode, StartOptions, Started};
-use crate::os::{reap, thread};
+use crate::os::reap;
 
 use super::commands::Call;
 use super::orders::stop_all;
@@ -71,7 +71,8 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
                 // The input is at its end: everything stops as when a person asks for it.
                 reap::ask_ourselves_to_stop();
             };
-            thread::start("inward", thread::LARGE, Box::new(bridge)).map(drop)
+            let thread = std::thread::Builder::new().name("inward".into());
+            thread.spawn(bridge).map(drop)
         })),
         ..StartOptions::default()
     };

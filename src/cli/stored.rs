@@ -101,7 +101,6 @@ impl Stored {
         let (text, data, failed) = match step.map(|step| self.answer(step, &mut |_| {})) {
             Some(Answer::Text(text)) => (text, Value::Null, false),
             Some(Answer::Data { value, text }) => (text, value, false),
-            Some(Answer::Made(made)) => (made.text.clone(), made.value.clone(), false),
             Some(Answer::Fail(why)) => (why, Value::Null, true),
             Some(Answer::Result(_) | Answer::Error { .. }) | None => {
                 (format!("no answer to {name}"), Value::Null, true)

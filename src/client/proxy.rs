@@ -27,7 +27,7 @@ use crate::client::connection::{self, Client, Verdict};
 use crate::daemon::{self, Project};
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, spawn};
-use crate::os::{group, memory, proc, reap, thread};
+use crate::os::{group, memory, proc, reap};
 use crate::server::rpc::{INTERNAL_ERROR, INVALID_REQUEST, STOPPING};
 use crate::tools;
 
@@ -76,7 +76,9 @@ pub fn run(project: &Project, daemon: Daemon) -> crate::base::error::Result<u8> 
         shared: Arc::clone(&shared),
         daemon,
     };
-    thread::start("outward", thread::LARGE, Box::new(move || outward.run()))
+    let thread = std::thread::Builder::new().name("outward".into());
+    thread
+        .spawn(move || outward.run())
         .map_err(|e| Error::system("bridge", e))?;
     let mut inward = Inward {
         shared,
@@ -502,7 +504,7 @@ impl Outward {
             if let Some(link) = link {
                 // A hundred proxies that nobody talks to should cost next to nothing.
                 if self.daemon == Daemon::Any {
-                    memory::give_back();
+                    memory::trim();
                 }
                 self.copy(&link);
                 self.lost();

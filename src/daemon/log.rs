@@ -13,7 +13,7 @@ use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
 use crate::base::queue::Queue;
 use crate::os::copy::copy_private;
-use crate::os::{fds, files, proc, thread};
+use crate::os::{fds, files, proc};
 
 /// A log that is larger becomes `daemon.log.1`.
 const LARGEST: u64 = 10 << 20;
@@ -145,14 +145,15 @@ impl Inner {
 fn echo() -> Option<Arc<Queue<String>>> {
     let lines = Arc::<Queue<String>>::default();
     let inbox = Arc::clone(&lines);
-    let work = Box::new(move || {
+    let work = move || {
         while let Some(line) = inbox.wait(Duration::MAX) {
             if io::stderr().write_all(line.as_bytes()).is_err() {
                 return;
             }
         }
-    });
-    thread::start("echo-journal", thread::SMALL, work).ok()?;
+    };
+    let thread = std::thread::Builder::new().name("echo-journal".into());
+    thread.spawn(work).ok()?;
     Some(lines)
 }
 

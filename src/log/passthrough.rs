@@ -12,7 +12,6 @@ use crate::engine::handle::Handle;
 use crate::log::search::{Stream, content, strip_into};
 use crate::log::store::{Log, RawLine};
 use crate::os::poll::{Mailbox, Until, Waker, readable, wait};
-use crate::os::thread;
 
 /// What is taken of one log before the next one has its turn, and what is written at once, bytes.
 const TURN: usize = 64 << 10;
@@ -69,7 +68,8 @@ impl Passthrough {
             buffer: Vec::new(),
             target: Stream::Stdout,
         };
-        thread::start("echo", thread::LARGE, Box::new(move || writer.run()))?;
+        let thread = std::thread::Builder::new().name("echo".into());
+        thread.spawn(move || writer.run())?;
         handle.snapshot.watch(&shared.waker);
         shared.waker.wake();
         Ok(Self { shared })

@@ -1,11 +1,5 @@
 //! The hands: the only `unsafe`, the only system calls. Knows nothing of configuration.
 
-#[cfg(all(
-    not(debug_assertions),
-    target_env = "gnu",
-    not(target_feature = "crt-static")
-))]
-mod backtrace;
 pub mod copy;
 pub mod detach;
 pub mod fds;
@@ -23,4 +17,3 @@ pub mod reap;
 pub mod spawn;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod thread;

@@ -549,12 +549,11 @@ impl Mcp {
 
     /// Appends a tool's data with its text.
     pub fn put_data(&self, out: &mut Vec<u8>, to: &Envelope, data: &Value, text: &str) {
-        self.put(out, to, |out| data_members(out, data, text));
-    }
-
-    /// Appends a result whose members [`data_members`] has written.
-    pub fn put_members(&self, out: &mut Vec<u8>, to: &Envelope, members: &[u8]) {
-        self.put(out, to, |out| out.extend_from_slice(members));
+        self.put(out, to, |out| {
+            content(out, text, false);
+            out.extend_from_slice(b",\"structuredContent\":");
+            rpc::put(out, data);
+        });
     }
 
     /// Appends a result as it is, with what the era adds to objects.
@@ -604,13 +603,6 @@ impl Mcp {
             ]),
         );
     }
-}
-
-/// Writes a tool's data with its text, as members of a result.
-pub fn data_members(out: &mut Vec<u8>, data: &Value, text: &str) {
-    content(out, text, false);
-    out.extend_from_slice(b",\"structuredContent\":");
-    rpc::put(out, data);
 }
 
 fn content(out: &mut Vec<u8>, text: &str, is_error: bool) {

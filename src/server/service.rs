@@ -8,7 +8,6 @@ use serde_json::Value;
 use crate::base::clock::Mono;
 pub use crate::base::logger::Level;
 use crate::os::poll::Waker;
-use crate::server::mcp;
 
 /// Who calls, as far as the wire tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +44,6 @@ pub enum Answer {
         /// The same for who reads texts.
         text: String,
     },
-    /// The same, made and written once for many calls.
-    Made(Arc<Made>),
     /// A tool's error: the text says what to do.
     Fail(String),
     /// A JSON-RPC result as it is (resources, prompts, `bpm/...` methods).
@@ -60,26 +57,6 @@ pub enum Answer {
         /// More.
         data: Option<Value>,
     },
-}
-
-/// Data with its text, and how both are written in an answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Made {
-    /// An object.
-    pub value: Value,
-    /// The same for who reads texts.
-    pub text: String,
-    /// Members of a result: `"content":...,"structuredContent":...`.
-    pub json: Vec<u8>,
-}
-
-impl Made {
-    /// Writes them.
-    pub fn new(value: Value, text: String) -> Self {
-        let mut json = Vec::new();
-        mcp::data_members(&mut json, &value, &text);
-        Self { value, text, json }
-    }
 }
 
 /// What a call needs to be answered.

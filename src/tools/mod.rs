@@ -419,7 +419,6 @@ struct View<'a> {
 pub struct Tools {
     handle: Arc<Handle>,
     usage: Arc<Usage>,
-    status: status::Kept,
     list: Value,
     logger: Arc<dyn Logger>,
     /// When a look at our health was noted last.
@@ -432,7 +431,6 @@ impl Tools {
         Self {
             handle,
             usage: Arc::new(Usage::new(meter)),
-            status: status::Kept::default(),
             list: TOOLS.iter().map(Tool::listed).collect(),
             logger,
             looked: AtomicU64::new(0),

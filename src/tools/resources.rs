@@ -357,7 +357,6 @@ fn plain(step: Step) -> Step {
 fn plain_answer(answer: Answer) -> Answer {
     match answer {
         Answer::Data { value, .. } => Answer::Result(value),
-        Answer::Made(made) => Answer::Result(made.value.clone()),
         Answer::Text(text) => Answer::Result(object([("text", text.into())])),
         Answer::Fail(why) => failed(why),
         Answer::Result(_) | Answer::Error { .. } => answer,

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -21,7 +21,7 @@ use crate::engine::snapshot::{
     BuildError, BuildView, EventView, ExitView, Snapshot, State, UnitView,
 };
 use crate::log::search::Line;
-use crate::server::service::{Answer, Caller, Made, Step};
+use crate::server::service::{Answer, Caller, Step};
 
 /// Without a cursor an answer has this many of the newest events: enough to see what is going on.
 const RECENT: usize = 5;
@@ -127,65 +127,10 @@ pub(super) fn get_status(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<St
         process: args.text("process").map(str::to_owned),
         since: args.count("events_since"),
     };
-    let snapshot = tools.handle.snapshot.now();
-    if let Some(made) = tools.status.get(&wish, &snapshot, Mono::now()) {
-        return Ok(Step::Done(Answer::Made(made)));
-    }
-    let kept = tools.status.clone();
-    Ok(with_usage(tools, move |view| {
-        let made = Arc::new(Made::new(value(view, &wish), words(view, &wish)));
-        kept.put(wish, view.snapshot, view.now, &made);
-        Answer::Made(made)
+    Ok(with_usage(tools, move |view| Answer::Data {
+        value: value(view, &wish),
+        text: words(view, &wish),
     }))
-}
-
-/// The last answer of `get_status`. Agents and scripts poll it, often many at once: as long as nothing
-/// has changed, one made within [`FRESH`] serves all (its ages are that much too young).
-#[derive(Debug, Clone, Default)]
-pub(super) struct Kept(Arc<Mutex<Option<Entry>>>);
-
-#[derive(Debug)]
-struct Entry {
-    wish: Wish,
-    snapshot: u64,
-    lines: u64,
-    at: Mono,
-    made: Arc<Made>,
-}
-
-/// How long an answer is as good as new.
-const FRESH: Duration = Duration::from_millis(10);
-
-impl Kept {
-    fn get(&self, wish: &Wish, snapshot: &Snapshot, now: Mono) -> Option<Arc<Made>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |e: &&Entry| {
-            e.wish == *wish
-                && e.snapshot == snapshot.seq
-                && e.lines == lines_of(snapshot)
-                && now.since(e.at) < FRESH
-        };
-        kept.as_ref().filter(same).map(|e| Arc::clone(&e.made))
-    }
-
-    fn put(&self, wish: Wish, snapshot: &Snapshot, at: Mono, made: &Arc<Made>) {
-        let entry = Entry {
-            wish,
-            snapshot: snapshot.seq,
-            lines: lines_of(snapshot),
-            at,
-            made: Arc::clone(made),
-        };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
-    }
-}
-
-/// Changes with each line of any process.
-fn lines_of(snapshot: &Snapshot) -> u64 {
-    snapshot
-        .units
-        .iter()
-        .fold(0, |sum, unit| sum.wrapping_add(unit.log.next_seq()))
 }
 
 /// The data alone: a resource, and the CLI's own method.

@@ -494,7 +494,7 @@ impl Supervisor {
             self.next_heartbeat = Some(now.after(self.setup.config.heartbeat));
         }
         if self.next_rest.is_some_and(|at| at <= now) {
-            memory::give_back();
+            memory::trim();
             self.next_rest = None;
         }
         if self.next_watchdog.is_some_and(|at| at <= now) {

@@ -283,7 +283,6 @@ impl Net {
         match answer {
             Answer::Text(text) => server.put_text(out, to, &text, false),
             Answer::Data { value, text } => server.put_data(out, to, &value, &text),
-            Answer::Made(made) => server.put_members(out, to, &made.json),
             Answer::Fail(text) => server.put_text(out, to, &text, true),
             Answer::Result(value) => server.put_result(out, to, value),
             Answer::Error {

@@ -9,7 +9,6 @@
 mod access;
 mod calls;
 mod conn;
-mod haste;
 mod http;
 mod jsonl;
 mod pool;
@@ -37,14 +36,12 @@ use crate::os::memory;
 use crate::os::net::widen_backlog;
 use crate::os::peer::{self, Diag};
 use crate::os::poll::{Mailbox, Waker};
-use crate::os::thread;
 use crate::server::mcp::Mcp;
 use crate::server::service::{ClientKind, Level, Service};
 
 pub use access::Policy;
 use calls::{Batch, Call, Finished};
 use conn::{Conn, End, Ends, Place, Proto, Sock};
-use haste::{Haste, LOOK};
 use pool::Pool;
 
 /// Out of descriptors or memory: accepting pauses for so long.
@@ -195,7 +192,8 @@ pub fn start(
     });
     let mut net = Net::new(service, policy, mailbox, Arc::clone(&shared))?;
     net.listen(listeners)?;
-    let thread = thread::start("net", thread::LARGE, Box::new(move || net.run()))?;
+    let thread = std::thread::Builder::new().name("net".into());
+    let thread = thread.spawn(move || net.run())?;
     Ok(Server {
         shared,
         thread: Some(thread),
@@ -230,7 +228,6 @@ struct Net {
     batches: Table<u64, Batch>,
     next: u64,
     timers: BTreeSet<(Mono, Due)>,
-    haste: Haste,
     /// Calls to be polled again without waiting.
     again: Vec<u64>,
     /// Subscriptions among the calls.
@@ -284,7 +281,6 @@ impl Net {
             batches: Table::default(),
             next: FIRST_TOKEN,
             timers: BTreeSet::new(),
-            haste: Haste::default(),
             again: Vec::new(),
             listens: 0,
             pool: Pool::new(WORKERS),
@@ -340,7 +336,7 @@ impl Net {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 256];
         loop {
-            let ready = match self.wait(&mut events) {
+            let ready = match self.epoll.wait(&mut events, self.patience()) {
                 Ok(n) => n,
                 Err(nix::errno::Errno::EINTR) => 0,
                 Err(e) => {
@@ -350,7 +346,6 @@ impl Net {
                 }
             };
             let now = Mono::now();
-            self.haste.came(now);
             let turn = AssertUnwindSafe(|| self.turn(&events[..ready], now));
             if let Err(panic) = catch_unwind(turn) {
                 self.log_panic(panic.as_ref());
@@ -361,20 +356,6 @@ impl Net {
                 return;
             }
         }
-    }
-
-    fn wait(&mut self, events: &mut [EpollEvent]) -> nix::Result<usize> {
-        if self.haste.looks() && self.again.is_empty() {
-            let end = Mono::now().after(LOOK);
-            while Mono::now() < end {
-                match self.epoll.wait(events, EpollTimeout::ZERO) {
-                    Ok(0) => {}
-                    found => return found,
-                }
-            }
-            self.haste.in_vain();
-        }
-        self.epoll.wait(events, self.patience())
     }
 
     fn turn(&mut self, events: &[EpollEvent], now: Mono) {

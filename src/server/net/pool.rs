@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::os::{memory, thread};
+use crate::os::memory;
 
 /// What a worker does; it must not panic.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
@@ -87,9 +87,8 @@ impl Pool {
         state.jobs.push_back(job);
         if state.jobs.len() > state.idle && state.threads < self.limit {
             let shared = Arc::clone(&self.shared);
-            let work = Box::new(move || shared.work());
-            let started = thread::start("worker", thread::LARGE, work);
-            match started {
+            let thread = std::thread::Builder::new().name("worker".into());
+            match thread.spawn(move || shared.work()) {
                 Ok(_) => state.threads += 1,
                 Err(e) if state.threads == 0 => {
                     state.jobs.pop_back();

@@ -480,7 +480,8 @@ fn a_project_that_goes_is_told() {
 #[test]
 fn the_limit_of_the_user_is_told_and_what_is_watched_stays() {
     const INSIDE: &str = "BPM_TEST_WATCH_LIMIT";
-    const NAME: &str = "watch::watcher::tests::the_limit_of_the_user_is_told_and_what_is_watched_stays";
+    const NAME: &str =
+        "watch::watcher::tests::the_limit_of_the_user_is_told_and_what_is_watched_stays";
     if std::env::var_os(INSIDE).is_none() {
         let script = "echo 3 >/proc/sys/user/max_inotify_watches || exit 77; exec \"$0\" \"$@\"";
         let done = Command::new("unshare")

@@ -239,7 +239,6 @@ impl Stage {
     pub(crate) fn text(&self, tool: &str, args: Value) -> String {
         match self.call(tool, args) {
             Answer::Text(text) | Answer::Data { text, .. } => text,
-            Answer::Made(made) => made.text.clone(),
             other => panic!("{other:?}"),
         }
     }
@@ -253,7 +252,6 @@ impl Stage {
     pub(crate) fn checked(&self, tool: &str, answer: Answer) -> (Value, String) {
         let (value, text) = match answer {
             Answer::Data { value, text } => (value, text),
-            Answer::Made(made) => (made.value.clone(), made.text.clone()),
             other => panic!("{other:?}"),
         };
         let list = self.tools.tools().as_array().unwrap();
