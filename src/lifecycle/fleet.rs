@@ -6,193 +6,89 @@ use crate::base::clock::Mono;
 use crate::base::table::Table;
 use crate::config::{Condition, Mode};
 
-use super::policy::{Ended, Facts, Policy};
+use super::policy::{Facts, Policy};
 use super::unit::{Needs, Ticket, Unit};
-use super::{Generation, UnitId};
+use super::{Generation, RunKey, UnitId};
 
-/// What somebody wants.
+/// An order for one process.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Order {
     /// Up, with what it depends on.
     Start,
-    /// Down.
     Stop,
-    /// Built anew (where there is something to build, and `build`), then swapped.
+    /// Build where there is something to build, then replace what runs.
     Restart {
-        /// As what.
         mode: Mode,
         /// False: start what is built already.
         build: bool,
     },
 }
 
-/// What has happened.
+/// A fact or an order, given to [`Fleet::step`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Time went by.
     Tick,
-    /// Somebody wants something of one process; the ticket, if there is one, is answered exactly once.
+    /// The ticket, if there is one, is answered exactly once.
     Order {
-        /// Of which.
         unit: UnitId,
-        /// Who waits for it.
         ticket: Option<Ticket>,
-        /// What.
         order: Order,
     },
     /// A build ended. Comes once for each [`Effect::Build`], also for one that was cancelled.
     Built {
-        /// Whose.
         unit: UnitId,
-        /// Which.
         id: u64,
-        /// Err: why not.
         result: Result<(), String>,
     },
     /// A run began. This, [`Event::NotSpawned`] or [`Event::Lost`] comes once for each [`Effect::Spawn`].
-    Spawned {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-        /// Its first process.
-        pid: i32,
-    },
+    Spawned { run: RunKey, pid: i32 },
     /// A run could not begin.
-    NotSpawned {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-        /// Why.
-        why: String,
-    },
+    NotSpawned { run: RunKey, why: String },
     /// A run could not begin, because what its build had made is gone. In place of [`Event::NotSpawned`].
-    Lost {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-    },
-    /// Its readiness check passed.
-    Ready {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-    },
-    /// Its health check passed again, or failed too often.
-    Health {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-        /// Which of the two.
-        healthy: bool,
-    },
-    /// What its checks saw last; None: nothing worth a word. Comes before what follows from it.
-    Seen {
-        /// Of which.
-        unit: UnitId,
-        /// Of which run.
-        generation: Generation,
-        /// In words.
-        words: Option<String>,
-    },
-    /// Its first process ended.
-    Exited {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-        /// How.
-        ended: Ended,
-    },
-    /// Its first process ended, and nothing else of it is left either.
-    Gone {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-    },
-    /// Nobody has called for long: dev builds give way to release builds.
+    Lost(RunKey),
+    /// The readiness check passed.
+    Ready(RunKey),
+    /// The health check passed again, or failed too often.
+    Health { run: RunKey, healthy: bool },
+    /// The last result of a run's checks; None: nothing to report. Comes before what follows from it.
+    Seen { run: RunKey, words: Option<String> },
+    /// The first process of a run ended; `success`: with exit code 0.
+    Exited { run: RunKey, success: bool },
+    /// The first process of a run ended, and nothing else of the run is left either.
+    Gone(RunKey),
+    /// No call came for long: dev builds give way to release builds.
     Idle,
     /// Everything ends.
     Shutdown,
 }
 
-/// What is to be done now.
+/// A thing to do now.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Build.
     Build {
-        /// Whose.
         unit: UnitId,
         /// Rises by one with each build of the unit.
         id: u64,
-        /// As what.
         mode: Mode,
     },
-    /// Kill that build; its end is told by [`Event::Built`] as ever.
-    CancelBuild {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        id: u64,
-    },
-    /// Start.
-    Spawn {
-        /// Whose.
-        unit: UnitId,
-        /// Which run this will be.
-        generation: Generation,
-        /// The build to start; 0 where nothing is built.
-        build: u64,
-        /// In which mode.
-        mode: Mode,
-    },
+    /// Kill that build; [`Event::Built`] reports its end as for any other.
+    CancelBuild { unit: UnitId, id: u64 },
+    /// Start a run of that build; 0 where nothing is built.
+    Spawn { run: RunKey, build: u64 },
     /// Give up a start that is still being made.
-    Abort {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-    },
-    /// It is ended next though nobody asked: it was not ready in time, or its health check failed.
-    Fault {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-        /// What was wrong, in words.
-        why: String,
-    },
+    Abort(RunKey),
+    /// The run was not ready in time, or its health check failed: it is ended next though nobody asked.
+    Fault { run: RunKey, why: String },
     /// Send the stop signal.
-    Signal {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-    },
-    /// Kill whatever is there of it, now and whenever more of it shows until it is gone.
-    Kill {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-    },
-    /// It survived KILL for too long and is given up.
-    GiveUp {
-        /// Whose.
-        unit: UnitId,
-        /// Which.
-        generation: Generation,
-    },
-    /// Answer whoever waits.
+    Signal(RunKey),
+    /// Kill all processes of the run, now and whenever more of them show until it is gone.
+    Kill(RunKey),
+    /// The run survived KILL for too long: no longer wait for its end.
+    GiveUp(RunKey),
+    /// Answer the caller who holds the ticket.
     Answer {
-        /// Who.
         ticket: Ticket,
-        /// How it went.
         result: Result<(), Why>,
     },
 }
@@ -201,12 +97,7 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
     /// The build failed.
-    Build {
-        /// Which.
-        id: u64,
-        /// In words.
-        why: String,
-    },
+    Build { id: u64, why: String },
     /// It could not be started.
     Spawn(String),
     /// That run ended before it was good.
@@ -358,39 +249,25 @@ impl Fleet {
                 }
             }
             Event::Built { unit, id, result } => self.with(unit, |u| u.built(now, id, result, out)),
-            Event::Spawned {
-                unit,
-                generation,
-                pid,
-            } => self.with(unit, |u| u.spawned(now, generation, pid, out)),
-            Event::NotSpawned {
-                unit,
-                generation,
-                why,
-            } => {
-                self.with(unit, |u| u.not_spawned(now, generation, &why, out));
+            Event::Spawned { run, pid } => self.with_run(run, |u, g| u.spawned(now, g, pid, out)),
+            Event::NotSpawned { run, why } => {
+                self.with_run(run, |u, g| u.not_spawned(now, g, &why, out));
             }
-            Event::Lost { unit, generation } => self.with(unit, |u| u.lost(now, generation, out)),
-            Event::Ready { unit, generation } => self.with(unit, |u| u.ready(generation)),
-            Event::Health {
-                unit,
-                generation,
-                healthy,
-            } => {
-                self.with(unit, |u| u.health(now, generation, healthy, out));
+            Event::Lost(run) => self.with_run(run, |u, g| u.lost(now, g, out)),
+            Event::Ready(run) => self.with_run(run, |u, g| u.ready(g)),
+            Event::Health { run, healthy } => {
+                self.with_run(run, |u, g| u.health(now, g, healthy, out));
             }
-            Event::Seen {
-                unit,
-                generation,
-                words,
-            } => self.with(unit, |u| u.seen(generation, words)),
-            Event::Exited {
-                unit,
-                generation,
-                ended,
-            } => self.with(unit, |u| u.exited(now, generation, ended, out)),
-            Event::Gone { unit, generation } => self.with(unit, |u| u.gone(now, generation)),
+            Event::Seen { run, words } => self.with_run(run, |u, g| u.seen(g, words)),
+            Event::Exited { run, success } => {
+                self.with_run(run, |u, g| u.exited(now, g, success, out));
+            }
+            Event::Gone(run) => self.with_run(run, |u, g| u.gone(now, g)),
         }
+    }
+
+    fn with_run(&mut self, run: RunKey, note: impl FnOnce(&mut Unit, Generation)) {
+        self.with(run.unit, |u| note(u, run.generation));
     }
 
     fn with(&mut self, id: UnitId, note: impl FnOnce(&mut Unit)) {

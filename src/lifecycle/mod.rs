@@ -13,7 +13,7 @@ mod policy;
 mod unit;
 
 pub use fleet::{Effect, Event, Fleet, Order, Why};
-pub use policy::{Ended, Facts, Policy, State};
+pub use policy::{Facts, Policy, State};
 pub use unit::Ticket;
 
 /// Names a process over its whole life, reloads included.
@@ -25,9 +25,7 @@ pub type Generation = u64;
 /// Names a run among all of the project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunKey {
-    /// Of which process.
     pub unit: UnitId,
-    /// Which of its runs.
     pub generation: Generation,
 }
 

@@ -117,13 +117,6 @@ impl State {
     }
 }
 
-/// How a run's first process ended, as far as it decides over what follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// With exit code 0.
-    pub success: bool,
-}
-
 /// What can be seen of a unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {

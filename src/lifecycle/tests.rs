@@ -32,6 +32,10 @@ impl Dice {
     }
 }
 
+fn run(unit: UnitId, generation: Generation) -> RunKey {
+    RunKey { unit, generation }
+}
+
 fn policy(name: &str) -> Policy {
     Policy {
         name: name.into(),
@@ -69,7 +73,7 @@ fn rust(name: &str) -> Policy {
 enum Sim {
     Asked,
     Up,
-    ToolResult,
+    Signaled,
     Killed,
     Dead,
 }
@@ -80,11 +84,11 @@ struct World {
     ids: Vec<UnitId>,
     overlaps: Vec<bool>,
     builds: BTreeSet<(UnitId, u64)>,
-    runs: BTreeMap<(UnitId, Generation), Sim>,
+    runs: BTreeMap<RunKey, Sim>,
     open: BTreeSet<Ticket>,
     answers: BTreeMap<Ticket, Result<(), Why>>,
     next_ticket: Ticket,
-    spawns: Vec<(Mono, UnitId, Generation, u64, Mode)>,
+    spawns: Vec<(Mono, RunKey, u64)>,
 }
 
 impl World {
@@ -128,44 +132,26 @@ impl World {
             Effect::CancelBuild { unit, id } => {
                 assert!(self.builds.contains(&(unit, id)), "cancelled what is not")
             }
-            Effect::Spawn {
-                unit,
-                generation,
-                build,
-                mode,
-            } => {
-                self.spawns.push((self.now, unit, generation, build, mode));
-                assert!(
-                    self.runs.insert((unit, generation), Sim::Asked).is_none(),
-                    "a run twice"
-                );
+            Effect::Spawn { run, build } => {
+                self.spawns.push((self.now, run, build));
+                assert!(self.runs.insert(run, Sim::Asked).is_none(), "a run twice");
             }
-            Effect::Abort { unit, generation } => {
-                assert_eq!(self.runs[&(unit, generation)], Sim::Asked)
+            Effect::Abort(run) => assert_eq!(self.runs[&run], Sim::Asked),
+            Effect::Fault { run, .. } => assert_eq!(self.runs[&run], Sim::Up),
+            Effect::Signal(run) => {
+                let sim = self.runs.get_mut(&run).expect("a signal to a run there is");
+                assert_eq!(*sim, Sim::Up, "a signal to what is not up");
+                *sim = Sim::Signaled;
             }
-            Effect::Fault {
-                unit, generation, ..
-            } => assert_eq!(self.runs[&(unit, generation)], Sim::Up),
-            Effect::Signal { unit, generation } => {
-                let run = self
-                    .runs
-                    .get_mut(&(unit, generation))
-                    .expect("a signal to a run there is");
-                assert_eq!(*run, Sim::Up, "a signal to what is not up");
-                *run = Sim::ToolResult;
-            }
-            Effect::Kill { unit, generation } => {
-                let run = self
-                    .runs
-                    .get_mut(&(unit, generation))
-                    .expect("a kill of a run there is");
-                assert_ne!(*run, Sim::Asked, "a kill without a pid");
-                if *run != Sim::Dead {
-                    *run = Sim::Killed;
+            Effect::Kill(run) => {
+                let sim = self.runs.get_mut(&run).expect("a kill of a run there is");
+                assert_ne!(*sim, Sim::Asked, "a kill without a pid");
+                if *sim != Sim::Dead {
+                    *sim = Sim::Killed;
                 }
             }
-            Effect::GiveUp { unit, generation } => {
-                self.runs.remove(&(unit, generation));
+            Effect::GiveUp(run) => {
+                self.runs.remove(&run);
             }
             Effect::Answer { ticket, result } => {
                 assert!(self.open.remove(&ticket), "ticket {ticket} answered twice");
@@ -197,33 +183,23 @@ impl World {
         self.step(Event::Built { unit, id, result });
     }
 
-    fn spawned(&mut self, key: (UnitId, Generation)) {
+    fn spawned(&mut self, key: RunKey) {
         self.runs.insert(key, Sim::Up);
-        self.step(Event::Spawned {
-            unit: key.0,
-            generation: key.1,
-            pid: 1000 + key.1 as i32,
-        });
+        let pid = 1000 + key.generation as i32;
+        self.step(Event::Spawned { run: key, pid });
     }
 
-    fn exits(&mut self, key: (UnitId, Generation), success: bool) {
+    fn exits(&mut self, key: RunKey, success: bool) {
         self.runs.insert(key, Sim::Dead);
-        self.step(Event::Exited {
-            unit: key.0,
-            generation: key.1,
-            ended: Ended { success },
-        });
+        self.step(Event::Exited { run: key, success });
     }
 
-    fn gone(&mut self, key: (UnitId, Generation)) {
+    fn gone(&mut self, key: RunKey) {
         self.runs.remove(&key);
-        self.step(Event::Gone {
-            unit: key.0,
-            generation: key.1,
-        });
+        self.step(Event::Gone(key));
     }
 
-    fn with(&self, sims: &[Sim]) -> Vec<(UnitId, Generation)> {
+    fn with(&self, sims: &[Sim]) -> Vec<RunKey> {
         self.runs
             .iter()
             .filter(|(_, s)| sims.contains(s))
@@ -252,15 +228,12 @@ impl World {
                 self.build_ends(Ok(()));
             } else if let Some(key) = self.with(&[Sim::Asked]).first().copied() {
                 self.spawned(key);
-            } else if let Some(key) = self.with(&[Sim::ToolResult, Sim::Killed]).first().copied() {
+            } else if let Some(key) = self.with(&[Sim::Signaled, Sim::Killed]).first().copied() {
                 self.exits(key, false);
             } else if let Some(key) = self.with(&[Sim::Dead]).first().copied() {
                 self.gone(key);
             } else if let Some(key) = self.readiness_due() {
-                self.step(Event::Ready {
-                    unit: key.0,
-                    generation: key.1,
-                });
+                self.step(Event::Ready(key));
             } else if let Some(key) = self.task_due() {
                 self.exits(key, true);
             } else if !self.reach_deadline() {
@@ -270,23 +243,23 @@ impl World {
         panic!("it never settles");
     }
 
-    fn readiness_due(&self) -> Option<(UnitId, Generation)> {
+    fn readiness_due(&self) -> Option<RunKey> {
         self.fleet
             .units()
             .filter(|u| u.policy.ready_within.is_some())
-            .filter_map(|u| self.with(&[Sim::Up]).into_iter().rfind(|k| k.0 == u.id))
+            .filter_map(|u| self.with(&[Sim::Up]).into_iter().rfind(|k| k.unit == u.id))
             .find(|k| {
                 !self
                     .fleet
                     .units()
-                    .any(|u| u.id == k.0 && u.is_good_run(k.1))
+                    .any(|u| u.id == k.unit && u.is_good_run(k.generation))
             })
     }
 
-    fn task_due(&self) -> Option<(UnitId, Generation)> {
+    fn task_due(&self) -> Option<RunKey> {
         self.with(&[Sim::Up])
             .into_iter()
-            .find(|k| self.fleet.units().any(|u| u.id == k.0 && u.policy.task))
+            .find(|k| self.fleet.units().any(|u| u.id == k.unit && u.policy.task))
     }
 
     fn state(&self, unit: UnitId) -> State {
@@ -309,13 +282,13 @@ impl World {
         assert_eq!(self.state(unit), State::Running);
     }
 
-    fn newest(&self, unit: UnitId) -> (UnitId, Generation) {
-        *self.runs.keys().rfind(|k| k.0 == unit).expect("a run")
+    fn newest(&self, unit: UnitId) -> RunKey {
+        *self.runs.keys().rfind(|k| k.unit == unit).expect("a run")
     }
 
-    fn build_of(&self, key: (UnitId, Generation)) -> u64 {
-        let spawn = self.spawns.iter().find(|s| (s.1, s.2) == key);
-        spawn.unwrap().3
+    fn build_of(&self, key: RunKey) -> u64 {
+        let spawn = self.spawns.iter().find(|s| s.1 == key);
+        spawn.unwrap().2
     }
 
     fn crash(&mut self, unit: UnitId) {
@@ -398,16 +371,14 @@ fn random_event(world: &mut World, dice: &mut Dice) {
                 if dice.chance(80) {
                     world.spawned(key);
                 } else {
-                    let (unit, generation) = key;
                     world.runs.remove(&key);
                     let mut spawns = world.spawns.iter();
-                    let built = spawns.any(|s| (s.1, s.2) == key && s.3 > 0);
+                    let built = spawns.any(|s| s.1 == key && s.2 > 0);
                     world.step(if built && dice.chance(50) {
-                        Event::Lost { unit, generation }
+                        Event::Lost(key)
                     } else {
                         Event::NotSpawned {
-                            unit,
-                            generation,
+                            run: key,
                             why: "no such file".into(),
                         }
                     });
@@ -415,7 +386,7 @@ fn random_event(world: &mut World, dice: &mut Dice) {
             }
         }
         11 | 12 => {
-            if let Some(key) = dice.pick(&world.with(&[Sim::Up, Sim::ToolResult, Sim::Killed])) {
+            if let Some(key) = dice.pick(&world.with(&[Sim::Up, Sim::Signaled, Sim::Killed])) {
                 let success = dice.chance(30);
                 world.exits(key, success);
             }
@@ -427,20 +398,13 @@ fn random_event(world: &mut World, dice: &mut Dice) {
         }
         15 => {
             if let Some(key) = dice.pick(&world.with(&[Sim::Up])) {
-                world.step(Event::Ready {
-                    unit: key.0,
-                    generation: key.1,
-                });
+                world.step(Event::Ready(key));
             }
         }
         16 => {
             if let Some(key) = dice.pick(&world.with(&[Sim::Up])) {
                 let healthy = dice.chance(50);
-                world.step(Event::Health {
-                    unit: key.0,
-                    generation: key.1,
-                    healthy,
-                });
+                world.step(Event::Health { run: key, healthy });
             }
         }
         17 => world.step(Event::Idle),
@@ -561,7 +525,7 @@ fn a_second_restart_during_a_build_is_one_more_build_and_one_swap() {
     for ticket in [first, second, third] {
         assert_eq!(w.answers[&ticket], Ok(()));
     }
-    let builds: Vec<u64> = w.spawns.iter().map(|s| s.3).collect();
+    let builds: Vec<u64> = w.spawns.iter().map(|s| s.2).collect();
     assert_eq!(builds, [1, 3]);
 }
 
@@ -638,7 +602,7 @@ fn a_new_binary_that_dies_at_its_start_gives_way_to_the_one_before() {
 }
 
 /// A unit that runs and is swapped with an overlap, and its run.
-fn overlapping() -> (World, (UnitId, Generation)) {
+fn overlapping() -> (World, RunKey) {
     let mut w = World::new(vec![Policy {
         overlap: true,
         ready_within: Some(Duration::from_secs(60)),
@@ -706,7 +670,7 @@ fn when_both_die_in_a_swap_the_next_start_waits_a_breath_and_is_of_the_old_build
     assert!(matches!(w.answers[&ticket], Err(Why::Ended(_))));
     let facts = w.facts(0);
     assert!(facts.rolled_back);
-    assert_eq!(w.build_of((0, facts.generation.unwrap())), build);
+    assert_eq!(w.build_of(run(0, facts.generation.unwrap())), build);
 }
 
 #[test]
@@ -722,8 +686,8 @@ fn dependents_end_first_and_dependencies_start_first() {
     w.settle();
     w.step(Event::Shutdown);
     assert_eq!(
-        w.with(&[Sim::ToolResult]),
-        [(1, 1)],
+        w.with(&[Sim::Signaled]),
+        [run(1, 1)],
         "db goes on until web is gone"
     );
     w.settle();
@@ -767,11 +731,11 @@ fn a_task_is_done_once_and_runs_again_when_asked() {
     assert_eq!(w.state(0), State::Done);
     w.restart(1);
     w.settle();
-    assert_eq!(w.spawns.iter().filter(|s| s.1 == 0).count(), 1);
+    assert_eq!(w.spawns.iter().filter(|s| s.1.unit == 0).count(), 1);
     let ticket = w.order(0, Order::Start);
     w.settle();
     assert_eq!(w.answers[&ticket], Ok(()));
-    assert_eq!(w.spawns.iter().filter(|s| s.1 == 0).count(), 2);
+    assert_eq!(w.spawns.iter().filter(|s| s.1.unit == 0).count(), 2);
 }
 
 #[test]
@@ -844,10 +808,7 @@ fn a_restart_that_waits_for_its_turn_outlives_the_end_of_what_it_replaces() {
     w.restart(0);
     let second = w.newest(0);
     w.spawned(second);
-    w.step(Event::Ready {
-        unit: 0,
-        generation: second.1,
-    });
+    w.step(Event::Ready(second));
     // The first one is still leaving.
     let ticket = w.restart(0);
     w.exits(second, true);
@@ -878,7 +839,7 @@ fn who_waits_for_a_rollback_is_answered_when_the_old_one_ends_as_well() {
     w.spawned(back);
     w.exits(back, true);
     w.gone(back);
-    assert_eq!(w.answers[&ticket], Err(Why::Ended(new.1)));
+    assert_eq!(w.answers[&ticket], Err(Why::Ended(new.generation)));
     assert_eq!(w.state(0), State::Done);
 }
 
@@ -935,8 +896,8 @@ fn who_stands_before_what_it_needs_starts_as_soon_as_that_is_good() {
     ]);
     w.fleet.want(0);
     w.step(Event::Tick);
-    w.spawned((1, 1));
+    w.spawned(run(1, 1));
     w.reach_deadline();
     assert_eq!(w.facts(1).ready, Some(true));
-    assert_eq!(w.with(&[Sim::Asked]), [(0, 1)]);
+    assert_eq!(w.with(&[Sim::Asked]), [run(0, 1)]);
 }

@@ -320,11 +320,7 @@ impl Supervisor {
         };
         if book.checks.told != words {
             book.checks.told.clone_from(&words);
-            self.queue.push_back(Event::Seen {
-                unit: key.unit,
-                generation: key.generation,
-                words,
-            });
+            self.queue.push_back(Event::Seen { run: key, words });
         }
     }
 
@@ -398,19 +394,14 @@ impl Supervisor {
 
     fn tell_lifecycle(&mut self, key: CheckKey, good: bool, saw: &str) {
         let CheckKey { run, what } = key;
-        let RunKey { unit, generation } = run;
         match what {
-            CheckKind::Ready if good => self.queue.push_back(Event::Ready { unit, generation }),
+            CheckKind::Ready if good => self.queue.push_back(Event::Ready(run)),
             CheckKind::Ready => {}
             CheckKind::Health => {
                 if !good {
-                    self.trouble(Some(unit), "health", format!("not healthy: {saw}"));
+                    self.trouble(Some(run.unit), "health", format!("not healthy: {saw}"));
                 }
-                self.queue.push_back(Event::Health {
-                    unit,
-                    generation,
-                    healthy: good,
-                });
+                self.queue.push_back(Event::Health { run, healthy: good });
             }
         }
     }

@@ -332,22 +332,15 @@ impl Supervisor {
                 };
                 self.build_ended(unit, id, outcome);
             }
-            Purpose::Run {
-                key: RunKey { unit, generation },
-                ..
-            } => {
+            Purpose::Run { key: run, .. } => {
                 let name = self
                     .units
-                    .get(&unit)
+                    .get(&run.unit)
                     .map(|u| u.process.name.clone())
                     .unwrap_or_default();
                 let why = format!("cannot start {name}: {why}");
-                self.trouble(Some(unit), "exit", why.clone());
-                self.queue.push_back(Event::NotSpawned {
-                    unit,
-                    generation,
-                    why,
-                });
+                self.trouble(Some(run.unit), "exit", why.clone());
+                self.queue.push_back(Event::NotSpawned { run, why });
             }
         }
     }

@@ -49,10 +49,7 @@ impl Supervisor {
         if let Some(exe) = artifact.exe.as_ref().filter(|exe| !exe.exists()) {
             let text = format!("{} is gone: building it once more", exe.display());
             self.happened(Some(key.unit), "build", text);
-            return self.queue.push_back(Event::Lost {
-                unit: key.unit,
-                generation: key.generation,
-            });
+            return self.queue.push_back(Event::Lost(key));
         }
         let log = Arc::clone(&u.log);
         if let Err(why) = self.try_run(key, process, artifact, log, env) {
@@ -137,11 +134,7 @@ impl Supervisor {
         self.state.started(&process.name, pid, start, book.run);
         self.state_changed = true;
         self.books.insert(key, Box::new(book));
-        self.queue.push_back(Event::Spawned {
-            unit: key.unit,
-            generation: key.generation,
-            pid,
-        });
+        self.queue.push_back(Event::Spawned { run: key, pid });
         self.begin_checks(key);
     }
 

@@ -396,21 +396,12 @@ impl Supervisor {
         match effect {
             Effect::Build { unit, id, mode } => self.begin_build(unit, id, mode),
             Effect::CancelBuild { unit, id } => self.cancel_build(unit, id),
-            Effect::Spawn {
-                unit,
-                generation,
-                build,
-                ..
-            } => self.begin_run(RunKey { unit, generation }, build),
-            Effect::Abort { unit, generation } => self.abort(RunKey { unit, generation }),
-            Effect::Fault {
-                unit,
-                generation,
-                why,
-            } => self.note_fault(RunKey { unit, generation }, why),
-            Effect::Signal { unit, generation } => self.tell_to_end(RunKey { unit, generation }),
-            Effect::Kill { unit, generation } => self.kill(RunKey { unit, generation }),
-            Effect::GiveUp { unit, generation } => self.give_up(RunKey { unit, generation }),
+            Effect::Spawn { run, build } => self.begin_run(run, build),
+            Effect::Abort(run) => self.abort(run),
+            Effect::Fault { run, why } => self.note_fault(run, why),
+            Effect::Signal(run) => self.tell_to_end(run),
+            Effect::Kill(run) => self.kill(run),
+            Effect::GiveUp(run) => self.give_up(run),
             Effect::Answer { ticket, result } => self.note_answer(ticket, result),
         }
     }

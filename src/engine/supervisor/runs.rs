@@ -9,7 +9,7 @@ use crate::base::logger::Level;
 use crate::base::table::Set;
 use crate::config::{Kind, Process};
 use crate::engine::snapshot::ExitView;
-use crate::lifecycle::{Ended, Event, RunKey, UnitId};
+use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::CaptureLoop;
 use crate::os::group::{self, Proc};
 use crate::os::proc;
@@ -250,11 +250,7 @@ impl Supervisor {
         let success = death.end.is_success();
         self.record_exit(key, death);
         self.end_checks(key);
-        self.queue.push_back(Event::Exited {
-            unit,
-            generation: key.generation,
-            ended: Ended { success },
-        });
+        self.queue.push_back(Event::Exited { run: key, success });
         let Some(book) = self.books.get_mut(&key) else {
             return;
         };
@@ -364,10 +360,7 @@ impl Supervisor {
             // A zombie counts: its own children come to us when it is reaped.
             if book.told && left.is_empty() {
                 self.close(key);
-                self.queue.push_back(Event::Gone {
-                    unit: key.unit,
-                    generation: key.generation,
-                });
+                self.queue.push_back(Event::Gone(key));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::clock::Mono;
 use crate::base::number;
 use crate::config::Restart;
-use crate::lifecycle::{Effect, Ended, Generation, Why};
+use crate::lifecycle::{Effect, Generation, Why};
 
 use super::{BREATH, Built, Cancel, GIVE_UP, Goal, Rest, Run, STABLE_AFTER, Stop, Unit};
 
@@ -83,7 +83,7 @@ impl Unit {
         pid: i32,
         out: &mut Vec<Effect>,
     ) {
-        let (id, stop_timeout) = (self.id, self.policy.stop_timeout);
+        let (key, stop_timeout) = (self.key(generation), self.policy.stop_timeout);
         let gap = self.gap_from.take().map(|from| now.since(from));
         let Some(run) = self.find(generation) else {
             return;
@@ -93,13 +93,10 @@ impl Unit {
         run.gap = gap;
         if run.stop.is_some() {
             // Told to end while it was being made: the abort came too late.
-            run.stop = Some(Stop::ToolResult {
+            run.stop = Some(Stop::Signaled {
                 kill_at: now.after(stop_timeout),
             });
-            out.push(Effect::Signal {
-                unit: id,
-                generation,
-            });
+            out.push(Effect::Signal(key));
         }
     }
 
@@ -184,10 +181,10 @@ impl Unit {
         &mut self,
         now: Mono,
         generation: Generation,
-        ended: Ended,
+        success: bool,
         out: &mut Vec<Effect>,
     ) {
-        let id = self.id;
+        let key = self.key(generation);
         let task = self.policy.task;
         let Some(run) = self.find(generation) else {
             return;
@@ -199,7 +196,7 @@ impl Unit {
         if run.stop.is_some() {
             return;
         }
-        if ended.success && task {
+        if success && task {
             // It may have left a daemon on purpose: that lives until bpm stops.
             self.completed = true;
             self.rest = Some(Rest::Done);
@@ -210,27 +207,24 @@ impl Unit {
         run.stop = Some(Stop::Killed {
             give_up_at: now.after(GIVE_UP),
         });
-        out.push(Effect::Kill {
-            unit: id,
-            generation,
-        });
+        out.push(Effect::Kill(key));
         let in_service = self
             .run
             .as_ref()
             .is_some_and(|r| r.generation == generation);
         if in_service && self.coming.is_some() {
             // Its successor is on its way already and takes over.
-            self.crashes += u64::from(!ended.success);
+            self.crashes += u64::from(!success);
             let old = self.run.as_ref().filter(|r| r.good);
             self.fallback = old.map(|r| r.built);
             return;
         }
         let restarts = match self.policy.restart {
             Restart::Always => true,
-            Restart::OnFailure => !ended.success,
+            Restart::OnFailure => !success,
             Restart::Never => false,
         };
-        if in_service && !restarts && ended.success {
+        if in_service && !restarts && success {
             if self.swap.is_some() {
                 // Its successor was asked for before, and only waits for the end of the one before.
                 self.hold_until = Some(now.after(BREATH));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::clock::Mono;
 use crate::config::Mode;
 
-use super::{Effect, Generation, Policy, UnitId, Why};
+use super::{Effect, Generation, Policy, RunKey, UnitId, Why};
 
 mod events;
 mod reconcile;
@@ -80,12 +80,19 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
     /// Told to end; KILL follows then.
-    ToolResult { kill_at: Mono },
+    Signaled { kill_at: Mono },
     /// Killed; what is left then is given up.
     Killed { give_up_at: Mono },
 }
 
 impl Run {
+    fn key(&self, unit: UnitId) -> RunKey {
+        RunKey {
+            unit,
+            generation: self.generation,
+        }
+    }
+
     fn is_good(&self) -> bool {
         self.good && self.serves()
     }
@@ -328,6 +335,13 @@ impl Unit {
     /// In dev, and not because the file says so.
     pub(super) fn in_dev(&self) -> bool {
         self.want && self.rest.is_none() && self.mode == Mode::Dev && self.policy.pinned.is_none()
+    }
+
+    fn key(&self, generation: Generation) -> RunKey {
+        RunKey {
+            unit: self.id,
+            generation,
+        }
     }
 
     /// All of its runs: the one in service first.

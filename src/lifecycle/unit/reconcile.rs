@@ -66,23 +66,24 @@ impl Unit {
 
     /// Kills what does not end, and gives up what survives that.
     fn end_late_stops(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let unit = self.id;
+        let id = self.id;
         let mut given_up = Vec::new();
         for run in self.runs_mut() {
-            let generation = run.generation;
             match run.stop {
-                Some(Stop::ToolResult { kill_at }) if kill_at <= now && run.started.is_some() => {
+                Some(Stop::Signaled { kill_at }) if kill_at <= now && run.started.is_some() => {
                     run.stop = Some(Stop::Killed {
                         give_up_at: now.after(GIVE_UP),
                     });
-                    out.push(Effect::Kill { unit, generation });
+                    out.push(Effect::Kill(run.key(id)));
                 }
-                Some(Stop::Killed { give_up_at }) if give_up_at <= now => given_up.push(generation),
-                Some(Stop::ToolResult { .. } | Stop::Killed { .. }) | None => {}
+                Some(Stop::Killed { give_up_at }) if give_up_at <= now => {
+                    given_up.push(run.generation);
+                }
+                Some(Stop::Signaled { .. } | Stop::Killed { .. }) | None => {}
             }
         }
         for generation in given_up {
-            out.push(Effect::GiveUp { unit, generation });
+            out.push(Effect::GiveUp(self.key(generation)));
             self.gone(now, generation);
         }
     }
@@ -154,8 +155,7 @@ impl Unit {
         }
         if let Some(run) = self.find(generation) {
             out.push(Effect::Fault {
-                unit: id,
-                generation,
+                run: run.key(id),
                 why: why.into(),
             });
             end(id, run, now, timeout, out);
@@ -300,10 +300,8 @@ impl Unit {
         self.refused = false;
         let generation = self.last_generation;
         out.push(Effect::Spawn {
-            unit: self.id,
-            generation,
+            run: self.key(generation),
             build: built.id,
-            mode: built.mode,
         });
         Box::new(Run {
             generation,
@@ -330,13 +328,11 @@ fn end(unit: UnitId, run: &mut Run, now: Mono, timeout: Duration, out: &mut Vec<
     if run.stop.is_some() || run.dead {
         return;
     }
-    run.stop = Some(Stop::ToolResult {
+    run.stop = Some(Stop::Signaled {
         kill_at: now.after(timeout),
     });
-    let generation = run.generation;
-    if run.started.is_some() {
-        out.push(Effect::Signal { unit, generation });
-    } else {
-        out.push(Effect::Abort { unit, generation });
-    }
+    out.push(match run.started {
+        Some(_) => Effect::Signal(run.key(unit)),
+        None => Effect::Abort(run.key(unit)),
+    });
 }

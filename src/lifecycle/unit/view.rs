@@ -75,7 +75,7 @@ impl Unit {
     pub(in crate::lifecycle) fn deadline(&self) -> Option<Mono> {
         let within = self.policy.ready_within.unwrap_or(GOOD_AFTER);
         let runs = self.runs().filter_map(|run| match run.stop {
-            Some(Stop::ToolResult { kill_at }) => run.started.map(|_| kill_at),
+            Some(Stop::Signaled { kill_at }) => run.started.map(|_| kill_at),
             Some(Stop::Killed { give_up_at }) => Some(give_up_at),
             None if run.good || run.dead => None,
             None => run.started.map(|at| at.after(within)),
