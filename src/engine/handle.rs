@@ -11,30 +11,18 @@ pub use crate::build::Artifact;
 use crate::check::CheckKey;
 use crate::config::Mode;
 use crate::engine::snapshot::{BuildView, ExitView, SnapshotCell};
+use crate::lifecycle::Order;
 use crate::os::poll::Waker;
 
 /// What can be asked of the supervisor. Names were checked against the snapshot; one that is gone
 /// meanwhile (a reload) is answered as a failure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
-    /// These and what they depend on. Answered when each is good (or can't be).
-    Start {
+    /// The same of several processes. Answered when each is good, or gone where it was to stop (or can't be).
+    Order {
+        order: Order,
         /// Process names.
         names: Vec<String>,
-    },
-    /// These. Answered when nothing of them is left.
-    Stop {
-        /// Process names.
-        names: Vec<String>,
-    },
-    /// Build, then swap. Answered when the new run is good (or can't be).
-    Restart {
-        /// Process names.
-        names: Vec<String>,
-        /// Built as this.
-        mode: Mode,
-        /// False: what is built already is started anew.
-        build: bool,
     },
     /// Read `.mcp-run` anew.
     Reload {

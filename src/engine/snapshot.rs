@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::base::clock::{Mono, Wall};
 pub use crate::build::BuildError;
 use crate::config::{Kind, Mode};
+use crate::lifecycle::Facts;
 pub use crate::lifecycle::State;
 use crate::log::store::Log;
 use crate::os::poll::Waker;
@@ -70,78 +71,37 @@ impl Snapshot {
 /// One process.
 #[derive(Debug, Clone)]
 pub struct UnitView {
-    /// Its name.
     pub name: String,
-    /// Its type.
     pub kind: Kind,
-    /// Where it is.
-    pub state: State,
-    /// Somebody wants it up.
-    pub wanted: bool,
-    /// What runs, or would be started next.
-    pub mode: Mode,
-    /// Of the run that serves.
-    pub pid: Option<i32>,
+    /// What the lifecycle says of it; `healthy` is None where it has no health check.
+    pub facts: Facts,
     /// When the state last changed.
     pub since: Wall,
-    /// When the run that serves was started.
-    pub started: Option<Mono>,
-    /// Its readiness; None where nothing runs.
-    pub ready: Option<bool>,
-    /// Its health check; None where it has none or nothing runs.
-    pub healthy: Option<bool>,
-    /// Starts after the first in this daemon's life.
-    pub restarts: u64,
-    /// Ends that nobody asked for, in this daemon's life.
-    pub crashes: u64,
-    /// When it will be started or built again by itself.
-    pub next_start: Option<Mono>,
-    /// What runs is older than the last build that was tried.
-    pub stale: bool,
+    /// The number in the log of the run that serves.
+    pub run: Option<u64>,
     /// The build under way, else the last one.
     pub build: Option<BuildView>,
     /// The last 32 exits, oldest first.
     pub exits: Arc<VecDeque<ExitView>>,
-    /// Names.
     pub depends_on: Vec<String>,
-    /// What runs is the build before the newest, since that one died at its start.
-    pub rolled_back: bool,
-    /// Why it is where it is, in words, where that needs words.
-    pub reason: Option<String>,
-    /// It waits for what does not come up by itself.
-    pub hopeless: bool,
-    /// The port it was told to listen on.
+    /// The port that its settings give it.
     pub port: Option<u16>,
-    /// What it printed.
     pub log: Arc<Log>,
-    /// What its builds printed.
     pub build_log: Arc<Log>,
 }
 
 impl UnitView {
-    /// A process that nobody has started, with its logs.
+    /// A process that was never started, with its logs.
     pub fn idle(name: &str, log: Arc<Log>, build_log: Arc<Log>) -> Self {
         Self {
             name: name.into(),
             kind: Kind::Command,
-            state: State::Stopped,
-            wanted: false,
-            mode: Mode::Release,
-            pid: None,
+            facts: Facts::idle(),
             since: Wall::now(),
-            started: None,
-            ready: None,
-            healthy: None,
-            restarts: 0,
-            crashes: 0,
-            next_start: None,
-            stale: false,
+            run: None,
             build: None,
             exits: Arc::default(),
             depends_on: Vec::new(),
-            rolled_back: false,
-            reason: None,
-            hopeless: false,
             port: None,
             log,
             build_log,
@@ -155,8 +115,8 @@ impl UnitView {
 
     /// It does what it is there for, or did.
     pub fn is_ready(&self) -> bool {
-        match self.state {
-            State::Running => self.ready != Some(false),
+        match self.facts.state {
+            State::Running => self.facts.ready != Some(false),
             State::Done => true,
             State::Stopped
             | State::Waiting

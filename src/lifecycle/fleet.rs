@@ -11,7 +11,7 @@ use super::unit::{Needs, Ticket, Unit};
 use super::{Generation, RunKey, UnitId};
 
 /// An order for one process.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Up, with what it depends on.
     Start,

@@ -157,3 +157,29 @@ pub struct Facts {
     /// It waits for what does not come up by itself.
     pub hopeless: bool,
 }
+
+impl Facts {
+    /// Of a unit that nobody has started.
+    pub fn idle() -> Self {
+        Self {
+            state: State::Stopped,
+            wanted: false,
+            mode: Mode::Release,
+            generation: None,
+            pid: None,
+            started: None,
+            ready: None,
+            healthy: None,
+            gap: None,
+            restarts: 0,
+            crashes: 0,
+            next_start: None,
+            stale: false,
+            rolled_back: false,
+            building: None,
+            queued: None,
+            reason: None,
+            hopeless: false,
+        }
+    }
+}

@@ -387,7 +387,7 @@ fn at_rest(snapshot: &Snapshot) -> bool {
         && snapshot
             .units
             .iter()
-            .all(|unit| unit.pid.is_none() && unit.state != State::Stopping)
+            .all(|unit| unit.facts.pid.is_none() && unit.facts.state != State::Stopping)
 }
 
 fn meant(line: &Line, stream: Option<Stream>, matcher: Option<&Matcher>) -> bool {

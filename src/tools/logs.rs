@@ -314,7 +314,7 @@ impl Search {
 
     fn not_yet(&self) -> String {
         let did = if self.builds { "been built" } else { "run" };
-        let (name, state) = (&self.unit.name, self.unit.state.as_str());
+        let (name, state) = (&self.unit.name, self.unit.facts.state.as_str());
         format!("{name} has not {did} yet (it is {state})")
     }
 
@@ -324,7 +324,7 @@ impl Search {
         if self.builds || found.index != -1 || build.ok != Some(false) {
             return None;
         }
-        let of = match (self.unit.state, found.started_at) {
+        let of = match (self.unit.facts.state, found.started_at) {
             (State::Running | State::Starting | State::Stopping, Some(at)) => {
                 format!("running build of {}; ", at.rfc3339())
             }

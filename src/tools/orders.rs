@@ -17,6 +17,7 @@ use crate::base::number;
 use crate::config::Mode;
 use crate::engine::handle::{Done, Handle, Reloaded, Reply, ReplySlot, Request, STOPPING};
 use crate::engine::snapshot::{BuildView, Snapshot, State, UnitView};
+use crate::lifecycle::Order;
 use crate::os::poll::Waker;
 use crate::server::rpc;
 use crate::server::service::{Answer, Caller, ClientKind, Step, Task};
@@ -84,10 +85,9 @@ pub(super) fn restart(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<
         _ => Mode::Dev,
     };
     let build = args.flag("build").unwrap_or(true);
-    let ask = Request::Restart {
+    let ask = Request::Order {
+        order: Order::Restart { mode, build },
         names: names.clone(),
-        mode,
-        build,
     };
     Ok(order(tools, caller, args, Verb::Restart, names, ask))
 }
@@ -95,7 +95,8 @@ pub(super) fn restart(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<
 /// The tool `start`.
 pub(super) fn start(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
     let names = names(tools, args);
-    let ask = Request::Start {
+    let ask = Request::Order {
+        order: Order::Start,
         names: names.clone(),
     };
     Ok(order(tools, caller, args, Verb::Start, names, ask))
@@ -104,7 +105,8 @@ pub(super) fn start(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<St
 /// The tool `stop`.
 pub(super) fn stop(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
     let names = names(tools, args);
-    let ask = Request::Stop {
+    let ask = Request::Order {
+        order: Order::Stop,
         names: names.clone(),
     };
     Ok(order(tools, caller, args, Verb::Stop, names, ask))
@@ -122,7 +124,7 @@ pub(super) fn reload(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<S
 
 /// The same for who can wait longer.
 pub(super) fn reloading(tools: &Tools, caller: &Caller, dry_run: bool, patience: Duration) -> Step {
-    Step::Wait(Box::new(Order::new(
+    Step::Wait(Box::new(Pending::new(
         tools,
         caller,
         Verb::Reload,
@@ -144,7 +146,7 @@ fn wanted(tools: &Tools, args: Args<'_>) -> Vec<String> {
     let mut names = names(tools, args);
     if args.text("process") == Some("*") {
         let snapshot = tools.handle.snapshot.now();
-        names.retain(|name| snapshot.unit(name).is_some_and(|unit| unit.wanted));
+        names.retain(|name| snapshot.unit(name).is_some_and(|unit| unit.facts.wanted));
     }
     names
 }
@@ -158,7 +160,7 @@ fn order(
     ask: Request,
 ) -> Step {
     let patience = args.span("timeout_seconds").unwrap_or(PATIENCE);
-    let mut order = Order::new(tools, caller, verb, names, ask, patience);
+    let mut order = Pending::new(tools, caller, verb, names, ask, patience);
     order.all = args.text("process") == Some("*");
     Step::Wait(Box::new(order))
 }
@@ -183,7 +185,7 @@ impl Verb {
 }
 
 /// An order that was given, and who waits for its end. It goes on if they leave.
-struct Order {
+struct Pending {
     handle: Arc<Handle>,
     verb: Verb,
     /// It was `"*"`.
@@ -198,7 +200,7 @@ struct Order {
     asked: Mono,
 }
 
-impl Task for Order {
+impl Task for Pending {
     fn start(&mut self, waker: &Arc<Waker>) {
         self.slot = self.ask.take().map(|ask| self.handle.ask(ask, Some(waker)));
     }
@@ -234,7 +236,7 @@ impl Task for Order {
     }
 }
 
-impl Order {
+impl Pending {
     fn new(
         tools: &Tools,
         caller: &Caller,
@@ -288,7 +290,9 @@ impl Order {
         let (snapshot, now) = (self.handle.snapshot.now(), Mono::now());
         let mut text = String::new();
         for bad in done.iter().filter(|d| !d.ok) {
-            let again = snapshot.unit(&bad.name).and_then(|unit| unit.next_start);
+            let again = snapshot
+                .unit(&bad.name)
+                .and_then(|unit| unit.facts.next_start);
             let again = again.map(|at| at.since(now));
             text.push_str(&bad_words(bad, self.verb, again, room));
             text.push('\n');
@@ -347,7 +351,7 @@ impl Order {
                 });
                 continue;
             }
-            let before = before.and_then(|unit| unit.pid);
+            let before = before.and_then(|unit| unit.facts.pid);
             values.push(if self.verb == Verb::Stop {
                 late_stop_value(unit, self.patience)
             } else {
@@ -370,27 +374,27 @@ impl Order {
         now: Mono,
     ) -> Option<Done> {
         let up = unit.is_ready();
-        let run = |unit: &UnitView| (unit.started, unit.exits.back().map(|exit| exit.run));
+        let run = |unit: &UnitView| (unit.facts.started, unit.exits.back().map(|exit| exit.run));
         let built = unit.build.as_ref();
         let done = match self.verb {
             Verb::Start => up,
-            Verb::Stop => unit.state == State::Stopped,
+            Verb::Stop => unit.facts.state == State::Stopped,
             Verb::Restart => {
                 let fresh = before.is_none_or(|before| run(before) != run(unit));
-                up && fresh && !unit.rolled_back && !built.is_some_and(under_way)
+                up && fresh && !unit.facts.rolled_back && !built.is_some_and(under_way)
             }
             Verb::Reload => false,
         };
         let known = before.and_then(|unit| unit.build.as_ref()).map(|b| b.id);
         let new = |build: &&BuildView| build.ok.is_some() && Some(build.id) != known;
-        let previous_pid = before.and_then(|unit| unit.pid);
+        let previous_pid = before.and_then(|unit| unit.facts.pid);
         done.then(|| Done {
             ok: true,
-            mode: unit.mode,
-            pid: unit.pid,
+            mode: unit.facts.mode,
+            pid: unit.facts.pid,
             previous_pid,
             build: built.filter(new).cloned(),
-            ready: unit.ready,
+            ready: unit.facts.ready,
             release_in: snapshot.release_at.map(|at| at.since(now)),
             signalled: previous_pid.is_some(),
             took: now.since(self.asked),
@@ -410,7 +414,7 @@ impl Order {
             let _ = write!(text, "\nask get_status whether it is stopped");
             return text;
         }
-        if self.verb == Verb::Restart && before.is_some() && before == unit.pid {
+        if self.verb == Verb::Restart && before.is_some() && before == unit.facts.pid {
             text.push_str("\nthe old run serves on meanwhile");
         }
         let _ = write!(
@@ -445,17 +449,17 @@ fn release_in(done: &Done) -> Option<Duration> {
 }
 
 fn late_value(unit: &UnitView, before: Option<i32>, snapshot: &Snapshot, now: Mono) -> Value {
-    let swapped = before.filter(|pid| Some(*pid) != unit.pid);
+    let swapped = before.filter(|pid| Some(*pid) != unit.facts.pid);
     let building = unit.build.as_ref().filter(|b| under_way(b));
-    let release_in = snapshot.release_at.filter(|_| unit.mode == Mode::Dev);
+    let release_in = snapshot.release_at.filter(|_| unit.facts.mode == Mode::Dev);
     object([
         ("process", unit.name.as_str().into()),
         ("ok", false.into()),
-        ("mode", unit.mode.as_str().into()),
-        ("pid", or_null(unit.pid)),
+        ("mode", unit.facts.mode.as_str().into()),
+        ("pid", or_null(unit.facts.pid)),
         ("previous_pid", or_null(swapped)),
         ("build", or_null(building.map(|b| build(b, Some(now))))),
-        ("ready", or_null(unit.ready)),
+        ("ready", or_null(unit.facts.ready)),
         ("gap_seconds", Value::Null),
         ("timed_out", true.into()),
         (

@@ -416,7 +416,7 @@ impl Task for Shutdown {
         let left: Vec<String> = snapshot
             .units
             .iter()
-            .filter(|unit| unit.pid.is_some() || unit.state == State::Stopping)
+            .filter(|unit| unit.facts.pid.is_some() || unit.facts.state == State::Stopping)
             .map(|unit| unit.name.clone())
             .collect();
         if left.is_empty() {
@@ -466,7 +466,7 @@ pub(super) fn page(handle: &Handle, path: &str) -> Option<Page> {
             let waiting: Vec<&str> = snapshot
                 .units
                 .iter()
-                .filter(|unit| unit.wanted && !unit.is_ready())
+                .filter(|unit| unit.facts.wanted && !unit.is_ready())
                 .map(|unit| unit.name.as_str())
                 .collect();
             let ready = waiting.is_empty() && !snapshot.stopping;

@@ -252,30 +252,30 @@ fn daemon(handle: &Handle, usage: &Reading, now: Mono) -> Value {
 }
 
 fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
-    let used = unit.pid.and_then(|pid| usage.of(pid));
+    let used = unit.facts.pid.and_then(|pid| usage.of(pid));
     let group = used.and_then(|used| used.group.as_ref());
     let log = unit.log.stats();
     object([
         ("name", unit.name.as_str().into()),
         ("type", unit.kind.as_str().into()),
-        ("state", unit.state.as_str().into()),
-        ("wanted", unit.wanted.into()),
-        ("mode", unit.mode.as_str().into()),
-        ("pid", or_null(unit.pid)),
+        ("state", unit.facts.state.as_str().into()),
+        ("wanted", unit.facts.wanted.into()),
+        ("mode", unit.facts.mode.as_str().into()),
+        ("pid", or_null(unit.facts.pid)),
         ("since", unit.since.rfc3339().into()),
         (
             "uptime_seconds",
-            or_null(unit.started.map(|at| seconds(now.since(at)))),
+            or_null(unit.facts.started.map(|at| seconds(now.since(at)))),
         ),
-        ("ready", or_null(unit.ready)),
-        ("healthy", or_null(unit.healthy)),
-        ("restarts", unit.restarts.into()),
-        ("crashes", unit.crashes.into()),
+        ("ready", or_null(unit.facts.ready)),
+        ("healthy", or_null(unit.facts.healthy)),
+        ("restarts", unit.facts.restarts.into()),
+        ("crashes", unit.facts.crashes.into()),
         (
             "next_start_in_seconds",
-            or_null(unit.next_start.map(|at| seconds(at.since(now)))),
+            or_null(unit.facts.next_start.map(|at| seconds(at.since(now)))),
         ),
-        ("stale", unit.stale.into()),
+        ("stale", unit.facts.stale.into()),
         ("build", or_null(unit.build.as_ref().map(|b| build(b, now)))),
         ("exit", or_null(unit.exits.back().map(exit))),
         (
@@ -303,8 +303,8 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
             "depends_on",
             list(unit.depends_on.iter().map(String::as_str)),
         ),
-        ("rolled_back", unit.rolled_back.into()),
-        ("reason", or_null(unit.reason.as_deref())),
+        ("rolled_back", unit.facts.rolled_back.into()),
+        ("reason", or_null(unit.facts.reason.as_deref())),
     ])
 }
 
@@ -433,19 +433,19 @@ fn unit_line(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
         "{} ({}, {}): {}",
         unit.name,
         unit.kind.as_str(),
-        unit.mode.as_str(),
+        unit.facts.mode.as_str(),
         doing(unit, now)
     );
-    if let Some(at) = unit.started {
+    if let Some(at) = unit.facts.started {
         let _ = write!(text, "; up {}", human(now.since(at)));
     }
-    if unit.ready == Some(false) {
+    if unit.facts.ready == Some(false) {
         text.push_str("; not ready");
     }
-    if let Some(healthy) = unit.healthy {
+    if let Some(healthy) = unit.facts.healthy {
         text.push_str(if healthy { "; healthy" } else { "; unhealthy" });
     }
-    let used = unit.pid.and_then(|pid| usage.of(pid));
+    let used = unit.facts.pid.and_then(|pid| usage.of(pid));
     let group = used.and_then(|used| used.group.as_ref());
     if let Some(url) = url(unit, group) {
         let _ = write!(text, "; {url}");
@@ -461,11 +461,11 @@ fn unit_line(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
         }
         let _ = write!(text, "; {} MiB", group.rss / (1024 * 1024));
     }
-    if unit.restarts + unit.crashes > 0 {
+    if unit.facts.restarts + unit.facts.crashes > 0 {
         let _ = write!(
             text,
             "; restarts {}, crashes {}",
-            unit.restarts, unit.crashes
+            unit.facts.restarts, unit.facts.crashes
         );
     }
     if !unit.depends_on.is_empty() {
@@ -484,7 +484,7 @@ fn unit_trouble(text: &mut String, unit: &UnitView) {
     if let Some(why) = unit.log_trouble() {
         let _ = writeln!(text, "  {why}; its new lines are in memory only");
     }
-    if unit.rolled_back {
+    if unit.facts.rolled_back {
         text.push_str("  rolled back: the build before the newest runs\n");
     }
     if let Some(build) = unit.build.as_ref().filter(|build| !under_way(build)) {
@@ -492,7 +492,7 @@ fn unit_trouble(text: &mut String, unit: &UnitView) {
         if let Some(took) = build.took {
             let _ = write!(text, " after {}", human(took));
         }
-        text.push_str(match (build.ok, unit.stale) {
+        text.push_str(match (build.ok, unit.facts.stale) {
             (Some(false), true) => "; what runs is older\n",
             _ => "\n",
         });
@@ -570,12 +570,12 @@ impl Card {
         object([
             ("process", unit.name.as_str().into()),
             ("type", unit.kind.as_str().into()),
-            ("state", unit.state.as_str().into()),
-            ("reason", or_null(unit.reason.as_deref())),
-            ("restarts", unit.restarts.into()),
-            ("crashes", unit.crashes.into()),
-            ("stale", unit.stale.into()),
-            ("rolled_back", unit.rolled_back.into()),
+            ("state", unit.facts.state.as_str().into()),
+            ("reason", or_null(unit.facts.reason.as_deref())),
+            ("restarts", unit.facts.restarts.into()),
+            ("crashes", unit.facts.crashes.into()),
+            ("stale", unit.facts.stale.into()),
+            ("rolled_back", unit.facts.rolled_back.into()),
             ("build", or_null(unit.build.as_ref().map(|b| build(b, now)))),
             (
                 "build_tail",
@@ -586,7 +586,7 @@ impl Card {
             ("changed", list(self.changed.iter().map(|e| event(e)))),
             (
                 "next_start_in_seconds",
-                or_null(unit.next_start.map(|at| seconds(at.since(now)))),
+                or_null(unit.facts.next_start.map(|at| seconds(at.since(now)))),
             ),
             ("next", self.outlook.as_str().into()),
             ("text", self.words(unit, now).into()),
@@ -611,7 +611,7 @@ impl Card {
                     human(exit.uptime),
                     human(exit.cpu),
                     exit.peak_rss / (1024 * 1024),
-                    thousands(unit.crashes)
+                    thousands(unit.facts.crashes)
                 );
                 if !exit.tail.is_empty() {
                     text.push_str("its last lines:\n");
@@ -645,8 +645,8 @@ pub(super) fn lines(lines: Vec<Line>) -> Vec<String> {
 
 /// What happens next if nobody does anything.
 fn outlook(unit: &UnitView, now: Mono) -> String {
-    if let Some(at) = unit.next_start {
-        let what = match unit.state {
+    if let Some(at) = unit.facts.next_start {
+        let what = match unit.facts.state {
             State::Failed => "it is built again",
             State::Stopped
             | State::Waiting
@@ -659,7 +659,7 @@ fn outlook(unit: &UnitView, now: Mono) -> String {
         };
         return format!("{what} in {}", human(at.since(now)));
     }
-    match unit.state {
+    match unit.facts.state {
         State::Stopped => "nothing, until somebody starts it".into(),
         State::Failed if unit.kind == Kind::Task => {
             "nothing, until somebody starts it again".into()
@@ -669,7 +669,7 @@ fn outlook(unit: &UnitView, now: Mono) -> String {
         State::Waiting => "it is started once what it depends on is there".into(),
         State::Building => "it is started once its build is done".into(),
         State::Starting => "it is to become ready".into(),
-        State::Running if unit.rolled_back => {
+        State::Running if unit.facts.rolled_back => {
             "the build before goes on; restart it once the cause is mended".into()
         }
         State::Running => "it runs".into(),

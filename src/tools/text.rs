@@ -121,11 +121,11 @@ pub(super) fn errors(build: &BuildView) -> String {
 
 /// What a process is doing, in a few words: `building (compiling) for 12s`, `running, pid 4711`.
 pub(super) fn doing(unit: &UnitView, now: Mono) -> String {
-    let mut text = unit.state.as_str().to_owned();
-    if unit.ready == Some(true) {
+    let mut text = unit.facts.state.as_str().to_owned();
+    if unit.facts.ready == Some(true) {
         text.push_str(", ready");
     }
-    if let Some(pid) = unit.pid {
+    if let Some(pid) = unit.facts.pid {
         let _ = write!(text, ", pid {pid}");
     }
     if let Some(build) = unit.build.as_ref().filter(|b| under_way(b)) {
@@ -137,10 +137,10 @@ pub(super) fn doing(unit: &UnitView, now: Mono) -> String {
             let _ = write!(text, " for {}", human(now.since(began)));
         }
     }
-    if let Some(at) = unit.next_start {
+    if let Some(at) = unit.facts.next_start {
         let _ = write!(text, "; next start in {}", human(at.since(now)));
     }
-    if let Some(reason) = &unit.reason {
+    if let Some(reason) = &unit.facts.reason {
         let _ = write!(text, "; {}", clip(reason, LINE));
     }
     text

@@ -111,8 +111,8 @@ impl Usage {
             let mut runs = snapshot
                 .units
                 .iter()
-                .filter_map(|unit| Some((unit.pid?, unit)));
-            runs.all(|(pid, unit)| last.ready.get(&pid) == Some(&unit.ready))
+                .filter_map(|unit| Some((unit.facts.pid?, unit)));
+            runs.all(|(pid, unit)| last.ready.get(&pid) == Some(&unit.facts.ready))
         };
         (young && whole()).then_some(last)
     }
@@ -128,7 +128,7 @@ impl Usage {
         let runs: Vec<(i32, Mono)> = snapshot
             .units
             .iter()
-            .filter_map(|unit| Some((unit.pid?, unit.started.unwrap_or(now))))
+            .filter_map(|unit| Some((unit.facts.pid?, unit.facts.started.unwrap_or(now))))
             .collect();
         let pids: Vec<i32> = runs.iter().map(|(pid, _)| *pid).collect();
         let groups = runs
@@ -142,7 +142,7 @@ impl Usage {
             ready: snapshot
                 .units
                 .iter()
-                .filter_map(|unit| Some((unit.pid?, unit.ready)))
+                .filter_map(|unit| Some((unit.facts.pid?, unit.facts.ready)))
                 .collect(),
             own_rss: Some(self.meter.own_rss()),
         });

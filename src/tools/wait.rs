@@ -247,7 +247,7 @@ impl Wait {
         let value = object([
             ("met", met.into()),
             ("reason", clip(&reason, LINE).as_ref().into()),
-            ("state", or_null(unit.map(|unit| unit.state.as_str()))),
+            ("state", or_null(unit.map(|unit| unit.facts.state.as_str()))),
             ("exit", or_null(unit.and_then(|u| u.exits.back()).map(exit))),
             (
                 "line",
@@ -293,7 +293,7 @@ impl Wait {
             clip(reason, LINE)
         );
         if let Some(unit) = unit.filter(|_| met) {
-            let _ = write!(text, "; it is {}", unit.state.as_str());
+            let _ = write!(text, "; it is {}", unit.facts.state.as_str());
         }
         text.push('\n');
         if let Some(line) = line {
@@ -360,20 +360,22 @@ fn happened(snapshot: &Snapshot, unit: &UnitView, kind: &str, after: u64) -> boo
 /// Why nothing more comes of it unless somebody asks for it.
 fn resting(unit: &UnitView) -> Option<String> {
     let building = unit.build.as_ref().is_some_and(under_way);
-    if unit.pid.is_some() || unit.next_start.is_some() || building {
+    if unit.facts.pid.is_some() || unit.facts.next_start.is_some() || building {
         return None;
     }
-    let reason = unit.reason.as_deref();
+    let reason = unit.facts.reason.as_deref();
     let because = reason.map(|why| format!(": {why}")).unwrap_or_default();
     let last = unit.exits.back().map(ExitView::words);
-    match unit.state {
-        State::Stopped if !unit.wanted => Some(format!("it is stopped{because}; start it first")),
+    match unit.facts.state {
+        State::Stopped if !unit.facts.wanted => {
+            Some(format!("it is stopped{because}; start it first"))
+        }
         State::Failed => Some(match (reason, last) {
             (None, Some(last)) => format!("it failed: {last}"),
             _ => format!("it failed{because}"),
         }),
         State::Done => Some("it is done: it ended with exit code 0".into()),
-        State::Waiting if unit.hopeless => Some(reason?.to_owned()),
+        State::Waiting if unit.facts.hopeless => Some(reason?.to_owned()),
         State::Stopped
         | State::Waiting
         | State::Building
@@ -387,13 +389,13 @@ fn resting(unit: &UnitView) -> Option<String> {
 fn ready(unit: &UnitView) -> Look {
     let building = unit.build.as_ref().is_some_and(under_way);
     let task = unit.kind == Kind::Task;
-    if task && unit.state == State::Done && !building {
+    if task && unit.facts.state == State::Done && !building {
         return Look::Met("it ended with exit code 0".into());
     }
-    if unit.state == State::Running && unit.ready != Some(false) && !building && !task {
+    if unit.facts.state == State::Running && unit.facts.ready != Some(false) && !building && !task {
         let build = unit.build.as_ref();
         return Look::Met(match build.filter(|build| build.ok == Some(false)) {
-            Some(build) if unit.stale => format!(
+            Some(build) if unit.facts.stale => format!(
                 "it is ready, but the run is older than build {}, which failed",
                 build.id
             ),
@@ -412,7 +414,10 @@ fn ended(unit: &UnitView, news: bool) -> Look {
             human(exit.uptime)
         )
     };
-    let over = matches!(unit.state, State::Stopped | State::Done | State::Failed);
+    let over = matches!(
+        unit.facts.state,
+        State::Stopped | State::Done | State::Failed
+    );
     match (resting(unit), unit.exits.back()) {
         (_, Some(exit)) if news => Look::Met(words(exit)),
         // Who waits for the end of what has ended has what they wait for.
@@ -430,7 +435,7 @@ fn built(unit: &UnitView, news: bool) -> Look {
             let (state, after) = (build.state.as_str(), after.unwrap_or_default());
             Look::Met(format!("build {} {state}{after}", build.id))
         }
-        Some(_) | None => match (resting(unit), unit.pid) {
+        Some(_) | None => match (resting(unit), unit.facts.pid) {
             (Some(why), _) => Look::Never(why),
             // It runs without ever having been built: nothing is going to be, unless asked for.
             (None, Some(_)) if unit.build.is_none() => {

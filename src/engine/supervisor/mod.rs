@@ -36,7 +36,7 @@ use crate::engine::handle::{
 };
 use crate::engine::snapshot::{BuildView, EventView, ExitView, Snapshot, SnapshotCell, UnitView};
 use crate::engine::state_file::{BLOCK, Numbers, State};
-use crate::lifecycle::{Effect, Event, Facts, Fleet, Policy, RunKey, Ticket, UnitId};
+use crate::lifecycle::{Effect, Event, Fleet, Order, Policy, RunKey, Ticket, UnitId};
 use crate::log::capture::Captures;
 use crate::log::store::{Kind, Limits, Log};
 use crate::os::fds::Nofile;
@@ -125,7 +125,6 @@ struct Unit {
     /// Of builds that can still be started.
     artifacts: Table<u64, (Mode, build::Artifact)>,
     /// What was published last.
-    facts: Option<Facts>,
     view: Option<Arc<UnitView>>,
     changed: bool,
     since: Wall,
@@ -514,16 +513,16 @@ impl Supervisor {
     fn take_ask(&mut self, ask: Request, slot: ReplySlot) {
         let stopping = self.phase != Phase::Working;
         match ask {
-            Request::Start { .. } | Request::Restart { .. } | Request::Reload { .. }
+            Request::Order {
+                order: Order::Start | Order::Restart { .. },
+                ..
+            }
+            | Request::Reload { .. }
                 if stopping =>
             {
                 slot.put(Reply::Refused(STOPPING.into()));
             }
-            Request::Start { names } => self.order_all(orders::Kind::Start, &names, slot),
-            Request::Stop { names } => self.order_all(orders::Kind::Stop, &names, slot),
-            Request::Restart { names, mode, build } => {
-                self.order_all(orders::Kind::Restart { mode, build }, &names, slot)
-            }
+            Request::Order { order, names } => self.order_all(order, &names, slot),
             Request::Reload { dry_run } => self.reload(dry_run, slot),
             Request::Shutdown { force } => {
                 slot.put(Reply::Units(Vec::new()));
@@ -591,7 +590,6 @@ impl Supervisor {
             build: None,
             built: None,
             artifacts: Table::default(),
-            facts: None,
             view: None,
             changed: true,
             since: Wall::now(),

@@ -16,9 +16,7 @@ const TAIL: usize = 20;
 /// What was ordered.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
-    Start,
-    Stop,
-    Restart { mode: Mode, build: bool },
+    Order(Order),
     Reload(Box<Reloaded>),
 }
 
@@ -58,22 +56,12 @@ struct Before {
 
 impl Supervisor {
     /// Orders the same of several processes.
-    pub(super) fn order_all(&mut self, kind: Kind, names: &[String], slot: ReplySlot) {
-        let order = match &kind {
-            Kind::Start => Order::Start,
-            Kind::Stop => Order::Stop,
-            Kind::Restart { mode, build } => Order::Restart {
-                mode: *mode,
-                build: *build,
-            },
-            // A reload makes its members by itself.
-            Kind::Reload(_) => return,
-        };
+    pub(super) fn order_all(&mut self, order: Order, names: &[String], slot: ReplySlot) {
         let members = names
             .iter()
-            .map(|name| (name.clone(), self.id_of(name), order.clone()))
+            .map(|name| (name.clone(), self.id_of(name), order))
             .collect();
-        self.gather(kind, members, slot);
+        self.gather(Kind::Order(order), members, slot);
     }
 
     /// Gives each its order. What others depend on is told last to stop, so that they end first.
@@ -106,7 +94,7 @@ impl Supervisor {
                 done: None,
             });
         }
-        if kind == Kind::Stop {
+        if kind == Kind::Order(Order::Stop) {
             let ranks = self.ranks();
             let rank = |id: &UnitId| ranks.iter().rev().position(|r| r == id);
             orders = in_order(orders, |(id, _, _)| rank(id).unwrap_or(usize::MAX) as u64);
@@ -253,7 +241,7 @@ impl Supervisor {
                 }
                 (why, _) => words(why),
             }),
-            old_serves: failed && serves && !rolled_back && *kind != Kind::Stop,
+            old_serves: failed && serves && !rolled_back && *kind != Kind::Order(Order::Stop),
             rolled_back,
             tail: if failed {
                 self.tail(id, unit, result, exit.as_ref())
@@ -303,7 +291,7 @@ impl Supervisor {
 fn reply(kind: Kind, members: Vec<Target>) -> Reply {
     let done = members.into_iter().filter_map(|m| m.done);
     match kind {
-        Kind::Start | Kind::Stop | Kind::Restart { .. } => Reply::Units(done.collect()),
+        Kind::Order(_) => Reply::Units(done.collect()),
         Kind::Reload(mut reloaded) => {
             for failed in done.filter(|d| !d.ok) {
                 let why = failed

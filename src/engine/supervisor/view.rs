@@ -10,7 +10,7 @@ use crate::config::{Mode, PortWish};
 use crate::engine::snapshot::{
     BuildView, EVENTS, EventView, Snapshot, State, UnitView, log_trouble,
 };
-use crate::lifecycle::{Facts, UnitId};
+use crate::lifecycle::{Facts, RunKey, UnitId};
 
 use super::{Phase, Supervisor, Unit};
 
@@ -96,7 +96,7 @@ impl Supervisor {
             .iter()
             .filter_map(|id| self.units.get(id)?.view.clone())
             .collect();
-        let dev = units.iter().any(|u| u.mode == Mode::Dev);
+        let dev = units.iter().any(|u| u.facts.mode == Mode::Dev);
         self.handle.snapshot.publish(Snapshot {
             seq: self.snapshot_seq,
             project: old.project.clone(),
@@ -112,16 +112,20 @@ impl Supervisor {
 
     /// True if the unit has to be shown anew.
     fn refresh(&mut self, id: UnitId) -> bool {
-        let Some(facts) = self.fleet.facts(id) else {
+        let Some(mut facts) = self.fleet.facts(id) else {
             return false;
         };
         let Some(unit) = self.units.get_mut(&id) else {
             return false;
         };
-        if !unit.changed && unit.facts.as_ref() == Some(&facts) {
+        if unit.process.health.is_none() {
+            facts.healthy = None;
+        }
+        let before = unit.view.as_ref().map(|view| &view.facts);
+        if !unit.changed && before == Some(&facts) {
             return false;
         }
-        let before = unit.facts.as_ref().map(|f| (f.state, f.pid));
+        let before = before.map(|f| (f.state, f.pid));
         let passed = before.is_none_or(|(state, _)| state != facts.state);
         if passed {
             unit.since = Wall::now();
@@ -131,8 +135,14 @@ impl Supervisor {
             Some(PortWish::Auto) => self.state.port_of(&unit.process.name),
             None => None,
         };
-        unit.view = Some(Arc::new(unit.show(&facts, port)));
-        unit.changed = false;
+        let generation = facts.generation;
+        let run = generation.and_then(|generation| {
+            let key = RunKey {
+                unit: id,
+                generation,
+            };
+            Some(self.books.get(&key)?.run)
+        });
         let words = state_words(&facts);
         // At first it is starting before it is there.
         let told = match before {
@@ -143,7 +153,8 @@ impl Supervisor {
             State::Crashed | State::Failed => Level::Warn,
             _ => Level::Info,
         };
-        unit.facts = Some(facts);
+        unit.view = Some(Arc::new(unit.show(facts, run, port)));
+        unit.changed = false;
         if told {
             self.noted(level, Some(id), "state", words);
         }
@@ -152,29 +163,17 @@ impl Supervisor {
 }
 
 impl Unit {
-    fn show(&self, facts: &Facts, port: Option<u16>) -> UnitView {
+    fn show(&self, facts: Facts, run: Option<u64>, port: Option<u16>) -> UnitView {
         let process = &self.process;
         UnitView {
             name: process.name.clone(),
             kind: process.kind,
-            state: facts.state,
-            wanted: facts.wanted,
-            mode: facts.mode,
-            pid: facts.pid,
             since: self.since,
-            started: facts.started,
-            ready: facts.ready,
-            healthy: process.health.as_ref().and(facts.healthy),
-            restarts: facts.restarts,
-            crashes: facts.crashes,
-            next_start: facts.next_start,
-            stale: facts.stale,
-            build: self.show_build(facts),
+            run,
+            build: self.show_build(&facts),
+            facts,
             exits: Arc::clone(&self.exits),
             depends_on: process.depends_on.iter().map(|d| d.name.clone()).collect(),
-            rolled_back: facts.rolled_back,
-            reason: facts.reason.clone(),
-            hopeless: facts.hopeless,
             port,
             log: Arc::clone(&self.log),
             build_log: Arc::clone(&self.build_log),

@@ -297,7 +297,7 @@ fn a_failed_newest_build_is_told_with_the_logs() {
     print(&stage.handle.snapshot.now().units[0].log, 1);
     stage.change_unit("web", |web| {
         web.build = Some(broken(8));
-        web.stale = true;
+        web.facts.stale = true;
     });
     let text = stage.text("search_logs", json!({"process": "web"}));
     assert_eq!(

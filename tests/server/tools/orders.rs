@@ -10,6 +10,7 @@ use bpm::engine::handle::Reloaded;
 use bpm::engine::handle::Reply;
 use bpm::engine::handle::Request;
 use bpm::engine::snapshot::{BuildState, State};
+use bpm::lifecycle::Order;
 use bpm::server::service::Answer;
 use bpm::server::service::Caller;
 use bpm::server::service::ClientKind;
@@ -26,10 +27,12 @@ fn a_good_restart_is_answered_with_data() {
     let (ask, answer) = stage.order("restart", json!({"process": "web"}), reply.clone());
     assert_eq!(
         ask,
-        Request::Restart {
+        Request::Order {
+            order: Order::Restart {
+                mode: Mode::Dev,
+                build: true
+            },
             names: vec!["web".into()],
-            mode: Mode::Dev,
-            build: true
         }
     );
     let (value, text) = stage.checked("restart", answer);
@@ -48,10 +51,12 @@ fn a_good_restart_is_answered_with_data() {
     let (ask, _) = stage.order("restart", args, reply);
     assert_eq!(
         ask,
-        Request::Restart {
+        Request::Order {
+            order: Order::Restart {
+                mode: Mode::Release,
+                build: false
+            },
             names: vec!["web".into()],
-            mode: Mode::Release,
-            build: false
         }
     );
 }
@@ -62,7 +67,7 @@ fn a_star_is_all_processes_that_are_to_be_up() {
     let stage = Stage::new(vec![unit("api"), stopped, unit("web")]);
     let reply = Reply::Units(vec![good("api"), good("web")]);
     let (ask, answer) = stage.order("restart", json!({"process": "*"}), reply);
-    let Request::Restart { names, .. } = ask else {
+    let Request::Order { names, .. } = ask else {
         panic!("{ask:?}")
     };
     assert_eq!(names, ["api", "web"], "what is stopped stays so");
@@ -75,8 +80,9 @@ fn a_star_is_all_processes_that_are_to_be_up() {
     let (ask, answer) = stage.order("stop", json!({"process": "*"}), reply);
     assert_eq!(
         ask,
-        Request::Stop {
-            names: vec!["api".into(), "spare".into(), "web".into()]
+        Request::Order {
+            order: Order::Stop,
+            names: vec!["api".into(), "spare".into(), "web".into()],
         }
     );
     let (value, text) = stage.checked("stop", answer);
@@ -141,7 +147,7 @@ fn a_failed_start_tells_its_end_and_the_rollback() {
     }
     // Nothing serves: then it is said when it is tried again.
     stage.change_unit("web", |web| {
-        web.next_start = Some(Mono::now().after(Duration::from_secs(600)));
+        web.facts.next_start = Some(Mono::now().after(Duration::from_secs(600)));
     });
     let down = Done {
         rolled_back: false,
@@ -198,8 +204,8 @@ fn an_order_that_takes_longer_goes_on_and_says_how_to_wait() {
     }
     // What runs already needs no patience; there is no old run beside what is only starting.
     stage.change_unit("web", |web| {
-        web.state = State::Starting;
-        web.ready = Some(false);
+        web.facts.state = State::Starting;
+        web.facts.ready = Some(false);
         web.build = None;
     });
     let answer = stage.call("start", json!({"process": "web", "timeout_seconds": 0}));
@@ -238,8 +244,8 @@ fn of_several_that_take_longer_those_that_are_done_are_told_apart() {
     let step = stage.step("restart", json!({"process": "*", "timeout_seconds": 0}));
     let answer = stage.finish(step, |_| {
         stage.change_unit("api", |api| {
-            api.pid = Some(4800);
-            api.started = Some(Mono::now().after(Duration::from_secs(1)));
+            api.facts.pid = Some(4800);
+            api.facts.started = Some(Mono::now().after(Duration::from_secs(1)));
         });
         stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
         None
@@ -328,8 +334,9 @@ fn start_and_stop_say_what_they_found() {
     );
     assert_eq!(
         ask,
-        Request::Start {
-            names: vec!["web".into()]
+        Request::Order {
+            order: Order::Start,
+            names: vec!["web".into()],
         }
     );
     let (_, text) = stage.checked("start", answer);
@@ -349,8 +356,9 @@ fn start_and_stop_say_what_they_found() {
     );
     assert_eq!(
         ask,
-        Request::Stop {
-            names: vec!["web".into()]
+        Request::Order {
+            order: Order::Stop,
+            names: vec!["web".into()],
         }
     );
     let (value, text) = stage.checked("stop", answer);

@@ -220,8 +220,8 @@ fn a_shutdown_says_who_is_waited_for() {
     assert_eq!(stage.poll(&mut *task, &mut out), None);
     let stop = |name: &str| {
         stage.change_unit(name, |unit| {
-            unit.state = State::Stopped;
-            unit.pid = None;
+            unit.facts.state = State::Stopped;
+            unit.facts.pid = None;
         });
     };
     stop("web");

@@ -123,10 +123,10 @@ fn templates_and_completions_know_the_processes() {
 #[test]
 fn the_prompt_has_the_crash_card_and_the_last_lines() {
     let mut web = unit("web");
-    web.state = State::Crashed;
-    web.pid = None;
-    web.crashes = 3;
-    web.next_start = Some(Mono::now().after(Duration::from_secs(90)));
+    web.facts.state = State::Crashed;
+    web.facts.pid = None;
+    web.facts.crashes = 3;
+    web.facts.next_start = Some(Mono::now().after(Duration::from_secs(90)));
     web.exits = Arc::new(VecDeque::from([exit(1, 0), exit(2, 101)]));
     print(&web.log, 3);
     let stage = Stage::new(vec![web]);
@@ -161,7 +161,7 @@ fn the_prompt_has_the_crash_card_and_the_last_lines() {
 #[test]
 fn probes_are_answered_by_pages() {
     let mut task = idle("migrate", State::Done);
-    task.wanted = true;
+    task.facts.wanted = true;
     let stage = Stage::new(vec![unit("web"), task, idle("spare", State::Stopped)]);
     let page = |path: &str| {
         let page = stage.tools.page(path).unwrap();
@@ -175,7 +175,7 @@ fn probes_are_answered_by_pages() {
     assert_eq!(body["version"], env!("CARGO_PKG_VERSION"));
     assert!(body["uptime_seconds"].is_number());
     assert_eq!(page("/readyz").0, 200);
-    stage.change_unit("web", |web| web.state = State::Starting);
+    stage.change_unit("web", |web| web.facts.state = State::Starting);
     let (status, body) = page("/readyz");
     assert_eq!((status, &body["waiting_for"]), (503, &json!(["web"])));
     stage.change(|snapshot| snapshot.stopping = true);

@@ -11,6 +11,7 @@ use bpm::engine::handle::{Command, CommandReceiver, Done, Handle, Identity, Repl
 use bpm::engine::snapshot::{
     BuildError, BuildState, BuildView, EventView, ExitView, Snapshot, SnapshotCell, State, UnitView,
 };
+use bpm::lifecycle::Facts;
 use bpm::log::search::Stream;
 use bpm::log::store::{Limits, Log};
 use bpm::os::poll::{Mailbox, Waker};
@@ -73,25 +74,31 @@ pub(crate) fn unit(name: &str) -> UnitView {
     let log = || Log::new(LIMITS, 1, 1);
     UnitView {
         kind: Kind::Rust,
-        state: State::Running,
-        wanted: true,
-        mode: Mode::Dev,
-        pid: Some(4711),
+        facts: Facts {
+            state: State::Running,
+            wanted: true,
+            mode: Mode::Dev,
+            pid: Some(4711),
+            started: Some(Mono::now()),
+            ready: Some(true),
+            ..Facts::idle()
+        },
         since: Wall(1_795_229_210_123),
-        started: Some(Mono::now()),
-        ready: Some(true),
+        run: Some(1),
         ..UnitView::idle(name, log(), log())
     }
 }
 
 /// Nothing of it runs.
 pub(crate) fn idle(name: &str, state: State) -> UnitView {
-    UnitView {
+    let facts = Facts {
         state,
-        wanted: false,
-        pid: None,
-        started: None,
-        ready: None,
+        mode: Mode::Dev,
+        ..Facts::idle()
+    };
+    UnitView {
+        facts,
+        run: None,
         ..unit(name)
     }
 }

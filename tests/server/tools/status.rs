@@ -54,7 +54,7 @@ fn a_log_that_is_not_written_to_disk_is_told() {
 fn status_has_each_field_and_reads_usage_once_a_second() {
     let mut web = unit("web");
     web.build = Some(broken(8));
-    web.stale = true;
+    web.facts.stale = true;
     web.exits = Arc::new(VecDeque::from([exit(3, 101)]));
     web.port = Some(5173);
     web.depends_on = vec!["db".into()];
@@ -151,7 +151,7 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
 fn a_run_that_the_last_reading_does_not_know_is_read_anew() {
     let stage = Stage::new(vec![unit("web")]);
     stage.data("get_status", json!({}));
-    stage.change_unit("web", |web| web.pid = Some(4712));
+    stage.change_unit("web", |web| web.facts.pid = Some(4712));
     let value = stage.data("get_status", json!({}));
     assert_eq!(value["processes"][0]["rss_bytes"], 48 << 20);
     assert_eq!(*stage.readings.lock().unwrap(), 2);

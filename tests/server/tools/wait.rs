@@ -17,7 +17,7 @@ fn wait_for_ready_is_met_once_it_is_and_told_when_it_can_not_be() {
     let stage = Stage::new(vec![unit("web")]);
     assert_eq!(stage.data("wait", json!({"process": "web"}))["met"], true);
 
-    stage.change_unit("web", |web| web.state = State::Starting);
+    stage.change_unit("web", |web| web.facts.state = State::Starting);
     let mut task = stage.waiting("wait", json!({"process": "web", "for": "ready"}));
     let mut out = Vec::new();
     assert_eq!(stage.poll(&mut *task, &mut out), None);
@@ -26,7 +26,7 @@ fn wait_for_ready_is_met_once_it_is_and_told_when_it_can_not_be() {
             .unwrap()
             .contains("web: starting")
     );
-    stage.change_unit("web", |web| web.state = State::Running);
+    stage.change_unit("web", |web| web.facts.state = State::Running);
     stage.sleep(&*task);
     let (value, _) = stage.checked("wait", stage.poll(&mut *task, &mut out).unwrap());
     assert_eq!(
@@ -44,7 +44,7 @@ fn wait_for_ready_is_met_once_it_is_and_told_when_it_can_not_be() {
     );
     stage.change_unit("web", |web| {
         web.build = Some(broken(8));
-        web.stale = true;
+        web.facts.stale = true;
     });
     let value = stage.data("wait", json!({"process": "web"}));
     assert_eq!(value["met"], true);
@@ -60,7 +60,7 @@ fn wait_for_ready_is_met_once_it_is_and_told_when_it_can_not_be() {
 #[test]
 fn wait_ends_at_once_where_it_can_not_be_met() {
     let mut failed = idle("task", State::Failed);
-    failed.wanted = true;
+    failed.facts.wanted = true;
     failed.kind = Kind::Task;
     failed.exits = Arc::new(VecDeque::from([exit(1, 3)]));
     let run = failed.log.begin(Wall(0));
@@ -167,7 +167,7 @@ fn wait_for_an_exit_takes_the_next_one_or_what_came_after_the_cursor() {
     assert_eq!(stage.poll(&mut *task, &mut out), None);
     stage.change_unit("web", |web| {
         Arc::make_mut(&mut web.exits).push_back(exit(2, 7));
-        web.state = State::Crashed;
+        web.facts.state = State::Crashed;
     });
     stage.sleep(&*task);
     let (value, _) = stage.checked("wait", stage.poll(&mut *task, &mut out).unwrap());
@@ -256,7 +256,7 @@ fn wait_for_a_change_and_for_a_process_that_goes() {
         (&json!("state: stopping"), &json!(2))
     );
 
-    stage.change_unit("web", |web| web.state = State::Starting);
+    stage.change_unit("web", |web| web.facts.state = State::Starting);
     let mut task = stage.waiting("wait", json!({"process": "web"}));
     assert_eq!(stage.poll(&mut *task, &mut out), None);
     stage.change(|snapshot| snapshot.units.retain(|unit| unit.name != "web"));
@@ -266,7 +266,7 @@ fn wait_for_a_change_and_for_a_process_that_goes() {
         (&json!(false), &Value::Null)
     );
 
-    stage.change_unit("api", |api| api.state = State::Starting);
+    stage.change_unit("api", |api| api.facts.state = State::Starting);
     stage.change(|snapshot| snapshot.stopping = true);
     let value = stage.data("wait", json!({"process": "api"}));
     assert_eq!(value["reason"], "bpm is stopping");
@@ -275,7 +275,7 @@ fn wait_for_a_change_and_for_a_process_that_goes() {
 #[test]
 fn time_over_is_no_error_and_who_leaves_is_forgotten() {
     let stage = Stage::new(vec![unit("web")]);
-    stage.change_unit("web", |web| web.state = State::Starting);
+    stage.change_unit("web", |web| web.facts.state = State::Starting);
     let args = json!({"process": "web", "timeout_seconds": 0.02});
     let value = stage.data("wait", args.clone());
     assert_eq!(value["met"], false);
