@@ -44,8 +44,13 @@ bench-agents *args: (bench "door" "proxy" args)
 # Memory and wake-ups
 bench-idle *args: (bench "idle" args)
 
-# A clean build: time, crates, size
-bench-build: (bench "build")
+# Clean builds of a revision and of this tree in turns: `just bench-build BASE=REVISION`
+bench-build base="HEAD" rounds="3":
+    benches/build.sh {{base}} {{rounds}}
+
+# Lines of code without comments, blank lines and tests, by folder
+lines *args:
+    .ci/lines {{args}}
 
 # Ten minutes of thirty processes and twenty clients: does bpm grow?
 soak *args:
