@@ -1,5 +1,6 @@
 //! The hands: the only `unsafe`, the only system calls. Knows nothing of configuration.
 
+pub mod cgroup;
 pub mod copy;
 pub mod detach;
 pub mod fds;
@@ -11,8 +12,10 @@ pub mod memory;
 pub mod net;
 pub mod notify;
 pub mod peer;
+pub mod pidfd;
 pub mod poll;
 pub mod proc;
+pub mod pty;
 pub mod reap;
 pub mod spawn;
 #[cfg(test)]

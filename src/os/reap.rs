@@ -29,6 +29,18 @@ pub enum End {
 }
 
 impl End {
+    /// Of a status in the form of wait(2).
+    pub fn of_status(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signal {
+                number: libc::WTERMSIG(status),
+                core: libc::WCOREDUMP(status),
+            }
+        } else {
+            Self::Code(libc::WEXITSTATUS(status))
+        }
+    }
+
     /// By itself, with exit code 0.
     pub fn is_success(self) -> bool {
         self == Self::Code(0)
@@ -86,20 +98,12 @@ pub fn reap(pid: i32) -> Option<Death> {
     if got != pid {
         return None;
     }
-    let end = if libc::WIFSIGNALED(status) {
-        End::Signal {
-            number: libc::WTERMSIG(status),
-            core: libc::WCOREDUMP(status),
-        }
-    } else {
-        End::Code(libc::WEXITSTATUS(status))
-    };
     let span = |t: libc::timeval| {
         Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
     };
     Some(Death {
         pid,
-        end,
+        end: End::of_status(status),
         cpu: span(usage.ru_utime) + span(usage.ru_stime),
         peak_rss: usage.ru_maxrss as u64 * 1024,
     })
