@@ -48,6 +48,8 @@ pub struct Built {
 pub struct Message {
     /// For people, with its newline.
     pub rendered: String,
+    /// The path of the package's `Cargo.toml`.
+    pub manifest: String,
     /// It is an error, and this is it.
     pub error: Option<BuildError>,
 }
@@ -78,7 +80,7 @@ impl CargoLine {
                 bin: strings(&value["target"]["kind"]).any(|k| k == "bin"),
                 executable: value["executable"].as_str().map(str::to_string),
             }),
-            "compiler-message" => Self::Message(message(&value["message"])),
+            "compiler-message" => Self::Message(message(&value)),
             "build-script-executed" => Self::Script(Script {
                 package_id: text(&value["package_id"]),
                 linked_paths: strings(&value["linked_paths"])
@@ -102,13 +104,15 @@ fn pairs(value: &Value) -> Vec<(String, String)> {
     items(value).filter_map(pair).collect()
 }
 
-fn message(value: &Value) -> Message {
+fn message(line: &Value) -> Message {
+    let value = &line["message"];
     let words = value["message"].as_str().unwrap_or_default();
     let level = value["level"].as_str().unwrap_or_default();
     // "aborting due to 2 previous errors" counts errors, it is none.
     let is_error = level.starts_with("error") && !words.starts_with("aborting due to");
     Message {
         rendered: text(&value["rendered"]),
+        manifest: text(&line["manifest_path"]),
         error: is_error.then(|| {
             let span = items(&value["spans"])
                 .find(|s| s["is_primary"] == true)

@@ -22,19 +22,6 @@ pub struct Artifact {
     pub env: Vec<(String, String)>,
 }
 
-/// One error of a compiler.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildError {
-    /// As the compiler names it.
-    pub file: Option<String>,
-    /// From 1.
-    pub line: Option<u64>,
-    /// From 1.
-    pub column: Option<u64>,
-    /// First line of the message, with its code: `E0308: mismatched types`.
-    pub message: String,
-}
-
 /// One program to execute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exec {

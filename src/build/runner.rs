@@ -13,7 +13,8 @@ use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::base::table::in_order;
 use crate::build::cargo::{self, Built, CargoLine, Script};
-use crate::build::{Artifact, BuildError, BuildPlan, text};
+use crate::build::diagnostics::{Diagnostics, Places};
+use crate::build::{Artifact, BuildErrors, BuildPlan, text};
 use crate::engine::handle::{BuildOutcome, Handle, Notice};
 use crate::log::search::Stream;
 use crate::log::store::Log;
@@ -47,6 +48,8 @@ pub struct BuildJob {
     pub run: u64,
     /// What was started.
     pub plan: BuildPlan,
+    /// The project's root.
+    pub root: PathBuf,
     /// The read end of its standard output.
     pub stdout: OwnedFd,
     /// The read end of its standard error.
@@ -114,7 +117,12 @@ struct Reader {
 impl Reader {
     fn run(self, job: BuildJob) {
         let (unit, id) = (job.unit, job.id);
-        let mut output = Output::new(job.log, job.run);
+        let places = Places {
+            root: &job.root,
+            cwd: &job.plan.cwd,
+            exists: &|path| path.exists(),
+        };
+        let mut output = Output::new(job.log, job.run, places);
         let mut pipes = [job.stdout, job.stderr].map(|fd| Some(File::from(fd)));
         let mut buffer = vec![0; 64 << 10];
         let mut reporter = Reporter::default();
@@ -149,7 +157,7 @@ impl Reader {
         let outcome = Box::new(match end {
             Ok(()) => BuildOutcome {
                 result: made(&output, &job.plan, &job.bin_dir, &job.keep),
-                errors: Vec::new(),
+                errors: BuildErrors::default(),
             },
             Err(words) => BuildOutcome {
                 result: Err(words),
@@ -166,7 +174,7 @@ impl Reader {
 }
 
 /// Reads what is in a pipe already.
-fn drain(stream: usize, pipe: &mut Option<File>, output: &mut Output, buffer: &mut [u8]) {
+fn drain(stream: usize, pipe: &mut Option<File>, output: &mut Output<'_>, buffer: &mut [u8]) {
     let mut left = DRAIN;
     while left > 0 {
         let fd = pipe.as_ref().map(File::as_fd);
@@ -229,25 +237,25 @@ impl Line {
 }
 
 /// What a build's output tells.
-struct Output {
+struct Output<'a> {
     log: Arc<Log>,
     run: u64,
     lines: [Line; 2],
-    errors: Vec<BuildError>,
-    texts: [text::Errors; 2],
+    diagnostics: Diagnostics,
+    places: Places<'a>,
     built: Vec<Built>,
     scripts: Vec<Script>,
     phase: String,
 }
 
-impl Output {
-    fn new(log: Arc<Log>, run: u64) -> Self {
+impl<'a> Output<'a> {
+    fn new(log: Arc<Log>, run: u64, places: Places<'a>) -> Self {
         Self {
             log,
             run,
             lines: Default::default(),
-            errors: Vec::new(),
-            texts: Default::default(),
+            diagnostics: Diagnostics::default(),
+            places,
             built: Vec::new(),
             scripts: Vec::new(),
             phase: String::new(),
@@ -316,7 +324,7 @@ impl Output {
             }
         }
         let text = text::plain(&line.text);
-        self.texts[stream].line(&text);
+        self.diagnostics.line(stream, &text);
         if let Some(phase) = text::phase(&text) {
             self.phase = phase;
         }
@@ -329,9 +337,7 @@ impl Output {
             CargoLine::Message(message) => {
                 // Where cargo itself would print it.
                 self.log(1, message.rendered.as_bytes());
-                if self.errors.len() < text::ERRORS {
-                    self.errors.extend(message.error);
-                }
+                self.diagnostics.message(message, &self.places);
             }
             CargoLine::Artifact(_)
             | CargoLine::Script(_)
@@ -347,22 +353,14 @@ impl Output {
         }
     }
 
-    /// The first errors: of the compiler's messages, else what looks like one in the text.
-    fn errors(self) -> Vec<BuildError> {
-        if !self.errors.is_empty() {
-            return self.errors;
-        }
-        let [stdout, stderr] = self.texts;
-        let mut found = stderr.take();
-        found.extend(stdout.take());
-        found.truncate(text::ERRORS);
-        found
+    fn errors(self) -> BuildErrors {
+        self.diagnostics.take(&self.places)
     }
 }
 
 /// What a build that ended well made.
 fn made(
-    output: &Output,
+    output: &Output<'_>,
     plan: &BuildPlan,
     bin_dir: &Path,
     keep: &[PathBuf],

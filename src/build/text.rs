@@ -3,10 +3,7 @@
 //! What people's build tools print: the phase a build is in, and errors at a place, for builds that
 //! have no messages for machines.
 
-use super::BuildError;
-
-/// How many errors of a build are kept.
-pub const ERRORS: usize = 10;
+use super::{BuildError, BuildErrors};
 
 /// A line without escape sequences, for reading only; invalid UTF-8 replaced.
 pub fn plain(line: &[u8]) -> String {
@@ -56,50 +53,83 @@ pub fn phase(line: &str) -> Option<String> {
 /// Finds errors in lines, one after the other.
 #[derive(Debug, Default)]
 pub struct Errors {
-    found: Vec<BuildError>,
+    found: BuildErrors,
     /// The last one has no place yet: ` --> src/main.rs:1:2` may follow.
     open: bool,
     /// `Caused by:` was the line before.
     cause: bool,
+    /// The line before belonged to the first error.
+    first: bool,
+    /// A line that only counts errors: said where there is no other.
+    summary: Option<BuildError>,
 }
 
 impl Errors {
     /// Looks at the next line, without escapes.
     pub fn line(&mut self, line: &str) {
-        if let Some(error) = placed(line).or_else(|| bare(line)) {
-            self.open = error.file.is_none();
-            if self.found.len() < ERRORS {
-                self.found.push(error);
-            } else {
+        let error = placed(line).or_else(|| bare(line));
+        if let Some(error) = error {
+            if counts(&error) {
+                self.first = false;
                 self.open = false;
+                self.summary.get_or_insert(error);
+                return;
             }
-        } else if !self.open {
+            let before = self.found.list.len();
+            self.first = self.found.count == 0;
+            let placeless = error.file.is_none();
+            self.found.add(error, &mut std::iter::once(line.into()));
+            self.open = placeless && self.found.list.len() > before;
+            self.cause = false;
+            return;
+        }
+        self.first &= belongs(line);
+        if self.first {
+            self.found.more_text(line);
+        }
+        if !self.open {
             // Nothing that this line could belong to.
         } else if let Some(place) = line.trim_start().strip_prefix("--> ") {
             self.open = false;
-            if let (Some(last), Some((file, l, c))) = (self.found.last_mut(), place_of(place)) {
+            if let (Some(last), Some((file, l, c))) = (self.found.list.last_mut(), place_of(place))
+            {
                 (last.file, last.line, last.column) = (Some(file), Some(l), c);
             }
         } else if self.cause {
             self.open = false;
-            if let Some(last) = self.found.last_mut() {
+            if let Some(last) = self.found.list.last_mut() {
                 last.message = format!("{}: {}", last.message, line.trim());
             }
         }
         self.cause = self.open && line == "Caused by:";
     }
 
-    /// What was found, without the lines that only count the others.
-    pub fn take(self) -> Vec<BuildError> {
-        let counts = |m: &str| {
-            m.starts_with("could not compile ")
-                || m.starts_with("aborting due to ")
-                || m == "build script logged errors"
-        };
-        let (summary, real): (Vec<_>, Vec<_>) =
-            self.found.into_iter().partition(|e| counts(&e.message));
-        if real.is_empty() { summary } else { real }
+    /// What was found.
+    pub fn take(mut self) -> BuildErrors {
+        if let Some(summary) = self.summary.filter(|_| self.found.count == 0) {
+            let line = format!("error: {}", summary.message);
+            self.found.add(summary, &mut std::iter::once(line));
+        }
+        let text = &mut self.found.text;
+        let used = text.iter().rposition(|line| !line.trim().is_empty());
+        text.truncate(used.map_or(0, |last| last + 1));
+        self.found
     }
+}
+
+/// It only counts other errors.
+fn counts(error: &BuildError) -> bool {
+    let message = &error.message;
+    message.starts_with("could not compile ")
+        || message.starts_with("aborting due to ")
+        || message == "build script logged errors"
+}
+
+/// The text of an error goes on: source, arrows, notes.
+fn belongs(line: &str) -> bool {
+    let source = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    let begun = ["Caused by:", "note:", "help:"];
+    line.is_empty() || source.starts_with(' ') || begun.iter().any(|b| line.starts_with(b))
 }
 
 /// `error: words`, `error[E0308]: words` at the start of a line (cargo, rustc).
@@ -167,6 +197,7 @@ fn in_parentheses(text: &str) -> Option<(String, u64, Option<u64>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::diagnostics::ERRORS;
 
     type Flat = (Option<String>, Option<u64>, Option<u64>, String);
 
@@ -174,7 +205,7 @@ mod tests {
         let mut errors = Errors::default();
         text.lines().for_each(|l| errors.line(l));
         let flat = |e: BuildError| (e.file, e.line, e.column, e.message);
-        errors.take().into_iter().map(flat).collect()
+        errors.take().list.into_iter().map(flat).collect()
     }
 
     fn at(file: &str, line: u64, column: u64, words: &str) -> Flat {
@@ -255,12 +286,12 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_ten_are_kept() {
+    fn the_first_few_are_kept() {
         let text = "error: a\n".repeat(5000);
         assert_eq!(errors(&text).len(), ERRORS);
         // A place after the last does not go to one before.
-        let text = "error: a\n".repeat(11) + " --> src/main.rs:1:1\n";
-        assert_eq!(errors(&text)[9], bare("a"));
+        let text = "error: a\n".repeat(ERRORS + 1) + " --> src/main.rs:1:1\n";
+        assert_eq!(errors(&text)[ERRORS - 1], bare("a"));
     }
 
     #[test]

@@ -187,8 +187,7 @@ pub enum Notice {
 pub struct BuildOutcome {
     /// What can be started now; Err: why not, in words.
     pub result: Result<Artifact, String>,
-    /// The first errors.
-    pub errors: Vec<crate::engine::snapshot::BuildError>,
+    pub errors: crate::build::BuildErrors,
 }
 
 /// Where a reply is put.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
-pub use crate::build::BuildError;
+pub use crate::build::{BuildError, BuildErrors};
 use crate::config::{Kind, Mode};
 use crate::lifecycle::Facts;
 pub use crate::lifecycle::State;
@@ -148,8 +148,7 @@ pub struct BuildView {
     pub took: Option<Duration>,
     /// Its end.
     pub ok: Option<bool>,
-    /// The first errors.
-    pub errors: Arc<Vec<BuildError>>,
+    pub errors: Arc<BuildErrors>,
 }
 
 impl BuildView {

@@ -475,7 +475,7 @@ fn build(build: &BuildView, now: Option<Mono>) -> Value {
         ("id", build.id.into()),
         ("ok", or_null(build.ok)),
         ("seconds", or_null(took.map(seconds))),
-        ("errors", list(build.errors.iter().map(build_error))),
+        ("errors", list(build.errors.list.iter().map(build_error))),
     ])
 }
 

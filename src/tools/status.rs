@@ -330,7 +330,7 @@ pub(super) fn build(build: &BuildView, now: Mono) -> Value {
         ("at", build.at.rfc3339().into()),
         ("seconds", or_null(build_time(build, now).map(seconds))),
         ("ok", or_null(build.ok)),
-        ("errors", list(build.errors.iter().map(build_error))),
+        ("errors", list(build.errors.list.iter().map(build_error))),
     ])
 }
 

@@ -102,7 +102,7 @@ pub(super) fn tail(lines: &[String], room: usize) -> String {
 pub(super) fn errors(build: &BuildView) -> String {
     const MOST: usize = 10;
     let mut text = String::new();
-    for error in build.errors.iter().take(MOST) {
+    for error in build.errors.list.iter().take(MOST) {
         if let Some(file) = &error.file {
             text.push_str(file);
             for n in [error.line, error.column].into_iter().flatten() {
@@ -113,8 +113,8 @@ pub(super) fn errors(build: &BuildView) -> String {
         text.push_str(&clip(&error.message, LINE / 2));
         text.push('\n');
     }
-    if build.errors.len() > MOST {
-        let _ = writeln!(text, "and {} more errors", build.errors.len() - MOST);
+    if build.errors.count > MOST as u64 {
+        let _ = writeln!(text, "and {} more errors", build.errors.count - MOST as u64);
     }
     text
 }

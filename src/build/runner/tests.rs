@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::base::clock::Wall;
+use crate::build::BuildError;
 use crate::build::{Exec, Wanted};
 use crate::engine::handle::{self, CommandReceiver, Identity};
 use crate::engine::snapshot::{Snapshot, SnapshotCell};
@@ -77,6 +78,7 @@ impl House {
                 binary: self.binary.clone(),
                 cwd: cwd.clone(),
             },
+            root: cwd.clone(),
             stdout,
             stderr,
             bin_dir: cwd.join("bin"),
@@ -210,7 +212,7 @@ fn a_crate_is_built_broken_mended_and_kept_twice() {
     let broken = house.cargo(2);
     assert_eq!(broken.result, Err("exit code 101".into()));
     assert_eq!(
-        broken.errors,
+        broken.errors.list,
         [BuildError {
             file: Some("src/main.rs".into()),
             line: Some(2),
@@ -250,7 +252,7 @@ fn a_crate_is_built_broken_mended_and_kept_twice() {
     fs::write(root.join("Cargo.toml"), "[package]\nnome = \"app\"\n").unwrap();
     let broken = house.cargo(7);
     assert!(
-        broken.errors[0]
+        broken.errors.list[0]
             .message
             .starts_with("failed to parse manifest"),
         "{broken:?}"
@@ -278,8 +280,8 @@ fn a_build_of_another_kind_tells_its_errors_too() {
         "echo 'src/x.ts(3,5): error TS2322: no.'; printf 'half' >&2; exit 2",
     );
     assert_eq!(outcome.result, Err("exit code 2".into()));
-    assert_eq!(outcome.errors[0].file.as_deref(), Some("src/x.ts"));
-    assert_eq!(outcome.errors[0].message, "TS2322: no.");
+    assert_eq!(outcome.errors.list[0].file.as_deref(), Some("src/x.ts"));
+    assert_eq!(outcome.errors.list[0].message, "TS2322: no.");
     house.log.append(1, Stream::Stderr, b"\n");
     assert!(house.log(1).contains(&"half".to_string()));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
 use crate::build::runner::{BuildJob, Builder};
-use crate::build::{self, Artifact, BuildPlan};
+use crate::build::{self, Artifact, BuildErrors, BuildPlan};
 use crate::config::{self, Environment, Mode, Process};
 use crate::engine::handle::BuildOutcome;
 use crate::engine::snapshot::{BuildState, BuildView};
@@ -76,7 +76,7 @@ impl Supervisor {
             Ok(None) => {
                 let outcome = BuildOutcome {
                     result: Ok(Artifact::default()),
-                    errors: Vec::new(),
+                    errors: BuildErrors::default(),
                 };
                 return self.build_ended(unit, id, outcome);
             }
@@ -123,6 +123,7 @@ impl Supervisor {
             log,
             run,
             plan,
+            root: self.setup.config.root.clone(),
             stdout: spawned.stdout,
             stderr: spawned.stderr,
             bin_dir: self.setup.dir.bin(&process.name),

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::base::error::reason;
+use crate::build::BuildErrors;
 use crate::build::direnv;
 use crate::config::{self, EnvFile, Environment, Mode, PortWish, Process, Toggle};
 use crate::engine::handle::BuildOutcome;
@@ -328,7 +329,7 @@ impl Supervisor {
             Purpose::Build { unit, id, .. } => {
                 let outcome = BuildOutcome {
                     result: Err(why.into()),
-                    errors: Vec::new(),
+                    errors: BuildErrors::default(),
                 };
                 self.build_ended(unit, id, outcome);
             }

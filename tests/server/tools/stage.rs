@@ -9,7 +9,8 @@ use bpm::base::logger::Logger;
 use bpm::config::{Kind, Mode};
 use bpm::engine::handle::{Command, CommandReceiver, Done, Handle, Identity, Reply, Request};
 use bpm::engine::snapshot::{
-    BuildError, BuildState, BuildView, EventView, ExitView, Snapshot, SnapshotCell, State, UnitView,
+    BuildError, BuildErrors, BuildState, BuildView, EventView, ExitView, Snapshot, SnapshotCell,
+    State, UnitView,
 };
 use bpm::lifecycle::Facts;
 use bpm::log::search::Stream;
@@ -120,12 +121,19 @@ pub(crate) fn build(id: u64, state: BuildState) -> BuildView {
 
 pub(crate) fn broken(id: u64) -> BuildView {
     BuildView {
-        errors: Arc::new(vec![BuildError {
-            file: Some("src/main.rs".into()),
-            line: Some(3),
-            column: Some(5),
-            message: "E0308: mismatched types".into(),
-        }]),
+        errors: Arc::new(BuildErrors {
+            list: vec![BuildError {
+                file: Some("src/main.rs".into()),
+                line: Some(3),
+                column: Some(5),
+                message: "E0308: mismatched types".into(),
+            }],
+            count: 1,
+            text: vec![
+                "error[E0308]: mismatched types".into(),
+                " --> src/main.rs:3:5".into(),
+            ],
+        }),
         ..build(id, BuildState::Failed)
     }
 }

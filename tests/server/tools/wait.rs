@@ -120,11 +120,12 @@ fn an_answer_with_long_last_lines_is_short_and_has_its_cursor() {
         );
     }
     let mut failed = broken(run);
-    let mut errors = vec![failed.errors[0].clone(); 10];
-    for error in &mut errors {
+    let errors = Arc::make_mut(&mut failed.errors);
+    errors.list = vec![errors.list[0].clone(); 10];
+    errors.count = 10;
+    for error in &mut errors.list {
         error.message = "m".repeat(3_000);
     }
-    failed.errors = Arc::new(errors);
     web.build = Some(failed);
     let stage = Stage::new(vec![web]);
     let answer = stage.call("wait", json!({"process": "web", "for": "build"}));
