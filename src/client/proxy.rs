@@ -750,16 +750,11 @@ fn launch_if_needed(project: &Project) -> crate::base::error::Result<Option<Clie
         return Ok(Some(client));
     }
     let cannot = |why: String| Error::cannot("start the daemon", why);
+    let args = ["-d".into(), project.root.clone().into()];
+    let exe = "/proc/self/exe".as_ref();
     let spawned = spawn(&Launch {
-        program: "/proc/self/exe".as_ref(),
         argv0: Some("bpm".as_ref()),
-        args: &["-d".into(), project.root.clone().into()],
-        env: &project.env.0,
-        cwd: &project.root,
-        pass: &[],
-        nofile: None,
-        core: None,
-        umask: None,
+        ..Launch::new(exe, &args, &project.env.0, &project.root)
     })
     .map_err(|e| cannot(e.to_string()))?;
     let said = [spawned.stdout, spawned.stderr].map(read_all);

@@ -79,15 +79,8 @@ mod tests {
                 assert_eq!((a.len(), b.mode() & 0o7777), (b.len(), 0o700));
                 assert_ne!((a.dev(), a.ino()), (b.dev(), b.ino()));
                 let child = spawn(&Launch {
-                    program: to.as_os_str(),
                     argv0: Some(OsStr::new("true")),
-                    args: &[],
-                    env: &env(&[]),
-                    cwd: Path::new("/"),
-                    pass: &[],
-                    nofile: None,
-                    core: None,
-                    umask: None,
+                    ..Launch::new(to.as_os_str(), &[], &env(&[]), Path::new("/"))
                 })
                 .unwrap();
                 assert_eq!(ended(child.pid).end, End::Code(0));

@@ -111,6 +111,7 @@ mod tests {
     use super::super::testing::{Folder, eventually};
     use super::*;
 
+    #[allow(clippy::disallowed_methods)] // the parent of the process must not be us
     /// A grandchild of ours whose parent is a shell that waits for it and then reads: (shell, pid of the grandchild).
     fn grandchild(script: &str) -> (std::process::Child, i32) {
         use std::io::{BufRead, BufReader};

@@ -33,8 +33,9 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::stat::Mode;
 
 use super::fds::{nothing, set_nonblocking};
 use super::reap::Masked;
@@ -43,8 +44,30 @@ use explain::{is_text, path, words};
 /// Where a program is looked for when its environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// What to start. The child gets the environment given here and nothing of ours; it reads from the null
-/// device and writes to two new pipes.
+/// Where a process reads from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stdin {
+    /// The null device: at its end at once.
+    #[default]
+    Null,
+    /// A pipe to which nothing is written and that never ends: the process itself holds its other end, so that it
+    /// does not end with the daemon either.
+    Open,
+}
+
+/// The user that a process runs as.
+#[derive(Debug, Clone, Copy)]
+pub struct User<'a> {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: &'a [u32],
+}
+
+/// What to start. The child gets the environment given here and nothing of ours; [`spawn`] gives it two new
+/// pipes to write to, [`spawn_on`] a terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
     /// With a slash: a path, relative to `cwd`. Without: looked for in the PATH of `env`.
@@ -67,6 +90,43 @@ pub struct Launch<'a> {
     pub core: Option<u64>,
     /// Mask of modes of new files; None leaves ours.
     pub umask: Option<u32>,
+    /// Where it reads from.
+    pub stdin: Stdin,
+    /// The folder of the cgroup that it begins in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// -20 to 19 (setpriority(2)); None leaves ours.
+    pub nice: Option<i32>,
+    /// -1000 to 1000 (proc_pid_oom_score_adj(5)); None leaves ours.
+    pub oom_score_adj: Option<i32>,
+    /// None leaves ours.
+    pub user: Option<User<'a>>,
+}
+
+impl<'a> Launch<'a> {
+    /// With our umask and limits, and nothing else set.
+    pub fn new(
+        program: &'a OsStr,
+        args: &'a [OsString],
+        env: &'a [(OsString, OsString)],
+        cwd: &'a Path,
+    ) -> Self {
+        Self {
+            program,
+            argv0: None,
+            args,
+            env,
+            cwd,
+            pass: &[],
+            nofile: None,
+            core: None,
+            umask: None,
+            stdin: Stdin::Null,
+            cgroup: None,
+            nice: None,
+            oom_score_adj: None,
+            user: None,
+        }
+    }
 }
 
 /// A process that executes its program, leader of a session and a group of its own.
@@ -90,27 +150,42 @@ pub enum Step {
     Streams,
     /// Making the process.
     Process,
+    /// Entering its cgroup.
+    Cgroup,
     /// setsid(2) in it.
     Session,
     /// Its descriptors.
     Descriptors,
-    /// Entering its working folder.
-    Folder,
+    /// Making the terminal its own.
+    Terminal,
     /// Setting its limits.
     Limits,
+    /// setpriority(2).
+    Nice,
+    /// Writing its oom_score_adj.
+    OomScore,
+    /// Becoming another user.
+    User,
+    /// Entering its working folder.
+    Folder,
     /// Executing the program.
     Program,
 }
 
 impl Step {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 13] = [
         Self::Arguments,
         Self::Streams,
         Self::Process,
+        Self::Cgroup,
         Self::Session,
         Self::Descriptors,
-        Self::Folder,
+        Self::Terminal,
         Self::Limits,
+        Self::Nice,
+        Self::OomScore,
+        Self::User,
+        Self::Folder,
         Self::Program,
     ];
 }
@@ -141,8 +216,28 @@ impl std::error::Error for SpawnError {}
 /// # Errors
 /// [`SpawnError`] with the reason for a person.
 pub fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
+    let failed = |e: Failed| e.explained(launch, &[]);
+    let streams = Streams::open(launch.stdin).map_err(|e| failed(Failed::at(Step::Streams)(e)))?;
+    let pid = spawn_with(launch, streams.child(), false)?;
+    Ok(streams.parent(pid))
+}
+
+/// The same on a terminal, which becomes its standard input, output and error and its controlling terminal. Returns the
+/// process's id.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_on(terminal: BorrowedFd<'_>, launch: &Launch<'_>) -> Result<i32, SpawnError> {
+    spawn_with(launch, [terminal; 3], true)
+}
+
+fn spawn_with(
+    launch: &Launch<'_>,
+    streams: [BorrowedFd<'_>; 3],
+    terminal: bool,
+) -> Result<i32, SpawnError> {
     let search = candidates(launch.program, launch.env)?;
-    match start(launch, &search, launch.args) {
+    match start(launch, &search, launch.args, streams, terminal) {
         Err(failed) if failed.error.raw_os_error() == Some(libc::ENOEXEC) => {
             let script = &search[failed.candidate];
             if !is_text(&launch.cwd.join(path(script))) {
@@ -156,7 +251,8 @@ pub fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
                 ..*launch
             };
             let search = [c"/bin/sh".to_owned()];
-            start(&shell, &search, &args).map_err(|e| e.explained(&shell, &search))
+            let started = start(&shell, &search, &args, streams, terminal);
+            started.map_err(|e| e.explained(&shell, &search))
         }
         done => done.map_err(|e| e.explained(launch, &search)),
     }
@@ -201,6 +297,12 @@ struct Plan<'a> {
     nofile: Option<libc::rlimit>,
     core: Option<libc::rlimit>,
     umask: Option<libc::mode_t>,
+    terminal: bool,
+    /// `cgroup.procs` to enter, where the kernel can't make the process in the cgroup.
+    cgroup_procs: Option<RawFd>,
+    nice: Option<i32>,
+    oom_score_adj: Option<&'a [u8]>,
+    user: Option<User<'a>>,
     /// The digits in `LISTEN_PID=0000000000`.
     listen_pid: *mut [u8; PID_DIGITS],
     // What the child has to say.
@@ -217,7 +319,13 @@ struct Stack {
     _room: [u8; 32 << 10],
 }
 
-fn start(launch: &Launch<'_>, search: &[CString], args: &[OsString]) -> Result<Spawned, Failed> {
+fn start(
+    launch: &Launch<'_>,
+    search: &[CString],
+    args: &[OsString],
+    streams: [BorrowedFd<'_>; 3],
+    terminal: bool,
+) -> Result<i32, Failed> {
     let nul = |_| Failed::at(Step::Arguments)(Errno::EINVAL);
     let name = launch.argv0.unwrap_or(launch.program);
     let argv: Vec<CString> = std::iter::once(name)
@@ -232,19 +340,15 @@ fn start(launch: &Launch<'_>, search: &[CString], args: &[OsString]) -> Result<S
     };
     let cwd = CString::new(launch.cwd.as_os_str().as_bytes()).map_err(nul)?;
 
-    let streams = Streams::open().map_err(Failed::at(Step::Streams))?;
     let first_free = 3 + launch.pass.len();
     let mut lifted = Vec::new();
     let mut fds = Vec::with_capacity(first_free);
-    for fd in streams
-        .child()
-        .into_iter()
-        .chain(launch.pass.iter().copied())
-    {
+    for fd in streams.into_iter().chain(launch.pass.iter().copied()) {
         fds.push(above(fd, first_free, &mut lifted).map_err(Failed::at(Step::Descriptors))?);
     }
 
-    let plan = Plan {
+    let oom_score_adj = launch.oom_score_adj.map(|n| n.to_string());
+    let mut plan = Plan {
         programs: &pointers(search.iter().map(|c| c.as_ptr()))[..search.len()],
         argv: &pointers(argv.iter().map(|c| c.as_ptr())),
         envp: &pointers(envp.iter().map(|e| e.as_ptr().cast())),
@@ -253,32 +357,63 @@ fn start(launch: &Launch<'_>, search: &[CString], args: &[OsString]) -> Result<S
         nofile: limit(Resource::RLIMIT_NOFILE, launch.nofile).map_err(Failed::at(Step::Limits))?,
         core: limit(Resource::RLIMIT_CORE, launch.core).map_err(Failed::at(Step::Limits))?,
         umask: launch.umask.map(|m| m as libc::mode_t),
+        terminal,
+        cgroup_procs: None,
+        nice: launch.nice,
+        oom_score_adj: oom_score_adj.as_deref().map(str::as_bytes),
+        user: launch.user,
         listen_pid,
         step: AtomicI32::new(0),
         errno: AtomicI32::new(0),
         candidate: AtomicUsize::new(0),
     };
-    let pid = run(&plan)?;
-    Ok(streams.parent(pid))
+    let Some(cgroup) = launch.cgroup else {
+        return run(&plan, None);
+    };
+    match run(&plan, Some(cgroup)) {
+        // Linux before 5.7, or a filter that does not know clone3(2): the child enters the cgroup by itself. That
+        // waits for a grace period of the kernel, milliseconds at times.
+        Err(e)
+            if e.step == Step::Process
+                && matches!(
+                    e.error.raw_os_error(),
+                    Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL | libc::EPERM)
+                ) =>
+        {
+            let procs = openat(
+                cgroup,
+                c"cgroup.procs",
+                OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(Failed::at(Step::Cgroup))?;
+            let procs =
+                above(procs.as_fd(), first_free, &mut lifted).map_err(Failed::at(Step::Cgroup))?;
+            plan.cgroup_procs = Some(procs);
+            run(&plan, None)
+        }
+        done => done,
+    }
 }
 
-/// Makes the process and waits until it executes its program or has failed.
-fn run(plan: &Plan<'_>) -> Result<i32, Failed> {
+/// Makes the process, in that cgroup, and waits until it executes its program or has failed.
+fn run(plan: &Plan<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<i32, Failed> {
     let mut stack: Box<std::mem::MaybeUninit<Stack>> = Box::new_uninit();
-    // SAFETY: one past the end of the allocation. The stack grows down on every machine we build for.
-    let top = unsafe { stack.as_mut_ptr().add(1) };
     let masked = Masked::all();
-    // SAFETY: the child runs on a stack of its own and only reads `plan`, which outlives it: with
-    // CLONE_VFORK this thread sleeps until the child has executed its program or ended.
-    let pid = Errno::result(unsafe {
-        libc::clone(
-            child,
-            top.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
-            ptr::from_ref(plan).cast_mut().cast(),
-        )
-    })
-    .map_err(Failed::at(Step::Process))?;
+    let argument: *mut c_void = ptr::from_ref(plan).cast_mut().cast();
+    let pid = match cgroup {
+        None => {
+            // SAFETY: one past the end of the allocation. The stack grows down on every machine we build for.
+            let top = unsafe { stack.as_mut_ptr().add(1) };
+            // SAFETY: the child runs on a stack of its own and stores to the atomics of `plan` alone, which outlives it:
+            // with CLONE_VFORK this thread sleeps until the child has executed its program or ended.
+            Errno::result(unsafe {
+                libc::clone(child, top.cast(), SHARE | libc::SIGCHLD, argument)
+            })
+        }
+        Some(cgroup) => clone_into(cgroup, stack.as_mut_ptr().cast(), argument),
+    };
+    let pid = pid.map_err(Failed::at(Step::Process))?;
     let step = plan.step.load(Ordering::Acquire);
     let Some(step) = Step::ALL.into_iter().find(|s| *s as i32 == step) else {
         return Ok(pid);
@@ -287,11 +422,100 @@ fn run(plan: &Plan<'_>) -> Result<i32, Failed> {
     // SAFETY: a null status is allowed.
     unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
     drop(masked);
+    // The same plan may be tried once more.
+    plan.step.store(0, Ordering::Release);
     Err(Failed {
         step,
         error: io::Error::from_raw_os_error(plan.errno.load(Ordering::Acquire)),
         candidate: plan.candidate.load(Ordering::Acquire),
     })
+}
+
+/// The child borrows our memory, and this thread waits until it has executed its program or ended.
+const SHARE: c_int = libc::CLONE_VM | libc::CLONE_VFORK;
+
+/// clone3(2) with `CLONE_INTO_CGROUP` (Linux 5.7), for which libc has no function: the child begins in the cgroup, so
+/// that nothing of it is ever outside, and no migration has to be waited for.
+fn clone_into(
+    cgroup: BorrowedFd<'_>,
+    stack: *mut c_void,
+    argument: *mut c_void,
+) -> Result<i32, Errno> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    /// `struct clone_args`, as of Linux 5.7.
+    #[repr(C)]
+    struct Arguments {
+        flags: u64,
+        pidfd: u64,
+        child_tid: u64,
+        parent_tid: u64,
+        exit_signal: u64,
+        stack: u64,
+        stack_size: u64,
+        tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
+    }
+    let arguments = Arguments {
+        flags: SHARE as u64 | CLONE_INTO_CGROUP,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: stack as u64,
+        stack_size: size_of::<Stack>() as u64,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: cgroup.as_raw_fd() as u64,
+    };
+    let result: isize;
+    // SAFETY: in the parent an ordinary system call. The child begins behind it on the stack of `arguments`, which is
+    // aligned to 16 bytes, and calls `child`, which does not return: it uses nothing of this function's stack. As with
+    // `clone`, this thread sleeps meanwhile.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r12",
+            "call r13",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") &arguments,
+            in("rsi") size_of::<Arguments>(),
+            in("r12") argument,
+            in("r13") child as extern "C" fn(*mut c_void) -> c_int,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x20",
+            "blr x21",
+            "brk #1",
+            "2:",
+            in("x8") libc::SYS_clone3,
+            inlateout("x0") &arguments => result,
+            in("x1") size_of::<Arguments>(),
+            in("x20") argument,
+            in("x21") child as extern "C" fn(*mut c_void) -> c_int,
+        );
+    }
+    match result {
+        pid if pid > 0 => Ok(pid as i32),
+        errno => Err(Errno::from_raw(-errno as i32)),
+    }
 }
 
 /// First function of the child.
@@ -311,12 +535,22 @@ fn become_program(plan: &Plan<'_>) -> Result<Infallible, (Step, Errno)> {
     // the call wants it; descriptors and settings are the child's own, since neither
     // CLONE_FILES, CLONE_FS nor CLONE_SIGHAND was asked for.
     let check = |step, result: c_int| Errno::result(result).map_err(|e| (step, e));
+    if let Some(procs) = plan.cgroup_procs {
+        check(
+            Step::Cgroup,
+            unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } as c_int,
+        )?;
+    }
     check(Step::Session, unsafe { libc::setsid() })?;
     reset_signals();
     for (to, from) in (0..).zip(plan.fds) {
         check(Step::Descriptors, unsafe { libc::dup2(*from, to) })?;
     }
-    check(Step::Folder, unsafe { libc::chdir(plan.cwd.as_ptr()) })?;
+    if plan.terminal {
+        check(Step::Terminal, unsafe {
+            libc::ioctl(0, libc::TIOCSCTTY, 0)
+        })?;
+    }
     if let Some(mask) = plan.umask {
         unsafe { libc::umask(mask) };
     }
@@ -330,6 +564,36 @@ fn become_program(plan: &Plan<'_>) -> Result<Infallible, (Step, Errno)> {
             })?;
         }
     }
+    if let Some(nice) = plan.nice {
+        check(Step::Nice, unsafe {
+            libc::setpriority(libc::PRIO_PROCESS, 0, nice)
+        })?;
+    }
+    if let Some(score) = plan.oom_score_adj {
+        let path = c"/proc/self/oom_score_adj".as_ptr();
+        let fd = check(Step::OomScore, unsafe {
+            libc::open(path, libc::O_WRONLY | libc::O_CLOEXEC)
+        })?;
+        check(
+            Step::OomScore,
+            unsafe { libc::write(fd, score.as_ptr().cast(), score.len()) } as c_int,
+        )?;
+    }
+    if let Some(user) = plan.user {
+        // The system calls and not libc's functions, which would change the user of all our threads. Groups first:
+        // afterwards it may not.
+        let count = user.groups.len();
+        let calls = [
+            unsafe { libc::syscall(libc::SYS_setgroups, count, user.groups.as_ptr()) },
+            unsafe { libc::syscall(libc::SYS_setresgid, user.gid, user.gid, user.gid) },
+            unsafe { libc::syscall(libc::SYS_setresuid, user.uid, user.uid, user.uid) },
+        ];
+        for result in calls {
+            check(Step::User, result as c_int)?;
+        }
+    }
+    // As that user, whose rights count.
+    check(Step::Folder, unsafe { libc::chdir(plan.cwd.as_ptr()) })?;
     if !plan.listen_pid.is_null() {
         write_pid(unsafe { &mut *plan.listen_pid }, unsafe { libc::getpid() });
     }
@@ -502,7 +766,7 @@ fn above(fd: BorrowedFd<'_>, count: usize, copies: &mut Vec<OwnedFd>) -> Result<
 
 /// Both sides of a child's three streams.
 struct Streams {
-    null: OwnedFd,
+    input: OwnedFd,
     out: Pipe,
     err: Pipe,
 }
@@ -528,17 +792,31 @@ impl Pipe {
     }
 }
 
+/// A pipe that the child holds both ends of.
+fn endless() -> Result<OwnedFd, Errno> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let both = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/self/fd/{}", read.as_raw_fd()));
+    drop(write);
+    both.map(OwnedFd::from).map_err(errno)
+}
+
 impl Streams {
-    fn open() -> Result<Self, Errno> {
+    fn open(stdin: Stdin) -> Result<Self, Errno> {
         Ok(Self {
-            null: nothing().map_err(errno)?,
+            input: match stdin {
+                Stdin::Null => nothing().map_err(errno)?,
+                Stdin::Open => endless()?,
+            },
             out: Pipe::new()?,
             err: Pipe::new()?,
         })
     }
 
     fn child(&self) -> [BorrowedFd<'_>; 3] {
-        [&self.null, &self.out.childs, &self.err.childs].map(AsFd::as_fd)
+        [&self.input, &self.out.childs, &self.err.childs].map(AsFd::as_fd)
     }
 
     /// Closes the child's ends.

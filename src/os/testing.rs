@@ -104,18 +104,9 @@ pub(super) fn env(more: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
 
 /// `sh -c script` in a session of its own.
 pub(super) fn shell(script: &str, more: &[(&str, &str)]) -> Spawned {
-    spawn(&Launch {
-        program: OsStr::new("sh"),
-        argv0: None,
-        args: &["-c".into(), script.into()],
-        env: &env(more),
-        cwd: Path::new("/"),
-        pass: &[],
-        nofile: None,
-        core: None,
-        umask: None,
-    })
-    .unwrap()
+    let args = ["-c".into(), script.into()];
+    let env = env(more);
+    spawn(&Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"))).unwrap()
 }
 
 /// All that comes out of a pipe until its end.

@@ -15,7 +15,7 @@ use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::CaptureLoop;
 use crate::log::store::Log;
 use crate::os::group;
-use crate::os::spawn::{Launch, SpawnError, Spawned, spawn};
+use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, spawn};
 
 use super::Supervisor;
 use super::environment::{Purpose, Variables};
@@ -222,6 +222,11 @@ impl Supervisor {
                 .or(Some(self.setup.nofile.soft)),
             core: process.and_then(|p| p.limit_core),
             umask: Some(self.setup.umask),
+            stdin: Stdin::Null,
+            cgroup: None,
+            nice: None,
+            oom_score_adj: None,
+            user: None,
         })
     }
 

@@ -52,6 +52,23 @@ pub(super) fn words(failed: &Failed, launch: &Launch<'_>, search: &[CString]) ->
             Some(libc::EAGAIN) => "too many processes (see \"ulimit -u\")".into(),
             _ => format!("no new process: {why}"),
         },
+        Step::Cgroup => format!("its cgroup can't be entered: {why}"),
+        Step::Terminal => format!("no terminal of its own: {why}"),
+        Step::Nice => match launch.nice {
+            Some(nice) => format!("nice = {nice} may not be set: {why}"),
+            None => why,
+        },
+        Step::OomScore => match launch.oom_score_adj {
+            Some(score) => format!("oom_score_adj = {score} may not be set: {why}"),
+            None => why,
+        },
+        Step::User => match launch.user {
+            Some(user) => format!(
+                "cannot become user {} and group {}: {why}",
+                user.uid, user.gid
+            ),
+            None => why,
+        },
         Step::Session => format!("no session of its own: {why}"),
         Step::Folder => match code {
             Some(libc::ENOENT) => format!("no such folder: {:?}", launch.cwd),

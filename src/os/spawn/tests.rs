@@ -10,17 +10,7 @@ use super::super::testing::{Folder, alone, ended, env, eventually, inheritable, 
 use super::*;
 
 fn launch<'a>(program: &'a str, env: &'a [(OsString, OsString)], cwd: &'a Path) -> Launch<'a> {
-    Launch {
-        program: OsStr::new(program),
-        argv0: None,
-        args: &[],
-        env,
-        cwd,
-        pass: &[],
-        nofile: None,
-        core: None,
-        umask: None,
-    }
+    Launch::new(OsStr::new(program), &[], env, cwd)
 }
 
 fn strings(of: &[&str]) -> Vec<OsString> {
@@ -516,4 +506,131 @@ fn a_copy_is_made_only_where_it_must() {
     let high = above(file.as_fd(), 900, &mut copies).unwrap();
     assert!(high >= 900);
     assert_eq!(copies[0].as_raw_fd(), high);
+}
+
+#[test]
+fn open_stdin_never_ends_and_is_held_by_the_process() {
+    let env = env(&[]);
+    let args = ["-c".into(), "exec cat; echo over".into()];
+    let child = spawn(&Launch {
+        stdin: Stdin::Open,
+        ..Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"))
+    })
+    .unwrap();
+    let input = std::fs::read_link(format!("/proc/{}/fd/0", child.pid)).unwrap();
+    assert!(input.to_string_lossy().starts_with("pipe:"), "{input:?}");
+    let ours = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let held = ours.filter(|e| std::fs::read_link(e.path()).is_ok_and(|l| l == input));
+    assert_eq!(held.count(), 0);
+    let start = super::super::proc::start_time(child.pid).unwrap();
+    let wait = super::super::group::wait_gone;
+    assert!(!wait(child.pid, start, std::time::Duration::from_millis(200)).unwrap());
+    super::super::group::signal_if(child.pid, start, libc::SIGKILL);
+    ended(child.pid);
+}
+
+#[test]
+fn priority_and_oom_score_are_set_in_the_child() {
+    let env = env(&[]);
+    let args = [
+        "-c".into(),
+        "cat /proc/self/oom_score_adj; cut -d ' ' -f 19 /proc/self/stat".into(),
+    ];
+    let out = output(&Launch {
+        nice: Some(7),
+        oom_score_adj: Some(321),
+        ..Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"))
+    });
+    assert_eq!(out, "321\n7\n");
+}
+
+#[test]
+fn terminal_is_the_controlling_one() {
+    let pty = super::super::pty::Pty::open().unwrap();
+    let env = env(&[]);
+    let args = [
+        "-c".into(),
+        "stty size; echo here >/dev/tty; cut -d ' ' -f 6 /proc/$$/stat".into(),
+    ];
+    let launch = Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"));
+    let pid = spawn_on(pty.terminal.as_fd(), &launch).unwrap();
+    drop(pty.terminal);
+    assert_eq!(ended(pid).end, End::Code(0));
+    super::super::fds::set_nonblocking(&pty.master, false).unwrap();
+    let mut text = Vec::new();
+    // EIO is the end of what the terminal's other side wrote.
+    let _ = std::io::Read::read_to_end(&mut File::from(pty.master), &mut text);
+    assert_eq!(
+        String::from_utf8(text).unwrap(),
+        format!("40 120\nhere\n{pid}\n")
+    );
+}
+
+#[test]
+fn another_user_is_become_before_the_folder_is_entered() {
+    if nix::unistd::geteuid().as_raw() != 0 {
+        eprintln!("skipped: only root may");
+        return;
+    }
+    let env = env(&[]);
+    let args = ["-c".into(), "id -u; id -g; id -G".into()];
+    let user = Some(User {
+        uid: 4242,
+        gid: 4343,
+        groups: &[4343, 4444],
+    });
+    let base = Launch {
+        user,
+        ..Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"))
+    };
+    assert_eq!(output(&base), "4242\n4343\n4343 4444\n");
+    let folder = Folder::new("user");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(folder.path(), private).unwrap();
+    let refused = Launch {
+        cwd: folder.path(),
+        ..base
+    };
+    assert_eq!(spawn(&refused).unwrap_err().step, Step::Folder);
+    let e = spawn(&Launch {
+        user: Some(User {
+            uid: 1,
+            gid: 1,
+            groups: &[0; 70_000],
+        }),
+        ..base
+    });
+    let e = e.unwrap_err();
+    assert_eq!(e.step, Step::User);
+    assert!(
+        e.to_string()
+            .starts_with("cannot become user 1 and group 1: "),
+        "{e}"
+    );
+}
+
+#[test]
+fn child_begins_in_its_cgroup() {
+    let name = format!("spawn-{}", std::process::id());
+    let groups = match super::super::cgroup::Groups::open(&name) {
+        Ok(groups) => groups,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let group = groups.make("run-a-1").unwrap();
+    let env = env(&[]);
+    let args = ["-c".into(), "grep ^0:: /proc/self/cgroup".into()];
+    let launch = Launch {
+        cgroup: Some(group.fd()),
+        ..Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"))
+    };
+    let out = output(&launch);
+    assert!(out.ends_with(&format!("/bpm-{name}/run-a-1\n")), "{out}");
+    let none = Launch {
+        program: OsStr::new("./nothing"),
+        ..launch
+    };
+    assert_eq!(spawn(&none).unwrap_err().step, Step::Program);
+    assert!(group.is_empty());
+    assert!(group.remove());
+    groups.close();
 }
