@@ -25,7 +25,7 @@ use crate::engine::handle::{Handle, Identity};
 use crate::engine::state_file::State;
 pub use crate::engine::supervisor::read_config;
 use crate::engine::supervisor::{Manager, Setup, Supervisor};
-use crate::log::passthrough::Passthrough;
+use crate::log::passthrough::{Passthrough, Sources};
 use crate::os::detach::{self, Ready, Side};
 use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
@@ -644,7 +644,7 @@ fn open_door(
 fn echo(handle: &Arc<Handle>) -> Option<Passthrough> {
     let out = io::stdout().as_fd().try_clone_to_owned().ok()?;
     let err = io::stderr().as_fd().try_clone_to_owned().ok()?;
-    Passthrough::start(handle, out, err).ok()
+    Passthrough::start(Arc::clone(handle) as Arc<dyn Sources>, out, err).ok()
 }
 
 /// Removes what a daemon is found by. For who holds the lock, or knows that nobody does.

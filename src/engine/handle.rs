@@ -12,6 +12,8 @@ use crate::check::CheckKey;
 use crate::config::Mode;
 use crate::engine::snapshot::{BuildView, ExitView, SnapshotCell};
 use crate::lifecycle::Order;
+use crate::log::passthrough::Sources;
+use crate::log::store::Log;
 use crate::os::poll::Waker;
 
 /// What can be asked of the supervisor. Names were checked against the snapshot; one that is gone
@@ -372,5 +374,24 @@ impl Handle {
     /// The last activity.
     pub fn last_activity(&self) -> Mono {
         Mono::from_nanos(self.active.load(Ordering::Relaxed))
+    }
+}
+
+impl Sources for Handle {
+    fn watch(&self, waker: &Arc<Waker>) {
+        self.snapshot.watch(waker);
+    }
+
+    fn unwatch(&self, waker: &Arc<Waker>) {
+        self.snapshot.unwatch(waker);
+    }
+
+    fn logs(&self) -> Vec<(String, Arc<Log>)> {
+        let mut logs = Vec::new();
+        for unit in &self.snapshot.now().units {
+            logs.push((format!("[{}] ", unit.name), Arc::clone(&unit.log)));
+            logs.push(("[build] ".to_owned(), Arc::clone(&unit.build_log)));
+        }
+        logs
     }
 }

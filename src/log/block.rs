@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use memchr::{memchr, memchr_iter, memrchr};
 
 use crate::base::clock::Wall;
-use crate::log::search::Stream;
+use crate::log::stream::Stream;
 
 /// A line ends here at the latest (spec: supervision, Logs).
 pub const MAX_LINE: usize = 64 << 10;

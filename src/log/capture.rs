@@ -18,8 +18,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::base::clock::Mono;
 use crate::base::table::Table;
-use crate::log::search::Stream;
 use crate::log::store::Log;
+use crate::log::stream::Stream;
 use crate::os::fds::set_nonblocking;
 
 /// Enough for what this thread does, and for who is told of something by it; what is never touched

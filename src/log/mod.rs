@@ -1,4 +1,4 @@
-//! The log of a process: its lines, in memory and on disk, and what takes them in and searches them.
+//! The log of a process: its lines in memory and on disk, their capture from its pipes, and the search in them.
 
 pub mod block;
 pub mod capture;
@@ -7,3 +7,4 @@ pub mod passthrough;
 pub mod ring;
 pub mod search;
 pub mod store;
+pub mod stream;

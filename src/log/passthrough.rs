@@ -1,195 +1,168 @@
-//! Passes what processes write through to bpm's own outputs, each line after the name of who wrote it.
-//! A follower like any other: it never holds up a process, and says what it missed.
+//! Passes what processes write through to bpm's own outputs, each line after the name of its process. A
+//! follower like any other: it never holds up a process, and reports the lines it missed.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::handle::Handle;
-use crate::log::search::{Stream, content, strip_into};
-use crate::log::store::{Log, RawLine};
-use crate::os::poll::{Mailbox, Until, Waker, readable, wait};
+use crate::base::json::thousands;
+use crate::log::line::{coloured_into, shown, strip_into};
+use crate::log::store::Log;
+use crate::log::stream::Stream;
+use crate::os::inbox::{Inbox, Waker};
+use crate::os::poll::{Until, wait};
 
-/// What is taken of one log before the next one has its turn, and what is written at once, bytes.
+/// Bytes that are taken of one log before the next one has its turn, and that are written at once.
 const TURN: usize = 64 << 10;
+
+/// The logs that are passed through.
+pub trait Sources: Send + Sync {
+    /// Wakes `waker` whenever a log may have come or gone.
+    fn watch(&self, waker: &Arc<Waker>);
+    /// Undoes [`Sources::watch`].
+    fn unwatch(&self, waker: &Arc<Waker>);
+    /// The logs there are now, each with what stands before its lines.
+    fn logs(&self) -> Vec<(String, Arc<Log>)>;
+}
 
 /// The thread that passes lines through.
 #[derive(Debug)]
 pub struct Passthrough {
-    shared: Arc<Shared>,
+    inbox: Arc<Inbox<Input>>,
+    done: Arc<Inbox<()>>,
 }
 
-/// What the thread and its owner share.
-#[derive(Debug)]
-struct Shared {
-    mailbox: Arc<Mailbox>,
-    waker: Arc<Waker>,
-    /// Whose processes' logs are passed through.
-    handle: Arc<Handle>,
-    state: Mutex<State>,
-    done: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    sources: Vec<Arc<Source>>,
-    finish: bool,
-    done: bool,
-}
-
-#[derive(Debug)]
-struct Source {
-    prefix: String,
-    log: Arc<Log>,
-    cursor: AtomicU64,
+#[derive(Debug, Clone, Copy)]
+enum Input {
+    /// There may be new lines, or new logs.
+    Lines,
+    Finish,
 }
 
 impl Passthrough {
-    /// Passes the logs of all processes there are and will be through, builds too: lines from standard
-    /// output to `out`, others to `err`. Escapes pass where that is a terminal.
+    /// Passes the lines of all logs there are and will be through: those from standard output to `out`,
+    /// others to `err`. Colours pass where that is a terminal, and no other escape sequences.
     ///
     /// # Errors
     /// No descriptor or no thread is to be had.
-    pub fn start(handle: &Arc<Handle>, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
-        let mailbox = Mailbox::new()?;
-        let shared = Arc::new(Shared {
-            waker: mailbox.waker(0),
-            mailbox,
-            handle: Arc::clone(handle),
-            state: Mutex::default(),
-            done: Condvar::new(),
-        });
+    pub fn start(sources: Arc<dyn Sources>, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
+        Self::start_to(sources, [out, err].map(Sink::new))
+    }
+
+    fn start_to(sources: Arc<dyn Sources>, sinks: [Sink; 2]) -> io::Result<Self> {
+        let (inbox, done) = (Inbox::new()?, Inbox::new()?);
         let writer = Writer {
-            shared: Arc::clone(&shared),
-            sinks: [Sink::new(out), Sink::new(err)],
+            waker: inbox.waker(Input::Lines),
+            inbox: Arc::clone(&inbox),
+            done: Arc::clone(&done),
+            sources,
+            followed: Vec::new(),
+            sinks,
             buffer: Vec::new(),
             target: Stream::Stdout,
         };
-        let thread = std::thread::Builder::new().name("echo".into());
+        let thread = std::thread::Builder::new().name("passthrough".into());
         thread.spawn(move || writer.run())?;
-        handle.snapshot.watch(&shared.waker);
-        shared.waker.wake();
-        Ok(Self { shared })
+        Ok(Self { inbox, done })
     }
 
-    /// Writes what is there, then ends. False: that took longer than `patience` (nobody reads the
-    /// terminal); the thread is left behind then.
+    /// Writes the lines there are, then ends. False: that took longer than `patience` (nobody reads the
+    /// terminal), and the thread is left behind.
     pub fn finish(self, patience: Duration) -> bool {
-        self.shared.lock().finish = true;
-        self.shared.waker.wake();
-        let state = self.shared.lock();
-        let waited = self
-            .shared
-            .done
-            .wait_timeout_while(state, patience, |s| !s.done);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.done
+        let _ = self.inbox.send(Input::Finish);
+        self.done.wait(patience).is_some()
     }
 }
 
 impl Drop for Passthrough {
     fn drop(&mut self) {
-        self.shared.lock().finish = true;
-        self.shared.waker.wake();
+        let _ = self.inbox.send(Input::Finish);
     }
 }
 
-impl Shared {
-    /// Takes up the logs of processes that came (a reload), from their first line on. A log whose
-    /// process is gone stays until the end: what it got last is written still, and it costs nothing.
-    fn meet(&self) {
-        let snapshot = self.handle.snapshot.now();
-        for unit in &snapshot.units {
-            for (prefix, log) in [
-                (format!("[{}] ", unit.name), &unit.log),
-                ("[build] ".to_owned(), &unit.build_log),
-            ] {
-                let mut state = self.lock();
-                if state.sources.iter().any(|s| Arc::ptr_eq(&s.log, log)) {
-                    continue;
-                }
-                state.sources.push(Arc::new(Source {
-                    prefix,
-                    log: Arc::clone(log),
-                    cursor: AtomicU64::new(log.origin()),
-                }));
-                drop(state);
-                log.follow(&self.waker);
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A log that is followed.
+struct Followed {
+    prefix: String,
+    log: Arc<Log>,
+    cursor: u64,
 }
 
-#[derive(Debug)]
 struct Writer {
-    shared: Arc<Shared>,
+    inbox: Arc<Inbox<Input>>,
+    done: Arc<Inbox<()>>,
+    waker: Arc<Waker>,
+    sources: Arc<dyn Sources>,
+    followed: Vec<Followed>,
     sinks: [Sink; 2],
     buffer: Vec<u8>,
-    /// Where the buffer goes.
+    /// The output that the buffer is for.
     target: Stream,
 }
 
 impl Writer {
     fn run(mut self) {
-        let mut tokens = Vec::new();
+        self.sources.watch(&self.waker);
+        let mut finish = false;
         loop {
-            // An error here is the kernel's lack of memory: looking costs little.
-            let _ = readable([Some(self.shared.mailbox.as_fd())], None);
-            self.shared.mailbox.take(&mut tokens);
-            tokens.clear();
-            self.shared.waker.seen();
-            // Asked before the last look, so nothing that came before the order is missed.
-            let finish = self.shared.lock().finish;
-            self.shared.meet();
+            self.waker.seen();
+            self.follow_new();
             while self.round() {}
             if finish {
                 break;
             }
+            finish = matches!(self.inbox.wait(Duration::MAX), Some(Input::Finish) | None);
         }
-        self.shared.handle.snapshot.unwatch(&self.shared.waker);
-        let mut state = self.shared.lock();
-        for source in state.sources.drain(..) {
-            source.log.unfollow(&self.shared.waker);
+        self.sources.unwatch(&self.waker);
+        for followed in &self.followed {
+            followed.log.unfollow(&self.waker);
         }
-        state.done = true;
-        self.shared.done.notify_all();
+        let _ = self.done.send(());
+    }
+
+    /// Follows the logs that came (a reload), from their first line on. A log whose process is gone stays
+    /// until the end: its last lines are still written, and it costs nothing.
+    fn follow_new(&mut self) {
+        for (prefix, log) in self.sources.logs() {
+            if self.followed.iter().any(|f| Arc::ptr_eq(&f.log, &log)) {
+                continue;
+            }
+            log.follow(&self.waker);
+            self.followed.push(Followed {
+                prefix,
+                cursor: log.origin(),
+                log,
+            });
+        }
     }
 
     /// Gives each log its turn. True: there is more.
     fn round(&mut self) -> bool {
-        let sources = self.shared.lock().sources.clone();
         let mut more = false;
-        for source in sources {
-            let after = source.cursor.load(Ordering::Relaxed);
-            let pull = source
-                .log
-                .pull_raw(after, TURN, |line| self.line(&source.prefix, line));
+        let mut all = std::mem::take(&mut self.followed);
+        for followed in &mut all {
+            let Followed {
+                prefix,
+                log,
+                cursor,
+            } = followed;
+            let pull = log.pull_raw(*cursor, TURN, |line| {
+                self.put(line.stream, prefix, line.bytes);
+            });
             if pull.dropped > 0 {
-                let note = format!(
-                    "... {} lines skipped",
-                    crate::base::json::thousands(pull.dropped)
-                );
-                self.put(Stream::Stderr, &source.prefix, note.as_bytes());
+                let note = format!("... {} lines skipped", thousands(pull.dropped));
+                self.put(Stream::Stderr, prefix, note.as_bytes());
             }
-            source.cursor.store(pull.next, Ordering::Relaxed);
+            *cursor = pull.next;
             more |= pull.more;
         }
+        self.followed = all;
         self.flush();
         more
     }
 
-    fn line(&mut self, prefix: &str, line: RawLine<'_>) {
-        self.put(line.stream, prefix, line.bytes);
-    }
-
-    fn put(&mut self, stream: Stream, prefix: &str, bytes: &[u8]) {
+    fn put(&mut self, stream: Stream, prefix: &str, line: &[u8]) {
         // One buffer for both: on a terminal they stay in order.
         if self.target != stream || self.buffer.len() >= TURN {
             self.flush();
@@ -197,10 +170,11 @@ impl Writer {
         }
         self.buffer.extend_from_slice(prefix.as_bytes());
         if self.sinks[stream as usize].terminal {
-            self.buffer
-                .extend_from_slice(bytes.strip_suffix(b"\n").unwrap_or(bytes));
+            coloured_into(line, &mut self.buffer);
         } else {
-            strip_into(content(bytes), &mut self.buffer);
+            let mut plain = Vec::with_capacity(line.len());
+            strip_into(line, &mut plain);
+            self.buffer.extend_from_slice(shown(&plain));
         }
         self.buffer.push(b'\n');
     }
@@ -249,8 +223,6 @@ mod tests {
 
     use super::*;
     use crate::base::clock::Wall;
-    use crate::engine::handle::Identity;
-    use crate::engine::snapshot::{Snapshot, SnapshotCell, UnitView};
     use crate::log::store::Limits;
 
     const LIMITS: Limits = Limits {
@@ -259,19 +231,33 @@ mod tests {
         runs: 3,
         disk: 0,
     };
+    const LONG: Duration = Duration::from_secs(60);
 
-    /// An echo of one process, its log and that of its builds, and the other ends of the outputs.
-    fn echo() -> (Passthrough, [Arc<Log>; 2], [io::PipeReader; 2]) {
+    /// The log of a process and that of its builds.
+    struct Two([Arc<Log>; 2]);
+
+    impl Sources for Two {
+        fn watch(&self, _: &Arc<Waker>) {}
+
+        fn unwatch(&self, _: &Arc<Waker>) {}
+
+        fn logs(&self) -> Vec<(String, Arc<Log>)> {
+            let prefixes = ["[web] ", "[build] "].map(str::to_owned);
+            prefixes.into_iter().zip(self.0.clone()).collect()
+        }
+    }
+
+    /// Two logs that are passed through, and the other ends of the outputs.
+    fn piped(terminal: bool) -> (Passthrough, [Arc<Log>; 2], [io::PipeReader; 2]) {
         let logs = [(); 2].map(|()| Log::new(LIMITS, 1, 1));
-        let [log, build_log] = logs.clone();
-        let mut snapshot = Snapshot::new("shop".into(), "/".into());
-        snapshot.units = vec![Arc::new(UnitView::idle("web", log, build_log))];
-        let waker = Mailbox::new().unwrap().waker(0);
-        let (handle, _) = Handle::new(SnapshotCell::new(snapshot), Identity::nobody(), waker);
         let (out_end, out) = io::pipe().unwrap();
         let (err_end, err) = io::pipe().unwrap();
-        let echo = Passthrough::start(&handle, out.into(), err.into()).unwrap();
-        (echo, logs, [out_end, err_end])
+        let sinks = [out, err].map(|pipe| Sink {
+            terminal,
+            ..Sink::new(pipe.into())
+        });
+        let passthrough = Passthrough::start_to(Arc::new(Two(logs.clone())), sinks).unwrap();
+        (passthrough, logs, [out_end, err_end])
     }
 
     fn all(mut end: io::PipeReader) -> String {
@@ -282,26 +268,26 @@ mod tests {
 
     #[test]
     fn lines_pass_with_their_names_up_to_the_last() {
-        let (echo, logs, [out, err]) = echo();
+        let (passthrough, logs, [out, err]) = piped(false);
         let [web, build] = logs.each_ref().map(|t| t.begin(Wall(1)));
-        logs[0].append(web, Stream::Stdout, b"\x1b[32mup\x1b[0m\r\nunfin");
+        logs[0].append(web, Stream::Stdout, b"\x1b[32mup\x1b[0m\r\n10%\runfin");
         logs[1].append(build, Stream::Stderr, b"warning: x\n");
         logs[0].append(web, Stream::Stdout, b"ished\nlast");
         logs[0].end(web, Wall(2), "exit code 0");
-        assert!(echo.finish(Duration::from_secs(10)));
+        assert!(passthrough.finish(LONG));
         assert_eq!(all(out), "[web] up\n[web] unfinished\n[web] last\n");
         assert_eq!(all(err), "[build] warning: x\n");
     }
 
     #[test]
-    fn nobody_reads_and_nobody_is_held_up() {
-        let (echo, [log, _], [out, err]) = echo();
+    fn slow_reader_holds_up_nobody() {
+        let (passthrough, [log, _], [out, err]) = piped(false);
         let run = log.begin(Wall(1));
         for n in 0..100_000 {
             log.append(run, Stream::Stdout, format!("line {n}\n").as_bytes());
         }
         assert!(
-            !echo.finish(Duration::from_millis(20)),
+            !passthrough.finish(Duration::from_millis(20)),
             "nobody reads, so it can't end"
         );
         // Somebody does, at last: what was still kept comes, and what was not is said.
@@ -317,12 +303,25 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_output_is_no_end() {
-        let (echo, [log, _], outputs) = echo();
+    fn closed_output_is_no_end() {
+        let (passthrough, [log, _], outputs) = piped(false);
         drop(outputs);
         let run = log.begin(Wall(1));
         log.append(run, Stream::Stdout, b"into the void\n");
         log.append(run, Stream::Stderr, b"into the void\n");
-        assert!(echo.finish(Duration::from_secs(10)));
+        assert!(passthrough.finish(LONG));
+    }
+
+    #[test]
+    fn terminal_gets_colours_that_end_with_their_line() {
+        let (passthrough, [log, _], [out, _]) = piped(true);
+        let run = log.begin(Wall(1));
+        log.append(
+            run,
+            Stream::Stdout,
+            b"\x1b[2J\x1b[31mred\n\x1b]0;t\x07plain\n",
+        );
+        assert!(passthrough.finish(LONG));
+        assert_eq!(all(out), "[web] \x1b[31mred\x1b[0m\n[web] plain\n");
     }
 }

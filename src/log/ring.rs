@@ -14,7 +14,7 @@ use memchr::memchr;
 
 use crate::base::clock::Wall;
 use crate::log::block::{Block, Chunk, MAX_LINE, StreamSlice, cut};
-use crate::log::search::Stream;
+use crate::log::stream::Stream;
 
 /// With files, a pipe that was made wider is read best so: of half as much at a time, a gigabyte costs a
 /// tenth more CPU, most of it to wake the writer.

@@ -6,6 +6,7 @@ pub mod detach;
 pub mod fds;
 pub mod files;
 pub mod group;
+pub mod inbox;
 pub mod inotify;
 pub mod lock;
 pub mod memory;

@@ -11,34 +11,13 @@ use std::time::Duration;
 
 use crate::base::clock::Wall;
 
-pub use crate::log::line::{content, strip_into, text_of};
+pub use crate::log::line::text_of;
+pub use crate::log::stream::Stream;
 pub(crate) use errors::Finder;
 pub use errors::{Errors, Group, Severity};
 pub use matcher::Matcher;
 pub(crate) use scan::{Go, Search, whole};
 pub use scan::{Outcome, search};
-
-/// One of a process's two outputs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-impl Stream {
-    /// Both, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
-
-    /// As in answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Stdout => "stdout",
-            Self::Stderr => "stderr",
-        }
-    }
-}
 
 /// What is asked of a log (spec: mcp, `search_logs`). Order: pattern, context, head or tail.
 #[derive(Debug, Clone, PartialEq)]

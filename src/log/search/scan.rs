@@ -12,7 +12,7 @@ use super::matcher::{Matcher, Needle};
 use super::{Line, Query, text_of};
 use crate::base::table::in_order;
 use crate::log::block::{At, Block, Chunk, MergeIter, StreamSlice, is_piece};
-use crate::log::line::{content, strip_into};
+use crate::log::line::{shown_part, strip_into};
 
 /// An answer holds at most this much text, bytes.
 const MOST_TEXT: usize = 32 << 20;
@@ -460,11 +460,18 @@ impl<'a> Scan<'a> {
             && let Some(found) = next_candidate(matcher.needle.as_ref(), hay, pos)
         {
             let (start, end) = place.line_around(found);
+            let part = shown_part(&text[start..end]);
+            let (from, to) = (start + part.start, start + part.end);
+            if found < from {
+                // A carriage return made the terminal write over it.
+                pos = from;
+                continue;
+            }
             pos = end;
-            let line = content(&text[start..end]);
+            let line = &text[from..to];
             // Not if it was found across the end of a piece, or in the line's own end.
             let needle = matcher.needle.as_ref().map_or(0, Needle::len);
-            if found + needle > start + line.len() {
+            if found + needle > to {
                 continue;
             }
             spent += matcher.cost(line);
@@ -475,7 +482,7 @@ impl<'a> Scan<'a> {
                     return true;
                 }
             }
-            if !matcher.confirms(line, &hay[start..start + line.len()]) {
+            if !matcher.confirms(line, &hay[from..to]) {
                 continue;
             }
             hits.push(Hit {

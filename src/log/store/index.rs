@@ -5,7 +5,7 @@
 use crate::base::clock::Wall;
 use crate::base::paths::fnv1a_64;
 use crate::log::block::{MAX_LINE, cut};
-use crate::log::search::Stream;
+use crate::log::stream::Stream;
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = 128;

@@ -11,7 +11,7 @@ use super::segment::{BACK, Opened, RECORDS};
 use super::writer::{Folder, SegmentId};
 use crate::base::clock::Wall;
 use crate::log::block::{Block, Chunk, MAX_LINE, StreamSlice, cut, nth_line};
-use crate::log::search::Stream;
+use crate::log::stream::Stream;
 
 /// Bytes of a page: a few reads of full size.
 const PAGE: u32 = 256 << 10;

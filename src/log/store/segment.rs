@@ -10,7 +10,7 @@ use super::index::{HEADER, Header, RECORD, Record};
 use super::writer::{Folder, LARGEST, SegmentId};
 use crate::base::clock::Wall;
 use crate::log::block::{MAX_LINE, cut};
-use crate::log::search::Stream;
+use crate::log::stream::Stream;
 use crate::os::files::open_plain;
 
 /// Records that are read at once.

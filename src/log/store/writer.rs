@@ -23,7 +23,7 @@ use crate::base::error::reason;
 use crate::base::table::in_order;
 use crate::log::block::MAX_LINE;
 use crate::log::ring::{MOST_READ, Mark};
-use crate::log::search::Stream;
+use crate::log::stream::Stream;
 use crate::os::files::private_dir;
 
 /// A file costs its size in such blocks (the common block size of file systems).

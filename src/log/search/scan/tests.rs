@@ -42,7 +42,7 @@ fn log(random: &mut Random) -> (Vec<StreamSlice>, Vec<Line>) {
             if colours || !word.starts_with('\x1b') {
                 text.push_str(word);
             }
-            text.push_str(["", "", "", "\n", "\r\n"][random.below(5)]);
+            text.push_str(["", "", "", "\r", "\n", "\r\n"][random.below(6)]);
         }
         let mut bytes = text.as_bytes();
         while !bytes.is_empty() {

@@ -1,0 +1,25 @@
+//! Pure: no system call, no thread, no clock.
+//!
+//! The two outputs of a process.
+
+/// One of a process's two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    /// Both, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
+
+    /// As in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
