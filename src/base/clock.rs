@@ -86,6 +86,21 @@ impl Wall {
         text.iter().map(|digit| char::from(*digit)).collect()
     }
 
+    /// `Sat, 21 Nov 2026 02:46:50 GMT` (RFC 9110, 5.6.7).
+    pub fn http_date(self) -> String {
+        const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+        const MONTHS: [&str; 12] = [
+            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+        ];
+        let c = Civil::of(self.0);
+        let day = DAYS[self.0.div_euclid(86_400_000).rem_euclid(7) as usize];
+        let month = MONTHS[(c.month - 1) as usize];
+        format!(
+            "{day}, {:02} {month} {:04} {:02}:{:02}:{:02} GMT",
+            c.day, c.year, c.hour, c.minute, c.second
+        )
+    }
+
     /// `2026-11-21 02:46:50,123`, shifted by the zone's offset from UTC in seconds.
     pub fn log_stamp(self, offset: i64) -> String {
         let Civil {

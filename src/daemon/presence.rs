@@ -17,7 +17,7 @@ use crate::engine::supervisor::{Presence, PresenceState};
 use crate::os::files;
 use crate::os::inotify::PathWatch;
 use crate::os::lock::Lock;
-use crate::server::net::Inlet;
+use crate::server::net::Control;
 
 /// Somebody may remove what was just made; more turns of this are taken when its event comes.
 const TURNS: usize = 16;
@@ -27,7 +27,7 @@ pub(super) struct ProjectPresence<'a> {
     dir: &'a ProjectDir,
     descriptor: &'a Descriptor,
     log: Arc<DaemonLog>,
-    inlet: Inlet,
+    inlet: Control,
     lock: Lock,
     /// Which file our socket is.
     socket: Option<(u64, u64)>,
@@ -46,7 +46,7 @@ impl<'a> ProjectPresence<'a> {
         dir: &'a ProjectDir,
         descriptor: &'a Descriptor,
         log: Arc<DaemonLog>,
-        inlet: Inlet,
+        inlet: Control,
         lock: Lock,
     ) -> Result<Self> {
         let mut guard = Self {

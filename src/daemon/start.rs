@@ -31,7 +31,7 @@ use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
 use crate::os::peer::our_uid;
 use crate::os::{fds, files, memory, proc, reap};
-use crate::server::net::{self, Listeners, Policy, Server};
+use crate::server::net::{Listeners, Policy, Server, UidCheck};
 use crate::tools::{Kernel, Tools};
 
 use super::log;
@@ -402,7 +402,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Announcer>) -> Result<()> {
     let echo = if passthrough { echo(&handle) } else { None };
     // From here on others can find us, so it is removed again whatever happens. All that can fail stands
     // before the first start: nobody would stop what an error left running.
-    let inlet = door.inlet();
+    let inlet = door.control();
     let mut guard = ProjectPresence::new(&project.dir, &descriptor, Arc::clone(&log), inlet, lock)?;
     if let Some(beside) = &wishes.beside {
         beside().map_err(|e| Error::system("begin", e))?;
@@ -603,7 +603,7 @@ fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
         allowed_origins: config.allowed_origins.clone(),
         token,
         max_connections: connections(config, descriptors),
-        check_uid: true,
+        uid: UidCheck::Kernel,
     })
 }
 
@@ -637,7 +637,8 @@ fn open_door(
 ) -> Result<Server> {
     let logger = Arc::clone(log) as Arc<dyn Logger>;
     let tools = Tools::new(Arc::clone(handle), Box::new(Kernel), logger);
-    net::start(Arc::new(tools), listeners, policy).map_err(|e| Error::system("open the doors", e))
+    Server::start(Arc::new(tools), listeners, policy)
+        .map_err(|e| Error::system("open the doors", e))
 }
 
 /// Passes the processes' lines through. None: no descriptor or thread to be had, and the logs have them.

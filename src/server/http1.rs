@@ -1,15 +1,17 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! One HTTP/1 request, read within bounds: bytes in, a [`Head`] and where the body is out; and answers
-//! through tiny_http's vocabulary. Each byte is looked at once, however it trickles in, and nothing is
-//! buffered that the bounds forbid. Knows nothing of MCP, sockets or time.
+//! Reads one HTTP/1 request within bounds (bytes in, a [`Head`] and the place of the body out), and writes
+//! answers with tiny_http's types. Each byte is examined once, however it trickles in, and nothing is buffered
+//! that the bounds forbid. Knows nothing of MCP, sockets or time.
 //!
 //! RFC 9112 with its liberties refused, since each of them is a way to smuggle: bare LF, folded lines,
 //! blanks before the colon, doubled or signed lengths, a length beside chunks, codings other than `chunked`.
 
-use std::io::Cursor;
+use std::io::Write;
 
-use tiny_http::{HTTPVersion, Header, Response, StatusCode};
+use tiny_http::{Header, StatusCode};
+
+use crate::base::clock::Wall;
 
 /// The most a request line and its fields may take, in bytes.
 pub const MAX_HEAD: usize = 16 << 10;
@@ -63,9 +65,17 @@ pub enum Field {
     Method,
     /// `Mcp-Name`
     Name,
+    /// `Bpm-Client`
+    Client,
+    /// `Sec-Fetch-Site`
+    FetchSite,
+    /// `Sec-Fetch-Mode`
+    FetchMode,
+    /// `Sec-Fetch-Dest`
+    FetchDest,
 }
 
-const FIELDS: [(&str, Field); 8] = [
+const FIELDS: [(&str, Field); 12] = [
     ("host", Field::Host),
     ("origin", Field::Origin),
     ("content-type", Field::ContentType),
@@ -74,6 +84,10 @@ const FIELDS: [(&str, Field); 8] = [
     ("mcp-protocol-version", Field::Version),
     ("mcp-method", Field::Method),
     ("mcp-name", Field::Name),
+    ("bpm-client", Field::Client),
+    ("sec-fetch-site", Field::FetchSite),
+    ("sec-fetch-mode", Field::FetchMode),
+    ("sec-fetch-dest", Field::FetchDest),
 ];
 
 /// A place in the head.
@@ -104,7 +118,8 @@ pub struct Head {
     method: Span,
     target: Span,
     values: [Option<Span>; FIELDS.len()],
-    doubled: u8,
+    /// A bit for each field that came more than once.
+    doubled: u16,
     fields: u8,
     host_in_target: Option<Span>,
     /// HTTP/1.0.
@@ -115,14 +130,46 @@ pub struct Head {
     pub expects: bool,
     /// A body follows.
     pub has_body: bool,
-    accept: Accept,
+    /// What kinds of answer the client takes.
+    pub accepts: Accepts,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-struct Accept {
+/// The kinds of answer that `Accept` lists; without that field, the first two.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepts {
     sent: bool,
-    json: bool,
-    events: bool,
+    /// `application/json`
+    pub json: bool,
+    /// `text/event-stream`
+    pub events: bool,
+    /// `text/html`, by its own name: a browser.
+    pub html: bool,
+}
+
+impl Default for Accepts {
+    fn default() -> Self {
+        Self {
+            sent: false,
+            json: true,
+            events: true,
+            html: false,
+        }
+    }
+}
+
+impl Accepts {
+    fn read(&mut self, value: &[u8]) {
+        if !std::mem::replace(&mut self.sent, true) {
+            (self.json, self.events) = (false, false);
+        }
+        for range in value.split(|b| *b == b',') {
+            let range = range.split(|b| *b == b';').next().unwrap_or_default();
+            let range = range.trim_ascii().to_ascii_lowercase();
+            self.json |= matches!(&range[..], b"*/*" | b"application/*" | b"application/json");
+            self.events |= matches!(&range[..], b"*/*" | b"text/*" | b"text/event-stream");
+            self.html |= range == b"text/html";
+        }
+    }
 }
 
 impl Head {
@@ -147,17 +194,12 @@ impl Head {
 
     /// The field came more than once.
     pub fn doubled(&self, field: Field) -> bool {
-        self.doubled & (1 << field as u8) != 0
+        self.doubled & (1 << field as u16) != 0
     }
 
     /// The authority of an absolute target (`POST http://localhost/mcp`), where there was one.
     pub fn host_in_target<'b>(&self, buf: &'b [u8]) -> Option<&'b [u8]> {
         self.host_in_target.map(|span| span.of(buf))
-    }
-
-    /// The client takes both kinds of answer; it says so, or says nothing.
-    pub fn takes_json_and_events(&self) -> bool {
-        !self.accept.sent || (self.accept.json && self.accept.events)
     }
 }
 
@@ -287,7 +329,7 @@ impl Reader {
     fn head_line(&mut self, buf: &[u8]) -> Result<Option<(usize, usize)>, Reject> {
         const TOO_LARGE: Reject = reject(431, "the request's head is larger than 16 KiB");
         if self.state == State::Start && self.line == self.at {
-            // Whoever speaks something else (TLS, say) is told at its first byte.
+            // Another protocol (TLS, say) is refused at its first byte.
             match buf.get(self.at) {
                 Some(b) if !is_token(*b) && *b != b'\r' => {
                     return Err(reject(400, "this is no HTTP request"));
@@ -397,7 +439,7 @@ impl Reader {
         {
             let slot = &mut self.head.values[*field as usize];
             if slot.is_some() {
-                self.head.doubled |= 1 << *field as u8;
+                self.head.doubled |= 1 << *field as u16;
                 if *field == Field::Host {
                     return Err(reject(400, "Host was sent twice"));
                 }
@@ -440,20 +482,15 @@ impl Reader {
             let mut words = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
             self.head.close |= words.any(|word| word.eq_ignore_ascii_case(b"close"));
         } else if is("accept") {
-            self.head.accept.sent = true;
-            for range in value.split(|b| *b == b',') {
-                let range = range.split(|b| *b == b';').next().unwrap_or_default();
-                let range = range.trim_ascii().to_ascii_lowercase();
-                self.head.accept.json |=
-                    matches!(&range[..], b"*/*" | b"application/*" | b"application/json");
-                self.head.accept.events |=
-                    matches!(&range[..], b"*/*" | b"text/*" | b"text/event-stream");
-            }
+            self.head.accepts.read(value);
         }
         Ok(())
     }
 
     fn framing(&self) -> Result<Framing, Reject> {
+        if self.head.values[Field::Host as usize].is_none() {
+            return Err(reject(400, "the request has no Host"));
+        }
         match (self.chunked, self.length) {
             (true, Some(_)) => Err(reject(400, "both Content-Length and Transfer-Encoding")),
             (true, None) if self.head.old => Err(reject(400, "HTTP/1.0 has no chunks")),
@@ -563,64 +600,76 @@ fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
-/// An answer's head beyond its status and length.
-#[derive(Debug, Clone, Copy, Default)]
+/// An answer's head beyond its length.
+#[derive(Debug, Clone, Copy)]
 pub struct Reply<'a> {
     /// HTTP status.
     pub status: u16,
     /// `Content-Type`, where there is a body.
     pub content_type: Option<&'a str>,
-    /// One more field.
-    pub extra: Option<(&'static str, &'static str)>,
-    /// `Connection: close` is said.
+    /// More fields.
+    pub fields: &'a [(&'a str, &'a str)],
+    /// Says `Connection: close`.
     pub close: bool,
     /// To HEAD: the length, but not the body.
     pub no_body: bool,
 }
 
-/// Writes a whole answer, head and body, to the end of `out`.
-pub fn write(out: &mut Vec<u8>, reply: Reply<'_>, body: &[u8]) {
-    let from = out.len();
-    let fields = [
-        Some(("Server", "bpm")),
-        reply.content_type.map(|kind| ("Content-Type", kind)),
-        reply.extra,
-    ];
-    let headers = fields
-        .iter()
-        .flatten()
-        .filter_map(|(name, value)| header(name, value));
-    // A Vec takes everything, so printing can't fail.
-    let _ = Response::new(
-        StatusCode(reply.status),
-        headers.collect(),
-        Cursor::new(body),
-        Some(body.len()),
-        None,
-    )
-    .with_chunked_threshold(usize::MAX)
-    .raw_print(&mut *out, HTTPVersion(1, 1), &[], reply.no_body, None);
-    if reply.close {
-        // tiny_http keeps this field for itself, so it goes in behind the status line.
-        let line = memchr::memchr(b'\n', &out[from..]).map_or(from, |at| from + at + 1);
-        out.splice(line..line, *b"Connection: close\r\n");
+impl Reply<'_> {
+    /// A status and nothing more.
+    pub fn new(status: u16) -> Self {
+        Self {
+            status,
+            content_type: None,
+            fields: &[],
+            close: false,
+            no_body: false,
+        }
     }
 }
 
-/// A header of ours; None where a value could break out of its line (tiny_http does not look).
-fn header(name: &str, value: &str) -> Option<Header> {
-    let clean = value.bytes().all(|b| matches!(b, b' '..=b'~'));
-    clean
-        .then(|| Header::from_bytes(name, value).ok())
-        .flatten()
+/// Writes a whole answer, head and body, to the end of `out`.
+pub fn write(out: &mut Vec<u8>, reply: &Reply<'_>, now: Wall, body: &[u8]) {
+    let (date, length) = (now.http_date(), body.len().to_string());
+    let mut fields = Vec::with_capacity(8);
+    if reply.close {
+        fields.push(("Connection", "close"));
+    }
+    fields.extend([("Server", "bpm"), ("Date", &date)]);
+    fields.extend(reply.content_type.map(|kind| ("Content-Type", kind)));
+    fields.extend_from_slice(reply.fields);
+    fields.push(("Content-Length", &length));
+    write_head(out, reply.status, &fields);
+    if !reply.no_body {
+        out.extend_from_slice(body);
+    }
 }
 
 /// Writes the head of a stream of events, which ends with the connection.
 pub fn write_stream_head(out: &mut Vec<u8>) {
-    out.extend_from_slice(
-        b"HTTP/1.1 200 OK\r\nServer: bpm\r\nContent-Type: text/event-stream\r\n\
-          Cache-Control: no-cache, no-transform\r\nX-Accel-Buffering: no\r\nConnection: close\r\n\r\n",
-    );
+    let fields = [
+        ("Server", "bpm"),
+        ("Content-Type", "text/event-stream"),
+        ("Cache-Control", "no-cache, no-transform"),
+        ("X-Accel-Buffering", "no"),
+        ("Connection", "close"),
+    ];
+    write_head(out, 200, &fields);
+}
+
+/// A field that could break out of its line is left out. Writing into a `Vec` can't fail.
+fn write_head(out: &mut Vec<u8>, status: u16, fields: &[(&str, &str)]) {
+    let status = StatusCode(status);
+    let reason = status.default_reason_phrase();
+    let _ = write!(out, "HTTP/1.1 {} {reason}\r\n", status.0);
+    for (name, value) in fields {
+        if value.bytes().all(|b| matches!(b, b' '..=b'~'))
+            && let Ok(field) = Header::from_bytes(*name, *value)
+        {
+            let _ = write!(out, "{field}\r\n");
+        }
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What a client with `Expect: 100-continue` waits for.

@@ -132,7 +132,7 @@ pub enum Verb {
         value: String,
     },
     /// `subscriptions/listen`
-    Listen {
+    Subscribe {
         /// The resources to watch; bounded by [`MAX_WATCHED`].
         uris: Vec<String>,
     },
@@ -179,7 +179,7 @@ impl Verb {
             | Self::CallTool { .. }
             | Self::Prompt { .. }
             | Self::Complete { .. }
-            | Self::Listen { .. }
+            | Self::Subscribe { .. }
             | Self::Own { .. } => None,
         }
     }
@@ -327,7 +327,7 @@ fn verb(
         "ping" if legacy => Verb::Nothing,
         "logging/setLevel" if legacy => level(&params)?,
         "server/discover" if !legacy => Verb::Discover,
-        "subscriptions/listen" if !legacy => Verb::Listen {
+        "subscriptions/listen" if !legacy => Verb::Subscribe {
             uris: watched(&params)?,
         },
         "tools/list" => whole(&params, Verb::Tools)?,
@@ -453,7 +453,6 @@ pub fn no_resource(era: Era, uri: &str) -> Refusal {
 pub struct Mcp {
     info: String,
     instructions: String,
-    tools: String,
 }
 
 /// Where a result goes: to which request, in which shape.
@@ -468,12 +467,11 @@ pub struct Envelope {
 }
 
 impl Mcp {
-    /// `info`: `{name, title, version}`; `tools`: the list.
-    pub fn new(info: &Value, instructions: &str, tools: &Value) -> Self {
+    /// `info`: `{name, title, version}`.
+    pub fn new(info: &Value, instructions: &str) -> Self {
         Self {
             info: info.to_string(),
             instructions: Value::from(instructions).to_string(),
-            tools: tools.to_string(),
         }
     }
 
@@ -523,23 +521,6 @@ impl Mcp {
             self.instructions
         );
         self.put(out, to, |out| out.extend_from_slice(fields.as_bytes()));
-    }
-
-    /// Appends the answer to `tools/list`.
-    pub fn put_tools(&self, out: &mut Vec<u8>, to: &Envelope) {
-        self.put(out, to, |out| {
-            out.extend_from_slice(b"\"tools\":");
-            out.extend_from_slice(self.tools.as_bytes());
-        });
-    }
-
-    /// Appends a list: `{KEY: [...]}`.
-    pub fn put_list(&self, out: &mut Vec<u8>, to: &Envelope, key: &str, entries: Vec<Value>) {
-        self.put(out, to, |out| {
-            rpc::put_text(out, key);
-            out.push(b':');
-            rpc::put(out, &Value::Array(entries));
-        });
     }
 
     /// Appends a tool's text, an error's too.

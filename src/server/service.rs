@@ -19,6 +19,15 @@ pub struct Caller {
     pub modern: bool,
 }
 
+/// How many connections are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Open {
+    /// All of them.
+    pub connections: usize,
+    /// Those of agents and proxies that have asked for something.
+    pub agents: usize,
+}
+
 /// What kind of client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
@@ -30,6 +39,8 @@ pub enum ClientKind {
     Cli,
     /// `bpm-tui`.
     Tui,
+    /// The page at `/`, by its header.
+    Page,
 }
 
 /// The end of a call.
@@ -143,9 +154,9 @@ pub trait Service: Send + Sync {
     fn own(&self, caller: &Caller, method: &str, params: &Value) -> Option<Step>;
     /// GET of a path that is not `/mcp` (`/healthz`, `/readyz`); None: 404.
     fn page(&self, path: &str) -> Option<Page>;
-    /// So many connections of agents are open now; told when the number changes.
-    fn clients(&self, open: usize) {
-        let _ = open;
+    /// The number of open connections has changed.
+    fn open(&self, now: Open) {
+        let _ = now;
     }
     /// A line for the daemon's log.
     fn log(&self, level: Level, text: &str);

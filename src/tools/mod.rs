@@ -55,7 +55,7 @@ use crate::base::logger::Logger;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{Snapshot, UnitView};
 use crate::os::poll::Waker;
-use crate::server::service::{Answer, Caller, ClientKind, Level, Page, Service, Step, Watch};
+use crate::server::service::{Answer, Caller, ClientKind, Level, Open, Page, Service, Step, Watch};
 
 /// Of this bpm.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -488,7 +488,7 @@ impl Service for Tools {
         let tool = TOOLS.iter().find(|tool| tool.name == name)?;
         let by_agent = match caller.kind {
             ClientKind::Agent | ClientKind::Proxy => true,
-            ClientKind::Cli | ClientKind::Tui => false,
+            ClientKind::Cli | ClientKind::Tui | ClientKind::Page => false,
         };
         let now = Mono::now();
         if by_agent || tool.orders() {
@@ -543,8 +543,8 @@ impl Service for Tools {
         Some(page)
     }
 
-    fn clients(&self, open: usize) {
-        self.handle.clients.store(open, Ordering::Relaxed);
+    fn open(&self, now: Open) {
+        self.handle.clients.store(now.agents, Ordering::Relaxed);
     }
 
     fn log(&self, level: Level, text: &str) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bpm::base::clock::Mono;
 use bpm::os::poll::Waker;
-use bpm::server::net::{self, Listeners, Policy};
+use bpm::server::net::{Listeners, Policy, Server};
 use bpm::server::service::{Answer, Caller, Level, Page, Service, Step, Task, Watch};
 use serde_json::{Value, json};
 
@@ -310,7 +310,7 @@ fn main() {
         tcp: vec![tcp],
         unix: None,
     };
-    let door = net::start(Arc::new(Fixtures::new()), listeners, Policy::default()).unwrap();
+    let door = Server::start(Arc::new(Fixtures::new()), listeners, Policy::default()).unwrap();
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     door.drain(Duration::from_secs(1));
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bpm::base::clock::Mono;
 use bpm::os::poll::Waker;
-use bpm::server::net::{self, Listeners, Policy, Server};
-use bpm::server::service::{Answer, Caller, Level, Page, Service, Step, Task, Watch};
+use bpm::server::net::{Listeners, Policy, Server};
+use bpm::server::service::{Answer, Caller, Level, Open, Page, Service, Step, Task, Watch};
 use serde_json::{Value, json};
 
 /// How long a test waits for what must come.
@@ -27,6 +27,7 @@ pub struct Shared {
     pub log: Mutex<Vec<String>>,
     pub stopping: AtomicBool,
     pub clients: Count,
+    pub connections: Count,
 }
 
 /// A number that can be waited for.
@@ -291,8 +292,9 @@ impl Service for Fixture {
             body: json!({"ok": ok}).to_string().into_bytes(),
         })
     }
-    fn clients(&self, open: usize) {
-        self.shared.clients.set(open);
+    fn open(&self, now: Open) {
+        self.shared.clients.set(now.agents);
+        self.shared.connections.set(now.connections);
     }
     fn log(&self, _: Level, text: &str) {
         self.shared.log.lock().unwrap().push(text.into());
@@ -338,7 +340,7 @@ impl TestServer {
             tcp: vec![tcp],
             unix: Some(unix),
         };
-        let door = net::start(Arc::new(service), listeners, policy).unwrap();
+        let door = Server::start(Arc::new(service), listeners, policy).unwrap();
         Self {
             shared,
             addr,

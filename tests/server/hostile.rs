@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::fixture::{Http, PATIENCE, TestServer, post};
-use bpm::server::net::Policy;
+use bpm::server::net::{Policy, UidCheck};
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::{Value, json};
 
@@ -170,11 +170,16 @@ fn what_is_no_request_is_refused_and_closed() {
         (417, post("Expect: more\r\n")),
         (413, post("Transfer-Encoding: chunked\r\n").replace("\r\n\r\n", "\r\n\r\nfffffff\r\n")),
         (415, fields("POST /mcp HTTP/1.1", "Content-Type: text/plain\r\nContent-Length: 2\r\n")),
-        (406, post("Accept: application/json\r\nContent-Length: 2\r\n")),
+        (406, post("Accept: text/event-stream\r\nContent-Length: 2\r\n")),
         (404, fields("POST /sse HTTP/1.1", "Content-Length: 2\r\n")),
+        (405, fields("OPTIONS /mcp HTTP/1.1", "Content-Length: 2\r\n")),
+        (405, fields("OPTIONS /healthz HTTP/1.1", "Content-Length: 2\r\n")),
+        (403, post("Sec-Fetch-Site: same-site\r\nContent-Length: 2\r\n")),
+        (403, post("Sec-Fetch-Site: cross-site\r\nContent-Length: 2\r\n")),
+        (403, fields("GET /healthz HTTP/1.1", "Sec-Fetch-Site: same-site\r\nConnection: close\r\n")),
         (403, "POST /mcp HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 2\r\n\r\n".into()),
         (403, "GET http://evil.example/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".into()),
-        (403, "GET /healthz HTTP/1.0\r\n\r\n".into()),
+        (400, "GET /healthz HTTP/1.0\r\n\r\n".into()),
         (200, "GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n".into()),
         (200, "GET http://localhost/healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".into()),
         (505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into()),
@@ -757,8 +762,8 @@ fn another_user_is_a_stranger() {
         });
         if let Some(asked) = asked {
             assert_eq!(asked, (403, true));
-            server.door().set_policy(Policy {
-                check_uid: false,
+            server.door().control().set_policy(Policy {
+                uid: UidCheck::Off,
                 ..Policy::default()
             });
             let asked = as_nobody(|| server.tcp().get("/readyz").status);

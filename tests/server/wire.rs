@@ -30,8 +30,8 @@ fn a_call_by_hand_needs_no_ceremony() {
     assert_eq!(data["result"]["structuredContent"]["kind"], "Agent");
     assert_eq!(http.call("nope", json!({}))["error"]["code"], -32602);
     assert_eq!(http.call("echo", json!([1]))["result"]["isError"], true);
-    assert_eq!(server.door().connections(), 1);
-    assert_eq!(server.door().agents(), 1);
+    assert_eq!(server.shared.connections.get(), 1);
+    assert_eq!(server.shared.clients.get(), 1);
     drop(http);
     server.shared.clients.until("no client", |n| n == 0);
 }
@@ -432,12 +432,20 @@ fn pages_and_methods() {
     assert_eq!(http.get("/readyz?x").status, 200);
     for path in [
         "/",
-        "/mcp/",
+        "/mcp/x",
         "/.well-known/oauth-protected-resource/mcp",
         "/mcp/.well-known/openid-configuration",
     ] {
-        assert_eq!(http.get(path).status, 404, "{path}");
+        let answer = http.get(path);
+        assert_eq!(answer.status, 404, "{path}");
+        let why = answer.json()["error"]["message"].to_string();
+        assert!(why.contains("/mcp"), "{why}");
+        assert!(!answer.has("access-control"));
     }
+    http.send("OPTIONS /x HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:1\r\n\r\n");
+    let options = http.response();
+    assert!(options.status == 405 && options.has("\r\nallow: GET, HEAD\r\n"));
+    assert!(!options.has("access-control"));
     let get = http.get("/mcp");
     assert!(get.status == 405 && get.has("\r\nallow: POST\r\n"));
     for method in ["DELETE", "OPTIONS", "PUT"] {
@@ -451,6 +459,34 @@ fn pages_and_methods() {
     let head = http.head();
     assert!(head.status == 200 && head.has("content-length: 11"));
     assert_eq!(http.get("/healthz").status, 200);
+}
+
+#[test]
+fn json_alone_is_enough_where_the_answer_is_json() {
+    let server = TestServer::new();
+    let mut http = server.tcp();
+    let json = "Accept: application/json\r\n";
+    let call = |name: &str| {
+        let params = json!({"name": name, "_meta": {"progressToken": "t"}});
+        json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string()
+    };
+    for (name, said) in [("echo", "nothing"), ("search", "found"), ("steps", "done")] {
+        let answer = http.post(json, &call(name));
+        assert!(answer.has("content-type: application/json"), "{name}");
+        assert_eq!(text(&answer.json()), said);
+    }
+    let answer = http.post("", &call("steps"));
+    assert!(answer.has("content-type: text/event-stream"));
+    let mut http = server.tcp();
+    let listen = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{{"notifications":{{"resourceSubscriptions":["test://a"]}},{META}}}}}"#
+    );
+    let fields = "MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: subscriptions/listen\r\n";
+    assert_eq!(http.post(&format!("{fields}{json}"), &listen).status, 406);
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+    http.send(post("", ping).replace("/mcp ", "/mcp/ "));
+    assert_eq!(http.response().json()["result"], json!({}));
+    assert_eq!(http.post("Accept: text/event-stream\r\n", ping).status, 406);
 }
 
 #[test]
@@ -528,7 +564,7 @@ fn what_is_in_flight_is_answered_while_bpm_stops() {
     http.send(post("", &wait.to_string()));
     lines.send(&wait);
     server.shared.waiting.until("two wait", |n| n == 2);
-    server.door().refuse();
+    server.door().control().refuse();
     server
         .shared
         .stopping
@@ -611,7 +647,7 @@ fn a_token_replaces_the_uid() {
             && refused.has("www-authenticate: Bearer")
             && refused.has("connection: close")
     );
-    server.door().set_policy(Policy::default());
+    server.door().control().set_policy(Policy::default());
     assert_eq!(server.tcp().post("", body).status, 200);
 }
 
@@ -620,7 +656,6 @@ fn strangers_by_name_are_refused_before_their_body() {
     let server = TestServer::on("[::1]:0", Policy::default());
     for fields in [
         "Host: evil.example\r\n",
-        "X: y\r\n",
         "Host: localhost\r\nOrigin: http://evil.example\r\n",
         "Host: localhost\r\nOrigin: null\r\n",
     ] {
@@ -631,5 +666,9 @@ fn strangers_by_name_are_refused_before_their_body() {
         assert_eq!(http.response().status, 403, "{fields}");
         assert!(http.closed());
     }
+    let mut http = server.tcp();
+    http.send("POST /mcp HTTP/1.1\r\nX: y\r\nContent-Length: 1000\r\n\r\n");
+    assert_eq!(http.response().status, 400);
+    assert!(http.closed());
     assert_eq!(text(&server.tcp().call("echo", json!({}))), "nothing");
 }

@@ -14,23 +14,25 @@ use crate::server::service::{Caller, ClientKind};
 
 /// From the first byte of a request to its last; absolute, so that a trickle ends too.
 const READ_TIME: Duration = Duration::from_secs(10);
-/// A connection that has not asked for anything yet.
+/// For a connection that has not asked for anything yet.
 const SILENT_TIME: Duration = Duration::from_secs(60);
-/// A kept-alive connection between two requests. Agents think for minutes.
+/// For a kept-alive connection between two requests. Agents think for minutes.
 const IDLE_TIME: Duration = Duration::from_secs(900);
-/// An answer that the client does not take.
+/// For an answer that the client does not take.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// The same while bpm ends: a terminal that does not read delays nobody.
 const LAST_TIME: Duration = Duration::from_millis(500);
-/// After a refusal: what is still coming is thrown away, so that the client can read
-/// the answer before a reset.
+/// After a refusal what still comes is thrown away for this time, so that the client can read the answer
+/// before a reset.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 /// With more than this to be written, nothing more is read or produced for the connection.
 pub(super) const HIGH_WATER: usize = 64 << 10;
 /// A message of more bytes than this needs a place among the few that may be large at a time.
 const LARGE: usize = 32 << 10;
-/// With more than this, it is closed.
+/// A connection with more than this to be written is closed.
 const MAX_PENDING: usize = 16 << 20;
+/// After a buffer of more bytes free memory is returned to the system.
+pub(super) const BULK: usize = 256 << 10;
 
 pub(super) enum Sock {
     Tcp(TcpStream),
@@ -77,7 +79,7 @@ pub(super) struct Ends {
     pub(super) local: SocketAddr,
 }
 
-/// What is spoken.
+/// The protocol of a connection.
 pub(super) enum Proto {
     /// Nothing was said yet (Unix socket).
     Unknown,
@@ -85,7 +87,7 @@ pub(super) enum Proto {
     Http(Http),
     /// One JSON message a line, any number at a time.
     Lines {
-        /// The first byte of the read buffer that was not looked at yet.
+        /// The first byte of the input that was not searched for a line's end yet.
         at: usize,
         /// The revision agreed on in `initialize` has batches, or none was agreed on.
         batches: bool,
@@ -98,6 +100,10 @@ pub(super) struct Http {
     pub(super) phase: Phase,
     /// The answer went out before the body came.
     pub(super) answered: bool,
+    /// The request is HEAD: its answer has no body.
+    pub(super) is_head: bool,
+    /// The client takes a stream of events as an answer.
+    pub(super) takes_events: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,7 +120,7 @@ pub(super) enum Phase {
 /// Whether a message that is large may grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It is none.
+    /// There is none.
     NoNeed,
     /// All places are taken: nothing more of it is read until one is free.
     Awaited,
@@ -125,15 +131,47 @@ pub(super) enum Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Open,
-    /// When all is written.
+    /// Closes when all is written.
     Flushed {
         /// And what the client is still sending was thrown away.
         linger: bool,
     },
-    /// All is written; until then at the latest.
+    /// All is written; closes then at the latest.
     Lingering(Mono),
-    /// Now.
+    /// Closes now.
     Dead,
+}
+
+/// What came and was not served yet.
+#[derive(Default)]
+pub(super) struct Input {
+    pub(super) bytes: Vec<u8>,
+    /// Serving stopped before the end of `bytes`, for an answer that has to be made or written first.
+    pub(super) stalled: bool,
+    /// The other end sends no more, as epoll said: there may be bytes to read before that.
+    pub(super) half_closed: bool,
+    /// And all of it was read.
+    pub(super) eof: bool,
+    /// When the first byte of the request under way came.
+    began: Option<Mono>,
+}
+
+/// What is to be written.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    written: usize,
+    /// Since when the other end has taken nothing of it.
+    stuck: Option<Mono>,
+}
+
+/// What the event loop watches a connection for.
+pub(super) struct Watch {
+    pub(super) interest: EpollFlags,
+    /// Until when the connection may stay as it is.
+    pub(super) deadline: Option<Mono>,
+    /// When the timer fires for it: not after `deadline`.
+    pub(super) timer: Option<Mono>,
 }
 
 pub(super) struct Conn {
@@ -141,10 +179,10 @@ pub(super) struct Conn {
     pub(super) sock: Sock,
     /// None: the Unix socket.
     pub(super) ends: Option<Ends>,
-    pub(super) proto: Proto,
-    pub(super) caller: Caller,
     /// What the kernel said of the user that connected; None: not asked yet.
     pub(super) ours: Option<bool>,
+    pub(super) proto: Proto,
+    pub(super) caller: Caller,
     /// It has asked for something that not everybody may.
     pub(super) spoke: bool,
     /// It is counted as an agent's.
@@ -153,29 +191,13 @@ pub(super) struct Conn {
     pub(super) calls: Vec<u64>,
     /// Those of them to be polled once everything is written.
     pub(super) parked: Vec<u64>,
-    /// Reading stopped for what was to be written, before the end of what was read.
-    pub(super) stalled: bool,
-    /// The other end sends no more, as epoll said: there may be bytes to read before that.
-    pub(super) half_closed: bool,
-    /// And all of it was read.
-    pub(super) eof: bool,
+    pub(super) input: Input,
+    output: Output,
     pub(super) end: End,
-    pub(super) rbuf: Vec<u8>,
-    pub(super) wbuf: Vec<u8>,
     pub(super) place: Place,
-    written: usize,
-    /// When the first byte of the request under way came.
-    began: Option<Mono>,
     /// When it last had nothing to do.
     since: Mono,
-    /// Since when the other end has taken nothing of what is to be written.
-    stuck: Option<Mono>,
-    /// What epoll watches for.
-    pub(super) interest: EpollFlags,
-    /// Until when it may stay as it is.
-    pub(super) deadline: Option<Mono>,
-    /// When the timer rings for it: not after `deadline`.
-    pub(super) timer: Option<Mono>,
+    pub(super) watch: Watch,
 }
 
 impl Conn {
@@ -184,46 +206,55 @@ impl Conn {
             Sock::Tcp(_) => Proto::Http(Http::default()),
             Sock::Unix(_) => Proto::Unknown,
         };
-        Self {
+        let mut new = Self {
             token,
             sock,
             ends,
+            ours: None,
             proto,
             caller: Caller {
                 kind: ClientKind::Agent,
                 modern: false,
             },
-            ours: None,
             spoke: false,
             counted: false,
             calls: Vec::new(),
             parked: Vec::new(),
-            stalled: false,
-            half_closed: false,
-            eof: false,
+            input: Input::default(),
+            output: Output::default(),
             end: End::Open,
-            rbuf: Vec::new(),
-            wbuf: Vec::new(),
             place: Place::NoNeed,
-            written: 0,
-            began: None,
             since: now,
-            stuck: None,
-            interest: EpollFlags::EPOLLIN,
-            deadline: None,
-            timer: None,
-        }
+            watch: Watch {
+                interest: EpollFlags::empty(),
+                deadline: None,
+                timer: None,
+            },
+        };
+        new.watch.interest = new.wanted();
+        new
     }
 
-    /// Bytes that wait to be written.
+    /// Where answers are appended.
+    pub(super) fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.output.bytes
+    }
+
+    /// How many bytes wait to be written.
     pub(super) fn pending(&self) -> usize {
-        self.wbuf.len() - self.written
+        self.output.bytes.len() - self.output.written
     }
 
-    /// While bpm ends: until when it is waited for that the other end takes
-    /// something. None: nothing is stuck.
-    pub(super) fn patience(&self) -> Option<Mono> {
-        self.stuck.map(|since| since.after(LAST_TIME))
+    /// While bpm ends: until when it is waited for that the other end takes something. None: nothing is stuck.
+    pub(super) fn gives_up_at(&self) -> Option<Mono> {
+        self.output.stuck.map(|since| since.after(LAST_TIME))
+    }
+
+    pub(super) fn http(&mut self) -> Option<&mut Http> {
+        match &mut self.proto {
+            Proto::Http(http) => Some(http),
+            Proto::Unknown | Proto::Lines { .. } => None,
+        }
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -234,17 +265,22 @@ impl Conn {
     }
 
     pub(super) fn set_phase(&mut self, phase: Phase) {
-        if let Proto::Http(http) = &mut self.proto {
+        if let Some(http) = self.http() {
             http.phase = phase;
         }
+    }
+
+    /// The next message can be served.
+    pub(super) fn is_free(&self) -> bool {
+        self.pending() == 0 && self.phase() == Phase::Reading
     }
 
     /// Reads once. A connection that lingers reads to throw away.
     pub(super) fn fill(&mut self, scratch: &mut [u8]) {
         loop {
             match self.sock.read(scratch) {
-                Ok(0) => self.eof = true,
-                Ok(n) if self.end == End::Open => self.rbuf.extend_from_slice(&scratch[..n]),
+                Ok(0) => self.input.eof = true,
+                Ok(n) if self.end == End::Open => self.input.bytes.extend_from_slice(&scratch[..n]),
                 Ok(_) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
@@ -256,75 +292,70 @@ impl Conn {
 
     /// Writes what can be written.
     pub(super) fn flush(&mut self, now: Mono) {
-        if self.end == End::Dead {
-            return;
-        }
-        while self.written < self.wbuf.len() {
-            match self.sock.write(&self.wbuf[self.written..]) {
+        let Output {
+            bytes,
+            written,
+            stuck,
+        } = &mut self.output;
+        while self.end != End::Dead && *written < bytes.len() {
+            match self.sock.write(&bytes[*written..]) {
                 Ok(n) => {
-                    self.written += n;
-                    self.stuck = None;
+                    *written += n;
+                    *stuck = None;
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => {
+                Err(_) => self.end = End::Dead,
+            }
+        }
+        match bytes.len() - *written {
+            // The buffer is freed: an idle connection owns a descriptor and this struct.
+            0 => self.output = Output::default(),
+            pending => {
+                stuck.get_or_insert(now);
+                if pending > MAX_PENDING {
                     self.end = End::Dead;
-                    break;
+                } else if *written > MAX_PENDING {
+                    bytes.drain(..*written);
+                    *written = 0;
                 }
             }
         }
-        self.stuck = match self.pending() {
-            0 => None,
-            _ => self.stuck.or(Some(now)),
-        };
-        if self.pending() == 0 {
-            // Given back: an idle connection owns a descriptor and this struct.
-            self.wbuf = Vec::new();
-            self.written = 0;
-        } else if self.pending() > MAX_PENDING {
-            self.end = End::Dead;
-        } else if self.written > MAX_PENDING {
-            self.wbuf.drain(..self.written);
-            self.written = 0;
-        }
     }
 
-    /// Puts back what is left of the read buffer.
-    pub(super) fn keep(&mut self, rest: Vec<u8>) {
-        self.rbuf = if rest.is_empty() { Vec::new() } else { rest };
-    }
-
-    /// After whatever happened: what to watch for and until when it may stay so.
+    /// After whatever happened: decides whether it ends, and until when it may stay as it is.
     pub(super) fn settle(&mut self, now: Mono) {
         let idle = self.pending() == 0 && self.calls.is_empty();
+        let eof = self.input.eof;
         match self.end {
             // Its last answer is still to come.
             End::Flushed { .. } if self.pending() > 0 || self.phase() != Phase::Reading => {}
-            End::Flushed { linger: true } if !self.eof => {
+            End::Flushed { linger: true } if !eof => {
                 self.sock.shutdown_write();
                 self.end = End::Lingering(now.after(LINGER_TIME));
             }
             End::Flushed { .. } => self.end = End::Dead,
             // What is left in the buffer is no whole request, and the rest will not come.
-            End::Open if self.eof && idle && self.phase() == Phase::Reading => self.end = End::Dead,
-            End::Lingering(_) if self.eof => self.end = End::Dead,
+            End::Open if eof && idle && self.phase() == Phase::Reading => self.end = End::Dead,
+            End::Lingering(_) if eof => self.end = End::Dead,
             End::Open | End::Lingering(_) | End::Dead => {}
         }
-        let reading = self.end == End::Open && self.phase() == Phase::Reading && self.takes_more();
-        if self.rbuf.is_empty() {
-            self.began = None;
-        } else if reading && self.began.is_none() {
-            self.began = Some(now);
+        let reading = self.reads();
+        if self.input.bytes.is_empty() {
+            self.input.began = None;
+        } else if reading && self.input.began.is_none() {
+            self.input.began = Some(now);
         }
-        self.deadline = self.next_deadline(reading);
+        self.watch.deadline = self.next_deadline(reading);
     }
 
-    /// It is worth reading on.
-    pub(super) fn takes_more(&self) -> bool {
-        match self.proto {
+    /// More of the client's requests is welcome.
+    fn reads(&self) -> bool {
+        let room = match self.proto {
             Proto::Unknown | Proto::Lines { .. } => self.pending() <= HIGH_WATER,
             Proto::Http(_) => self.pending() == 0,
-        }
+        };
+        room && self.end == End::Open && self.phase() == Phase::Reading
     }
 
     fn next_deadline(&self, reading: bool) -> Option<Mono> {
@@ -332,12 +363,12 @@ impl Conn {
             return Some(until);
         }
         let http = matches!(self.proto, Proto::Http(_));
-        if let Some(stuck) = self.stuck {
-            // A terminal that does not read (`bpm logs -f | less`) is no reason to cut the socket.
-            // Unless somebody waits for its place.
+        if let Some(stuck) = self.output.stuck {
+            // A terminal that does not read (`bpm logs -f | less`) is no reason to cut the socket, unless
+            // others wait for its place.
             return (http || self.place == Place::Taken).then(|| stuck.after(WRITE_TIME));
         }
-        match self.began {
+        match self.input.began {
             Some(began) if reading => Some(began.after(READ_TIME)),
             _ if reading && http => {
                 let span = if self.spoke { IDLE_TIME } else { SILENT_TIME };
@@ -347,41 +378,31 @@ impl Conn {
         }
     }
 
-    /// A request was answered: the idle time begins anew.
+    /// A request was answered: the idle time begins.
     pub(super) fn rest(&mut self, now: Mono) {
         self.since = now;
-        self.began = None;
+        self.input.began = None;
     }
 
+    /// What epoll is to watch for.
     pub(super) fn wanted(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
-        if self.pending() > 0 {
-            flags |= EpollFlags::EPOLLOUT;
-        }
-        if self.eof {
+        flags.set(EpollFlags::EPOLLOUT, self.pending() > 0);
+        if self.input.eof {
             return flags;
         }
-        match self.end {
-            End::Lingering(_) => flags |= EpollFlags::EPOLLIN,
-            End::Open
-                if self.phase() == Phase::Reading
-                    && self.takes_more()
-                    && self.place != Place::Awaited =>
-            {
-                flags |= EpollFlags::EPOLLIN;
-            }
-            End::Open | End::Flushed { .. } | End::Dead => {}
-        }
-        if matches!(self.proto, Proto::Http(_)) && !self.half_closed {
-            flags |= EpollFlags::EPOLLRDHUP;
-        }
+        let reads = self.reads() && self.place != Place::Awaited;
+        let lingers = matches!(self.end, End::Lingering(_));
+        flags.set(EpollFlags::EPOLLIN, reads || lingers);
+        let http = matches!(self.proto, Proto::Http(_));
+        flags.set(EpollFlags::EPOLLRDHUP, http && !self.input.half_closed);
         flags
     }
 
     /// A message is under way of which more has come than many connections may have at a time.
     pub(super) fn is_large(&self) -> bool {
-        let under_way = self.end == End::Open && self.phase() == Phase::Reading && !self.stalled;
-        under_way && self.rbuf.len() > LARGE
+        let under_way = self.end == End::Open && self.phase() == Phase::Reading;
+        under_way && !self.input.stalled && self.input.bytes.len() > LARGE
     }
 
     /// Nothing large is left to be written.
@@ -389,16 +410,22 @@ impl Conn {
         self.pending() <= LARGE
     }
 
-    /// How soon it may be closed to make room, the lesser the sooner: never one that is being answered,
-    /// or that keeps a proxy's place on the socket.
+    /// It waits for a place no longer.
+    pub(super) fn leave_queue(&mut self) {
+        if self.place == Place::Awaited {
+            self.place = Place::NoNeed;
+        }
+    }
+
+    /// How soon it may be closed to make room, the lesser the sooner: never one that is being answered, or
+    /// that keeps a proxy's place on the socket.
     pub(super) fn dispensable(&self) -> Option<(u8, Mono)> {
         let lines = matches!(self.proto, Proto::Lines { .. });
         if lines || !self.calls.is_empty() || self.phase() != Phase::Reading {
             return None;
         }
-        // Half a request counts as none: else those who send halves would drive out
-        // those that have just come.
-        let class = match (self.spoke, self.rbuf.is_empty()) {
+        // Half a request counts as none: else those who send halves would drive out those that have just come.
+        let class = match (self.spoke, self.input.bytes.is_empty()) {
             (false, _) => 0,
             (true, true) => 1,
             (true, false) => 2,

@@ -4,32 +4,32 @@ use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::server::http1::MAX_BODY;
-use crate::server::mcp;
 use crate::server::rpc::{self, INVALID_REQUEST, Message, Refusal};
 
-use super::conn::{Conn, End, HIGH_WATER, Proto};
-use super::{BULK, Net};
+use super::calls::ReplyTo;
+use super::conn::{BULK, Conn, End, HIGH_WATER, Proto};
+use super::context::Context;
 
-impl Net {
-    /// Serves the whole lines that are in the buffer, while the client takes the answers.
+impl Context {
+    /// Serves the whole lines that were read, while the client takes the answers.
     pub(super) fn read_lines(&mut self, c: &mut Conn, now: Mono) {
         let Proto::Lines { at, .. } = c.proto else {
             return;
         };
-        let mut buf = std::mem::take(&mut c.rbuf);
+        let mut buf = std::mem::take(&mut c.input.bytes);
         let (mut from, mut at) = (0, at);
         while c.end == End::Open {
             if c.pending() > HIGH_WATER {
                 c.flush(now);
                 if c.pending() > HIGH_WATER {
-                    c.stalled = true;
+                    c.input.stalled = true;
                     break;
                 }
             }
             let found = match memchr::memchr(b'\n', &buf[at..]) {
                 Some(found) => found,
                 // The last line may lack its end.
-                None if c.eof && from < buf.len() => {
+                None if c.input.eof && from < buf.len() => {
                     buf.push(b'\n');
                     continue;
                 }
@@ -47,42 +47,45 @@ impl Net {
         }
         if at - from > MAX_BODY && c.end == End::Open {
             let refusal = Refusal::new(INVALID_REQUEST, "a message is larger than 4 MiB");
-            self.answer_refusal(c, None, &Value::Null, &refusal);
+            self.refuse(c, &ReplyTo::nobody(), &refusal);
             c.end = End::Flushed { linger: true };
         }
         buf.drain(..from);
-        self.bulk |= buf.is_empty() && buf.capacity() > BULK;
-        c.keep(buf);
-        if let Proto::Lines { at: place, .. } = &mut c.proto {
-            *place = at - from;
+        if let Proto::Lines { at: searched, .. } = &mut c.proto {
+            *searched = at - from;
+        }
+        if buf.is_empty() {
+            self.bulk |= buf.capacity() > BULK;
+        } else {
+            c.input.bytes = buf;
         }
     }
 
     fn on_line(&mut self, c: &mut Conn, line: &[u8], now: Mono) {
         let value = match rpc::parse(line) {
             Ok(value) => value,
-            Err(refusal) => return self.answer_refusal(c, None, &Value::Null, &refusal),
+            Err(refusal) => return self.refuse(c, &ReplyTo::nobody(), &refusal),
         };
         if let Value::Array(items) = value {
             let allowed = matches!(c.proto, Proto::Lines { batches: true, .. });
             if items.is_empty() || items.len() > rpc::MAX_BATCH || !allowed {
-                return self.answer_refusal(c, None, &Value::Null, &rpc::no_batch());
+                return self.refuse(c, &ReplyTo::nobody(), &rpc::no_batch());
             }
             return self.batch(c, items, None, now);
         }
         match rpc::message(value) {
             Ok(Message::Request(request)) => {
                 self.request(c, request, None, None, now);
-                // After it: `bpm/hello` says who speaks.
-                self.count_agent(c);
+                // After it: `bpm/hello` says which kind of client this is.
+                self.count(c);
             }
             Ok(Message::Notification { method, params }) => self.notified(c, &method, &params),
             Ok(Message::Response) => {}
-            Err((id, refusal)) => self.answer_refusal(c, None, &id, &refusal),
+            Err((id, refusal)) => self.refuse(c, &ReplyTo::id(id, None), &refusal),
         }
     }
 
-    /// A client said something that wants no answer.
+    /// Takes a notification of a client.
     pub(super) fn notified(
         &mut self,
         c: &mut Conn,
@@ -96,16 +99,9 @@ impl Net {
         }
     }
 
-    /// The revision of a connection was agreed on.
-    pub(super) fn agreed(&mut self, c: &mut Conn, version: &str) {
-        if let Proto::Lines { batches, .. } = &mut c.proto {
-            *batches = version == mcp::BATCHES;
-        }
-    }
-
     /// Appends `self.message` as a line.
     pub(super) fn put_line(&mut self, c: &mut Conn) {
-        c.wbuf.extend_from_slice(&self.message);
-        c.wbuf.push(b'\n');
+        c.out().extend_from_slice(&self.message);
+        c.out().push(b'\n');
     }
 }

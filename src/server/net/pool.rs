@@ -10,21 +10,23 @@ use crate::os::memory;
 /// What a worker does; it must not panic.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
-/// How many jobs may wait.
+/// The most threads.
+const WORKERS: usize = 3;
+/// The most jobs that may wait.
 const MAX_QUEUE: usize = 1024;
 /// How long a worker waits for the next job before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The workers' owner; dropped, it lets them finish what they do and take nothing new.
+/// Owns the workers; dropped, it lets them finish what they do and take nothing new.
+#[derive(Default)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
-    limit: usize,
 }
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    waker: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -42,10 +44,7 @@ impl Shared {
 
     fn work(&self) {
         let mut state = self.lock();
-        loop {
-            if state.closed {
-                break;
-            }
+        while !state.closed {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
                 job();
@@ -54,7 +53,7 @@ impl Shared {
             }
             state.idle += 1;
             let (back, waited) = self
-                .waker
+                .changed
                 .wait_timeout(state, IDLE)
                 .unwrap_or_else(PoisonError::into_inner);
             state = back;
@@ -70,22 +69,17 @@ impl Shared {
 }
 
 impl Pool {
-    /// At most `limit` threads.
-    pub(super) fn new(limit: usize) -> Self {
-        Self {
-            shared: Arc::default(),
-            limit,
-        }
-    }
-
-    /// Has it done by a worker. Err: there is too much to do already, or no thread to be had.
+    /// Gives a job to the workers.
+    ///
+    /// # Errors
+    /// Too many jobs wait already, or there is no thread at all.
     pub(super) fn submit(&self, job: Job) -> io::Result<()> {
         let mut state = self.shared.lock();
         if state.jobs.len() >= MAX_QUEUE {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         state.jobs.push_back(job);
-        if state.jobs.len() > state.idle && state.threads < self.limit {
+        if state.jobs.len() > state.idle && state.threads < WORKERS {
             let shared = Arc::clone(&self.shared);
             let thread = std::thread::Builder::new().name("worker".into());
             match thread.spawn(move || shared.work()) {
@@ -98,7 +92,7 @@ impl Pool {
             }
         }
         drop(state);
-        self.shared.waker.notify_one();
+        self.shared.changed.notify_one();
         Ok(())
     }
 }
@@ -109,7 +103,7 @@ impl Drop for Pool {
         state.closed = true;
         state.jobs.clear();
         drop(state);
-        self.shared.waker.notify_all();
+        self.shared.changed.notify_all();
     }
 }
 
@@ -120,7 +114,7 @@ mod tests {
 
     #[test]
     fn jobs_are_done_by_few_threads_and_a_full_queue_refuses() {
-        let pool = Pool::new(2);
+        let pool = Pool::default();
         let (gate, opened) = channel::<()>();
         let opened = Arc::new(Mutex::new(opened));
         let (done, results) = channel();
@@ -136,9 +130,12 @@ mod tests {
             }
             taken += 1;
         }
-        assert!((MAX_QUEUE..=MAX_QUEUE + 2).contains(&taken), "{taken}");
+        assert!(
+            (MAX_QUEUE..=MAX_QUEUE + WORKERS).contains(&taken),
+            "{taken}"
+        );
         drop(gate);
         let threads: std::collections::HashSet<_> = results.iter().take(taken).collect();
-        assert!(threads.len() <= 2);
+        assert!(threads.len() <= WORKERS);
     }
 }

@@ -4,6 +4,7 @@ use bpm::base::clock::Mono;
 use bpm::engine::snapshot::{BuildState, State};
 use bpm::server::service::Answer;
 use bpm::server::service::Level;
+use bpm::server::service::Open;
 use bpm::server::service::Service;
 use serde_json::Value;
 use serde_json::json;
@@ -189,7 +190,10 @@ fn who_serves_is_told_and_lines_go_to_the_log() {
     let info = stage.tools.info();
     assert_eq!(info["name"], "bpm");
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
-    stage.tools.clients(3);
+    stage.tools.open(Open {
+        connections: 4,
+        agents: 3,
+    });
     assert_eq!(stage.data("get_status", json!({}))["daemon"]["clients"], 3);
     stage.tools.log(Level::Warn, "a client was refused");
     assert_eq!(*stage.said.lock().unwrap(), ["net: a client was refused"]);
