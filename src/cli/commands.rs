@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::base::error::{Error, Result};
 use crate::base::number;
 
-use super::{config_cmd, daemon, logs, orders, status, up};
+use super::{config_cmd, daemon, init, logs, orders, status, up};
 
 /// One command.
 pub struct Command {
@@ -302,6 +302,28 @@ pub const COMMANDS: &[Command] = &[
         options: &[flag(None, "dry-run", "only list what would be done")],
         exits: &[(1, "the file has mistakes, or a change failed"), NO_DAEMON],
         run: orders::reload,
+    },
+    Command {
+        name: "init",
+        operands: Operands::None,
+        summary: "write a .mcp-run for what is found in the folder",
+        about: "Reads Procfile, supervisord.conf, pm2's JSON, Cargo.toml, package.json, pyproject.toml and \
+                their like, runs none of it, and never replaces a .mcp-run. What can't be taken over \
+                is a comment in it, and listed.",
+        options: &[
+            flag(None, "stdout", "only print it"),
+            with(None, "from", "FILE", "take over this file alone"),
+            flag(
+                None,
+                "force",
+                "replace a .mcp-run; it is kept as .mcp-run.bak",
+            ),
+        ],
+        exits: &[(
+            1,
+            "nothing to run was found, or there is a .mcp-run already",
+        )],
+        run: init::init,
     },
     Command {
         name: "check",

@@ -7,6 +7,7 @@ mod config_cmd;
 mod daemon;
 mod errors;
 mod help;
+mod init;
 mod logs;
 mod orders;
 mod parse;

@@ -14,5 +14,6 @@ mod commands;
 mod config;
 mod documents;
 mod help_and_man;
+mod init;
 mod logs;
 mod proxy;

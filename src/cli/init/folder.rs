@@ -1,0 +1,93 @@
+//! The folders of a workspace, by the patterns that name them.
+
+use std::fs;
+use std::path::Path;
+
+use crate::base::globs::Glob;
+
+/// Folders that belong to tools.
+const PASSED_OVER: &[&str] = &["node_modules", "target", "dist", "vendor", "venv"];
+/// `**` goes down so far.
+const DEEPEST: usize = 4;
+/// Nobody has more members.
+const MOST: usize = 500;
+
+/// The folders below `root` that match one of the patterns and have that file, sorted, each once. A
+/// pattern that begins with `!` takes out.
+pub(super) fn members(root: &Path, patterns: &[String], file: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for pattern in patterns {
+        let (out, pattern) = match pattern.strip_prefix('!') {
+            Some(rest) => (true, rest),
+            None => (false, pattern.as_str()),
+        };
+        let parts: Vec<&str> = pattern
+            .split('/')
+            .filter(|p| !matches!(*p, "" | "."))
+            .collect();
+        let mut these = Vec::new();
+        walk(root, String::new(), &parts, DEEPEST, &mut these);
+        these.retain(|folder| root.join(folder).join(file).is_file());
+        match out {
+            true => found.retain(|folder| !these.contains(folder)),
+            false => found.extend(these),
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+fn walk(root: &Path, at: String, parts: &[&str], depth: usize, into: &mut Vec<String>) {
+    let Some((part, rest)) = parts.split_first() else {
+        if into.len() < MOST {
+            into.push(at);
+        }
+        return;
+    };
+    if *part == "**" {
+        walk(root, at.clone(), rest, depth, into);
+        if depth > 0 {
+            for name in folders(&root.join(&at)) {
+                walk(root, join(&at, &name), parts, depth - 1, into);
+            }
+        }
+        return;
+    }
+    if !part.contains(['*', '?', '[', '{']) {
+        let next = join(&at, part);
+        if *part != ".." && root.join(&next).is_dir() {
+            walk(root, next, rest, depth, into);
+        }
+        return;
+    }
+    let Ok(glob) = Glob::new(part) else { return };
+    for name in folders(&root.join(&at)) {
+        if glob.matches(Path::new(&name)) {
+            walk(root, join(&at, &name), rest, depth, into);
+        }
+    }
+}
+
+/// `web` below `apps` -> `apps/web`.
+pub(super) fn join(folder: &str, name: &str) -> String {
+    match folder {
+        "" => name.into(),
+        folder => format!("{folder}/{name}"),
+    }
+}
+
+/// The folders in a folder, by name, without hidden ones and those of tools.
+pub(super) fn folders(path: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.') && !PASSED_OVER.contains(&name.as_str()))
+        .collect();
+    names.sort_unstable();
+    names
+}

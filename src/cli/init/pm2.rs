@@ -1,0 +1,401 @@
+//! pm2's ecosystem file, where it is JSON.
+
+use serde_json::{Map, Value};
+
+use super::Source;
+use super::draft::{Draft, Item};
+use super::json::{Mark, marks};
+use super::quote::{literal, words};
+use crate::base::json::items;
+
+/// How pm2 runs a script whose name ends so.
+const INTERPRETERS: &[(&str, &str)] = &[
+    (".js", "node"),
+    (".cjs", "node"),
+    (".mjs", "node"),
+    (".ts", "node"),
+    (".py", "python3"),
+    (".sh", "bash"),
+    (".rb", "ruby"),
+    (".pl", "perl"),
+    (".php", "php"),
+];
+
+/// Settings that need nothing in bpm.
+const NEEDS_NOTHING: &[&str] = &[
+    "name",
+    "script",
+    "args",
+    "interpreter",
+    "exec_interpreter",
+    "interpreter_args",
+    "node_args",
+    "out_file",
+    "error_file",
+    "log_file",
+    "output",
+    "error",
+    "log",
+    "merge_logs",
+    "combine_logs",
+    "log_date_format",
+    "treekill",
+    "vizion",
+    "pmx",
+    "automation",
+    "source_map_support",
+    "time",
+    "pid_file",
+    "disable_logs",
+    "log_type",
+    "autostart",
+    "kill_timeout",
+    "instances",
+    "exec_mode",
+];
+
+/// Settings without a counterpart: each with the reason.
+const LACKING: &[(&str, &str)] = &[
+    (
+        "max_restarts",
+        "bpm tries again for ever, unless start_limit_burst is set",
+    ),
+    ("min_uptime", "see \"start_limit_seconds\" in mcp-run(5)"),
+    (
+        "restart_delay",
+        "delays are for all processes: see \"crash_backoff_factor\" in mcp-run(5)",
+    ),
+    (
+        "exp_backoff_restart_delay",
+        "bpm's delays grow by \"crash_backoff_factor\"",
+    ),
+    (
+        "cron_restart",
+        "bpm has no schedules: a timer may call \"bpm restart\"",
+    ),
+    (
+        "cron",
+        "bpm has no schedules: a timer may call \"bpm restart\"",
+    ),
+    (
+        "wait_ready",
+        "process.send('ready') does not reach bpm: see \"ready\" in mcp-run(5)",
+    ),
+    (
+        "listen_timeout",
+        "see \"ready.timeout_seconds\" in mcp-run(5)",
+    ),
+    (
+        "ignore_watch",
+        "watch = [...] names what counts; node_modules and .git never do",
+    ),
+    ("watch_options", "watch = [...] names what counts"),
+    (
+        "stop_exit_codes",
+        "see \"success_exit_codes\" in mcp-run(5)",
+    ),
+    ("increment_var", "bpm runs one of each table"),
+    ("namespace", "bpm has no groups"),
+    ("filter_env", "see \"unset_env\" in mcp-run(5)"),
+];
+
+/// Reads it. `root`: the process runs as root, and `user` may be set.
+pub(super) fn read(source: &Source, root: bool, draft: &mut Draft) -> Result<(), String> {
+    let value: Value = serde_json::from_str(&source.text).map_err(|e| e.to_string())?;
+    let (apps, depth): (Vec<&Value>, usize) = match &value {
+        Value::Array(_) => (items(&value).collect(), 2),
+        Value::Object(all) if all.contains_key("apps") => {
+            for key in all.keys().filter(|key| *key != "apps") {
+                draft.left(&source.file, key, "only \"apps\" is taken over");
+            }
+            match &value["apps"] {
+                one @ Value::Object(_) => (vec![one], 2),
+                several => (items(several).collect(), 3),
+            }
+        }
+        one => (vec![one], 1),
+    };
+    let mut lines = lines(&source.text, depth).into_iter();
+    for app in apps {
+        let lines = lines.next().unwrap_or_default();
+        match app.as_object() {
+            Some(app) => match self::app(source, app, &lines, root) {
+                Ok(item) => draft.add(item),
+                Err(why) => draft.left(&source.at(lines.start), "an app", &why),
+            },
+            None => draft.left(&source.at(lines.start), "an app", "it is no object"),
+        }
+    }
+    Ok(())
+}
+
+/// Where an app and its keys stand.
+#[derive(Default)]
+struct Lines {
+    start: usize,
+    keys: Vec<(String, usize)>,
+}
+
+impl Lines {
+    fn of(&self, key: &str) -> usize {
+        let found = self.keys.iter().find(|(name, _)| name == key);
+        found.map_or(self.start, |(_, line)| *line)
+    }
+}
+
+/// Of each object of that depth.
+fn lines(text: &str, app: usize) -> Vec<Lines> {
+    let mut all: Vec<Lines> = Vec::new();
+    for (depth, mark, line) in marks(text).into_iter().filter(|(d, ..)| *d == app) {
+        debug_assert_eq!(depth, app);
+        match (mark, all.last_mut()) {
+            (Mark::Object, _) => all.push(Lines {
+                start: line,
+                keys: Vec::new(),
+            }),
+            (Mark::Key(key), Some(last)) => last.keys.push((key.into(), line)),
+            (Mark::Key(_), None) => {}
+        }
+    }
+    all
+}
+
+fn app(
+    source: &Source,
+    app: &Map<String, Value>,
+    lines: &Lines,
+    root: bool,
+) -> Result<Item, String> {
+    let text = |key: &str| app.get(key).and_then(Value::as_str);
+    let script = text("script").ok_or("it has no \"script\"")?;
+    let file = script.rsplit('/').next().unwrap_or(script);
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    let mut item = Item::new(text("name").unwrap_or(stem), source.at(lines.start));
+    let folder = text("cwd").unwrap_or("");
+    item.list("command", &command(source, app, script, folder)?);
+    if !folder.is_empty() {
+        item.text("cwd", folder);
+    }
+    // pm2 asks by INT, and kills 1.6 s later.
+    item.text("stop_signal", "INT");
+    let patience = app.get("kill_timeout").and_then(Value::as_f64);
+    let patience = patience.unwrap_or(1600.0).clamp(0.0, 1e9) as u64;
+    item.set(
+        "stop_timeout_seconds",
+        crate::base::number::seconds(std::time::Duration::from_millis(patience)),
+    );
+    for (key, value) in app {
+        setting(&mut item, key, value, &source.at(lines.of(key)), root);
+    }
+    Ok(item)
+}
+
+/// What pm2 would execute.
+fn command(
+    source: &Source,
+    app: &Map<String, Value>,
+    script: &str,
+    folder: &str,
+) -> Result<Vec<String>, String> {
+    let list = |keys: &[&str]| -> Result<Vec<String>, String> {
+        let Some(value) = keys.iter().find_map(|key| app.get(*key)) else {
+            return Ok(Vec::new());
+        };
+        match value {
+            Value::String(text) => {
+                words(text, false).ok_or(format!("{}: a quote is not closed", keys[0]))
+            }
+            Value::Array(_) => Ok(items(value).map(plain).collect()),
+            _ => Err(format!("{}: neither a text nor a list", keys[0])),
+        }
+    };
+    let named = ["interpreter", "exec_interpreter"];
+    let named = named.iter().find_map(|key| app.get(*key)?.as_str());
+    let by_name = INTERPRETERS.iter().find(|(end, _)| script.ends_with(end));
+    let interpreter = match named {
+        Some("none" | "") => None,
+        Some(other) => Some(other),
+        None => by_name.map(|(_, program)| *program).or_else(|| {
+            // A script without an ending is node's, unless it is a program of PATH or a binary.
+            let path = std::path::Path::new(&source.folder)
+                .join(folder)
+                .join(script);
+            let is_script = super::start_of(&path).is_some_and(|start| start != *b"\x7fELF");
+            is_script.then_some("node")
+        }),
+    };
+    let mut command: Vec<String> = interpreter.map(String::from).into_iter().collect();
+    if interpreter.is_some() {
+        command.extend(list(&["interpreter_args", "node_args"])?);
+    }
+    command.push(script.into());
+    command.extend(list(&["args"])?);
+    Ok(command.iter().map(|word| literal(word)).collect())
+}
+
+/// A value as pm2 puts it into the environment.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn setting(item: &mut Item, key: &str, value: &Value, place: &str, root: bool) {
+    let said = format!("{key} = {value}");
+    item.at(place);
+    match (key, value) {
+        ("env", Value::Object(env)) => {
+            for (name, value) in env {
+                item.env(name, &literal(&plain(value)));
+            }
+        }
+        ("cwd", Value::String(_)) | (_, Value::Null) => {}
+        ("autorestart", Value::Bool(false)) => item.text("restart", "never"),
+        ("autorestart", _) | ("watch", Value::Bool(false)) => {}
+        ("watch", Value::Bool(true)) => item.list("watch", &["**".into()]),
+        ("watch", Value::Array(_)) => {
+            let globs: Vec<String> = items(value).map(plain).collect();
+            item.list("watch", &globs);
+        }
+        ("max_memory_restart", value) => match size(value) {
+            Some(size) => item.set("limits.memory", size),
+            None => item.left(place, &said, "no size such as 300M"),
+        },
+        ("env_file", Value::String(path)) => item.text("env_file", path),
+        ("user" | "uid", _) if root => item.text("user", &plain(value)),
+        ("gid", _) if root => item.text("group", &plain(value)),
+        ("user" | "uid" | "gid", _) => {
+            item.left(
+                place,
+                &said,
+                "only root may start processes as another user",
+            );
+        }
+        ("instances", value) if *value != 1 && *value != "1" => {
+            item.left(
+                place,
+                &said,
+                "bpm runs one of each table: copy it under other names",
+            );
+        }
+        ("exec_mode", Value::String(mode)) if mode.starts_with("cluster") => {
+            item.left(
+                place,
+                &said,
+                "bpm starts plain processes; node's cluster module works within one",
+            );
+        }
+        (key, _) if NEEDS_NOTHING.contains(&key) => {}
+        (key, _) if key.starts_with("env_") => {
+            item.left(place, key, "only \"env\" is taken over");
+        }
+        (key, _) => {
+            let known = LACKING.iter().find(|(name, _)| *name == key);
+            item.left(
+                place,
+                &said,
+                known.map_or("unknown to bpm", |(_, why)| *why),
+            );
+        }
+    }
+}
+
+/// `"300M"` as TOML; a number is bytes.
+fn size(value: &Value) -> Option<String> {
+    if let Some(bytes) = value.as_u64() {
+        return Some(bytes.to_string());
+    }
+    let text = value.as_str()?;
+    let digits = text.trim_end_matches(['K', 'k', 'M', 'm', 'G', 'g']);
+    let unit = text[digits.len()..].to_ascii_uppercase();
+    let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    match unit.len() {
+        0 if whole => Some(digits.into()),
+        1 if whole => Some(format!("\"{digits}{unit}\"")),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{config_of, draft_of};
+    use super::*;
+    use crate::config::{Command, Restart};
+
+    #[test]
+    fn apps_become_processes() {
+        let text = r#"{"apps": [
+ {"name": "api", "script": "./server.js", "args": "--a \"b c\" $HOME && x\\y",
+  "node_args": ["--trace-warnings"],
+  "env": {"PORT": 3000, "A": true, "B": "${X}"},
+  "env_production": {"A": false},
+  "instances": 4, "autorestart": false},
+ {"script": "npm", "args": "run dev", "cwd": "web", "kill_timeout": 3000,
+  "watch": ["src/**"], "cron_restart": "0 0 * * *"}
+], "deploy": {}}"#;
+        let draft = draft_of("ecosystem.config.json", text, |s, d| {
+            read(s, false, d).unwrap()
+        });
+        let config = config_of(&draft);
+        let (api, npm) = (&config.processes[0], &config.processes[1]);
+        let list = |words: &[&str]| {
+            Some(Command::List(
+                words.iter().map(|w| (*w).to_string()).collect(),
+            ))
+        };
+        assert_eq!(
+            api.command,
+            list(&[
+                "node",
+                "--trace-warnings",
+                "./server.js",
+                "--a",
+                "b c",
+                "$HOME",
+                "&&",
+                "x\\y"
+            ])
+        );
+        assert!(
+            api.env.contains(&("PORT".into(), "3000".into())),
+            "{:?}",
+            api.env
+        );
+        assert!(
+            api.env.contains(&("B".into(), "$${X}".into())),
+            "{:?}",
+            api.env
+        );
+        assert_eq!(
+            (api.restart, api.stop_timeout.as_millis()),
+            (Restart::Never, 1600)
+        );
+        assert_eq!(
+            (npm.name.as_str(), &npm.command),
+            ("npm", &list(&["npm", "run", "dev"]))
+        );
+        assert_eq!(npm.cwd, std::path::Path::new("/shop/web"));
+        assert_eq!(
+            (npm.watch.as_slice(), npm.stop_timeout.as_secs()),
+            (&["src/**".to_string()][..], 3)
+        );
+        let lost = draft.lost().join("\n");
+        for part in [
+            "ecosystem.config.json:5: env_production: ",
+            "ecosystem.config.json:6: instances = 4: ",
+            "ecosystem.config.json:8: cron_restart = ",
+            "ecosystem.config.json: deploy: ",
+        ] {
+            assert!(lost.contains(part), "{part} in {lost}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_those_of_bpm() {
+        assert_eq!(size(&Value::from("300M")).as_deref(), Some("\"300M\""));
+        assert_eq!(size(&Value::from("2g")).as_deref(), Some("\"2G\""));
+        assert_eq!(size(&Value::from(1024)).as_deref(), Some("1024"));
+        assert_eq!(size(&Value::from("much")), None);
+    }
+}

@@ -1,0 +1,1 @@
+require("http").createServer((q, r) => r.end("hello")).listen(0);

@@ -1,0 +1,2 @@
+echo "jobs $1"
+exec sleep 1000

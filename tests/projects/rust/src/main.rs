@@ -1,0 +1,3 @@
+fn main() {
+    std::thread::park();
+}
