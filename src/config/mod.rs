@@ -9,10 +9,12 @@ mod depend;
 mod diff;
 mod expand;
 pub mod graph;
+pub mod inherit;
 mod keys;
 mod parse;
 mod probe;
 mod read;
+pub mod shell;
 mod signal;
 mod values;
 

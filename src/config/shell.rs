@@ -1,0 +1,222 @@
+//! Pure: no system call, no thread, no clock.
+//!
+//! Strings that `sh -c` runs: whether one is a simple command, and which runner a command begins with.
+
+/// Words that a shell executes by itself: `exec` in front of one would fail, or do something else.
+const BUILTINS: [&str; 77] = [
+    "!", ".", ":", "[", "[[", "alias", "bg", "bind", "break", "builtin", "caller", "case", "cd",
+    "chdir", "command", "compgen", "complete", "continue", "coproc", "declare", "dirs", "disown",
+    "do", "done", "echo", "elif", "else", "enable", "esac", "eval", "exec", "exit", "export",
+    "false", "fc", "fg", "fi", "for", "function", "getopts", "hash", "help", "history", "if", "in",
+    "jobs", "kill", "let", "local", "logout", "popd", "printf", "pushd", "pwd", "read", "readonly",
+    "return", "select", "set", "shift", "shopt", "source", "suspend", "test", "then", "time",
+    "times", "trap", "true", "type", "typeset", "ulimit", "umask", "unalias", "unset", "until",
+    "wait",
+];
+const KEYWORDS: [&str; 3] = ["while", "{", "}"];
+
+/// Whether a string is one simple command (POSIX, Shell Command Language, 2.9.1) without redirection, substitution or
+/// assignment whose first word is a program: `exec` may stand before it.
+pub fn is_simple(text: &str) -> bool {
+    let Some(first) = first_word(text) else {
+        return false;
+    };
+    let assigns = first
+        .split_once('=')
+        .is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+    let special = BUILTINS.contains(&first.as_str()) || KEYWORDS.contains(&first.as_str());
+    !assigns && !special && !first.contains(['$', '#']) && has_no_operator(text)
+}
+
+/// The first word with its quotes removed; None where there is none, or a quote is not closed.
+fn first_word(text: &str) -> Option<String> {
+    let mut word = String::new();
+    let mut chars = text.trim_start().chars();
+    while let Some(c) = chars.next() {
+        match c {
+            ' ' | '\t' | '\n' | '\r' => break,
+            '\'' => loop {
+                match chars.next()? {
+                    '\'' => break,
+                    c => word.push(c),
+                }
+            },
+            '"' => loop {
+                match chars.next()? {
+                    '"' => break,
+                    '\\' => word.push(chars.next()?),
+                    c => word.push(c),
+                }
+            },
+            '\\' => word.push(chars.next()?),
+            c => word.push(c),
+        }
+    }
+    (!word.is_empty()).then_some(word)
+}
+
+/// No control or redirection operator outside quotes, no command substitution anywhere, all quotes closed.
+fn has_no_operator(text: &str) -> bool {
+    let mut chars = text.trim().chars().peekable();
+    let mut double = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '`' => return false,
+            '$' if chars.peek() == Some(&'(') => return false,
+            '\\' if chars.next().is_none_or(|escaped| escaped == '\n') => return false,
+            '"' => double = !double,
+            '\'' if !double && chars.by_ref().all(|c| c != '\'') => return false,
+            ';' | '&' | '|' | '<' | '>' | '(' | ')' | '\n' if !double => return false,
+            _ => {}
+        }
+    }
+    !double
+}
+
+/// A program that starts another one and stays beside it.
+#[derive(Debug)]
+pub struct Runner {
+    name: &'static str,
+    /// Signals that it passes on to its program: sent to both, the program hears them twice, and many programs give up
+    /// their orderly end at the second.
+    passes: &'static [&'static str],
+    /// It dies of all others and takes its program along.
+    guards: bool,
+}
+
+/// Run with a program that notes each signal: bun 1.4.4, pnpm 12.21.0, uv 0.13.8, GNU make 4.3, deno 2.9.6,
+/// yarn 4.18.1. npm 12.2.0 and sh die of the signal without passing it on: there the group is right.
+const RUNNERS: [Runner; 6] = [
+    Runner {
+        name: "bun",
+        passes: &["TERM", "INT"],
+        guards: false,
+    },
+    Runner {
+        name: "pnpm",
+        passes: &["TERM", "INT", "HUP"],
+        guards: true,
+    },
+    Runner {
+        name: "uv",
+        passes: &["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"],
+        guards: false,
+    },
+    Runner {
+        name: "make",
+        passes: &["TERM", "INT", "HUP"],
+        guards: false,
+    },
+    Runner {
+        name: "deno",
+        passes: &["TERM", "INT"],
+        guards: false,
+    },
+    Runner {
+        name: "yarn",
+        passes: &["TERM", "INT"],
+        guards: false,
+    },
+];
+
+/// Which processes of a run get the first signal of a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receiver {
+    /// All of its group.
+    Group,
+    /// Its leader, which passes it on.
+    Leader,
+    /// All but its leader, which would kill them.
+    Rest,
+}
+
+/// The receiver of `signal` (`TERM`) for a command of which this is the first word, with `stop_to = "auto"`.
+pub fn receiver(first: &str, signal: &str) -> Receiver {
+    let name = first.rsplit('/').next().unwrap_or(first);
+    match RUNNERS.iter().find(|runner| runner.name == name) {
+        Some(runner) if runner.passes.contains(&signal) => Receiver::Leader,
+        Some(runner) if runner.guards => Receiver::Rest,
+        _ => Receiver::Group,
+    }
+}
+
+/// The program that a string for `sh -c` begins with, behind `exec`, where it is one simple command.
+pub fn program(text: &str) -> Option<String> {
+    let text = text.trim_start();
+    let command = text.strip_prefix("exec ").unwrap_or(text);
+    first_word(command).filter(|_| is_simple(command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn simple_commands_are_told_from_scripts() {
+        for simple in [
+            "gunicorn wapp:app",
+            "  ./srv --port ${PORT} 'a;b' \"c|d\"",
+            "'./my server' x",
+            "node server.js # a comment",
+            "a\\;b c",
+            "python -c 'import os; print(1)'",
+            "sleep 5 ",
+        ] {
+            assert!(is_simple(simple), "{simple}");
+        }
+        for script in [
+            "",
+            "   ",
+            "a; b",
+            "a && b",
+            "a | b",
+            "a > f",
+            "a <f",
+            "(a)",
+            "a &",
+            "A=1 b",
+            "cd x",
+            "echo hi",
+            "exec a",
+            "$CMD x",
+            "a `b`",
+            "a $(b)",
+            "a \"$(b)\"",
+            "if a",
+            "while a",
+            "{ a",
+            "a\nb",
+            "a 'b",
+            "a \"b",
+            "! a",
+            "# a",
+            "[ -e x ]",
+            "a \\\nb",
+            "\"cd\" x",
+            ": x",
+        ] {
+            assert!(!is_simple(script), "{script}");
+        }
+    }
+
+    #[test]
+    fn program_stands_behind_exec() {
+        assert_eq!(program("exec uv run x").as_deref(), Some("uv"));
+        assert_eq!(
+            program("/usr/bin/make serve").as_deref(),
+            Some("/usr/bin/make")
+        );
+        assert_eq!(program("cd x && make"), None);
+    }
+
+    #[test]
+    fn runners_that_pass_a_signal_on_get_it_alone() {
+        assert_eq!(receiver("/usr/local/bin/bun", "TERM"), Receiver::Leader);
+        assert_eq!(receiver("pnpm", "HUP"), Receiver::Leader);
+        assert_eq!(receiver("pnpm", "QUIT"), Receiver::Rest);
+        assert_eq!(receiver("make", "USR1"), Receiver::Group);
+        for other in ["npm", "node", "sh", "python3", "unmake"] {
+            assert_eq!(receiver(other, "TERM"), Receiver::Group);
+        }
+    }
+}
