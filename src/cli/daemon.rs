@@ -1,10 +1,12 @@
 //! Commands about the daemon as such: starting it in all ways, and the proxy.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::error::{Error, Result};
 use crate::client::proxy;
-use crate::daemon::{self, Project, RunMode, StartOptions, Started};
+use crate::daemon::{self, Launcher, Ourselves, Project, RunMode, StartOptions, Started};
 use crate::os::reap;
 
 use super::commands::Call;
@@ -56,7 +58,7 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
             .get("BPM_DISABLE_DAEMON")
             .is_some_and(|v| v != "0");
     if !alone {
-        return proxy::run(&project, proxy::Daemon::Any);
+        return proxy::run(Arc::new(Launcher::new(project, own_path())));
     }
     let bridged = project.clone();
     let wishes = StartOptions {
@@ -65,18 +67,33 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
         beside: Some(Arc::new(move || {
             let bridged = bridged.clone();
             let bridge = move || {
-                if let Err(error) = proxy::run(&bridged, proxy::Daemon::Ourselves) {
+                if let Err(error) = proxy::run(Arc::new(Ourselves(bridged))) {
                     super::complain(&error);
                 }
                 // The input is at its end: everything stops as when a person asks for it.
                 reap::ask_ourselves_to_stop();
             };
-            let thread = std::thread::Builder::new().name("inward".into());
+            let thread = std::thread::Builder::new().name("bridge".into());
             thread.spawn(bridge).map(drop)
         })),
         ..StartOptions::default()
     };
     begin(&project, &wishes, RunMode::Foreground)
+}
+
+/// The path by which this bpm was started, made absolute: it may name another binary later.
+fn own_path() -> PathBuf {
+    let running = || std::env::current_exe().unwrap_or_default();
+    let Some(name) = std::env::args_os().next() else {
+        return running();
+    };
+    if name.as_bytes().contains(&b'/') {
+        return std::path::absolute(&name).unwrap_or_else(|_| running());
+    }
+    let path = super::environment();
+    let folders = path.get("PATH").map(std::env::split_paths);
+    let found = folders.and_then(|mut all| all.find(|folder| folder.join(&name).is_file()));
+    found.map_or_else(running, |folder| folder.join(&name))
 }
 
 /// `--port`, `--replace`.

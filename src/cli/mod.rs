@@ -17,7 +17,8 @@ mod stored;
 mod up;
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Failure, Result, named};
@@ -25,7 +26,7 @@ use crate::base::paths::{self, CONFIG_FILE};
 use crate::cli::render::Paint;
 use crate::client::connection::{self, Client, Descriptor, VERSION, Verdict};
 use crate::daemon::{Env, Project};
-use crate::os::fds;
+use crate::os::{fds, poll};
 
 use commands::Call;
 use help::help;
@@ -75,7 +76,7 @@ fn complain(error: &Error) {
 
 /// On standard error, as it is. One that is closed is no reason to fail.
 fn note(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
+    let _ = poll::write_all(io::stderr().as_fd(), text.as_bytes());
 }
 
 /// On standard output.
@@ -83,13 +84,10 @@ fn note(text: &str) {
 /// # Errors
 /// Nobody reads it any more ([`Failure::ReaderGone`]), or it can't be written.
 fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| match e.kind() {
-            ErrorKind::BrokenPipe => Failure::ReaderGone.into(),
-            _ => Error::system("write to standard output", e),
-        })
+    poll::write_all(io::stdout().as_fd(), text.as_bytes()).map_err(|e| match e.kind() {
+        ErrorKind::BrokenPipe => Failure::ReaderGone.into(),
+        _ => Error::system("write to standard output", e),
+    })
 }
 
 fn environment() -> Env {

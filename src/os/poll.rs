@@ -88,3 +88,20 @@ pub fn reader_gone(output: BorrowedFd<'_>, within: Duration) -> io::Result<bool>
         Err(e) => Err(e.into()),
     }
 }
+
+/// Writes all of it, however long it takes. A descriptor that somebody else made non-blocking (it is a flag of
+/// the pipe or terminal, which they share with us) is waited for.
+///
+/// # Errors
+/// The first one besides EINTR and EAGAIN.
+pub fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(fd, bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => drop(wait(&[(fd, Until::Writable)], None)?),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}

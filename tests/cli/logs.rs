@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::common::{Project, bpm, eventually, murder};
+use crate::common::{Project, bpm, eventually, murder, nonblocking_pipe, until_full};
 use serde_json::Value;
 
 /// Says `NAME 1` to `NAME 3`, then naps.
@@ -300,5 +300,31 @@ fn a_follower_that_does_not_read_delays_nobody_and_is_told() {
     follower.child.wait().unwrap();
     lines.join().unwrap();
     gaps.join().unwrap();
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn logs_come_whole_where_the_output_does_not_block() {
+    let project = up("[process.many]\ncommand = \"FIXTURE burst 20000; exec FIXTURE nap\"\n");
+    eventually(
+        || match project.cli(["logs", "many", "-n", "1"]).out.trim() {
+            "line 20000" => Ok(()),
+            other => Err(other.to_string()),
+        },
+    );
+    let (mut reader, writer) = nonblocking_pipe();
+    let kept = writer.try_clone().unwrap();
+    let mut child = project
+        .command(bpm())
+        .args(["logs", "many", "-n", "10000"])
+        .stdout(writer)
+        .spawn()
+        .unwrap();
+    until_full(&kept);
+    drop(kept);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text.lines().count(), 10_000);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     project.cli(["stop"]).exits(0);
 }

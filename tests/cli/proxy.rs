@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::{Project, bpm, eventually, lives, murder};
+use crate::common::{Project, bpm, eventually, lives, murder, nonblocking_pipe, until_full};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -456,5 +456,46 @@ fn events_are_numbered_over_restarts_and_deaths() {
         assert_eq!(news["next"].as_u64(), numbers.last().copied());
     }
     assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn answers_come_whole_where_the_output_does_not_block() {
+    let project =
+        Project::new("[process.many]\ncommand = \"FIXTURE burst 3000; exec FIXTURE nap\"\n");
+    project.cli(["up"]).exits(0);
+    let (reader, writer) = nonblocking_pipe();
+    let kept = writer.try_clone().unwrap();
+    let mut child = project
+        .command(bpm())
+        .arg("proxy")
+        .stdin(Stdio::piped())
+        .stdout(writer)
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let arguments = json!({"process": "many", "tail": 3000, "max_chars": 50_000});
+    let params = json!({"name": "search_logs", "arguments": arguments});
+    for id in 1..=3 {
+        let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+        writeln!(input, "{call}").unwrap();
+    }
+    until_full(&kept);
+    drop(kept);
+    writeln!(
+        input,
+        "{}",
+        json!({"jsonrpc": "2.0", "id": 4, "method": "ping"})
+    )
+    .unwrap();
+    let mut ids = Vec::new();
+    for line in BufReader::new(reader).lines().take(4) {
+        let answer: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        ids.push(answer["id"].as_u64().unwrap());
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3, 4]);
+    drop(input);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     project.cli(["stop"]).exits(0);
 }

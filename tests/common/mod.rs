@@ -16,8 +16,9 @@ pub mod load;
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -25,6 +26,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -45,6 +48,24 @@ pub fn eventually<T, E: Debug>(mut look: impl FnMut() -> Result<T, E>) -> T {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A pipe whose writers do not block, as some wrappers make it.
+pub fn nonblocking_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    (reader, writer)
+}
+
+/// Waits until nothing more fits into a pipe.
+pub fn until_full(pipe: &PipeWriter) {
+    eventually(|| {
+        let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut fds, PollTimeout::ZERO).unwrap() {
+            0 => Ok(()),
+            _ => Err("there is room"),
+        }
+    });
 }
 
 /// A project's folder, its `BPM_HOME`, and the bpm that runs there. Dropped, it stops bpm and fails

@@ -1,157 +1,191 @@
 use super::*;
-use crate::log::block::testing::Random;
 
-fn of(text: &str) -> (Option<String>, Option<String>) {
-    let head = head(text.as_bytes());
-    (
-        head.id.map(|id| String::from_utf8(id).unwrap()),
-        head.method,
-    )
-}
-
-#[test]
-fn heads_are_found_wherever_they_stand() {
-    let (id, method) = (Some("1".to_string()), Some("m".to_string()));
-    for text in [
-        r#"{"jsonrpc":"2.0","id":1,"method":"m","params":{"id":2,"method":"x"}}"#,
-        r#"{"params":{"id":2,"a":["}",{"id":3}]},"method":"m","id":1}"#,
-        r#"{ "params" : "a\"}," , "method" : "m" , "id" : 1 }"#,
-        r#"{"params":[],"x":-1.5e3,"y":null,"z":true,"method":"m","id":1}"#,
-    ] {
-        assert_eq!(of(text), (id.clone(), method.clone()), "{text}");
+fn request(text: &str) -> Request {
+    match rpc::message(rpc::parse(text.as_bytes()).unwrap()) {
+        Ok(Message::Request(request)) => request,
+        other => panic!("{other:?}"),
     }
-    assert_eq!(of(r#"{"id":"a b","method":"m"}"#).0, Some("\"a b\"".into()));
-    assert_eq!(of(r#"{"id":1,"result":{"method":"m"}}"#), (id, None));
-    assert_eq!(of(r#"{"method":"m"}"#), (None, method));
-    assert_eq!(of(r#"{"id":null,"error":{}}"#), (None, None));
 }
 
 #[test]
-fn what_is_no_json_has_no_head_and_does_no_harm() {
-    for text in [
-        "{",
-        "{}",
-        "{\"",
-        "{\"a",
-        "{\"a\"",
-        "{\"a\":",
-        "{\"id\":\"",
-        "{\"a\":[",
-        "{\"a\\",
-        "{]",
-        "{\"id\":]",
+fn lines_are_cut_however_they_come() {
+    let mut lines = Lines::new(8);
+    let mut seen = Vec::new();
+    for piece in [
+        "one\ntw",
+        "o\n\n  \nthr",
+        "ee\n",
+        "a very long",
+        " one\nfour\n",
     ] {
-        let head = head(text.as_bytes());
-        assert!(!head.is_request(), "{text}");
-    }
-    assert_eq!(heads(b"x"), []);
-    assert_eq!(heads(b""), []);
-    assert_eq!(heads(b"[1"), []);
-}
-
-#[test]
-fn scanning_agrees_with_a_parser() {
-    // A small generator of JSON, so that no crate is needed for it.
-    let mut random = Random(42);
-    let mut next = |n: u64| random.next() % n;
-    fn value(next: &mut impl FnMut(u64) -> u64, depth: u32) -> Value {
-        match next(if depth > 3 { 5 } else { 7 }) {
-            0 => Value::Null,
-            1 => (next(1000) as i64 - 500).into(),
-            2 => (next(100) as f64 / 7.0).into(),
-            3 => true.into(),
-            4 => ["", "a\"b", "\\", "}{][,:", "id", "日本"][next(6) as usize].into(),
-            5 => (0..next(4)).map(|_| value(next, depth + 1)).collect(),
-            _ => {
-                let keys = ["id", "method", "a", "b\"c", "result2"];
-                let n = next(4);
-                (0..n)
-                    .map(|_| (keys[next(5) as usize].to_string(), value(next, depth + 1)))
-                    .collect::<serde_json::Map<_, _>>()
-                    .into()
-            }
+        assert!(lines.read(piece.as_bytes()));
+        while let Some(line) = lines.next() {
+            seen.push(match line {
+                Line::Whole(line) => String::from_utf8(line).unwrap(),
+                Line::TooLong => "too long".into(),
+            });
         }
     }
-    for _ in 0..20_000 {
-        let message = value(&mut next, 0);
-        let Value::Object(fields) = &message else {
-            continue;
-        };
-        let head = head(message.to_string().as_bytes());
-        let id = fields.get("id").filter(|id| !id.is_null());
-        let method = fields.get("method").and_then(Value::as_str);
-        assert_eq!(
-            head.id
-                .map(|id| serde_json::from_slice::<Value>(&id).unwrap())
-                .as_ref(),
-            id,
-            "{message}"
-        );
-        assert_eq!(head.method.as_deref(), method, "{message}");
-    }
+    assert_eq!(seen, ["one\n", "two\n", "three\n", "too long", "four\n"]);
+    assert!(!lines.read(&b""[..]));
 }
 
 #[test]
-fn a_batch_has_many_heads() {
-    let found = heads(br#"[{"id":1,"method":"a"},{"method":"b"}]"#);
-    assert_eq!(found.len(), 2);
-    assert!(found[0].is_request() && !found[1].is_request());
-}
-
-#[test]
-fn the_answer_is_found_among_others() {
-    let mut wire: &[u8] = b"{\"id\":7,\"result\":1}\nrest";
-    assert_eq!(
-        answer_to(&mut wire, b"7").unwrap(),
-        b"{\"id\":7,\"result\":1}\n"
-    );
-    assert_eq!(wire, b"rest");
-    assert!(answer_to(&mut wire, b"7").is_err());
-}
-
-#[test]
-fn what_changes_something_or_waits_for_what_is_new_is_not_asked_again() {
+fn requests_that_change_something_or_wait_for_news_are_not_repeatable() {
+    let call = |name: &str, arguments: &str| {
+        format!(r#""method":"tools/call","params":{{"name":"{name}","arguments":{arguments}}}"#)
+    };
     for (yes, message) in [
-        (true, r#"{"method":"tools/list"}"#),
-        (
-            true,
-            r#"{"method":"tools/call","params":{"name":"get_status"}}"#,
-        ),
-        (
-            true,
-            r#"{"method":"tools/call","params":{"name":"wait","arguments":{"process":"a"}}}"#,
-        ),
-        (
-            true,
-            r#"{"method":"tools/call","params":{"name":"wait","arguments":{"for":"exit","after":7}}}"#,
-        ),
-        (
-            false,
-            r#"{"method":"tools/call","params":{"name":"wait","arguments":{"for":"exit"}}}"#,
-        ),
-        (
-            false,
-            r#"{"method":"tools/call","params":{"name":"start"}}"#,
-        ),
-        (
-            false,
-            r#"{"method":"tools/call","params":{"name":"no such"}}"#,
-        ),
-        (false, r#"{"method":"subscriptions/listen"}"#),
-        (false, r#"{"method":"bpm/shutdown"}"#),
-        (false, "no json"),
+        (true, r#""method":"tools/list""#.to_string()),
+        (true, call("get_status", "{}")),
+        (true, call("wait", r#"{"process":"a"}"#)),
+        (true, call("wait", r#"{"for":"exit","after":7}"#)),
+        (false, call("wait", r#"{"for":"exit"}"#)),
+        (false, call("start", "{}")),
+        (false, call("no such", "{}")),
+        (false, r#""method":"subscriptions/listen""#.into()),
+        (false, r#""method":"bpm/shutdown""#.into()),
     ] {
-        assert_eq!(repeatable(message.as_bytes()), yes, "{message}");
+        let request = request(&format!(r#"{{"jsonrpc":"2.0","id":1,{message}}}"#));
+        assert_eq!(repeatable(&request), yes, "{message}");
     }
 }
 
+struct Nobody;
+
+impl Connect for Nobody {
+    fn connect(&self) -> Result<Client> {
+        Err(Error::cannot("connect", "nobody is there"))
+    }
+
+    fn is_this_process(&self) -> bool {
+        false
+    }
+}
+
+fn proxy() -> Proxy {
+    let mut proxy = Proxy::new(Arc::new(Nobody)).unwrap();
+    proxy.tried = true;
+    proxy
+}
+
+/// A link to a daemon that is played by the other end.
+fn link(proxy: &mut Proxy) -> UnixStream {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    proxy.linked(ours);
+    theirs
+}
+
+fn said(mut daemon: &UnixStream) -> String {
+    let mut text = String::new();
+    let _ = daemon.read_to_string(&mut text);
+    text
+}
+
+fn answers(proxy: &mut Proxy) -> String {
+    String::from_utf8(std::mem::take(&mut proxy.output.unsent)).unwrap()
+}
+
+const READ: &str = "{\"jsonrpc\":\"2.0\",\"id\":\"x\",\"method\":\"tools/list\"}\n";
+const ORDER: &str =
+    "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"tools/call\",\"params\":{\"name\":\"stop\"}}\n";
+
 #[test]
-fn a_cancelled_request_is_waited_for_no_more() {
-    let mut state = State::default();
-    let line = br#"{"id":"x","method":"tools/call"}"#;
-    state.note(&head(line), line);
-    assert_eq!(state.waiting.len(), 1);
-    let line = br#"{"method":"notifications/cancelled","params":{"requestId":"x"}}"#;
-    state.note(&head(line), line);
-    assert!(state.waiting.is_empty());
+fn a_cancelled_request_is_not_waited_for() {
+    let mut proxy = proxy();
+    proxy.take(READ.into());
+    assert_eq!((proxy.calls.len(), proxy.queue.len()), (1, 1));
+    let cancel =
+        r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":"x"}}"#;
+    proxy.take(cancel.into());
+    assert!(proxy.calls.is_empty() && proxy.queue.is_empty());
+}
+
+#[test]
+fn a_lost_daemon_is_followed_by_the_next() {
+    let mut proxy = proxy();
+    let first = link(&mut proxy);
+    proxy.take(READ.into());
+    proxy.take(ORDER.into());
+    assert_eq!(said(&first), format!("{READ}{ORDER}"));
+    drop(first);
+    proxy.read_answers();
+    // The order may have been executed; what only reads is sent again.
+    let told = answers(&mut proxy);
+    assert!(
+        told.contains("\"id\":7") && told.contains("may or may not"),
+        "{told}"
+    );
+    let mut second = link(&mut proxy);
+    assert_eq!(said(&second), READ);
+    let answer = b"{\"jsonrpc\":\"2.0\",\"id\":\"x\",\"result\":{}}\n";
+    second.write_all(answer).unwrap();
+    proxy.read_answers();
+    assert_eq!(answers(&mut proxy).as_bytes(), answer);
+    assert!(proxy.calls.is_empty());
+}
+
+#[test]
+fn a_refusal_of_a_stopping_daemon_is_kept_from_the_client() {
+    let mut proxy = proxy();
+    let mut first = link(&mut proxy);
+    proxy.take(ORDER.into());
+    said(&first);
+    let refusal =
+        format!("{{\"id\":7,\"error\":{{\"code\":{STOPPING},\"message\":\"stopping\"}}}}\n");
+    first.write_all(refusal.as_bytes()).unwrap();
+    proxy.read_answers();
+    assert_eq!(answers(&mut proxy), "");
+    drop(first);
+    proxy.read_answers();
+    let second = link(&mut proxy);
+    assert_eq!(said(&second), ORDER);
+}
+
+#[test]
+fn a_new_daemon_hears_the_handshake_first() {
+    let mut proxy = proxy();
+    let mut first = link(&mut proxy);
+    let hello = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{\"protocolVersion\":\"2025-03-26\"}}\n";
+    proxy.take(hello.into());
+    assert_eq!(said(&first), hello);
+    first.write_all(b"{\"id\":1,\"result\":{}}\n").unwrap();
+    proxy.read_answers();
+    drop(first);
+    proxy.read_answers();
+    answers(&mut proxy);
+    proxy.take(READ.into());
+    let mut second = link(&mut proxy);
+    let heard = said(&second);
+    let (first, rest) = heard.split_once('\n').unwrap();
+    assert!(
+        first.contains("2025-03-26") && first.contains(OWN_ID),
+        "{heard}"
+    );
+    assert_eq!(rest, READ);
+    // Its answer is not the client's.
+    let answer = format!("{{\"id\":\"{OWN_ID}\",\"result\":{{}}}}\n");
+    second.write_all(answer.as_bytes()).unwrap();
+    proxy.read_answers();
+    assert_eq!(answers(&mut proxy), "");
+}
+
+#[test]
+fn a_daemon_that_says_nothing_is_asked_and_then_given_up() {
+    let mut proxy = proxy();
+    let daemon = link(&mut proxy);
+    proxy.take(READ.into());
+    said(&daemon);
+    let long_ago = Mono::default();
+    proxy.link.as_mut().unwrap().heard = long_ago;
+    proxy.check_deadlines();
+    assert!(said(&daemon).contains("\"ping\""));
+    assert!(proxy.deadline().unwrap() > Mono::now());
+    proxy.link.as_mut().unwrap().probed = Some(long_ago);
+    proxy.check_deadlines();
+    let told = answers(&mut proxy);
+    assert!(told.contains(SILENT), "{told}");
+    assert!(proxy.link.is_none() && proxy.calls.is_empty());
 }

@@ -1,0 +1,119 @@
+//! Starting a daemon from a process that has threads, which a fork does not allow: another bpm is executed for it.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::base::error::{Error, Result};
+use crate::client::connection::{self, Client, Verdict};
+use crate::client::proxy::Connect;
+use crate::os::poll::readable;
+use crate::os::spawn::{Launch, spawn};
+use crate::os::{group, proc, reap};
+
+use super::start::Project;
+use super::stop::judge_lasting;
+
+/// What the proxy says it is.
+const KIND: &str = "proxy";
+/// A daemon that was found or started may be stopped before we are connected: so often another one is tried.
+const ATTEMPTS: usize = 5;
+/// What is read of what it says: more than a person would.
+const MOST: usize = 16 << 10;
+
+/// Connects to the daemon of a project, and starts it if none runs.
+pub struct Launcher {
+    project: Project,
+    /// The binary that is executed.
+    image: PathBuf,
+}
+
+impl Launcher {
+    /// `image`: the path by which this bpm was started. What it names by then is executed, and the file that runs
+    /// here only where nothing has that name any more.
+    pub fn new(project: Project, image: PathBuf) -> Self {
+        Self { project, image }
+    }
+
+    /// Executes `bpm -d` and waits for its end.
+    ///
+    /// # Errors
+    /// What it said.
+    fn launch(&self) -> Result<()> {
+        let cannot = |why: String| Error::cannot("start the daemon", why);
+        let program = match self.image.exists() {
+            true => &self.image,
+            false => Path::new("/proc/self/exe"),
+        };
+        let args = ["-d".into(), self.project.root.clone().into()];
+        let (env, cwd) = (&self.project.env.0, &self.project.root);
+        let spawned = spawn(&Launch {
+            argv0: Some(self.image.as_os_str()),
+            ..Launch::new(program.as_os_str(), &args, env, cwd)
+        })
+        .map_err(|e| cannot(e.to_string()))?;
+        let [_, said] = [spawned.stdout, spawned.stderr].map(read_all);
+        // However long it takes: it was started here, so it is reaped here.
+        if let Some(start) = proc::start_time(spawned.pid) {
+            let _ = group::wait_gone(spawned.pid, start, Duration::MAX);
+        }
+        match reap::reap(spawned.pid).map(|death| death.end) {
+            Some(end) if end.is_success() => Ok(()),
+            _ if said.trim().is_empty() => Err(cannot("it ended without a word".into())),
+            _ => Err(cannot(said.trim().trim_start_matches("bpm: ").into())),
+        }
+    }
+}
+
+impl Connect for Launcher {
+    fn connect(&self) -> Result<Client> {
+        for _ in 0..ATTEMPTS {
+            if let Verdict::Running(_, client) = judge_lasting(&self.project, KIND)? {
+                return Ok(client);
+            }
+            self.launch()?;
+        }
+        Err(Error::cannot("reach the daemon", "it was stopped at once"))
+    }
+
+    fn is_this_process(&self) -> bool {
+        false
+    }
+}
+
+/// Connects to the daemon that this process is.
+pub struct Ourselves(pub Project);
+
+impl Connect for Ourselves {
+    fn connect(&self) -> Result<Client> {
+        match connection::judge(&self.0.dir, KIND)? {
+            Verdict::Running(_, client) => Ok(client),
+            Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
+                Err(Error::cannot("reach bpm", "it is stopping"))
+            }
+        }
+    }
+
+    fn is_this_process(&self) -> bool {
+        true
+    }
+}
+
+/// All that comes until the other end is closed.
+fn read_all(pipe: OwnedFd) -> String {
+    let mut text = Vec::new();
+    let mut chunk = [0; 1024];
+    let mut file = File::from(pipe);
+    while readable([Some(file.as_fd())], None).is_ok() {
+        match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) if text.len() < MOST => text.extend_from_slice(&chunk[..n]),
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => break,
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
