@@ -797,6 +797,44 @@ fn a_first_build_that_fails_is_tried_again() {
 }
 
 #[test]
+fn a_build_whose_product_vanishes_again_and_again_waits_longer_each_time() {
+    let mut w = World::new(vec![rust("api")]);
+    let ticket = w.order(0, Order::Start);
+    let lose = |w: &mut World| {
+        let key = w.newest(0);
+        w.runs.remove(&key);
+        w.step(Event::Lost(key));
+    };
+    let lost = |w: &mut World| {
+        w.build_ends(Ok(()));
+        lose(w);
+    };
+    // Once it may be somebody's doing: it is built again at once.
+    lost(&mut w);
+    assert_eq!((w.builds.len(), w.state(0)), (1, State::Building));
+    lost(&mut w);
+    assert!(matches!(w.answers[&ticket], Err(Why::Build { id: 2, .. })));
+    for wait in [1.0, 1.5, 2.25] {
+        assert_eq!((w.builds.len(), w.state(0)), (0, State::Failed));
+        let due = w.facts(0).next_start.unwrap();
+        assert_eq!(due.since(w.now), Duration::from_secs_f64(wait));
+        assert!(w.facts(0).reason.unwrap().contains("is gone again"));
+        w.pass(Duration::from_secs_f64(wait));
+        lost(&mut w);
+    }
+    assert_eq!(w.facts(0).crashes, 0);
+    // One that is started clears it.
+    w.reach_deadline();
+    w.build_ends(Ok(()));
+    let key = w.newest(0);
+    w.spawned(key);
+    w.crash(0);
+    w.reach_deadline();
+    lose(&mut w);
+    assert_eq!(w.builds.len(), 1);
+}
+
+#[test]
 fn a_restart_that_waits_for_its_turn_outlives_the_end_of_what_it_replaces() {
     let mut w = World::new(vec![Policy {
         restart: Restart::Never,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::number;
-use crate::config::Restart;
+use crate::config::{Mode, Restart};
 use crate::lifecycle::{Effect, Generation, Why};
 
 use super::{BREATH, Built, Cancel, GIVE_UP, Goal, Rest, Run, STABLE_AFTER, Stop, Unit};
@@ -30,9 +30,9 @@ impl Unit {
             )),
             None => result,
         };
-        self.tried = Some((id, result.is_err()));
         match result {
             Ok(()) => {
+                self.tried = Some((id, false));
                 self.built[build.mode as usize] = Some(Built {
                     id,
                     mode: build.mode,
@@ -47,33 +47,31 @@ impl Unit {
                     self.reverts = false;
                 }
             }
-            Err(why) => {
-                self.stays = self.build_wish.is_none();
-                let nothing_runs = self.run.is_none();
-                if self.reverts && nothing_runs && self.build_wish.is_none() {
-                    self.reverts = false;
-                    self.want = false;
-                } else if self.want && nothing_runs && self.startable().is_none() {
-                    let delay = self.policy.delay(build.mode, self.in_a_row).max(BREATH);
-                    self.in_a_row = self.in_a_row.saturating_add(1);
-                    self.hold_until = Some(now.after(delay));
-                    self.mode = build.mode;
-                    self.reason = Some(format!("build failed: {why}"));
-                }
-                let first = nothing_runs;
-                self.fail_waiting(out, |goal| match goal {
-                    Goal::Fresh { build, .. } if *build <= id => Some(Why::Build {
-                        id,
-                        why: why.clone(),
-                    }),
-                    Goal::Up if first => Some(Why::Build {
-                        id,
-                        why: why.clone(),
-                    }),
-                    Goal::Up | Goal::Fresh { .. } | Goal::Down | Goal::Back(_) => None,
-                });
-            }
+            Err(why) => self.build_failed(now, build.id, build.mode, why, out),
         }
+    }
+
+    /// A build failed: the old run goes on; where there is none, the next build waits.
+    fn build_failed(&mut self, now: Mono, id: u64, mode: Mode, why: String, out: &mut Vec<Effect>) {
+        self.tried = Some((id, true));
+        self.stays = self.build_wish.is_none();
+        let nothing_runs = self.run.is_none();
+        if self.reverts && nothing_runs && self.build_wish.is_none() {
+            self.reverts = false;
+            self.want = false;
+        } else if self.want && nothing_runs && self.startable().is_none() {
+            let delay = self.policy.delay(mode, self.in_a_row).max(BREATH);
+            self.in_a_row = self.in_a_row.saturating_add(1);
+            self.hold_until = Some(now.after(delay));
+            self.mode = mode;
+            self.reason = Some(format!("build failed: {why}"));
+        }
+        let why = Why::Build { id, why };
+        self.fail_waiting(out, |goal| match goal {
+            Goal::Fresh { build, .. } if *build <= id => Some(why.clone()),
+            Goal::Up if nothing_runs => Some(why.clone()),
+            Goal::Up | Goal::Fresh { .. } | Goal::Down | Goal::Back(_) => None,
+        });
     }
 
     pub(in crate::lifecycle) fn spawned(
@@ -98,6 +96,7 @@ impl Unit {
             });
             out.push(Effect::Signal(key));
         }
+        self.lost_before = false;
     }
 
     pub(in crate::lifecycle) fn not_spawned(
@@ -119,7 +118,9 @@ impl Unit {
         self.gone(now, generation);
     }
 
-    /// Built once more, as if it had never been.
+    /// What a build made is gone. It is built once more at once, as if it had never been built; when that
+    /// is gone as well before it ever ran, the build counts as failed, or builds would follow each other
+    /// without a pause.
     pub(in crate::lifecycle) fn lost(
         &mut self,
         now: Mono,
@@ -134,15 +135,22 @@ impl Unit {
             known.take_if(|b| *b == built);
         }
         self.starts -= 1;
-        if !asked {
-            self.build_wish.get_or_insert((built.mode, 0));
-        }
         // There is nothing to go back to.
         self.fail_waiting(out, |goal| match goal {
             Goal::Back(why) => Some(why.clone()),
             Goal::Up | Goal::Fresh { .. } | Goal::Down => None,
         });
         self.gone(now, generation);
+        if asked {
+            return;
+        }
+        if self.lost_before {
+            let why = "what it made is gone again before it was started".into();
+            self.build_failed(now, built.id, built.mode, why, out);
+        } else {
+            self.lost_before = true;
+            self.build_wish.get_or_insert((built.mode, 0));
+        }
     }
 
     pub(in crate::lifecycle) fn ready(&mut self, generation: Generation) {

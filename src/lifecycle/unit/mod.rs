@@ -205,6 +205,8 @@ pub(super) struct Unit {
     pub(super) hopeless: bool,
     /// Why it is where it is, in words.
     reason: Option<String>,
+    /// What was built last was gone before it could be started, and nothing has been started since.
+    lost_before: bool,
     /// Who waits, and for what.
     waiting: Vec<(Ticket, Goal)>,
 }
@@ -244,6 +246,7 @@ impl Unit {
             completed: false,
             hopeless: false,
             reason: None,
+            lost_before: false,
             waiting: Vec::new(),
         }
     }
