@@ -370,7 +370,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Announcer>) -> Result<()> {
         fds::raise_nofile().map_err(|e| Error::system("raise the limit of open files", e))?;
     // Removed at each end but a violent one.
     let killed_before = project.dir.descriptor().exists();
-    let (mut state, trouble) = State::read(&project.dir.state());
+    let (mut state, trouble) = State::read(&project.dir.state())?;
     if let Some(trouble) = trouble {
         log.write(Level::Warn, "daemon", &trouble);
     }

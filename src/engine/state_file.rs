@@ -1,16 +1,23 @@
-//! What must outlive this bpm, in `state.json`: numbers of lines and runs, exits, and which processes
+//! `state.json`: what must outlive this bpm. Numbers of lines and runs, kept ports, exits, and which processes
 //! run, by identity.
+//!
+//! The file is small: of an exit only what [`clip`] leaves is kept, of the tails of a project no more than
+//! [`TAILS`]. It is replaced as a whole, so that a reader never sees half of it, and brought to the disk
+//! before anything relies on it. One that can't be read is moved aside, never taken for an absent one: the
+//! processes of the bpm before are looked for then.
 
 use std::collections::VecDeque;
-use std::fmt::Write;
+use std::fs;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::base::clock::Wall;
+use crate::base::error::{Error, Result, reason};
 use crate::base::json::{self, object, strings};
 use crate::base::table::Table;
 use crate::engine::snapshot::ExitView;
@@ -18,8 +25,22 @@ use crate::os::files;
 
 /// The layout of the file.
 const VERSION: u64 = 1;
-/// Numbers are reserved so many at a time: after a kill they go on behind the reserved ones.
+/// Numbers are reserved in blocks: after a kill the next bpm goes on behind the reserved ones.
 pub const BLOCK: u64 = 10_000_000;
+/// How many exits of a process are kept.
+const EXITS: usize = 32;
+/// How many characters of a line in a tail.
+const LONGEST_LINE: usize = 1_000;
+/// How many bytes of a tail in memory.
+const TAIL: usize = 16 << 10;
+/// How many bytes of the tails of one process are in the file, of the newest exits; and of all processes.
+const TAILS_OF_ONE: usize = 64 << 10;
+const TAILS: usize = 2 << 20;
+/// How many files that could not be read are kept beside the good one.
+const DAMAGED: usize = 5;
+
+/// Of the thread that waits for the disk.
+const STACK: usize = 64 << 10;
 
 /// The next numbers of one process's logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,90 +66,116 @@ impl Default for Numbers {
     }
 }
 
-/// A process that runs, or that ran when bpm was killed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Running {
-    /// The process's name.
-    pub process: String,
-    /// Its first pid.
-    pub pid: i32,
-    /// When that pid began, in clock ticks since the boot.
-    pub start: u64,
-    /// Its run in the log.
-    pub run: u64,
+/// The exits of a process, oldest first.
+pub type Exits = Arc<VecDeque<ExitView>>;
+
+/// One process.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Kept {
+    numbers: Numbers,
+    /// The port that `port = "auto"` was given.
+    port: Option<u16>,
+    exits: Exits,
 }
 
-/// See the module.
+/// A process that runs, or that ran when bpm was killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Running {
+    process: String,
+    /// Its first pid.
+    pid: i32,
+    /// When that pid began, in clock ticks since the boot.
+    start: u64,
+    /// Its run in the log.
+    run: u64,
+}
+
+/// The contents of the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     /// The TCP port kept for `/mcp`.
     pub port: Option<u16>,
     /// No event has a number above this yet.
     pub event: u64,
-    /// What `port = "auto"` was given.
-    ports: Table<String, u16>,
-    numbers: Table<String, Numbers>,
-    exits: Table<String, VecDeque<ExitView>>,
+    processes: Table<String, Kept>,
     running: Vec<Running>,
+    /// The file of before could not be read: processes may run that nobody wrote down.
+    damaged: bool,
 }
 
 impl State {
-    /// What an earlier bpm left; nothing where there is no such file, or where it is damaged: it
-    /// holds nothing that a project can't do without. The text says what was wrong with it.
-    pub fn read(path: &Path) -> (Self, Option<String>) {
-        match files::read_named(path) {
+    /// Reads what an earlier bpm left: nothing where there is no such file. The text says what was wrong
+    /// with a file that can't be read, and where it is now.
+    ///
+    /// # Errors
+    /// It can't be read, and can't be moved aside either.
+    pub fn read(path: &Path) -> Result<(Self, Option<String>)> {
+        let why = match files::read_named(path) {
             Ok((bytes, _)) => match Self::parse(&bytes) {
-                Some(state) => (state, None),
-                None => (
-                    Self::default(),
-                    Some(format!("{} is damaged: beginning anew", path.display())),
-                ),
+                Some(state) => return Ok((state, None)),
+                None => "it is damaged, or of another version of bpm".into(),
             },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => (Self::default(), None),
-            Err(e) => {
-                let why = crate::base::error::reason(&e);
-                (
-                    Self::default(),
-                    Some(format!("cannot read {}: {why}", path.display())),
-                )
-            }
-        }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Self::default(), None)),
+            Err(e) => reason(&e),
+        };
+        let aside = aside(path);
+        fs::rename(path, &aside).map_err(|e| {
+            let why = format!("{why}; it can't be moved aside: {}", reason(&e));
+            Error::cannot(format!("read {}", path.display()), why)
+        })?;
+        let state = Self {
+            damaged: true,
+            ..Self::default()
+        };
+        let text = format!(
+            "cannot read {}: {why}; it is kept as {}, and kept ports and earlier exits are lost",
+            path.display(),
+            aside.display()
+        );
+        Ok((state, Some(text)))
     }
 
-    /// Replaces the file as a whole.
+    /// Replaces the file as a whole; [`Disk::sync`] follows.
     ///
     /// # Errors
     /// As the system gives them (a full disk); the file of before stays.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        files::write_atomic(path, self.format().as_bytes(), 0o600)
+        files::write_atomic(path, self.to_json().to_string().as_bytes(), 0o600)
     }
 
     /// The next numbers of a process.
     pub fn reserve(&mut self, process: &str) -> Numbers {
-        *self.numbers.or_default(process.into())
+        self.kept(process).numbers
     }
 
     /// Numbers below these have been given out.
     pub fn note_numbers(&mut self, process: &str, numbers: Numbers) {
-        self.numbers.insert(process.into(), numbers);
+        self.kept(process).numbers = numbers;
     }
 
     /// The port kept for a process.
     pub fn port_of(&self, process: &str) -> Option<u16> {
-        self.ports.get(process).copied()
+        self.processes.get(process)?.port
+    }
+
+    /// The port is kept for another process than this one.
+    pub fn is_kept_for_another(&self, port: u16, process: &str) -> bool {
+        let mut others = self.processes.iter().filter(|(name, _)| *name != process);
+        others.any(|(_, kept)| kept.port == Some(port))
     }
 
     /// Keeps a port for a process.
     pub fn keep_port(&mut self, process: &str, port: u16) {
-        self.ports.insert(process.into(), port);
+        self.kept(process).port = Some(port);
     }
 
-    /// The exits of earlier runs, oldest first.
-    pub fn exits(&self, process: &str) -> VecDeque<ExitView> {
-        self.exits.get(process).cloned().unwrap_or_default()
+    /// The exits of earlier runs.
+    pub fn exits(&self, process: &str) -> Exits {
+        let kept = self.processes.get(process);
+        kept.map(|k| Arc::clone(&k.exits)).unwrap_or_default()
     }
 
-    /// It runs.
+    /// A run has begun.
     pub fn started(&mut self, process: &str, pid: i32, start: u64, run: u64) {
         self.running.push(Running {
             process: process.into(),
@@ -138,13 +185,15 @@ impl State {
         });
     }
 
-    /// Its first process ended.
-    pub fn ended(&mut self, process: &str, exit: ExitView, most: usize) {
-        let exits = self.exits.or_default(process.into());
-        if exits.len() >= most {
-            exits.pop_front();
+    /// Its first process ended. Gives the exits with this one.
+    pub fn ended(&mut self, process: &str, exit: ExitView) -> Exits {
+        let exits = &mut self.kept(process).exits;
+        let all = Arc::make_mut(exits);
+        all.push_back(exit);
+        while all.len() > EXITS {
+            all.pop_front();
         }
-        exits.push_back(exit);
+        Arc::clone(exits)
     }
 
     /// Nothing of that run is left.
@@ -153,14 +202,19 @@ impl State {
             .retain(|r| r.process != process || r.run != run);
     }
 
-    /// Processes run, as far as this knows.
-    pub fn anything_runs(&self) -> bool {
-        !self.running.is_empty()
+    /// Processes of an earlier bpm may run.
+    pub fn may_have_left(&self) -> bool {
+        self.damaged || !self.running.is_empty()
     }
 
     /// What was left has been dealt with.
     pub fn forget_running(&mut self) {
         self.running.clear();
+        self.damaged = false;
+    }
+
+    fn kept(&mut self, process: &str) -> &mut Kept {
+        self.processes.or_default(process.into())
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -168,84 +222,106 @@ impl State {
         if value["version"].as_u64()? != VERSION {
             return None;
         }
-        let mut state = Self {
-            port: value["port"].as_u64().and_then(|p| u16::try_from(p).ok()),
+        let processes = value["processes"].as_object()?.iter();
+        let running = value["running"].as_array()?.iter();
+        Some(Self {
+            port: port(&value["port"]),
             event: value["event"].as_u64().unwrap_or_default(),
-            ..Self::default()
-        };
-        for (name, row) in value["processes"].as_object()? {
-            let number = |key: &str| row["next"][key].as_u64().filter(|n| *n > 0).unwrap_or(1);
-            let numbers = Numbers {
-                seq: number("seq"),
-                run: number("run"),
-                build_seq: number("build_seq"),
-                build_run: number("build_run"),
-            };
-            state.numbers.insert(name.clone(), numbers);
-            if let Some(port) = row["port"].as_u64().and_then(|p| u16::try_from(p).ok()) {
-                state.ports.insert(name.clone(), port);
-            }
-            let exits = row["exits"]
-                .as_array()
-                .map(|all| all.iter().filter_map(exit_of).collect());
-            state.exits.insert(name.clone(), exits.unwrap_or_default());
-        }
-        state.running = value["running"]
-            .as_array()?
-            .iter()
-            .filter_map(running_of)
-            .collect();
-        Some(state)
+            processes: processes.map(|(n, row)| (n.clone(), kept(row))).collect(),
+            running: running.filter_map(running_of).collect(),
+            damaged: false,
+        })
     }
 
-    /// Piece by piece: a tree of all of it would leave holes in the heap at each start of a process.
-    fn format(&self) -> String {
-        let mut out = format!(
-            "{{\"version\":{VERSION},\"port\":{},\"event\":{},\"processes\":{{",
-            Value::from(self.port),
-            self.event
-        );
-        let mut comma = "";
-        for (name, n) in self.numbers.iter() {
-            let next = format!(
-                "{{\"seq\":{},\"run\":{},\"build_seq\":{},\"build_run\":{}}}",
-                n.seq, n.run, n.build_seq, n.build_run
-            );
-            let port = Value::from(self.ports.get(name).copied());
-            let exits = self.exits.get(name).into_iter().flatten();
-            let name = Value::from(name.as_str());
-            let _ = write!(
-                out,
-                "{comma}{name}:{{\"next\":{next},\"port\":{port},\"exits\":"
-            );
-            list(&mut out, exits.map(exit_to));
-            out.push('}');
-            comma = ",";
-        }
-        out.push_str("},\"running\":");
-        list(
-            &mut out,
-            self.running.iter().map(|r| {
-                object([
-                    ("process", r.process.as_str().into()),
-                    ("pid", r.pid.into()),
-                    ("start", r.start.into()),
-                    ("run", r.run.into()),
-                ])
-            }),
-        );
-        out.push('}');
-        out
+    fn to_json(&self) -> Value {
+        let share = (TAILS / self.processes.len().max(1)).min(TAILS_OF_ONE);
+        let processes = self.processes.iter();
+        let mut processes = processes.map(|(name, kept)| (name.clone(), kept_to(kept, share)));
+        object([
+            ("version", VERSION.into()),
+            ("port", self.port.into()),
+            ("event", self.event.into()),
+            ("processes", json::entries(&mut processes)),
+            ("running", json::list(self.running.iter().map(running_to))),
+        ])
     }
 }
 
-fn list(out: &mut String, items: impl Iterator<Item = Value>) {
-    out.push('[');
-    for (at, item) in items.enumerate() {
-        let comma = if at > 0 { "," } else { "" };
-        let _ = write!(out, "{comma}{item}");
+/// A name for a file that can't be read: the first that is free, else the last one.
+fn aside(path: &Path) -> PathBuf {
+    let named = |n: usize| path.with_extension(format!("json.damaged-{n}"));
+    (1..DAMAGED)
+        .map(named)
+        .find(|free| fs::symlink_metadata(free).is_err())
+        .unwrap_or_else(|| named(DAMAGED))
+}
+
+/// The lines of a crash as far as they are kept: the newest that fit, each cut where it is long.
+pub fn clip(lines: impl DoubleEndedIterator<Item = String>) -> Vec<String> {
+    let mut left = TAIL;
+    let mut kept: Vec<String> = lines
+        .rev()
+        .map(|mut line| {
+            if let Some((cut, _)) = line.char_indices().nth(LONGEST_LINE) {
+                line.truncate(cut);
+                line.push_str("...");
+            }
+            line
+        })
+        .take_while(|line| fits(&mut left, line.len()))
+        .collect();
+    kept.reverse();
+    kept
+}
+
+/// Takes that much of what is left; false: it is more.
+fn fits(left: &mut usize, size: usize) -> bool {
+    let rest = left.checked_sub(size);
+    *left = rest.unwrap_or(0);
+    rest.is_some()
+}
+
+fn port(value: &Value) -> Option<u16> {
+    u16::try_from(value.as_u64()?).ok()
+}
+
+fn kept(row: &Value) -> Kept {
+    let number = |key: &str| row["next"][key].as_u64().filter(|n| *n > 0).unwrap_or(1);
+    let exits: Vec<ExitView> = json::items(&row["exits"]).filter_map(exit_of).collect();
+    let skipped = exits.len().saturating_sub(EXITS);
+    Kept {
+        numbers: Numbers {
+            seq: number("seq"),
+            run: number("run"),
+            build_seq: number("build_seq"),
+            build_run: number("build_run"),
+        },
+        port: port(&row["port"]),
+        exits: Arc::new(exits.into_iter().skip(skipped).collect()),
     }
-    out.push(']');
+}
+
+fn kept_to(kept: &Kept, mut tails: usize) -> Value {
+    let n = &kept.numbers;
+    let next = [
+        ("seq", n.seq.into()),
+        ("run", n.run.into()),
+        ("build_seq", n.build_seq.into()),
+        ("build_run", n.build_run.into()),
+    ];
+    // The newest first: its lines are what somebody asks for.
+    let mut exits: Vec<Value> = kept
+        .exits
+        .iter()
+        .rev()
+        .map(|e| exit_to(e, &mut tails))
+        .collect();
+    exits.reverse();
+    object([
+        ("next", object(next)),
+        ("port", kept.port.into()),
+        ("exits", exits.into()),
+    ])
 }
 
 fn running_of(row: &Value) -> Option<Running> {
@@ -257,7 +333,20 @@ fn running_of(row: &Value) -> Option<Running> {
     })
 }
 
-fn exit_to(exit: &ExitView) -> Value {
+fn running_to(running: &Running) -> Value {
+    object([
+        ("process", running.process.as_str().into()),
+        ("pid", running.pid.into()),
+        ("start", running.start.into()),
+        ("run", running.run.into()),
+    ])
+}
+
+/// With the newest lines of its tail that fit into `left`.
+fn exit_to(exit: &ExitView, left: &mut usize) -> Value {
+    let lines = exit.tail.iter().rev();
+    let count = lines.take_while(|line| fits(left, line.len())).count();
+    let tail = exit.tail.iter().skip(exit.tail.len() - count);
     object([
         ("run", exit.run.into()),
         ("code", exit.code.into()),
@@ -270,14 +359,14 @@ fn exit_to(exit: &ExitView) -> Value {
         ("uptime_ms", millis(exit.uptime).into()),
         ("cpu_ms", millis(exit.cpu).into()),
         ("peak_rss", exit.peak_rss.into()),
-        ("tail", json::list(exit.tail.iter().map(String::as_str))),
+        ("tail", json::list(tail.map(String::as_str))),
     ])
 }
 
 fn exit_of(row: &Value) -> Option<ExitView> {
     let flag = |key: &str| row[key].as_bool().unwrap_or(false);
     let span = |key: &str| Duration::from_millis(row[key].as_u64().unwrap_or(0));
-    let tail = strings(&row["tail"]).map(Into::into).collect();
+    let tail: Vec<String> = strings(&row["tail"]).map(Into::into).collect();
     Some(ExitView {
         run: row["run"].as_u64()?,
         code: row["code"].as_i64().and_then(|c| i32::try_from(c).ok()),
@@ -290,7 +379,7 @@ fn exit_of(row: &Value) -> Option<ExitView> {
         uptime: span("uptime_ms"),
         cpu: span("cpu_ms"),
         peak_rss: row["peak_rss"].as_u64().unwrap_or(0),
-        tail: Arc::new(tail),
+        tail: Arc::new(clip(tail.into_iter())),
     })
 }
 
@@ -298,11 +387,71 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Brings the file to the disk beside the supervisor, which must not wait for it: where a build writes as
+/// well, that may take seconds. Until then a power cut may bring back an older file.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    work: Arc<Mutex<Work>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Work {
+    #[default]
+    None,
+    UnderWay,
+    /// The file was replaced meanwhile.
+    Again,
+}
+
+impl Disk {
+    /// Begins to, or goes on once it is done where it is under way.
+    pub fn sync(&self, path: &Path) {
+        let before = {
+            let mut work = self.lock();
+            let before = *work;
+            *work = match before {
+                Work::None => Work::UnderWay,
+                Work::UnderWay | Work::Again => Work::Again,
+            };
+            before
+        };
+        if before != Work::None {
+            return;
+        }
+        let (disk, path) = (self.clone(), path.to_path_buf());
+        let run = move || {
+            while {
+                // A disk that fails is said by the next write.
+                let _ = files::sync(&path);
+                disk.goes_on()
+            } {}
+        };
+        let thread = Builder::new().name("sync".into()).stack_size(STACK);
+        if thread.spawn(run).is_err() {
+            *self.lock() = Work::None;
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        let mut work = self.lock();
+        *work = match *work {
+            Work::Again => Work::UnderWay,
+            Work::UnderWay | Work::None => Work::None,
+        };
+        *work == Work::UnderWay
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::os::testing::Folder;
 
-    fn exit(run: u64) -> ExitView {
+    fn exit(run: u64, tail: Vec<String>) -> ExitView {
         ExitView {
             run,
             code: None,
@@ -315,56 +464,124 @@ mod tests {
             uptime: Duration::from_millis(1_500),
             cpu: Duration::from_millis(20),
             peak_rss: 4_096,
-            tail: Arc::new(vec!["last \"words\"".into()]),
+            tail: Arc::new(tail),
         }
     }
 
+    fn parsed(state: &State) -> State {
+        State::parse(state.to_json().to_string().as_bytes()).unwrap()
+    }
+
     #[test]
-    fn what_is_written_is_read_back() {
+    fn state_is_read_back_as_it_was_written() {
         let mut state = State {
             port: Some(4_000),
             ..State::default()
         };
         assert_eq!(state.reserve("web"), Numbers::default());
-        state.note_numbers(
-            "web",
-            Numbers {
-                seq: 8,
-                run: 3,
-                build_seq: 1,
-                build_run: 1,
-            },
-        );
+        let numbers = Numbers {
+            seq: 8,
+            run: 3,
+            build_seq: 1,
+            build_run: 1,
+        };
+        state.note_numbers("web", numbers);
         state.keep_port("web", 8_080);
         state.started("web", 4_711, 99, 2);
-        state.ended("web", exit(1), 32);
-        let bytes = state.format();
-        assert_eq!(State::parse(bytes.as_bytes()), Some(state));
+        state.ended("web", exit(1, vec!["last \"words\"".into()]));
+        assert_eq!(parsed(&state), state);
+        assert!(state.is_kept_for_another(8_080, "api"));
+        assert!(!state.is_kept_for_another(8_080, "web"));
+    }
+
+    #[test]
+    fn state_of_version_0_1_0_is_read() {
+        let text = r#"{"version":1,"port":4000,"event":7,"processes":{"web":{"next":{"seq":8,"run":3,"build_seq":1,"build_run":1},"port":8080,"exits":[{"at":1,"run":2,"code":3,"tail":["a"]}]}},"running":[{"process":"web","pid":4711,"start":99,"run":2}]}"#;
+        let state = State::parse(text.as_bytes()).unwrap();
+        assert_eq!((state.port, state.event), (Some(4_000), 7));
+        assert_eq!(state.port_of("web"), Some(8_080));
+        assert_eq!(state.exits("web")[0].code, Some(3));
+        assert!(state.may_have_left());
     }
 
     #[test]
     fn exits_are_bounded_and_a_run_that_is_gone_is_forgotten() {
         let mut state = State::default();
         for run in 0..40 {
-            state.ended("web", exit(run), 32);
+            state.ended("web", exit(run, Vec::new()));
         }
         assert_eq!(state.exits("web").len(), 32);
         assert_eq!(state.exits("web")[0].run, 8);
         state.started("web", 1, 2, 3);
         state.gone("web", 3);
-        assert!(!state.anything_runs());
+        assert!(!state.may_have_left());
     }
 
     #[test]
-    fn damage_is_no_panic() {
-        for bytes in [
-            &b""[..],
-            b"{}",
-            b"[1]",
-            b"{\"version\":1}",
-            b"{\"version\":2,\"processes\":{},\"running\":[]}",
-        ] {
-            assert_eq!(State::parse(bytes), None);
+    fn tails_are_clipped_by_lines_and_bytes() {
+        let lines = (0..40).map(|n| format!("{n}:{}", "ä".repeat(30_000)));
+        let tail = clip(lines);
+        assert_eq!(tail.len(), 8);
+        assert!(tail[7].starts_with("39:ä") && tail[7].ends_with("ä..."));
+        assert_eq!(tail[7].chars().count(), 1_003);
+        assert!(clip(std::iter::empty()).is_empty());
+    }
+
+    #[test]
+    fn file_stays_small_however_many_crash() {
+        let mut state = State::default();
+        let tail = clip((0..40).map(|_| "\u{1}".repeat(1_000)));
+        for process in 0..200 {
+            for run in 0..32 {
+                state.ended(&format!("p{process}"), exit(run, tail.clone()));
+            }
         }
+        let text = state.to_json().to_string();
+        assert!(text.len() < 14 << 20, "{}", text.len());
+        let back = State::parse(text.as_bytes()).unwrap();
+        assert_eq!(back.exits("p7").len(), 32);
+        // The newest exit has most of its lines, the oldest none.
+        assert!(back.exits("p7")[31].tail.len() > 8);
+        assert!(back.exits("p7")[0].tail.is_empty());
+    }
+
+    #[test]
+    fn damaged_file_is_moved_aside() {
+        let folder = Folder::new("state");
+        let path = folder.path().join("state.json");
+        assert_eq!(State::read(&path).unwrap().1, None);
+        for (damage, n) in [
+            (&b""[..], 1),
+            (b"{}", 2),
+            (b"{\"version\":1}", 3),
+            (b"{\"version\":2,\"processes\":{},\"running\":[]}", 4),
+            (b"[1]", 5),
+            (b"\xff", 5),
+        ] {
+            fs::write(&path, damage).unwrap();
+            let (state, said) = State::read(&path).unwrap();
+            let aside = folder.path().join(format!("state.json.damaged-{n}"));
+            assert_eq!(fs::read(&aside).unwrap(), damage);
+            assert!(said.unwrap().contains(aside.to_str().unwrap()));
+            assert!(!path.exists());
+            // Who knows what runs.
+            assert!(state.may_have_left());
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);
+    }
+
+    #[test]
+    fn every_write_is_synced_or_covered_by_a_later_sync() {
+        let folder = Folder::new("sync");
+        let path = folder.path().join("state.json");
+        let disk = Disk::default();
+        for _ in 0..100 {
+            State::default().write(&path).unwrap();
+            disk.sync(&path);
+        }
+        while *disk.lock() != Work::None {
+            std::thread::yield_now();
+        }
+        assert!(State::read(&path).unwrap().1.is_none());
     }
 }

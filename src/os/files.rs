@@ -12,8 +12,8 @@ const REMOVED: usize = 8;
 /// Far more than a person writes into a file, or bpm into one of its own that is read as a whole.
 const LARGEST: u64 = 16 << 20;
 
-/// Writes a file that a reader sees as it was or as it is now, never half. Not flushed to the disk:
-/// it must outlive us, not the machine, and file systems order a rename after its data.
+/// Writes a file that a reader sees as it was or as it is now, never half. It outlives us, but the machine
+/// only after [`sync`].
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     beside(path, |path| {
         let mut file = File::options()
@@ -25,6 +25,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         // Whatever the umask is.
         file.set_permissions(Permissions::from_mode(mode))
     })
+}
+
+/// Brings a file, and its name in its folder, to the disk.
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 /// Lets `make` make a file under a name of its own in the same folder, then renames it to `path`; if

@@ -34,12 +34,13 @@ use crate::config::{self, Command, Config, Mode, PortWish, Process, Swap};
 use crate::engine::handle::{
     self, CommandReceiver, Handle, Identity, Notice, Reply, ReplySlot, Request, STOPPING,
 };
-use crate::engine::snapshot::{BuildView, EventView, ExitView, Snapshot, SnapshotCell, UnitView};
-use crate::engine::state_file::{BLOCK, Numbers, State};
+use crate::engine::snapshot::{BuildView, EventView, Snapshot, SnapshotCell, UnitView};
+use crate::engine::state_file::{BLOCK, Disk, Exits, Numbers, State};
 use crate::lifecycle::{Effect, Event, Fleet, Order, Policy, RunKey, Ticket, UnitId};
 use crate::log::capture::Captures;
 use crate::log::store::{Kind, Limits, Log};
 use crate::os::fds::Nofile;
+use crate::os::files;
 use crate::os::memory;
 use crate::os::poll::{self, Mailbox, Until, Waker};
 use crate::os::proc;
@@ -117,7 +118,7 @@ struct Unit {
     process: Arc<Process>,
     log: Arc<Log>,
     build_log: Arc<Log>,
-    exits: Arc<VecDeque<ExitView>>,
+    exits: Exits,
     build: Option<BuildView>,
     /// The last one that has ended: whoever waits to hear how it went may hear it while the next one is at
     /// work.
@@ -192,6 +193,7 @@ pub struct Supervisor {
     oom_kills: Option<u64>,
     state: State,
     state_changed: bool,
+    disk: Disk,
     /// The file is another's.
     displaced: bool,
     phase: Phase,
@@ -258,6 +260,7 @@ impl Supervisor {
             oom_kills: proc::oom_kills(),
             state,
             state_changed: false,
+            disk: Disk::default(),
             displaced: false,
             phase: Phase::Working,
             ends_due: false,
@@ -285,6 +288,9 @@ impl Supervisor {
     /// that was stopped first.
     pub fn begin(&mut self) -> Option<String> {
         let found = self.end_leftovers();
+        // Numbers are on the disk before a line has one of them.
+        self.save();
+        let _ = files::sync(&self.setup.dir.state());
         self.hold_all_sockets();
         for at in &self.setup.config.not_in_effect {
             self.setup
@@ -585,7 +591,7 @@ impl Supervisor {
         let unit = Unit {
             log: Log::open(Arc::clone(&folder), Kind::Runs, limits, seq, run),
             build_log: Log::open(folder, Kind::Builds, limits, build_seq, build_run),
-            exits: Arc::new(self.state.exits(&process.name)),
+            exits: self.state.exits(&process.name),
             process,
             build: None,
             built: None,
@@ -629,12 +635,14 @@ impl Supervisor {
             return;
         }
         self.note_numbers();
-        if let Err(e) = self.state.write(&self.setup.dir.state()) {
-            let why = reason(&e);
-            self.say(
+        let path = self.setup.dir.state();
+        match self.state.write(&path) {
+            Ok(()) if self.phase == Phase::Ended => drop(files::sync(&path)),
+            Ok(()) => self.disk.sync(&path),
+            Err(e) => self.say(
                 Level::Error,
-                &format!("cannot write {}: {why}", self.setup.dir.state().display()),
-            );
+                &format!("cannot write {}: {}", path.display(), reason(&e)),
+            ),
         }
     }
 

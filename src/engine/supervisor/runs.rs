@@ -9,6 +9,7 @@ use crate::base::logger::Level;
 use crate::base::table::Set;
 use crate::config::{Kind, Process};
 use crate::engine::snapshot::ExitView;
+use crate::engine::state_file::clip;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::CaptureLoop;
 use crate::os::group::{self, Proc};
@@ -16,11 +17,8 @@ use crate::os::proc;
 use crate::os::reap::{self, Death, End};
 
 use super::checks::Checks;
-use super::view::push_bounded;
 use super::{Phase, Supervisor};
 
-/// How many exits of a process are kept.
-const EXITS: usize = 32;
 /// How many lines of a crash.
 const CRASH_LINES: usize = 40;
 /// What tasks have left running on purpose gets so long to end, when bpm does.
@@ -284,12 +282,7 @@ impl Supervisor {
             return;
         };
         let tail: Vec<String> = match crash {
-            true => unit
-                .log
-                .tail(run, CRASH_LINES)
-                .into_iter()
-                .map(|l| l.text)
-                .collect(),
+            true => clip(unit.log.tail(run, CRASH_LINES).into_iter().map(|l| l.text)),
             false => Vec::new(),
         };
         let (code, signal, core) = match death.end {
@@ -314,9 +307,8 @@ impl Supervisor {
         };
         unit.log.end(run, exit.at, &exit.words());
         let words = exit.words();
-        push_bounded(Arc::make_mut(&mut unit.exits), exit.clone(), EXITS);
+        unit.exits = self.state.ended(&unit.process.name, exit);
         unit.changed = true;
-        self.state.ended(&unit.process.name, exit, EXITS);
         self.state_changed = true;
         let how = if asked { "stopped" } else { "ended" };
         self.happened(
@@ -433,7 +425,7 @@ impl Supervisor {
     /// started a second time. Says which, where there were any.
     pub(super) fn end_leftovers(&mut self) -> Option<String> {
         // What it started last it may not have written down.
-        if !self.state.anything_runs() && !self.setup.killed_before {
+        if !self.state.may_have_left() && !self.setup.killed_before {
             return None;
         }
         self.state.forget_running();
