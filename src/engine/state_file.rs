@@ -224,13 +224,20 @@ impl State {
         }
         let processes = value["processes"].as_object()?.iter();
         let running = value["running"].as_array()?.iter();
-        Some(Self {
+        let mut state = Self {
             port: port(&value["port"]),
             event: value["event"].as_u64().unwrap_or_default(),
-            processes: processes.map(|(n, row)| (n.clone(), kept(row))).collect(),
+            processes: Table::default(),
             running: running.filter_map(running_of).collect(),
             damaged: false,
-        })
+        };
+        for (name, row) in processes {
+            let mut kept = kept(row);
+            // Earlier versions could give two processes the same one.
+            kept.port = kept.port.filter(|p| !state.is_kept_for_another(*p, name));
+            state.processes.insert(name.clone(), kept);
+        }
+        Some(state)
     }
 
     fn to_json(&self) -> Value {
@@ -502,6 +509,18 @@ mod tests {
         assert_eq!(state.port_of("web"), Some(8_080));
         assert_eq!(state.exits("web")[0].code, Some(3));
         assert!(state.may_have_left());
+    }
+
+    #[test]
+    fn port_is_kept_for_one_process_only() {
+        let mut state = State::default();
+        state.keep_port("api", 8_080);
+        state.keep_port("web", 8_080);
+        let back = parsed(&state);
+        assert_eq!(
+            (back.port_of("api"), back.port_of("web")),
+            (Some(8_080), None)
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sockets that listen, and ways to connect.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self as sys, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
-    bind, listen, socket,
+    self as sys, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6,
+    SockaddrStorage, UnixAddr, bind, listen, socket,
 };
 use nix::sys::stat::{Mode, fchmod};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -121,41 +121,98 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// A port on which nobody listens at the moment.
-pub fn free_port(ip: IpAddr) -> io::Result<u16> {
-    Ok(TcpListener::bind((ip, 0))?.local_addr()?.port())
+/// The addresses at which a local server is found.
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
+/// The loopback address at which somebody listens on that port. Nothing listens meanwhile that a client
+/// could connect to: bind(2) alone fails where another socket listens.
+pub fn loopback_listener(port: u16) -> Option<IpAddr> {
+    LOOPBACK.into_iter().find(|ip| {
+        let taken = |e: io::Error| e.kind() == ErrorKind::AddrInUse;
+        bound(*ip, port).err().is_some_and(taken)
+    })
+}
+
+/// A port on which nobody listens at the moment, at either loopback address.
+pub fn free_port() -> io::Result<u16> {
+    const TRIES: usize = 64;
+    let mut port = 0;
+    for _ in 0..TRIES {
+        let socket = TcpListener::from(bound(LOOPBACK[0], 0)?);
+        port = socket.local_addr()?.port();
+        if loopback_listener(port).is_none() {
+            break;
+        }
+    }
+    Ok(port)
+}
+
+/// A socket with that address that does not listen.
+fn bound(ip: IpAddr, port: u16) -> io::Result<OwnedFd> {
+    let address = SockaddrStorage::from(SocketAddr::new(ip, port));
+    let family = match ip {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // As a server does: connections that have just ended are no obstacle.
+    sys::setsockopt(&socket, sys::sockopt::ReuseAddr, &true)?;
+    bind(socket.as_raw_fd(), &address)?;
+    Ok(socket)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpStream};
+    use std::net::TcpStream;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
 
     use super::super::testing::{Folder, alone};
     use super::*;
 
-    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn port_check_finds_listeners_of_both_families_and_accepts_nobody() {
+        let port = free_port().unwrap();
+        assert_eq!(loopback_listener(port), None);
+        // What the check holds for a moment: nobody can connect to it, and a server may have the port.
+        let held = bound(LOCALHOST, port).unwrap();
+        let refused = TcpStream::connect((LOCALHOST, port)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        drop(held);
+        for ip in LOOPBACK {
+            // Not every machine has IPv6.
+            if let Ok(listener) = tcp_listener(ip, port, Accept::AtOnce) {
+                assert_eq!(loopback_listener(port), Some(ip));
+                drop(listener);
+                assert_eq!(loopback_listener(port), None);
+            }
+        }
+    }
 
     #[test]
     fn a_burst_of_connections_waits_in_the_kernel() {
         alone(
             "os::net::tests::a_burst_of_connections_waits_in_the_kernel",
             || {
-                let port = free_port(LOOPBACK).unwrap();
-                let listener = tcp_listener(LOOPBACK, port, Accept::AtOnce).unwrap();
+                let port = free_port().unwrap();
+                let listener = tcp_listener(LOCALHOST, port, Accept::AtOnce).unwrap();
                 assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-                let taken = tcp_listener(LOOPBACK, port, Accept::AtOnce).unwrap_err();
+                let taken = tcp_listener(LOCALHOST, port, Accept::AtOnce).unwrap_err();
                 assert_eq!(taken.kind(), ErrorKind::AddrInUse);
                 let clients: Vec<_> = (0..200)
-                    .map(|_| TcpStream::connect((LOOPBACK, port)).unwrap())
+                    .map(|_| TcpStream::connect((LOCALHOST, port)).unwrap())
                     .collect();
                 for _ in &clients {
                     listener.accept().unwrap();
                 }
                 // Closed by us first: TIME_WAIT keeps nobody from the port.
                 drop(listener);
-                tcp_listener(LOOPBACK, port, Accept::AtOnce).unwrap();
+                tcp_listener(LOCALHOST, port, Accept::AtOnce).unwrap();
             },
         );
     }
@@ -171,7 +228,7 @@ mod tests {
         for (accept, expected) in [(Accept::Waits, false), (Accept::AtOnce, true)] {
             let unix = unix_listener(&folder.join("s"), true, accept).unwrap();
             assert_eq!(nonblocking(unix.into()), expected);
-            let tcp = tcp_listener(LOOPBACK, 0, accept).unwrap();
+            let tcp = tcp_listener(LOCALHOST, 0, accept).unwrap();
             assert_eq!(nonblocking(tcp.into()), expected);
         }
     }

@@ -2,7 +2,6 @@
 //! `NOTIFY_SOCKET` (sd_notify(3)).
 
 use std::ffi::OsString;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -50,13 +49,6 @@ struct NotifySocket {
 /// How many notices of a run are taken before others have their turn: a process that says more than we
 /// can read must not hold us up.
 const NOTICES: usize = 32;
-
-impl Drop for NotifySocket {
-    fn drop(&mut self) {
-        // Gone already: nothing to do.
-        let _ = fs::remove_file(&self.path);
-    }
-}
 
 impl Checks {
     /// What is to be watched besides.
@@ -228,7 +220,7 @@ impl Supervisor {
                 continue;
             };
             let (path, warned) = (old.path.clone(), old.warned);
-            // It would take the path with it.
+            // It removes its path.
             drop(old);
             book.checks.notify = Receiver::bind(&path).ok().map(|receiver| NotifySocket {
                 receiver,
@@ -406,7 +398,7 @@ impl Supervisor {
         }
     }
 
-    fn follow(&self, key: CheckKey, attempt: u64, pattern: String) {
+    fn follow(&mut self, key: CheckKey, attempt: u64, pattern: String) {
         let run = self.books.get(&key.run).map(|b| (b.run, b.first_line));
         let log = self.units.get(&key.run.unit).map(|u| Arc::clone(&u.log));
         if let (Some((run, first)), Some(log)) = (run, log) {
@@ -416,6 +408,8 @@ impl Supervisor {
                 after: first.saturating_sub(1),
             };
             self.prober.follow(key, attempt, log, pattern);
+        } else {
+            self.probed(key, attempt, Err("its run is gone".into()));
         }
     }
 
@@ -428,7 +422,8 @@ impl Supervisor {
         let (Some(env), Some(process), Some((program, args))) =
             (env, process, command.split_first())
         else {
-            return;
+            let gone = Err("its run is gone".into());
+            return self.probed(key, attempt, gone);
         };
         let exec = Exec {
             program: program.clone(),

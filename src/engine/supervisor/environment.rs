@@ -3,8 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::base::error::reason;
@@ -15,7 +14,7 @@ use crate::engine::handle::BuildOutcome;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::os::files;
 use crate::os::group;
-use crate::os::net::{self, Accept};
+use crate::os::net;
 use crate::os::proc;
 use crate::os::reap::{Death, End};
 use crate::os::spawn::Step;
@@ -24,7 +23,8 @@ use super::Supervisor;
 
 /// No environment is larger; direnv's errors are shorter.
 const LONGEST_ENVIRONMENT: usize = 4 << 20;
-const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// A free port that another process is to have is passed over; so many are tried.
+const TRIES: usize = 64;
 
 pub(super) type Variables = Vec<(OsString, OsString)>;
 
@@ -76,8 +76,8 @@ impl Purpose {
 pub(super) struct DirenvJob {
     pub(super) purpose: Purpose,
     pub(super) pid: i32,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
+    stdout: Option<File>,
+    stderr: Option<File>,
     said: Vec<u8>,
     complained: Vec<u8>,
     /// It takes direnv's part out rather than in: the result is the base from now on.
@@ -104,12 +104,9 @@ impl DirenvJob {
 }
 
 /// Reads until the pipe is empty or ends; an end closes it, and so does too much.
-fn take(pipe: &mut Option<OwnedFd>, into: &mut Vec<u8>) {
+fn take(pipe: &mut Option<File>, into: &mut Vec<u8>) {
     let mut buffer = [0; 16 << 10];
-    while let Some(fd) = pipe {
-        let Ok(mut file) = fd.try_clone().map(File::from) else {
-            return;
-        };
+    while let Some(file) = pipe {
         match file.read(&mut buffer) {
             Ok(n) if n > 0 && into.len() + n <= LONGEST_ENVIRONMENT => {
                 into.extend_from_slice(&buffer[..n])
@@ -149,8 +146,8 @@ impl Supervisor {
             Ok(spawned) => self.preps.push(DirenvJob {
                 purpose,
                 pid: spawned.pid,
-                stdout: Some(spawned.stdout),
-                stderr: Some(spawned.stderr),
+                stdout: Some(spawned.stdout.into()),
+                stderr: Some(spawned.stderr.into()),
                 said: Vec::new(),
                 complained: Vec::new(),
                 unloads,
@@ -298,26 +295,44 @@ impl Supervisor {
     }
 
     fn take_port(&mut self, process: &str) -> Result<u16, String> {
-        let port = net::free_port(LOOPBACK).map_err(|e| format!("no free port: {}", reason(&e)))?;
+        let wrong = |e| format!("no free port: {}", reason(&e));
+        let mut port = net::free_port().map_err(wrong)?;
+        for _ in 0..TRIES {
+            if !self.is_for_another(port, process) {
+                break;
+            }
+            port = net::free_port().map_err(wrong)?;
+        }
         self.state.keep_port(process, port);
         self.state_changed = true;
         Ok(port)
     }
 
-    /// Sees that the port is free: whoever has it is named before the process would die of it, and
-    /// one of `"auto"` is taken anew. Not asked where an old run has it (an overlapping swap), or bpm.
+    /// Another process of the project has that port, or will have it at its next start.
+    fn is_for_another(&self, port: u16, process: &str) -> bool {
+        let mut fixed = self.setup.config.processes.iter();
+        let fixed = fixed.any(|p| p.name != process && p.port == Some(PortWish::Fixed(port)));
+        fixed || self.state.is_kept_for_another(port, process)
+    }
+
+    /// Sees that the port is free: its holder is named before the process would die of it, and one of
+    /// `"auto"` is replaced. Not asked where an old run has it (an overlapping swap), or bpm.
     fn free_port(&mut self, unit: UnitId, process: &Process) -> Result<(), String> {
         let Some(port) = self.port_of(process)? else {
             return Ok(());
         };
-        let ours = self.books.keys().any(|k| k.unit == unit) || self.sockets.holds(unit, port);
-        if ours || net::tcp_listener(LOOPBACK, port, Accept::AtOnce).is_ok() {
+        if self.books.keys().any(|k| k.unit == unit) || self.sockets.holds(unit, port) {
             return Ok(());
         }
+        let holder = net::loopback_listener(port);
         if process.port == Some(PortWish::Auto) {
-            return self.take_port(&process.name).map(drop);
+            return match holder.is_some() || self.is_for_another(port, &process.name) {
+                true => self.take_port(&process.name).map(drop),
+                false => Ok(()),
+            };
         }
-        Err(match proc::port_holder(LOOPBACK, port) {
+        let Some(ip) = holder else { return Ok(()) };
+        Err(match proc::port_holder(ip, port) {
             Some((pid, command)) => format!("port {port} is in use by pid {pid} ({command})"),
             None => format!("port {port} is in use by another process"),
         })
