@@ -152,3 +152,31 @@ command = ["sleep", "1000"]
     );
     assert_eq!(project.status("loop")["state"], "stopped");
 }
+
+#[test]
+fn crashes_with_long_lines_keep_the_state_file_small() {
+    let config = r#"
+release_crash_backoff_initial_seconds = 0
+crash_backoff_factor = 1
+[process.loud]
+command = "line=$(head -c 30000 /dev/zero | tr '\\0' x); for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do echo $line; echo $line; done; exit 1"
+[process.web]
+command = ["sleep", "1000"]
+port = "auto"
+"#;
+    let mut project = Project::new(config);
+    project.serve();
+    let status = project.status_when("loud", |s| s["crashes"].as_u64() >= Some(34));
+    let tail = status["exit"]["tail"].as_array();
+    assert!(tail.is_none_or(|t| t.len() <= 40), "{status}");
+    let port = project.status("web")["port"].clone();
+    project.signal(nix::sys::signal::Signal::SIGTERM);
+    project.ended();
+    let folder = project.state_folder().unwrap();
+    let size = std::fs::metadata(folder.join("state.json")).unwrap().len();
+    assert!(size < 256 << 10, "{size} bytes");
+    // The next bpm reads it.
+    project.serve();
+    assert_eq!(project.status("web")["port"], port);
+    assert!(!folder.join("state.json.damaged-1").exists());
+}

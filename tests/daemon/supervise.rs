@@ -488,3 +488,103 @@ autostart = false
     project.signal(Signal::SIGTERM);
     project.ended();
 }
+
+#[test]
+fn damaged_state_is_set_aside_and_its_processes_are_not_doubled() {
+    let mut project = Project::new(NAP);
+    project.serve();
+    let nap = project.running("nap");
+    crate::common::murder(project.pid());
+    project.ended();
+    let folder = project.state_folder().unwrap();
+    std::fs::write(folder.join("state.json"), "{\"version\":1,").unwrap();
+    // As if that bpm had ended in order: only the state could have told what it left.
+    std::fs::remove_file(folder.join("daemon.json")).unwrap();
+    project.serve();
+    let kept = std::fs::read_to_string(folder.join("state.json.damaged-1")).unwrap();
+    assert_eq!(kept, "{\"version\":1,");
+    let log = project.err();
+    assert!(log.contains("state.json.damaged-1"), "{log}");
+    assert_ne!(project.running("nap"), nap);
+    assert!(!lives(nap));
+}
+
+#[test]
+fn auto_ports_are_never_the_same() {
+    let mut project = Project::new(
+        r#"
+[process.a]
+command = "echo $PORT; exec FIXTURE listen $PORT"
+port = "auto"
+[process.b]
+command = "echo $PORT; exec FIXTURE listen $PORT"
+port = "auto"
+"#,
+    );
+    let ports = |project: &Project| {
+        project.running("a");
+        project.running("b");
+        ["a", "b"].map(|name| project.logs(name)[0].clone())
+    };
+    project.serve();
+    ports(&project);
+    project.signal(Signal::SIGTERM);
+    project.ended();
+    // As an earlier version could have left it.
+    let path = project.state_folder().unwrap().join("state.json");
+    let mut state: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let port = state["processes"]["a"]["port"].clone();
+    state["processes"]["b"]["port"] = port.clone();
+    std::fs::write(&path, state.to_string()).unwrap();
+    project.serve();
+    let [a, b] = ports(&project);
+    assert_eq!(a, port.to_string());
+    assert_ne!(b, a);
+}
+
+#[test]
+fn direnv_is_read_while_no_descriptor_is_to_be_had() {
+    let mut project = Project::new("direnv = true\n[process.app]\ncommand = \"exec sleep 1000\"\n");
+    // More than its pipe takes.
+    project.program(
+        "fake/direnv",
+        "#!/bin/sh\nread -r _ <gate\necho >>passed\nlong=$(head -c 100000 /dev/zero | tr '\\0' x)\nfor i in 0 1 2 3 4 5 6 7 8 9 10 11 12 13; do export \"LONG$i=$long\"; done\nshift 2\nexec \"$@\"\n",
+    );
+    let gate = project.gate();
+    project.path_first("fake");
+    project.serve();
+    let mut http = project.http();
+    let mut app = || {
+        let data = http.call("get_status", json!({"process": "app"})).ok();
+        data["processes"][0].clone()
+    };
+    crate::common::eventually(|| match app() {
+        app if app["state"] == "starting" => Ok(()),
+        app => Err(app),
+    });
+    let limit = |number: &str| {
+        let pid = project.pid().to_string();
+        let status = std::process::Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={number}:")])
+            .status();
+        assert!(status.unwrap().success());
+    };
+    // Less than bpm has open, more than it waits for at once.
+    limit("12");
+    gate.open();
+    crate::common::eventually(|| match app() {
+        app if app["reason"]
+            .as_str()
+            .is_some_and(|r| r.contains("too many files open")) =>
+        {
+            Ok(())
+        }
+        app => Err(app),
+    });
+    limit("1000");
+    gate.remove();
+    project.file("gate", "go\n");
+    let pid = project.call("start", json!({"process": "app"})).ok()["pid"].clone();
+    assert!(pid.is_number());
+}
