@@ -32,11 +32,6 @@ pub fn entries(fields: &mut dyn Iterator<Item = (String, Value)>) -> Value {
     Value::Object(object)
 }
 
-/// Takes a field's value and leaves null: `remove` balances a tree, in 5 KiB of code.
-pub fn take(fields: &mut Map<String, Value>, key: &str) -> Option<Value> {
-    fields.get_mut(key).map(Value::take)
-}
-
 /// A list.
 pub fn list<T: Into<Value>>(items: impl IntoIterator<Item = T>) -> Value {
     Value::Array(items.into_iter().map(Into::into).collect())

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
@@ -29,9 +29,9 @@ use crate::log::passthrough::{Passthrough, Sources};
 use crate::os::detach::{self, Ready, Side};
 use crate::os::lock::Lock;
 use crate::os::net::{Accept, tcp_listener, unix_listener};
-use crate::os::peer::our_uid;
+use crate::os::peer::{self, our_uid};
 use crate::os::{fds, files, memory, proc, reap};
-use crate::server::net::{Listeners, Policy, Server, UidCheck};
+use crate::server::net::{Control, Listeners, Policy, Server, UidCheck};
 use crate::tools::{Kernel, Tools};
 
 use super::log;
@@ -376,7 +376,9 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Announcer>) -> Result<()> {
     }
     let port = over.port.unwrap_or(config.port);
     let (listeners, identity, descriptor) = open(project, config.bind, port, &mut state)?;
-    let policy = policy(&config, nofile.hard)?;
+    let policy = access_policy(&config, nofile.hard)?;
+    let control = Arc::new(OnceLock::<Control>::new());
+    let controlled = Arc::clone(&control);
     let passthrough = match config.passthrough {
         Toggle::Auto => foreground && !wishes.quiet,
         Toggle::On => !wishes.quiet,
@@ -394,6 +396,13 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Announcer>) -> Result<()> {
         killed_before,
         identity,
         logger: Arc::clone(&log) as Arc<dyn Logger>,
+        access: Box::new(move |config, apply| {
+            let policy = access_policy(config, nofile.hard)?;
+            if let Some(server) = controlled.get().filter(|_| apply) {
+                server.set_policy(policy);
+            }
+            Ok(())
+        }),
         manager: Box::new(sd_notify.clone()),
     };
     let mut supervisor = Supervisor::new(setup, state).map_err(|e| Error::system("begin", e))?;
@@ -403,6 +412,7 @@ fn run(plan: Plan<'_>, lock: Lock, behind: &RefCell<Announcer>) -> Result<()> {
     // From here on others can find us, so it is removed again whatever happens. All that can fail stands
     // before the first start: nobody would stop what an error left running.
     let inlet = door.control();
+    let _ = control.set(door.control());
     let mut guard = ProjectPresence::new(&project.dir, &descriptor, Arc::clone(&log), inlet, lock)?;
     if let Some(beside) = &wishes.beside {
         beside().map_err(|e| Error::system("begin", e))?;
@@ -586,7 +596,7 @@ fn connections(config: &Config, descriptors: u64) -> usize {
     room.clamp(16, 1_024) as usize
 }
 
-fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
+fn access_policy(config: &Config, descriptors: u64) -> Result<Policy> {
     let token = match &config.token_file {
         None => None,
         Some(path) => Some(token(path)?),
@@ -603,7 +613,10 @@ fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
         allowed_origins: config.allowed_origins.clone(),
         token,
         max_connections: connections(config, descriptors),
-        uid: UidCheck::Kernel,
+        uid: match peer::uid_is_shared() {
+            true => UidCheck::Meaningless,
+            false => UidCheck::Kernel,
+        },
     })
 }
 

@@ -29,6 +29,24 @@ pub fn our_uid() -> u32 {
     geteuid().as_raw()
 }
 
+/// Our uid is the one that the kernel shows for every user who has none in our user namespace
+/// (user_namespaces(7), overflowuid): equal uids then prove nothing.
+pub fn uid_is_shared() -> bool {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    shared(
+        our_uid(),
+        &read("/proc/sys/kernel/overflowuid"),
+        &read("/proc/self/uid_map"),
+    )
+}
+
+/// The map of the first user namespace maps all uids to themselves.
+fn shared(uid: u32, overflow: &str, map: &str) -> bool {
+    let all = ["0", "0", "4294967295"];
+    let identity = map.split_ascii_whitespace().eq(all);
+    overflow.trim().parse() == Ok(uid) && !identity
+}
+
 /// Our uid or root.
 pub fn is_us(uid: u32) -> bool {
     uid == 0 || uid == our_uid()
@@ -221,6 +239,16 @@ mod tests {
             diag.uid(mapped(remote), mapped(local)).unwrap(),
             Some(geteuid().as_raw())
         );
+    }
+
+    #[test]
+    fn overflow_uid_of_a_user_namespace_is_shared() {
+        let first = "         0          0 4294967295\n";
+        assert!(shared(65_534, "65534\n", ""));
+        assert!(shared(65_534, "65534\n", "0 1000 1\n"));
+        assert!(!shared(65_534, "65534\n", first));
+        assert!(!shared(1000, "65534\n", "1000 1000 1\n"));
+        assert!(!shared(0, "", ""));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::base::json::{brief, object, take};
+use crate::base::json::{brief, object};
 use crate::server::rpc::{self, INVALID_PARAMS, METHOD_NOT_FOUND, Refusal, Request};
 
 /// Stateless revisions.
@@ -408,10 +408,11 @@ fn watched(params: &Map<String, Value>) -> Result<Vec<String>, Refusal> {
 }
 
 fn completion(mut params: Map<String, Value>) -> Result<Verb, Refusal> {
-    let reference = take(&mut params, "ref")
+    let reference = params
+        .remove("ref")
         .filter(Value::is_object)
         .ok_or_else(|| wrong("params.ref is required, an object"))?;
-    let Some(Value::Object(mut argument)) = take(&mut params, "argument") else {
+    let Some(Value::Object(mut argument)) = params.remove("argument") else {
         return Err(wrong("params.argument is required, an object"));
     };
     Ok(Verb::Complete {
@@ -422,14 +423,14 @@ fn completion(mut params: Map<String, Value>) -> Result<Verb, Refusal> {
 }
 
 fn text(params: &mut Map<String, Value>, key: &str) -> Result<String, Refusal> {
-    match take(params, key) {
+    match params.remove(key) {
         Some(Value::String(text)) => Ok(text),
         _ => Err(wrong(format!("{key} is required, a string"))),
     }
 }
 
 fn arguments(params: &mut Map<String, Value>) -> Value {
-    match take(params, "arguments") {
+    match params.remove("arguments") {
         None | Some(Value::Null) => Value::Object(Map::new()),
         Some(args) => args,
     }

@@ -5,7 +5,7 @@
 use memchr::memchr2;
 use serde_json::{Map, Value};
 
-use crate::base::json::{brief, object, take};
+use crate::base::json::{brief, object};
 
 /// Not JSON.
 pub const PARSE_ERROR: i64 = -32700;
@@ -166,7 +166,7 @@ pub fn message(value: Value) -> Result<Message, (Value, Refusal)> {
     let Value::Object(mut fields) = value else {
         return Err(bad(Value::Null, "a message is an object"));
     };
-    let id = match take(&mut fields, "id") {
+    let id = match fields.remove("id") {
         None => None,
         Some(id) if is_id(&id) => Some(id),
         Some(_) => return Err(bad(Value::Null, "an id is a string or an integer")),
@@ -175,14 +175,14 @@ pub fn message(value: Value) -> Result<Message, (Value, Refusal)> {
     if fields.get("jsonrpc").and_then(Value::as_str) != Some("2.0") {
         return Err(bad(echo(), "jsonrpc is \"2.0\""));
     }
-    let method = match take(&mut fields, "method") {
+    let method = match fields.remove("method") {
         Some(Value::String(method)) => method,
         None if fields.contains_key("result") || fields.contains_key("error") => {
             return Ok(Message::Response);
         }
         Some(_) | None => return Err(bad(echo(), "a method is a string")),
     };
-    let params = match take(&mut fields, "params") {
+    let params = match fields.remove("params") {
         Some(Value::Object(params)) => params,
         None | Some(Value::Null) => Map::new(),
         Some(_) => return Err(bad(echo(), "params is an object")),

@@ -221,22 +221,43 @@ fn a_process_that_a_reload_removed_is_not_shown() {
     }
 }
 
-/// What a door was opened with stays until there is another one; a reload must not
-/// look as if it had locked it.
 #[test]
-fn a_reload_says_what_it_can_not_take_over() {
+fn reload_applies_access_rules_and_says_what_it_can_not_apply() {
     let project = project();
-    let errors = |keys: &str| {
+    let reload = |keys: &str| {
         project.config(&format!("{keys}{NAP}"));
-        let said = project.call("reload", json!({"dry_run": true})).ok();
-        said["errors"].to_string()
+        project.call("reload", json!({})).ok()["errors"].to_string()
     };
-    assert_eq!(errors(""), "[]");
-    let said = errors("token_file = \"token\"\nallowed_hosts = [\"dev.example\"]\n");
-    let wanted = "token_file, allowed_hosts take effect with: bpm daemon restart";
-    assert!(said.contains(wanted), "{said}");
-    let said = errors("bind = \"127.0.0.2\"\nallowed_origins = [\"https://dev.example\"]\n");
-    assert!(said.contains("bind, allowed_origins take effect"), "{said}");
+    let status = |fields: &[(&str, &str)]| {
+        let fields: Vec<_> = fields.iter().copied().chain([JSON]).collect();
+        let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+        project.http().ask("POST", "/mcp", &fields, ping).status
+    };
+    let (host, origin) = (("Host", "dev.example"), ("Origin", "https://dev.example"));
+    assert_eq!(status(&[host, origin]), 403);
+    let names = "allowed_hosts = [\"dev.example\"]\nallowed_origins = [\"https://dev.example\"]\n";
+    assert_eq!(reload(names), "[]");
+    assert_eq!(status(&[host, origin]), 200);
+    // A token that can't be read is a mistake, and nothing changes.
+    let said = reload("token_file = \"token\"\n");
+    assert!(said.contains("token"), "{said}");
+    assert_eq!(status(&[host]), 200);
+    project.file("token", "secret");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(project.root.join("token"), private).unwrap();
+    project.config(&format!("token_file = \"token\"\n{NAP}"));
+    project.cli(["reload"]).exits(0);
+    assert_eq!(status(&[]), 401);
+    assert_eq!(status(&[("Authorization", "Bearer secret")]), 200);
+    assert_eq!(status(&[host, ("Authorization", "Bearer secret")]), 403);
+    project.config(&format!(
+        "bind = \"127.0.0.2\"\ntoken_file = \"token\"\n{NAP}"
+    ));
+    let said = project.cli(["reload"]);
+    assert!(
+        said.err.contains("bind take effect with") || said.out.contains("bind take effect with"),
+        "{said:?}"
+    );
 }
 
 #[test]

@@ -79,6 +79,8 @@ pub struct Setup {
     pub identity: Identity,
     /// bpm's own log.
     pub logger: Arc<dyn Logger>,
+    /// Applies the access rules of a configuration that was read (false: only checks them).
+    pub access: Box<dyn FnMut(&Config, bool) -> crate::base::error::Result<()> + Send>,
     /// Told of readiness, reloads, stops and once per half of its watchdog's time (sd_notify(3)).
     pub manager: Box<dyn Manager>,
 }

@@ -48,7 +48,9 @@ impl Supervisor {
     }
 
     fn read_anew(&mut self, dry_run: bool, slot: ReplySlot) {
-        let new = match read_config(&self.setup.config.root) {
+        let read = read_config(&self.setup.config.root);
+        let read = read.and_then(|new| (self.setup.access)(&new, !dry_run).map(|()| new));
+        let new = match read {
             Ok(new) => new,
             Err(e) => {
                 let errors: Vec<String> = e.to_string().lines().map(Into::into).collect();
@@ -79,12 +81,6 @@ impl Supervisor {
         let door = [
             ("mcp_port", old.port != new.port),
             ("bind", old.bind != new.bind),
-            ("token_file", old.token_file != new.token_file),
-            ("allowed_hosts", old.allowed_hosts != new.allowed_hosts),
-            (
-                "allowed_origins",
-                old.allowed_origins != new.allowed_origins,
-            ),
         ];
         let late: Vec<&str> = door
             .iter()

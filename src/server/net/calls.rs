@@ -16,7 +16,6 @@ use crate::server::rpc::{
 };
 use crate::server::service::{Answer, ClientKind, Level, Step, Task};
 
-use super::Order;
 use super::conn::{Conn, Proto};
 use super::context::{Context, Due, broken};
 use super::subscription::Subscription;
@@ -295,7 +294,8 @@ impl Context {
             return self.refuse(c, &to, &Refusal::new(BUSY, text).status(503));
         }
         let ticket = self.token();
-        let waker = self.mailbox.waker(ticket);
+        let inbox = Arc::clone(&self.inbox);
+        let waker = Waker::new(move || drop(inbox.send(super::Message::Wake(ticket))));
         if let Err(refusal) = self.guarded(|| task.start(&waker)) {
             return self.refuse(c, &to, &refusal);
         }
@@ -354,7 +354,7 @@ impl Context {
 
     /// Lets a worker poll a task.
     fn send_away(&mut self, c: &mut Conn, ticket: u64, mut task: Box<dyn Task>, now: Mono) {
-        let (shared, service) = (Arc::clone(&self.shared), Arc::clone(&self.service));
+        let (inbox, service) = (Arc::clone(&self.inbox), Arc::clone(&self.service));
         let job = move || {
             let poll = AssertUnwindSafe(|| {
                 let mut out = Vec::new();
@@ -365,7 +365,9 @@ impl Context {
             if polled.is_none() {
                 service.log(Level::Error, "a request made a worker panic (a bug)");
             }
-            shared.send(Order::Finished(Finished { ticket, polled }));
+            let finished = Finished { ticket, polled };
+            // The inbox is never full or closed.
+            let _ = inbox.send(super::Message::Finished(finished));
         };
         if self.pool.submit(Box::new(job)).is_err() {
             let why = "too many searches under way; try again";

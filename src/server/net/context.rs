@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::base::clock::Mono;
-use crate::os::poll::Mailbox;
+use crate::os::inbox::Inbox;
 use crate::server::mcp::Mcp;
 use crate::server::rpc::{INTERNAL_ERROR, Refusal};
 use crate::server::service::{ClientKind, Level, Open, Service};
@@ -14,7 +14,7 @@ use super::access::Access;
 use super::calls::{Batch, Call};
 use super::conn::{Conn, End, Proto};
 use super::pool::Pool;
-use super::{Shared, conn};
+use super::{Message, conn};
 
 /// At most this much of a connection is read at a time; then the others have their turn.
 pub(super) const READ_SIZE: usize = 64 << 10;
@@ -25,8 +25,7 @@ pub(super) struct Context {
     pub(super) service: Arc<dyn Service>,
     pub(super) mcp: Mcp,
     pub(super) access: Access,
-    pub(super) shared: Arc<Shared>,
-    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) inbox: Arc<Inbox<Message>>,
     pub(super) calls: HashMap<u64, Call>,
     pub(super) batches: HashMap<u64, Batch>,
     pub(super) pool: Pool,
@@ -48,15 +47,13 @@ impl Context {
     pub(super) fn new(
         service: Arc<dyn Service>,
         access: Access,
-        mailbox: Arc<Mailbox>,
-        shared: Arc<Shared>,
+        inbox: Arc<Inbox<Message>>,
     ) -> Self {
         Self {
             mcp: Mcp::new(&service.info(), service.instructions()),
             service,
             access,
-            shared,
-            mailbox,
+            inbox,
             calls: HashMap::new(),
             batches: HashMap::new(),
             pool: Pool::default(),

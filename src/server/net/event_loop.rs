@@ -17,25 +17,25 @@ use nix::sys::socket::sockopt::{
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
+use crate::os::inbox::Inbox;
 use crate::os::memory;
 use crate::os::net::widen_backlog;
 use crate::os::peer;
-use crate::os::poll::Mailbox;
 use crate::server::service::{Level, Service};
 
 use super::access::Access;
 use super::conn::{BULK, Conn, End, Ends, Sock};
 use super::context::{Context, Due, READ_SIZE};
 use super::places::Places;
-use super::{Listeners, ORDERS, Order, Policy, Shared};
+use super::{Listeners, Message, Policy};
 
 /// Out of descriptors or memory, accepting pauses for this time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// While there are no calls, their map keeps room for no more than this.
 const SPARE: usize = 64;
 
-/// epoll's data of the mailbox; listeners follow. Connections lie above.
-const MAILBOX: u64 = 0;
+/// epoll's data of the inbox; listeners follow. Connections lie above.
+const INBOX: u64 = 0;
 const MAX_LISTENERS: u64 = 1 << 16;
 
 enum Listener {
@@ -98,13 +98,12 @@ impl EventLoop {
     pub(super) fn new(
         service: Arc<dyn Service>,
         policy: Policy,
-        mailbox: Arc<Mailbox>,
-        shared: Arc<Shared>,
+        inbox: Arc<Inbox<Message>>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&*mailbox, EpollEvent::new(EpollFlags::EPOLLIN, MAILBOX))?;
+        epoll.add(&*inbox, EpollEvent::new(EpollFlags::EPOLLIN, INBOX))?;
         Ok(Self {
-            ctx: Context::new(service, Access::new(policy), mailbox, shared),
+            ctx: Context::new(service, Access::new(policy), inbox),
             conns: HashMap::new(),
             current: None,
             places: Places::default(),
@@ -128,7 +127,7 @@ impl EventLoop {
             widen_backlog(&unix)?;
             self.listeners.push(Listener::Unix(unix));
         }
-        for (listener, token) in self.listeners.iter().zip(MAILBOX + 1..) {
+        for (listener, token) in self.listeners.iter().zip(INBOX + 1..) {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token);
             self.epoll.add(listener, event)?;
         }
@@ -174,19 +173,16 @@ impl EventLoop {
     }
 
     fn turn(&mut self, events: &[EpollEvent], now: Mono) {
-        let mut woken = Vec::new();
+        let mut messages = Vec::new();
         for event in events {
             match event.data() {
-                MAILBOX => self.ctx.mailbox.take(&mut woken),
-                token if token < MAX_LISTENERS => self.accept((token - MAILBOX - 1) as usize, now),
+                INBOX => self.ctx.inbox.take(&mut messages),
+                token if token < MAX_LISTENERS => self.accept((token - INBOX - 1) as usize, now),
                 token => self.on_conn(token, event.events(), now),
             }
         }
-        for token in woken {
-            match token {
-                ORDERS => self.obey(now),
-                ticket => self.poll_call(ticket, now),
-            }
+        for message in messages {
+            self.obey(message, now);
         }
         while let Some(due) = self.ctx.timers.pop(now) {
             match due {
@@ -288,20 +284,19 @@ impl EventLoop {
         }
     }
 
-    fn obey(&mut self, now: Mono) {
-        for order in self.ctx.shared.take() {
-            match order {
-                Order::Policy(policy) => self.ctx.access.policy = policy,
-                Order::Unix(unix) => self.replace_unix(unix, now),
-                Order::Refuse => self.ctx.refusing = true,
-                Order::Drain(grace) => self.begin_drain(grace, now),
-                Order::Finished(finished) => {
-                    // None: it was cancelled meanwhile.
-                    if let Some(conn) = self.ctx.conn_of(finished.ticket) {
-                        self.visit(conn, now, |ctx, c| ctx.came_back(c, finished, now));
-                    }
+    fn obey(&mut self, message: Message, now: Mono) {
+        match message {
+            Message::Wake(ticket) => self.poll_call(ticket, now),
+            Message::Finished(finished) => {
+                // None: it was cancelled meanwhile.
+                if let Some(conn) = self.ctx.conn_of(finished.ticket) {
+                    self.visit(conn, now, |ctx, c| ctx.came_back(c, finished, now));
                 }
             }
+            Message::Policy(policy) => self.ctx.access.policy = policy,
+            Message::Unix(unix) => self.replace_unix(unix, now),
+            Message::Refuse => self.ctx.refusing = true,
+            Message::Drain(grace) => self.begin_drain(grace, now),
         }
     }
 
@@ -325,7 +320,7 @@ impl EventLoop {
         };
         // Clients that wait at the old one know of no other.
         self.accept(at, now);
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, MAILBOX + 1 + at as u64);
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, INBOX + 1 + at as u64);
         match self.epoll.add(&unix, event) {
             // The old one, closed, is out of epoll.
             Ok(()) => self.listeners[at] = Listener::Unix(unix),
@@ -360,7 +355,7 @@ impl EventLoop {
     }
 
     fn watch_listeners(&self, flags: EpollFlags) {
-        for (listener, token) in self.listeners.iter().zip(MAILBOX + 1..) {
+        for (listener, token) in self.listeners.iter().zip(INBOX + 1..) {
             // Modifying what was added can't fail.
             let _ = self
                 .epoll

@@ -20,11 +20,11 @@ mod subscription;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::os::poll::{Mailbox, Waker};
+use crate::os::inbox::Inbox;
 use crate::server::service::Service;
 
 pub use access::{Policy, UidCheck};
@@ -33,9 +33,6 @@ use event_loop::EventLoop;
 
 /// The longest time that answers in flight get at the end.
 const MAX_GRACE: Duration = Duration::from_secs(10);
-
-/// Wakers: orders came. Tokens of connections and calls lie above.
-const ORDERS: u64 = 0;
 
 /// The sockets to accept from. They are taken over; the caller keeps duplicates if it needs them after.
 #[derive(Debug, Default)]
@@ -56,56 +53,42 @@ pub struct Server {
 /// Changes a server that runs.
 #[derive(Debug, Clone)]
 pub struct Control {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    orders: Mutex<Vec<Order>>,
-    waker: Arc<Waker>,
+    inbox: Arc<Inbox<Message>>,
 }
 
 /// A message to the server's thread.
 #[derive(Debug)]
-enum Order {
+enum Message {
+    /// A call is to be polled.
+    Wake(u64),
+    /// A worker has polled one.
+    Finished(Finished),
     Policy(Policy),
     Unix(UnixListener),
     Refuse,
     Drain(Duration),
-    Finished(Finished),
-}
-
-impl Shared {
-    fn send(&self, order: Order) {
-        self.lock().push(order);
-        self.waker.wake();
-    }
-
-    fn take(&self) -> Vec<Order> {
-        self.waker.seen();
-        std::mem::take(&mut self.lock())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Order>> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Control {
     /// Replaces the access policy; connections that are open stay.
     pub fn set_policy(&self, policy: Policy) {
-        self.shared.send(Order::Policy(policy));
+        self.send(Message::Policy(policy));
     }
 
     /// Listens there instead of at the Unix socket of before, whose name is gone. Connections stay.
     pub fn replace_unix(&self, listener: UnixListener) {
-        self.shared.send(Order::Unix(listener));
+        self.send(Message::Unix(listener));
     }
 
     /// From now on new MCP requests are answered that bpm is stopping (HTTP 503); pages and `bpm/...` methods
     /// are still served, and what is in flight goes on.
     pub fn refuse(&self) {
-        self.shared.send(Order::Refuse);
+        self.send(Message::Refuse);
+    }
+
+    fn send(&self, message: Message) {
+        // The inbox is never full or closed.
+        let _ = self.inbox.send(message);
     }
 }
 
@@ -119,15 +102,11 @@ impl Server {
         listeners: Listeners,
         policy: Policy,
     ) -> io::Result<Self> {
-        let mailbox = Mailbox::new()?;
-        let shared = Arc::new(Shared {
-            orders: Mutex::default(),
-            waker: mailbox.waker(ORDERS),
-        });
+        let inbox = Inbox::new()?;
         let control = Control {
-            shared: Arc::clone(&shared),
+            inbox: Arc::clone(&inbox),
         };
-        let mut event_loop = EventLoop::new(service, policy, mailbox, shared)?;
+        let mut event_loop = EventLoop::new(service, policy, inbox)?;
         event_loop.listen(listeners)?;
         let thread = std::thread::Builder::new().name("net".into());
         Ok(Self {
@@ -149,7 +128,7 @@ impl Server {
 
     fn end(&mut self, grace: Duration) {
         let grace = grace.min(MAX_GRACE);
-        self.control.shared.send(Order::Drain(grace));
+        self.control.send(Message::Drain(grace));
         if let Some(thread) = self.thread.take() {
             // A panic there was logged there.
             let _ = thread.join();
