@@ -67,11 +67,46 @@ impl State {
         &self.home
     }
 
+    /// The folders that `bpm trust` names, one a line.
+    pub fn trust_file(&self) -> PathBuf {
+        self.home.join("trust")
+    }
+
+    /// What is in [`State::trust_file`].
+    pub fn trusted(&self) -> Vec<PathBuf> {
+        let bytes = std::fs::read(self.trust_file()).unwrap_or_default();
+        let lines = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty());
+        lines.map(|l| PathBuf::from(OsStr::from_bytes(l))).collect()
+    }
+
     /// The folder of a project; `root` is canonical.
     pub fn project(&self, root: &Path) -> ProjectDir {
         ProjectDir {
             dir: self.home.join(project_dir_name(root)),
         }
+    }
+}
+
+/// Whether a person said that the `.mcp-run` of this folder may be used whoever owns it: by `BPM_TRUST` (folders, with a
+/// colon between them) or `bpm trust`. Neither can be said by the project itself.
+#[allow(clippy::disallowed_methods)] // this file is the place for it
+pub fn is_trusted(root: &Path) -> bool {
+    let named = std::env::var_os("BPM_TRUST").unwrap_or_default();
+    let mut folders = std::env::split_paths(&named);
+    if folders.any(|folder| folder.is_absolute() && folder == root) {
+        return true;
+    }
+    let state = State::locate(&|name| std::env::var_os(name));
+    state.is_ok_and(|state| state.trusted().iter().any(|folder| folder == root))
+}
+
+/// A path as a shell takes it back.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 

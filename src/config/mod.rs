@@ -23,7 +23,7 @@ pub use depend::graph_node;
 pub use diff::{Diff, diff, needs_restart, resolved_hash};
 pub use expand::{Environment, environment, expand, parse_dotenv, variable_of};
 pub use keys::{Fallback, KEYS, Key, Place};
-pub use parse::{may_use, parse, parse_bytes};
+pub use parse::{parse, parse_bytes};
 pub use signal::signal_number;
 
 use std::net::IpAddr;

@@ -83,27 +83,6 @@ fn mistakes(doc: Doc) -> Error {
     Failure::Config(doc.into_faults().0).into()
 }
 
-/// Running as root, bpm refuses a `.mcp-run` that somebody else owns or others may write: its owner could
-/// have root run anything. `mode` are the permission bits and `owner` the uid of the file, `us` our
-/// effective uid; the error says what to do.
-pub fn may_use(mode: u32, owner: u32, us: u32) -> Result<(), String> {
-    if us != 0 {
-        return Ok(());
-    }
-    if owner != 0 {
-        return Err(format!(
-            "it belongs to uid {owner}, and bpm runs as root; run \"chown root\" on it, or run bpm as its owner"
-        ));
-    }
-    if mode & 0o022 != 0 {
-        return Err(format!(
-            "others may write it (mode {:03o}), and bpm runs as root; run \"chmod go-w\" on it",
-            mode & 0o777
-        ));
-    }
-    Ok(())
-}
-
 /// What the top level gives to each process.
 struct Defaults {
     env: Vec<(String, String)>,

@@ -111,6 +111,11 @@ pub fn read_named(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
+    read_all(file)
+}
+
+/// The same of one that is open.
+pub(super) fn read_all(file: File) -> io::Result<(Vec<u8>, Metadata)> {
     let about = file.metadata()?;
     if about.file_type().is_fifo() {
         return Err(io::Error::other("it is a FIFO, not a file"));

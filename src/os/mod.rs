@@ -21,3 +21,4 @@ pub mod reap;
 pub mod spawn;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod trust;

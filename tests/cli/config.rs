@@ -979,24 +979,3 @@ fn every_default_in_the_table_is_accepted_as_a_value() {
         }
     }
 }
-
-#[test]
-fn what_root_reads_is_roots_own() {
-    assert_eq!(config::may_use(0o666, 1000, 1000), Ok(()));
-    assert_eq!(config::may_use(0o644, 0, 0), Ok(()));
-    assert!(
-        config::may_use(0o644, 1000, 0)
-            .unwrap_err()
-            .contains("belongs to uid 1000")
-    );
-    assert!(
-        config::may_use(0o664, 0, 0)
-            .unwrap_err()
-            .contains("mode 664")
-    );
-    assert!(
-        config::may_use(0o100_602, 0, 0)
-            .unwrap_err()
-            .contains("mode 602")
-    );
-}

@@ -12,12 +12,12 @@ use crate::build::direnv;
 use crate::config::{self, EnvFile, Environment, Mode, PortWish, Process, Toggle};
 use crate::engine::handle::BuildOutcome;
 use crate::lifecycle::{Event, RunKey, UnitId};
-use crate::os::files;
 use crate::os::group;
 use crate::os::net;
 use crate::os::proc;
 use crate::os::reap::{Death, End};
 use crate::os::spawn::Step;
+use crate::os::trust;
 
 use super::Supervisor;
 
@@ -268,7 +268,7 @@ impl Supervisor {
         let files: Vec<_> = process
             .env_files
             .iter()
-            .map(read_env_file)
+            .map(|file| read_env_file(&self.setup.config.root, file))
             .collect::<Result<_, _>>()?;
         let mut env = config::environment(
             process,
@@ -372,15 +372,16 @@ impl Supervisor {
     }
 }
 
-fn read_env_file(file: &EnvFile) -> Result<Vec<(String, String)>, String> {
+fn read_env_file(root: &std::path::Path, file: &EnvFile) -> Result<Vec<(String, String)>, String> {
     let wrong = |why: &str| Err(format!("env_file {:?}: {why}", file.path));
-    match files::read_named(&file.path) {
-        Ok((bytes, _)) => match std::str::from_utf8(&bytes) {
+    match trust::read_env_file(root, &file.path, None) {
+        Ok(Some(bytes)) => match std::str::from_utf8(&bytes) {
             Ok(text) => config::parse_dotenv(text, &file.path.display().to_string())
                 .map_err(|fault| fault.to_string()),
             Err(_) => wrong("it is not UTF-8"),
         },
-        Err(e) if file.optional && e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => wrong(&reason(&e)),
+        Ok(None) if file.optional => Ok(Vec::new()),
+        Ok(None) => wrong("no such file or directory"),
+        Err(why) => wrong(&why),
     }
 }

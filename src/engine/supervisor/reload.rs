@@ -1,18 +1,16 @@
 //! Reading `.mcp-run` anew: what did not change is not touched.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::clock::Mono;
-use crate::base::error::{Error, Result, named};
+use crate::base::error::Result;
 use crate::base::logger::Level;
 use crate::base::paths::CONFIG_FILE;
 use crate::config::{self, Config, Diff};
 use crate::engine::handle::{Reloaded, Reply, ReplySlot, STOPPING};
 use crate::lifecycle::{Order, UnitId};
-use crate::os::files;
-use crate::os::peer::our_uid;
+use crate::os::trust;
 
 use super::orders::Kind;
 use super::{Phase, Supervisor, log_limits, policy};
@@ -20,14 +18,9 @@ use super::{Phase, Supervisor, log_limits, policy};
 /// Reads the configuration of a project.
 ///
 /// # Errors
-/// All mistakes in it; it can't be read; running as root, somebody else could write it.
+/// All mistakes in it; it can't be read; another user could have written it.
 pub fn read_config(root: &Path) -> Result<Config> {
-    let path = root.join(CONFIG_FILE);
-    let (bytes, file) = files::read_named(&path).map_err(|e| Error::file("read", &path, e))?;
-    let us = our_uid();
-    config::may_use(file.mode() & 0o7777, file.uid(), us)
-        .map_err(|why| Error::cannot(named("use", &path), why))?;
-    config::parse_bytes(&bytes, CONFIG_FILE, root)
+    config::parse_bytes(&trust::read_config(root)?, CONFIG_FILE, root)
 }
 
 impl Supervisor {
