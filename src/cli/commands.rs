@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::base::error::{Error, Result};
 use crate::base::number;
 
-use super::{config_cmd, daemon, init, logs, orders, status, up};
+use super::{config_cmd, daemon, init, logs, orders, status, trust, up};
 
 /// One command.
 pub struct Command {
@@ -302,6 +302,19 @@ pub const COMMANDS: &[Command] = &[
         options: &[flag(None, "dry-run", "only list what would be done")],
         exits: &[(1, "the file has mistakes, or a change failed"), NO_DAEMON],
         run: orders::reload,
+    },
+    Command {
+        name: "trust",
+        operands: Operands::Dir,
+        summary: "use the .mcp-run of a folder that others can write",
+        about: "Otherwise bpm starts nothing where another user could have written the .mcp-run, or put it there. \
+                The list is kept in BPM_HOME; BPM_TRUST names more folders, with a colon between them.",
+        options: &[
+            flag(None, "list", "print the folders"),
+            flag(None, "remove", "take the folder from the list"),
+        ],
+        exits: &[(1, "there is no such folder")],
+        run: trust::trust,
     },
     Command {
         name: "init",

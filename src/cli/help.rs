@@ -24,6 +24,10 @@ pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
         "BPM_IDLE_TIMEOUT",
         "over idle_shutdown_minutes, in seconds; 0: never",
     ),
+    (
+        "BPM_TRUST",
+        "folders, with a colon between them, whose .mcp-run is used whoever owns it",
+    ),
     ("NO_COLOR", "no colour, even on a terminal"),
 ];
 

@@ -14,6 +14,7 @@ mod parse;
 pub mod render;
 mod status;
 mod stored;
+mod trust;
 mod up;
 
 use std::ffi::{OsStr, OsString};

@@ -17,3 +17,4 @@ mod help_and_man;
 mod init;
 mod logs;
 mod proxy;
+mod trust;

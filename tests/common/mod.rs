@@ -663,7 +663,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    fn new(output: Output) -> Self {
+    pub fn new(output: Output) -> Self {
         Self {
             code: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

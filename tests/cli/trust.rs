@@ -1,0 +1,160 @@
+//! A project that another user could have written is used for nothing that executes.
+
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::geteuid;
+
+use crate::common::{Ended, Project, bpm};
+
+const VICTIM: u32 = 4242;
+const ATTACKER: u32 = 4343;
+
+/// False, with a word, where files of other users can't be made.
+fn is_root() -> bool {
+    let root = geteuid().as_raw() == 0;
+    if !root {
+        eprintln!("skipped: only root makes files of other users");
+    }
+    root
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn give(path: &Path, uid: u32) {
+    chown(path, Some(uid), Some(uid)).unwrap();
+}
+
+/// `bpm` as another user, with a home of its own.
+fn as_user(project: &Project, uid: u32, folder: &Path, args: &[&str]) -> Ended {
+    use std::os::unix::process::CommandExt;
+    let home = project.root.parent().unwrap().join(format!("home-{uid}"));
+    if std::fs::create_dir(&home).is_ok() {
+        give(&home, uid);
+    }
+    let output = Command::new(bpm())
+        .args(args)
+        .current_dir(folder)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("BPM_HOME", &home)
+        .uid(uid)
+        .gid(uid)
+        .output()
+        .unwrap();
+    Ended::new(output)
+}
+
+const TOUCHES: &str = "[process.x]\ncommand = \"touch executed; exec sleep 1000\"\n";
+
+#[test]
+fn strangers_mcp_run_above_is_refused_to_an_ordinary_user() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new(TOUCHES);
+    let (above, file) = (&project.root, project.root.join(".mcp-run"));
+    mode(above, 0o1777);
+    give(&file, ATTACKER);
+    mode(&file, 0o644);
+    let mine = above.join("mine");
+    std::fs::create_dir(&mine).unwrap();
+    give(&mine, VICTIM);
+    open_way(above);
+    for args in [&["up"][..], &["-d"], &["start"], &["restart", "x"]] {
+        let ended =
+            as_user(&project, VICTIM, &mine, args).exits(if args[0] == "restart" { 3 } else { 1 });
+        if args[0] != "restart" {
+            ended.says(&[".mcp-run", "it belongs to uid 4343", "bpm trust"]);
+        }
+    }
+    assert!(!above.join("executed").exists() && !mine.join("executed").exists());
+}
+
+#[test]
+fn link_and_folder_count_for_root_too() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::empty();
+    let real = project.root.join("real");
+    std::fs::create_dir(&real).unwrap();
+    std::fs::write(real.join(".mcp-run"), TOUCHES).unwrap();
+    // A link of the attacker's to a file of ours.
+    let link = project.root.join("link");
+    std::fs::create_dir(&link).unwrap();
+    symlink(real.join(".mcp-run"), link.join(".mcp-run")).unwrap();
+    std::os::unix::fs::lchown(link.join(".mcp-run"), Some(ATTACKER), Some(ATTACKER)).unwrap();
+    project
+        .cli(["-C", link.to_str().unwrap(), "up"])
+        .exits(1)
+        .says(&["it belongs to uid 4343"]);
+    // A file of ours in a folder of the attacker's, and in one that all may write.
+    give(&real, ATTACKER);
+    project
+        .cli(["-C", real.to_str().unwrap(), "up"])
+        .exits(1)
+        .says(&["its folder", "belongs to uid 4343"]);
+    give(&real, 0);
+    mode(&real, 0o777);
+    project
+        .cli(["-C", real.to_str().unwrap(), "up"])
+        .exits(1)
+        .says(&["others may write its folder", "mode 777"]);
+    mode(&real, 0o755);
+    mode(&real.join(".mcp-run"), 0o666);
+    project
+        .cli(["-C", real.to_str().unwrap(), "up"])
+        .exits(1)
+        .says(&["others may write it", "mode 666"]);
+    assert!(!real.join("executed").exists() && !link.join("executed").exists());
+}
+
+#[test]
+fn env_file_of_another_starts_nothing() {
+    if !is_root() {
+        return;
+    }
+    let mut project = Project::new(&format!("{TOUCHES}env_file = \".env\"\n"));
+    project.file(".env", "A=1\n");
+    give(&project.root.join(".env"), ATTACKER);
+    project.serve();
+    let status = project.status_when("x", |p| p["state"] == "crashed" || p["state"] == "failed");
+    assert!(
+        status.to_string().contains("it belongs to uid 4343"),
+        "{status}"
+    );
+    assert!(!project.root.join("executed").exists());
+}
+
+#[test]
+fn trusted_folder_is_used_whoever_owns_it() {
+    if !is_root() {
+        return;
+    }
+    let mut project = Project::new(TOUCHES);
+    give(&project.root.join(".mcp-run"), ATTACKER);
+    project.cli(["check"]).exits(1);
+    project.cli(["trust", "."]).exits(0);
+    let listed = project.cli(["trust", "--list"]).exits(0).out;
+    assert_eq!(listed.trim_end(), project.root.to_str().unwrap());
+    project.cli(["check"]).exits(0);
+    project.cli(["trust", "--remove", "."]).exits(0);
+    project.cli(["check"]).exits(1);
+    let root = project.root.clone();
+    project.env("BPM_TRUST", format!("/nowhere:{}", root.display()));
+    project.up();
+    project.running("x");
+}
+
+/// Folders above, which only root may enter otherwise.
+fn open_way(folder: &Path) {
+    for above in folder.ancestors().skip(1) {
+        if above.starts_with(std::env::temp_dir()) && above != std::env::temp_dir() {
+            mode(above, 0o755);
+        }
+    }
+}
