@@ -20,4 +20,6 @@ pub mod log;
 pub mod os;
 pub mod server;
 pub mod tools;
+#[cfg(feature = "tui")]
+pub mod tui;
 pub mod watch;

@@ -146,7 +146,7 @@ fn no_daemon(what: &str, project: &Project, verdict: &Verdict) -> Error {
     }
 }
 
-fn project(dir: Option<&Path>) -> Result<Project> {
+pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
     let env = environment();
     let state = paths::State::locate(&|name| env.get(name).map(OsStr::to_os_string))?;
     let exactly = |dir: &Path| -> Result<PathBuf> {

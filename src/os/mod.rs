@@ -19,6 +19,8 @@ pub mod proc;
 pub mod pty;
 pub mod reap;
 pub mod spawn;
+#[cfg(feature = "tui")]
+pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod trust;

@@ -1,0 +1,1 @@
+//! The terminal UI, from outside and as a picture.
