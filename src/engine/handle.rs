@@ -1,6 +1,7 @@
 //! The way from the doors to the supervisor and back: an [`Request`] goes into its inbox, the [`Reply`]
 //! comes into the ticket's slot and wakes who waits for it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -286,6 +287,10 @@ pub struct Handle {
     pub identity: Identity,
     /// Connections of agents now.
     pub clients: AtomicUsize,
+    /// All connections now.
+    pub connections: AtomicUsize,
+    /// By tool: how many calls were answered well, and how many with an error.
+    calls: Mutex<BTreeMap<String, [u64; 2]>>,
     inbox: CommandReceiver,
     waker: Arc<Waker>,
     active: AtomicU64,
@@ -310,6 +315,8 @@ impl Handle {
                 snapshot,
                 identity,
                 clients: AtomicUsize::new(0),
+                connections: AtomicUsize::new(0),
+                calls: Mutex::default(),
                 inbox: Arc::clone(&commands),
                 waker,
                 active,
@@ -364,6 +371,18 @@ impl Handle {
     /// When somebody was here last.
     pub fn last_seen(&self) -> Mono {
         Mono::from_nanos(self.seen.load(Ordering::Relaxed)).max(self.last_activity())
+    }
+
+    /// Counts the answer to a tool call.
+    pub fn count_call(&self, tool: &str, ok: bool) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.entry(tool.to_owned()).or_default()[usize::from(!ok)] += 1;
+    }
+
+    /// How many calls of a tool were answered well, and how many with an error.
+    pub fn calls(&self, tool: &str) -> [u64; 2] {
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.get(tool).copied().unwrap_or_default()
     }
 
     /// A client is connected.

@@ -68,6 +68,17 @@ impl Snapshot {
     }
 }
 
+/// What only rises in a daemon's life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// CPU time of the runs that have ended.
+    pub cpu: Duration,
+    /// Builds that ended.
+    pub builds_ok: u64,
+    pub builds_failed: u64,
+    pub builds_cancelled: u64,
+}
+
 /// One process.
 #[derive(Debug, Clone)]
 pub struct UnitView {
@@ -81,6 +92,9 @@ pub struct UnitView {
     pub run: Option<u64>,
     /// The build under way, else the last one.
     pub build: Option<BuildView>,
+    /// The last one that has ended.
+    pub built: Option<BuildView>,
+    pub counters: Counters,
     /// The last 32 exits, oldest first.
     pub exits: Arc<VecDeque<ExitView>>,
     pub depends_on: Vec<String>,
@@ -100,6 +114,8 @@ impl UnitView {
             since: Wall::now(),
             run: None,
             build: None,
+            built: None,
+            counters: Counters::default(),
             exits: Arc::default(),
             depends_on: Vec::new(),
             port: None,

@@ -101,6 +101,19 @@ pub enum State {
 }
 
 impl State {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 9] = [
+        Self::Stopped,
+        Self::Waiting,
+        Self::Building,
+        Self::Starting,
+        Self::Running,
+        Self::Stopping,
+        Self::Crashed,
+        Self::Failed,
+        Self::Done,
+    ];
+
     /// As in answers.
     pub fn as_str(self) -> &'static str {
         match self {

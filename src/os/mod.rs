@@ -12,6 +12,7 @@ pub mod lock;
 pub mod memory;
 pub mod net;
 pub mod notify;
+pub mod own;
 pub mod peer;
 pub mod pidfd;
 pub mod poll;

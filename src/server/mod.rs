@@ -2,6 +2,7 @@
 
 pub mod http1;
 pub mod mcp;
+pub mod metrics;
 pub mod net;
 pub mod rpc;
 pub mod service;

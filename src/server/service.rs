@@ -158,6 +158,10 @@ pub trait Service: Send + Sync {
     fn open(&self, now: Open) {
         let _ = now;
     }
+    /// A tool call was answered; not well: with an error.
+    fn answered(&self, tool: &str, well: bool) {
+        let _ = (tool, well);
+    }
     /// A line for the daemon's log.
     fn log(&self, level: Level, text: &str);
 }

@@ -9,6 +9,7 @@
 //!   protocol_version, min_client_version, url, started_at}`: whether bpm is about to leave, and what
 //!   `daemon.json` says.
 //! - `bpm/status` `{process, events_since}`: the data of `get_status`.
+//! - `bpm/metrics`: `{text}`, the text of `/metrics`.
 //! - `bpm/why` `{process}` (needed): `{process, type, state, reason, restarts, crashes, stale,
 //!   rolled_back, build, build_tail, exit, tail, changed, next_start_in_seconds, next, text}`. `exit` is
 //!   that of `get_status` and `run`, `words`, `cpu_seconds`, `peak_rss_bytes`, of the last abnormal end,
@@ -32,6 +33,7 @@
 mod errors;
 mod follow;
 mod logs;
+mod metrics;
 mod orders;
 mod resources;
 mod schema;
@@ -419,6 +421,7 @@ struct View<'a> {
 pub struct Tools {
     handle: Arc<Handle>,
     usage: Arc<Usage>,
+    cpu_totals: Arc<metrics::CpuTotals>,
     list: Value,
     logger: Arc<dyn Logger>,
     /// When a look at our health was noted last.
@@ -431,6 +434,7 @@ impl Tools {
         Self {
             handle,
             usage: Arc::new(Usage::new(meter)),
+            cpu_totals: Arc::default(),
             list: TOOLS.iter().map(Tool::listed).collect(),
             logger,
             looked: AtomicU64::new(0),
@@ -531,7 +535,10 @@ impl Service for Tools {
     }
 
     fn own(&self, caller: &Caller, method: &str, params: &Value) -> Option<Step> {
-        self.handle.saw(Mono::now());
+        // A scrape is nobody who looks.
+        if method != "bpm/metrics" {
+            self.handle.saw(Mono::now());
+        }
         resources::own(self, caller, method, params)
     }
 
@@ -544,7 +551,15 @@ impl Service for Tools {
     }
 
     fn open(&self, now: Open) {
-        self.handle.clients.store(now.agents, Ordering::Relaxed);
+        let handle = &self.handle;
+        handle.clients.store(now.agents, Ordering::Relaxed);
+        handle.connections.store(now.connections, Ordering::Relaxed);
+    }
+
+    fn answered(&self, tool: &str, well: bool) {
+        if TOOLS.iter().any(|known| known.name == tool) {
+            self.handle.count_call(tool, well);
+        }
     }
 
     fn log(&self, level: Level, text: &str) {

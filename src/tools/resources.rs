@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use super::follow::{failed, follow, refused};
 use super::logs::Search;
+use super::metrics::Sources;
 use super::schema::{Args, COUNT, Kind, Row};
 use super::status::{self, Card};
 use super::{PROCESS, Tools, VERSION, orders};
-use crate::base::clock::Mono;
+use crate::base::clock::{Mono, Wall};
 use crate::base::json::{list, object};
 use crate::client::connection;
 use crate::engine::handle::{Handle, Reply, ReplySlot, Request};
@@ -320,6 +321,7 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
             let since = args.count("events_since");
             Ok(status::data(tools, process, since, Answer::Result))
         }),
+        "bpm/metrics" => checked(tools, method, &[], params, &|_| Ok(metrics(tools))),
         "bpm/why" => checked(tools, method, ONE, params, &|args| {
             let unit = tools.unit(args)?;
             let snapshot = tools.handle.snapshot.now();
@@ -352,6 +354,23 @@ fn plain(step: Step) -> Step {
         Step::Work(work) => Step::Work(Box::new(move || plain_answer(work()))),
         Step::Wait(task) => Step::Wait(Box::new(Plain(task))),
     }
+}
+
+fn metrics(tools: &Tools) -> Step {
+    let totals = Arc::clone(&tools.cpu_totals);
+    status::with_usage(tools, move |view| {
+        let sources = Sources {
+            handle: view.handle,
+            snapshot: view.snapshot,
+            usage: view.usage,
+            own: crate::os::own::own(),
+            now: view.now,
+            wall: Wall::now(),
+        };
+        let names = super::TOOLS.iter().map(|tool| tool.name);
+        let text = super::metrics::text(&sources, &totals, names);
+        Answer::Result(object([("text", text.into())]))
+    })
 }
 
 fn plain_answer(answer: Answer) -> Answer {

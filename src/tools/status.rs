@@ -145,7 +145,10 @@ pub(super) fn data(
 }
 
 /// At once where what the processes use was read within the last second, else on a worker.
-fn with_usage(tools: &Tools, answer: impl FnOnce(&View<'_>) -> Answer + Send + 'static) -> Step {
+pub(super) fn with_usage(
+    tools: &Tools,
+    answer: impl FnOnce(&View<'_>) -> Answer + Send + 'static,
+) -> Step {
     let now = Mono::now();
     let snapshot = tools.handle.snapshot.now();
     if let Some(usage) = tools.usage.fresh(&snapshot, now) {

@@ -239,11 +239,13 @@ impl Supervisor {
             }
             if let Some(build) = &mut u.build {
                 u.build_log.end(build.id, Wall::now(), &words);
-                build.state = match (&result, cancelled) {
-                    (Ok(()), _) => BuildState::Ok,
-                    (Err(_), true) => BuildState::Cancelled,
-                    (Err(_), false) => BuildState::Failed,
+                let (state, count) = match (&result, cancelled) {
+                    (Ok(()), _) => (BuildState::Ok, &mut u.counters.builds_ok),
+                    (Err(_), true) => (BuildState::Cancelled, &mut u.counters.builds_cancelled),
+                    (Err(_), false) => (BuildState::Failed, &mut u.counters.builds_failed),
                 };
+                *count += 1;
+                build.state = state;
                 build.phase = None;
                 build.took = build.began.map(|at| Mono::now().since(at));
                 build.ok = Some(result.is_ok());

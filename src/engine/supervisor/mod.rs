@@ -34,7 +34,7 @@ use crate::config::{self, Command, Config, Mode, PortWish, Process, Swap};
 use crate::engine::handle::{
     self, CommandReceiver, Handle, Identity, Notice, Reply, ReplySlot, Request, STOPPING,
 };
-use crate::engine::snapshot::{BuildView, EventView, Snapshot, SnapshotCell, UnitView};
+use crate::engine::snapshot::{BuildView, Counters, EventView, Snapshot, SnapshotCell, UnitView};
 use crate::engine::state_file::{BLOCK, Disk, Exits, Numbers, State};
 use crate::lifecycle::{Effect, Event, Fleet, Order, Policy, RunKey, Ticket, UnitId};
 use crate::log::capture::Captures;
@@ -125,6 +125,7 @@ struct Unit {
     /// The last one that has ended: whoever waits to hear how it went may hear it while the next one is at
     /// work.
     built: Option<BuildView>,
+    counters: Counters,
     /// Of builds that can still be started.
     artifacts: Table<u64, (Mode, build::Artifact)>,
     /// What was published last.
@@ -597,6 +598,7 @@ impl Supervisor {
             process,
             build: None,
             built: None,
+            counters: Counters::default(),
             artifacts: Table::default(),
             view: None,
             changed: true,

@@ -305,6 +305,7 @@ impl Supervisor {
             peak_rss: death.peak_rss,
             tail: Arc::new(tail),
         };
+        unit.counters.cpu += exit.cpu;
         unit.log.end(run, exit.at, &exit.words());
         let words = exit.words();
         unit.exits = self.state.ended(&unit.process.name, exit);

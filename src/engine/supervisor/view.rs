@@ -171,6 +171,8 @@ impl Unit {
             since: self.since,
             run,
             build: self.show_build(&facts),
+            built: self.built.clone(),
+            counters: self.counters,
             facts,
             exits: Arc::clone(&self.exits),
             depends_on: process.depends_on.iter().map(|d| d.name.clone()).collect(),

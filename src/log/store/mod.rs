@@ -41,6 +41,10 @@ pub struct Stats {
     pub dropped: u64,
     /// When the last byte came.
     pub last_output: Option<Mono>,
+    /// Lines that were finished since this daemon's start.
+    pub printed: u64,
+    /// Bytes that came since then.
+    pub bytes: u64,
 }
 
 /// What a follower got.
@@ -84,6 +88,8 @@ pub struct Pull {
 #[derive(Debug)]
 pub struct Log {
     state: Mutex<State>,
+    /// The number of the first line of this daemon's life.
+    first: u64,
     /// What [`Log::next_seq`] says.
     next: AtomicU64,
     /// A lock of its own: a woken thread asks for the other one at once.
@@ -105,6 +111,7 @@ impl std::fmt::Debug for Hook {
 struct State {
     ring: Ring,
     last_output: Option<Mono>,
+    bytes: u64,
     /// Runs that can be searched.
     runs: usize,
     disk: Option<Box<Disk>>,
@@ -122,6 +129,7 @@ impl State {
     /// New bytes that are in the ring's room: to the disk first, then to the ring. True: lines were
     /// finished.
     fn add(&mut self, run: u64, stream: Stream, count: usize, at: Wall) -> bool {
+        self.bytes += count as u64;
         let Self { ring, disk, .. } = self;
         if let Some(disk) = disk {
             let next = ring.next_number();
@@ -175,10 +183,12 @@ impl Log {
     fn with(limits: Limits, disk: Option<Box<Disk>>, first_seq: u64, first_run: u64) -> Arc<Self> {
         let ring = Ring::new(limits, first_seq, first_run);
         Arc::new(Self {
+            first: ring.next(),
             next: AtomicU64::new(ring.next()),
             state: Mutex::new(State {
                 ring,
                 last_output: None,
+                bytes: 0,
                 runs: limits.runs,
                 disk,
             }),
@@ -506,6 +516,8 @@ impl Log {
             lines,
             dropped,
             last_output: state.last_output,
+            printed: state.ring.next().saturating_sub(self.first),
+            bytes: state.bytes,
         }
     }
 

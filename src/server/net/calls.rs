@@ -42,6 +42,8 @@ pub(super) struct ReplyTo {
     pub(super) envelope: Envelope,
     /// The batch that it is a part of.
     pub(super) batch: Option<u64>,
+    /// The tool that was called.
+    pub(super) tool: Option<String>,
 }
 
 impl ReplyTo {
@@ -52,7 +54,11 @@ impl ReplyTo {
             era: Era::Legacy,
             cache: None,
         };
-        Self { envelope, batch }
+        Self {
+            envelope,
+            batch,
+            tool: None,
+        }
     }
 
     /// A message that has no id.
@@ -167,7 +173,15 @@ impl Context {
             era: call.era,
             cache: call.verb.cache(),
         };
-        let to = ReplyTo { envelope, batch };
+        let tool = match &call.verb {
+            Verb::CallTool { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        let to = ReplyTo {
+            envelope,
+            batch,
+            tool,
+        };
         let token = call.token.filter(|_| batch.is_none() && takes_events(c));
         let mut out = std::mem::take(&mut self.message);
         out.clear();
@@ -573,6 +587,10 @@ impl Context {
     }
 
     fn answer(&mut self, c: &mut Conn, to: &ReplyTo, answer: Answer) {
+        if let Some(tool) = &to.tool {
+            let well = !matches!(answer, Answer::Fail(_) | Answer::Error { .. });
+            self.service.answered(tool, well);
+        }
         let (server, out, envelope) = (&self.mcp, &mut self.message, &to.envelope);
         out.clear();
         match answer {
@@ -590,6 +608,9 @@ impl Context {
     }
 
     pub(super) fn refuse(&mut self, c: &mut Conn, to: &ReplyTo, refusal: &Refusal) {
+        if let Some(tool) = &to.tool {
+            self.service.answered(tool, false);
+        }
         self.message.clear();
         let Refusal {
             status,
