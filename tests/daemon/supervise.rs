@@ -541,6 +541,9 @@ port = "auto"
     let [a, b] = ports(&project);
     assert_eq!(a, port.to_string());
     assert_ne!(b, a);
+    for name in ["a", "b"] {
+        assert_eq!(project.status(name)["crashes"], 0);
+    }
 }
 
 #[test]
