@@ -19,7 +19,7 @@ use crate::base::paths::ProjectDir;
 use crate::os::inotify::PathWatch;
 use crate::os::lock::{self, Lock};
 use crate::os::net::dial;
-use crate::os::{files, group, peer, proc};
+use crate::os::{files, peer, proc};
 
 /// What both ends of the socket must agree on.
 pub const PROTOCOL_VERSION: u64 = 1;
@@ -245,7 +245,7 @@ fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Option<Verdict> {
 
 /// Where the daemon with that pid listens, by the environment that it was started in.
 fn socket_of(dir: &ProjectDir, pid: i32) -> PathBuf {
-    let runtime = group::variable(pid, "XDG_RUNTIME_DIR").map(OsString::from_vec);
+    let runtime = proc::variable(pid, "XDG_RUNTIME_DIR").map(OsString::from_vec);
     dir.socket(runtime.as_deref(), peer::our_uid())
 }
 

@@ -24,8 +24,9 @@ use crate::base::json::object;
 use crate::base::table::Table;
 use crate::client::connection::Client;
 use crate::os::inbox::Inbox;
+use crate::os::pidfd::PidFd;
 use crate::os::poll::{self, Until};
-use crate::os::{group, proc};
+use crate::os::proc;
 use crate::server::rpc::{self, INTERNAL_ERROR, INVALID_REQUEST, Message, Request, STOPPING};
 use crate::tools;
 
@@ -91,7 +92,7 @@ pub fn run(connect: Arc<dyn Connect>) -> Result<u8> {
         let write = |fd| (fd, Until::Writable);
         let wanted = [
             reads.then(|| read(stdin.as_fd())),
-            parent.as_ref().map(|fd| read(fd.as_fd())),
+            parent.as_ref().map(|fd| read(fd.fd())),
             Some(read(proxy.dialed.as_fd())),
             link.filter(|_| answers).map(|l| read(l.stream.as_fd())),
             link.filter(|l| !l.unsent.is_empty())
@@ -130,9 +131,9 @@ pub fn run(connect: Arc<dyn Connect>) -> Result<u8> {
 /// A descriptor that becomes readable when our parent ends; None where that is the system's first
 /// process, which adopts whoever has lost theirs. A proxy whose input somebody else holds open must not
 /// outlive the agent that started it.
-fn parent() -> Option<OwnedFd> {
+fn parent() -> Option<PidFd> {
     let pid = i32::try_from(parent_id()).ok().filter(|pid| *pid > 1)?;
-    let watched = group::watch(pid, proc::start_time(pid)?).ok()?;
+    let watched = PidFd::open(pid, proc::start_time(pid)?).ok()?;
     // It may have ended before we looked; then we are another's child by now.
     watched.filter(|_| parent_id().cast_signed() == pid)
 }

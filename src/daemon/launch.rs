@@ -11,7 +11,7 @@ use crate::client::connection::{self, Client, Verdict};
 use crate::client::proxy::Connect;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, spawn};
-use crate::os::{group, proc, reap};
+use crate::os::{group, proc};
 
 use super::start::Project;
 use super::stop::judge_lasting;
@@ -56,11 +56,12 @@ impl Launcher {
         .map_err(|e| cannot(e.to_string()))?;
         let [_, said] = [spawned.stdout, spawned.stderr].map(read_all);
         // However long it takes: it was started here, so it is reaped here.
-        if let Some(start) = proc::start_time(spawned.pid) {
-            let _ = group::wait_gone(spawned.pid, start, Duration::MAX);
+        let child = spawned.child;
+        if let Some(start) = proc::start_time(child.pid()) {
+            let _ = group::wait_gone(child.pid(), start, Duration::MAX);
         }
-        match reap::reap(spawned.pid).map(|death| death.end) {
-            Some(end) if end.is_success() => Ok(()),
+        match child.reap().map(|death| death.end) {
+            Ok(end) if end.is_success() => Ok(()),
             _ if said.trim().is_empty() => Err(cannot("it ended without a word".into())),
             _ => Err(cannot(said.trim().trim_start_matches("bpm: ").into())),
         }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use crate::engine::supervisor::Manager;
-use crate::os::{group, notify};
+use crate::os::{notify, proc};
 
 /// An environment.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,7 @@ impl Env {
             "BPM_PROCESS",
             "BPM_RUN",
             "BPM_PROJECT",
-            group::MARKER,
+            proc::MARKER,
         ];
         const FAMILIES: &[&str] = &["WATCHDOG_", "LISTEN_"];
         let ours = |name: &OsStr| {

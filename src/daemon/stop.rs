@@ -8,8 +8,9 @@ use crate::base::error::{Error, Result};
 use crate::base::json::{object, strings};
 use crate::base::paths::ProjectDir;
 use crate::client::connection::{self, CallError, Client, Descriptor, Verdict};
-use crate::os::group::{self, Proc};
+use crate::os::group;
 use crate::os::lock::Lock;
+use crate::os::proc::{self, Proc};
 
 /// After the longest stop timeout, so much more until KILL (spec: daemon, "Stop").
 const MORE: Duration = Duration::from_secs(10);
@@ -177,7 +178,7 @@ fn end_running(
 
 /// TERM, then KILL, to the pid whose start time matches: true if KILL was needed.
 fn end_unhealthy(daemon: &Descriptor) -> Result<bool> {
-    group::tell_if(daemon.pid, daemon.process_start, libc::SIGTERM);
+    group::stop_if(daemon.pid, daemon.process_start, libc::SIGTERM);
     if gone(daemon, UNHEALTHY)? {
         return Ok(false);
     }
@@ -211,7 +212,7 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
     let until = Mono::now().after(patience);
     if !patience.is_zero() {
         for process in &found {
-            group::tell_if(process.pid, process.start, libc::SIGTERM);
+            group::stop_if(process.pid, process.start, libc::SIGTERM);
         }
         for process in &found {
             let left = until.since(Mono::now());
@@ -241,7 +242,7 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
 
 /// The processes of this project that no living bpm stands behind: one may have been started meanwhile.
 fn left(dir: &ProjectDir) -> Vec<Proc> {
-    let mut found = group::find_marked(&format!("{}/", dir.marker()));
+    let mut found = proc::find_marked(&format!("{}/", dir.marker()));
     // Read behind the look: a bpm writes its descriptor before it starts anything. The lock decides
     // whether it lives: one that was killed and that nobody has reaped still has its pid.
     let living = Descriptor::read(&dir.descriptor())

@@ -435,12 +435,16 @@ mod tests {
             "env -i setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000",
             &[],
         );
-        write(&group.path.join("cgroup.procs"), &child.pid.to_string()).unwrap();
+        write(
+            &group.path.join("cgroup.procs"),
+            &child.child.pid().to_string(),
+        )
+        .unwrap();
         assert!(!group.is_empty());
-        assert!(group.processes().contains(&child.pid));
+        assert!(group.processes().contains(&child.child.pid()));
         assert!(!groups.make("run-a-1").unwrap().is_empty());
         group.kill().unwrap();
-        ended(child.pid);
+        ended(child.child.pid());
         eventually("nothing is in it", || group.is_empty().then_some(()));
         assert!(group.remove());
         assert!(groups.names().is_empty());

@@ -83,7 +83,7 @@ mod tests {
                     ..Launch::new(to.as_os_str(), &[], &env(&[]), Path::new("/"))
                 })
                 .unwrap();
-                assert_eq!(ended(child.pid).end, End::Code(0));
+                assert_eq!(ended(child.child.pid()).end, End::Code(0));
                 assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
             },
         );

@@ -157,8 +157,8 @@ mod tests {
             let child = shell("exec sleep 60", &[]);
             drop(lock);
             assert!(Lock::take(&path).unwrap().is_some());
-            super::super::group::signal_group(child.pid, libc::SIGKILL);
-            super::super::testing::ended(child.pid);
+            super::super::group::signal_group(child.child.pid(), libc::SIGKILL);
+            super::super::testing::ended(child.child.pid());
         });
     }
 

@@ -1,15 +1,36 @@
 //! What the kernel tells of processes.
 #![allow(unsafe_code)]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use super::group::{self, Proc};
 use crate::base::table::{Set, Table, in_order};
 
 /// How much of somebody's command line is told, in characters.
 const SHOWN: usize = 200;
+
+/// The variable by which a process is known as ours, set at its start and inherited by its own.
+pub const MARKER: &str = "BPM_ID";
+
+/// One process, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proc {
+    /// Its number.
+    pub pid: i32,
+    /// Its parent's.
+    pub ppid: i32,
+    /// Its group's.
+    pub pgid: i32,
+    /// Its session's.
+    pub sid: i32,
+    /// When it began, in clock ticks since the boot: with the number, an identity.
+    pub start: u64,
+    /// `R`, `S`, `D`, `T`, `Z` (ended and not reaped), ... (proc_pid_stat(5)).
+    pub state: char,
+}
 
 /// What a group of processes uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,7 +52,7 @@ pub fn usage(groups: &[i32]) -> Vec<Usage> {
     let by_group: Table<i32, usize> = groups.iter().copied().zip(0..).collect();
     let mut owner: Table<i32, usize> = Table::default();
     // Parents come before their children.
-    for stat in group::census() {
+    for stat in census() {
         let of = by_group
             .get(&stat.proc.pgid)
             .or_else(|| owner.get(&stat.proc.ppid));
@@ -117,6 +138,157 @@ pub(super) fn all_pids() -> impl Iterator<Item = i32> {
 /// When a process began, in clock ticks since the boot: with its number, an identity.
 pub fn start_time(pid: i32) -> Option<u64> {
     Some(stat(pid)?.proc.start)
+}
+
+/// That process as it is now.
+pub fn process(pid: i32) -> Option<Proc> {
+    stat(pid).map(|s| s.proc)
+}
+
+/// Everything below that process, which is not in the list itself.
+pub fn descendants_of(pid: i32) -> Vec<Proc> {
+    match children(pid) {
+        Some(first) => procs(walk(first)),
+        None => procs(sieve(pid, all_pids().filter_map(stat).collect())),
+    }
+}
+
+/// Our children that are not among `known`, and everything below them: what came to us when its
+/// parent ended. One read where there is no such process, however many children are known.
+pub fn orphans(known: impl Fn(i32) -> bool) -> Vec<Proc> {
+    let us = std::process::id() as i32;
+    // Only the main thread makes processes, and the kernel gives orphans to it (find_alive_thread).
+    match children_of_thread(us, us) {
+        Some(all) => procs(walk(all.into_iter().filter(|pid| !known(*pid)).collect())),
+        None => {
+            let everybody: Vec<Stat> = all_pids().filter_map(stat).collect();
+            let strangers = everybody
+                .iter()
+                .filter(|s| s.proc.ppid == us && !known(s.proc.pid));
+            let mut found: Vec<Proc> = strangers.map(|s| s.proc).collect();
+            for at in 0..found.len() {
+                found.extend(procs(sieve(found[at].pid, everybody.clone())));
+            }
+            found
+        }
+    }
+}
+
+fn procs(stats: Vec<Stat>) -> Vec<Proc> {
+    stats.into_iter().map(|s| s.proc).collect()
+}
+
+fn children_of_thread(pid: i32, thread: i32) -> Option<Vec<i32>> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).ok()?;
+    Some(
+        list.split_ascii_whitespace()
+            .filter_map(|p| p.parse().ok())
+            .collect(),
+    )
+}
+
+/// All our descendants, parents before their children, those that have ended and are not reaped
+/// included. A picture of moving things.
+pub(super) fn census() -> Vec<Stat> {
+    let us = std::process::id() as i32;
+    match children(us) {
+        Some(first) => walk(first),
+        None => sieve(us, all_pids().filter_map(stat).collect()),
+    }
+}
+
+/// Down the kernel's lists of children: as many reads as there are descendants.
+fn walk(mut pids: Vec<i32>) -> Vec<Stat> {
+    let mut seen: Set<i32> = pids.iter().copied().collect();
+    let mut found = Vec::new();
+    let mut next = 0;
+    while let Some(pid) = pids.get(next).copied() {
+        next += 1;
+        found.extend(stat(pid));
+        // A number may be given anew while we walk; seen once is enough, and the walk ends.
+        pids.extend(
+            children(pid)
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|p| seen.add(*p)),
+        );
+    }
+    found
+}
+
+/// From everybody, the descendants of one: for kernels without lists of children
+/// (CONFIG_PROC_CHILDREN).
+fn sieve(root: i32, mut everybody: Vec<Stat>) -> Vec<Stat> {
+    let mut found: Vec<Stat> = Vec::new();
+    let mut parents = Set::from_iter([root]);
+    loop {
+        let (of, others): (Vec<Stat>, Vec<Stat>) = everybody
+            .into_iter()
+            .partition(|s| parents.has(&s.proc.ppid));
+        if of.is_empty() {
+            return found;
+        }
+        parents = of.iter().map(|s| s.proc.pid).collect();
+        found.extend(of);
+        everybody = others;
+    }
+}
+
+/// The children of all threads of a process; None where the kernel keeps no such list.
+fn children(pid: i32) -> Option<Vec<i32>> {
+    let mut all = Vec::new();
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Some(all);
+    };
+    for thread in threads.flatten() {
+        match fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => all.extend(
+                list.split_ascii_whitespace()
+                    .filter_map(|p| p.parse::<i32>().ok()),
+            ),
+            // The thread ended meanwhile, unless its folder is still there.
+            Err(_) if thread.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(all)
+}
+
+/// The value of [`MARKER`] in the environment that the process was given at its start. None: it has
+/// none, has ended, wrote over it, or is not ours to read.
+pub fn marker(pid: i32) -> Option<String> {
+    let value = variable(pid, MARKER)?;
+    Some(String::from_utf8_lossy(&value).into_owned())
+}
+
+/// The value of any variable, likewise.
+pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
+    // Larger environments can't be: an execve takes 6 MiB at most.
+    const MOST: u64 = 6 << 20;
+    let mut environ = Vec::new();
+    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+    file.take(MOST).read_to_end(&mut environ).ok()?;
+    environ.split(|b| *b == 0).find_map(|pair| {
+        let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value.to_vec())
+    })
+}
+
+/// The processes of our user, whoever's children they are, whose marker begins so: what a daemon
+/// that is dead has left. We are not among them.
+pub fn find_marked(prefix: &str) -> Vec<Proc> {
+    let us = std::process::id() as i32;
+    let user = super::peer::our_uid();
+    all_pids()
+        .filter(|pid| *pid != us)
+        .filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == user))
+        .filter_map(|pid| {
+            // The identity before the marker and again after: both are then the same process's.
+            let before = stat(pid)?.proc;
+            let ours = marker(pid)?.starts_with(prefix);
+            (ours && start_time(pid) == Some(before.start)).then_some(before)
+        })
+        .collect()
 }
 
 /// Its arguments with blanks between, or its name in brackets where it has none (a kernel thread, one
@@ -260,7 +432,7 @@ pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
     }
     let holder = all_pids().find(|pid| sockets(*pid).iter().any(|s| inodes.has(s)))?;
     // What a bpm started may have secrets of its environment among its arguments.
-    let line = match super::group::marker(holder) {
+    let line = match marker(holder) {
         Some(_) => program(holder),
         None => cmdline(holder),
     };
@@ -313,7 +485,7 @@ pub fn local_offset(seconds: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::super::group::signal_group;
-    use super::super::testing::{alone, ended, eventually, line, shell};
+    use super::super::testing::{alone, descendants, ended, eventually, line, shell};
     use super::*;
     use std::net::TcpListener;
 
@@ -351,16 +523,16 @@ mod tests {
             line(&child.stdout);
         }
         let seen = eventually("time was used and the session made", || {
-            let all = usage(&[idle.pid, i32::MAX, busy.pid]);
+            let all = usage(&[idle.child.pid(), i32::MAX, busy.child.pid()]);
             let apart = all[2]
                 .pids
                 .iter()
-                .any(|p| stat(*p).is_some_and(|s| s.proc.sid == *p && *p != busy.pid));
+                .any(|p| stat(*p).is_some_and(|s| s.proc.sid == *p && *p != busy.child.pid()));
             (apart && all[2].cpu >= Duration::from_millis(50)).then_some(all)
         });
         assert_eq!(
             (seen[0].pids.as_slice(), seen[0].tasks),
-            ([idle.pid].as_slice(), 1)
+            ([idle.child.pid()].as_slice(), 1)
         );
         assert!(seen[0].rss > 100_000 && seen[0].cpu < Duration::from_millis(50));
         assert_eq!(seen[1], Usage::default());
@@ -368,9 +540,9 @@ mod tests {
         for pid in &seen[2].pids {
             super::super::group::signal(*pid, libc::SIGKILL);
         }
-        signal_group(idle.pid, libc::SIGKILL);
-        ended(idle.pid);
-        ended(busy.pid);
+        signal_group(idle.child.pid(), libc::SIGKILL);
+        ended(idle.child.pid());
+        ended(busy.child.pid());
     }
 
     #[test]
@@ -411,25 +583,25 @@ mod tests {
     fn a_command_line_is_one_line() {
         let child = shell("exec sleep 60", &[]);
         eventually("it is a sleep", || {
-            (cmdline(child.pid)? == "sleep 60").then_some(())
+            (cmdline(child.child.pid())? == "sleep 60").then_some(())
         });
-        assert_eq!(program(child.pid).as_deref(), Some("sleep"));
+        assert_eq!(program(child.child.pid()).as_deref(), Some("sleep"));
         // Others choose their arguments: none ends the line or steers a terminal.
         let steering = shell(":; sleep 60 # \n\x1b[31m", &[]);
         eventually("it has its arguments", || {
-            let line = cmdline(steering.pid)?;
+            let line = cmdline(steering.child.pid())?;
             (line.contains("sleep 60 #  ") && !line.contains(char::is_control)).then_some(())
         });
-        signal_group(steering.pid, libc::SIGKILL);
-        ended(steering.pid);
-        signal_group(child.pid, libc::SIGKILL);
+        signal_group(steering.child.pid(), libc::SIGKILL);
+        ended(steering.child.pid());
+        signal_group(child.child.pid(), libc::SIGKILL);
         eventually("it has ended", || {
-            (cmdline(child.pid)? == "[sleep]").then_some(())
+            (cmdline(child.child.pid())? == "[sleep]").then_some(())
         });
-        assert_eq!(program(child.pid).as_deref(), Some("[sleep]"));
-        ended(child.pid);
-        assert_eq!(cmdline(child.pid), None);
-        assert_eq!(program(child.pid), None);
+        assert_eq!(program(child.child.pid()).as_deref(), Some("[sleep]"));
+        ended(child.child.pid());
+        assert_eq!(cmdline(child.child.pid()), None);
+        assert_eq!(program(child.child.pid()), None);
     }
 
     #[test]
@@ -453,5 +625,27 @@ mod tests {
         assert!(self_rss() > 500_000);
         assert!(start_time(std::process::id() as i32).unwrap() > 0);
         assert_eq!(start_time(i32::MAX), None);
+    }
+
+    #[test]
+    fn children_are_the_same_by_lists_and_by_parents() {
+        alone(
+            "os::proc::tests::children_are_the_same_by_lists_and_by_parents",
+            || {
+                let child = shell("(sleep 60 & sleep 60 & echo ready; wait) & wait", &[]);
+                line(&child.stdout);
+                let us = std::process::id() as i32;
+                eventually("all is there", || (descendants().len() == 4).then_some(()));
+                let pids = |all: Vec<Stat>| {
+                    let mut pids: Vec<i32> = all.iter().map(|s| s.proc.pid).collect();
+                    pids.sort();
+                    pids
+                };
+                let scanned = sieve(us, all_pids().filter_map(stat).collect());
+                assert_eq!(pids(scanned), pids(walk(children(us).unwrap())));
+                signal_group(child.child.pid(), libc::SIGKILL);
+                ended(child.child.pid());
+            },
+        );
     }
 }

@@ -14,6 +14,8 @@ use nix::unistd::Pid;
 use signal_hook::SigId;
 use signal_hook::low_level;
 
+use super::group;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -71,7 +73,7 @@ pub struct Death {
     pub peak_rss: u64,
 }
 
-/// A child that has ended and is not reaped. It comes again until [`reap`] takes it; its number, and
+/// A child that has ended and is not reaped. It comes again until it is reaped; its number, and
 /// that of its group, is nobody else's until then, so that what is left of the group can be killed.
 pub fn next_dead() -> Option<i32> {
     // Not nix's waitid: it fails on a child that was killed by a real-time signal, for ever.
@@ -85,8 +87,80 @@ pub fn next_dead() -> Option<i32> {
     (found && pid != 0).then_some(pid)
 }
 
-/// Reaps that child if it has ended. None: it lives, or it isn't ours.
-pub fn reap(pid: i32) -> Option<Death> {
+/// A child of ours that is not reaped: while this value is there, its number, and that of the group that it leads,
+/// is nobody else's. Reaping consumes it, so a signal after the reap does not compile:
+///
+/// ```compile_fail,E0382
+/// fn f(child: bpm::os::reap::Child) {
+///     let _ = child.reap();
+///     child.signal_group(9);
+/// }
+/// ```
+///
+/// Before it, it does:
+///
+/// ```
+/// fn f(child: bpm::os::reap::Child) {
+///     child.signal_group(9);
+///     let _ = child.reap();
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+}
+
+impl Child {
+    /// The process that was just made.
+    pub(super) fn new(pid: i32) -> Self {
+        Self { pid }
+    }
+
+    /// Its number, and that of its group and session.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Sends a signal to it alone.
+    pub fn signal(&self, signal: i32) {
+        group::signal(self.pid, signal);
+    }
+
+    /// Sends a signal to all of its group.
+    pub fn signal_group(&self, signal: i32) {
+        group::signal_group(self.pid, signal);
+    }
+
+    /// Sends all of its group the stop signal, and CONT: what is stopped by a signal could not end.
+    pub fn stop_group(&self, signal: i32) {
+        for signal in [signal, libc::SIGCONT] {
+            self.signal_group(signal);
+        }
+    }
+
+    /// Reaps it.
+    ///
+    /// # Errors
+    /// It has not ended.
+    pub fn reap(self) -> Result<Death, Self> {
+        reap_orphan(self.pid).ok_or(self)
+    }
+}
+
+/// Reaps the child in a slot if it has ended; the slot is empty then.
+pub fn reap_from(slot: &mut Option<Child>) -> Option<Death> {
+    match slot.take()?.reap() {
+        Ok(death) => Some(death),
+        Err(child) => {
+            *slot = Some(child);
+            None
+        }
+    }
+}
+
+/// Reaps a child that nobody holds as [`Child`], if it has ended: one that came to us when its parent ended. None: it
+/// lives, or it isn't ours.
+pub fn reap_orphan(pid: i32) -> Option<Death> {
     if pid <= 0 {
         return None;
     }
@@ -263,7 +337,6 @@ impl Drop for Signals {
 
 #[cfg(test)]
 mod tests {
-    use super::super::group;
     use super::super::testing::{alone, descendants, ended, eventually, line, shell};
     use super::*;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -291,7 +364,7 @@ mod tests {
                 ),
             ];
             for (script, end) in cases {
-                let pid = shell(&script, &[]).pid;
+                let pid = shell(&script, &[]).child.pid();
                 let dead = eventually("somebody is dead", next_dead);
                 assert_eq!(
                     (dead, next_dead()),
@@ -299,8 +372,8 @@ mod tests {
                     "it is told until it is reaped"
                 );
                 assert!(group::signal_group(pid, 0), "its number is still taken");
-                assert_eq!(reap(pid).unwrap().end, end);
-                assert_eq!((next_dead(), reap(pid)), (None, None));
+                assert_eq!(reap_orphan(pid).unwrap().end, end);
+                assert_eq!((next_dead(), reap_orphan(pid)), (None, None));
             }
         });
     }
@@ -308,8 +381,8 @@ mod tests {
     #[test]
     fn what_a_process_used_is_told_at_its_end() {
         let child = shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done", &[]);
-        assert_eq!(reap(child.pid), None, "it lives");
-        let death = ended(child.pid);
+        assert_eq!(reap_orphan(child.child.pid()), None, "it lives");
+        let death = ended(child.child.pid());
         assert!(death.cpu > Duration::from_millis(10), "{death:?}");
         assert!(death.peak_rss > 100_000, "{death:?}");
     }
@@ -317,7 +390,7 @@ mod tests {
     #[test]
     fn nobody_elses_child_is_reaped() {
         for pid in [-1, 0, 1, std::process::id() as i32] {
-            assert_eq!(reap(pid), None);
+            assert_eq!(reap_orphan(pid), None);
         }
     }
 
@@ -327,7 +400,7 @@ mod tests {
             become_subreaper().unwrap();
             let child = shell("sleep 60 >/dev/null 2>&1 & echo $!", &[]);
             let orphan: i32 = line(&child.stdout).parse().unwrap();
-            ended(child.pid);
+            ended(child.child.pid());
             let ours = std::process::id() as i32;
             eventually("it is ours", || {
                 descendants()
@@ -337,7 +410,7 @@ mod tests {
             assert!(group::signal(orphan, libc::SIGKILL));
             let dead = eventually("it is dead", next_dead);
             assert_eq!(dead, orphan);
-            assert!(reap(orphan).is_some());
+            assert!(reap_orphan(orphan).is_some());
         });
     }
 
@@ -385,9 +458,9 @@ mod tests {
             );
             assert_eq!(signals.take(), Caught::default());
             assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(0));
-            let pid = shell("exit 4", &[]).pid;
+            let pid = shell("exit 4", &[]).child.pid();
             eventually("a child ended", || signals.take().child.then_some(()));
-            assert_eq!(reap(pid).unwrap().end, End::Code(4));
+            assert_eq!(reap_orphan(pid).unwrap().end, End::Code(4));
             drop(masked);
         });
     }

@@ -38,7 +38,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
 use super::fds::{nothing, set_nonblocking};
-use super::reap::Masked;
+use super::reap::{Child, Masked};
 use explain::{is_text, path, words};
 
 /// Where a program is looked for when its environment has no PATH.
@@ -132,8 +132,8 @@ impl<'a> Launch<'a> {
 /// A process that executes its program, leader of a session and a group of its own.
 #[derive(Debug)]
 pub struct Spawned {
-    /// Its id, and that of its group and session; ours to reap.
-    pub pid: i32,
+    /// Ours to reap.
+    pub child: Child,
     /// Read end of its standard output: non-blocking, CLOEXEC.
     pub stdout: OwnedFd,
     /// Read end of its standard error, likewise.
@@ -218,16 +218,15 @@ impl std::error::Error for SpawnError {}
 pub fn spawn(launch: &Launch<'_>) -> Result<Spawned, SpawnError> {
     let failed = |e: Failed| e.explained(launch, &[]);
     let streams = Streams::open(launch.stdin).map_err(|e| failed(Failed::at(Step::Streams)(e)))?;
-    let pid = spawn_with(launch, streams.child(), false)?;
-    Ok(streams.parent(pid))
+    let child = spawn_with(launch, streams.child(), false)?;
+    Ok(streams.parent(child))
 }
 
-/// The same on a terminal, which becomes its standard input, output and error and its controlling terminal. Returns the
-/// process's id.
+/// The same on a terminal, which becomes its standard input, output and error and its controlling terminal.
 ///
 /// # Errors
 /// As [`spawn`].
-pub fn spawn_on(terminal: BorrowedFd<'_>, launch: &Launch<'_>) -> Result<i32, SpawnError> {
+pub fn spawn_on(terminal: BorrowedFd<'_>, launch: &Launch<'_>) -> Result<Child, SpawnError> {
     spawn_with(launch, [terminal; 3], true)
 }
 
@@ -235,7 +234,7 @@ fn spawn_with(
     launch: &Launch<'_>,
     streams: [BorrowedFd<'_>; 3],
     terminal: bool,
-) -> Result<i32, SpawnError> {
+) -> Result<Child, SpawnError> {
     let search = candidates(launch.program, launch.env)?;
     match start(launch, &search, launch.args, streams, terminal) {
         Err(failed) if failed.error.raw_os_error() == Some(libc::ENOEXEC) => {
@@ -252,9 +251,13 @@ fn spawn_with(
             };
             let search = [c"/bin/sh".to_owned()];
             let started = start(&shell, &search, &args, streams, terminal);
-            started.map_err(|e| e.explained(&shell, &search))
+            started
+                .map(Child::new)
+                .map_err(|e| e.explained(&shell, &search))
         }
-        done => done.map_err(|e| e.explained(launch, &search)),
+        done => done
+            .map(Child::new)
+            .map_err(|e| e.explained(launch, &search)),
     }
 }
 
@@ -820,9 +823,9 @@ impl Streams {
     }
 
     /// Closes the child's ends.
-    fn parent(self, pid: i32) -> Spawned {
+    fn parent(self, child: Child) -> Spawned {
         Spawned {
-            pid,
+            child,
             stdout: self.out.ours,
             stderr: self.err.ours,
         }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use super::group::{self, Proc};
-use super::reap::{Death, reap};
+use super::proc::{self, Proc};
+use super::reap::{Death, reap_orphan};
 use super::spawn::{Launch, Spawned, spawn};
 
 /// A folder that is removed with the value.
@@ -87,7 +87,7 @@ pub(super) fn alone(name: &str, body: impl FnOnce()) {
 
 /// All processes below this one.
 pub(super) fn descendants() -> Vec<Proc> {
-    group::census().into_iter().map(|s| s.proc).collect()
+    proc::census().into_iter().map(|s| s.proc).collect()
 }
 
 /// A descriptor that stays open over execve(2), as a careless library leaves one.
@@ -131,5 +131,5 @@ pub(super) fn line(pipe: &OwnedFd) -> String {
 /// Waits for a child's end.
 #[track_caller]
 pub(super) fn ended(pid: i32) -> Death {
-    eventually("the child has ended", || reap(pid))
+    eventually("the child has ended", || reap_orphan(pid))
 }

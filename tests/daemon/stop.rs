@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::common::{Project, eventually, lives, murder};
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 #[test]
@@ -213,4 +214,34 @@ fn who_joins_a_stop_is_told_of_the_same_end() {
     });
     assert_eq!(done["ok"], true, "{done}");
     assert_eq!(done["signalled"], true, "{done}");
+}
+
+#[test]
+fn crash_before_a_stop_is_recorded_as_a_crash() {
+    let mut project = Project::new(
+        "[process.web]\ncommand = \"read go <gate; echo >>passed; echo last words; exit 7\"\n",
+    );
+    let gate = project.gate();
+    project.serve();
+    let web = project.running("web");
+    // bpm learns of the end and of the order at once.
+    let mut http = project.http();
+    let body = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {"name": "stop", "arguments": {"process": "web"}},
+    })
+    .to_string();
+    project.signal(Signal::SIGSTOP);
+    gate.open();
+    eventually(|| if lives(web) { Err("it lives") } else { Ok(()) });
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    http.send(format!("{head}{body}").as_bytes());
+    project.signal(Signal::SIGCONT);
+    assert_eq!(http.response().status, 200);
+    let exit = project.status("web")["exit"].clone();
+    assert_eq!((&exit["code"], &exit["asked"]), (&json!(7), &json!(false)));
+    assert_eq!(project.status("web")["state"], "stopped");
 }

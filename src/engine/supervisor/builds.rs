@@ -12,8 +12,8 @@ use crate::config::{self, Environment, Mode, Process};
 use crate::engine::handle::BuildOutcome;
 use crate::engine::snapshot::{BuildState, BuildView};
 use crate::lifecycle::{Event, UnitId};
-use crate::os::group;
-use crate::os::reap::Death;
+use crate::os::proc;
+use crate::os::reap::{Child, reap_from};
 use crate::os::spawn::Step;
 
 use super::Supervisor;
@@ -24,7 +24,7 @@ use super::launch::variables;
 pub(super) struct Build {
     unit: UnitId,
     id: u64,
-    pub(super) pid: i32,
+    pub(super) child: Option<Child>,
     builder: Builder,
     cancelled: bool,
 }
@@ -32,7 +32,9 @@ pub(super) struct Build {
 impl Build {
     /// Kills its group. What left the group on purpose (a compiler cache) is left alone.
     pub(super) fn kill(&self) {
-        group::signal_group(self.pid, libc::SIGKILL);
+        if let Some(child) = &self.child {
+            child.signal_group(libc::SIGKILL);
+        }
     }
 }
 
@@ -104,7 +106,7 @@ impl Supervisor {
         );
         let keep = self.executables(unit);
         env.insert(
-            group::MARKER.into(),
+            proc::MARKER.into(),
             format!("{}/{}/b{run}", self.marker_prefix(), process.name).into(),
         );
         let spawned = match self.start(&plan.exec, &variables(env)) {
@@ -135,14 +137,14 @@ impl Supervisor {
                 self.builds.push(Build {
                     unit,
                     id,
-                    pid: spawned.pid,
+                    child: Some(spawned.child),
                     builder,
                     cancelled: false,
                 });
                 Ok(())
             }
             Err(e) => {
-                group::signal_group(spawned.pid, libc::SIGKILL);
+                spawned.child.signal_group(libc::SIGKILL);
                 Err(format!("no thread to read it: {}", reason(&e)))
             }
         }
@@ -180,15 +182,18 @@ impl Supervisor {
         for prep in &mut self.preps {
             if matches!(prep.purpose, Purpose::Build { unit: u, id: i, .. } if (u, i) == (unit, id))
             {
-                prep.cancelled = Some("cancelled".into());
-                group::signal_group(prep.pid, libc::SIGKILL);
+                prep.cancel("cancelled");
             }
         }
     }
 
-    /// Its leader has been reaped. The thread that reads it says the rest.
-    pub(super) fn build_exited(&mut self, death: Death) -> bool {
-        let Some(build) = self.builds.iter().find(|b| b.pid == death.pid) else {
+    /// Reaps the leader of a build, if that is one. The thread that reads it says the rest.
+    pub(super) fn reap_build(&mut self, pid: i32) -> bool {
+        let is = |b: &&mut Build| b.child.as_ref().is_some_and(|c| c.pid() == pid);
+        let Some(build) = self.builds.iter_mut().find(is) else {
+            return false;
+        };
+        let Some(death) = reap_from(&mut build.child) else {
             return false;
         };
         build.builder.exited(death.end.into_result());

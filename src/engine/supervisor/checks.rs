@@ -17,8 +17,8 @@ use crate::config::{self, Probe, Process};
 use crate::engine::handle::{Handle, Notice};
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::os::notify::Receiver;
-use crate::os::reap::Death;
-use crate::os::{files, group, peer};
+use crate::os::reap::{Child, reap_from};
+use crate::os::{files, peer};
 
 use super::Supervisor;
 
@@ -83,7 +83,15 @@ impl Checks {
 pub(super) struct Checking {
     key: CheckKey,
     attempt: u64,
-    pub(super) pid: i32,
+    pub(super) child: Option<Child>,
+}
+
+impl Checking {
+    fn kill(&self) {
+        if let Some(child) = &self.child {
+            child.signal_group(libc::SIGKILL);
+        }
+    }
 }
 
 impl Supervisor {
@@ -375,7 +383,7 @@ impl Supervisor {
                         .iter()
                         .filter(|c| (c.key, c.attempt) == (key, attempt))
                     {
-                        group::signal_group(c.pid, libc::SIGKILL);
+                        c.kill();
                     }
                 }
                 Action::Forget { key } => self.prober.forget(key),
@@ -439,16 +447,22 @@ impl Supervisor {
                 self.checking.push(Checking {
                     key,
                     attempt,
-                    pid: spawned.pid,
+                    child: Some(spawned.child),
                 });
             }
             Err(e) => self.probed(key, attempt, Err(e.to_string())),
         }
     }
 
-    /// True if that was a command that checks.
-    pub(super) fn check_exited(&mut self, death: Death) -> bool {
-        let Some(at) = self.checking.iter().position(|c| c.pid == death.pid) else {
+    /// Reaps a command that checks, if it is one; what it leaves behind would pile up.
+    pub(super) fn reap_check(&mut self, pid: i32) -> bool {
+        let is = |c: &Checking| c.child.as_ref().is_some_and(|child| child.pid() == pid);
+        let Some(at) = self.checking.iter().position(is) else {
+            return false;
+        };
+        let check = &mut self.checking[at];
+        check.kill();
+        let Some(death) = reap_from(&mut check.child) else {
             return false;
         };
         let Checking { key, attempt, .. } = self.checking.swap_remove(at);

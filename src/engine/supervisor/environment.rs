@@ -12,10 +12,9 @@ use crate::build::direnv;
 use crate::config::{self, EnvFile, Environment, Mode, PortWish, Process, Toggle};
 use crate::engine::handle::BuildOutcome;
 use crate::lifecycle::{Event, RunKey, UnitId};
-use crate::os::group;
 use crate::os::net;
 use crate::os::proc;
-use crate::os::reap::{Death, End};
+use crate::os::reap::{Child, Death, End, reap_from};
 use crate::os::spawn::Step;
 use crate::os::trust;
 
@@ -75,7 +74,7 @@ impl Purpose {
 /// direnv at work.
 pub(super) struct DirenvJob {
     pub(super) purpose: Purpose,
-    pub(super) pid: i32,
+    pub(super) child: Option<Child>,
     stdout: Option<File>,
     stderr: Option<File>,
     said: Vec<u8>,
@@ -94,6 +93,14 @@ impl DirenvJob {
             .into_iter()
             .flatten()
             .map(|fd| fd.as_fd())
+    }
+
+    /// Nobody wants it any more.
+    pub(super) fn cancel(&mut self, why: &str) {
+        self.cancelled = Some(why.into());
+        if let Some(child) = &self.child {
+            child.signal_group(libc::SIGKILL);
+        }
     }
 
     /// Takes what is there to be read.
@@ -145,7 +152,7 @@ impl Supervisor {
         match self.start(&exec, &env) {
             Ok(spawned) => self.preps.push(DirenvJob {
                 purpose,
-                pid: spawned.pid,
+                child: Some(spawned.child),
                 stdout: Some(spawned.stdout.into()),
                 stderr: Some(spawned.stderr.into()),
                 said: Vec::new(),
@@ -188,6 +195,16 @@ impl Supervisor {
             prep.read();
         }
         self.finish_preps();
+    }
+
+    /// Reaps direnv, if that is one.
+    pub(super) fn reap_prep(&mut self, pid: i32) -> bool {
+        let is = |p: &&mut DirenvJob| p.child.as_ref().is_some_and(|c| c.pid() == pid);
+        let Some(prep) = self.preps.iter_mut().find(is) else {
+            return false;
+        };
+        prep.death = reap_from(&mut prep.child);
+        prep.death.is_some()
     }
 
     /// Goes on with those of which direnv has ended.
@@ -256,7 +273,7 @@ impl Supervisor {
     pub(super) fn mark(&self, env: &mut Environment, process: &Process, run: u64) {
         env.insert("BPM_RUN".into(), run.to_string().into());
         let marker = format!("{}/{}/{run}", self.marker_prefix(), process.name);
-        env.insert(group::MARKER.into(), marker.into());
+        env.insert(proc::MARKER.into(), marker.into());
     }
 
     /// The environment of a process: `base`, its `env_file`s, its port, its settings, and its names.
@@ -365,8 +382,7 @@ impl Supervisor {
     pub(super) fn abort(&mut self, key: RunKey) {
         for prep in &mut self.preps {
             if matches!(prep.purpose, Purpose::Run { key: k, .. } if k == key) {
-                prep.cancelled = Some("it was told to stop".into());
-                group::signal_group(prep.pid, libc::SIGKILL);
+                prep.cancel("it was told to stop");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall};
@@ -14,7 +14,8 @@ use crate::engine::handle::Notice;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::CaptureLoop;
 use crate::log::store::Log;
-use crate::os::group;
+use crate::os::proc;
+use crate::os::reap::Child;
 use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, spawn};
 
 use super::Supervisor;
@@ -98,9 +99,13 @@ impl Supervisor {
                 return Err(e.to_string());
             }
         };
-        let pid = spawned.pid;
-        let capture = self.capture_of(key.unit, run, log, spawned)?;
-        let mut book = RunRecord::new(pid, run, first_line, capture, began, process);
+        let Spawned {
+            child,
+            stdout,
+            stderr,
+        } = spawned;
+        let capture = self.capture_of(key.unit, run, log, &child, [stdout, stderr])?;
+        let mut book = RunRecord::new(child, run, first_line, capture, began, process);
         book.exe = artifact.exe;
         book.checks = checks;
         self.enter(key, process, book);
@@ -113,15 +118,14 @@ impl Supervisor {
         unit: UnitId,
         run: u64,
         log: Arc<Log>,
-        spawned: Spawned,
+        child: &Child,
+        [stdout, stderr]: [OwnedFd; 2],
     ) -> Result<CaptureLoop, String> {
         let handle = Arc::clone(&self.handle);
         let drained = Box::new(move || handle.tell(Notice::Drained { unit, run }));
-        let capture = self
-            .captures
-            .read(log, run, spawned.stdout, spawned.stderr, drained);
+        let capture = self.captures.read(log, run, stdout, stderr, drained);
         capture.map_err(|e| {
-            group::signal_group(spawned.pid, libc::SIGKILL);
+            child.signal_group(libc::SIGKILL);
             format!("its output can't be read: {}", reason(&e))
         })
     }
@@ -129,7 +133,7 @@ impl Supervisor {
     /// Notes a run that has begun, tells the lifecycle of it and looks at its readiness.
     fn enter(&mut self, key: RunKey, process: &Process, book: RunRecord) {
         let pid = book.pid;
-        let start = group::identity(pid).unwrap_or(0);
+        let start = proc::start_time(pid).unwrap_or(0);
         self.by_pid.insert(pid, key);
         self.state.started(&process.name, pid, start, book.run);
         self.state_changed = true;

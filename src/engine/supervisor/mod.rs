@@ -44,7 +44,7 @@ use crate::os::files;
 use crate::os::memory;
 use crate::os::poll::{self, Mailbox, Until, Waker};
 use crate::os::proc;
-use crate::os::reap::{self, Signals};
+use crate::os::reap::{self, Child, Signals};
 use crate::watch::watcher::Watcher;
 
 pub use reload::read_config;
@@ -179,7 +179,7 @@ pub struct Supervisor {
     pending_orders: Table<u64, PendingOrder>,
     tickets: Table<Ticket, (u64, usize)>,
     /// Runs that were told to end, with their groups and signals; their orphans were not yet.
-    telling: Vec<(RunKey, i32, i32)>,
+    telling: Vec<(RunKey, Option<i32>, i32)>,
     /// What the end of a unit's runs took, since it was asked for.
     stopped: Table<UnitId, Stopped>,
     last_number: u64,
@@ -325,6 +325,10 @@ impl Supervisor {
                 }
             }
             let caught = self.signals.take();
+            // First of all: what has ended by itself did not end for an order that came meanwhile.
+            if caught.child {
+                self.reap();
+            }
             if caught.term || caught.int || (caught.hup && self.setup.hangs_up) {
                 self.told_to_stop();
             } else if caught.hup {
@@ -340,9 +344,6 @@ impl Supervisor {
             self.read_preps();
             self.listen_to_runs();
             self.read_changes();
-            if caught.child {
-                self.reap();
-            }
             self.pass_time(Mono::now());
             self.settle();
         }
@@ -668,15 +669,14 @@ impl Supervisor {
 
     /// Pids that are accounted for: what else is our child came to us when its parent ended.
     fn known(&self) -> Set<i32> {
-        let preps = self.preps.iter().map(|p| p.pid);
-        let builds = self.builds.iter().map(|b| b.pid);
-        let checks = self.checking.iter().map(|c| c.pid);
+        let preps = self.preps.iter().map(|p| &p.child);
+        let builds = self.builds.iter().map(|b| &b.child);
+        let checks = self.checking.iter().map(|c| &c.child);
+        let children = preps.chain(builds).chain(checks);
         self.by_pid
             .keys()
             .copied()
-            .chain(preps)
-            .chain(builds)
-            .chain(checks)
+            .chain(children.flatten().map(Child::pid))
             .collect()
     }
 }

@@ -12,9 +12,9 @@ use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::clip;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::CaptureLoop;
-use crate::os::group::{self, Proc};
-use crate::os::proc;
-use crate::os::reap::{self, Death, End};
+use crate::os::group;
+use crate::os::proc::{self, Proc};
+use crate::os::reap::{self, Child, Death, End, reap_from};
 
 use super::checks::Checks;
 use super::{Phase, Supervisor};
@@ -48,7 +48,10 @@ struct Leftover {
 
 /// One run.
 pub(super) struct RunRecord {
+    /// The number of its first process, and of its group.
     pub(super) pid: i32,
+    /// Its first process until that is reaped.
+    leader: Option<Child>,
     /// Its number in the log.
     pub(super) run: u64,
     pub(super) exe: Option<PathBuf>,
@@ -60,8 +63,10 @@ pub(super) struct RunRecord {
     began: Mono,
     stop_signal: i32,
     task: bool,
-    /// bpm told it to end.
+    /// bpm sent the stop signal before its first process ended.
     asked: bool,
+    /// It was told to end.
+    stopping: bool,
     /// Why bpm did so, where nobody wanted it to.
     fault: Option<String>,
     /// Whatever shows of it is killed.
@@ -76,12 +81,12 @@ pub(super) struct RunRecord {
 impl RunRecord {
     /// Its first process has not ended.
     pub(super) fn lives(&self) -> bool {
-        self.death.is_none()
+        self.leader.is_some()
     }
 
     /// Of a run that has just begun.
     pub(super) fn new(
-        pid: i32,
+        leader: Child,
         run: u64,
         first_line: u64,
         capture: CaptureLoop,
@@ -89,7 +94,8 @@ impl RunRecord {
         process: &Process,
     ) -> Self {
         Self {
-            pid,
+            pid: leader.pid(),
+            leader: Some(leader),
             run,
             exe: None,
             first_line,
@@ -99,6 +105,7 @@ impl RunRecord {
             stop_signal: process.stop_signal,
             task: process.kind == Kind::Task,
             asked: false,
+            stopping: false,
             fault: None,
             killing: false,
             death: None,
@@ -129,12 +136,18 @@ impl Supervisor {
         let Some(book) = self.books.get_mut(&key) else {
             return;
         };
-        book.asked = true;
-        for escaped in group::below(book.pid).iter().filter(|p| p.pgid != book.pid) {
-            group::tell(escaped.pid, book.stop_signal);
-        }
-        group::tell_group(book.pid, book.stop_signal);
-        self.telling.push((key, book.pid, book.stop_signal));
+        // What has ended by itself, even if that is not in the log yet, did not end for this.
+        let group = book.leader.as_ref().map(|leader| {
+            let below = proc::descendants_of(book.pid);
+            for escaped in below.iter().filter(|p| p.pgid != book.pid) {
+                escaped.stop(book.stop_signal);
+            }
+            leader.stop_group(book.stop_signal);
+            book.pid
+        });
+        book.asked |= group.is_some();
+        book.stopping = true;
+        self.telling.push((key, group, book.stop_signal));
         self.stopped_of(key.unit).signalled = true;
     }
 
@@ -146,11 +159,11 @@ impl Supervisor {
         }
         for (orphan, of) in self.orphans() {
             let told = telling.iter().find(|(key, ..)| of == Some(*key));
-            // Whatever is still in the group has heard it.
+            // What is in the group has had it.
             if let Some((_, group, signal)) = told
-                && orphan.pgid != *group
+                && Some(orphan.pgid) != *group
             {
-                group::tell(orphan.pid, *signal);
+                orphan.stop(*signal);
             }
         }
     }
@@ -188,7 +201,7 @@ impl Supervisor {
     /// A run of it was told to end: whoever asks for that again is told of the same end.
     pub(super) fn is_ending(&self, unit: UnitId) -> bool {
         let mut books = self.books.iter();
-        books.any(|(key, book)| key.unit == unit && book.asked)
+        books.any(|(key, book)| key.unit == unit && book.stopping)
     }
 
     fn stopped_of(&mut self, unit: UnitId) -> &mut Stopped {
@@ -200,40 +213,37 @@ impl Supervisor {
     /// Takes all children that have ended. Signals may have merged: never counts, always loops.
     pub(super) fn reap(&mut self) {
         while let Some(pid) = reap::next_dead() {
-            // A dead leader keeps its group's number until it is reaped: what is left of a crash is
-            // killed while the number can be nobody else's.
-            if let Some(book) = self.by_pid.get(&pid).and_then(|key| self.books.get(key))
-                && !book.task
-                && !book.asked
-            {
-                group::signal_group(pid, libc::SIGKILL);
-            }
-            if self.checking.iter().any(|c| c.pid == pid) {
-                // What a check leaves behind would pile up.
-                group::signal_group(pid, libc::SIGKILL);
-            }
-            match reap::reap(pid) {
-                Some(death) => self.note_death(death),
-                None => break,
+            let ours = self.reap_run(pid)
+                || self.reap_prep(pid)
+                || self.reap_check(pid)
+                || self.reap_build(pid);
+            // One that nobody here has started came to us when its parent ended.
+            if !ours && reap::reap_orphan(pid).is_none() {
+                break;
             }
         }
         self.finish_preps();
         self.ends_due = true;
     }
 
-    fn note_death(&mut self, death: Death) {
-        if let Some(key) = self.by_pid.get(&death.pid).copied() {
-            if let Some(book) = self.books.get_mut(&key) {
-                book.death = Some(death);
-                // What it wrote is in the pipes: the lifecycle hears of its end once it is in the log.
-                book.capture.leader_exited();
-            }
-        } else if let Some(prep) = self.preps.iter_mut().find(|p| p.pid == death.pid) {
-            prep.death = Some(death);
-        } else {
-            // An orphan that nobody else can reap is neither.
-            let _ = self.check_exited(death) || self.build_exited(death);
+    /// Reaps the first process of a run, if that is one.
+    fn reap_run(&mut self, pid: i32) -> bool {
+        let key = self.by_pid.get(&pid);
+        let Some(book) = key.and_then(|key| self.books.get_mut(key)) else {
+            return false;
+        };
+        // A dead leader keeps its group's number until it is reaped: what is left of a crash is killed
+        // while the number can be nobody else's.
+        if let Some(leader) = book.leader.as_ref().filter(|_| !book.task && !book.asked) {
+            leader.signal_group(libc::SIGKILL);
         }
+        let Some(death) = reap_from(&mut book.leader) else {
+            return false;
+        };
+        book.death = Some(death);
+        // What it wrote is in the pipes: the lifecycle hears of its end once it is in the log.
+        book.capture.leader_exited();
+        true
     }
 
     /// All that a run had written when it ended is in its log.
@@ -253,7 +263,7 @@ impl Supervisor {
             return;
         };
         book.told = true;
-        if book.task && !book.asked && success {
+        if book.task && !book.stopping && success {
             // What it leaves running lives until bpm ends; its capture goes on by itself.
             self.close(key);
         } else {
@@ -341,13 +351,14 @@ impl Supervisor {
             };
             if book.killing {
                 for member in left.iter().filter(|m| m.state != 'Z') {
-                    group::signal(member.pid, libc::SIGKILL);
+                    member.signal(libc::SIGKILL);
                     book.killed.add(member.pid);
                 }
-                // Once more as a group, for children that were born meanwhile: its number is its own as
-                // long as the leader is not reaped, or somebody is in it.
-                if book.death.is_none() || left.iter().any(|m| m.pgid == book.pid) {
-                    group::signal_group(book.pid, libc::SIGKILL);
+                // Once more as a group, for children that were born meanwhile.
+                let mut in_group = left.iter().filter(|m| m.pgid == book.pid);
+                match &book.leader {
+                    Some(leader) => leader.signal_group(libc::SIGKILL),
+                    None => drop(in_group.any(|m| m.signal_group_of_ours(libc::SIGKILL))),
                 }
             }
             // A zombie counts: its own children come to us when it is reaped.
@@ -367,12 +378,12 @@ impl Supervisor {
         let Some(book) = self.books.get(&key) else {
             return Vec::new();
         };
-        let own = match book.death {
-            None => group::look(book.pid)
+        let own = match book.lives() {
+            true => proc::process(book.pid)
                 .into_iter()
-                .chain(group::below(book.pid))
+                .chain(proc::descendants_of(book.pid))
                 .collect(),
-            Some(_) => Vec::new(),
+            false => Vec::new(),
         };
         let adopted = orphans
             .iter()
@@ -387,9 +398,9 @@ impl Supervisor {
         let prefix = self.marker_prefix();
         let of = |p: &Proc| match self.by_pid.get(&p.pgid) {
             Some(key) => Some(*key),
-            None => self.key_of(&group::marker(p.pid)?, &prefix),
+            None => self.key_of(&proc::marker(p.pid)?, &prefix),
         };
-        group::orphans(|pid| known.has(&pid))
+        proc::orphans(|pid| known.has(&pid))
             .into_iter()
             .map(|p| (p, of(&p)))
             .collect()
@@ -432,7 +443,7 @@ impl Supervisor {
         self.state.forget_running();
         self.state_changed = true;
         let prefix = format!("{}/", self.marker_prefix());
-        let found: Vec<Leftover> = group::find_marked(&prefix)
+        let found: Vec<Leftover> = proc::find_marked(&prefix)
             .into_iter()
             .filter(|p| p.state != 'Z')
             .map(|p| self.leftover(p, &prefix))
@@ -441,14 +452,14 @@ impl Supervisor {
             return None;
         }
         for left in &found {
-            group::tell_if(left.proc.pid, left.proc.start, left.signal);
+            left.proc.stop(left.signal);
         }
         let began = Mono::now();
         for left in &found {
             let due = began.after(left.timeout);
             let gone = group::wait_gone(left.proc.pid, left.proc.start, due.since(Mono::now()));
             if !matches!(gone, Ok(true)) {
-                group::signal_if(left.proc.pid, left.proc.start, libc::SIGKILL);
+                left.proc.signal(libc::SIGKILL);
                 // What survives that as well is the kernel's business.
                 let _ = group::wait_gone(left.proc.pid, left.proc.start, GIVE_UP);
             }
@@ -467,7 +478,7 @@ impl Supervisor {
 
     /// How to stop what a dead bpm left: as the file says, as far as the process is in it.
     fn leftover(&self, proc: Proc, prefix: &str) -> Leftover {
-        let marker = group::marker(proc.pid).unwrap_or_default();
+        let marker = proc::marker(proc.pid).unwrap_or_default();
         let name = marker
             .strip_prefix(prefix)
             .and_then(|m| m.rsplit_once('/'))
@@ -493,7 +504,7 @@ impl Supervisor {
         };
         let prefix = self.marker_prefix();
         let ours = |p: &Proc| {
-            let marker = group::marker(p.pid).unwrap_or_default();
+            let marker = proc::marker(p.pid).unwrap_or_default();
             let rest = marker
                 .strip_prefix(&prefix)
                 .and_then(|r| r.strip_prefix('/'));
@@ -501,7 +512,7 @@ impl Supervisor {
             rest.and_then(|r| r.rsplit_once('/'))
                 .is_some_and(|(_, run)| !run.starts_with('b'))
         };
-        let left: Vec<Proc> = group::orphans(|_| false)
+        let left: Vec<Proc> = proc::orphans(|_| false)
             .into_iter()
             .filter(|p| p.state != 'Z' && ours(p))
             .collect();
@@ -521,7 +532,7 @@ impl Supervisor {
             }
             Sweep::ToolResult | Sweep::Begun if late || self.terms > 1 => {
                 for p in &left {
-                    group::signal(p.pid, libc::SIGKILL);
+                    p.signal(libc::SIGKILL);
                 }
                 self.phase = Phase::Sweeping {
                     due: Mono::now().after(GIVE_UP),
@@ -530,7 +541,7 @@ impl Supervisor {
             }
             Sweep::Begun => {
                 for p in &left {
-                    group::tell(p.pid, libc::SIGTERM);
+                    p.stop(libc::SIGTERM);
                 }
                 self.phase = Phase::Sweeping {
                     due,

@@ -96,12 +96,13 @@ fn a_child_of_the_daemon_does_not_hold_up_the_caller() {
     alone(
         "os::detach::tests::a_child_of_the_daemon_does_not_hold_up_the_caller",
         || {
-            let text = told(|ready| ready.ready(&shell("exec sleep 60", &[]).pid.to_string()));
+            let text =
+                told(|ready| ready.ready(&shell("exec sleep 60", &[]).child.pid().to_string()));
             let pid: i32 = text
                 .trim_matches(|c: char| !c.is_ascii_digit())
                 .parse()
                 .unwrap();
-            let start = group::identity(pid).unwrap();
+            let start = super::super::proc::start_time(pid).unwrap();
             assert!(group::signal_if(pid, start, libc::SIGKILL));
             assert!(group::wait_gone(pid, start, Duration::from_secs(10)).unwrap());
         },

@@ -21,7 +21,7 @@ fn strings(of: &[&str]) -> Vec<OsString> {
 fn output(launch: &Launch<'_>) -> String {
     let child = spawn(launch).unwrap();
     let (out, err) = (text(child.stdout), text(child.stderr));
-    let Death { end, .. } = ended(child.pid);
+    let Death { end, .. } = ended(child.child.pid());
     assert_eq!(end, End::Code(0), "{out} {err}");
     out
 }
@@ -83,26 +83,34 @@ fn a_child_has_a_session_and_three_descriptors() {
         ..launch("sleep", &env(&[]), Path::new("/"))
     })
     .unwrap();
-    let seen = stat(child.pid).unwrap().proc;
-    let link = |fd: &str| std::fs::read_link(format!("/proc/{}/fd/{fd}", child.pid)).unwrap();
-    let mut open: Vec<_> = std::fs::read_dir(format!("/proc/{}/fd", child.pid))
+    let seen = stat(child.child.pid()).unwrap().proc;
+    let link =
+        |fd: &str| std::fs::read_link(format!("/proc/{}/fd/{fd}", child.child.pid())).unwrap();
+    let mut open: Vec<_> = std::fs::read_dir(format!("/proc/{}/fd", child.child.pid()))
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     open.sort();
-    assert_eq!((seen.pgid, seen.sid), (child.pid, child.pid));
+    assert_eq!(
+        (seen.pgid, seen.sid),
+        (child.child.pid(), child.child.pid())
+    );
     assert_eq!(open, ["0", "1", "2"]);
     assert_eq!(link("0"), Path::new("/dev/null"));
     assert_ne!(link("1"), link("2"));
     for fd in [1, 2] {
-        let info = std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", child.pid)).unwrap();
+        let info =
+            std::fs::read_to_string(format!("/proc/{}/fdinfo/{fd}", child.child.pid())).unwrap();
         let flags = info.lines().find_map(|l| l.strip_prefix("flags:")).unwrap();
         let flags = i32::from_str_radix(flags.trim(), 8).unwrap();
         assert_eq!(flags & libc::O_ACCMODE, libc::O_RDWR);
         assert_eq!(flags & libc::O_NONBLOCK, 0, "a child's write may wait");
     }
-    assert!(super::super::group::signal_group(child.pid, libc::SIGKILL));
-    ended(child.pid);
+    assert!(super::super::group::signal_group(
+        child.child.pid(),
+        libc::SIGKILL
+    ));
+    ended(child.child.pid());
 }
 
 #[test]
@@ -413,7 +421,7 @@ fn passed_descriptors_become_3_and_on() {
 fn who_writes_with_no_reader_left_waits_and_is_found_again() {
     let env = env(&[]);
     let child = spawn(&launch("yes", &env, Path::new("/"))).unwrap();
-    let pid = child.pid;
+    let pid = child.child.pid();
     drop(child);
     eventually("the pipe is full", || {
         let wchan = std::fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
@@ -484,7 +492,7 @@ fn what_a_start_costs() {
                 let child =
                     spawn(&launch(program.to_str().unwrap(), &env, Path::new("/"))).unwrap();
                 let took = began.elapsed();
-                unsafe { libc::waitpid(child.pid, ptr::null_mut(), 0) };
+                unsafe { libc::waitpid(child.child.pid(), ptr::null_mut(), 0) };
                 took
             })
             .collect();
@@ -517,16 +525,23 @@ fn open_stdin_never_ends_and_is_held_by_the_process() {
         ..Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"))
     })
     .unwrap();
-    let input = std::fs::read_link(format!("/proc/{}/fd/0", child.pid)).unwrap();
+    let input = std::fs::read_link(format!("/proc/{}/fd/0", child.child.pid())).unwrap();
     assert!(input.to_string_lossy().starts_with("pipe:"), "{input:?}");
     let ours = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
     let held = ours.filter(|e| std::fs::read_link(e.path()).is_ok_and(|l| l == input));
     assert_eq!(held.count(), 0);
-    let start = super::super::proc::start_time(child.pid).unwrap();
+    let start = super::super::proc::start_time(child.child.pid()).unwrap();
     let wait = super::super::group::wait_gone;
-    assert!(!wait(child.pid, start, std::time::Duration::from_millis(200)).unwrap());
-    super::super::group::signal_if(child.pid, start, libc::SIGKILL);
-    ended(child.pid);
+    assert!(
+        !wait(
+            child.child.pid(),
+            start,
+            std::time::Duration::from_millis(200)
+        )
+        .unwrap()
+    );
+    super::super::group::signal_if(child.child.pid(), start, libc::SIGKILL);
+    ended(child.child.pid());
 }
 
 #[test]
@@ -553,7 +568,7 @@ fn terminal_is_the_controlling_one() {
         "stty size; echo here >/dev/tty; cut -d ' ' -f 6 /proc/$$/stat".into(),
     ];
     let launch = Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"));
-    let pid = spawn_on(pty.terminal.as_fd(), &launch).unwrap();
+    let pid = spawn_on(pty.terminal.as_fd(), &launch).unwrap().pid();
     drop(pty.terminal);
     assert_eq!(ended(pid).end, End::Code(0));
     super::super::fds::set_nonblocking(&pty.master, false).unwrap();
