@@ -72,6 +72,11 @@ pub enum Failure {
         /// The project's root.
         project: String,
     },
+    /// Nothing can be learnt of the daemon, for a reason of our own: no verdict.
+    CannotAsk {
+        /// Why.
+        why: String,
+    },
     /// The time given was over (exit code 124).
     TimedOut {
         /// What was waited for.
@@ -129,7 +134,10 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.failure() {
             Failure::ReaderGone => 0,
-            Failure::Config(_) | Failure::Cannot { .. } | Failure::Unknown { .. } => 1,
+            Failure::Config(_)
+            | Failure::Cannot { .. }
+            | Failure::CannotAsk { .. }
+            | Failure::Unknown { .. } => 1,
             Failure::Usage { .. } => 2,
             Failure::NoDaemon { .. } => 3,
             Failure::TimedOut { .. } => 124,
@@ -142,6 +150,7 @@ impl Error {
             Failure::Usage { hint, .. } | Failure::Cannot { hint, .. } => hint.clone(),
             Failure::NoDaemon { .. } => Some("start it with \"bpm -d\", or \"bpm up\"".into()),
             Failure::Config(_)
+            | Failure::CannotAsk { .. }
             | Failure::Unknown { .. }
             | Failure::TimedOut { .. }
             | Failure::ReaderGone => None,
@@ -183,6 +192,7 @@ impl fmt::Display for Error {
             Failure::NoDaemon { what, project } => {
                 write!(f, "cannot {what}: no daemon runs for {project}")
             }
+            Failure::CannotAsk { why } => write!(f, "cannot ask the daemon: {why}"),
             Failure::TimedOut { what, after } => write!(f, "cannot {what}: not within {after}"),
             Failure::ReaderGone => f.write_str("nobody reads the output"),
         }

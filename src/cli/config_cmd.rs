@@ -1,7 +1,7 @@
 //! `bpm check`, `bpm mcp-config`: what the configuration says, and how an agent is connected.
 
 use crate::base::error::Result;
-use crate::client::connection::Descriptor;
+use crate::client::verdict::Descriptor;
 use crate::config::Port;
 use crate::daemon::{Project, read_config};
 

@@ -15,38 +15,38 @@ use super::print;
 
 /// `bpm [DIR]`, `bpm -d [DIR]`.
 pub(super) fn bare(call: &Call) -> Result<u8> {
-    let how = match call.has("detach") {
+    let mode = match call.has("detach") {
         true => RunMode::Detached,
         false => RunMode::Foreground,
     };
-    let wishes = wishes(call)?;
-    begin(&call.project_here()?, &wishes, how)
+    let options = options(call, mode)?;
+    begin(&call.project_here()?, &options)
 }
 
 /// `bpm serve [DIR]`.
 pub(super) fn serve(call: &Call) -> Result<u8> {
-    let wishes = wishes(call)?;
-    begin(&call.project_here()?, &wishes, RunMode::Foreground)
+    let options = options(call, RunMode::Foreground)?;
+    begin(&call.project_here()?, &options)
 }
 
 /// `bpm daemon start`.
 pub(super) fn daemon_start(call: &Call) -> Result<u8> {
-    let how = match call.has("foreground") {
+    let mode = match call.has("foreground") {
         true => RunMode::Foreground,
         false => RunMode::Detached,
     };
-    let wishes = wishes(call)?;
-    begin(&call.project()?, &wishes, how)
+    let options = options(call, mode)?;
+    begin(&call.project()?, &options)
 }
 
 /// `bpm daemon restart`.
 pub(super) fn daemon_restart(call: &Call) -> Result<u8> {
-    let wishes = wishes(call)?;
+    let options = options(call, RunMode::Detached)?;
     let project = call.project()?;
     // A mistake in the configuration must not cost the daemon that runs.
     daemon::read_config(&project.root)?;
     stop_all(&project, call.has("force"))?;
-    begin(&project, &wishes, RunMode::Detached)
+    begin(&project, &options)
 }
 
 /// `bpm proxy [DIR]`.
@@ -60,25 +60,25 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
     if !alone {
         return proxy::run(Arc::new(Launcher::new(project, own_path())));
     }
-    let bridged = project.clone();
-    let wishes = StartOptions {
+    let options = StartOptions {
+        mode: RunMode::Foreground,
         // Our standard output is the agent's.
         quiet: true,
-        beside: Some(Arc::new(move || {
-            let bridged = bridged.clone();
-            let bridge = move || {
-                if let Err(error) = proxy::run(Arc::new(Ourselves(bridged))) {
-                    super::complain(&error);
-                }
-                // The input is at its end: everything stops as when a person asks for it.
-                reap::ask_ourselves_to_stop();
-            };
-            let thread = std::thread::Builder::new().name("bridge".into());
-            thread.spawn(bridge).map(drop)
-        })),
         ..StartOptions::default()
     };
-    begin(&project, &wishes, RunMode::Foreground)
+    daemon::start(&project, &options, &mut || {
+        let ourselves = Arc::new(Ourselves(project.clone()));
+        let bridge = move || {
+            if let Err(error) = proxy::run(ourselves) {
+                super::complain(&error);
+            }
+            // The input is at its end: everything stops as when a person asks for it.
+            reap::ask_ourselves_to_stop();
+        };
+        let thread = std::thread::Builder::new().name("bridge".into());
+        thread.spawn(bridge).map(drop)
+    })?;
+    Ok(0)
 }
 
 /// The path by which this bpm was started, made absolute: it may name another binary later.
@@ -97,7 +97,7 @@ fn own_path() -> PathBuf {
 }
 
 /// `--port`, `--replace`.
-pub(super) fn wishes(call: &Call) -> Result<StartOptions> {
+pub(super) fn options(call: &Call, mode: RunMode) -> Result<StartOptions> {
     let port = call
         .text("port")?
         .map(|text| {
@@ -106,6 +106,7 @@ pub(super) fn wishes(call: &Call) -> Result<StartOptions> {
         })
         .transpose()?;
     Ok(StartOptions {
+        mode,
         port,
         replace: call.has("replace"),
         ..StartOptions::default()
@@ -113,9 +114,9 @@ pub(super) fn wishes(call: &Call) -> Result<StartOptions> {
 }
 
 /// Starts, and says how it went.
-pub(super) fn begin(project: &Project, wishes: &StartOptions, how: RunMode) -> Result<u8> {
+pub(super) fn begin(project: &Project, options: &StartOptions) -> Result<u8> {
     let name = project.name();
-    match daemon::start(project, wishes, how)? {
+    match daemon::start(project, options, &mut || Ok(()))? {
         Started::Now { words, found } => {
             let found = found.map(|text| format!("{text}\n")).unwrap_or_default();
             print(&format!("{name}: started ({words})\n{found}"))?;

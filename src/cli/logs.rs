@@ -12,7 +12,8 @@ use crate::base::error::{Error, Failure, Result};
 use crate::base::json::object;
 use crate::base::table::in_order;
 use crate::cli::render::{Paint, Tone};
-use crate::client::connection::{self, CallError, Client, Verdict};
+use crate::client::connection::{self, CallError, Client};
+use crate::client::verdict::{Verdict, judge};
 use crate::daemon::Project;
 use crate::os::inotify::PathWatch;
 use crate::os::poll;
@@ -109,7 +110,7 @@ impl Source {
     /// There is neither a daemon nor anything on disk.
     pub(super) fn of(call: &Call, what: &str, named: &[String]) -> Result<(Project, Self)> {
         let project = call.project()?;
-        let verdict = match connection::judge(&project.dir, "cli")? {
+        let verdict = match judge(&project.dir, "cli")? {
             Verdict::Running(_, client) => return Ok((project, Self::Daemon(client))),
             verdict => verdict,
         };
@@ -200,6 +201,7 @@ impl From<CallError> for Stop {
             CallError::Refused { code, message } if code == STOPPING => Self::Lost(message),
             CallError::Refused { message, .. } => Self::Refused(message),
             CallError::Lost(why) => Self::Lost(why),
+            CallError::Unable(why) => Self::Said(Failure::CannotAsk { why }.into()),
             CallError::TimedOut => Self::Lost("it does not answer".into()),
         }
     }
@@ -415,7 +417,7 @@ fn back(project: &Project) -> Result<Client> {
         // Watched before it is looked at: a daemon that comes in between is not missed.
         let watch = PathWatch::of(project.dir.path()).map_err(cannot)?;
         // One that is about to end has said all.
-        if let Verdict::Running(_, client) = connection::judge(&project.dir, "cli")?
+        if let Verdict::Running(_, client) = judge(&project.dir, "cli")?
             && !client.is_stopping()
         {
             return Ok(client);

@@ -25,7 +25,8 @@ use std::path::{Path, PathBuf};
 use crate::base::error::{Error, Failure, Result, named};
 use crate::base::paths::{self, CONFIG_FILE};
 use crate::cli::render::Paint;
-use crate::client::connection::{self, Client, Descriptor, VERSION, Verdict};
+use crate::client::connection::{Client, VERSION};
+use crate::client::verdict::{Descriptor, Verdict, judge};
 use crate::daemon::{Env, Project};
 use crate::os::{fds, poll};
 
@@ -122,7 +123,7 @@ impl Call {
     /// It does not (exit code 3), or does not answer.
     fn daemon(&self, what: &str) -> Result<(Project, Descriptor, Client)> {
         let project = self.project()?;
-        match connection::judge(&project.dir, "cli")? {
+        match judge(&project.dir, "cli")? {
             Verdict::Running(descriptor, client) => Ok((project, descriptor, client)),
             verdict => Err(no_daemon(what, &project, &verdict)),
         }

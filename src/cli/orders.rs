@@ -7,11 +7,12 @@ use serde_json::Value;
 use crate::base::clock::{Mono, human};
 use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{items, object, strings};
-use crate::client::connection::{self, CallError, Client, Descriptor, ToolResult, Verdict};
-use crate::daemon::{self, Project, RunMode, StartOptions, Started};
+use crate::client::connection::{self, CallError, Client, ToolResult};
+use crate::client::verdict::{Descriptor, Verdict, judge};
+use crate::daemon::{self, Force, Project, RunMode, StartOptions, Started};
 
 use super::commands::Call;
-use super::daemon::{begin, wishes};
+use super::daemon::{begin, options};
 use super::{note, print};
 
 /// The most that a tool waits; who waits longer asks again.
@@ -19,14 +20,14 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 /// `bpm start`.
 pub(super) fn start(call: &Call) -> Result<u8> {
-    let mut wishes = wishes(call)?;
+    let mut options = options(call, RunMode::Detached)?;
     let names = call.names()?;
     let project = call.project()?;
     if names.is_empty() {
-        return begin(&project, &wishes, RunMode::Detached);
+        return begin(&project, &options);
     }
-    wishes.only = Some(names.clone());
-    match reach(&project, &wishes)? {
+    options.only = Some(names.clone());
+    match reach(&project, &options)? {
         Some(mut reached) => order(&mut reached.client, "start", &names, &object([])),
         None => Ok(0),
     }
@@ -43,29 +44,27 @@ pub(super) struct Reached {
 }
 
 /// Connects to the daemon, which is started if there is none. None: we were that daemon, and it is over.
-pub(super) fn reach(project: &Project, wishes: &StartOptions) -> Result<Option<Reached>> {
+pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<Reached>> {
+    let mut options = options.clone();
     let mut new = false;
     for _ in 0..2 {
-        let verdict = match wishes.replace {
-            true => connection::judge(&project.dir, "cli")?,
-            false => daemon::judge_lasting(project, "cli")?,
-        };
-        match verdict {
-            Verdict::Running(descriptor, client) if !wishes.replace => {
-                return Ok(Some(Reached {
-                    descriptor,
-                    client,
-                    new,
-                }));
-            }
-            // Judged once: it has had its time to answer.
-            Verdict::Unhealthy(descriptor) if !wishes.replace => {
-                return Err(daemon::unhealthy(project, descriptor.as_ref()));
-            }
-            Verdict::Running(..) | Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
+        if !options.replace {
+            match daemon::judge_lasting(project, "cli")? {
+                Verdict::Running(descriptor, client) => {
+                    return Ok(Some(Reached {
+                        descriptor,
+                        client,
+                        new,
+                    }));
+                }
+                // Judged once: it has had its time to answer.
+                Verdict::Unhealthy(descriptor) => {
+                    return Err(daemon::unhealthy(project, descriptor.as_ref()));
+                }
+                Verdict::Stale(_) | Verdict::Stopped => {}
             }
         }
-        match daemon::start(project, wishes, RunMode::Detached)? {
+        match daemon::start(project, &options, &mut || Ok(()))? {
             Started::Ended => return Ok(None),
             Started::Now { words, found } => {
                 new = true;
@@ -77,15 +76,18 @@ pub(super) fn reach(project: &Project, wishes: &StartOptions) -> Result<Option<R
             Started::Already(_) => {}
         }
         // Replaced by now.
-        if wishes.replace {
-            let again = StartOptions {
-                replace: false,
-                ..wishes.clone()
-            };
-            return reach(project, &again);
+        options.replace = false;
+    }
+    match daemon::judge_lasting(project, "cli")? {
+        Verdict::Running(descriptor, client) => Ok(Some(Reached {
+            descriptor,
+            client,
+            new,
+        })),
+        Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
+            Err(Error::cannot("reach the daemon", "it was stopped at once"))
         }
     }
-    Err(Error::cannot("reach the daemon", "it was stopped at once"))
 }
 
 /// `bpm stop`.
@@ -102,7 +104,7 @@ pub(super) fn stop(call: &Call) -> Result<u8> {
     }
     let project = call.project()?;
     let what = format!("stop {}", names.join(", "));
-    match connection::judge(&project.dir, "cli")? {
+    match judge(&project.dir, "cli")? {
         Verdict::Running(_, mut client) => order(&mut client, "stop", &names, &object([])),
         // Nothing runs, which is what was asked for.
         Verdict::Stopped => {
@@ -124,9 +126,11 @@ pub(super) fn daemon_stop(call: &Call) -> Result<u8> {
 
 /// Stops everything, and says what that was.
 pub(super) fn stop_all(project: &Project, force: bool) -> Result<u8> {
-    let stopped = daemon::stop(project, force, force, &mut |line| {
-        note(&format!("bpm: {line}\n"))
-    })?;
+    let force = match force {
+        true => Force::AtOnce,
+        false => Force::None,
+    };
+    let stopped = daemon::stop(project, force, &mut |line| note(&format!("bpm: {line}\n")))?;
     let name = project.name();
     let mut text = match (stopped.pid, stopped.killed) {
         (Some(pid), false) => format!("{name}: stopped (pid {pid})\n"),

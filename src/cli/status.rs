@@ -11,7 +11,8 @@ use crate::base::error::{Error, Failure, Result};
 use crate::base::json::object;
 use crate::base::paths::{ProjectDir, State};
 use crate::cli::render::{self, Cell, Paint, Tone};
-use crate::client::connection::{self, CallError, Client, Descriptor, PATIENCE, Verdict};
+use crate::client::connection::{CallError, Client, PATIENCE};
+use crate::client::verdict::{Descriptor, Verdict, judge};
 use crate::daemon::Project;
 use crate::os::poll;
 
@@ -35,7 +36,7 @@ pub(super) fn status(call: &Call) -> Result<u8> {
 
 /// What `bpm status` shows, and its exit code.
 fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<(String, u8)> {
-    match connection::judge(&project.dir, "cli")? {
+    match judge(&project.dir, "cli")? {
         Verdict::Running(_, mut client) => of_client(project, &mut client, name, json),
         verdict => Ok((without(project, &verdict, json), code(&verdict))),
     }
@@ -155,7 +156,7 @@ fn watch(project: &Project, name: Option<&str>, json: bool) -> Result<u8> {
 /// `bpm daemon status`.
 pub(super) fn daemon_status(call: &Call) -> Result<u8> {
     let project = call.project()?;
-    let verdict = connection::judge(&project.dir, "cli")?;
+    let verdict = judge(&project.dir, "cli")?;
     let code = code(&verdict);
     let word = verdict.word();
     let mut document = object([
@@ -241,7 +242,7 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
     };
     for folder in folders {
         let dir = ProjectDir::at(folder);
-        let (word, descriptor) = match connection::judge(&dir, "cli") {
+        let (word, descriptor) = match judge(&dir, "cli") {
             Ok(verdict) => (verdict.word(), verdict.descriptor()),
             Err(_) => ("other version", Descriptor::read(&dir.descriptor())),
         };

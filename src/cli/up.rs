@@ -39,12 +39,12 @@ pub(super) fn up(call: &Call) -> Result<u8> {
             .collect(),
         false => named.clone(),
     };
-    let wishes = StartOptions {
+    let options = StartOptions {
         only: (!named.is_empty()).then_some(named),
         ..StartOptions::default()
     };
     let since = Wall::now();
-    let Some(reached) = reach(&project, &wishes)? else {
+    let Some(reached) = reach(&project, &options)? else {
         return Ok(0);
     };
     let builds = Builds::follow(&reached.descriptor.socket, since, paint_err(&project))?;

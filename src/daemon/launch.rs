@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::error::{Error, Result};
-use crate::client::connection::{self, Client, Verdict};
+use crate::client::connection::Client;
 use crate::client::proxy::Connect;
+use crate::client::verdict::{Verdict, judge};
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, spawn};
 use crate::os::{group, proc};
 
-use super::start::Project;
+use super::project::Project;
 use super::stop::judge_lasting;
 
 /// What the proxy says it is.
@@ -89,7 +90,7 @@ pub struct Ourselves(pub Project);
 
 impl Connect for Ourselves {
     fn connect(&self) -> Result<Client> {
-        match connection::judge(&self.0.dir, KIND)? {
+        match judge(&self.0.dir, KIND)? {
             Verdict::Running(_, client) => Ok(client),
             Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
                 Err(Error::cannot("reach bpm", "it is stopping"))

@@ -1,5 +1,4 @@
-//! bpm's own log: `daemon.log`, one line for each thing that somebody may want to know later
-//! (spec: daemon, "Files").
+//! bpm's own log: `daemon.log`, one line for each thing that somebody may want to know later.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -34,7 +33,6 @@ pub(super) enum Manner {
 pub(super) struct DaemonLog {
     inner: Mutex<Inner>,
     least: Level,
-    detached: bool,
     echo: Option<Arc<Queue<String>>>,
 }
 
@@ -69,22 +67,8 @@ impl DaemonLog {
                 rotated: dir.log_rotated(),
             }),
             least,
-            detached,
             echo: if detached { None } else { echo() },
         })
-    }
-
-    /// Somebody removed the file: another one from now on.
-    ///
-    /// # Errors
-    /// It can't be made.
-    pub(super) fn reopen(&self) -> io::Result<()> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.file = files::open_append(&inner.path)?;
-        match self.detached {
-            true => fds::redirect_streams(inner.file.as_fd()),
-            false => Ok(()),
-        }
     }
 }
 
@@ -152,7 +136,7 @@ fn echo() -> Option<Arc<Queue<String>>> {
             }
         }
     };
-    let thread = std::thread::Builder::new().name("echo-journal".into());
+    let thread = std::thread::Builder::new().name("log-echo".into());
     thread.spawn(work).ok()?;
     Some(lines)
 }
@@ -169,7 +153,7 @@ mod tests {
     use super::*;
 
     fn folder(name: &str) -> ProjectDir {
-        let path = std::env::temp_dir().join(format!("bpm-journal-{name}-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("bpm-log-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
         ProjectDir::at(path)
@@ -203,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_one_begins_anew() {
+    fn a_large_log_is_rotated() {
         let dir = folder("large");
         let log = DaemonLog::open(&dir, Manner::Foreground, Level::Info).unwrap();
         File::options()

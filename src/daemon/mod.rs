@@ -1,13 +1,18 @@
 //! The daemon as such: its start, its end, its own log, and the service manager above it.
 
 mod launch;
+mod listen;
+mod lock;
 mod log;
 mod presence;
+mod project;
 mod sd_notify;
 mod start;
 mod stop;
 
 pub use launch::{Launcher, Ourselves};
+pub use lock::unhealthy;
+pub use project::Project;
 pub use sd_notify::{Env, SdNotify};
 pub use start::*;
-pub use stop::{Stopped, judge_lasting, stop};
+pub use stop::{Force, Stopped, judge_lasting, stop};

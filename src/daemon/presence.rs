@@ -1,5 +1,5 @@
-//! The files that make this bpm the only one of its project and by which it is found, kept where they
-//! are: whoever removes them, by name or with the folder, must not make room for a second one beside it.
+//! The files that make this bpm the only one of its project and by which it is found: lock, socket and descriptor.
+//! Somebody who removes them, by name or with their folder, must not make room for a second bpm beside this one.
 
 use std::fs;
 use std::os::fd::BorrowedFd;
@@ -7,33 +7,33 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::listen;
+use super::lock::Locks;
 use super::log::DaemonLog;
-use super::start::{clear, open_socket};
 use crate::base::error::{Error, Result};
 use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
-use crate::client::connection::Descriptor;
+use crate::client::verdict::Descriptor;
 use crate::engine::supervisor::{Presence, PresenceState};
 use crate::os::files;
 use crate::os::inotify::PathWatch;
 use crate::os::lock::Lock;
 use crate::server::net::Control;
 
-/// Somebody may remove what was just made; more turns of this are taken when its event comes.
+/// What was just repaired may be removed again; that is repaired so often at once, and then at its event.
 const TURNS: usize = 16;
 
-/// Holds the lock. Dropped, it removes what others find us by, and lets go.
+/// Holds the locks. Dropped, it removes what others find us by, and releases them.
 pub(super) struct ProjectPresence<'a> {
     dir: &'a ProjectDir,
     descriptor: &'a Descriptor,
     log: Arc<DaemonLog>,
-    inlet: Control,
-    lock: Lock,
-    /// Which file our socket is.
+    control: Control,
+    locks: Locks,
+    /// Device and inode of our socket.
     socket: Option<(u64, u64)>,
     watch: Option<PathWatch>,
-    /// What was said last of what could not be mended.
-    trouble: String,
+    /// Another bpm holds the lock: all that is there is its own.
     displaced: bool,
 }
 
@@ -46,58 +46,51 @@ impl<'a> ProjectPresence<'a> {
         dir: &'a ProjectDir,
         descriptor: &'a Descriptor,
         log: Arc<DaemonLog>,
-        inlet: Control,
-        lock: Lock,
+        control: Control,
+        locks: Locks,
     ) -> Result<Self> {
-        let mut guard = Self {
+        let mut presence = Self {
             dir,
             descriptor,
             log,
-            inlet,
-            lock,
+            control,
+            locks,
             socket: file_id(&descriptor.socket),
             watch: None,
-            trouble: String::new(),
             displaced: false,
         };
-        guard.describe()?;
-        if guard.mend() == PresenceState::Displaced {
+        presence.describe()?;
+        if presence.repair() == PresenceState::Displaced {
             return Err(Error::cannot(
                 "start",
                 "bpm's folder was removed meanwhile, and another bpm was quicker",
             ));
         }
-        if guard.watch.is_none() {
-            guard.log.write(
-                Level::Warn,
-                "daemon",
-                "no inotify to be had (see fs.inotify.max_user_instances and max_user_watches): who removes the files of bpm is not noticed",
-            );
+        if presence.watch.is_none() {
+            let text = "no inotify to be had (see fs.inotify.max_user_instances and max_user_watches): \
+                        that the files of bpm are removed will not be noticed";
+            presence.log.write(Level::Warn, "daemon", text);
         }
-        Ok(guard)
+        Ok(presence)
     }
 
-    /// Until all is there.
-    fn mend(&mut self) -> PresenceState {
+    /// Makes again what is missing.
+    fn repair(&mut self) -> PresenceState {
         let places = [
             self.dir.lock(),
             self.dir.descriptor(),
             self.descriptor.socket.clone(),
-            self.dir.log(),
         ];
-        let mut mended = Vec::new();
+        let mut repaired = Vec::new();
         for _ in 0..TURNS {
-            // Watched first, looked at then.
+            // The watch begins before the look, so that a change in between is not missed.
             self.watch = PathWatch::of_places(&places);
-            match self.turn() {
+            match self.repair_one() {
                 Ok(None) => break,
-                Ok(Some(what)) => mended.push(what),
+                Ok(Some(what)) => repaired.push(what),
                 Err(e) => {
-                    let text = format!("bpm's files are gone, and can't be made anew: {e}");
-                    if text != self.trouble {
-                        self.log.write(Level::Error, "daemon", &text);
-                        self.trouble = text;
-                    }
+                    let text = format!("bpm's files are gone, and can't be made again: {e}");
+                    self.log.write(Level::Error, "daemon", &text);
                     break;
                 }
             }
@@ -107,38 +100,35 @@ impl<'a> ProjectPresence<'a> {
                 return PresenceState::Displaced;
             }
         }
-        if mended.is_empty() {
+        if repaired.is_empty() {
             return PresenceState::Same;
         }
-        self.trouble.clear();
-        let what = mended.join(", ");
-        let dir = self.dir.path().display();
-        let text = format!("somebody removed {what} in {dir}: made anew");
+        let (what, dir) = (repaired.join(", "), self.dir.path().display());
+        let text = format!("somebody removed {what} in {dir}: made again");
         self.log.write(Level::Warn, "daemon", &text);
         PresenceState::Mended
     }
 
-    /// Makes the first thing anew that is missing: what it was.
-    fn turn(&mut self) -> Result<Option<&'static str>> {
+    /// Makes the first thing that is missing, and names it.
+    fn repair_one(&mut self) -> Result<Option<&'static str>> {
         let dir = self.dir.path();
         let cannot = |path: &Path, e| Error::file("make", path, e);
         let lock = self.dir.lock();
-        if !self.lock.is_at(&lock) {
+        if !self.locks.state.is_at(&lock) {
             files::private_dir(dir).map_err(|e| cannot(dir, e))?;
             match Lock::take(&lock).map_err(|e| cannot(&lock, e))? {
-                Some(lock) => self.lock = lock,
+                Some(lock) => self.locks.state = lock,
+                // A bpm that has just been started made it. It finds the folder locked, and leaves.
+                None if self.locks.folder.is_some() => {
+                    fs::remove_file(&lock).map_err(|e| cannot(&lock, e))?;
+                }
                 None => self.displaced = true,
             }
             return Ok(Some("daemon.lock"));
         }
-        let log = self.dir.log();
-        if !log.exists() {
-            self.log.reopen().map_err(|e| cannot(&log, e))?;
-            return Ok(Some("daemon.log"));
-        }
         let socket = &self.descriptor.socket;
         if self.socket.is_none() || file_id(socket) != self.socket {
-            self.inlet.replace_unix(open_socket(self.dir, socket)?);
+            self.control.replace_unix(listen::unix(self.dir, socket)?);
             self.socket = file_id(socket);
             return Ok(Some("daemon.sock"));
         }
@@ -166,17 +156,27 @@ impl Presence for ProjectPresence<'_> {
     fn look(&mut self) -> PresenceState {
         match self.displaced || !self.watch.as_ref().is_some_and(PathWatch::take) {
             true => PresenceState::Same,
-            false => self.mend(),
+            false => self.repair(),
         }
     }
 }
 
 impl Drop for ProjectPresence<'_> {
     fn drop(&mut self) {
-        // What is there else is another's.
         if !self.displaced {
             clear(self.dir, Some(self.descriptor));
         }
+    }
+}
+
+/// Removes what a daemon is found by. For who holds the lock, or knows that nobody does.
+pub(super) fn clear(dir: &ProjectDir, descriptor: Option<&Descriptor>) {
+    let _ = fs::remove_file(dir.descriptor());
+    let Some(descriptor) = descriptor else { return };
+    let _ = fs::remove_file(&descriptor.socket);
+    // A short folder was made for the socket alone.
+    if let Some(folder) = descriptor.socket.parent().filter(|f| *f != dir.path()) {
+        let _ = fs::remove_dir(folder);
     }
 }
 

@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use super::start::{Project, clear, read_config};
+use super::presence::clear;
+use super::project::Project;
+use super::start::read_config;
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
 use crate::base::json::{object, strings};
 use crate::base::paths::ProjectDir;
-use crate::client::connection::{self, CallError, Client, Descriptor, Verdict};
+use crate::client::connection::{self, CallError, Client};
+use crate::client::verdict::{Descriptor, Verdict, judge};
 use crate::os::group;
 use crate::os::lock::Lock;
 use crate::os::proc::{self, Proc};
 
-/// After the longest stop timeout, so much more until KILL (spec: daemon, "Stop").
+/// After the longest stop timeout, so much more until KILL .
 const MORE: Duration = Duration::from_secs(10);
 /// A daemon that does not answer gets so long after TERM.
 const UNHEALTHY: Duration = Duration::from_secs(3);
@@ -35,50 +38,56 @@ pub struct Stopped {
     pub leftovers: usize,
 }
 
-/// Stops everything of a project and returns when it is over. `force`: kill at once. `hard`: end one that
-/// does not answer, too. `say` takes lines for the person.
+/// How hard a daemon is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// One that does not answer is left alone.
+    None,
+    /// One that does not answer is killed; one that does is asked.
+    IfUnhealthy,
+    /// It kills everything at once, or is killed.
+    AtOnce,
+}
+
+/// Stops everything of a project and returns when it is over. `say` takes lines for the person.
 ///
 /// # Errors
-/// It is unhealthy and neither `force` nor `hard` is set; something survived.
-pub fn stop(
-    project: &Project,
-    force: bool,
-    hard: bool,
-    say: &mut dyn FnMut(&str),
-) -> Result<Stopped> {
-    let patience = if force {
-        Duration::ZERO
-    } else {
-        longest(project)
+/// It is unhealthy and [`Force::None`] was asked for; something survived.
+pub fn stop(project: &Project, force: Force, say: &mut dyn FnMut(&str)) -> Result<Stopped> {
+    let at_once = force == Force::AtOnce;
+    let patience = match at_once {
+        true => Duration::ZERO,
+        false => longest(project),
     };
     let mut stopped = Stopped::default();
-    let descriptor = match connection::judge(&project.dir, "cli")? {
+    let descriptor = match judge(&project.dir, "cli")? {
         Verdict::Stopped => None,
         Verdict::Stale(descriptor) => Some(descriptor),
         Verdict::Running(descriptor, client) => {
             stopped.pid = Some(descriptor.pid);
-            stopped.killed = end_running(&descriptor, client, force, patience, say)?;
+            stopped.killed = end_running(&descriptor, client, at_once, patience, say)?;
             Some(descriptor)
         }
-        Verdict::Unhealthy(Some(descriptor)) if force || hard => {
+        Verdict::Unhealthy(Some(descriptor)) if force != Force::None => {
             stopped.pid = Some(descriptor.pid);
             stopped.killed = end_unhealthy(&descriptor)?;
             Some(descriptor)
         }
         Verdict::Unhealthy(descriptor) => {
-            let who =
-                descriptor.map_or("it has no descriptor".into(), |d| format!("pid {}", d.pid));
-            return Err(Error::cannot(
-                format!("stop {}", project.name()),
-                format!("the daemon does not answer ({who})"),
-            )
-            .with_hint("\"bpm stop --force\" kills it"));
+            let what = format!("stop {}", project.name());
+            return Err(match descriptor {
+                Some(d) => {
+                    Error::cannot(what, format!("the daemon does not answer (pid {})", d.pid))
+                        .with_hint("\"bpm stop --force\" kills it")
+                }
+                None => Error::cannot(what, "somebody who can't be seen holds its lock"),
+            });
         }
     };
     stopped.leftovers = sweep(&project.dir, patience)?;
     // Only what no living bpm stands behind: one may have been started meanwhile.
     if matches!(
-        connection::judge(&project.dir, "cli"),
+        judge(&project.dir, "cli"),
         Ok(Verdict::Stale(_) | Verdict::Stopped)
     ) {
         clear(&project.dir, descriptor.as_ref());
@@ -90,11 +99,11 @@ pub fn stop(
 /// is stopping is waited for.
 ///
 /// # Errors
-/// Those of [`connection::judge`]; it takes longer to stop than it is allowed to.
+/// Those of [`judge`]; it takes longer to stop than it is allowed to.
 pub fn judge_lasting(project: &Project, kind: &str) -> Result<Verdict> {
     let mut until = None;
     loop {
-        let descriptor = match connection::judge(&project.dir, kind)? {
+        let descriptor = match judge(&project.dir, kind)? {
             Verdict::Running(descriptor, client) if client.is_stopping() => descriptor,
             verdict => return Ok(verdict),
         };
@@ -155,7 +164,7 @@ fn end_running(
                 Ok(Some(message)) => match connection::result_of(&message, id) {
                     None => {}
                     Some(Ok(_) | Err(CallError::Lost(_) | CallError::TimedOut)) => break,
-                    Some(Err(refused @ CallError::Refused { .. })) => {
+                    Some(Err(refused @ (CallError::Refused { .. } | CallError::Unable(_)))) => {
                         return Err(refused.while_doing("stop the daemon"));
                     }
                 },
@@ -205,7 +214,7 @@ fn gone(daemon: &Descriptor, timeout: Duration) -> Result<bool> {
 /// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after
 /// `patience`. How many there were.
 fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
-    let found = left(dir);
+    let found = left(dir)?;
     if found.is_empty() {
         return Ok(0);
     }
@@ -220,7 +229,7 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
         }
     }
     // What they started meanwhile has the marker, too.
-    let mut survivors = left(dir);
+    let mut survivors = left(dir)?;
     for _ in 0..20 {
         if survivors.is_empty() {
             return Ok(found.len());
@@ -231,7 +240,7 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
         for process in &survivors {
             let _ = group::wait_gone(process.pid, process.start, Duration::from_millis(250));
         }
-        survivors = left(dir);
+        survivors = left(dir)?;
     }
     let pids: Vec<String> = survivors.iter().map(|p| p.pid.to_string()).collect();
     Err(Error::cannot(
@@ -241,14 +250,16 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
 }
 
 /// The processes of this project that no living bpm stands behind: one may have been started meanwhile.
-fn left(dir: &ProjectDir) -> Vec<Proc> {
+///
+/// # Errors
+/// The lock can't be looked at: then a bpm may live.
+fn left(dir: &ProjectDir) -> Result<Vec<Proc>> {
     let mut found = proc::find_marked(&format!("{}/", dir.marker()));
-    // Read behind the look: a bpm writes its descriptor before it starts anything. The lock decides
-    // whether it lives: one that was killed and that nobody has reaped still has its pid.
-    let living = Descriptor::read(&dir.descriptor())
-        .filter(|_| Lock::probe(&dir.lock()).is_ok_and(|held| held));
-    if let Some(living) = living {
+    // Read after the processes: a bpm writes its descriptor before it starts anything. The lock decides whether it
+    // lives: one that was killed and that nobody has reaped still has its pid.
+    let held = Lock::probe(&dir.lock()).map_err(|e| Error::file("look at", &dir.lock(), e))?;
+    if let Some(living) = Descriptor::read(&dir.descriptor()).filter(|_| held) {
         found.retain(|process| process.start < living.process_start);
     }
-    found
+    Ok(found)
 }

@@ -49,6 +49,17 @@ impl Lock {
         ))
     }
 
+    /// Takes the lock of a folder that is there. None: somebody else has it. Where folders can't be locked (NFS) it is
+    /// an error.
+    pub fn folder(path: &Path) -> io::Result<Option<Self>> {
+        let flags = libc::O_DIRECTORY;
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let mut lock = RwLock::new(file);
+        let taken = exclusive(&mut lock)?;
+        let file = lock.into_inner();
+        Ok(taken.then_some(Self { file }))
+    }
+
     /// What is locked is still the file of that name.
     pub fn is_at(&self, path: &Path) -> bool {
         same(&self.file, path)
@@ -64,8 +75,8 @@ impl Lock {
     }
 }
 
-/// Who took the lock of that file, as /proc/locks (proc(5)) has it. None: nobody, one of another pid
-/// namespace, or one whose descriptors are not ours to see.
+/// Who took the lock of that file or folder, as /proc/locks (proc(5)) has it. None: nobody, or one of another pid
+/// namespace.
 pub fn holder(path: &Path) -> Option<i32> {
     // It comes a page at a time, and misses a lock where others are let go between two pages.
     (0..10).find_map(|_| listed_holder(path))
@@ -79,16 +90,19 @@ fn listed_holder(path: &Path) -> Option<i32> {
         // 1: FLOCK ADVISORY WRITE 5663 fe:00:10010913 0 EOF
         let mut words = line.split_ascii_whitespace().skip(1);
         let (kind, pid, inode) = (words.next()?, words.nth(2)?, words.next()?);
-        let number = inode.rsplit(':').next()?.parse::<u64>().ok()?;
-        if kind != "FLOCK" || number != id.1 {
+        let (device, number) = inode.rsplit_once(':')?;
+        if kind != "FLOCK" || number.parse::<u64>().ok()? != id.1 {
             return None;
         }
-        // The device there is not always the one of stat(2) (btrfs, overlayfs): its own descriptors tell.
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-        let mut open = open
-            .flatten()
-            .filter_map(|fd| std::fs::metadata(fd.path()).ok());
-        let has = open.any(|f| (f.dev(), f.ino()) == id);
+        // The device there is not always the one of stat(2) (btrfs, overlayfs): its own descriptors tell, where they
+        // are ours to see.
+        let has = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(open) => open
+                .flatten()
+                .filter_map(|fd| std::fs::metadata(fd.path()).ok())
+                .any(|f| (f.dev(), f.ino()) == id),
+            Err(_) => device == format!("{:02x}:{:02x}", libc::major(id.0), libc::minor(id.0)),
+        };
         pid.parse().ok().filter(|_| has)
     })
 }

@@ -47,6 +47,19 @@ fn shared(uid: u32, overflow: &str, map: &str) -> bool {
     overflow.trim().parse() == Ok(uid) && !identity
 }
 
+/// The name of a user, else the number.
+pub fn user_name(uid: u32) -> String {
+    let number = uid.to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    // ann:x:1000:1000:Ann:/home/ann:/bin/sh
+    let found = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number).then(|| name.to_string())
+    });
+    found.unwrap_or(number)
+}
+
 /// Our uid or root.
 pub fn is_us(uid: u32) -> bool {
     uid == 0 || uid == our_uid()

@@ -135,6 +135,11 @@ pub(super) fn all_pids() -> impl Iterator<Item = i32> {
     entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
+/// Whose process it is. None: it has ended.
+pub fn owner(pid: i32) -> Option<u32> {
+    Some(fs::metadata(format!("/proc/{pid}")).ok()?.uid())
+}
+
 /// When a process began, in clock ticks since the boot: with its number, an identity.
 pub fn start_time(pid: i32) -> Option<u64> {
     Some(stat(pid)?.proc.start)

@@ -12,6 +12,7 @@
 )]
 
 pub mod load;
+pub mod sandbox;
 
 use std::ffi::OsStr;
 use std::fmt::Debug;

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use crate::common::sandbox::refusing;
 use crate::common::{Project, bpm, eventually, lives, murder};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -725,7 +726,7 @@ fn its_files_come_back_when_somebody_removes_them() {
         use std::os::unix::fs::MetadataExt;
         fs::metadata(folder.join(name)).map(|m| m.ino())
     };
-    let files = ["daemon.lock", "daemon.json", "daemon.sock", "daemon.log"];
+    let files = ["daemon.lock", "daemon.json", "daemon.sock"];
     for name in files {
         fs::remove_file(folder.join(name)).unwrap();
         eventually(|| inode(name));
@@ -747,6 +748,8 @@ fn its_files_come_back_when_somebody_removes_them() {
             },
         );
     }
+    let log = fs::read_to_string(folder.join("daemon.log")).unwrap();
+    assert!(log.contains("[WARN] daemon: somebody removed "), "{log}");
     // With the folder, and with what is above it.
     let away = folder.with_file_name("away");
     let home = project.home();
@@ -771,8 +774,6 @@ fn its_files_come_back_when_somebody_removes_them() {
         }
         assert!(locked(&folder));
     }
-    let log = fs::read_to_string(folder.join("daemon.log")).unwrap();
-    assert!(log.contains("[WARN] daemon: somebody removed "), "{log}");
     assert!(lives(pid));
     project.cli(["stop"]).exits(0);
     for gone in ["daemon.json", "daemon.sock"] {
@@ -855,4 +856,81 @@ fn values_of_the_environment_stay_with_the_processes() {
         said += &fs::read_to_string(&path).unwrap_or_default();
     }
     assert!(!said.contains("s3cr3t"), "{said}");
+}
+
+#[test]
+fn daemon_of_another_home_is_refused_and_named() {
+    let project = Project::new(NAP);
+    project.cli(["-d"]).exits(0);
+    let first = pid(&project);
+    let elsewhere = project.root.with_file_name("elsewhere");
+    let of_other_home = |args: &[&str]| {
+        let mut command = project.command(bpm());
+        command.args(args).env("BPM_HOME", &elsewhere);
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    for way in [&["-d"][..], &["up"], &["serve"], &["start", "nap"]] {
+        let output = of_other_home(way);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let home = project.home();
+        let who = format!(
+            "the daemon (pid {first}, home {}) already runs",
+            home.display()
+        );
+        assert!(said.contains(&who), "{said}");
+    }
+    assert_eq!(project.inhabitants().len(), 2);
+    project.cli(["stop"]).exits(0);
+    assert!(of_other_home(&["-d"]).status.success());
+    assert!(of_other_home(&["stop"]).status.success());
+}
+
+#[test]
+fn sandbox_without_sockets_gets_no_verdict() {
+    let project = Project::new(NAP);
+    project.cli(["-d"]).exits(0);
+    let daemon = pid(&project);
+    for call in [libc::SYS_connect, libc::SYS_socket] {
+        for args in [
+            &["status"][..],
+            &["daemon", "status"],
+            &["up"],
+            &["stop"],
+            &["stop", "--force"],
+            &["stop", "nap"],
+            &["restart", "nap"],
+            &["-d", "--replace"],
+            &["daemon", "restart"],
+            &["wait", "nap"],
+        ] {
+            let mut command = project.command(bpm());
+            command.args(args).stdin(Stdio::null());
+            let output = refusing(&mut command, call).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+            let why = "cannot ask the daemon: operation not permitted (a sandbox?)";
+            assert!(said.contains(why), "{args:?}: {said}");
+            let out = String::from_utf8_lossy(&output.stdout).into_owned();
+            for wrong in ["unhealthy", "--force\"", "--replace"] {
+                assert!(
+                    !said.contains(wrong) && !out.contains(wrong),
+                    "{args:?}: {said}"
+                );
+            }
+        }
+    }
+    assert!(lives(daemon));
+    project.cli(["status"]).exits(0);
+    // Nothing runs: that is learnt from the lock alone.
+    project.cli(["stop"]).exits(0);
+    let mut command = project.command(bpm());
+    command.arg("status");
+    assert_eq!(
+        refusing(&mut command, libc::SYS_connect)
+            .status()
+            .unwrap()
+            .code(),
+        Some(3)
+    );
 }

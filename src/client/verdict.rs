@@ -1,0 +1,332 @@
+//! Finds the daemon of a project and judges it. Everything that looks at a daemon uses this judgement.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::base::clock::Mono;
+use crate::base::error::{Error, Failure, Result};
+use crate::base::json::object;
+use crate::base::paths::ProjectDir;
+use crate::client::connection::{
+    CallError, Client, PATIENCE, PROTOCOL_VERSION, VERSION, is_own_fault, own_fault,
+};
+use crate::os::inotify::PathWatch;
+use crate::os::lock::{self, Lock};
+use crate::os::net::dial;
+use crate::os::{files, peer, proc};
+
+/// `daemon.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The daemon's.
+    pub pid: i32,
+    /// Its kernel start time, so that a recycled pid is told apart.
+    pub process_start: u64,
+    /// Of the daemon's life.
+    pub instance_id: String,
+    /// The project's root.
+    pub project: String,
+    /// The daemon's version.
+    pub version: String,
+    /// [`PROTOCOL_VERSION`] of the daemon.
+    pub protocol_version: u64,
+    /// [`MIN_CLIENT_VERSION`] of the daemon.
+    pub min_client_version: String,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// `/mcp` over TCP, if there is TCP.
+    pub url: Option<String>,
+    /// RFC 3339.
+    pub started_at: String,
+    /// The binary that it runs.
+    pub exe: String,
+}
+
+impl Descriptor {
+    /// Reads `daemon.json`; None: there is none that makes sense.
+    pub fn read(path: &Path) -> Option<Self> {
+        Self::parse(&files::read_named(path).ok()?.0)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(bytes).ok()?;
+        let text = |key: &str| value[key].as_str().map(String::from);
+        Some(Self {
+            pid: i32::try_from(value["pid"].as_i64()?).ok()?,
+            process_start: value["process_start"].as_u64()?,
+            instance_id: text("instance_id")?,
+            project: text("project")?,
+            version: text("version")?,
+            protocol_version: value["protocol_version"].as_u64()?,
+            min_client_version: text("min_client_version")?,
+            socket: text("socket")?.into(),
+            url: text("url"),
+            started_at: text("started_at")?,
+            exe: text("exe").unwrap_or_default(),
+        })
+    }
+
+    /// As it stands in the file.
+    pub fn to_json(&self) -> Value {
+        object([
+            ("pid", self.pid.into()),
+            ("process_start", self.process_start.into()),
+            ("instance_id", self.instance_id.as_str().into()),
+            ("project", self.project.as_str().into()),
+            ("version", self.version.as_str().into()),
+            ("protocol_version", self.protocol_version.into()),
+            (
+                "min_client_version",
+                self.min_client_version.as_str().into(),
+            ),
+            ("socket", self.socket.to_string_lossy().into()),
+            ("url", self.url.as_deref().into()),
+            ("started_at", self.started_at.as_str().into()),
+            ("exe", self.exe.as_str().into()),
+        ])
+    }
+
+    /// This bpm can talk to that daemon.
+    ///
+    /// # Errors
+    /// It is too old for it, or the other way round.
+    pub fn speaks(&self) -> Result<()> {
+        let (ours, theirs) = (VERSION, &self.version);
+        if numbers(ours) < numbers(&self.min_client_version) {
+            return Err(Error::cannot(
+                "talk to the daemon",
+                format!("bpm {ours} is too old for this daemon ({theirs}): run \"bpm upgrade\""),
+            ));
+        }
+        if self.protocol_version != PROTOCOL_VERSION {
+            return Err(Error::cannot(
+                "talk to the daemon",
+                format!(
+                    "it is bpm {theirs}, this is bpm {ours}, and they do not understand each other"
+                ),
+            )
+            .with_hint("\"bpm daemon restart\" starts this version"));
+        }
+        Ok(())
+    }
+}
+
+fn numbers(version: &str) -> Vec<u64> {
+    version
+        .split(['.', '-', '+'])
+        .map_while(|part| part.parse().ok())
+        .collect()
+}
+
+/// What a daemon is.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Lock held, hello answered.
+    Running(Descriptor, Client),
+    /// Lock held, no answer within [`PATIENCE`].
+    Unhealthy(Option<Descriptor>),
+    /// Lock free, but a descriptor is left.
+    Stale(Descriptor),
+    /// Neither lock nor descriptor.
+    Stopped,
+}
+
+impl Verdict {
+    /// As in answers.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Running(..) => "running",
+            Self::Unhealthy(_) => "unhealthy",
+            Self::Stale(_) => "stale",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Of which daemon.
+    pub fn descriptor(self) -> Option<Descriptor> {
+        match self {
+            Self::Running(descriptor, _) | Self::Stale(descriptor) => Some(descriptor),
+            Self::Unhealthy(descriptor) => descriptor,
+            Self::Stopped => None,
+        }
+    }
+}
+
+/// Judges the daemon of a project, and is connected to it where it runs.
+///
+/// # Errors
+/// The daemon runs, but this bpm can't talk to it; or nothing can be learnt of it, since this process may not
+/// ask, or has no descriptors or memory left ([`Failure::CannotAsk`]): that is no verdict.
+pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
+    let until = Mono::now().after(PATIENCE);
+    let mut watch: Option<PathWatch> = None;
+    loop {
+        let descriptor = match files::read_named(&dir.descriptor()) {
+            Ok((bytes, _)) => Descriptor::parse(&bytes),
+            Err(e) if is_own_fault(&e) => return Err(cannot_look(dir, e)),
+            Err(_) => None,
+        };
+        let answer = match &descriptor {
+            Some(descriptor) => {
+                let left = until.since(Mono::now());
+                Client::connect(&descriptor.socket, kind, left).map(|client| (descriptor, client))
+            }
+            None => Err(CallError::Lost("it has no descriptor".into())),
+        };
+        // A daemon that answers holds the lock: nobody else could have its socket. So the lock is looked at only
+        // where there is no answer, and a healthy daemon costs one round trip.
+        let refused = match answer {
+            Ok((descriptor, client)) => {
+                descriptor.speaks()?;
+                return Ok(Verdict::Running(descriptor.clone(), client));
+            }
+            Err(refused) => refused,
+        };
+        if !Lock::probe(&dir.lock()).map_err(|e| cannot_look(dir, e))? {
+            return Ok(match descriptor {
+                Some(descriptor) => Verdict::Stale(descriptor),
+                None => Verdict::Stopped,
+            });
+        }
+        if let CallError::Unable(why) = refused {
+            return Err(Failure::CannotAsk { why }.into());
+        }
+        if descriptor.is_none()
+            && let Some(verdict) = undescribed(dir, kind, until)?
+        {
+            if let Verdict::Running(descriptor, _) = &verdict {
+                descriptor.speaks()?;
+            }
+            return Ok(verdict);
+        }
+        let left = until.since(Mono::now());
+        if left.is_zero() {
+            let holder = || {
+                let pid = lock::holder(&dir.lock())?;
+                describe(dir, pid, socket_of(dir, pid), &Value::Null)
+            };
+            return Ok(Verdict::Unhealthy(descriptor.or_else(holder)));
+        }
+        // Somebody starts or stops at this moment; either ends with a change in the folder. The watch begins
+        // before the next look, so that a change in between is not missed.
+        match &watch {
+            None => watch = Some(PathWatch::of(dir.path()).map_err(|e| cannot_look(dir, e))?),
+            Some(watch) => {
+                watch.wait(left).map_err(|e| cannot_look(dir, e))?;
+            }
+        }
+    }
+}
+
+fn cannot_look(dir: &ProjectDir, e: io::Error) -> Error {
+    if is_own_fault(&e) {
+        let why = own_fault(&e);
+        return Failure::CannotAsk { why }.into();
+    }
+    Error::file("look at", &dir.lock(), e).with_hint("set BPM_HOME to a folder that you may write")
+}
+
+/// A daemon whose `daemon.json` was lost, found by its lock or its socket: described by itself, or where
+/// it does not answer, by what the kernel knows. None: nobody listens there.
+fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Result<Option<Verdict>> {
+    let socket = match lock::holder(&dir.lock()) {
+        Some(pid) => socket_of(dir, pid),
+        None => dir.socket(None, peer::our_uid()),
+    };
+    let owned = dial(&socket, until.since(Mono::now())).and_then(|stream| {
+        let owner = peer::unix_owner(&stream)?;
+        Ok((stream, owner))
+    });
+    let (stream, pid) = match owned {
+        Ok((stream, (pid, uid))) if peer::is_us(uid) => (stream, pid),
+        Err(e) if is_own_fault(&e) => return Err(cannot_look(dir, e)),
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    Ok(match Client::greet(stream, kind, until) {
+        Ok(client) => describe(dir, pid, socket, client.greeting())
+            .map(|descriptor| Verdict::Running(descriptor, client)),
+        Err(CallError::TimedOut) => {
+            Some(Verdict::Unhealthy(describe(dir, pid, socket, &Value::Null)))
+        }
+        Err(CallError::Unable(why)) => return Err(Failure::CannotAsk { why }.into()),
+        // It leaves at this moment.
+        Err(CallError::Lost(_) | CallError::Refused { .. }) => None,
+    })
+}
+
+/// Where the daemon with that pid listens, by the environment that it was started in.
+fn socket_of(dir: &ProjectDir, pid: i32) -> PathBuf {
+    let runtime = proc::variable(pid, "XDG_RUNTIME_DIR").map(OsString::from_vec);
+    dir.socket(runtime.as_deref(), peer::our_uid())
+}
+
+/// A descriptor made of what the daemon says of itself, if it does, and of what the kernel knows. None: it has ended.
+fn describe(dir: &ProjectDir, pid: i32, socket: PathBuf, said: &Value) -> Option<Descriptor> {
+    let text = |key: &str| said[key].as_str().map(String::from);
+    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    Some(Descriptor {
+        pid,
+        process_start: proc::start_time(pid)?,
+        instance_id: text("instance_id").unwrap_or_default(),
+        project: text("project").unwrap_or_else(|| dir.path().display().to_string()),
+        version: text("version").unwrap_or_default(),
+        protocol_version: said["protocol_version"].as_u64().unwrap_or_default(),
+        min_client_version: text("min_client_version").unwrap_or_default(),
+        socket,
+        url: text("url"),
+        started_at: text("started_at").unwrap_or_default(),
+        exe: exe.display().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor() -> Descriptor {
+        Descriptor {
+            pid: 12,
+            process_start: 34,
+            instance_id: "ab".into(),
+            project: "/p".into(),
+            version: "0.5.0".into(),
+            protocol_version: PROTOCOL_VERSION,
+            min_client_version: "0.1.0".into(),
+            socket: "/s".into(),
+            url: None,
+            started_at: "2026-11-21T02:46:50.123Z".into(),
+            exe: "/usr/bin/bpm".into(),
+        }
+    }
+
+    #[test]
+    fn a_descriptor_comes_back_as_it_was_written() {
+        let path = std::env::temp_dir().join(format!("bpm-descriptor-{}", std::process::id()));
+        let written = descriptor();
+        std::fs::write(&path, written.to_json().to_string()).unwrap();
+        assert_eq!(Descriptor::read(&path), Some(written));
+        std::fs::write(&path, "{\"pid\": 1}").unwrap();
+        assert_eq!(Descriptor::read(&path), None);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Descriptor::read(&path), None);
+    }
+
+    #[test]
+    fn an_old_client_is_told_so() {
+        let mut d = descriptor();
+        assert_eq!(d.speaks(), Ok(()));
+        d.min_client_version = "99.0".into();
+        let said = d.speaks().unwrap_err().to_string();
+        assert!(
+            said.ends_with("is too old for this daemon (0.5.0): run \"bpm upgrade\""),
+            "{said}"
+        );
+        d.min_client_version = "0.0.9".into();
+        d.protocol_version += 1;
+        assert!(d.speaks().is_err());
+    }
+}

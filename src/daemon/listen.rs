@@ -1,0 +1,176 @@
+//! Where the daemon listens, and who may connect.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use crate::base::error::{Error, Result, named, reason};
+use crate::base::logger::{Level, Logger};
+use crate::base::paths::ProjectDir;
+use crate::config::{Config, Port};
+use crate::engine::state_file::State;
+use crate::os::net::{Accept, tcp_listener, unix_listener};
+use crate::os::peer::{self, our_uid};
+use crate::os::{files, proc};
+use crate::server::net::{Policy, UidCheck};
+
+/// The TCP listener of `/mcp`, if there is to be one.
+pub(super) fn tcp(
+    bind: IpAddr,
+    port: Port,
+    state: &mut State,
+    log: &dyn Logger,
+) -> Result<Option<TcpListener>> {
+    let number = match port {
+        Port::Off => return Ok(None),
+        Port::Fixed(port) => port,
+        Port::Any => {
+            let kept = state.port;
+            let again = kept.and_then(|p| tcp_listener(bind, p, Accept::AtOnce).ok());
+            if let Some(listener) = again {
+                return Ok(Some(listener));
+            }
+            0
+        }
+    };
+    let listener = match tcp_listener(bind, number, Accept::AtOnce) {
+        Ok(listener) => listener,
+        // A sandbox without TCP; nobody has asked for a port.
+        Err(e) if port == Port::Any && e.kind() == ErrorKind::PermissionDenied => {
+            let text = format!(
+                "no TCP, the Unix socket only: cannot listen on {bind}: {}",
+                reason(&e)
+            );
+            log.write(Level::Warn, "daemon", &text);
+            return Ok(None);
+        }
+        Err(e) => return Err(port_taken(bind, number, e)),
+    };
+    if port == Port::Any
+        && let Ok(address) = listener.local_addr()
+    {
+        state.port = Some(address.port());
+    }
+    Ok(Some(listener))
+}
+
+fn port_taken(bind: IpAddr, port: u16, e: io::Error) -> Error {
+    let what = format!("listen on {}", SocketAddr::new(bind, port));
+    if e.kind() != ErrorKind::AddrInUse {
+        return Error::system(what, e);
+    }
+    let why = match proc::port_holder(bind, port) {
+        Some((pid, command)) => format!("the port is in use by pid {pid} ({command})"),
+        None => "the port is in use".into(),
+    };
+    Error::cannot(what, why).with_hint("--port auto takes a free one, --port N another")
+}
+
+pub(super) fn url(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        // Everywhere is reached here as well.
+        ip if ip.is_unspecified() && ip.is_ipv4() => IpAddr::from([127, 0, 0, 1]),
+        ip if ip.is_unspecified() => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ip => ip,
+    };
+    format!("http://{}/mcp", SocketAddr::new(ip, address.port()))
+}
+
+/// The Unix socket at that path. To be called by who holds the project's lock.
+pub(super) fn unix(dir: &ProjectDir, path: &Path) -> Result<UnixListener> {
+    let folder = path.parent().unwrap_or(dir.path());
+    // We hold the lock, and the folder is nobody else's: whatever has that name goes.
+    files::private_dir(folder)
+        .and_then(|()| {
+            let _ = fs::remove_file(path);
+            unix_listener(path, true, Accept::AtOnce)
+        })
+        .map_err(|e| Error::file("listen on", path, e))
+}
+
+/// Connections leave room for processes.
+fn connections(config: &Config, descriptors: u64) -> usize {
+    let processes = config.processes.len() as u64;
+    let room = descriptors.saturating_sub(64).saturating_sub(6 * processes);
+    room.clamp(16, 1_024) as usize
+}
+
+/// Who may connect over TCP.
+pub(super) fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
+    let token = match &config.token_file {
+        None => None,
+        Some(path) => Some(token(path)?),
+    };
+    let mut allowed_hosts = config.allowed_hosts.clone();
+    // The address that our own URL names: no name can lead a browser here that then says this.
+    match config.bind {
+        ip if ip.is_unspecified() => {}
+        IpAddr::V4(ip) => allowed_hosts.push(ip.to_string()),
+        IpAddr::V6(ip) => allowed_hosts.push(format!("[{ip}]")),
+    }
+    Ok(Policy {
+        allowed_hosts,
+        allowed_origins: config.allowed_origins.clone(),
+        token,
+        max_connections: connections(config, descriptors),
+        uid: match peer::uid_is_shared() {
+            true => UidCheck::Meaningless,
+            false => UidCheck::Kernel,
+        },
+    })
+}
+
+/// The contents of `token_file`, which must be ours and for nobody else's eyes.
+fn token(path: &Path) -> Result<Vec<u8>> {
+    let what = || named("use token_file", path);
+    let (text, file) =
+        files::read_named(path).map_err(|e| Error::file("use token_file", path, e))?;
+    if file.uid() != our_uid() {
+        return Err(Error::cannot(
+            what(),
+            format!("it belongs to uid {}", file.uid()),
+        ));
+    }
+    if file.mode() & 0o077 != 0 {
+        return Err(Error::cannot(what(), "others may read it")
+            .with_hint(format!("chmod 600 {}", path.display())));
+    }
+    let token = text.trim_ascii().to_vec();
+    if token.is_empty() {
+        return Err(Error::cannot(what(), "it is empty"));
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_can_be_called() {
+        let of = |a: &str| url(a.parse().unwrap());
+        assert_eq!(of("0.0.0.0:80"), "http://127.0.0.1:80/mcp");
+        assert_eq!(of("[::]:80"), "http://[::1]:80/mcp");
+        assert_eq!(of("127.0.0.1:8080"), "http://127.0.0.1:8080/mcp");
+    }
+
+    #[test]
+    fn a_token_of_others_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("bpm-token-{}", std::process::id()));
+        fs::write(&path, "secret\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(
+            token(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("others may read it")
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(token(&path).unwrap(), b"secret");
+        fs::remove_file(&path).unwrap();
+    }
+}
