@@ -14,6 +14,10 @@ check:
 test *args:
     cargo test {{args}}
 
+# What `bpm export` and `bpm install` write, read back by the engines
+export-check *args:
+    .ci/export {{args}}
+
 # Mutations of what comes in (wire, configuration, patterns), each kind for an hour
 fuzz seconds="3600":
     BPM_FUZZ_SECONDS={{seconds}} cargo test --test server mutation -- --nocapture

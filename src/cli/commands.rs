@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::base::error::{Error, Result};
 use crate::base::number;
 
-use super::{config_cmd, daemon, init, logs, orders, status, trust, up};
+use super::{config_cmd, daemon, export, init, install, logs, orders, status, trust, up};
 
 /// One command.
 pub struct Command {
@@ -386,6 +386,64 @@ pub const COMMANDS: &[Command] = &[
         )],
         exits: &[(1, "there is no such project")],
         run: config_cmd::mcp_config,
+    },
+    Command {
+        name: "install",
+        operands: Operands::None,
+        summary: "make the daemon start with the machine, by a systemd unit",
+        about: "A unit of the user; as root one of the system. A daemon that runs already is stopped, and \
+                started again by systemd, once that is agreed to.",
+        options: &[
+            flag(None, "dry-run", "only print the unit"),
+            with(None, "user", "NAME", "as root: whom it runs as"),
+            flag(None, "yes", "agree to the stop of a daemon that runs"),
+        ],
+        exits: &[(1, "no systemd can be reached, or it was not agreed to")],
+        run: install::install,
+    },
+    Command {
+        name: "uninstall",
+        operands: Operands::None,
+        summary: "stop the daemon of bpm install, and remove its unit",
+        about: "",
+        options: &[flag(None, "dry-run", "only say what would be removed")],
+        exits: &[(1, "the unit could not be removed")],
+        run: install::uninstall,
+    },
+    Command {
+        name: "export",
+        operands: Operands::Word {
+            label: "ENGINE",
+            words: export::ENGINES,
+            needed: true,
+        },
+        summary: "write the same processes for an engine that runs them",
+        about: "To standard output, or into a folder. What the engine has no counterpart for is a comment, \
+                and counted.",
+        options: &[
+            with(Some('o'), "output", "DIR", "into this folder"),
+            flag(None, "strict", "exit 1 if a setting has no counterpart"),
+            flag(
+                None,
+                "with-secrets",
+                "the values of *_TOKEN, *_KEY, *_SECRET and *_PASSWORD too",
+            ),
+            with(
+                None,
+                "image",
+                "NAME",
+                "compose, kubernetes, nomad: the image",
+            ),
+            with(None, "replicas", "N", "the same: how many of each (1)"),
+            flag(None, "self", "systemd: one unit that runs bpm"),
+            flag(
+                None,
+                "user",
+                "systemd: units of the user, not of the system",
+            ),
+        ],
+        exits: &[(1, "it can't be exported, or with --strict not all of it")],
+        run: export::export,
     },
     Command {
         name: "completions",

@@ -19,6 +19,7 @@ pub mod poll;
 pub mod proc;
 pub mod pty;
 pub mod reap;
+pub mod run;
 pub mod spawn;
 #[cfg(feature = "tui")]
 pub mod terminal;

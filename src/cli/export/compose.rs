@@ -1,0 +1,224 @@
+//! compose: one `compose.yaml`.
+
+use super::Options;
+use super::out::{Out, span};
+use super::plan::{Plan, Unit};
+use super::quote::{Reader, shell, yaml, yaml_list};
+use crate::config::{Condition, Probe, Restart, parse_http, parse_tcp};
+use crate::os::reap::signal_name;
+
+const COMPOSE: Reader = Reader::Compose;
+
+fn text(text: &str) -> String {
+    yaml(text, COMPOSE)
+}
+
+/// The file.
+pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
+    let name: String = plan
+        .name
+        .to_lowercase()
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "_-".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .collect();
+    out.line(
+        0,
+        format!(
+            "name: {}",
+            text(if name.is_empty() { "bpm" } else { &name })
+        ),
+    );
+    out.line(0, "services:");
+    for unit in &plan.units {
+        service(plan, unit, options, out);
+    }
+}
+
+fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
+    let process = &unit.process;
+    out.line(1, format!("{}:", text(unit.name())));
+    out.line(
+        2,
+        format!(
+            "image: {}",
+            text(options.image.as_deref().unwrap_or_default())
+        ),
+    );
+    out.line(2, format!("command: {}", yaml_list(&unit.command, COMPOSE)));
+    match unit.below(&plan.config.root) {
+        Some("") => {}
+        _ => out.gap(
+            2,
+            "cwd",
+            "where that folder is in the image is not known: add working_dir",
+        ),
+    }
+    if !unit.env.is_empty() || !unit.secrets.is_empty() {
+        out.line(2, "environment:");
+    }
+    for variable in &unit.env {
+        out.line(
+            3,
+            format!("{}: {}", text(&variable.name), text(&variable.value)),
+        );
+    }
+    for name in &unit.secrets {
+        out.note(
+            3,
+            "left out, since the name looks secret: compose takes it from its own environment",
+        );
+        out.line(3, format!("{}:", text(name)));
+    }
+    if let Some(port) = unit.port {
+        let ports = match options.replicas {
+            1 => format!("127.0.0.1:{port}:{port}"),
+            _ => port.to_string(),
+        };
+        out.note(2, "in the container it has to listen on 0.0.0.0");
+        out.line(2, format!("ports: [{}]", text(&ports)));
+    }
+    if !unit.wanted {
+        out.line(2, format!("profiles: [{}]", text(unit.name())));
+    }
+    depends(plan, unit, out);
+    health(unit, out);
+    let restart = match process.restart {
+        Restart::Always => "always",
+        Restart::OnFailure => "on-failure",
+        Restart::Never => "no",
+    };
+    out.line(2, format!("restart: {}", text(restart)));
+    let signal = signal_name(process.stop_signal);
+    out.line(2, format!("stop_signal: {}", text(&format!("SIG{signal}"))));
+    out.line(
+        2,
+        format!("stop_grace_period: {}", text(&span(process.stop_timeout))),
+    );
+    if options.replicas > 1 {
+        out.line(2, format!("deploy: {{replicas: {}}}", options.replicas));
+    }
+    limits(unit, out);
+    out.lacking(2, unit, super::Engine::Compose);
+}
+
+fn depends(plan: &Plan, unit: &Unit, out: &mut Out) {
+    if unit.process.depends_on.is_empty() {
+        return;
+    }
+    out.line(2, "depends_on:");
+    for need in &unit.process.depends_on {
+        let other = plan.unit(&need.name);
+        let checked = other.is_some_and(|other| matches!(check(other), Ok(Some(_))));
+        let condition = match need.until {
+            Condition::Started => "service_started",
+            Condition::Completed => "service_completed_successfully",
+            Condition::Ready if checked => "service_healthy",
+            Condition::Ready => {
+                out.gap(
+                    3,
+                    &format!("depends_on.{}", need.name),
+                    "its check can't be made in a container",
+                );
+                "service_started"
+            }
+        };
+        out.line(
+            3,
+            format!("{}: {{condition: {}}}", text(&need.name), text(condition)),
+        );
+    }
+}
+
+/// What a container can run to tell how it is. None: nothing is to be checked.
+fn check(unit: &Unit) -> Result<Option<Vec<String>>, String> {
+    let ready = unit.process.ready.as_ref().map(|r| &r.probe);
+    let Some(probe) = unit.process.health.as_ref().map(|h| &h.probe).or(ready) else {
+        return Ok(None);
+    };
+    let script = |line: String| Ok(Some(vec!["CMD-SHELL".to_string(), line]));
+    match probe {
+        Probe::Port => script(format!("nc -z 127.0.0.1 {}", unit.port.unwrap_or_default())),
+        Probe::Tcp(text) => {
+            let address = parse_tcp(&unit.expand(text)?)?;
+            script(format!("nc -z {} {}", address.ip(), address.port()))
+        }
+        Probe::Http(text) => {
+            let url = unit.expand(text)?;
+            parse_http(&url)?;
+            let url = shell(&url);
+            script(format!(
+                "curl -fsS -o /dev/null {url} || wget -q -O /dev/null {url}"
+            ))
+        }
+        Probe::Command(words) => {
+            let mut test = vec!["CMD".to_string()];
+            for word in words {
+                test.push(unit.expand(word)?);
+            }
+            Ok(Some(test))
+        }
+        Probe::Log(_) => Err("it reads no logs".into()),
+        Probe::Notify => Err("it has no NOTIFY_SOCKET".into()),
+        Probe::Delay(_) => Err("it has no delays".into()),
+    }
+}
+
+fn health(unit: &Unit, out: &mut Out) {
+    let process = &unit.process;
+    let setting = if process.health.is_some() {
+        "health"
+    } else {
+        "ready"
+    };
+    let test = match check(unit) {
+        Ok(None) => return,
+        Ok(Some(test)) => test,
+        Err(why) => return out.gap(2, setting, &why),
+    };
+    if process.health.is_some() {
+        out.gap(
+            2,
+            "health",
+            "compose checks it, and restarts nothing that is unhealthy",
+        );
+    }
+    if let Some("CMD-SHELL") = test.first().map(String::as_str) {
+        out.note(2, "the image needs the program of this check");
+    }
+    out.line(2, "healthcheck:");
+    out.line(3, format!("test: {}", yaml_list(&test, COMPOSE)));
+    let ready = process.ready.as_ref();
+    let (interval, timeout, failures) = match (&process.health, ready) {
+        (Some(health), _) => (health.interval, health.timeout, health.failures),
+        (None, Some(ready)) => (ready.interval, ready.timeout, 3),
+        (None, None) => return,
+    };
+    out.line(3, format!("interval: {}", text(&span(interval))));
+    out.line(3, format!("timeout: {}", text(&span(timeout))));
+    out.line(3, format!("retries: {failures}"));
+    if let Some(ready) = ready {
+        out.line(3, format!("start_period: {}", text(&span(ready.timeout))));
+    }
+}
+
+fn limits(unit: &Unit, out: &mut Out) {
+    let process = &unit.process;
+    if process.limit_nofile.is_some() || process.limit_core.is_some() {
+        out.line(2, "ulimits:");
+    }
+    if let Some(most) = process.limit_nofile {
+        out.line(3, format!("nofile: {{soft: {most}, hard: {most}}}"));
+    }
+    match process.limit_core {
+        Some(u64::MAX) => out.line(3, "core: -1"),
+        Some(bytes) => out.line(3, format!("core: {bytes}")),
+        None => {}
+    }
+}

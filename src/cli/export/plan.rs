@@ -1,0 +1,384 @@
+//! What is exported, before an engine's words: commands and environments as they would be under bpm.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::base::error::{Error, Result, named};
+use crate::base::table::Set;
+use crate::build::plan::{self, Artifact};
+use crate::cli::init::cargo;
+use crate::config::{
+    self, Condition, Config, EnvFile, Kind, Mode, PortWish, Probe, Process, environment,
+    variable_of,
+};
+use crate::daemon::Project;
+
+use super::quote::VARIABLE;
+
+/// Parts of names of variables that hold secrets.
+const SECRETS: &[&str] = &["TOKEN", "KEY", "SECRET", "PASSWORD"];
+/// A `port = "auto"` that no daemon has chosen yet.
+const FIRST_PORT: u16 = 8080;
+
+/// All processes.
+pub(super) struct Plan {
+    /// What the project is called.
+    pub(super) name: String,
+    pub(super) config: Config,
+    pub(super) units: Vec<Unit>,
+    /// Where programs are looked for.
+    pub(super) path: String,
+}
+
+/// One process.
+pub(super) struct Unit {
+    pub(super) process: Process,
+    /// Program and arguments.
+    pub(super) command: Vec<String>,
+    /// In the order of names.
+    pub(super) env: Vec<Variable>,
+    /// Names of those whose values were left out.
+    pub(super) secrets: Vec<String>,
+    pub(super) port: Option<u16>,
+    /// What has to be built before, for a person.
+    pub(super) build: Option<String>,
+    /// It starts with the project, or something that does depends on it.
+    pub(super) wanted: bool,
+}
+
+/// A variable of a process.
+pub(super) struct Variable {
+    pub(super) name: String,
+    pub(super) value: String,
+    /// It came from an `env_file`.
+    pub(super) from_file: bool,
+}
+
+impl Unit {
+    pub(super) fn name(&self) -> &str {
+        &self.process.name
+    }
+
+    /// The folder below the project's root; empty for the root itself. None: it is elsewhere.
+    pub(super) fn below<'a>(&'a self, root: &Path) -> Option<&'a str> {
+        self.process.cwd.strip_prefix(root).ok()?.to_str()
+    }
+
+    /// A text of the configuration, expanded.
+    pub(super) fn expand(&self, text: &str) -> std::result::Result<String, String> {
+        config::expand(text, |name| {
+            if self.secrets.iter().any(|secret| secret == name) {
+                return Some(marked(name));
+            }
+            let found = self.env.iter().find(|v| v.name == name);
+            Some(found.map_or_else(|| marked(name), |v| v.value.clone()))
+        })
+    }
+}
+
+impl Plan {
+    pub(super) fn unit(&self, name: &str) -> Option<&Unit> {
+        self.units.iter().find(|unit| unit.name() == name)
+    }
+
+    /// Some process waits until that one is ready.
+    pub(super) fn is_waited_for(&self, name: &str, until: Condition) -> bool {
+        let mut needs = self.units.iter().flat_map(|unit| &unit.process.depends_on);
+        needs.any(|need| need.name == name && need.until == until)
+    }
+}
+
+fn marked(name: &str) -> String {
+    format!("{VARIABLE}{name}{VARIABLE}")
+}
+
+/// The name of a variable says that its value is a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    SECRETS.iter().any(|word| match name.strip_suffix(word) {
+        Some(before) => before.is_empty() || before.ends_with('_'),
+        None => false,
+    })
+}
+
+/// Reads what there is to export. `secrets`: their values too.
+pub(super) fn plan(project: &Project, config: Config, secrets: bool) -> Result<Plan> {
+    // Read as it is: the daemon alone sets a damaged one aside.
+    let state = fs::read(project.dir.state()).unwrap_or_default();
+    let state: Value = serde_json::from_slice(&state).unwrap_or_default();
+    let kept = |name: &str| state["processes"][name]["port"].as_u64();
+    let mut free = FIRST_PORT..=u16::MAX;
+    let fixed: Vec<u16> = config
+        .processes
+        .iter()
+        .filter_map(|p| fixed_port(p))
+        .collect();
+    let mut units = Vec::new();
+    for process in &config.processes {
+        let port = match process.port {
+            Some(PortWish::Fixed(port)) => Some(port),
+            Some(PortWish::Auto) => kept(&process.name)
+                .and_then(|port| u16::try_from(port).ok())
+                .or_else(|| free.find(|port| !fixed.contains(port))),
+            None => None,
+        };
+        let what = || format!("export {:?}", process.name);
+        let unit =
+            unit(process, &config.root, port, secrets).map_err(|why| Error::cannot(what(), why))?;
+        units.push(unit);
+    }
+    want(&mut units);
+    let path = project
+        .env
+        .get("PATH")
+        .map(|p| p.to_string_lossy().into_owned());
+    Ok(Plan {
+        name: project.name(),
+        config,
+        units,
+        path: path.unwrap_or_default(),
+    })
+}
+
+fn fixed_port(process: &Process) -> Option<u16> {
+    match process.port {
+        Some(PortWish::Fixed(port)) => Some(port),
+        Some(PortWish::Auto) | None => None,
+    }
+}
+
+/// What starts by itself wants what it depends on.
+fn want(units: &mut [Unit]) {
+    let mut open: Vec<String> = units
+        .iter()
+        .filter(|u| u.process.autostart)
+        .map(|u| u.name().into())
+        .collect();
+    while let Some(name) = open.pop() {
+        if let Some(unit) = units.iter_mut().find(|u| u.name() == name && !u.wanted) {
+            unit.wanted = true;
+            open.extend(unit.process.depends_on.iter().map(|need| need.name.clone()));
+        }
+    }
+}
+
+fn unit(
+    process: &Process,
+    root: &Path,
+    port: Option<u16>,
+    secrets: bool,
+) -> std::result::Result<Unit, String> {
+    let mut process = process.clone();
+    let mut files = Vec::new();
+    for EnvFile { path, optional } in &process.env_files {
+        match fs::read_to_string(path) {
+            Ok(text) => {
+                let variables = config::parse_dotenv(&text, &path.display().to_string());
+                files.push(variables.map_err(|fault| fault.to_string())?);
+            }
+            Err(_) if *optional => {}
+            Err(e) => {
+                return Err(format!(
+                    "{}: {}",
+                    named("read", path),
+                    crate::base::error::reason(&e)
+                ));
+            }
+        }
+    }
+    let mut left_out: Set<String> = Set::default();
+    if !secrets {
+        let all = files.iter_mut().flatten().chain(process.env.iter_mut());
+        for (name, value) in all.filter(|(name, _)| is_secret(name)) {
+            left_out.add(name.clone());
+            *value = marked(name);
+        }
+    }
+    // What is not set by the file is for the engine to fill in.
+    let texts = process.env.iter().map(|(_, value)| value.as_str());
+    let lists = process.args.iter().chain(match &process.command {
+        Some(config::Command::List(words)) => words.iter(),
+        Some(config::Command::Shell(_)) | None => [].iter(),
+    });
+    let open: Set<String> = texts
+        .chain(lists.map(String::as_str))
+        .chain(process.listen.iter().map(String::as_str))
+        .chain(probes(&process))
+        .flat_map(needed)
+        .map(String::from)
+        .collect();
+    let base = open
+        .keys()
+        .map(|name| (OsString::from(name), OsString::from(marked(name))));
+    let all = environment(&process, base, &files, port)?;
+    let expand = |text: &str| config::expand(text, |name| variable_of(&all, name));
+    let (artifact, build) = built(&process, root);
+    let run = plan::run(&process, &artifact, &expand)?;
+    let command = std::iter::once(run.program).chain(run.args).collect();
+    let mut from_files: Set<&str> = files
+        .iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    for (name, _) in &process.env {
+        from_files.remove(name.as_str());
+    }
+    let mut env = Vec::new();
+    for (name, value) in all.iter() {
+        let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+        let own = process.env.iter().any(|(n, _)| *n == name) || from_files.has(&*name);
+        if left_out.has(&*name) || (value == marked(&name) && !own) {
+            continue;
+        }
+        env.push(Variable {
+            from_file: from_files.has(&*name),
+            name: name.into_owned(),
+            value: value.into_owned(),
+        });
+    }
+    Ok(Unit {
+        command,
+        env,
+        secrets: left_out.into_keys(),
+        port,
+        build,
+        wanted: false,
+        process,
+    })
+}
+
+/// The texts of checks in which variables may stand.
+fn probes(process: &Process) -> Vec<&str> {
+    let both = [
+        process.ready.as_ref().map(|r| &r.probe),
+        process.health.as_ref().map(|h| &h.probe),
+    ];
+    let mut texts = Vec::new();
+    for probe in both.into_iter().flatten() {
+        match probe {
+            Probe::Tcp(text) | Probe::Http(text) => texts.push(text.as_str()),
+            Probe::Command(words) => texts.extend(words.iter().map(String::as_str)),
+            Probe::Port | Probe::Log(_) | Probe::Notify | Probe::Delay(_) => {}
+        }
+    }
+    texts
+}
+
+/// The names of the variables that a text can't do without: those with a fallback have one.
+fn needed(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            rest = after;
+        } else if let Some((name, _)) = rest.strip_prefix('{').and_then(|r| r.split_once('}'))
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// Where the binary of a rust process is, and what builds it.
+fn built(process: &Process, root: &Path) -> (Artifact, Option<String>) {
+    let mut artifact = Artifact {
+        exe: None,
+        argv0: None,
+        env: Vec::new(),
+    };
+    let exists = |path: &Path| path.exists();
+    let folder = plan::cargo_dir(&process.cwd, root, exists);
+    let words = plan::build(process, Mode::Release, folder, &|text| Ok(text.into()));
+    let build = words.ok().flatten().map(|build| {
+        let words = std::iter::once(&build.exec.program).chain(&build.exec.args);
+        let words = words.filter(|word| !word.starts_with("--message-format"));
+        words.cloned().collect::<Vec<_>>().join(" ")
+    });
+    if process.kind == Kind::Rust {
+        let bin = process.bin.clone().or_else(|| only_binary(process, folder));
+        let bin = bin.unwrap_or_else(|| process.name.clone());
+        let workspace = folder
+            .ancestors()
+            .filter(|f| f.join("Cargo.lock").exists())
+            .last();
+        let target = workspace.unwrap_or(folder).join("target/release");
+        artifact.exe = Some(target.join(bin));
+    }
+    (artifact, build)
+}
+
+/// The binary that cargo would build, if it is one.
+fn only_binary(process: &Process, folder: &Path) -> Option<String> {
+    let manifest = folder
+        .ancestors()
+        .map(|f| f.join("Cargo.toml"))
+        .find(|f| f.exists())?;
+    let text = fs::read_to_string(&manifest).ok()?;
+    let mut all = cargo::binaries(manifest.parent()?, &text).ok()?;
+    if let Some(package) = &process.package {
+        all.retain(|binary| binary.package == *package);
+    }
+    match all.as_slice() {
+        [one] => Some(one.name.clone()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        for name in ["API_TOKEN", "SECRET", "DB_PASSWORD", "aws_key"] {
+            assert!(is_secret(name), "{name}");
+        }
+        for name in ["MONKEY", "TOKENS", "KEYBOARD", "PASSWORD_FILE"] {
+            assert!(!is_secret(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn variables_without_a_fallback_are_needed() {
+        assert_eq!(needed("${A} ${B:-${C}} $$ $${D} $E"), ["A", "C"]);
+    }
+
+    fn planned(config: &str, secrets: bool) -> Vec<Unit> {
+        let root = Path::new("/shop");
+        let config = config::parse(config, ".mcp-run", root).unwrap();
+        let units = config
+            .processes
+            .iter()
+            .map(|p| unit(p, root, None, secrets).unwrap());
+        units.collect()
+    }
+
+    #[test]
+    fn a_secret_is_left_out_wherever_it_would_stand() {
+        let config = "[process.web]\ncommand = [\"a\", \"-t\", \"${API_TOKEN}\", \"${HOME}\"]\n\
+                      env = { API_TOKEN = \"s3\", URL = \"x:${API_TOKEN}@\" }\n";
+        let web = &planned(config, false)[0];
+        assert_eq!(web.command, ["a", "-t", "\0API_TOKEN\0", "\0HOME\0"]);
+        assert_eq!(web.secrets, ["API_TOKEN"]);
+        let env: Vec<(&str, &str)> = web.env.iter().map(|v| (&*v.name, &*v.value)).collect();
+        assert_eq!(env, [("URL", "x:\0API_TOKEN\0@")]);
+        let web = &planned(config, true)[0];
+        assert_eq!(web.command[2], "s3");
+        assert_eq!(web.env.len(), 2);
+    }
+
+    #[test]
+    fn what_others_wait_for_starts_too() {
+        let config = "[process.a]\ncommand = \"x\"\ndepends_on = [\"b\"]\n[process.b]\ncommand = \"x\"\n\
+                      autostart = false\n[process.c]\ncommand = \"x\"\nautostart = false\n";
+        let mut units = planned(config, false);
+        want(&mut units);
+        let wanted: Vec<bool> = units.iter().map(|unit| unit.wanted).collect();
+        assert_eq!(wanted, [true, true, false]);
+    }
+}

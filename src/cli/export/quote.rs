@@ -1,0 +1,226 @@
+//! Pure: no system call, no thread, no clock.
+//!
+//! Text as each engine reads it back unchanged. A variable that the engine is to fill in stands between two
+//! NUL characters, which no text of ours has: [`VARIABLE`].
+
+use std::fmt::Write;
+
+/// Before and after the name of a variable.
+pub(super) const VARIABLE: char = '\0';
+
+/// The pieces of a text: literal ones, and names of variables.
+fn pieces(text: &str) -> impl Iterator<Item = (bool, &str)> {
+    text.split(VARIABLE)
+        .enumerate()
+        .map(|(number, piece)| (number % 2 == 1, piece))
+}
+
+/// The names of the variables in a text.
+pub(super) fn variables(text: &str) -> impl Iterator<Item = &str> {
+    pieces(text).filter_map(|(is_variable, piece)| is_variable.then_some(piece))
+}
+
+/// On one line, as a comment holds it; a variable as a shell writes it.
+pub(super) fn shown(text: &str) -> String {
+    let mut out = String::new();
+    for (is_variable, piece) in pieces(text) {
+        match is_variable {
+            true => out.extend(["${", piece, "}"]),
+            false => out.extend(piece.chars().map(|c| if c.is_control() { ' ' } else { c })),
+        }
+    }
+    out
+}
+
+/// Where a word of systemd stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cli) enum Word {
+    /// An argument of a command: `$` is doubled there.
+    Argument,
+    /// A path that is executed, and `Environment=`: `$` means nothing.
+    Plain,
+}
+
+/// A word for systemd. Only an argument can have variables.
+pub(in crate::cli) fn systemd(text: &str, word: Word) -> String {
+    let simple = |c: char| c.is_ascii_alphanumeric() || "_./:@+,=-".contains(c);
+    if !text.is_empty() && text.chars().all(simple) {
+        return text.into();
+    }
+    let mut out = String::from("\"");
+    for (is_variable, piece) in pieces(text) {
+        if is_variable {
+            out.extend(["${", piece, "}"]);
+            continue;
+        }
+        for c in piece.chars() {
+            match c {
+                '\\' | '"' => out.extend(['\\', c]),
+                '%' => out.push_str("%%"),
+                '$' if word == Word::Argument => out.push_str("$$"),
+                '\n' => out.push_str("\\n"),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                c if c.is_ascii_control() => _ = write!(out, "\\x{:02x}", u32::from(c)),
+                c => out.push(c),
+            }
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// The rest of a line that is a path: nothing is quoted there.
+pub(in crate::cli) fn systemd_path(path: &str) -> String {
+    path.replace('%', "%%")
+}
+
+/// How a YAML text is read after YAML.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// compose replaces variables: `$$` is a dollar sign.
+    Compose,
+    /// Kubernetes replaces `$(NAME)` in commands, arguments and environment values.
+    Kubernetes,
+    /// Nothing reads it again.
+    Plain,
+}
+
+/// A YAML string.
+pub(super) fn yaml(text: &str, reader: Reader) -> String {
+    let mut out = String::from("\"");
+    let mut before = ' ';
+    let mut rest = text.chars().peekable();
+    while let Some(c) = rest.next() {
+        match c {
+            VARIABLE => {
+                let name: String = rest.by_ref().take_while(|c| *c != VARIABLE).collect();
+                match reader {
+                    Reader::Kubernetes => out.extend(["$(", &name, ")"]),
+                    Reader::Compose | Reader::Plain => out.extend(["${", &name, "}"]),
+                }
+            }
+            '$' => {
+                let read_again = match reader {
+                    Reader::Compose => true,
+                    Reader::Kubernetes => {
+                        before == '$' || matches!(rest.peek(), Some('$' | '(' | &VARIABLE))
+                    }
+                    Reader::Plain => false,
+                };
+                out.push_str(if read_again { "$$" } else { "$" });
+            }
+            '\\' | '"' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+        before = c;
+    }
+    out.push('"');
+    out
+}
+
+/// A YAML list in one line.
+pub(super) fn yaml_list(words: &[String], reader: Reader) -> String {
+    let words: Vec<String> = words.iter().map(|word| yaml(word, reader)).collect();
+    format!("[{}]", words.join(", "))
+}
+
+/// An HCL2 string, and what Nomad makes of it as it starts a task: a variable stays for Nomad.
+pub(super) fn hcl(text: &str) -> String {
+    let mut out = String::from("\"");
+    for (is_variable, piece) in pieces(text) {
+        if is_variable {
+            out.extend(["$${", piece, "}"]);
+            continue;
+        }
+        let mut rest = piece.chars().peekable();
+        while let Some(c) = rest.next() {
+            match c {
+                '\\' | '"' => out.extend(['\\', c]),
+                '$' | '%' if rest.peek() == Some(&'{') => out.extend([c, c]),
+                '\n' => out.push_str("\\n"),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                c if c.is_ascii_control() => _ = write!(out, "\\u{:04x}", u32::from(c)),
+                c => out.push(c),
+            }
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// An HCL2 list in one line.
+pub(super) fn hcl_list(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| hcl(word)).collect();
+    format!("[{}]", words.join(", "))
+}
+
+/// A word for a shell.
+pub(super) fn shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_reads_words_back() {
+        let argument = |text| systemd(text, Word::Argument);
+        assert_eq!(argument("--port=8080"), "--port=8080");
+        assert_eq!(argument(""), "\"\"");
+        assert_eq!(argument("a b\"c\\d"), r#""a b\"c\\d""#);
+        assert_eq!(argument("50% of $HOME"), "\"50%% of $$HOME\"");
+        assert_eq!(argument("\n\t\r\u{1b}\u{7f}"), r#""\n\t\r\x1b\x7f""#);
+        assert_eq!(argument(";"), "\";\"");
+        assert_eq!(argument("é\u{a0}"), "\"é\u{a0}\"");
+        assert_eq!(argument("t=\0KEY\0"), "\"t=${KEY}\"");
+        assert_eq!(systemd("/a$b%c", Word::Plain), "\"/a$b%%c\"");
+        assert_eq!(systemd_path("/a b%"), "/a b%%");
+    }
+
+    #[test]
+    fn yaml_strings_hold_everything() {
+        let compose = |text| yaml(text, Reader::Compose);
+        let kubernetes = |text| yaml(text, Reader::Kubernetes);
+        assert_eq!(compose("a$b \"q\" \\ é"), r#""a$$b \"q\" \\ é""#);
+        assert_eq!(
+            compose("\r\u{85}\u{2028}\u{feff}"),
+            r#""\u000d\u0085\u2028\ufeff""#
+        );
+        assert_eq!(compose("\0TOKEN\0"), "\"${TOKEN}\"");
+        for (text, written) in [
+            ("$5 a$b $", "$5 a$b $"),
+            ("$(X)", "$$(X)"),
+            ("$$", "$$$$"),
+            ("a$$$b", "a$$$$$$b"),
+            ("$\0X\0", "$$$(X)"),
+        ] {
+            assert_eq!(kubernetes(text), format!("\"{written}\""), "{text:?}");
+        }
+        assert_eq!(yaml("$(X)$$", Reader::Plain), "\"$(X)$$\"");
+    }
+
+    #[test]
+    fn hcl_strings_keep_their_dollars() {
+        assert_eq!(
+            hcl("${X} $${X} %{if} $ % $5"),
+            r#""$${X} $$${X} %%{if} $ % $5""#
+        );
+        assert_eq!(hcl("a\n\u{1b}\"\\"), r#""a\n\u001b\"\\""#);
+        assert_eq!(hcl("x\0KEY\0"), "\"x$${KEY}\"");
+        assert_eq!(shell("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn comments_stay_on_their_line() {
+        assert_eq!(shown("a\nb\0X\0"), "a b${X}");
+        assert!(variables("a\0X\0b\0Y\0").eq(["X", "Y"]));
+    }
+}

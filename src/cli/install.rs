@@ -1,0 +1,413 @@
+//! `bpm install`: a systemd unit that runs the project's daemon. `bpm uninstall` takes it away.
+
+use std::fs;
+use std::io::{self, BufRead, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::base::error::{Error, Result, named};
+use crate::base::paths::CONFIG_FILE;
+use crate::client::connection::VERSION;
+use crate::client::verdict::{Verdict, judge};
+use crate::config::Config;
+use crate::daemon::{self, Env, Force, Project, read_config};
+use crate::os::files;
+use crate::os::peer::our_uid;
+use crate::os::run::{Output, run};
+
+use super::commands::Call;
+use super::export::systemd::{exec_line, unit_name};
+use super::export::{Word, systemd_path, systemd_word};
+use super::{note, print};
+
+/// bpm needs so long to end everything, beyond the longest stop timeout.
+const MARGIN: Duration = Duration::from_secs(15);
+/// `systemctl` answers within that; a start waits until the daemon serves.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Since this version a new main process may be put into a cgroup of its own (`DelegateSubgroup=`).
+const SUBGROUPS: u32 = 254;
+/// Variables that say where bpm and its programs are.
+const KEPT: [&str; 3] = ["PATH", "BPM_HOME", "XDG_STATE_HOME"];
+
+/// A unit file.
+pub(super) struct Unit {
+    /// `bpm-shop.service`.
+    pub(super) name: String,
+    /// What is in it.
+    pub(super) text: String,
+}
+
+/// Whose manager runs the unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manager {
+    System,
+    User,
+}
+
+impl Manager {
+    /// Where its units are.
+    fn folder(self, env: &Env) -> Result<PathBuf> {
+        if self == Self::System {
+            return Ok("/etc/systemd/system".into());
+        }
+        let config = env.get("XDG_CONFIG_HOME").map(PathBuf::from);
+        let config = config.filter(|folder| folder.is_absolute());
+        let home = || env.get("HOME").map(|home| Path::new(home).join(".config"));
+        match config.or_else(home) {
+            Some(folder) => Ok(folder.join("systemd/user")),
+            None => Err(Error::cannot("find the folder of units", "HOME is not set")),
+        }
+    }
+
+    /// `systemctl`, for a person to type.
+    fn command(self) -> &'static str {
+        match self {
+            Self::System => "systemctl",
+            Self::User => "systemctl --user",
+        }
+    }
+
+    /// The socket by which `systemctl` reaches it.
+    fn socket(self, env: &Env) -> PathBuf {
+        match self {
+            Self::System => "/run/systemd/private".into(),
+            Self::User => runtime(env).join("systemd/private"),
+        }
+    }
+
+    fn systemctl(self, env: &Env, args: &[&str]) -> std::result::Result<Output, String> {
+        let mut all: Vec<&str> = Vec::new();
+        let mut env = env.0.clone();
+        if self == Self::User {
+            all.push("--user");
+            if !env.iter().any(|(name, _)| name == "XDG_RUNTIME_DIR") {
+                let folder = runtime(&Env(Vec::new()));
+                env.push(("XDG_RUNTIME_DIR".into(), folder.into()));
+            }
+        }
+        all.extend(args);
+        run("systemctl", &all, &env, Path::new("/"), PATIENCE)
+    }
+
+    /// The same, where it must succeed.
+    fn order(self, env: &Env, args: &[&str]) -> Result<()> {
+        let what = || format!("run \"{} {}\"", self.command(), args.join(" "));
+        match self.systemctl(env, args) {
+            Ok(output) if output.code == Some(0) => Ok(()),
+            Ok(output) => {
+                let last = output
+                    .err
+                    .lines()
+                    .next_back()
+                    .unwrap_or("it failed")
+                    .to_string();
+                let hint = "\"journalctl -e\", with --user for a user unit, may say more";
+                Err(Error::cannot(what(), last).with_hint(hint))
+            }
+            Err(why) => Err(Error::cannot(what(), why)),
+        }
+    }
+}
+
+/// The user's runtime folder.
+fn runtime(env: &Env) -> PathBuf {
+    let named = env.get("XDG_RUNTIME_DIR").map(PathBuf::from);
+    named.unwrap_or_else(|| format!("/run/user/{}", our_uid()).into())
+}
+
+/// The manager that would run it: root's is the system's, where one runs. None: there is none.
+fn manager(env: &Env) -> Option<Manager> {
+    let order: &[Manager] = match our_uid() {
+        0 => &[Manager::System, Manager::User],
+        _ => &[Manager::User],
+    };
+    let runs = |m: &&Manager| m.socket(env).exists();
+    order.iter().find(runs).copied()
+}
+
+/// The unit that runs a project. `account`: whom it runs as.
+pub(super) fn unit(
+    project: &Project,
+    config: &Config,
+    user: bool,
+    account: Option<&str>,
+) -> Result<Unit> {
+    let binary = std::env::current_exe().map_err(|e| Error::system("tell where bpm is", e))?;
+    let binary = binary.display().to_string();
+    let binary = binary.trim_end_matches(" (deleted)").to_string();
+    let root = project.root.display().to_string();
+    let command = |words: &[&str]| {
+        let words = std::iter::once(binary.as_str()).chain(words.iter().copied());
+        exec_line(&words.map(String::from).collect::<Vec<_>>())
+    };
+    let longest = config.processes.iter().map(|p| p.stop_timeout).max();
+    let patience = longest.unwrap_or_default() + MARGIN;
+    let mut text = format!(
+        "# Written by bpm {VERSION} for {root}/{CONFIG_FILE}\n\
+         # Use: bpm install does it all; bpm uninstall takes it away.\n\
+         [Unit]\n\
+         Description=bpm: {}\n\
+         After=network.target\n\
+         \n\
+         [Service]\n\
+         Type=notify\n\
+         ExecStart={}\n\
+         ExecReload={}\n\
+         # \"always\" would undo a \"bpm stop\".\n\
+         Restart=on-failure\n\
+         RestartSec=1\n\
+         # bpm ends all of its processes when it is stopped; those of a bpm that was killed are for the next one to adopt.\n\
+         KillMode=process\n\
+         TimeoutStopSec={}\n\
+         WatchdogSec=60\n\
+         # Where bpm keeps listeners and pipes over its own restarts.\n\
+         FileDescriptorStoreMax=1024\n\
+         OOMPolicy=continue\n\
+         Delegate=yes\n",
+        systemd_path(&project.name()),
+        command(&["serve", &root]),
+        command(&["-C", &root, "reload"]),
+        patience.as_secs() + 1,
+    );
+    text.push_str(match version(&project.env) {
+        Some(version) if version >= SUBGROUPS => "DelegateSubgroup=bpm\n",
+        _ => "# DelegateSubgroup=bpm is for systemd 254 and newer.\n",
+    });
+    if let Some(account) = account {
+        text.push_str(&format!("User={}\n", systemd_path(account)));
+    }
+    if !user && account.is_none() {
+        text.push_str("ProtectKernelModules=yes\nProtectKernelLogs=yes\n");
+    }
+    text.push_str(
+        "# Nothing that implies NoNewPrivileges=: sudo and ssh-agent would fail below it.\n",
+    );
+    for name in KEPT {
+        // Another user has folders of their own.
+        let own = name == "PATH" || account.is_none();
+        if let Some(value) = project.env.get(name).filter(|_| own) {
+            let pair = format!("{name}={}", value.to_string_lossy());
+            text.push_str(&format!(
+                "Environment={}\n",
+                systemd_word(&pair, Word::Plain)
+            ));
+        }
+    }
+    let target = match user {
+        true => "default.target",
+        false => "multi-user.target",
+    };
+    text.push_str(&format!("\n[Install]\nWantedBy={target}\n"));
+    Ok(Unit {
+        name: format!("bpm-{}.service", unit_name(&project.name())),
+        text,
+    })
+}
+
+/// systemd's version here.
+fn version(env: &Env) -> Option<u32> {
+    let said = run(
+        "systemctl",
+        &["--version"],
+        &env.0,
+        Path::new("/"),
+        PATIENCE,
+    )
+    .ok()?;
+    said.out.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whom `--user` names.
+fn account(call: &Call) -> Result<Option<&str>> {
+    let Some(name) = call.text("user")? else {
+        return Ok(None);
+    };
+    if our_uid() != 0 {
+        return Err(Error::cannot(
+            format!("install for {name:?}"),
+            "only root may, and this is not root",
+        )
+        .with_hint("\"sudo bpm install --user NAME\"; without --user it is installed for you"));
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let known = users.lines().any(|line| {
+        let mut fields = line.split(':');
+        fields.next() == Some(name) || fields.nth(1) == Some(name)
+    });
+    match known {
+        true => Ok(Some(name)),
+        false => Err(
+            Error::cannot(format!("install for {name:?}"), "there is no such user")
+                .with_hint("\"getent passwd\" lists all users"),
+        ),
+    }
+}
+
+/// The unit's file, where it would be, and whether that one is of this project.
+fn place(unit: &Unit, manager: Manager, project: &Project) -> Result<(PathBuf, Option<bool>)> {
+    let path = manager.folder(&project.env)?.join(&unit.name);
+    let there = fs::read_to_string(&path).ok();
+    let root = format!(" for {}/{CONFIG_FILE}", project.root.display());
+    let ours = there.map(|text| {
+        let first = text.lines().next().unwrap_or_default();
+        first.starts_with("# Written by bpm ") && first.ends_with(&root)
+    });
+    Ok((path, ours))
+}
+
+/// `bpm install`.
+pub(super) fn install(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let config = read_config(&project.root)?;
+    let account = account(call)?;
+    let found = manager(&project.env);
+    let user = match found {
+        Some(manager) => manager == Manager::User,
+        None => our_uid() != 0,
+    } && account.is_none();
+    let unit = unit(&project, &config, user, account)?;
+    if call.has("dry-run") {
+        print(&unit.text)?;
+        return Ok(0);
+    }
+    let manager = match (account, found) {
+        (Some(_), Some(Manager::System)) | (None, Some(_)) => found.unwrap_or(Manager::System),
+        (_, _) => return without_systemd(&project, &unit, account),
+    };
+    let (path, ours) = place(&unit, manager, &project)?;
+    if ours == Some(false) {
+        return Err(Error::cannot(
+            named("write", &path),
+            "it is there already, and not of this project",
+        )
+        .with_hint("rename the project's folder, or remove that unit"));
+    }
+    make_room(call, &project, manager, &unit.name)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).map_err(|e| Error::file("make", folder, e))?;
+    files::write_atomic(&path, unit.text.as_bytes(), 0o644)
+        .map_err(|e| Error::file("write", &path, e))?;
+    manager.order(&project.env, &["daemon-reload"])?;
+    manager.order(&project.env, &["enable", &unit.name])?;
+    manager.order(&project.env, &["start", &unit.name])?;
+    let name = manager.command();
+    print(&format!(
+        "wrote {}\nit runs, and starts with the machine: \"{name} status {}\"\n",
+        path.display(),
+        unit.name
+    ))?;
+    if manager == Manager::User && !lingers(&project.env) {
+        note("it ends when you log out: \"loginctl enable-linger\" keeps it running\n");
+    }
+    Ok(0)
+}
+
+/// A daemon that runs outside the unit is stopped, once the person agrees.
+fn make_room(call: &Call, project: &Project, manager: Manager, name: &str) -> Result<()> {
+    let running = match judge(&project.dir, "cli")? {
+        Verdict::Stopped | Verdict::Stale(_) => return Ok(()),
+        Verdict::Running(descriptor, _) => Some(descriptor.pid),
+        Verdict::Unhealthy(descriptor) => descriptor.map(|d| d.pid),
+    };
+    let of_unit = manager.systemctl(&project.env, &["show", "-P", "MainPID", name]);
+    let of_unit = of_unit.ok().and_then(|said| said.out.trim().parse().ok());
+    if running.is_some() && running == of_unit {
+        return Ok(());
+    }
+    let pid = running
+        .map(|pid| format!(" (pid {pid})"))
+        .unwrap_or_default();
+    let why = format!(
+        "a daemon runs already{pid}: it and its processes are stopped, and started again by systemd"
+    );
+    if !call.has("yes") {
+        if !io::stdin().is_terminal() {
+            return Err(Error::cannot("install", why).with_hint("--yes agrees to that"));
+        }
+        note(&format!("{why}\nGo on? [y/N] "));
+        let mut answer = String::new();
+        let _ = io::stdin().lock().read_line(&mut answer);
+        if !answer.trim().eq_ignore_ascii_case("y") && !answer.trim().eq_ignore_ascii_case("yes") {
+            return Err(Error::cannot("install", "it was not agreed to"));
+        }
+    } else {
+        note(&format!("{why}\n"));
+    }
+    daemon::stop(project, Force::IfUnhealthy, &mut |line| {
+        note(&format!("{line}\n"))
+    })?;
+    Ok(())
+}
+
+/// Somebody else has to start it: what would.
+fn without_systemd(project: &Project, unit: &Unit, account: Option<&str>) -> Result<u8> {
+    let binary = std::env::current_exe()
+        .unwrap_or_default()
+        .display()
+        .to_string();
+    let (binary, root) = (shell(&binary), shell(&project.root.display().to_string()));
+    let name = unit.name.trim_end_matches(".service");
+    let as_user = account
+        .map(|user| format!("chpst -u {} ", shell(user)))
+        .unwrap_or_default();
+    print(&format!(
+        "# runit: /etc/sv/{name}/run\n#!/bin/sh\nexec 2>&1\nexec {as_user}{binary} serve {root}\n\n\
+         # or cron: a line for \"crontab -e\"\n@reboot {} -d {}\n",
+        binary.replace('%', "\\%"),
+        root.replace('%', "\\%")
+    ))?;
+    Err(
+        Error::cannot("install", "no systemd runs here that this user can reach")
+            .with_hint("use what is printed above; --dry-run prints the unit of systemd"),
+    )
+}
+
+fn shell(text: &str) -> String {
+    let simple = |c: char| c.is_ascii_alphanumeric() || "_./:@+,=-".contains(c);
+    match text.chars().all(simple) {
+        true => text.into(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+/// Units of this user run on after the last logout.
+pub(super) fn lingers(env: &Env) -> bool {
+    let name = env.get("USER").or_else(|| env.get("LOGNAME"));
+    our_uid() == 0
+        || name.is_some_and(|name| Path::new("/var/lib/systemd/linger").join(name).exists())
+}
+
+/// `bpm uninstall`.
+pub(super) fn uninstall(call: &Call) -> Result<u8> {
+    let project = call.project()?;
+    let name = format!("bpm-{}.service", unit_name(&project.name()));
+    let unit = Unit {
+        name,
+        text: String::new(),
+    };
+    let managers: &[Manager] = match our_uid() {
+        0 => &[Manager::System, Manager::User],
+        _ => &[Manager::User],
+    };
+    for manager in managers {
+        let (path, ours) = place(&unit, *manager, &project)?;
+        if ours != Some(true) {
+            continue;
+        }
+        if call.has("dry-run") {
+            print(&format!("would stop and remove {}\n", path.display()))?;
+            return Ok(0);
+        }
+        if manager.socket(&project.env).exists() {
+            manager.order(&project.env, &["disable", "--now", &unit.name])?;
+        }
+        fs::remove_file(&path).map_err(|e| Error::file("remove", &path, e))?;
+        if manager.socket(&project.env).exists() {
+            manager.order(&project.env, &["daemon-reload"])?;
+        }
+        print(&format!("stopped it and removed {}\n", path.display()))?;
+        return Ok(0);
+    }
+    print("it is not installed\n")?;
+    Ok(0)
+}

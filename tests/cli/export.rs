@@ -1,0 +1,279 @@
+//! `bpm export`: what each engine is given. Whether the engines read it back is `.ci/export`'s to tell.
+
+use std::fs;
+use std::process::Command;
+
+use crate::common::Project;
+
+const SHOP: &str = r#"
+[process.web]
+command = ["sh", "-c", "serve", "50% of ${HOME}", "$5 ${API_TOKEN} ${PORT}"]
+port = 8080
+env = { API_TOKEN = "s3cret", GREETING = "good \"day\"" }
+depends_on = ["migrate", "db"]
+ready = { http = "http://127.0.0.1:8080/up" }
+stop_signal = "INT"
+stop_timeout_seconds = 2.5
+
+[process.migrate]
+type = "task"
+command = "rake db:migrate && true"
+
+[process.db]
+command = ["sh"]
+port = 5432
+watch = ["*.sql"]
+limits = { nofile = 512 }
+
+[process.spare]
+command = ["sh"]
+autostart = false
+"#;
+
+#[track_caller]
+fn has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+}
+
+#[test]
+fn systemd_gets_a_service_each_and_a_target() {
+    let project = Project::new(SHOP);
+    let said = project.cli(["export", "systemd"]).exits(0);
+    has(
+        &said.out,
+        &[
+            "# ---- shop.target\n# Written by bpm ",
+            "/shop/.mcp-run\n# Use: ",
+            "Wants=shop-web.service\nWants=shop-migrate.service\nWants=shop-db.service\n",
+            "\nRequires=shop-migrate.service\nAfter=shop-migrate.service\nRequires=shop-db.service\n",
+            "sh -c serve \"50%% of ${HOME}\" \"$$5 ${API_TOKEN} 8080\"\n",
+            "\nEnvironment=\"GREETING=good \\\"day\\\"\"\n",
+            "\nEnvironment=PORT=8080\n",
+            "\n# left out, since the names look secret: API_TOKEN\n",
+            "\nKillSignal=SIGINT\nTimeoutStopSec=2500ms\n",
+            "\nType=oneshot\nRemainAfterExit=yes\n",
+            "\nLimitNOFILE=512\n",
+            "\n# no counterpart for watch: ",
+        ],
+    );
+    assert!(!said.out.contains("Wants=shop-spare"), "{}", said.out);
+    assert!(!said.out.contains("s3cret"), "{}", said.out);
+    has(&said.err, &["1 setting has no counterpart in systemd"]);
+    project.cli(["export", "systemd", "--strict"]).exits(1);
+    // The same again.
+    assert_eq!(project.cli(["export", "systemd"]).out, said.out);
+    let secrets = project
+        .cli(["export", "systemd", "--with-secrets"])
+        .exits(0)
+        .out;
+    has(
+        &secrets,
+        &["Environment=API_TOKEN=s3cret\n", "\"$$5 s3cret 8080\""],
+    );
+    let user = project.cli(["export", "systemd", "--user"]).exits(0).out;
+    has(&user, &["WantedBy=default.target"]);
+}
+
+#[test]
+fn compose_gets_services_with_conditions() {
+    let project = Project::new(SHOP);
+    let said = project
+        .cli(["export", "compose", "--image", "shop:1"])
+        .exits(0);
+    has(
+        &said.out,
+        &[
+            "name: \"shop\"\n",
+            "command: [\"sh\", \"-c\", \"serve\", \"50% of ${HOME}\", \"$$5 ${API_TOKEN} 8080\"]\n",
+            "\"GREETING\": \"good \\\"day\\\"\"\n",
+            "\n      \"API_TOKEN\":\n",
+            "ports: [\"127.0.0.1:8080:8080\"]\n",
+            "\"migrate\": {condition: \"service_completed_successfully\"}\n",
+            "\"db\": {condition: \"service_healthy\"}\n",
+            "stop_signal: \"SIGINT\"\n    stop_grace_period: \"2500ms\"\n",
+            "profiles: [\"spare\"]\n",
+            "nofile: {soft: 512, hard: 512}\n",
+            "command: [\"sh\", \"-c\", \"rake db:migrate && true\"]\n",
+        ],
+    );
+    has(&said.err, &["1 setting has no counterpart in compose"]);
+    let several = project
+        .cli(["export", "compose", "--image", "x", "--replicas", "3"])
+        .exits(0)
+        .out;
+    has(&several, &["deploy: {replicas: 3}", "ports: [\"8080\"]"]);
+}
+
+#[test]
+fn kubernetes_gets_deployments_jobs_and_services() {
+    let project = Project::new(SHOP);
+    let said = project
+        .cli([
+            "export",
+            "kubernetes",
+            "--image",
+            "shop:1",
+            "--replicas",
+            "2",
+        ])
+        .exits(0);
+    has(
+        &said.out,
+        &[
+            "kind: \"Deployment\"\n",
+            "replicas: 2\n",
+            "kind: \"Job\"\n",
+            "kind: \"Service\"\n",
+            "args: [\"-c\", \"serve\", \"50% of $(HOME)\", \"$5 $(API_TOKEN) 8080\"]\n",
+            "secretKeyRef: {name: \"web-secrets\", key: \"API_TOKEN\"}",
+            "terminationGracePeriodSeconds: 3\n",
+            "httpGet: {path: \"/up\", port: 8080}\n            periodSeconds: 1\n            failureThreshold: 60\n",
+            "until nc -z -w 2 db 5432; do sleep 1; done",
+            "# no counterpart for stop_signal: ",
+        ],
+    );
+    has(&said.err, &["4 settings have no counterpart in kubernetes"]);
+}
+
+#[test]
+fn nomad_gets_a_job() {
+    let project = Project::new(SHOP);
+    let said = project.cli(["export", "nomad"]).exits(0);
+    has(
+        &said.out,
+        &[
+            "job \"shop\" {\n",
+            "driver = \"raw_exec\"\n",
+            "args = [\"-c\", \"serve\", \"50% of $${HOME}\", \"$5 $${API_TOKEN} 8080\"]\n",
+            "hook = \"prestart\"\n",
+            "static = 8080\n",
+            "kill_signal = \"SIGINT\"\n      kill_timeout = \"2500ms\"\n",
+            "API_TOKEN={{ with nomadVar \"nomad/jobs\" }}",
+        ],
+    );
+    let docker = project
+        .cli(["export", "nomad", "--image", "shop:1"])
+        .exits(0)
+        .out;
+    has(
+        &docker,
+        &[
+            "driver = \"docker\"",
+            "image = \"shop:1\"",
+            "ports = [\"main\"]",
+        ],
+    );
+}
+
+#[test]
+fn a_folder_is_written_whole_and_nothing_of_others_is_lost() {
+    let project = Project::new(SHOP);
+    let folder = project.root.join("units");
+    let folder = folder.to_str().unwrap();
+    for _ in 0..2 {
+        let said = project.cli(["export", "systemd", "-o", folder]).exits(0);
+        has(
+            &said.out,
+            &["wrote shop.target, shop-web.service, shop-migrate.service, "],
+        );
+    }
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 5);
+    project.file("units/shop-web.service", "[Service]\n");
+    project
+        .cli(["export", "systemd", "-o", folder])
+        .exits(1)
+        .says(&[
+            "shop-web.service\": it exists, and bpm has not written it",
+            "hint: ",
+        ]);
+    assert_eq!(project.read("units/shop-web.service"), "[Service]\n");
+}
+
+#[test]
+fn units_pass_systemd_s_own_check() {
+    let project = Project::new(SHOP);
+    let folder = project.root.join("units");
+    project
+        .cli(["export", "systemd", "-o", folder.to_str().unwrap()])
+        .exits(0);
+    let files = fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path());
+    let Ok(said) = Command::new("systemd-analyze")
+        .arg("verify")
+        .args(files)
+        .output()
+    else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said, "");
+}
+
+#[test]
+fn every_refusal_names_the_next_step() {
+    let project = Project::new(SHOP);
+    for engine in ["compose", "kubernetes"] {
+        project
+            .cli(["export", engine])
+            .exits(1)
+            .says(&["no image is named", "hint: --image NAME"]);
+    }
+    project.cli(["export"]).exits(2);
+    project
+        .cli(["export", "kubernets"])
+        .exits(2)
+        .says(&["did you mean \"kubernetes\"?"]);
+    project.cli(["export", "systemd", "--image", "x"]).exits(2);
+    project.cli(["export", "nomad", "--self"]).exits(2);
+    project
+        .cli(["export", "compose", "--image", "x", "--replicas", "many"])
+        .exits(2);
+    let long = "x".repeat(64);
+    for name in ["a_b", "a.b", "A", &long] {
+        project.config(&format!("[process.\"{name}\"]\ncommand = \"x\"\n"));
+        project
+            .cli(["export", "kubernetes", "--image", "x"])
+            .exits(1)
+            .says(&[
+                &format!("cannot export {name:?} to kubernetes: a name there has small letters"),
+                "hint: rename",
+            ]);
+        project.cli(["export", "compose", "--image", "x"]).exits(0);
+    }
+    project.config(
+        "[process.a]\ncommand = \"x\"\nport = 80\n[process.b]\ncommand = \"x\"\nport = 80\n",
+    );
+    for engine in ["systemd", "nomad"] {
+        project.cli(["export", engine]).exits(1).says(&[
+            "a and b both have port 80",
+            "hint: give [process.b] another port",
+        ]);
+    }
+    project
+        .cli(["export", "kubernetes", "--image", "x"])
+        .exits(0);
+    project.config("[process.a]\ncommand = \"x\"\nenv_file = \"missing\"\n");
+    project
+        .cli(["export", "systemd"])
+        .exits(1)
+        .says(&["cannot export \"a\": read \"", "no such file"]);
+    project.remove(".mcp-run");
+    project.cli(["export", "systemd"]).exits(1);
+}
+
+#[test]
+fn a_rust_process_runs_the_release_binary() {
+    let mut project = Project::empty();
+    project.fake_cargo();
+    project.config("[process.api]\ntype = \"rust\"\nargs = [\"--x\"]\n");
+    let said = project.cli(["export", "systemd"]).exits(0).out;
+    let binary = project.root.join("target/release/app");
+    has(
+        &said,
+        &[
+            "\n# built by: cargo build --release\n",
+            &format!("\nExecStart={} --x\n", binary.display()),
+        ],
+    );
+}
