@@ -5,9 +5,8 @@ use std::fmt::Write;
 use crate::base::error::Result;
 use crate::daemon::read_config;
 
-use super::commands::{COMMANDS, COMMON, Call, Command, DIR, Operands, Opt};
-use super::parse::families;
-use super::{help, print, project};
+use super::spec::{COMMON, Call, Command, DIR, Operands, Opt, families};
+use super::{print, project};
 
 /// The hidden first argument with which the scripts ask for the names of processes.
 pub(super) const NAMES: &str = "__names";
@@ -28,13 +27,15 @@ pub(super) fn names() -> Result<u8> {
 /// `bpm completions SHELL`.
 pub(super) fn completions(call: &Call) -> Result<u8> {
     let text = match call.operands.first().and_then(|s| s.to_str()) {
-        Some("zsh") => zsh(),
-        Some("fish") => fish(),
-        _ => bash(),
+        Some("zsh") => zsh(call.table),
+        Some("fish") => fish(call.table),
+        _ => bash(call.table),
     };
     print(&text)?;
     Ok(0)
 }
+
+type Table = &'static [Command];
 
 /// What may follow a command besides options.
 enum Follows {
@@ -54,7 +55,7 @@ fn follows(command: &Command) -> Follows {
 }
 
 fn options(command: &'static Command) -> impl Iterator<Item = &'static Opt> {
-    let dir = help::has_dir(command).then_some(&DIR);
+    let dir = command.has_dir().then_some(&DIR);
     command.options.iter().chain(dir).chain(COMMON)
 }
 
@@ -74,22 +75,22 @@ fn values(option: &Opt) -> Vec<&'static str> {
 }
 
 /// The words that may stand where a command does: commands of one word, and families.
-fn first_words() -> Vec<&'static str> {
-    COMMANDS
+fn first_words(table: Table) -> Vec<&'static str> {
+    table
         .iter()
         .map(|c| c.name)
         .filter(|name| !name.is_empty() && !name.contains(' '))
-        .chain(families())
+        .chain(families(table))
         .collect()
 }
 
 /// Of a command or a family.
-fn summary(word: &str) -> &'static str {
-    let command = COMMANDS.iter().find(|c| c.name == word);
+fn summary(table: Table, word: &str) -> &'static str {
+    let command = table.iter().find(|c| c.name == word);
     command.map_or("the daemon itself", |c| c.summary)
 }
 
-fn bash() -> String {
+fn bash(table: Table) -> String {
     let mut text = String::from(
         "# bash completion for bpm; made by \"bpm completions bash\"\n\
          _bpm() {\n    \
@@ -102,7 +103,7 @@ fn bash() -> String {
                      :-C) skip=1 ;;\n            \
                      :-*) ;;\n",
     );
-    for family in families() {
+    for family in families(table) {
         let _ = writeln!(text, "            :{family}) command={family} ;;");
         let _ = writeln!(text, "            {family}:-*) ;;");
         let _ = writeln!(
@@ -119,7 +120,7 @@ fn bash() -> String {
              esac\n    \
              case \"$command $prev\" in\n",
     );
-    for command in COMMANDS {
+    for command in table {
         for option in command.options.iter().filter(|o| o.value.is_some()) {
             let words = values(option).join(" ");
             for spelling in spellings(option) {
@@ -132,7 +133,7 @@ fn bash() -> String {
         }
     }
     text.push_str("    esac\n    case \"$command\" in\n");
-    for command in COMMANDS {
+    for command in table {
         let options: Vec<String> = options(command).flat_map(spellings).collect();
         let (extra, more) = match follows(command) {
             Follows::Nothing => (String::new(), ""),
@@ -141,7 +142,7 @@ fn bash() -> String {
             Follows::Words(words) => (format!(" {}", words.join(" ")), ""),
         };
         let first = if command.name.is_empty() {
-            format!(" {}", first_words().join(" "))
+            format!(" {}", first_words(table).join(" "))
         } else {
             String::new()
         };
@@ -152,11 +153,11 @@ fn bash() -> String {
             options.join(" ")
         );
     }
-    for family in families() {
+    for family in families(table) {
         let _ = writeln!(
             text,
             "        {family}) COMPREPLY=($(compgen -W {:?} -- \"$cur\")) ;;",
-            members(family).join(" ")
+            members(table, family).join(" ")
         );
     }
     text.push_str("    esac\n}\ncomplete -F _bpm bpm\n");
@@ -164,8 +165,8 @@ fn bash() -> String {
 }
 
 /// The second words of a family.
-fn members(family: &str) -> Vec<&'static str> {
-    COMMANDS
+fn members(table: Table, family: &str) -> Vec<&'static str> {
+    table
         .iter()
         .filter_map(|c| c.name.split_once(' '))
         .filter(|(first, _)| *first == family)
@@ -181,7 +182,7 @@ fn zsh_text(text: &str) -> String {
         .replace(':', "\\:")
 }
 
-fn zsh() -> String {
+fn zsh(table: Table) -> String {
     let mut text = String::from(
         "#compdef bpm\n# zsh completion for bpm; made by \"bpm completions zsh\"\n\
          _bpm_names() { local -a names; names=(${(f)\"$(bpm __names 2>/dev/null)\"}); compadd -a names; }\n\
@@ -190,11 +191,11 @@ fn zsh() -> String {
              local -a commands\n",
     );
     text.push_str("    commands=(\n");
-    for word in first_words() {
-        let _ = writeln!(text, "        '{word}:{}'", zsh_text(summary(word)));
+    for word in first_words(table) {
+        let _ = writeln!(text, "        '{word}:{}'", zsh_text(summary(table, word)));
     }
     text.push_str("    )\n");
-    let bare = &COMMANDS[0];
+    let bare = &table[0];
     text.push_str("    _arguments -C \\\n");
     zsh_options(&mut text, bare, 8);
     text.push_str(
@@ -204,21 +205,21 @@ fn zsh() -> String {
              rest)\n            \
                  case $words[1] in\n",
     );
-    for command in COMMANDS
+    for command in table
         .iter()
         .filter(|c| !c.name.is_empty() && !c.name.contains(' '))
     {
         zsh_command(&mut text, command.name, command, 16);
     }
-    for family in families() {
+    for family in families(table) {
         let _ = writeln!(text, "                {family})");
         let _ = writeln!(
             text,
             "                    if (( CURRENT == 2 )); then compadd {}; else shift words; (( CURRENT-- ))",
-            members(family).join(" ")
+            members(table, family).join(" ")
         );
         text.push_str("                    case $words[1] in\n");
-        for command in COMMANDS {
+        for command in table {
             if let Some((first, second)) = command.name.split_once(' ')
                 && first == family
             {
@@ -258,23 +259,23 @@ fn zsh_options(text: &mut String, command: &'static Command, indent: usize) {
     }
 }
 
-fn fish() -> String {
+fn fish(table: Table) -> String {
     let mut text = String::from(
         "# fish completion for bpm; made by \"bpm completions fish\"\n\
          complete -c bpm -f\n",
     );
-    let firsts = first_words().join(" ");
+    let firsts = first_words(table).join(" ");
     let nothing_yet = format!("not __fish_seen_subcommand_from {firsts}");
     let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-    for word in first_words() {
+    for word in first_words(table) {
         let _ = writeln!(
             text,
             "complete -c bpm -n {} -a {word} -d {}",
             quoted(&nothing_yet),
-            quoted(summary(word))
+            quoted(summary(table, word))
         );
     }
-    for command in COMMANDS {
+    for command in table {
         let when = match command.name.split_once(' ') {
             _ if command.name.is_empty() => nothing_yet.clone(),
             None => format!("__fish_seen_subcommand_from {}", command.name),
@@ -289,7 +290,7 @@ fn fish() -> String {
                 "complete -c bpm -n {} -a {second} -d {}",
                 quoted(&format!(
                     "__fish_seen_subcommand_from {family}; and not __fish_seen_subcommand_from {}",
-                    members(family).join(" ")
+                    members(table, family).join(" ")
                 )),
                 quoted(command.summary)
             );
@@ -345,8 +346,13 @@ mod tests {
 
     #[test]
     fn every_command_and_option_is_in_every_shell() {
-        for (shell, text) in [("bash", bash()), ("zsh", zsh()), ("fish", fish())] {
-            for command in COMMANDS {
+        let table = super::super::commands::COMMANDS;
+        for (shell, text) in [
+            ("bash", bash(table)),
+            ("zsh", zsh(table)),
+            ("fish", fish(table)),
+        ] {
+            for command in table {
                 let word = command.name.rsplit(' ').next().unwrap_or_default();
                 assert!(text.contains(word), "{shell}: {word}");
                 for option in command.options.iter().filter(|o| !o.long.is_empty()) {

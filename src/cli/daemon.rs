@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::error::{Error, Result};
+use crate::client::connection::Client;
 use crate::client::proxy;
-use crate::daemon::{self, Launcher, Ourselves, Project, RunMode, StartOptions, Started};
+use crate::client::verdict::{Descriptor, Verdict};
+use crate::daemon::{self, Force, Launcher, Ourselves, Project, RunMode, StartOptions, Started};
 use crate::os::reap;
 
-use super::commands::Call;
-use super::orders::stop_all;
-use super::print;
+use super::spec::Call;
+use super::{note, print};
 
 /// `bpm [DIR]`, `bpm -d [DIR]`.
 pub(super) fn bare(call: &Call) -> Result<u8> {
@@ -47,6 +48,92 @@ pub(super) fn daemon_restart(call: &Call) -> Result<u8> {
     daemon::read_config(&project.root)?;
     stop_all(&project, call.has("force"))?;
     begin(&project, &options)
+}
+
+/// A daemon, and whether it is new.
+pub(super) struct Reached {
+    /// Whose.
+    pub descriptor: Descriptor,
+    /// Connected.
+    pub client: Client,
+    /// We started it: what its processes did, they did just now.
+    pub new: bool,
+}
+
+/// Connects to the daemon, which is started if there is none. None: we were that daemon, and it is over.
+pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<Reached>> {
+    let mut options = options.clone();
+    let mut new = false;
+    for _ in 0..2 {
+        if !options.replace {
+            match daemon::judge_lasting(project, "cli")? {
+                Verdict::Running(descriptor, client) => {
+                    return Ok(Some(Reached {
+                        descriptor,
+                        client,
+                        new,
+                    }));
+                }
+                // Judged once: it has had its time to answer.
+                Verdict::Unhealthy(descriptor) => {
+                    return Err(daemon::unhealthy(project, descriptor.as_ref()));
+                }
+                Verdict::Stale(_) | Verdict::Stopped => {}
+            }
+        }
+        match daemon::start(project, &options, &mut || Ok(()))? {
+            Started::Ended => return Ok(None),
+            Started::Now { words, found } => {
+                new = true;
+                let found = found
+                    .map(|text| format!("bpm: {text}\n"))
+                    .unwrap_or_default();
+                note(&format!("bpm: started the daemon ({words})\n{found}"));
+            }
+            Started::Already(_) => {}
+        }
+        // Replaced by now.
+        options.replace = false;
+    }
+    match daemon::judge_lasting(project, "cli")? {
+        Verdict::Running(descriptor, client) => Ok(Some(Reached {
+            descriptor,
+            client,
+            new,
+        })),
+        Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
+            Err(Error::cannot("reach the daemon", "it was stopped at once"))
+        }
+    }
+}
+
+/// `bpm daemon stop`.
+pub(super) fn daemon_stop(call: &Call) -> Result<u8> {
+    stop_all(&call.project()?, call.has("force"))
+}
+
+/// Stops everything, and says what that was.
+pub(super) fn stop_all(project: &Project, force: bool) -> Result<u8> {
+    let force = match force {
+        true => Force::AtOnce,
+        false => Force::None,
+    };
+    let stopped = daemon::stop(project, force, &mut |line| note(&format!("bpm: {line}\n")))?;
+    let name = project.name();
+    let mut text = match (stopped.pid, stopped.killed) {
+        (Some(pid), false) => format!("{name}: stopped (pid {pid})\n"),
+        (Some(pid), true) => format!("{name}: killed (pid {pid})\n"),
+        (None, _) if stopped.leftovers == 0 => format!("{name}: not running\n"),
+        (None, _) => format!("{name}: no daemon ran\n"),
+    };
+    if stopped.leftovers > 0 {
+        text.push_str(&format!(
+            "{name}: stopped {} process(es) that a dead daemon had left\n",
+            stopped.leftovers
+        ));
+    }
+    print(&text)?;
+    Ok(0)
 }
 
 /// `bpm proxy [DIR]`.

@@ -6,9 +6,9 @@ use crate::base::error::{Error, Result};
 use crate::base::json::{items, object};
 use crate::client::connection::Client;
 
-use super::commands::Call;
-use super::logs::Source;
 use super::orders::{each, plain};
+use super::source::Source;
+use super::spec::Call;
 use super::{note, print};
 
 /// Options of `logs` that choose lines one by one: here lines are counted by their shape.
@@ -16,7 +16,7 @@ const GO_WITH_IT: &[&str] = &["errors", "run", "build", "json"];
 
 /// The errors of the processes that are named, or of all.
 pub(super) fn errors(call: &Call) -> Result<u8> {
-    let strange = |(option, _): &&(&super::commands::Opt, _)| !GO_WITH_IT.contains(&option.long);
+    let strange = |(option, _): &&(&super::spec::Opt, _)| !GO_WITH_IT.contains(&option.long);
     if let Some((option, _)) = call.options.iter().find(strange) {
         return Err(Error::usage(format!(
             "--{} does not go with --errors: only --run, --build and --json do",

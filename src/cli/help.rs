@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use super::commands::{COMMANDS, COMMON, Command, DIR, Operands, Opt};
+use super::commands::COMMANDS;
 use super::parse::spelled;
+use super::spec::{COMMON, Command, DIR, Operands, Opt};
 
 /// Environment variables that bpm reads, each with what it does.
 pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
@@ -136,17 +137,12 @@ fn of_command(command: &Command) -> String {
         let _ = writeln!(text, "\n{label}: {}", words.join(", "));
     }
     text.push_str("\nOptions:\n");
-    table(&mut text, &option_rows(command.options, has_dir(command)));
+    table(&mut text, &option_rows(command.options, command.has_dir()));
     let mut codes = vec![EXITS[0]];
     codes.extend_from_slice(command.exits);
     codes.insert(codes.iter().filter(|(c, _)| *c < 2).count(), EXITS[2]);
     exits(&mut text, &codes);
     text
-}
-
-/// The command takes `-C DIR` after its name (`logs` has another `-C`).
-pub(super) fn has_dir(command: &Command) -> bool {
-    command.options.iter().all(|o| o.short != DIR.short)
 }
 
 fn option_rows(own: &[Opt], dir: bool) -> Vec<(String, String)> {

@@ -15,9 +15,9 @@ use crate::os::files;
 use crate::os::peer::our_uid;
 use crate::os::run::{Output, run};
 
-use super::commands::Call;
 use super::export::systemd::{exec_line, unit_name};
 use super::export::{Word, systemd_path, systemd_word};
+use super::spec::Call;
 use super::{note, print};
 
 /// bpm needs so long to end everything, beyond the longest stop timeout.

@@ -19,9 +19,9 @@ use crate::os::inotify::PathWatch;
 use crate::os::poll;
 use crate::server::rpc::STOPPING;
 
-use super::commands::Call;
-use super::stored::Stored;
-use super::{no_daemon, note, paint, print};
+use super::source::Source;
+use super::spec::Call;
+use super::{note, paint, print};
 
 /// `-n` where it is not given.
 const LINES: u64 = 200;
@@ -42,9 +42,6 @@ struct View<'a> {
 
 /// `bpm logs`.
 pub(super) fn logs(call: &Call) -> Result<u8> {
-    if call.has("errors") {
-        return super::errors::errors(call);
-    }
     let lines = call.number("lines", "a number of lines")?.unwrap_or(LINES);
     call.choice("stream")?;
     let params = params(call, lines)?;
@@ -91,59 +88,6 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
                 }
                 client = back(&project)?;
             }
-        }
-    }
-}
-
-/// Who knows the lines.
-pub(super) enum Source {
-    /// The daemon.
-    Daemon(Client),
-    /// Nobody but the disk; why a daemon that is there can't be asked.
-    Disk(Stored, Option<Error>),
-}
-
-impl Source {
-    /// Of these processes, or of all.
-    ///
-    /// # Errors
-    /// There is neither a daemon nor anything on disk.
-    pub(super) fn of(call: &Call, what: &str, named: &[String]) -> Result<(Project, Self)> {
-        let project = call.project()?;
-        let verdict = match judge(&project.dir, "cli")? {
-            Verdict::Running(_, client) => return Ok((project, Self::Daemon(client))),
-            verdict => verdict,
-        };
-        let error = no_daemon(what, &project, &verdict);
-        let Some(stored) = Stored::open(&project, named)? else {
-            return Err(error);
-        };
-        let hung = matches!(verdict, Verdict::Unhealthy(_)).then_some(error);
-        if let Some(error) = &hung {
-            note(&format!("bpm: {error}; what follows is on disk\n"));
-        }
-        Ok((project, Self::Disk(stored, hung)))
-    }
-
-    /// `bpm/follow` without following: each of its notifications, and its result.
-    fn past(
-        &mut self,
-        params: &Value,
-        each: &mut dyn FnMut(Value),
-    ) -> std::result::Result<Value, CallError> {
-        let client = match self {
-            Self::Daemon(client) => client,
-            Self::Disk(stored, _) => return stored.call("bpm/follow", params, each),
-        };
-        let id = client.send("bpm/follow", params.clone())?;
-        loop {
-            let Some(message) = client.receive(None)? else {
-                continue;
-            };
-            if let Some(result) = connection::result_of(&message, id) {
-                return result;
-            }
-            each(message);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What people type. A table of commands (`table`), what reads it (`parse`, `help`, `complete`), and the
-//! commands, which ask the daemon and show its answers.
+//! What people type: a table of commands (`commands`, of the parts in `spec`), what reads it (`parse`, `help`,
+//! `complete`), and a file for each command or a few, which ask the daemon and show its answers.
 
+mod check;
 pub mod commands;
 mod complete;
-mod config_cmd;
 mod daemon;
 mod errors;
 mod export;
@@ -11,9 +11,12 @@ mod help;
 mod init;
 mod install;
 mod logs;
+mod mcp_config;
 mod orders;
 mod parse;
 pub mod render;
+mod source;
+pub mod spec;
 mod status;
 mod stored;
 mod trust;
@@ -32,9 +35,9 @@ use crate::client::verdict::{Descriptor, Verdict, judge};
 use crate::daemon::{Env, Project};
 use crate::os::{fds, poll};
 
-use commands::Call;
 use help::help;
 use parse::Asked;
+use spec::Call;
 
 /// Does what the arguments say; the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {

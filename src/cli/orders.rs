@@ -8,11 +8,11 @@ use crate::base::clock::{Mono, human};
 use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{items, object, strings};
 use crate::client::connection::{self, CallError, Client, ToolResult};
-use crate::client::verdict::{Descriptor, Verdict, judge};
-use crate::daemon::{self, Force, Project, RunMode, StartOptions, Started};
+use crate::client::verdict::{Verdict, judge};
+use crate::daemon::{self, RunMode};
 
-use super::commands::Call;
-use super::daemon::{begin, options};
+use super::daemon::{begin, options, reach, stop_all};
+use super::spec::Call;
 use super::{note, print};
 
 /// The most that a tool waits; who waits longer asks again.
@@ -30,63 +30,6 @@ pub(super) fn start(call: &Call) -> Result<u8> {
     match reach(&project, &options)? {
         Some(mut reached) => order(&mut reached.client, "start", &names, &object([])),
         None => Ok(0),
-    }
-}
-
-/// A daemon, and whether it is new.
-pub(super) struct Reached {
-    /// Whose.
-    pub descriptor: Descriptor,
-    /// Connected.
-    pub client: Client,
-    /// We started it: what its processes did, they did just now.
-    pub new: bool,
-}
-
-/// Connects to the daemon, which is started if there is none. None: we were that daemon, and it is over.
-pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<Reached>> {
-    let mut options = options.clone();
-    let mut new = false;
-    for _ in 0..2 {
-        if !options.replace {
-            match daemon::judge_lasting(project, "cli")? {
-                Verdict::Running(descriptor, client) => {
-                    return Ok(Some(Reached {
-                        descriptor,
-                        client,
-                        new,
-                    }));
-                }
-                // Judged once: it has had its time to answer.
-                Verdict::Unhealthy(descriptor) => {
-                    return Err(daemon::unhealthy(project, descriptor.as_ref()));
-                }
-                Verdict::Stale(_) | Verdict::Stopped => {}
-            }
-        }
-        match daemon::start(project, &options, &mut || Ok(()))? {
-            Started::Ended => return Ok(None),
-            Started::Now { words, found } => {
-                new = true;
-                let found = found
-                    .map(|text| format!("bpm: {text}\n"))
-                    .unwrap_or_default();
-                note(&format!("bpm: started the daemon ({words})\n{found}"));
-            }
-            Started::Already(_) => {}
-        }
-        // Replaced by now.
-        options.replace = false;
-    }
-    match daemon::judge_lasting(project, "cli")? {
-        Verdict::Running(descriptor, client) => Ok(Some(Reached {
-            descriptor,
-            client,
-            new,
-        })),
-        Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
-            Err(Error::cannot("reach the daemon", "it was stopped at once"))
-        }
     }
 }
 
@@ -117,35 +60,6 @@ pub(super) fn stop(call: &Call) -> Result<u8> {
             Err(Error::cannot(what, "the daemon is dead").with_hint("\"bpm stop\" ends everything"))
         }
     }
-}
-
-/// `bpm daemon stop`.
-pub(super) fn daemon_stop(call: &Call) -> Result<u8> {
-    stop_all(&call.project()?, call.has("force"))
-}
-
-/// Stops everything, and says what that was.
-pub(super) fn stop_all(project: &Project, force: bool) -> Result<u8> {
-    let force = match force {
-        true => Force::AtOnce,
-        false => Force::None,
-    };
-    let stopped = daemon::stop(project, force, &mut |line| note(&format!("bpm: {line}\n")))?;
-    let name = project.name();
-    let mut text = match (stopped.pid, stopped.killed) {
-        (Some(pid), false) => format!("{name}: stopped (pid {pid})\n"),
-        (Some(pid), true) => format!("{name}: killed (pid {pid})\n"),
-        (None, _) if stopped.leftovers == 0 => format!("{name}: not running\n"),
-        (None, _) => format!("{name}: no daemon ran\n"),
-    };
-    if stopped.leftovers > 0 {
-        text.push_str(&format!(
-            "{name}: stopped {} process(es) that a dead daemon had left\n",
-            stopped.leftovers
-        ));
-    }
-    print(&text)?;
-    Ok(0)
 }
 
 /// `bpm restart`.

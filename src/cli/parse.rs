@@ -7,7 +7,8 @@ use lexopt::{Arg, Parser};
 
 use crate::base::error::{Error, Result, nearest};
 
-use super::commands::{COMMANDS, COMMON, Call, Command, DIR, Operands, Opt};
+use super::commands::COMMANDS;
+use super::spec::{COMMON, Call, Command, DIR, Operands, Opt, families};
 
 /// What the command line asks for.
 pub(super) enum Asked {
@@ -81,6 +82,7 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
     }
     fits(command, &operands)?;
     Ok(Asked::Call(Call {
+        table: COMMANDS,
         command,
         dir,
         options,
@@ -102,16 +104,7 @@ fn step(family: Option<&str>, word: &str) -> Option<Word> {
     if let Some(found) = COMMANDS.iter().find(|c| c.name == full && !full.is_empty()) {
         return Some(Word::Command(found));
     }
-    families().find(|f| *f == full).map(Word::Family)
-}
-
-/// First words of the commands that have two.
-pub(super) fn families() -> impl Iterator<Item = &'static str> {
-    let mut last = "";
-    COMMANDS.iter().filter_map(move |c| {
-        let (first, _) = c.name.split_once(' ')?;
-        (first != std::mem::replace(&mut last, first)).then_some(first)
-    })
+    families(COMMANDS).find(|f| *f == full).map(Word::Family)
 }
 
 /// Options that came before the command's name are those of bare bpm: only `-C` may stand there.
@@ -168,7 +161,7 @@ fn unknown_command(family: Option<&str>, word: &str) -> Error {
         .iter()
         .filter_map(|c| c.name.strip_prefix(prefix.as_str()))
         .filter(|name| !name.is_empty())
-        .chain(families().filter(|_| family.is_none()))
+        .chain(families(COMMANDS).filter(|_| family.is_none()))
         .collect();
     let why = match (family, word) {
         (Some(family), "") => format!("bpm {family} needs one of {}", known.join(", ")),

@@ -16,7 +16,7 @@ use crate::client::verdict::{Descriptor, Verdict, judge};
 use crate::daemon::Project;
 use crate::os::poll;
 
-use super::commands::Call;
+use super::spec::Call;
 use super::{environment, note, paint, print};
 
 /// Between two pictures of `-w`: uptimes and loads change by themselves.

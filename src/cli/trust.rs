@@ -7,7 +7,7 @@ use crate::base::error::{Error, Failure, Result};
 use crate::base::paths::{self, State};
 use crate::os::files;
 
-use super::commands::Call;
+use super::spec::Call;
 use super::{environment, print};
 
 /// `bpm trust DIR`, `--remove DIR`, `--list`.

@@ -14,9 +14,10 @@ use crate::client::connection::{self, CallError, Client, PATIENCE, ToolResult};
 use crate::daemon::{Project, StartOptions, read_config};
 use crate::os::poll::readable;
 
-use super::commands::Call;
-use super::config_cmd::claude_lines;
-use super::orders::{for_people, reach};
+use super::daemon::reach;
+use super::mcp_config::claude_lines;
+use super::orders::for_people;
+use super::spec::Call;
 use super::{note, paint, print};
 
 /// The most that a tool waits; who waits longer asks again.

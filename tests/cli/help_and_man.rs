@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::common::{Project, bpm};
-use bpm::cli::commands::{COMMANDS, COMMON, DIR, Operands, Opt};
+use bpm::cli::commands::COMMANDS;
+use bpm::cli::spec::{COMMON, DIR, Operands, Opt};
 
 fn man() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("man/bpm.1")).unwrap()

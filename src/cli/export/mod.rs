@@ -17,7 +17,7 @@ use crate::config::PortWish;
 use crate::daemon::read_config;
 use crate::os::files;
 
-use super::commands::Call;
+use super::spec::Call;
 use super::{note, print};
 use out::Out;
 use plan::Plan;

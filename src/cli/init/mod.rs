@@ -22,7 +22,7 @@ use crate::client::connection::VERSION;
 use crate::os::files;
 use crate::os::peer::our_uid;
 
-use super::commands::Call;
+use super::spec::Call;
 use super::{note, print};
 use draft::Draft;
 use quote::brief;

@@ -1,12 +1,12 @@
-//! `bpm check`, `bpm mcp-config`: what the configuration says, and how an agent is connected.
+//! `bpm mcp-config`: how an agent is connected.
 
 use crate::base::error::Result;
 use crate::client::verdict::Descriptor;
 use crate::config::Port;
 use crate::daemon::{Project, read_config};
 
-use super::commands::Call;
 use super::print;
+use super::spec::Call;
 
 /// Agents that `mcp-config` knows.
 pub(super) const CLIENTS: &[&str] = &[
@@ -44,20 +44,6 @@ const FORMS: [[&str; 2]; 7] = [
         r#"settings.json: {"context_servers":{"{name}":{"url":"{url}"}}}"#,
     ],
 ];
-
-/// `bpm check`.
-pub(super) fn check(call: &Call) -> Result<u8> {
-    let project = call.project()?;
-    let config = read_config(&project.root)?;
-    let mut text = String::new();
-    for note in &config.not_in_effect {
-        text.push_str(&format!("{note}\n"));
-    }
-    let names: Vec<&str> = config.processes.iter().map(|p| p.name.as_str()).collect();
-    text.push_str(&format!("no mistakes; processes: {}\n", names.join(", ")));
-    print(&text)?;
-    Ok(0)
-}
 
 /// `bpm mcp-config`.
 pub(super) fn mcp_config(call: &Call) -> Result<u8> {

@@ -1,0 +1,228 @@
+//! The parts of a command line: what a command takes, and a call of one.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::base::error::{Error, Result};
+use crate::base::number;
+
+/// One command.
+pub struct Command {
+    /// As typed: `restart`, `daemon start`; empty for bare `bpm`.
+    pub name: &'static str,
+    /// What follows the name.
+    pub operands: Operands,
+    /// One line without a full stop.
+    pub summary: &'static str,
+    /// What the person should know besides; empty, or whole sentences.
+    pub about: &'static str,
+    /// Its own options; those of every command are [`COMMON`].
+    pub options: &'static [Opt],
+    /// Exit codes besides 0 and 2, with their meaning here.
+    pub exits: &'static [(u8, &'static str)],
+    /// Does it.
+    pub run: fn(&Call) -> Result<u8>,
+}
+
+impl Command {
+    /// It takes `-C DIR` after its name (`logs` has another `-C`).
+    pub fn has_dir(&self) -> bool {
+        self.options.iter().all(|o| o.short != DIR.short)
+    }
+}
+
+/// First words of the commands that have two.
+pub fn families(table: &'static [Command]) -> impl Iterator<Item = &'static str> {
+    let mut last = "";
+    table.iter().filter_map(move |c| {
+        let (first, _) = c.name.split_once(' ')?;
+        (first != std::mem::replace(&mut last, first)).then_some(first)
+    })
+}
+
+/// What follows a command's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operands {
+    /// Nothing.
+    None,
+    /// `[DIR]`: the project's folder.
+    Dir,
+    /// `NAME`: one process.
+    Name,
+    /// `[NAME]`: at most one process.
+    MaybeName,
+    /// `[NAME...]`: any number of processes.
+    Names,
+    /// At most one of these words, or exactly one where `needed`.
+    Word {
+        /// In the synopsis: `CLIENT`.
+        label: &'static str,
+        /// What may stand there.
+        words: &'static [&'static str],
+        /// It can't be left out.
+        needed: bool,
+    },
+}
+
+/// One option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opt {
+    /// `-f`.
+    pub short: Option<char>,
+    /// `--follow`; empty where there is only a short one.
+    pub long: &'static str,
+    /// What its value is called; None: it takes none.
+    pub value: Option<&'static str>,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// An option without a value.
+pub const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Opt {
+    Opt {
+        short,
+        long,
+        value: None,
+        help,
+    }
+}
+
+/// An option with a value.
+pub const fn with(
+    short: Option<char>,
+    long: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Opt {
+    Opt {
+        short,
+        long,
+        value: Some(value),
+        help,
+    }
+}
+
+/// The project's folder; an option of every command, but `logs` has a `-C` of its own.
+pub const DIR: Opt = with(
+    Some('C'),
+    "",
+    "DIR",
+    "the project's folder, instead of the nearest one upward that has a .mcp-run",
+);
+
+/// Options of every command.
+pub const COMMON: &[Opt] = &[
+    flag(Some('h'), "help", "this text"),
+    flag(Some('V'), "version", "print the version"),
+];
+
+/// A command line, taken apart.
+pub struct Call {
+    /// All commands.
+    pub table: &'static [Command],
+    /// Which of them.
+    pub command: &'static Command,
+    /// `-C DIR`.
+    pub dir: Option<PathBuf>,
+    /// What stands for options, in order.
+    pub options: Vec<(&'static Opt, OsString)>,
+    /// The rest.
+    pub operands: Vec<OsString>,
+}
+
+impl Call {
+    /// The option was given.
+    pub fn has(&self, long: &str) -> bool {
+        self.options.iter().any(|(o, _)| o.long == long)
+    }
+
+    /// The option's last value, as text.
+    ///
+    /// # Errors
+    /// It is not UTF-8.
+    pub fn text(&self, long: &str) -> Result<Option<&str>> {
+        let Some((_, value)) = self.options.iter().rev().find(|(o, _)| o.long == long) else {
+            return Ok(None);
+        };
+        value
+            .to_str()
+            .map(Some)
+            .ok_or_else(|| Error::usage(format!("--{long}: {value:?} is not UTF-8")))
+    }
+
+    /// The option's last value, read as `what`.
+    ///
+    /// # Errors
+    /// It is not one.
+    pub fn number<T: FromStr>(&self, long: &str, what: &str) -> Result<Option<T>> {
+        self.text(long)?
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| Error::usage(format!("--{long}: {text:?} is not {what}")))
+            })
+            .transpose()
+    }
+
+    /// The option's last value, a time in seconds.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn seconds(&self, long: &str) -> Result<Option<Duration>> {
+        let Some(text) = self.text(long)? else {
+            return Ok(None);
+        };
+        let span = number::parse(text).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        match span {
+            Some(span) => Ok(Some(span)),
+            None => Err(Error::usage(format!(
+                "--{long}: {text:?} is not a number of seconds"
+            ))),
+        }
+    }
+
+    /// One of the words that the table names for the option (`a|b|c`).
+    ///
+    /// # Errors
+    /// It is none of them.
+    pub fn choice(&self, long: &str) -> Result<Option<&str>> {
+        let Some(text) = self.text(long)? else {
+            return Ok(None);
+        };
+        let words = self
+            .command
+            .options
+            .iter()
+            .find(|o| o.long == long)
+            .and_then(|o| o.value)
+            .unwrap_or_default();
+        if words.split('|').any(|w| w == text) {
+            return Ok(Some(text));
+        }
+        Err(Error::usage(format!(
+            "--{long}: {text:?} is none of {}",
+            words.replace('|', ", ")
+        )))
+    }
+
+    /// The operands as names of processes, each once.
+    ///
+    /// # Errors
+    /// One is not UTF-8, and so is no process.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = Vec::new();
+        for operand in &self.operands {
+            match operand.to_str() {
+                Some(name) if names.iter().any(|n| n == name) => {}
+                Some(name) => names.push(name.into()),
+                None => {
+                    return Err(Error::usage(format!(
+                        "{operand:?} is no process: not UTF-8"
+                    )));
+                }
+            }
+        }
+        Ok(names)
+    }
+}
