@@ -79,7 +79,6 @@ pub fn resolved_hash(process: &Process) -> u64 {
         env_files,
         autostart: _,
         restart: _,
-        start_limit_burst: _,
         start_limit: _,
         stop_signal: _,
         stop_timeout: _,

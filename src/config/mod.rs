@@ -49,14 +49,7 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// `dev_timeout_hours`.
     pub dev_timeout: Duration,
-    /// `dev_crash_wait_seconds`.
-    pub dev_crash_wait: Duration,
-    /// `release_crash_backoff_initial_seconds`.
-    pub backoff_initial: Duration,
-    /// `release_crash_backoff_max_seconds`.
-    pub backoff_max: Duration,
-    /// `crash_backoff_factor`.
-    pub backoff_factor: f64,
+    pub backoff: Backoff,
     /// `passthrough`.
     pub passthrough: Toggle,
     /// `heartbeat_minutes`; zero: none.
@@ -69,6 +62,28 @@ pub struct Config {
     pub processes: Vec<Arc<Process>>,
     /// Keys that are accepted and have no effect where they stand, each with its place.
     pub not_in_effect: Vec<crate::base::error::Fault>,
+}
+
+/// The waits before a process is started again after a crash.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// `dev_crash_wait_seconds`.
+    pub dev: Duration,
+    /// `release_crash_backoff_initial_seconds`.
+    pub initial: Duration,
+    /// `release_crash_backoff_max_seconds`.
+    pub max: Duration,
+    /// `crash_backoff_factor`.
+    pub factor: f64,
+}
+
+/// How many ends before readiness within a time make a process failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartLimit {
+    /// `start_limit_burst`; zero: no limit.
+    pub burst: u32,
+    /// `start_limit_seconds`.
+    pub span: Duration,
 }
 
 /// Where `/mcp` listens.
@@ -131,10 +146,7 @@ pub struct Process {
     pub autostart: bool,
     /// `restart`.
     pub restart: Restart,
-    /// `start_limit_burst`; zero: no limit.
-    pub start_limit_burst: u32,
-    /// `start_limit_seconds`.
-    pub start_limit: Duration,
+    pub start_limit: StartLimit,
     /// `stop_signal`, as a number.
     pub stop_signal: i32,
     /// `stop_timeout_seconds`.

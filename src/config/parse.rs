@@ -5,7 +5,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
@@ -14,7 +13,7 @@ use super::keys::Place;
 use super::probe::{check_overlap, health, ready};
 use super::read::{self, Doc, Section, quote};
 use super::values;
-use super::{Config, EnvFile, Kind, Mode, Port, Process, Restart, Swap};
+use super::{Backoff, Config, EnvFile, Kind, Mode, Port, Process, Restart, StartLimit, Swap};
 use crate::base::error::{Error, Failure, nearest};
 use crate::base::number;
 use crate::base::table::Table;
@@ -103,7 +102,6 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         log_runs: doc.value(top, "log_runs", values::log_runs),
         log_disk: doc.value(top, "log_disk", read::size(0)),
     };
-    let (backoff_initial, backoff_max) = backoff(doc, top);
     let token_file = doc.read(top, "token_file", read::text);
     Config {
         root: root.to_path_buf(),
@@ -117,10 +115,7 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         allowed_origins: doc.value(top, "allowed_origins", read::list(values::origin)),
         allowed_hosts: doc.value(top, "allowed_hosts", read::list(values::host)),
         dev_timeout: doc.value(top, "dev_timeout_hours", read::time_above_0(HOUR)),
-        dev_crash_wait: doc.value(top, "dev_crash_wait_seconds", read::seconds),
-        backoff_initial,
-        backoff_max,
-        backoff_factor: doc.value(top, "crash_backoff_factor", read::number(1.0, 1e6)),
+        backoff: backoff(doc, top),
         passthrough: doc.value(top, "passthrough", read::toggle),
         heartbeat: doc.value(top, "heartbeat_minutes", read::time(MINUTE, 0.0)),
         idle_shutdown: doc.value(top, "idle_shutdown_minutes", read::time(MINUTE, 0.0)),
@@ -147,19 +142,18 @@ fn bind(doc: &mut Doc, top: &Section) -> IpAddr {
     bind
 }
 
-/// The first and the longest wait after a crash of a release build.
-fn backoff(doc: &mut Doc, top: &Section) -> (Duration, Duration) {
+fn backoff(doc: &mut Doc, top: &Section) -> Backoff {
     let (first, longest) = (
         "release_crash_backoff_initial_seconds",
         "release_crash_backoff_max_seconds",
     );
-    let (Some(initial), Some(max)) = (
+    let (initial, max) = (
         doc.read(top, first, read::seconds),
         doc.read(top, longest, read::seconds),
-    ) else {
-        return Default::default();
-    };
-    if max < initial {
+    );
+    if let (Some(initial), Some(max)) = (initial, max)
+        && max < initial
+    {
         let given = if top.get(longest).is_some() {
             longest
         } else {
@@ -172,7 +166,12 @@ fn backoff(doc: &mut Doc, top: &Section) -> (Duration, Duration) {
         );
         doc.complain(top, given, text);
     }
-    (initial, max)
+    Backoff {
+        dev: doc.value(top, "dev_crash_wait_seconds", read::seconds),
+        initial: initial.unwrap_or_default(),
+        max: max.unwrap_or_default(),
+        factor: doc.value(top, "crash_backoff_factor", read::number(1.0, 1e6)),
+    }
 }
 
 fn processes(doc: &mut Doc, top: &Section, defaults: &Defaults, root: &Path) -> Vec<Process> {
@@ -277,8 +276,10 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
         restart: doc
             .read(s, "restart", read::word(&RESTARTS))
             .unwrap_or(usual_restart),
-        start_limit_burst: doc.value(s, "start_limit_burst", read::count(0)),
-        start_limit: doc.value(s, "start_limit_seconds", read::seconds_above_0),
+        start_limit: StartLimit {
+            burst: doc.value(s, "start_limit_burst", read::count(0)),
+            span: doc.value(s, "start_limit_seconds", read::seconds_above_0),
+        },
         stop_signal: doc.value(s, "stop_signal", values::stop_signal),
         stop_timeout: doc.value(s, "stop_timeout_seconds", read::seconds),
         depends_on: Vec::new(),

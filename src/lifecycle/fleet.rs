@@ -1,14 +1,18 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! All processes of a project: who waits for whom, whose build is next.
+//! All processes of a project: dependencies, the queue of builds, and the loop that reconciles.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::base::clock::Mono;
-use crate::base::table::Table;
 use crate::config::{Condition, Mode};
 
 use super::policy::{Facts, Policy};
 use super::unit::{Needs, Ticket, Unit};
 use super::{Generation, RunKey, UnitId};
+
+/// Words about dependencies name at most this many.
+const NAMED: usize = 8;
 
 /// An order for one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,75 +114,147 @@ pub enum Why {
     Superseded(String),
 }
 
+/// Numbers the names of processes, so that a dependency is found without comparing strings.
+pub(super) type NameId = usize;
+
+/// What other processes look at, kept beside the names: a process may depend on hundreds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) up: bool,
+    pub(super) good: bool,
+    pub(super) completed: bool,
+    pub(super) rests: bool,
+}
+
+#[derive(Debug, Default)]
+struct Name {
+    name: String,
+    /// The process of that name; one that leaves the configuration has given it up.
+    unit: Option<UnitId>,
+    standing: Standing,
+    dependents: Vec<UnitId>,
+}
+
 /// All processes of a project.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    units: Table<UnitId, Box<Unit>>,
-    /// The processes that depend on the one of this name.
-    dependents: Table<String, Vec<UnitId>>,
+    units: BTreeMap<UnitId, Box<Unit>>,
+    names: Vec<Name>,
+    ids: HashMap<String, NameId>,
+    /// Places in `names` that no process has or needs.
+    unused: Vec<NameId>,
+    leaving: Vec<UnitId>,
     next_id: UnitId,
     turn: u64,
     stopping: bool,
+    /// A unit's standing has changed since the last pass.
+    changed: bool,
 }
 
 impl Fleet {
-    /// A process more, that nobody wants yet.
+    /// Adds a process that is not wanted yet.
     pub fn add(&mut self, policy: Policy) -> UnitId {
         let id = self.next_id;
         self.next_id += 1;
-        let depends = !policy.depends_on.is_empty();
-        self.units.insert(id, Box::new(Unit::new(id, policy)));
-        if depends {
-            self.index();
-        }
+        let name = self.name(&policy.name);
+        self.names[name].unit = Some(id);
+        let mut unit = Box::new(Unit::new(id, name, policy));
+        self.link(&mut unit);
+        self.units.insert(id, unit);
+        self.with(id, |_| {});
         id
     }
 
-    /// Wants a process up, and what it needs: for the start, when nothing has been done yet. What follows
-    /// from it shows with the next step.
+    /// Wants a process up, and its dependencies: for the start, when nothing has been done yet. The effects
+    /// come with the next step.
     pub fn want(&mut self, id: UnitId) {
         self.want_needed(id);
         self.with(id, |u| u.start(None));
     }
 
-    /// New settings for a process; what runs is not touched.
+    /// New settings for a process; the runs are not touched.
     pub fn set_policy(&mut self, id: UnitId, policy: Policy) {
-        if let Some(unit) = self.units.get_mut(&id) {
+        let Some(mut unit) = self.units.remove(&id) else {
+            return;
+        };
+        if unit.policy.depends_on == policy.depends_on {
             unit.set_policy(policy);
-            self.index();
+        } else {
+            self.unlink(&mut unit);
+            unit.set_policy(policy);
+            self.link(&mut unit);
+        }
+        self.units.insert(id, unit);
+        self.with(id, |_| {});
+    }
+
+    /// Takes a process out of the configuration: one that was added since waits for its end, since it may be
+    /// the same program under another name.
+    pub fn leave(&mut self, id: UnitId) {
+        self.with(id, Unit::leave);
+        self.leaving.push(id);
+        for name in self.names.iter_mut().filter(|n| n.unit == Some(id)) {
+            name.unit = None;
         }
     }
 
-    /// A process is on its way out of the configuration: what has come into it since waits for its end,
-    /// since it may be the same under another name.
-    pub fn leave(&mut self, id: UnitId) {
-        self.with(id, |u| u.leaves = true);
-    }
-
-    /// Takes out a process of which nothing is left ([`Fleet::is_empty`]); whoever still waits is told.
+    /// Removes a process of which nothing is left ([`Fleet::is_empty`]) and answers those who still wait.
     pub fn remove(&mut self, id: UnitId) -> Vec<Effect> {
         let mut out = Vec::new();
         if let Some(mut unit) = self.units.remove(&id) {
             unit.dismiss(&mut out);
-            self.index();
+            self.unlink(&mut unit);
+            if self.names[unit.name].unit == Some(id) {
+                self.names[unit.name].unit = None;
+            }
+            self.release(unit.name);
+            self.leaving.retain(|l| *l != id);
         }
         out
     }
 
-    fn index(&mut self) {
-        self.dependents = Table::default();
-        for (id, unit) in self.units.iter() {
-            for (name, _) in &unit.policy.depends_on {
-                self.dependents.or_default(name.clone()).push(*id);
-            }
+    fn name(&mut self, name: &str) -> NameId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
+        }
+        let id = self.unused.pop().unwrap_or(self.names.len());
+        if id == self.names.len() {
+            self.names.push(Name::default());
+        }
+        self.names[id].name = name.into();
+        self.ids.insert(name.into(), id);
+        id
+    }
+
+    fn release(&mut self, id: NameId) {
+        let name = &self.names[id];
+        if name.unit.is_none()
+            && name.dependents.is_empty()
+            && self.ids.remove(&name.name).is_some()
+        {
+            self.unused.push(id);
+        }
+    }
+
+    fn link(&mut self, unit: &mut Unit) {
+        for (name, until) in &unit.policy.depends_on {
+            let name = self.name(name);
+            self.names[name].dependents.push(unit.id);
+            unit.depends_on.push((name, *until));
+        }
+    }
+
+    fn unlink(&mut self, unit: &mut Unit) {
+        for (name, _) in unit.depends_on.drain(..) {
+            self.names[name].dependents.retain(|id| *id != unit.id);
+            self.release(name);
         }
     }
 
     /// What can be seen of a process.
     pub fn facts(&self, id: UnitId) -> Option<Facts> {
-        self.units
-            .get(&id)
-            .map(|unit| unit.facts(&self.needs(unit)))
+        let unit = self.units.get(&id)?;
+        Some(unit.facts(&self.needs(unit), || self.unmet_words(unit)))
     }
 
     /// The builds that may be started from now on, without the one under way.
@@ -210,22 +286,24 @@ impl Fleet {
     pub fn step(&mut self, now: Mono, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
         self.note(now, event, &mut out);
-        // What becomes of one unit can free another, or leave it without hope: until all is quiet.
+        // A change of one unit can free another, or leave it without hope: until nothing changes any more.
         loop {
-            let before = (out.len(), self.outlook());
-            for id in self.units.keys().copied().collect::<Vec<_>>() {
+            let before = out.len();
+            self.changed = false;
+            for id in self.all() {
                 self.reconcile(now, id, &mut out);
             }
-            if before == (out.len(), self.outlook()) {
+            if let Some(id) = self.next_builder() {
+                self.with(id, |u| u.build(now, &mut out));
+            }
+            if before == out.len() && !self.changed {
                 return out;
             }
         }
     }
 
-    /// What others look at, and what changes without an effect.
-    fn outlook(&self) -> Vec<(bool, bool)> {
-        let units = self.units.values();
-        units.map(|u| (u.hopeless, u.is_good())).collect()
+    fn all(&self) -> Vec<UnitId> {
+        self.units.keys().copied().collect()
     }
 
     fn note(&mut self, now: Mono, event: Event, out: &mut Vec<Effect>) {
@@ -237,15 +315,16 @@ impl Fleet {
                 order,
             } => self.order(unit, ticket, &order, out),
             Event::Idle => {
-                for unit in self.units.values_mut() {
+                for id in self.all() {
                     self.turn += 1;
-                    unit.idle(self.turn);
+                    let turn = self.turn;
+                    self.with(id, |u| u.idle(turn));
                 }
             }
             Event::Shutdown => {
                 self.stopping = true;
-                for unit in self.units.values_mut() {
-                    unit.stop(None, out);
+                for id in self.all() {
+                    self.with(id, |u| u.stop(None, out));
                 }
             }
             Event::Built { unit, id, result } => self.with(unit, |u| u.built(now, id, result, out)),
@@ -270,16 +349,24 @@ impl Fleet {
         self.with(run.unit, |u| note(u, run.generation));
     }
 
+    /// The one way to change a unit: its standing is kept up to date.
     fn with(&mut self, id: UnitId, note: impl FnOnce(&mut Unit)) {
         // A fact about a process that a reload took out meanwhile means nothing any more.
-        if let Some(unit) = self.units.get_mut(&id) {
-            note(unit);
+        let Some(unit) = self.units.get_mut(&id) else {
+            return;
+        };
+        note(unit);
+        let name = &mut self.names[unit.name];
+        let standing = unit.standing();
+        if name.unit == Some(id) && name.standing != standing {
+            name.standing = standing;
+            self.changed = true;
         }
     }
 
     fn order(&mut self, id: UnitId, ticket: Option<Ticket>, order: &Order, out: &mut Vec<Effect>) {
         let unit = self.units.get(&id);
-        let gone = unit.is_none_or(|u| u.leaves && *order != Order::Stop);
+        let gone = unit.is_none_or(|u| u.leaves() && *order != Order::Stop);
         let refusal = match order {
             Order::Start | Order::Restart { .. } if self.stopping => Some("bpm is stopping"),
             Order::Start | Order::Restart { .. } | Order::Stop if gone => {
@@ -307,31 +394,19 @@ impl Fleet {
         }
     }
 
-    /// Wants up what a process needs for its start and what is not up, or has not been done, already.
+    /// Wants up the dependencies of a process, and theirs, that are neither up nor done.
     fn want_needed(&mut self, id: UnitId) {
-        let mut open = vec![id];
-        let mut seen = vec![id];
+        let (mut open, mut seen) = (vec![id], BTreeSet::from([id]));
         while let Some(next) = open.pop() {
-            let Some(unit) = self.units.get(&next) else {
+            let Some(unit) = self.units.get(&next).filter(|u| !u.is_up()) else {
                 continue;
             };
-            if unit.is_up() {
-                continue;
-            }
-            let needed: Vec<UnitId> = unit
-                .policy
-                .depends_on
-                .iter()
-                .filter_map(|(name, _)| self.by_name(name))
-                .collect();
-            for other in needed
-                .into_iter()
-                .filter(|o| !seen.contains(o))
-                .collect::<Vec<_>>()
-            {
-                seen.push(other);
-                open.push(other);
-                self.with(other, |u| {
+            let needed = unit.depends_on.iter();
+            let needed = needed.filter_map(|(name, _)| self.names[*name].unit);
+            let needed: Vec<UnitId> = needed.filter(|id| seen.insert(*id)).collect();
+            for id in needed {
+                open.push(id);
+                self.with(id, |u| {
                     if u.rests() && !u.has_completed() {
                         u.start(None);
                     }
@@ -340,103 +415,121 @@ impl Fleet {
         }
     }
 
-    fn by_name(&self, name: &str) -> Option<UnitId> {
-        self.units
-            .values()
-            // One that is leaving may have the same name.
-            .find(|u| u.policy.name == name && !u.leaves)
-            .map(|u| u.id)
-    }
-
     fn reconcile(&mut self, now: Mono, id: UnitId, out: &mut Vec<Effect>) {
-        let Some(needs) = self.units.get(&id).map(|unit| self.needs(unit)) else {
+        self.with(id, |u| u.let_time_pass(now, out));
+        let Some(unit) = self.units.get(&id) else {
             return;
         };
-        self.with(id, |u| u.prepare(now, &needs, out));
-        // Asked only of those that would build: the answer takes a look at all.
-        let builds = self.units.get(&id).is_some_and(|u| u.build_wish.is_some());
-        let free = builds && self.next_builder() == Some(id);
-        let may_end = self.units.get(&id).is_some_and(|u| self.may_end(u));
-        self.with(id, |u| u.act(now, &needs, free, may_end, out));
+        if unit.is_wanted() {
+            let needs = self.needs(unit);
+            self.with(id, |u| u.go_up(now, &needs, out));
+        } else {
+            let may_end = self.may_end(unit);
+            self.with(id, |u| u.go_down(now, may_end, out));
+        }
     }
 
     /// Dependents that are to be stopped too end first.
     fn may_end(&self, unit: &Unit) -> bool {
-        let dependents = self.dependents.get(unit.policy.name.as_str());
-        let mut dependents = dependents
-            .into_iter()
-            .flatten()
-            .filter_map(|id| self.units.get(id));
-        dependents.all(|d| d.want || d.is_empty())
+        let dependents = self.names[unit.name].dependents.iter();
+        let mut dependents = dependents.filter_map(|id| self.units.get(id));
+        dependents.all(|d| d.is_wanted() || d.is_empty())
     }
 
     /// Builds run one at a time, in the order they were asked for; one waits for the tasks that its
     /// process needs done, since they may make what it is built from.
     fn next_builder(&self) -> Option<UnitId> {
-        if self.units.values().any(|u| u.is_building()) {
+        let wishes = self.units.values().filter(|u| u.is_wanted());
+        let wishes = wishes.filter_map(|u| u.turn().map(|turn| (turn, u)));
+        let mut wishes: Vec<(u64, &Box<Unit>)> = wishes.collect();
+        if wishes.is_empty() || self.units.values().any(|u| u.is_building()) {
             return None;
         }
-        self.units
-            .values()
-            .filter(|u| u.want && (u.is_up() || self.tasks_done(u)))
-            .filter_map(|u| u.build_wish.map(|(_, turn)| (turn, u.id)))
-            .min()
-            .map(|(_, id)| id)
+        wishes.sort_by_key(|(turn, unit)| (*turn, unit.id));
+        let mut wishes = wishes.into_iter().map(|(_, unit)| unit);
+        let next = wishes.find(|u| u.is_up() || self.tasks_done(u));
+        next.map(|u| u.id)
     }
 
     fn tasks_done(&self, unit: &Unit) -> bool {
-        unit.policy
-            .depends_on
-            .iter()
-            .all(|(name, until)| match until {
-                Condition::Completed => self
-                    .by_name(name)
-                    .and_then(|d| self.units.get(&d))
-                    .is_none_or(|u| u.has_completed()),
-                Condition::Started | Condition::Ready => true,
-            })
+        let mut dependencies = unit.depends_on.iter();
+        dependencies
+            .all(|(name, until)| *until != Condition::Completed || self.is_met(*name, *until))
+    }
+
+    /// The configuration has no unknown names, and one that a reload takes out holds up nobody.
+    fn is_met(&self, name: NameId, until: Condition) -> bool {
+        let Name { unit, standing, .. } = &self.names[name];
+        unit.is_none()
+            || match until {
+                Condition::Started => standing.up,
+                Condition::Ready => standing.good,
+                Condition::Completed => standing.completed,
+            }
     }
 
     fn needs(&self, unit: &Unit) -> Needs {
+        if !unit.wants_run() {
+            return Needs::Met;
+        }
         if let Some(other) = self.in_the_way(unit) {
             return Needs::InTheWay(format!("waits for {} to end", other.policy.name));
         }
-        let mut missing = Vec::new();
-        for (name, until) in &unit.policy.depends_on {
-            // The configuration has no unknown names; one that a reload takes out holds nobody up.
-            let Some(other) = self.by_name(name).and_then(|d| self.units.get(&d)) else {
-                continue;
-            };
-            let (met, wish) = match until {
-                Condition::Started => (other.is_up(), "to be started"),
-                Condition::Ready => (other.is_good(), "to be ready"),
-                Condition::Completed => (other.has_completed(), "to be done"),
-            };
-            if met {
+        let mut needs = Needs::Met;
+        for &(name, until) in &unit.depends_on {
+            if self.is_met(name, until) {
                 continue;
             }
-            if other.rests() {
-                let how = other.rest_words();
-                return Needs::Hopeless(format!("waits for {name} {wish}, but it {how}"));
+            let Name { unit, standing, .. } = &self.names[name];
+            if standing.rests {
+                let how = unit.and_then(|id| self.units.get(&id));
+                let how = how.map_or("is gone", |u| u.rest_words());
+                let what = self.wish_words(name, until);
+                return Needs::Hopeless(format!("waits for {what}, but it {how}"));
             }
-            missing.push(format!("{name} {wish}"));
+            needs = Needs::Unmet;
         }
-        match missing.is_empty() {
-            true => Needs::Met,
-            false => Needs::Unmet(format!("waits for {}", missing.join(", "))),
+        needs
+    }
+
+    /// `db to be ready`.
+    fn wish_words(&self, name: NameId, until: Condition) -> String {
+        let what = match until {
+            Condition::Started => "started",
+            Condition::Ready => "ready",
+            Condition::Completed => "done",
+        };
+        format!("{} to be {what}", self.names[name].name)
+    }
+
+    /// `waits for db to be ready, api to be started and 3 more`.
+    fn unmet_words(&self, unit: &Unit) -> String {
+        let unmet = unit.depends_on.iter();
+        let mut unmet = unmet.filter(|(name, until)| !self.is_met(*name, *until));
+        let first = unmet.by_ref().take(NAMED);
+        let first: Vec<String> = first
+            .map(|(name, until)| self.wish_words(*name, *until))
+            .collect();
+        match unmet.count() {
+            0 => format!("waits for {}", first.join(", ")),
+            more => format!("waits for {} and {more} more", first.join(", ")),
         }
     }
 
     /// The process that has to end before this one can begin.
     fn in_the_way(&self, unit: &Unit) -> Option<&Unit> {
-        let port = unit.policy.port;
-        if !unit.want || unit.has_run() || port.is_none() && !unit.is_new() {
+        if unit.has_run() {
             return None;
         }
-        self.units.values().map(Box::as_ref).find(|other| {
-            let leaves = unit.is_new() && other.leaves && !other.is_empty();
-            leaves || other.id != unit.id && port.is_some_and(|port| other.gives_up(port))
-        })
+        if unit.is_new() {
+            let mut leaving = self.leaving.iter().filter_map(|id| self.units.get(id));
+            if let Some(old) = leaving.find(|old| !old.is_empty()) {
+                return Some(old);
+            }
+        }
+        let port = unit.policy.port?;
+        let mut others = self.units.values().filter(|other| other.id != unit.id);
+        others.find(|other| other.gives_up(port)).map(Box::as_ref)
     }
 
     #[cfg(test)]

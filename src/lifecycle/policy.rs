@@ -5,50 +5,39 @@
 use std::time::Duration;
 
 use crate::base::clock::Mono;
-use crate::config::{Condition, Mode, Restart};
+use crate::config::{Backoff, Condition, Mode, Restart, StartLimit};
 
 use super::Generation;
+
+/// A good run that lived this long (and longer than the delay before it) clears the count of crashes.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
 /// The settings that decide over a life.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// The process.
     pub name: String,
-    /// Runs once; done on exit 0; what it leaves running after that is left alone.
+    /// Runs once; done on exit 0; processes that it leaves running are left alone.
     pub task: bool,
     /// A binary that dies before it is good is rolled back.
     pub rolls_back: bool,
     /// Something has to be built for dev, for release.
     pub builds: [bool; 2],
-    /// A release build is something else than a dev build.
+    /// A release build differs from a dev build.
     pub release_differs: bool,
     /// `mode` of the file.
     pub pinned: Option<Mode>,
-    /// `restart`.
     pub restart: Restart,
-    /// Wait after a crash in dev.
-    pub dev_wait: Duration,
-    /// First wait after a crash in release.
-    pub backoff_initial: Duration,
-    /// Longest wait.
-    pub backoff_max: Duration,
-    /// What each further wait is multiplied with.
-    pub backoff_factor: f64,
-    /// How many ends before readiness within the time below make it failed; zero: no limit.
-    pub burst: u32,
-    /// See `burst`.
-    pub burst_span: Duration,
+    pub backoff: Backoff,
+    pub limit: StartLimit,
     /// From the stop signal to KILL.
     pub stop_timeout: Duration,
-    /// A readiness check tells when a run is good, within this time.
+    /// A readiness check decides when a run is good, within this time.
     pub ready_within: Option<Duration>,
     /// A swap starts the new run before it stops the old one.
     pub overlap: bool,
-    /// A build may take so long.
     pub build_timeout: Duration,
     /// The port that it has to have.
     pub port: Option<u16>,
-    /// What it waits for at its start.
     pub depends_on: Vec<(String, Condition)>,
 }
 
@@ -57,40 +46,76 @@ impl Policy {
         self.builds[mode as usize]
     }
 
-    pub(super) fn delay(&self, mode: Mode, crashes: u32) -> Duration {
+    /// The wait after so many crashes in a row.
+    fn delay(&self, mode: Mode, crashes: u32) -> Duration {
+        let Backoff {
+            dev,
+            initial,
+            max,
+            factor,
+        } = self.backoff;
         match mode {
-            Mode::Dev => self.dev_wait,
+            Mode::Dev => dev,
+            Mode::Release if initial.is_zero() => initial,
             Mode::Release => {
-                // By steps rather than by a power: that would take the whole of libm, for a loop that
-                // ends at the longest wait.
-                let longest = self.backoff_max.as_secs_f64();
-                let mut wait = self.backoff_initial.as_secs_f64();
-                for _ in 0..crashes {
-                    if wait >= longest || wait == 0.0 || self.backoff_factor <= 1.0 {
-                        break;
-                    }
-                    wait *= self.backoff_factor;
-                }
-                Duration::try_from_secs_f64(wait.min(longest)).unwrap_or(self.backoff_max)
+                let crashes = i32::try_from(crashes).unwrap_or(i32::MAX);
+                let wait = initial.as_secs_f64() * factor.powi(crashes);
+                Duration::try_from_secs_f64(wait).map_or(max, |wait| wait.min(max))
             }
         }
     }
 }
 
-/// One word for where a process is (spec: supervision, "What is seen").
+/// The pace of starts: the failures so far, and the time before which nothing is started.
+#[derive(Debug, Default)]
+pub(super) struct Throttle {
+    pub(super) hold_until: Option<Mono>,
+    /// Crashes and failed builds in a row: the exponent of the next delay.
+    in_a_row: u32,
+    last_delay: Duration,
+    /// Ends before readiness, as far back as they count.
+    early_ends: Vec<Mono>,
+}
+
+impl Throttle {
+    /// One more failure: delays the next start.
+    pub(super) fn hold(&mut self, now: Mono, policy: &Policy, mode: Mode, least: Duration) {
+        self.last_delay = policy.delay(mode, self.in_a_row).max(least);
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.hold_until = Some(now.after(self.last_delay));
+    }
+
+    /// A good run ended: one that lived longer than the delay before it clears the count.
+    pub(super) fn ended(&mut self, lived: Duration) {
+        if lived >= STABLE_AFTER && lived > self.last_delay {
+            self.in_a_row = 0;
+        }
+    }
+
+    /// Counts an end before readiness. True: there were too many.
+    pub(super) fn exceeds_burst(&mut self, now: Mono, limit: StartLimit) -> bool {
+        if limit.burst == 0 {
+            return false;
+        }
+        self.early_ends.retain(|at| now.since(*at) < limit.span);
+        self.early_ends.push(now);
+        self.early_ends.len() >= limit.burst as usize
+    }
+}
+
+/// One word for where a process is (mcp-run(5), STATES).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Nobody wants it up.
+    /// Not wanted up.
     Stopped,
-    /// For a dependency.
+    /// Waits for a dependency, or for another process to end.
     Waiting,
     /// First build, nothing runs yet.
     Building,
     /// Runs, not ready yet.
     Starting,
-    /// Runs.
     Running,
-    /// Was told to end.
+    /// Ends on request.
     Stopping,
     /// Waits for its next start.
     Crashed,
@@ -133,23 +158,20 @@ impl State {
 /// What can be seen of a unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
-    /// Where it is.
     pub state: State,
-    /// Somebody wants it up.
+    /// It is wanted up.
     pub wanted: bool,
-    /// What runs or would be started.
+    /// The mode that runs or would be started.
     pub mode: Mode,
-    /// The run that serves.
+    /// The run that serves, its first process and its start.
     pub generation: Option<Generation>,
-    /// Its pid.
     pub pid: Option<i32>,
-    /// When it was started.
     pub started: Option<Mono>,
-    /// It is good.
+    /// The run is good.
     pub ready: Option<bool>,
-    /// It passes its health check.
+    /// The run passes its health check.
     pub healthy: Option<bool>,
-    /// How long nothing served before it.
+    /// How long nothing served before the run.
     pub gap: Option<Duration>,
     /// Starts after the first.
     pub restarts: u64,
@@ -159,15 +181,15 @@ pub struct Facts {
     pub next_start: Option<Mono>,
     /// A build that was tried later than the one that runs is not what runs.
     pub stale: bool,
-    /// What runs is an older build than the one that died at its start.
+    /// The run is of an older build than one that died at its start.
     pub rolled_back: bool,
     /// The build under way.
     pub building: Option<u64>,
-    /// A build waits for its turn.
+    /// The mode of a build that waits for its turn.
     pub queued: Option<Mode>,
     /// Why it is where it is.
     pub reason: Option<String>,
-    /// It waits for what does not come up by itself.
+    /// It waits for a dependency that does not come up by itself.
     pub hopeless: bool,
 }
 

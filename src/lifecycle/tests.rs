@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::base::clock::Mono;
-use crate::config::{Condition, Mode, Restart};
+use crate::config::{Backoff, Condition, Mode, Restart, StartLimit};
 
 use super::*;
 
@@ -12,6 +12,10 @@ use super::*;
 struct Dice(u64);
 
 impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
     fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -36,6 +40,18 @@ fn run(unit: UnitId, generation: Generation) -> RunKey {
     RunKey { unit, generation }
 }
 
+const BACKOFF: Backoff = Backoff {
+    dev: Duration::from_secs(120),
+    initial: Duration::from_secs(1),
+    max: Duration::from_secs(300),
+    factor: 1.5,
+};
+
+fn limit(burst: u32) -> StartLimit {
+    let span = Duration::from_secs(60);
+    StartLimit { burst, span }
+}
+
 fn policy(name: &str) -> Policy {
     Policy {
         name: name.into(),
@@ -45,12 +61,8 @@ fn policy(name: &str) -> Policy {
         release_differs: false,
         pinned: None,
         restart: Restart::Always,
-        dev_wait: Duration::from_secs(120),
-        backoff_initial: Duration::from_secs(1),
-        backoff_max: Duration::from_secs(300),
-        backoff_factor: 1.5,
-        burst: 0,
-        burst_span: Duration::from_secs(60),
+        backoff: BACKOFF,
+        limit: limit(0),
         stop_timeout: Duration::from_secs(5),
         ready_within: None,
         overlap: false,
@@ -78,7 +90,9 @@ enum Sim {
     Dead,
 }
 
-struct World {
+struct World<'l> {
+    /// The steps, for a history that fails.
+    log: Option<&'l mut Vec<String>>,
     fleet: Fleet,
     now: Mono,
     ids: Vec<UnitId>,
@@ -91,12 +105,13 @@ struct World {
     spawns: Vec<(Mono, RunKey, u64)>,
 }
 
-impl World {
+impl World<'_> {
     fn new(policies: Vec<Policy>) -> Self {
         let mut fleet = Fleet::default();
         let overlaps = policies.iter().map(|p| p.overlap).collect();
         let ids = policies.into_iter().map(|p| fleet.add(p)).collect();
         Self {
+            log: None,
             fleet,
             now: Mono::from_nanos(1),
             ids,
@@ -111,6 +126,9 @@ impl World {
     }
 
     fn step(&mut self, event: Event) {
+        if let Some(log) = &mut self.log {
+            log.push(format!("{:?} {event:?}", self.now));
+        }
         for effect in self.fleet.step(self.now, event) {
             self.take(effect);
         }
@@ -199,6 +217,11 @@ impl World {
         self.step(Event::Gone(key));
     }
 
+    fn loses(&mut self, key: RunKey) {
+        self.runs.remove(&key);
+        self.step(Event::Lost(key));
+    }
+
     fn with(&self, sims: &[Sim]) -> Vec<RunKey> {
         self.runs
             .iter()
@@ -241,6 +264,26 @@ impl World {
             }
         }
         panic!("it never settles");
+    }
+
+    fn assert_settled(&self) {
+        let all: Vec<Facts> = self.ids.iter().map(|id| self.facts(*id)).collect();
+        assert!(self.open.is_empty(), "unanswered: {:?}: {all:?}", self.open);
+        assert_eq!(self.fleet.next_deadline(), None);
+        for id in &self.ids {
+            let facts = self.facts(*id);
+            let empty = self.fleet.is_empty(*id);
+            match facts.state {
+                State::Stopped => assert!(!facts.wanted && empty, "{facts:?}"),
+                State::Running => assert!(facts.wanted && facts.ready == Some(true), "{facts:?}"),
+                State::Waiting | State::Done | State::Failed => {
+                    assert!(facts.wanted && empty, "{facts:?}")
+                }
+                State::Building | State::Starting | State::Stopping | State::Crashed => {
+                    panic!("not settled: {facts:?}")
+                }
+            }
+        }
     }
 
     fn readiness_due(&self) -> Option<RunKey> {
@@ -319,13 +362,13 @@ fn random_project(dice: &mut Dice) -> Vec<Policy> {
             p.ready_within = dice.chance(40).then_some(Duration::from_secs(60));
             p.overlap = !p.task && p.ready_within.is_some() && dice.chance(60);
             p.port = dice.chance(40).then_some(80);
-            p.burst = if dice.chance(20) { 3 } else { 0 };
+            p.limit = limit(if dice.chance(20) { 3 } else { 0 });
             p.pinned = if dice.chance(15) {
                 Some(Mode::Dev)
             } else {
                 None
             };
-            p.dev_wait = Duration::from_secs(dice.roll(3) * 60);
+            p.backoff.dev = Duration::from_secs(dice.roll(3) * 60);
             for (other, task) in &before {
                 if dice.chance(35) {
                     // What never ends is never completed: only tasks are waited for that long.
@@ -445,56 +488,83 @@ fn random_reload(world: &mut World, dice: &mut Dice) {
     }
 }
 
-fn random_history(seed: u64) {
-    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let mut world = World::new(random_project(&mut dice));
-    for _ in 0..dice.roll(60) {
-        random_event(&mut world, &mut dice);
+/// A project, and a number for each event of its history. An event is drawn from its number and from the
+/// state of the world, so a history is still one after events were taken out.
+struct History {
+    project: u64,
+    events: Vec<u64>,
+}
+
+impl History {
+    fn random(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        Self {
+            project: dice.roll(u64::MAX),
+            events: (0..dice.roll(60)).map(|_| dice.roll(u64::MAX)).collect(),
+        }
     }
-    if dice.chance(20) {
-        world.step(Event::Shutdown);
+
+    /// None if all holds in it, else what does not; `log` takes the steps.
+    fn failure(&self, log: &mut Vec<String>) -> Option<String> {
+        let play = std::panic::AssertUnwindSafe(|| self.play(log));
+        let panic = std::panic::catch_unwind(play).err()?;
+        let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+        Some(text.unwrap_or_else(|| *panic.downcast::<String>().unwrap_or_default()))
     }
-    world.settle();
-    assert!(
-        world.open.is_empty(),
-        "callers wait for ever: {:?}",
-        world.open
-    );
-    assert_eq!(world.fleet.next_deadline(), None);
-    for id in world.ids.clone() {
-        let facts = world.facts(id);
-        let empty = world.fleet.is_empty(id);
-        match facts.state {
-            State::Stopped => assert!(!facts.wanted && empty, "{facts:?}"),
-            State::Running => assert!(facts.wanted && facts.ready == Some(true), "{facts:?}"),
-            State::Waiting | State::Done | State::Failed => {
-                assert!(facts.wanted && empty, "{facts:?}")
-            }
-            State::Building | State::Starting | State::Stopping | State::Crashed => {
-                panic!("not settled: {facts:?}")
+
+    fn play(&self, log: &mut Vec<String>) {
+        let mut dice = Dice::new(self.project);
+        let project = random_project(&mut dice);
+        log.extend(project.iter().map(|policy| format!("{policy:?}")));
+        let mut world = World::new(project);
+        world.log = Some(log);
+        for event in &self.events {
+            random_event(&mut world, &mut Dice::new(*event));
+        }
+        if dice.chance(20) {
+            world.step(Event::Shutdown);
+        }
+        world.settle();
+        world.assert_settled();
+    }
+
+    /// Takes out one event after the other as long as it still fails.
+    fn shorten(&mut self) {
+        let mut at = 0;
+        while at < self.events.len() {
+            let event = self.events.remove(at);
+            if self.failure(&mut Vec::new()).is_none() {
+                self.events.insert(at, event);
+                at += 1;
             }
         }
     }
 }
 
-/// How many histories: `BPM_HISTORIES` sets more.
+/// `BPM_HISTORIES` sets the number of histories; the CI plays more.
 #[test]
 fn random_histories_settle_and_answer_everybody() {
     #[allow(clippy::disallowed_methods)]
-    let histories = std::env::var("BPM_HISTORIES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(100_000);
-    for seed in 1..=histories {
-        if let Err(panic) = std::panic::catch_unwind(|| random_history(seed)) {
-            eprintln!("history {seed}");
-            std::panic::resume_unwind(panic);
+    let histories = std::env::var("BPM_HISTORIES");
+    let histories = histories.ok().and_then(|n| n.parse().ok());
+    for seed in 1..=histories.unwrap_or(10_000) {
+        let mut history = History::random(seed);
+        if history.failure(&mut Vec::new()).is_none() {
+            continue;
         }
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        history.shorten();
+        std::panic::set_hook(hook);
+        let mut log = Vec::new();
+        let failure = history.failure(&mut log).unwrap_or_default();
+        let steps = log.join("\n");
+        panic!("history {seed}, shortened:\n{steps}\n{failure}");
     }
 }
 
 #[test]
-fn a_failed_build_leaves_the_old_run_untouched() {
+fn failed_build_leaves_the_old_run_untouched() {
     let mut w = World::new(vec![rust("api")]);
     w.up(0);
     let pid = w.facts(0).pid;
@@ -515,7 +585,7 @@ fn a_failed_build_leaves_the_old_run_untouched() {
 }
 
 #[test]
-fn a_second_restart_during_a_build_is_one_more_build_and_one_swap() {
+fn restarts_during_a_build_make_one_more_build_and_one_swap() {
     let mut w = World::new(vec![rust("api")]);
     w.up(0);
     let first = w.restart(0);
@@ -530,7 +600,7 @@ fn a_second_restart_during_a_build_is_one_more_build_and_one_swap() {
 }
 
 #[test]
-fn release_waits_grow_and_a_stable_run_clears_them() {
+fn release_backoff_grows_and_a_stable_run_clears_it() {
     let mut w = World::new(vec![policy("web")]);
     w.up(0);
     let mut waits = Vec::new();
@@ -550,9 +620,12 @@ fn release_waits_grow_and_a_stable_run_clears_them() {
 }
 
 #[test]
-fn with_no_delay_a_good_run_is_followed_at_once_and_a_bad_one_after_a_breath() {
+fn zero_backoff_restarts_a_good_run_at_once_and_a_bad_one_after_a_breath() {
     let mut w = World::new(vec![Policy {
-        backoff_initial: Duration::ZERO,
+        backoff: Backoff {
+            initial: Duration::ZERO,
+            ..BACKOFF
+        },
         ..policy("web")
     }]);
     w.up(0);
@@ -568,7 +641,7 @@ fn with_no_delay_a_good_run_is_followed_at_once_and_a_bad_one_after_a_breath() {
 }
 
 #[test]
-fn a_start_by_hand_does_not_wait_for_the_crash_delay() {
+fn start_by_hand_skips_the_crash_delay() {
     let mut w = World::new(vec![Policy {
         pinned: Some(Mode::Dev),
         ..policy("web")
@@ -581,7 +654,7 @@ fn a_start_by_hand_does_not_wait_for_the_crash_delay() {
 }
 
 #[test]
-fn a_new_binary_that_dies_at_its_start_gives_way_to_the_one_before() {
+fn new_binary_that_dies_at_its_start_is_rolled_back() {
     let mut w = World::new(vec![rust("api")]);
     w.up(0);
     let ticket = w.restart(0);
@@ -602,7 +675,7 @@ fn a_new_binary_that_dies_at_its_start_gives_way_to_the_one_before() {
 }
 
 /// A unit that runs and is swapped with an overlap, and its run.
-fn overlapping() -> (World, RunKey) {
+fn overlapping() -> (World<'static>, RunKey) {
     let mut w = World::new(vec![Policy {
         overlap: true,
         ready_within: Some(Duration::from_secs(60)),
@@ -614,7 +687,7 @@ fn overlapping() -> (World, RunKey) {
 }
 
 #[test]
-fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
+fn overlap_ends_the_old_run_only_once_the_new_one_is_ready() {
     let (mut w, old) = overlapping();
     let ticket = w.restart(0);
     w.build_ends(Ok(()));
@@ -636,7 +709,7 @@ fn overlap_touches_the_old_one_only_once_the_new_one_is_ready() {
 }
 
 #[test]
-fn after_a_refused_swap_a_crash_brings_back_what_served() {
+fn crash_after_a_refused_swap_brings_back_the_old_build() {
     let (mut w, old) = overlapping();
     let build = w.build_of(old);
     w.restart(0);
@@ -654,7 +727,7 @@ fn after_a_refused_swap_a_crash_brings_back_what_served() {
 }
 
 #[test]
-fn when_both_die_in_a_swap_the_next_start_waits_a_breath_and_is_of_the_old_build() {
+fn swap_in_which_both_die_goes_back_to_the_old_build_after_a_breath() {
     let (mut w, old) = overlapping();
     let build = w.build_of(old);
     let ticket = w.restart(0);
@@ -695,7 +768,7 @@ fn dependents_end_first_and_dependencies_start_first() {
 }
 
 #[test]
-fn a_stop_while_it_waits_or_builds_or_crashed_is_answered() {
+fn stop_while_waiting_or_building_is_answered() {
     let slow = rust("slow");
     let web = Policy {
         depends_on: vec![("slow".into(), Condition::Started)],
@@ -716,7 +789,7 @@ fn a_stop_while_it_waits_or_builds_or_crashed_is_answered() {
 }
 
 #[test]
-fn a_task_is_done_once_and_runs_again_when_asked() {
+fn task_is_done_once_and_runs_again_when_asked() {
     let task = Policy {
         task: true,
         restart: Restart::Never,
@@ -759,9 +832,9 @@ fn idle_takes_dev_back_to_release() {
 }
 
 #[test]
-fn a_process_that_keeps_dying_early_is_given_up() {
+fn process_that_keeps_dying_early_is_given_up() {
     let mut w = World::new(vec![Policy {
-        burst: 3,
+        limit: limit(3),
         ..policy("web")
     }]);
     let ticket = w.order(0, Order::Start);
@@ -778,7 +851,7 @@ fn a_process_that_keeps_dying_early_is_given_up() {
 }
 
 #[test]
-fn a_first_build_that_fails_is_tried_again() {
+fn first_build_that_fails_is_tried_again() {
     let mut w = World::new(vec![rust("api")]);
     let ticket = w.order(0, Order::Start);
     assert_eq!(w.state(0), State::Building);
@@ -797,45 +870,7 @@ fn a_first_build_that_fails_is_tried_again() {
 }
 
 #[test]
-fn a_build_whose_product_vanishes_again_and_again_waits_longer_each_time() {
-    let mut w = World::new(vec![rust("api")]);
-    let ticket = w.order(0, Order::Start);
-    let lose = |w: &mut World| {
-        let key = w.newest(0);
-        w.runs.remove(&key);
-        w.step(Event::Lost(key));
-    };
-    let lost = |w: &mut World| {
-        w.build_ends(Ok(()));
-        lose(w);
-    };
-    // Once it may be somebody's doing: it is built again at once.
-    lost(&mut w);
-    assert_eq!((w.builds.len(), w.state(0)), (1, State::Building));
-    lost(&mut w);
-    assert!(matches!(w.answers[&ticket], Err(Why::Build { id: 2, .. })));
-    for wait in [1.0, 1.5, 2.25] {
-        assert_eq!((w.builds.len(), w.state(0)), (0, State::Failed));
-        let due = w.facts(0).next_start.unwrap();
-        assert_eq!(due.since(w.now), Duration::from_secs_f64(wait));
-        assert!(w.facts(0).reason.unwrap().contains("is gone again"));
-        w.pass(Duration::from_secs_f64(wait));
-        lost(&mut w);
-    }
-    assert_eq!(w.facts(0).crashes, 0);
-    // One that is started clears it.
-    w.reach_deadline();
-    w.build_ends(Ok(()));
-    let key = w.newest(0);
-    w.spawned(key);
-    w.crash(0);
-    w.reach_deadline();
-    lose(&mut w);
-    assert_eq!(w.builds.len(), 1);
-}
-
-#[test]
-fn a_restart_that_waits_for_its_turn_outlives_the_end_of_what_it_replaces() {
+fn restart_survives_the_end_of_the_run_it_replaces() {
     let mut w = World::new(vec![Policy {
         restart: Restart::Never,
         overlap: true,
@@ -857,7 +892,7 @@ fn a_restart_that_waits_for_its_turn_outlives_the_end_of_what_it_replaces() {
 }
 
 #[test]
-fn who_waits_for_a_rollback_is_answered_when_the_old_one_ends_as_well() {
+fn rollback_answers_callers_when_the_old_one_ends_as_well() {
     let mut w = World::new(vec![Policy {
         restart: Restart::OnFailure,
         ..rust("api")
@@ -882,7 +917,7 @@ fn who_waits_for_a_rollback_is_answered_when_the_old_one_ends_as_well() {
 }
 
 #[test]
-fn who_keeps_its_port_is_not_waited_for() {
+fn process_that_keeps_its_port_is_not_waited_for() {
     let on = |p: Policy, port| Policy {
         port: Some(port),
         ..p
@@ -904,7 +939,7 @@ fn who_keeps_its_port_is_not_waited_for() {
 }
 
 #[test]
-fn nobody_brings_back_what_leaves() {
+fn leaving_process_is_not_started_again() {
     let mut w = World::new(vec![policy("db")]);
     w.up(0);
     w.fleet.leave(0);
@@ -924,7 +959,7 @@ fn nobody_brings_back_what_leaves() {
 }
 
 #[test]
-fn who_stands_before_what_it_needs_starts_as_soon_as_that_is_good() {
+fn dependent_listed_first_starts_as_soon_as_its_dependency_is_good() {
     let mut w = World::new(vec![
         Policy {
             depends_on: vec![("db".into(), Condition::Ready)],
@@ -938,4 +973,111 @@ fn who_stands_before_what_it_needs_starts_as_soon_as_that_is_good() {
     w.reach_deadline();
     assert_eq!(w.facts(1).ready, Some(true));
     assert_eq!(w.with(&[Sim::Asked]), [run(0, 1)]);
+}
+
+#[test]
+fn build_whose_artifact_vanishes_again_and_again_waits_longer_each_time() {
+    let mut w = World::new(vec![rust("api")]);
+    let ticket = w.order(0, Order::Start);
+    let lost = |w: &mut World| {
+        w.build_ends(Ok(()));
+        w.loses(w.newest(0));
+    };
+    // The first time somebody may have removed it: it is built again at once.
+    lost(&mut w);
+    assert_eq!((w.builds.len(), w.state(0)), (1, State::Building));
+    lost(&mut w);
+    assert!(matches!(w.answers[&ticket], Err(Why::Build { id: 2, .. })));
+    for wait in [1.0, 1.5, 2.25] {
+        assert_eq!((w.builds.len(), w.state(0)), (0, State::Failed));
+        let due = w.facts(0).next_start.unwrap();
+        assert_eq!(due.since(w.now), Duration::from_secs_f64(wait));
+        assert!(w.facts(0).reason.unwrap().contains("is gone again"));
+        w.pass(Duration::from_secs_f64(wait));
+        lost(&mut w);
+    }
+    assert_eq!(w.facts(0).crashes, 0);
+    // A build that is started clears the count.
+    w.reach_deadline();
+    w.build_ends(Ok(()));
+    let key = w.newest(0);
+    w.spawned(key);
+    w.crash(0);
+    w.reach_deadline();
+    w.loses(w.newest(0));
+    assert_eq!(w.builds.len(), 1);
+}
+
+#[test]
+fn overlapping_swap_is_refused_when_its_artifact_is_lost_again() {
+    let (mut w, old) = overlapping();
+    let ticket = w.restart(0);
+    w.build_ends(Ok(()));
+    w.loses(run(0, 2));
+    w.build_ends(Ok(()));
+    w.loses(run(0, 3));
+    assert!(matches!(w.answers[&ticket], Err(Why::Build { .. })));
+    assert_eq!((w.runs[&old], w.builds.len()), (Sim::Up, 0));
+}
+
+#[test]
+fn failed_build_of_a_stopped_process_leaves_it_stopped_but_not_one_that_ran_since() {
+    let mut w = World::new(vec![rust("api")]);
+    let ticket = w.restart(0);
+    w.build_ends(Err("error".into()));
+    assert!(w.answers[&ticket].is_err());
+    assert_eq!(w.state(0), State::Stopped);
+    w.up(0);
+    w.order(0, Order::Stop);
+    w.settle();
+    let (mode, build) = (Mode::Release, false);
+    w.order(0, Order::Restart { mode, build });
+    w.settle();
+    w.crash(0);
+    w.restart(0);
+    w.build_ends(Err("error".into()));
+    assert_ne!(w.state(0), State::Stopped);
+}
+
+#[test]
+fn waiting_reason_names_eight_dependencies_and_counts_the_rest() {
+    let mut policies: Vec<Policy> = (0..20).map(|i| policy(&format!("p{i}"))).collect();
+    let all = policies.iter().map(|p| p.name.clone());
+    let depends_on = all.map(|name| (name, Condition::Started)).collect();
+    policies.push(Policy {
+        depends_on,
+        ..policy("web")
+    });
+    let mut w = World::new(policies);
+    w.order(20, Order::Start);
+    let reason = w.facts(20).reason.unwrap();
+    assert!(
+        reason.starts_with("waits for p0 to be started, p1 to be"),
+        "{reason}"
+    );
+    assert!(reason.ends_with("p7 to be started and 12 more"), "{reason}");
+}
+
+#[test]
+fn cancelled_build_does_not_hold_up_a_restart() {
+    let mut w = World::new(vec![Policy {
+        restart: Restart::Never,
+        ..rust("api")
+    }]);
+    w.up(0);
+    w.restart(0);
+    w.order(0, Order::Stop);
+    w.crash(0);
+    w.order(0, Order::Start);
+    let second = w.newest(0);
+    w.spawned(second);
+    let (mode, build) = (Mode::Release, false);
+    let ticket = w.order(0, Order::Restart { mode, build });
+    w.step(Event::Health {
+        run: second,
+        healthy: false,
+    });
+    w.build_ends(Ok(()));
+    w.settle();
+    assert_eq!(w.answers[&ticket], Ok(()));
 }

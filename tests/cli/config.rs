@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bpm::base::error::{Error, Failure, Fault};
 use bpm::config::{
     self, Command, Condition, Config, Dependency, EnvFile, Fallback, KEYS, Kind, Mode, Place, Port,
-    PortWish, Probe, Process, Restart, Swap, Toggle,
+    PortWish, Probe, Process, Restart, StartLimit, Swap, Toggle,
 };
 
 const ROOT: &str = "/home/me/app";
@@ -77,9 +77,9 @@ command = ["npm", "run", "dev"]
     assert_eq!(config.root, Path::new(ROOT));
     assert_eq!(config.port, Port::Fixed(40123));
     assert_eq!(config.dev_timeout, seconds(9000.0));
-    assert_eq!(config.dev_crash_wait, seconds(60.0));
-    assert_eq!(config.backoff_initial, seconds(2.0));
-    assert_eq!(config.backoff_max, seconds(600.0));
+    assert_eq!(config.backoff.dev, seconds(60.0));
+    assert_eq!(config.backoff.initial, seconds(2.0));
+    assert_eq!(config.backoff.max, seconds(600.0));
     assert_eq!(config.not_in_effect, []);
     let [backend, frontend] = config.processes.as_slice() else {
         panic!("{config:?}");
@@ -110,10 +110,7 @@ fn defaults_are_those_of_the_specification() {
         allowed_origins,
         allowed_hosts,
         dev_timeout,
-        dev_crash_wait,
-        backoff_initial,
-        backoff_max,
-        backoff_factor,
+        backoff,
         passthrough,
         heartbeat,
         idle_shutdown,
@@ -125,12 +122,12 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(bind.to_string(), "127.0.0.1");
     assert!(allowed_origins.is_empty() && allowed_hosts.is_empty());
     assert_eq!(dev_timeout, seconds(3.0 * 3600.0));
-    assert_eq!(dev_crash_wait, seconds(120.0));
+    assert_eq!(backoff.dev, seconds(120.0));
     assert_eq!(
-        (backoff_initial, backoff_max),
+        (backoff.initial, backoff.max),
         (seconds(1.0), seconds(300.0))
     );
-    assert_eq!(backoff_factor, 1.5);
+    assert_eq!(backoff.factor, 1.5);
     assert_eq!((passthrough, direnv), (Toggle::Auto, Toggle::Auto));
     assert_eq!(heartbeat, seconds(300.0));
     assert_eq!(idle_shutdown, Duration::ZERO);
@@ -153,8 +150,10 @@ fn defaults_are_those_of_the_specification() {
         env_files: vec![],
         autostart: true,
         restart: Restart::Always,
-        start_limit_burst: 0,
-        start_limit: seconds(60.0),
+        start_limit: StartLimit {
+            burst: 0,
+            span: seconds(60.0),
+        },
         stop_signal: 15,
         stop_timeout: seconds(5.0),
         depends_on: vec![],
@@ -207,7 +206,7 @@ process.db = { command = ["db"], log_lines = 100, log_bytes = 65_536, log_runs =
     );
     assert_eq!(config.allowed_origins.len(), 2);
     assert_eq!(config.allowed_hosts, ["dev.example.org"]);
-    assert_eq!(config.backoff_factor, 2.0);
+    assert_eq!(config.backoff.factor, 2.0);
     assert_eq!(
         (config.passthrough, config.direnv),
         (Toggle::On, Toggle::Off)
@@ -320,8 +319,8 @@ core = "1G"
         ]
     );
     assert!(!api.autostart && api.color);
-    assert_eq!((api.restart, api.start_limit_burst), (Restart::Never, 5));
-    assert_eq!(api.start_limit, seconds(30.0));
+    assert_eq!((api.restart, api.start_limit.burst), (Restart::Never, 5));
+    assert_eq!(api.start_limit.span, seconds(30.0));
     assert_eq!((api.stop_signal, api.stop_timeout), (2, Duration::ZERO));
     let depends = |name: &str, until| Dependency {
         name: name.into(),

@@ -33,10 +33,12 @@ fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     out.line(1, format!("\n  group {} {{", hcl(unit.name())));
     let count = if unit.wanted { options.replicas } else { 0 };
     out.line(2, format!("count = {count}"));
-    let (attempts, interval, mode) = match (process.restart, process.start_limit_burst) {
+    let (attempts, interval, mode) = match (process.restart, process.start_limit.burst) {
         (Restart::Never, _) => (0, "1m".into(), "fail"),
         (Restart::Always | Restart::OnFailure, 0) => (10, "1m".into(), "delay"),
-        (Restart::Always | Restart::OnFailure, burst) => (burst, span(process.start_limit), "fail"),
+        (Restart::Always | Restart::OnFailure, burst) => {
+            (burst, span(process.start_limit.span), "fail")
+        }
     };
     if process.restart == Restart::OnFailure {
         out.gap(
@@ -45,7 +47,7 @@ fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             "a service is started again however it ended",
         );
     }
-    let delay = span(plan.config.backoff_initial);
+    let delay = span(plan.config.backoff.initial);
     out.line(2, "restart {");
     out.line(
         3,

@@ -85,7 +85,7 @@ const LACKING: &[Lack] = &[
     },
     Lack {
         setting: "start_limit_burst",
-        is_set: |p| p.start_limit_burst > 0,
+        is_set: |p| p.start_limit.burst > 0,
         why: ["", NO_LIMIT, NO_LIMIT, ""],
     },
     Lack {

@@ -81,10 +81,10 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, prefix: &str, out: &mut 
         let socket = format!("{prefix}-{}.socket", unit.name());
         out.line(0, format!("Requires={socket}\nAfter={socket}"));
     }
-    match process.start_limit_burst {
+    match process.start_limit.burst {
         0 => out.line(0, "StartLimitIntervalSec=0"),
         burst => {
-            let interval = span(process.start_limit);
+            let interval = span(process.start_limit.span);
             out.line(
                 0,
                 format!("StartLimitIntervalSec={interval}\nStartLimitBurst={burst}"),
@@ -276,7 +276,7 @@ fn stop(plan: &Plan, unit: &Unit, out: &mut Out) {
     if process.restart != Restart::Never {
         out.line(
             0,
-            format!("RestartSec={}", span(plan.config.backoff_initial)),
+            format!("RestartSec={}", span(plan.config.backoff.initial)),
         );
     }
     let signal = signal_name(process.stop_signal);

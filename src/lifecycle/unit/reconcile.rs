@@ -1,62 +1,84 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What is wanted beside what is: what to do next.
-
-use std::time::Duration;
+//! Compares what is wanted with what is, and says what to do next. A newcomer reads this first.
 
 use crate::base::clock::Mono;
 use crate::base::number;
-use crate::lifecycle::{Effect, Generation, UnitId, Why};
+use crate::config::Mode;
+use crate::lifecycle::{Effect, Generation, Why};
 
-use super::{Build, Built, Cancel, GIVE_UP, GOOD_AFTER, Goal, Needs, Run, Stop, Unit};
+use super::{Build, Built, Cancel, GIVE_UP, GOOD_AFTER, Goal, Needs, Run, Stop, Swap, Unit};
 
 impl Unit {
-    /// First half: what time alone changes, and the build without which nothing can start is asked for.
-    pub(in crate::lifecycle) fn prepare(
-        &mut self,
-        now: Mono,
-        needs: &Needs,
-        out: &mut Vec<Effect>,
-    ) {
-        self.let_time_pass(now, out);
-        self.answer_met(out);
-        self.hopeless = self.want && self.run.is_none() && matches!(needs, Needs::Hopeless(_));
-        if self.want {
-            self.want_build(needs, out);
-        }
-    }
-
-    /// Second half: compares what is wanted with what is. `free`: no other build of the project runs,
-    /// and this one is next; `may_end`: nothing that depends on it is still to be stopped first.
-    pub(in crate::lifecycle) fn act(
-        &mut self,
-        now: Mono,
-        needs: &Needs,
-        free: bool,
-        may_end: bool,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.want {
-            self.go_up(now, needs, free, out);
-        } else {
-            self.go_down(now, may_end, out);
-        }
-        self.answer_met(out);
-    }
-
-    fn let_time_pass(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        self.end_late_build(now, out);
+    /// First half: the changes that time alone brings.
+    pub(in crate::lifecycle) fn let_time_pass(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        self.cancel_late_build(now, out);
         self.end_late_stops(now, out);
         self.judge_runs(now, out);
         self.note_good_run();
-        self.take_over(now, out);
-        self.hold_until = self.hold_until.filter(|until| *until > now);
+        self.finish_swap(now, out);
+        self.throttle.hold_until.take_if(|until| *until <= now);
+        self.answer_met(out);
     }
 
-    fn end_late_build(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let build = self.build.as_mut();
-        if let Some(build) = build.filter(|b| b.cancelled.is_none() && b.due <= now) {
-            build.cancelled = Some(Cancel::Late);
+    /// Second half, where it is wanted up.
+    pub(in crate::lifecycle) fn go_up(&mut self, now: Mono, needs: &Needs, out: &mut Vec<Effect>) {
+        let nothing_runs = self.runs.current.is_none();
+        self.hopeless = nothing_runs && matches!(needs, Needs::Hopeless(_));
+        if !nothing_runs {
+            self.replace(now, out);
+        } else if self.rest.is_none() {
+            self.want_build(needs, out);
+            self.start_from_nothing(needs, out);
+        }
+        self.answer_met(out);
+    }
+
+    /// Second half, where it is wanted down. `may_end`: no process that depends on it is still to be stopped
+    /// first.
+    pub(in crate::lifecycle) fn go_down(
+        &mut self,
+        now: Mono,
+        may_end: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        self.hopeless = false;
+        self.cancel_build(Cancel::Unwanted, out);
+        if may_end {
+            let all: Vec<Generation> = self.runs.iter().map(|r| r.generation).collect();
+            for generation in all {
+                self.end(now, generation, out);
+            }
+        }
+        self.answer_met(out);
+    }
+
+    /// When [`Unit::let_time_pass`] has something to do even if nothing happens.
+    pub(in crate::lifecycle) fn deadline(&self) -> Option<Mono> {
+        let within = self.policy.ready_within.unwrap_or(GOOD_AFTER);
+        let runs = self.runs.iter().filter_map(|run| match run.stop {
+            Some(Stop::Signaled { kill_at }) => run.started.map(|_| kill_at),
+            Some(Stop::Killed { give_up_at }) => Some(give_up_at),
+            None if run.good => None,
+            None => run.started.map(|at| at.after(within)),
+        });
+        let build = self.builds.under_way.as_ref();
+        let build = build.filter(|b| b.cancelled.is_none()).map(|b| b.due);
+        let idle = self.is_wanted() && self.runs.current.is_none();
+        let hold = self.throttle.hold_until.filter(|_| idle);
+        runs.chain(build).chain(hold).min()
+    }
+
+    fn cancel_late_build(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        if self.builds.under_way.as_ref().is_some_and(|b| b.due <= now) {
+            self.cancel_build(Cancel::Late, out);
+        }
+    }
+
+    fn cancel_build(&mut self, why: Cancel, out: &mut Vec<Effect>) {
+        let build = self.builds.under_way.as_mut();
+        if let Some(build) = build.filter(|b| b.cancelled.is_none()) {
+            build.cancelled = Some(why);
             out.push(Effect::CancelBuild {
                 unit: self.id,
                 id: build.id,
@@ -64,133 +86,97 @@ impl Unit {
         }
     }
 
-    /// Kills what does not end, and gives up what survives that.
+    /// Kills the runs that do not end, and gives up those that survive that.
     fn end_late_stops(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let id = self.id;
         let mut given_up = Vec::new();
-        for run in self.runs_mut() {
+        for run in self.runs.iter_mut() {
+            let key = run.key(self.id);
             match run.stop {
                 Some(Stop::Signaled { kill_at }) if kill_at <= now && run.started.is_some() => {
                     run.stop = Some(Stop::Killed {
                         give_up_at: now.after(GIVE_UP),
                     });
-                    out.push(Effect::Kill(run.key(id)));
+                    out.push(Effect::Kill(key));
                 }
-                Some(Stop::Killed { give_up_at }) if give_up_at <= now => {
-                    given_up.push(run.generation);
-                }
+                Some(Stop::Killed { give_up_at }) if give_up_at <= now => given_up.push(key),
                 Some(Stop::Signaled { .. } | Stop::Killed { .. }) | None => {}
             }
         }
-        for generation in given_up {
-            out.push(Effect::GiveUp(self.key(generation)));
-            self.gone(now, generation);
+        for key in given_up {
+            out.push(Effect::GiveUp(key));
+            self.gone(now, key.generation);
         }
     }
 
-    /// A run without a readiness check is good by living; one with a check has its time.
+    /// A run without a readiness check becomes good with time; one with a check has a time limit for it.
     fn judge_runs(&mut self, now: Mono, out: &mut Vec<Effect>) {
         let ready_within = self.policy.ready_within;
         let mut late = None;
-        for run in self.runs_mut().filter(|r| r.stop.is_none() && !r.good) {
-            match (run.started, ready_within) {
-                (Some(started), None) => run.good = started.after(GOOD_AFTER) <= now,
-                (Some(started), Some(within)) if started.after(within) <= now => {
-                    late = Some((run.generation, within, run.saw.clone()));
-                }
-                (None | Some(_), None | Some(_)) => {}
+        for run in self.runs.iter_mut().filter(|r| r.serves() && !r.good) {
+            let passed = |span| run.started.is_some_and(|at| at.after(span) <= now);
+            match ready_within {
+                None => run.good = passed(GOOD_AFTER),
+                Some(within) if passed(within) => late = Some((run.generation, within)),
+                Some(_) => {}
             }
         }
-        if let Some((generation, within, saw)) = late {
+        if let Some((generation, within)) = late {
             let mut why = format!("not ready within {} s", number::seconds(within));
+            let saw = self.runs.find(generation).and_then(|r| r.saw.as_ref());
             if let Some(saw) = saw {
                 why.push_str(&format!(": {saw}"));
             }
-            self.turn_out(now, generation, &why, out);
+            self.end_faulty(now, generation, &why, out);
         }
     }
 
-    /// What is so while a good run serves.
+    /// A good run leaves nothing to go back to and, where it is the newest there is, no reason to report.
     fn note_good_run(&mut self) {
-        let Some(run) = self.run.as_ref().filter(|r| r.is_good()) else {
+        let Some(run) = self.runs.current.as_ref().filter(|r| r.is_good()) else {
             return;
         };
-        let newer_failed = self
-            .tried
-            .is_some_and(|(id, failed)| failed && id > run.built.id);
-        self.fallback = None;
-        if !self.rolled_back && !self.refused && !newer_failed {
+        let newest = run.built.id >= self.builds.failed.max(self.builds.died);
+        self.builds.fallback = None;
+        if newest && self.swap != Swap::Refused {
             self.reason = None;
         }
-        self.completed |= !self.policy.task;
     }
 
     /// The second half of an overlapping swap.
-    fn take_over(&mut self, now: Mono, out: &mut Vec<Effect>) {
-        let ready = self.coming.as_ref().is_some_and(|r| r.is_good());
-        if !ready || self.leaving.is_some() {
+    fn finish_swap(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let runs = &mut self.runs;
+        if runs.leaving.is_some() || !runs.coming.as_ref().is_some_and(|r| r.is_good()) {
             return;
         }
-        self.leaving = self.run.take();
-        self.run = self.coming.take();
-        self.rolled_back = false;
+        runs.leaving = runs.current.take();
+        runs.current = runs.coming.take();
         self.reason = None;
-        if let Some(old) = &mut self.leaving {
-            end(self.id, old, now, self.policy.stop_timeout, out);
+        if let Some(old) = self.runs.leaving.as_ref().map(|r| r.generation) {
+            self.end(now, old, out);
         }
     }
 
-    /// Ends a run that lives but does not do: it counts as a crash.
-    pub(super) fn turn_out(
+    /// Ends a run that lives but fails its checks: it counts as a crash.
+    pub(super) fn end_faulty(
         &mut self,
         now: Mono,
         generation: Generation,
         why: &str,
         out: &mut Vec<Effect>,
     ) {
-        let (id, timeout) = (self.id, self.policy.stop_timeout);
         self.ended_badly(now, generation, &Why::NotReady(generation, why.into()), out);
-        if self.reason.is_none() {
-            self.reason = Some(why.into());
-        }
-        if let Some(run) = self.find(generation) {
+        self.reason.get_or_insert_with(|| why.into());
+        if let Some(run) = self.runs.find(generation) {
             out.push(Effect::Fault {
-                run: run.key(id),
+                run: run.key(self.id),
                 why: why.into(),
             });
-            end(id, run, now, timeout, out);
+            self.end(now, generation, out);
         }
     }
 
-    fn go_up(&mut self, now: Mono, needs: &Needs, free: bool, out: &mut Vec<Effect>) {
-        if free
-            && self.build.is_none()
-            && let Some((mode, _)) = self.build_wish.take()
-        {
-            self.last_build += 1;
-            let build = Build {
-                id: self.last_build,
-                mode,
-                due: now.after(self.policy.build_timeout),
-                cancelled: None,
-            };
-            out.push(Effect::Build {
-                unit: self.id,
-                id: build.id,
-                mode,
-            });
-            self.build = Some(build);
-        }
-        match &self.run {
-            None => self.start_from_nothing(needs, out),
-            Some(_) => self.replace(now, out),
-        }
-    }
-
+    /// Nothing runs: without hope the callers are answered, and without a build one is wanted.
     fn want_build(&mut self, needs: &Needs, out: &mut Vec<Effect>) {
-        if self.run.is_some() || self.rest.is_some() {
-            return;
-        }
         if let Needs::Hopeless(why) = needs {
             self.reason = Some(why.clone());
             self.fail_waiting(out, |goal| match goal {
@@ -198,113 +184,99 @@ impl Unit {
                 Goal::Back(first) => Some(first.clone()),
                 Goal::Down => None,
             });
-            return;
-        }
-        if self.hold_until.is_none()
+        } else if self.throttle.hold_until.is_none()
             && self.startable().is_none()
-            && self.build.is_none()
-            && self.build_wish.is_none()
+            && !self.builds.pending()
         {
-            self.build_wish = Some((self.swap.unwrap_or(self.mode), 0));
+            self.builds.wish = Some((self.next_mode(), 0));
         }
     }
 
+    /// It is its turn, and no other build of the project runs.
+    pub(in crate::lifecycle) fn build(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let Some((mode, _)) = self.builds.wish.take() else {
+            return;
+        };
+        self.builds.last += 1;
+        let (unit, id) = (self.id, self.builds.last);
+        self.builds.under_way = Some(Build {
+            id,
+            mode,
+            due: now.after(self.policy.build_timeout),
+            cancelled: None,
+        });
+        out.push(Effect::Build { unit, id, mode });
+    }
+
     fn start_from_nothing(&mut self, needs: &Needs, out: &mut Vec<Effect>) {
-        if self.rest.is_some() || self.hold_until.is_some() || self.leaving.is_some() {
+        if self.throttle.hold_until.is_some() || self.runs.leaving.is_some() {
             return;
         }
         let Some(built) = self.startable() else {
             return;
         };
-        if matches!(needs, Needs::InTheWay(_)) {
-            return;
-        }
-        // A swap that is half done is not held up by what it depended on at its first start.
-        if self.swap.is_none() || self.starts == 0 {
-            match needs {
-                Needs::Met | Needs::InTheWay(_) => {}
-                Needs::Unmet(why) | Needs::Hopeless(why) => {
-                    self.reason = Some(why.clone());
-                    return;
-                }
-            }
-            if !self.rolled_back {
+        // The second half of a swap does not wait for the dependencies of the first start.
+        let swaps = matches!(self.swap, Swap::Wanted(_)) && self.runs.starts > 0;
+        match needs {
+            Needs::InTheWay(_) => return,
+            Needs::Met | Needs::Unmet | Needs::Hopeless(_) if swaps => {}
+            Needs::Hopeless(_) => return,
+            Needs::Unmet => {
                 self.reason = None;
+                return;
             }
+            Needs::Met if built.id < self.builds.died => {}
+            Needs::Met => self.reason = None,
         }
-        self.mode = built.mode;
-        self.swap = None;
-        self.run = Some(self.spawn(built, out));
+        self.runs.current = Some(self.spawn(built, out));
     }
 
     fn replace(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let runs = &self.runs;
         // One swap for all builds that are asked for: not while another one is to come.
-        if self.build.is_some()
-            || self.build_wish.is_some()
-            || self.coming.is_some()
-            || self.leaving.is_some()
-        {
+        if self.builds.pending() || runs.coming.is_some() || runs.leaving.is_some() {
             return;
         }
-        let (Some(_), Some(built)) = (self.swap, self.startable()) else {
+        let (Swap::Wanted(_), Some(built)) = (self.swap, self.startable()) else {
             return;
         };
-        let (id, timeout) = (self.id, self.policy.stop_timeout);
-        let Some(run) = self.run.as_mut().filter(|r| r.stop.is_none() && !r.dead) else {
+        let Some(run) = runs.current.as_ref().filter(|r| r.stop.is_none()) else {
             return;
         };
         if self.policy.overlap && run.is_good() {
-            self.mode = built.mode;
-            self.swap = None;
-            self.coming = Some(self.spawn(built, out));
-        } else {
-            if run.good {
-                self.fallback = Some(run.built);
-            }
-            self.gap_from = Some(now);
-            end(id, run, now, timeout, out);
-        }
-    }
-
-    fn go_down(&mut self, now: Mono, may_end: bool, out: &mut Vec<Effect>) {
-        let (id, timeout) = (self.id, self.policy.stop_timeout);
-        if let Some(build) = self.build.as_mut().filter(|b| b.cancelled.is_none()) {
-            build.cancelled = Some(Cancel::Unwanted);
-            out.push(Effect::CancelBuild {
-                unit: id,
-                id: build.id,
-            });
-        }
-        if !may_end {
+            self.runs.coming = Some(self.spawn(built, out));
             return;
         }
-        for run in self.runs_mut().filter(|r| r.stop.is_none()) {
-            end(id, run, now, timeout, out);
+        if run.good {
+            self.builds.fallback = Some(run.built);
+        }
+        self.gap_from = Some(now);
+        self.end(now, run.generation, out);
+    }
+
+    fn next_mode(&self) -> Mode {
+        match self.swap {
+            Swap::Wanted(mode) => mode,
+            Swap::No | Swap::Refused => self.mode,
         }
     }
 
-    /// What can be started as things are.
+    /// The build that can be started as things are.
     pub(super) fn startable(&self) -> Option<Built> {
-        let mode = self.swap.unwrap_or(self.mode);
-        if self.policy.builds(mode) {
-            self.built[mode as usize]
-        } else {
-            Some(Built { id: 0, mode })
+        let mode = self.next_mode();
+        match self.policy.builds(mode) {
+            true => self.builds.startable[mode as usize],
+            false => Some(Built { id: 0, mode }),
         }
     }
 
     fn spawn(&mut self, built: Built, out: &mut Vec<Effect>) -> Box<Run> {
-        self.last_generation += 1;
-        self.starts += 1;
-        self.completed = false;
-        self.refused = false;
-        let generation = self.last_generation;
-        out.push(Effect::Spawn {
-            run: self.key(generation),
-            build: built.id,
-        });
-        Box::new(Run {
-            generation,
+        self.mode = built.mode;
+        self.swap = Swap::No;
+        self.runs.starts += 1;
+        self.runs.last += 1;
+        let run = Run {
+            generation: self.runs.last,
             built,
             port: self.policy.port,
             started: None,
@@ -315,24 +287,27 @@ impl Unit {
             gap: None,
             stop: None,
             dead: false,
-        })
+        };
+        out.push(Effect::Spawn {
+            run: run.key(self.id),
+            build: built.id,
+        });
+        Box::new(run)
     }
 
-    pub(in crate::lifecycle) fn find(&mut self, generation: Generation) -> Option<&mut Run> {
-        self.runs_mut().find(|r| r.generation == generation)
+    /// Sends a run its stop signal, or aborts its start.
+    fn end(&mut self, now: Mono, generation: Generation, out: &mut Vec<Effect>) {
+        let run = self.runs.find(generation);
+        let Some(run) = run.filter(|r| r.stop.is_none() && !r.dead) else {
+            return;
+        };
+        run.stop = Some(Stop::Signaled {
+            kill_at: now.after(self.policy.stop_timeout),
+        });
+        let key = run.key(self.id);
+        out.push(match run.started {
+            Some(_) => Effect::Signal(key),
+            None => Effect::Abort(key),
+        });
     }
-}
-
-/// Tells a run to end.
-fn end(unit: UnitId, run: &mut Run, now: Mono, timeout: Duration, out: &mut Vec<Effect>) {
-    if run.stop.is_some() || run.dead {
-        return;
-    }
-    run.stop = Some(Stop::Signaled {
-        kill_at: now.after(timeout),
-    });
-    out.push(match run.started {
-        Some(_) => Effect::Signal(run.key(unit)),
-        None => Effect::Abort(run.key(unit)),
-    });
 }

@@ -1,33 +1,41 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! Who waits, and when they are answered.
+//! The callers who wait, and when they are answered.
 
 use crate::lifecycle::{Effect, Why};
 
-use super::{Goal, Rest, Unit};
+use super::{Goal, Rest, Swap, Unit};
 
 impl Unit {
+    /// Answers those for whom `verdict` has a result.
+    fn answer(
+        &mut self,
+        out: &mut Vec<Effect>,
+        verdict: impl Fn(&Goal) -> Option<Result<(), Why>>,
+    ) {
+        self.waiting.retain(|(ticket, goal)| {
+            let result = verdict(goal);
+            let waits = result.is_none();
+            out.extend(result.map(|result| Effect::Answer {
+                ticket: *ticket,
+                result,
+            }));
+            waits
+        });
+    }
+
     pub(super) fn fail_waiting(
         &mut self,
         out: &mut Vec<Effect>,
         verdict: impl Fn(&Goal) -> Option<Why>,
     ) {
-        self.waiting.retain(|(ticket, goal)| match verdict(goal) {
-            Some(why) => {
-                out.push(Effect::Answer {
-                    ticket: *ticket,
-                    result: Err(why),
-                });
-                false
-            }
-            None => true,
-        });
+        self.answer(out, |goal| verdict(goal).map(Err));
     }
 
+    /// No run is coming for those who wait for one.
     pub(super) fn fail_up(&mut self, why: &Why, out: &mut Vec<Effect>) {
         // A restart whose build is still to come has not failed by what ran before.
-        let last = self.last_generation;
-        let pending = self.build.is_some() || self.build_wish.is_some();
+        let (last, pending) = (self.runs.last, self.builds.pending());
         self.fail_waiting(out, |goal| match goal {
             Goal::Up => Some(why.clone()),
             Goal::Fresh { after, .. } if last > *after || !pending => Some(why.clone()),
@@ -43,66 +51,48 @@ impl Unit {
         });
     }
 
-    /// Nobody will be answered by what comes: it is taken out of the project.
+    /// It is taken out of the project: nothing that comes will answer anybody.
     pub(in crate::lifecycle) fn dismiss(&mut self, out: &mut Vec<Effect>) {
-        self.fail_waiting(out, |_| {
-            Some(Why::Superseded(
-                "it was taken out of the configuration".into(),
-            ))
-        });
+        let why = "it was taken out of the configuration";
+        self.fail_waiting(out, |_| Some(Why::Superseded(why.into())));
     }
 
+    /// Answers those whose goal is met, or can no longer be met.
     pub(super) fn answer_met(&mut self, out: &mut Vec<Effect>) {
+        if self.waiting.is_empty() {
+            return;
+        }
         let empty = self.is_empty();
-        let run = self.run.as_ref().filter(|r| r.is_good());
-        let (generation, build) = run.map_or((0, 0), |r| (r.generation, r.built.id));
+        let run = self.runs.current.as_ref().filter(|r| r.is_good());
+        let (generation, built) = run.map_or((0, 0), |r| (r.generation, r.built.id));
         let up = run.is_some();
         let done = self.rest == Some(Rest::Done) && empty;
-        let (last, want) = (self.last_generation, self.want);
-        let alone = self.leaving.is_none();
-        let settled = self.run.as_ref().is_some_and(|r| r.serves())
-            && self.swap.is_none()
-            && self.coming.is_none()
+        let (last, want) = (self.runs.last, self.is_wanted());
+        let alone = self.runs.leaving.is_none();
+        // Nothing more is to come.
+        let settled = self.is_up()
+            && !matches!(self.swap, Swap::Wanted(_))
+            && self.runs.coming.is_none()
             && alone
-            && self.build.is_none()
-            && self.build_wish.is_none();
-        self.waiting.retain(|(ticket, goal)| {
-            let result = match goal {
-                Goal::Up => (up || done).then_some(Ok(())),
-                Goal::Fresh {
-                    after,
-                    build: wanted,
-                } => {
-                    // Whoever is told that the new one serves must not meet the old one any more.
-                    let fresh = up && alone && generation > *after && build >= *wanted;
-                    if fresh || done && last > *after {
-                        Some(Ok(()))
-                    } else if up && settled {
-                        // Nothing more is to come: a later order chose another build than this one's.
-                        Some(Err(Why::Superseded(
-                            "a later order was carried out instead".into(),
-                        )))
-                    } else {
-                        None
-                    }
+            && !self.builds.pending();
+        let superseded = |why: &str| Some(Err(Why::Superseded(why.into())));
+        self.answer(out, |goal| match goal {
+            Goal::Up => (up || done).then_some(Ok(())),
+            Goal::Fresh { after, build } => {
+                // The caller of a fresh run must not meet the old one any more.
+                let fresh = up && alone && generation > *after && built >= *build;
+                if fresh || done && last > *after {
+                    Some(Ok(()))
+                } else if up && settled {
+                    superseded("a later order was carried out instead")
+                } else {
+                    None
                 }
-                Goal::Down if empty => Some(Ok(())),
-                Goal::Down if want && settled => Some(Err(Why::Superseded(
-                    "it was started again meanwhile".into(),
-                ))),
-                Goal::Down => None,
-                Goal::Back(why) => (up || done).then(|| Err(why.clone())),
-            };
-            match result {
-                Some(result) => {
-                    out.push(Effect::Answer {
-                        ticket: *ticket,
-                        result,
-                    });
-                    false
-                }
-                None => true,
             }
+            Goal::Down if empty => Some(Ok(())),
+            Goal::Down if want && settled => superseded("it was started again meanwhile"),
+            Goal::Down => None,
+            Goal::Back(why) => (up || done).then(|| Err(why.clone())),
         });
     }
 }
