@@ -90,8 +90,10 @@ pub fn resolved_hash(process: &Process) -> u64 {
         health,
         watch: _,
         color,
-        limit_nofile,
-        limit_core,
+        launch,
+        stop_to: _,
+        success: _,
+        on_event: _,
         log_lines: _,
         log_bytes: _,
         log_runs: _,
@@ -130,8 +132,8 @@ pub fn resolved_hash(process: &Process) -> u64 {
     let notify = probes.contains(&Some(&Probe::Notify));
     form.text("notify", [notify.to_string()]);
     form.text("color", [color.to_string()]);
-    form.text("nofile", limit_nofile.map(|n| n.to_string()));
-    form.text("core", limit_core.map(|n| n.to_string()));
+    // Its text has every field, and differs where one does.
+    form.text("launch", [format!("{launch:?}")]);
     fnv1a_64(&form.0)
 }
 

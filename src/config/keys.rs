@@ -15,6 +15,8 @@ pub enum Place {
     Health,
     /// `[process.NAME.limits]`.
     Limits,
+    /// `[on_event]`, `[process.NAME.on_event]`.
+    OnEvent,
 }
 
 /// What holds where a key is not given.
@@ -77,11 +79,14 @@ const TOGGLE: &str = "\"auto\", true or false";
 const ADDRESS: &str = "an address such as \"127.0.0.1:8080\"";
 const URL: &str = "a URL such as \"http://127.0.0.1:8080/health\"";
 const TOP: &str = "the top level's";
+const OURS: &str = "that of bpm's start";
+const GLOBS: &str = "a list of globs such as \"AWS_*\"";
+const EVENTS: &str = "a list of strings, a string, or a table of them by event";
 
 /// Every key there is, in the order of the man page.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &{
-    use Place::{Health, Limits, Process, Ready, Top};
+    use Place::{Health, Limits, OnEvent, Process, Ready, Top};
     [
         words(Top, "mcp_port", "an integer from 0 to 65535", "a free port, kept for the project"),
         toml(Top, "bind", "an IP address", "\"127.0.0.1\""),
@@ -103,6 +108,9 @@ pub const KEYS: &[Key] = &{
         words(Top, "env", "a table of strings", "none"),
         toml(Top, "env_file", "a path, or a list of paths", "[]"),
         toml(Top, "direnv", TOGGLE, "\"auto\""),
+        toml(Top, "unset_env", GLOBS, "[]"),
+        words(Top, "on_event", EVENTS, "none"),
+        toml(Top, "cgroup", TOGGLE, "\"auto\""),
         words(Top, "process", "a table for each process", "at least one is needed"),
 
         toml(Process, "type", "\"rust\", \"npm\", \"command\" or \"task\"", "\"command\""),
@@ -119,11 +127,13 @@ pub const KEYS: &[Key] = &{
         toml(Process, "cwd", "a path", "\".\""),
         words(Process, "env", "a table of strings", "none"),
         toml(Process, "env_file", "a path, or a list of paths", "[]"),
+        toml(Process, "unset_env", GLOBS, "[]"),
         toml(Process, "autostart", BOOL, "true"),
         words(Process, "restart", "\"always\", \"on-failure\" or \"never\"", "\"always\"; for a task \"never\""),
         toml(Process, "start_limit_burst", "an integer from 0 to 1_000_000", "0"),
         toml(Process, "start_limit_seconds", TIME_ABOVE_0, "60"),
         toml(Process, "stop_signal", "the name or the number of a signal", "\"TERM\""),
+        toml(Process, "stop_to", "\"auto\", \"group\" or \"leader\"", "\"auto\""),
         toml(Process, "stop_timeout_seconds", TIME, "5"),
         toml(Process, "depends_on", "a list of names, or a table of conditions", "[]"),
         words(Process, "port", "an integer from 1 to 65535, or \"auto\"", "none"),
@@ -134,6 +144,15 @@ pub const KEYS: &[Key] = &{
         toml(Process, "watch", "a list of globs", "[]"),
         toml(Process, "color", BOOL, "false"),
         words(Process, "limits", "a table", "none"),
+        words(Process, "nice", "an integer from -20 to 19", OURS),
+        words(Process, "oom_score_adj", "an integer from -1000 to 1000", OURS),
+        words(Process, "umask", "octal digits in a string, such as \"022\"", OURS),
+        words(Process, "user", "a name or a number", OURS),
+        words(Process, "group", "a name or a number", "the user's"),
+        toml(Process, "stdin", "\"null\" or \"open\"", "\"null\""),
+        toml(Process, "tty", BOOL, "false"),
+        toml(Process, "success_exit_codes", "a list of exit codes and names of signals", "[0]"),
+        words(Process, "on_event", EVENTS, TOP),
         words(Process, "log_lines", "an integer from 100 to 10_000_000", TOP),
         words(Process, "log_bytes", "a size of 64K or more", TOP),
         words(Process, "log_runs", "an integer from 1 to 100", TOP),
@@ -147,6 +166,7 @@ pub const KEYS: &[Key] = &{
         words(Ready, "delay_seconds", TIME, "none"),
         toml(Ready, "timeout_seconds", TIME_ABOVE_0, "60"),
         toml(Ready, "interval_seconds", "a number, 0.01 or more", "0.5"),
+        words(Ready, "settle_seconds", TIME, "1 with notify, else 0"),
 
         words(Health, "tcp", ADDRESS, "none"),
         words(Health, "http", URL, "none"),
@@ -156,8 +176,20 @@ pub const KEYS: &[Key] = &{
         toml(Health, "timeout_seconds", TIME_ABOVE_0, "3"),
         toml(Health, "failures", "an integer from 1 to 1_000_000", "3"),
 
-        words(Limits, "nofile", "an integer from 1 to 1_048_576", "that of bpm's start"),
-        words(Limits, "core", "a size, or \"unlimited\"", "that of bpm's start"),
+        words(Limits, "nofile", "an integer from 1 to 1_048_576", OURS),
+        words(Limits, "core", "a size, or \"unlimited\"", OURS),
+        words(Limits, "memory", SIZE, "none"),
+        words(Limits, "memory_high", SIZE, "none"),
+        words(Limits, "cpu", TIME_ABOVE_0, "none"),
+        words(Limits, "tasks", "an integer from 1 to 4_194_304", "none"),
+
+        words(OnEvent, "crashed", COMMAND, "none"),
+        words(OnEvent, "failed", COMMAND, "none"),
+        words(OnEvent, "unhealthy", COMMAND, "none"),
+        words(OnEvent, "build-failed", COMMAND, "none"),
+        words(OnEvent, "rolled-back", COMMAND, "none"),
+        words(OnEvent, "recovered", COMMAND, "none"),
+        words(OnEvent, "log-trouble", COMMAND, "none"),
     ]
 };
 

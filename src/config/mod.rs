@@ -11,6 +11,7 @@ mod expand;
 pub mod graph;
 pub mod inherit;
 mod keys;
+mod launch;
 mod parse;
 mod probe;
 mod read;
@@ -23,6 +24,7 @@ pub use depend::graph_node;
 pub use diff::{Diff, diff, needs_restart, resolved_hash};
 pub use expand::{Environment, environment, expand, parse_dotenv, variable_of};
 pub use keys::{Fallback, KEYS, Key, Place};
+pub use launch::{Happening, Launch, Limits, OnEvent, StopTo, Success};
 pub use parse::{parse, parse_bytes};
 pub use signal::signal_number;
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub idle_shutdown: Duration,
     /// `direnv`.
     pub direnv: Toggle,
+    /// `cgroup`.
+    pub cgroup: Toggle,
     /// In the order of the file.
     pub processes: Vec<Arc<Process>>,
     /// Keys that are accepted and have no effect where they stand, each with its place.
@@ -167,10 +171,14 @@ pub struct Process {
     pub watch: Vec<String>,
     /// `color`.
     pub color: bool,
-    /// `limits.nofile`.
-    pub limit_nofile: Option<u64>,
-    /// `limits.core`, bytes.
-    pub limit_core: Option<u64>,
+    /// With what a run is started.
+    pub launch: Launch,
+    /// `stop_to`.
+    pub stop_to: StopTo,
+    /// `success_exit_codes`.
+    pub success: Vec<Success>,
+    /// `on_event`, of the top level first.
+    pub on_event: OnEvent,
     /// `log_lines`.
     pub log_lines: u64,
     /// `log_bytes`.
@@ -311,6 +319,8 @@ pub struct Ready {
     pub timeout: Duration,
     /// `interval_seconds`.
     pub interval: Duration,
+    /// `settle_seconds`.
+    pub settle: Duration,
 }
 
 /// `health`.

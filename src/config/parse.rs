@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::depend::{resolve, wishes_in};
 use super::keys::Place;
+use super::launch::{self, OnEvent};
 use super::probe::{check_overlap, health, ready};
 use super::read::{self, Doc, Section, quote};
 use super::values;
@@ -86,6 +87,8 @@ fn mistakes(doc: Doc) -> Error {
 struct Defaults {
     env: Vec<(String, String)>,
     env_files: Vec<EnvFile>,
+    unset_env: Vec<String>,
+    on_event: OnEvent,
     log_lines: u64,
     log_bytes: u64,
     log_runs: usize,
@@ -97,6 +100,8 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
     let defaults = Defaults {
         env: doc.env(top),
         env_files: env_files(doc, top, root),
+        unset_env: launch::unset_env(doc, top),
+        on_event: launch::on_event(doc, top),
         log_lines: doc.value(top, "log_lines", values::log_lines),
         log_bytes: doc.value(top, "log_bytes", values::log_bytes),
         log_runs: doc.value(top, "log_runs", values::log_runs),
@@ -120,6 +125,7 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         heartbeat: doc.value(top, "heartbeat_minutes", read::time(MINUTE, 0.0)),
         idle_shutdown: doc.value(top, "idle_shutdown_minutes", read::time(MINUTE, 0.0)),
         direnv: doc.value(top, "direnv", read::toggle),
+        cgroup: doc.value(top, "cgroup", read::toggle),
         processes: shared(processes(doc, top, &defaults, root)),
         not_in_effect: Vec::new(),
     }
@@ -254,7 +260,6 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
     if let (Swap::Overlap, Some(ready)) = (swap, &ready) {
         check_overlap(doc, s, &ready.probe, port, &listen);
     }
-    let (limit_nofile, limit_core) = limits(doc, s);
     let cwd = doc.value(s, "cwd", read::text);
     Process {
         name: name.into(),
@@ -290,8 +295,10 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
         health: health(doc, s),
         watch: doc.value(s, "watch", read::list(values::watched)),
         color: doc.value(s, "color", read::boolean),
-        limit_nofile,
-        limit_core,
+        launch: launch::launch(doc, s, &defaults.unset_env),
+        stop_to: launch::stop_to(doc, s),
+        success: launch::success(doc, s),
+        on_event: [defaults.on_event.clone(), launch::on_event(doc, s)].concat(),
         log_lines: doc
             .read(s, "log_lines", values::log_lines)
             .unwrap_or(defaults.log_lines),
@@ -305,18 +312,6 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
             .read(s, "log_disk", read::size(0))
             .unwrap_or(defaults.log_disk),
     }
-}
-
-/// `nofile` and `core`.
-fn limits(doc: &mut Doc, process: &Section) -> (Option<u64>, Option<u64>) {
-    let Some((table, at)) = doc.table(process, "limits") else {
-        return (None, None);
-    };
-    let s = doc.section(Place::Limits, process.title_of("limits"), table, at);
-    (
-        doc.read(&s, "nofile", read::integer(1, 1 << 20)),
-        doc.read(&s, "core", values::size_or_unlimited),
-    )
 }
 
 /// What a type needs, and what another type's keys are doing here.

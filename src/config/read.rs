@@ -331,7 +331,7 @@ impl<'t> Section<'t> {
     fn suffix(&self) -> String {
         match self.place {
             Place::Top => String::new(),
-            Place::Process | Place::Ready | Place::Health | Place::Limits => {
+            Place::Process | Place::Ready | Place::Health | Place::Limits | Place::OnEvent => {
                 format!(" in {}", self.title)
             }
         }
