@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cargo;
+use crate::config::shell::is_simple;
 use crate::config::{Command, Kind, Mode, Process};
 
 /// Expands `${VAR}` in one element of a list, by the environment that the child will have.
@@ -138,6 +139,10 @@ pub fn run(process: &Process, artifact: &Artifact, expand: Expand<'_>) -> Result
     let mut words = match (&artifact.exe, &process.command) {
         (Some(exe), _) => vec![utf8(exe)?],
         (None, Some(Command::List(list))) => expand_all(list, expand)?,
+        // The program has the pid then, and with it the signals and LISTEN_PID: dash keeps a shell beside it.
+        (None, Some(Command::Shell(line))) if args.is_empty() && is_simple(line) => {
+            shell(&format!("exec {line}"))
+        }
         (None, Some(Command::Shell(line))) if args.is_empty() => shell(line),
         // `args` are $1 and on.
         (None, Some(Command::Shell(line))) => [shell(line), vec!["sh".into()]].concat(),

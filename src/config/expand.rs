@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 
+use super::inherit::is_unset;
 use super::{PortWish, Process};
 use crate::base::error::Fault;
 use crate::base::table::Table;
@@ -232,7 +233,7 @@ fn plain(line: &str) -> &str {
     line[..comment.unwrap_or(line.len())].trim()
 }
 
-/// What the variables of a process are called and hold.
+/// The variables of a process: names and hold.
 pub type Environment = Table<OsString, OsString>;
 
 /// The environment of a process, later ones winning: `base` (the daemon's of its start, or what direnv
@@ -245,7 +246,16 @@ pub fn environment(
     files: &[Vec<(String, String)>],
     port: Option<u16>,
 ) -> Result<Environment, String> {
-    let mut all: Environment = base.into_iter().collect();
+    let unset = &process.launch.unset_env;
+    let left_out = |name: &OsStr| name.to_str().is_some_and(|n| is_unset(n, unset));
+    let mut all: Environment = base.into_iter().filter(|(n, _)| !left_out(n)).collect();
+    if all.get(OsStr::new("PYTHONUNBUFFERED")).is_none() {
+        all.insert("PYTHONUNBUFFERED".into(), "1".into());
+    }
+    all.insert("PWD".into(), process.cwd.clone().into());
+    if process.launch.tty {
+        all.insert("TERM".into(), "xterm-256color".into());
+    }
     for (name, value) in files.iter().flatten() {
         all.insert(name.into(), value.into());
     }
@@ -258,6 +268,7 @@ pub fn environment(
         all.insert("PORT".into(), port.to_string().into());
     }
     if process.color {
+        all.remove(OsStr::new("NO_COLOR"));
         all.insert("FORCE_COLOR".into(), "1".into());
         all.insert("CLICOLOR_FORCE".into(), "1".into());
     }

@@ -71,19 +71,20 @@ const CALLERS: [(&str, &[&str]); 7] = [
     ),
 ];
 
-/// Whether a variable of the daemon's start is left out; `unset` are the globs of `unset_env`.
-pub fn is_left_out(name: &str, unset: &[String]) -> bool {
-    let own = || {
-        let mut listed = CALLERS.iter().flat_map(|(_, names)| names.iter());
-        listed.any(|listed| match listed.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
-            None => name == *listed,
-        })
-    };
-    unset
-        .iter()
-        .any(|glob| matches(glob.as_bytes(), name.as_bytes()))
-        || own() && !name.ends_with("_API_KEY")
+/// Whether a variable of the daemon's start belongs to the call that started it.
+pub fn is_callers(name: &str) -> bool {
+    let mut listed = CALLERS.iter().flat_map(|(_, names)| names.iter());
+    let listed = listed.any(|listed| match listed.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == *listed,
+    });
+    listed && !name.ends_with("_API_KEY")
+}
+
+/// Whether one of the globs of `unset_env` names a variable.
+pub fn is_unset(name: &str, globs: &[String]) -> bool {
+    let mut globs = globs.iter();
+    globs.any(|glob| matches(glob.as_bytes(), name.as_bytes()))
 }
 
 /// Whether a name fits a pattern in which `*` is any number of characters and `?` one. Takes at most the product of
@@ -135,7 +136,7 @@ mod tests {
             "WATCHDOG_USEC",
             "NOTIFY_SOCKET",
         ] {
-            assert!(is_left_out(name, &[]), "{name}");
+            assert!(is_callers(name), "{name}");
         }
         for name in [
             "PATH",
@@ -149,7 +150,7 @@ mod tests {
             "LISTENER",
             "PWD",
         ] {
-            assert!(!is_left_out(name, &[]), "{name}");
+            assert!(!is_callers(name), "{name}");
         }
     }
 
@@ -157,8 +158,8 @@ mod tests {
     fn unset_env_names_more_by_globs() {
         let unset = ["AWS_*".to_string(), "S?CRET".into(), "X_API_KEY".into()];
         for name in ["AWS_REGION", "SECRET", "S1CRET", "X_API_KEY"] {
-            assert!(is_left_out(name, &unset), "{name}");
+            assert!(is_unset(name, &unset), "{name}");
         }
-        assert!(!is_left_out("MY_AWS_REGION", &unset));
+        assert!(!is_unset("MY_AWS_REGION", &unset));
     }
 }

@@ -110,6 +110,14 @@ impl Happening {
 /// `on_event`: the commands, each with the one event that it follows, or None for all.
 pub type OnEvent = Vec<(Option<Happening>, Command)>;
 
+/// Whether an end with this exit code or by this signal is one that `success_exit_codes` names.
+pub fn is_success(named: &[Success], code: Option<i32>, signal: Option<i32>) -> bool {
+    named.iter().any(|success| match *success {
+        Success::Code(named) => code == Some(i32::from(named)),
+        Success::Signal(named) => signal == Some(named),
+    })
+}
+
 const STDINS: [(&str, bool); 2] = [("null", false), ("open", true)];
 const STOPS: [(&str, StopTo); 3] = [
     ("auto", StopTo::Auto),
@@ -139,11 +147,22 @@ pub(super) fn launch(doc: &mut Doc, s: &Section, unset: &[String]) -> Launch {
 }
 
 pub(super) fn stop_to(doc: &mut Doc, s: &Section) -> StopTo {
+    not_yet(doc, s, &["stop_to", "tty", "on_event"]);
     doc.value(s, "stop_to", read::word(&STOPS))
 }
 
 pub(super) fn unset_env(doc: &mut Doc, s: &Section) -> Vec<String> {
     doc.value(s, "unset_env", read::list(read::text))
+}
+
+/// Says of keys that are read and not acted on.
+fn not_yet(doc: &mut Doc, s: &Section, keys: &[&str]) {
+    for key in keys {
+        if let Some(value) = s.get(key) {
+            let text = format!("\"{key}\" in {} is not in effect in this version", s.title);
+            doc.remark(value.span().start, text);
+        }
+    }
 }
 
 fn limits(doc: &mut Doc, process: &Section) -> Limits {
@@ -159,6 +178,7 @@ fn limits(doc: &mut Doc, process: &Section) -> Limits {
         cpu: doc.read(s, "cpu", above_0),
         tasks: doc.read(s, "tasks", read::integer(1, 1 << 22)),
     };
+    not_yet(doc, s, &["memory", "memory_high", "cpu", "tasks"]);
     if let (Some(memory), Some(high)) = (limits.memory, limits.memory_high)
         && high > memory
     {

@@ -24,7 +24,7 @@ pub use depend::graph_node;
 pub use diff::{Diff, diff, needs_restart, resolved_hash};
 pub use expand::{Environment, environment, expand, parse_dotenv, variable_of};
 pub use keys::{Fallback, KEYS, Key, Place};
-pub use launch::{Happening, Launch, Limits, OnEvent, StopTo, Success};
+pub use launch::{Happening, Launch, Limits, OnEvent, StopTo, Success, is_success};
 pub use parse::{parse, parse_bytes};
 pub use signal::signal_number;
 

@@ -119,12 +119,14 @@ pub(super) fn ready(
             probe: Probe::Port,
             timeout: doc.value(&timings, "timeout_seconds", read::seconds_above_0),
             interval: doc.value(&timings, "interval_seconds", interval),
+            settle: Duration::ZERO,
         });
     }
     let (table, at) = doc.table(process, "ready")?;
     let s = doc.section(Place::Ready, title, table, at);
     let timeout = doc.value(&s, "timeout_seconds", read::seconds_above_0);
     let interval = doc.value(&s, "interval_seconds", interval);
+    let settle = doc.read(&s, "settle_seconds", read::seconds);
     let probe = probe(doc, &s)?;
     if let Probe::Delay(delay) = &probe
         && *delay >= timeout
@@ -134,6 +136,11 @@ pub(super) fn ready(
         doc.complain(&s, "delay_seconds", text);
     }
     Some(Ready {
+        // gunicorn says READY=1 before it has imported the application.
+        settle: settle.unwrap_or(match probe {
+            Probe::Notify => Duration::from_secs(1),
+            _ => Duration::ZERO,
+        }),
         probe,
         timeout,
         interval,

@@ -469,6 +469,7 @@ impl<'a> Doc<'a> {
                 Some(Place::Ready) => "; it belongs into [process.NAME.ready]".into(),
                 Some(Place::Health) => "; it belongs into [process.NAME.health]".into(),
                 Some(Place::Limits) => "; it belongs into [process.NAME.limits]".into(),
+                Some(Place::OnEvent) => "; it belongs into [process.NAME.on_event]".into(),
                 None => String::new(),
             }
         };

@@ -1,11 +1,11 @@
 //! What the environment of bpm's start says: to bpm, to its processes, and of systemd.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use crate::config::inherit::is_callers;
 use crate::engine::supervisor::Manager;
-use crate::os::{notify, proc};
+use crate::os::notify;
 
 /// An environment.
 #[derive(Debug, Clone, Default)]
@@ -20,24 +20,10 @@ impl Env {
             .map(|(_, value)| value.as_os_str())
     }
 
-    /// Without what is meant for us alone (spec: supervision, "Start"). What direnv set is not told here:
-    /// only direnv can take it back.
+    /// Without what belongs to the call that started us (mcp-run(5), "ENVIRONMENT"). What direnv set stays: only direnv
+    /// can take it back.
     pub fn for_children(&self) -> Vec<(OsString, OsString)> {
-        const OURS: &[&str] = &[
-            "NOTIFY_SOCKET",
-            "BPM_DISABLE_DAEMON",
-            "BPM_PROCESS",
-            "BPM_RUN",
-            "BPM_PROJECT",
-            proc::MARKER,
-        ];
-        const FAMILIES: &[&str] = &["WATCHDOG_", "LISTEN_"];
-        let ours = |name: &OsStr| {
-            OURS.iter().any(|o| name == *o)
-                || FAMILIES
-                    .iter()
-                    .any(|f| name.as_bytes().starts_with(f.as_bytes()))
-        };
+        let ours = |name: &OsStr| name.to_str().is_some_and(is_callers);
         self.0.iter().filter(|(n, _)| !ours(n)).cloned().collect()
     }
 }

@@ -1,5 +1,6 @@
 //! The hands: the only `unsafe`, the only system calls. Knows nothing of configuration.
 
+pub mod accounts;
 pub mod cgroup;
 pub mod copy;
 pub mod detach;

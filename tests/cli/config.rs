@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use bpm::base::error::{Error, Failure, Fault};
 use bpm::config::{
-    self, Command, Condition, Config, Dependency, EnvFile, Fallback, KEYS, Kind, Mode, Place, Port,
-    PortWish, Probe, Process, Restart, StartLimit, Swap, Toggle,
+    self, Command, Condition, Config, Dependency, EnvFile, Fallback, Happening, KEYS, Kind, Launch,
+    Limits, Mode, Place, Port, PortWish, Probe, Process, Restart, StartLimit, StopTo, Success,
+    Swap, Toggle,
 };
 
 const ROOT: &str = "/home/me/app";
@@ -115,6 +116,7 @@ fn defaults_are_those_of_the_specification() {
         heartbeat,
         idle_shutdown,
         direnv,
+        cgroup,
         processes,
         not_in_effect,
     } = config;
@@ -128,7 +130,10 @@ fn defaults_are_those_of_the_specification() {
         (seconds(1.0), seconds(300.0))
     );
     assert_eq!(backoff.factor, 1.5);
-    assert_eq!((passthrough, direnv), (Toggle::Auto, Toggle::Auto));
+    assert_eq!(
+        (passthrough, direnv, cgroup),
+        (Toggle::Auto, Toggle::Auto, Toggle::Auto)
+    );
     assert_eq!(heartbeat, seconds(300.0));
     assert_eq!(idle_shutdown, Duration::ZERO);
     assert_eq!(not_in_effect, []);
@@ -164,8 +169,10 @@ fn defaults_are_those_of_the_specification() {
         health: None,
         watch: vec![],
         color: false,
-        limit_nofile: None,
-        limit_core: None,
+        launch: Launch::default(),
+        stop_to: StopTo::Auto,
+        success: vec![Success::Code(0)],
+        on_event: vec![],
         log_lines: 10_000,
         log_bytes: 1 << 20,
         log_runs: 10,
@@ -353,7 +360,7 @@ core = "1G"
     );
     assert_eq!(api.watch.len(), 3);
     assert_eq!(
-        (api.limit_nofile, api.limit_core),
+        (api.launch.limits.nofile, api.launch.limits.core),
         (Some(4096), Some(1 << 30))
     );
     assert_eq!((api.log_runs, api.log_lines), (2, 10_000));
@@ -390,8 +397,8 @@ fn an_unknown_key_is_answered_with_the_nearest() {
         ["3:32: unknown key \"timeout\" in [process.web.ready]; did you mean \"timeout_seconds\"?"]
     );
     assert_eq!(
-        bad_process("limits.memory = \"1G\""),
-        ["3:8: unknown key \"memory\" in [process.web.limits]"]
+        bad_process("limits.fsize = \"1G\""),
+        ["3:8: unknown key \"fsize\" in [process.web.limits]"]
     );
 }
 
@@ -616,7 +623,7 @@ fn probes_are_checked() {
         assert!(process(&line).ready.is_some(), "{line}");
     }
     assert_eq!(
-        process("limits.core = \"unlimited\"").limit_core,
+        process("limits.core = \"unlimited\"").launch.limits.core,
         Some(u64::MAX)
     );
 }
@@ -926,6 +933,7 @@ fn the_man_page_has_every_key() {
             Place::Ready => "READINESS",
             Place::Health => "HEALTH",
             Place::Limits => "LIMITS",
+            Place::OnEvent => "EVENTS",
         };
         let from = page.find(&format!(".Sh {title}\n")).expect(title);
         let part = &page[from + 4..];
@@ -975,6 +983,109 @@ fn every_default_in_the_table_is_accepted_as_a_value() {
             Place::Ready => drop(process(&format!("ready.notify = true\nready.{line}"))),
             Place::Health => drop(process(&format!("health.notify = true\nhealth.{line}"))),
             Place::Limits => drop(process(&format!("limits.{line}"))),
+            Place::OnEvent => drop(process(&format!("on_event.{line}"))),
         }
+    }
+}
+
+#[test]
+fn rights_limits_and_streams_are_read() {
+    let config = good(
+        r#"
+unset_env = ["AWS_*"]
+on_event = "notify"
+cgroup = false
+
+[process.web]
+command = "./web"
+unset_env = ["SECRET"]
+stop_to = "leader"
+nice = -5
+oom_score_adj = 300
+umask = "027"
+user = "www-data"
+group = 33
+stdin = "open"
+success_exit_codes = [0, 3, "TERM"]
+limits = { memory = "512M", memory_high = "400M", cpu = 1.5, tasks = 64 }
+ready = { notify = true, settle_seconds = 2.5 }
+
+[process.web.on_event]
+crashed = ["mail", "me"]
+"#,
+    );
+    assert_eq!(config.cgroup, Toggle::Off);
+    let web = &config.processes[0];
+    let expected = Launch {
+        unset_env: vec!["AWS_*".into(), "SECRET".into()],
+        stdin_open: true,
+        tty: false,
+        limits: Limits {
+            memory: Some(512 << 20),
+            memory_high: Some(400 << 20),
+            cpu: Some(1.5),
+            tasks: Some(64),
+            ..Limits::default()
+        },
+        nice: Some(-5),
+        oom_score_adj: Some(300),
+        umask: Some(0o27),
+        user: Some("www-data".into()),
+        group: Some("33".into()),
+    };
+    assert_eq!(web.launch, expected);
+    assert_eq!(web.stop_to, StopTo::Leader);
+    assert_eq!(
+        web.success,
+        [Success::Code(0), Success::Code(3), Success::Signal(15)]
+    );
+    let mail = Command::List(vec!["mail".into(), "me".into()]);
+    assert_eq!(
+        web.on_event,
+        [
+            (None, Command::Shell("notify".into())),
+            (Some(Happening::Crashed), mail)
+        ]
+    );
+    assert_eq!(web.ready.as_ref().unwrap().settle, seconds(2.5));
+    let settle = |line: &str| process(line).ready.unwrap().settle;
+    assert_eq!(settle("ready.notify = true"), seconds(1.0));
+    assert_eq!(settle("ready.log = \"up\""), seconds(0.0));
+}
+
+#[test]
+fn rights_limits_and_streams_that_cannot_be_are_refused() {
+    for (line, part) in [
+        (
+            "nice = 20",
+            "\"nice\" in [process.web]: expected an integer from -20 to 19",
+        ),
+        (
+            "oom_score_adj = \"x\"",
+            "expected an integer from -1000 to 1000",
+        ),
+        ("umask = \"888\"", "expected octal digits in a string"),
+        ("umask = 22", "expected octal digits in a string"),
+        ("group = \"x\"", "it goes with \"user\""),
+        ("tty = true\nstdin = \"open\"", "gives it a terminal"),
+        (
+            "limits = { memory = 100, memory_high = 200 }",
+            "it is above \"memory\"",
+        ),
+        ("limits = { cpu = 0 }", "expected a number above 0"),
+        (
+            "success_exit_codes = [256]",
+            "expected a list of exit codes",
+        ),
+        ("success_exit_codes = [\"TREM\"]", "unknown signal \"TREM\""),
+        (
+            "stop_to = \"all\"",
+            "expected \"auto\", \"group\" or \"leader\"",
+        ),
+        ("on_event.crash = \"x\"", "did you mean \"crashed\"?"),
+        ("on_event = []", "name a program"),
+    ] {
+        let said = bad(&format!("[process.web]\ncommand = \"./web\"\n{line}\n")).join("\n");
+        assert!(said.contains(part), "{line}: {said}");
     }
 }

@@ -18,7 +18,7 @@ use crate::os::spawn::Step;
 
 use super::Supervisor;
 use super::environment::Purpose;
-use super::launch::variables;
+use super::launch::{account, variables};
 
 /// A build at work.
 pub(super) struct Build {
@@ -109,7 +109,8 @@ impl Supervisor {
             proc::MARKER.into(),
             format!("{}/{}/b{run}", self.marker_prefix(), process.name).into(),
         );
-        let spawned = match self.start(&plan.exec, &variables(env)) {
+        let account = account(&process.launch)?;
+        let spawned = match self.start(&plan.exec, &variables(env), account.as_ref()) {
             Ok(spawned) => spawned,
             Err(e) => {
                 let missing = e.step == Step::Program && e.error.kind() == io::ErrorKind::NotFound;

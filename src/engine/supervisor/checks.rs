@@ -440,7 +440,7 @@ impl Supervisor {
             env: Vec::new(),
             cwd: process.cwd.clone(),
         };
-        match self.start(&exec, &env) {
+        match self.start(&exec, &env, None) {
             Ok(spawned) => {
                 self.prober
                     .watch(key, attempt, spawned.stdout, spawned.stderr);

@@ -19,6 +19,7 @@ use crate::os::spawn::Step;
 use crate::os::trust;
 
 use super::Supervisor;
+use super::launch::account;
 
 /// No environment is larger; direnv's errors are shorter.
 const LONGEST_ENVIRONMENT: usize = 4 << 20;
@@ -149,7 +150,7 @@ impl Supervisor {
             self.set_phase(unit, "environment");
         }
         let env = Arc::clone(self.base.variables());
-        match self.start(&exec, &env) {
+        match self.start(&exec, &env, None) {
             Ok(spawned) => self.preps.push(DirenvJob {
                 purpose,
                 child: Some(spawned.child),
@@ -287,9 +288,14 @@ impl Supervisor {
             .iter()
             .map(|file| read_env_file(&self.setup.config.root, file))
             .collect::<Result<_, _>>()?;
+        let login = account(&process.launch)?.map(|account| account.env);
+        let login = login
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.into(), value));
         let mut env = config::environment(
             process,
-            base.iter().cloned(),
+            base.iter().cloned().chain(login),
             &files,
             self.port_of(process)?,
         )?;

@@ -14,9 +14,10 @@ use crate::engine::handle::Notice;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::CaptureLoop;
 use crate::log::store::Log;
+use crate::os::accounts::Account;
 use crate::os::proc;
 use crate::os::reap::Child;
-use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, spawn};
+use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, User, spawn};
 
 use super::Supervisor;
 use super::environment::{Purpose, Variables};
@@ -90,9 +91,10 @@ impl Supervisor {
         self.mark(&mut env, process, run);
         let env = Arc::new(variables(env));
         checks.keep(&env);
+        let account = account(&process.launch)?;
         let began = Mono::now();
         let held = self.sockets.of(key.unit);
-        let spawned = match self.start_as(&exec, &env, &held, Some(process)) {
+        let spawned = match self.start_as(&exec, &env, &held, Some(process), account.as_ref()) {
             Ok(spawned) => spawned,
             Err(e) => {
                 log.end(run, Wall::now(), &format!("could not start: {e}"));
@@ -196,8 +198,13 @@ impl Supervisor {
     }
 
     /// Starts a command beside the runs: no sockets, and no limits of a process.
-    pub(super) fn start(&self, exec: &Exec, env: &Variables) -> Result<Spawned, SpawnError> {
-        self.start_as(exec, env, &[], None)
+    pub(super) fn start(
+        &self,
+        exec: &Exec,
+        env: &Variables,
+        account: Option<&Account>,
+    ) -> Result<Spawned, SpawnError> {
+        self.start_as(exec, env, &[], None, account)
     }
 
     fn start_as(
@@ -206,6 +213,7 @@ impl Supervisor {
         env: &Variables,
         pass: &[BorrowedFd<'_>],
         process: Option<&Process>,
+        account: Option<&Account>,
     ) -> Result<Spawned, SpawnError> {
         let mut env = Cow::Borrowed(env);
         for (name, value) in &exec.env {
@@ -214,6 +222,7 @@ impl Supervisor {
             env.push((name.into(), value.into()));
         }
         let args: Vec<OsString> = exec.args.iter().map(OsString::from).collect();
+        let wanted = process.map(|p| p.launch.clone()).unwrap_or_default();
         spawn(&Launch {
             program: OsStr::new(&exec.program),
             argv0: exec.argv0.as_ref().map(OsStr::new),
@@ -221,16 +230,21 @@ impl Supervisor {
             env: &env,
             cwd: &exec.cwd,
             pass,
-            nofile: process
-                .and_then(|p| p.limit_nofile)
-                .or(Some(self.setup.nofile.soft)),
-            core: process.and_then(|p| p.limit_core),
-            umask: Some(self.setup.umask),
-            stdin: Stdin::Null,
+            nofile: wanted.limits.nofile.or(Some(self.setup.nofile.soft)),
+            core: wanted.limits.core,
+            umask: wanted.umask.or(Some(self.setup.umask)),
+            stdin: match wanted.stdin_open {
+                true => Stdin::Open,
+                false => Stdin::Null,
+            },
             cgroup: None,
-            nice: None,
-            oom_score_adj: None,
-            user: None,
+            nice: wanted.nice,
+            oom_score_adj: wanted.oom_score_adj,
+            user: account.map(|account| User {
+                uid: account.uid,
+                gid: account.gid,
+                groups: &account.groups,
+            }),
         })
     }
 
@@ -238,6 +252,13 @@ impl Supervisor {
     pub(super) fn marker_prefix(&self) -> String {
         self.setup.dir.marker()
     }
+}
+
+/// The account of `user` and `group`; None: ours.
+pub(super) fn account(wanted: &config::Launch) -> Result<Option<Account>, String> {
+    let user = wanted.user.as_deref();
+    user.map(|user| Account::find(user, wanted.group.as_deref()))
+        .transpose()
 }
 
 /// What `listen` says.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::logger::Level;
 use crate::base::table::Set;
-use crate::config::{Kind, Process};
+use crate::config::{self, Kind, Process};
 use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::clip;
 use crate::lifecycle::{Event, RunKey, UnitId};
@@ -255,7 +255,7 @@ impl Supervisor {
         let Some((key, death)) = found.and_then(|(k, b)| Some((*k, b.death?))) else {
             return;
         };
-        let success = death.end.is_success();
+        let success = self.is_success(key.unit, death.end);
         self.record_exit(key, death);
         self.end_checks(key);
         self.queue.push_back(Event::Exited { run: key, success });
@@ -269,6 +269,16 @@ impl Supervisor {
         } else {
             self.ends_due = true;
         }
+    }
+
+    /// Whether `success_exit_codes` names that end.
+    fn is_success(&self, unit: UnitId, end: End) -> bool {
+        let named = self.units.get(&unit).map(|u| u.process.success.as_slice());
+        let (code, signal) = match end {
+            End::Code(code) => (Some(code), None),
+            End::Signal { number, .. } => (None, Some(number)),
+        };
+        config::is_success(named.unwrap_or_default(), code, signal)
     }
 
     fn record_exit(&mut self, key: RunKey, death: Death) {
@@ -287,7 +297,7 @@ impl Supervisor {
         let oom = killed && !asked && kills > self.oom_kills;
         self.oom_kills = kills;
         let fault = book.fault.clone();
-        let crash = fault.is_some() || !asked && !death.end.is_success();
+        let crash = fault.is_some() || !asked && !self.is_success(key.unit, death.end);
         let Some(unit) = self.units.get_mut(&key.unit) else {
             return;
         };
