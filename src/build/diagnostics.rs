@@ -68,7 +68,7 @@ pub struct Places<'a> {
 impl Places<'_> {
     /// A file from the project's root. A compiler names it from where it runs: the folder of the package or a
     /// workspace's above it, so the nearest folder that has such a file is the one that is meant.
-    fn from_root(&self, file: &str, folder: &Path) -> String {
+    fn relative_to_root(&self, file: &str, folder: &Path) -> String {
         let from = folder
             .ancestors()
             .take_while(|at| at.starts_with(self.root));
@@ -88,7 +88,10 @@ impl Places<'_> {
                 && before.trim().is_empty()
                 && let Some((file, rest)) = place.split_once(':')
             {
-                return format!("{before}{arrow}{}:{rest}", self.from_root(file, folder));
+                return format!(
+                    "{before}{arrow}{}:{rest}",
+                    self.relative_to_root(file, folder)
+                );
             }
         }
         line.into()
@@ -110,7 +113,9 @@ impl Diagnostics {
         };
         let manifest = Path::new(&message.manifest);
         let folder = manifest.parent().unwrap_or(places.cwd);
-        error.file = error.file.map(|file| places.from_root(&file, folder));
+        error.file = error
+            .file
+            .map(|file| places.relative_to_root(&file, folder));
         let lines = message.rendered.trim_end().lines();
         let mut lines = lines.map(|line| places.line_from_root(line, folder));
         self.messages.add(error, &mut lines);
@@ -136,7 +141,7 @@ impl Diagnostics {
         found.count += other.count;
         for error in &mut found.list {
             let file = error.file.take();
-            error.file = file.map(|file| places.from_root(&file, places.cwd));
+            error.file = file.map(|file| places.relative_to_root(&file, places.cwd));
         }
         for line in &mut found.text {
             *line = places.line_from_root(line, places.cwd);
@@ -166,7 +171,11 @@ mod tests {
             ("src/gone.rs", "/p/api", "src/gone.rs"),
             ("/rustc/x/lib.rs", "/p/api", "/rustc/x/lib.rs"),
         ] {
-            assert_eq!(places.from_root(file, Path::new(folder)), want, "{file}");
+            assert_eq!(
+                places.relative_to_root(file, Path::new(folder)),
+                want,
+                "{file}"
+            );
         }
         let line = "   --> src/a.rs:3:5";
         assert_eq!(

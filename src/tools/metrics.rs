@@ -211,8 +211,11 @@ const PROCESS: &[(&str, Kind, &str, Value)] = &[
     ),
 ];
 
+/// Name, type, help, and the value where it is known.
+type Row<T> = (&'static str, Kind, &'static str, fn(&Sources<'_>) -> T);
+
 /// Families with one sample in all.
-const DAEMON: &[(&str, Kind, &str, fn(&Sources<'_>) -> Option<f64>)] = &[
+const DAEMON: &[Row<Option<f64>>] = &[
     (
         "bpm_clients",
         Gauge,
@@ -234,7 +237,7 @@ const DAEMON: &[(&str, Kind, &str, fn(&Sources<'_>) -> Option<f64>)] = &[
 ];
 
 /// bpm itself, by the names that all exporters use.
-const OWN: &[(&str, Kind, &str, fn(&Sources<'_>) -> f64)] = &[
+const OWN: &[Row<f64>] = &[
     (
         "process_cpu_seconds_total",
         Counter,

@@ -210,13 +210,13 @@ fn health(unit: &Unit, out: &mut Out) {
 
 fn limits(unit: &Unit, out: &mut Out) {
     let process = &unit.process;
-    if process.limit_nofile.is_some() || process.limit_core.is_some() {
+    if process.launch.limits.nofile.is_some() || process.launch.limits.core.is_some() {
         out.line(2, "ulimits:");
     }
-    if let Some(most) = process.limit_nofile {
+    if let Some(most) = process.launch.limits.nofile {
         out.line(3, format!("nofile: {{soft: {most}, hard: {most}}}"));
     }
-    match process.limit_core {
+    match process.launch.limits.core {
         Some(u64::MAX) => out.line(3, "core: -1"),
         Some(bytes) => out.line(3, format!("core: {bytes}")),
         None => {}

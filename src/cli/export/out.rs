@@ -90,7 +90,7 @@ const LACKING: &[Lack] = &[
     },
     Lack {
         setting: "limits.nofile",
-        is_set: |p| p.limit_nofile.is_some(),
+        is_set: |p| p.launch.limits.nofile.is_some(),
         why: [
             "",
             "",
@@ -100,7 +100,7 @@ const LACKING: &[Lack] = &[
     },
     Lack {
         setting: "limits.core",
-        is_set: |p| p.limit_core.is_some(),
+        is_set: |p| p.launch.limits.core.is_some(),
         why: [
             "",
             "",

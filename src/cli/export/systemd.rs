@@ -296,10 +296,10 @@ fn stop(plan: &Plan, unit: &Unit, out: &mut Out) {
 
 fn limits(unit: &Unit, out: &mut Out) {
     let process = &unit.process;
-    if let Some(most) = process.limit_nofile {
+    if let Some(most) = process.launch.limits.nofile {
         out.line(0, format!("LimitNOFILE={most}"));
     }
-    match process.limit_core {
+    match process.launch.limits.core {
         Some(u64::MAX) => out.line(0, "LimitCORE=infinity"),
         Some(bytes) => out.line(0, format!("LimitCORE={bytes}")),
         None => {}

@@ -56,7 +56,10 @@ use orders::PendingOrder;
 use runs::{RunRecord, Stopped, Sweep};
 use sockets::Sockets;
 
-/// What a supervisor needs to begin.
+/// Applies the access rules of a configuration; false: only checks them.
+pub type Access = Box<dyn FnMut(&Config, bool) -> crate::base::error::Result<()> + Send>;
+
+/// Everything that a supervisor needs to begin.
 pub struct Setup {
     /// Checked.
     pub config: Config,
@@ -79,8 +82,8 @@ pub struct Setup {
     pub identity: Identity,
     /// bpm's own log.
     pub logger: Arc<dyn Logger>,
-    /// Applies the access rules of a configuration that was read (false: only checks them).
-    pub access: Box<dyn FnMut(&Config, bool) -> crate::base::error::Result<()> + Send>,
+    /// Called for each configuration that is read.
+    pub access: Access,
     /// Told of readiness, reloads, stops and once per half of its watchdog's time (sd_notify(3)).
     pub manager: Box<dyn Manager>,
 }

@@ -413,8 +413,8 @@ impl EventLoop {
     /// Closes the connection that is missed least: the oldest of those that have not asked for anything yet,
     /// else the one that has been idle longest. False: all are needed.
     fn close_dispensable(&mut self) -> bool {
-        let dispensable = |c: &Box<Conn>| Some((c.dispensable()?, c.token));
-        match self.conns.values().filter_map(dispensable).min() {
+        let dispensable = |c: &Conn| Some((c.dispensable()?, c.token));
+        match self.conns.values().filter_map(|c| dispensable(c)).min() {
             Some((_, token)) => {
                 self.close(token);
                 true
