@@ -13,10 +13,8 @@ use crate::base::error::{Error, Failure, reason};
 use crate::base::json::{items, object};
 use crate::os::net::dial;
 
-/// What both ends of the socket must agree on.
-pub const PROTOCOL_VERSION: u64 = 1;
-/// The oldest bpm whose commands this daemon understands.
-pub const MIN_CLIENT_VERSION: &str = "0.1.0";
+pub use crate::server::service::{MIN_CLIENT_VERSION, PROTOCOL_VERSION};
+
 /// This bpm.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// A daemon that does not answer within this is unhealthy.

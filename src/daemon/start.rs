@@ -275,6 +275,7 @@ fn serve(
     let nofile =
         fds::raise_nofile().map_err(|e| Error::system("raise the limit of open files", e))?;
     // Removed at each end but a violent one.
+    let before = Descriptor::read(&project.dir.descriptor());
     let killed_before = project.dir.descriptor().exists();
     let (mut state, trouble) = State::read(&project.dir.state())?;
     if let Some(trouble) = trouble {
@@ -286,7 +287,11 @@ fn serve(
     let runtime = project.env.get("XDG_RUNTIME_DIR");
     let socket = project.dir.socket(runtime, peer::our_uid());
     let unix = listen::unix(&project.dir, &socket)?;
-    let identity = identity(tcp.as_ref(), &socket);
+    let mut identity = identity(tcp.as_ref(), &socket);
+    identity.previous_end = killed_before.then(|| {
+        let pid = before.map_or(String::new(), |d| format!(" (pid {})", d.pid));
+        format!("it{pid} was killed, or died: it did not stop in order")
+    });
     let descriptor = describe(project, &identity, &socket);
     let policy = listen::policy(&config, nofile.hard)?;
     let passes_lines = !options.quiet
@@ -368,13 +373,16 @@ fn serve(
 
 fn identity(tcp: Option<&TcpListener>, socket: &Path) -> Identity {
     let started = Mono::now();
+    let pid = std::process::id().cast_signed();
     Identity {
         instance_id: format!("{:016x}", RandomState::new().hash_one(started.as_nanos())),
-        pid: std::process::id().cast_signed(),
+        pid,
         started,
         started_at: Wall::now(),
         url: tcp.and_then(|l| l.local_addr().ok()).map(listen::url),
         socket: Some(socket.display().to_string()),
+        started_by: proc::cmdline(pid),
+        previous_end: None,
     }
 }
 

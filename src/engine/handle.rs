@@ -46,6 +46,8 @@ pub enum Reply {
     Units(Vec<Done>),
     /// What a reload did or would do.
     Reload(Reloaded),
+    /// The mistakes in `.mcp-run`: nothing was changed.
+    Mistakes(Vec<String>),
     /// It could not be done at all: a sentence.
     Refused(String),
 }
@@ -79,8 +81,6 @@ pub struct Done {
     pub exit: Option<ExitView>,
     /// Not ok: the last 20 lines of what failed, the build or the run.
     pub tail: Vec<String>,
-    /// When a dev build goes back to release.
-    pub release_in: Option<Duration>,
     /// stop: a signal was sent.
     pub signalled: bool,
     /// stop: how many needed KILL.
@@ -108,7 +108,6 @@ impl Done {
             rolled_back: false,
             exit: None,
             tail: Vec::new(),
-            release_in: None,
             signalled: false,
             killed: 0,
             leftovers: Vec::new(),
@@ -259,6 +258,10 @@ pub struct Identity {
     pub url: Option<String>,
     /// The Unix socket, if there is one.
     pub socket: Option<String>,
+    /// The command that started it.
+    pub started_by: Option<String>,
+    /// How the daemon before ended; None: it was stopped on purpose, or there was none.
+    pub previous_end: Option<String>,
 }
 
 impl Identity {
@@ -271,6 +274,8 @@ impl Identity {
             started_at: Wall::now(),
             url: None,
             socket: None,
+            started_by: None,
+            previous_end: None,
         }
     }
 }

@@ -33,6 +33,10 @@ pub struct Snapshot {
     pub events: VecDeque<Arc<EventView>>,
     /// The number of the newest event of an earlier bpm: ours go on behind it.
     pub before: u64,
+    /// The newest number that is known to have been used by then.
+    pub before_used: u64,
+    /// Of `.mcp-run` as it was read ([`crate::os::files::digest`]).
+    pub config: Option<u64>,
     /// Dev if any process is in dev.
     pub mode: Mode,
     /// When dev processes are built for release, if nobody calls before.
@@ -51,6 +55,8 @@ impl Snapshot {
             units: Vec::new(),
             events: VecDeque::new(),
             before: 0,
+            before_used: 0,
+            config: None,
             mode: Mode::Release,
             release_at: None,
             stopping: false,
@@ -100,6 +106,12 @@ pub struct UnitView {
     pub depends_on: Vec<String>,
     /// The port that its settings give it.
     pub port: Option<u16>,
+    /// It has something to build.
+    pub builds: bool,
+    /// Its run was taken over from a daemon that died.
+    pub adopted: bool,
+    /// Promises of its settings that do not hold now, a sentence each.
+    pub warnings: Vec<String>,
     pub log: Arc<Log>,
     pub build_log: Arc<Log>,
 }
@@ -119,6 +131,9 @@ impl UnitView {
             exits: Arc::default(),
             depends_on: Vec::new(),
             port: None,
+            builds: false,
+            adopted: false,
+            warnings: Vec::new(),
             log,
             build_log,
         }
@@ -232,6 +247,8 @@ pub struct ExitView {
     pub oom: bool,
     /// bpm asked for it.
     pub asked: bool,
+    /// Nobody wanted it, so the next start follows, or would.
+    pub crash: bool,
     /// Why, where it did so though nobody wanted it to: it was not ready in time, or not healthy.
     pub fault: Option<String>,
     /// When.
@@ -247,11 +264,6 @@ pub struct ExitView {
 }
 
 impl ExitView {
-    /// Nobody wanted it.
-    pub fn is_abnormal(&self) -> bool {
-        self.fault.is_some() || !self.asked && self.code != Some(0)
-    }
-
     /// `exit code 3`, `signal KILL`, `signal SEGV (core dumped)`.
     pub fn words(&self) -> String {
         let code = self.code.map(i64::from);

@@ -97,6 +97,8 @@ pub struct State {
     pub port: Option<u16>,
     /// No event has a number above this yet.
     pub event: u64,
+    /// The newest event when the file was written.
+    pub event_used: u64,
     processes: Table<String, Kept>,
     running: Vec<Running>,
     /// The file of before could not be read: processes may run that nobody wrote down.
@@ -227,6 +229,7 @@ impl State {
         let mut state = Self {
             port: port(&value["port"]),
             event: value["event"].as_u64().unwrap_or_default(),
+            event_used: value["event_used"].as_u64().unwrap_or_default(),
             processes: Table::default(),
             running: running.filter_map(running_of).collect(),
             damaged: false,
@@ -248,6 +251,7 @@ impl State {
             ("version", VERSION.into()),
             ("port", self.port.into()),
             ("event", self.event.into()),
+            ("event_used", self.event_used.into()),
             ("processes", json::entries(&mut processes)),
             ("running", json::list(self.running.iter().map(running_to))),
         ])
@@ -361,6 +365,7 @@ fn exit_to(exit: &ExitView, left: &mut usize) -> Value {
         ("core", exit.core.into()),
         ("oom", exit.oom.into()),
         ("asked", exit.asked.into()),
+        ("crash", exit.crash.into()),
         ("fault", exit.fault.clone().into()),
         ("at", exit.at.0.into()),
         ("uptime_ms", millis(exit.uptime).into()),
@@ -381,6 +386,10 @@ fn exit_of(row: &Value) -> Option<ExitView> {
         core: flag("core"),
         oom: flag("oom"),
         asked: flag("asked"),
+        // Earlier versions wrote down what was abnormal, not what was a crash.
+        crash: row["crash"].as_bool().unwrap_or_else(|| {
+            row["fault"].is_string() || !flag("asked") && row["code"].as_i64() != Some(0)
+        }),
         fault: row["fault"].as_str().map(Into::into),
         at: Wall(row["at"].as_i64()?),
         uptime: span("uptime_ms"),
@@ -466,6 +475,7 @@ mod tests {
             core: false,
             oom: true,
             asked: false,
+            crash: true,
             fault: Some("it was not ready within 1.0s".into()),
             at: Wall(1_795_229_210_123),
             uptime: Duration::from_millis(1_500),

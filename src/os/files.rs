@@ -1,6 +1,7 @@
 //! Files that appear whole, and folders that are nobody else's.
 
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -135,6 +136,14 @@ pub fn open_append(path: &Path) -> io::Result<File> {
         .create(true)
         .mode(0o600)
         .open(path)
+}
+
+/// A number for the contents of a file, to tell whether they have changed; None: it can't be read.
+pub fn digest(path: &Path) -> Option<u64> {
+    let (bytes, _) = read_named(path).ok()?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&bytes);
+    Some(hasher.finish())
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub const BATCHES: &str = "2025-03-26";
 const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const SERVER: &str = "io.modelcontextprotocol/serverInfo";
+const IGNORED: &str = "bpm/ignored";
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// The headers of a modern request differ from its body.
@@ -465,6 +466,8 @@ pub struct Envelope {
     pub era: Era,
     /// Its caching hint.
     pub cache: Option<Cache>,
+    /// Arguments that meant nothing.
+    pub ignored: Vec<String>,
 }
 
 impl Mcp {
@@ -493,8 +496,17 @@ impl Mcp {
                 let hint = format!("\"ttlMs\":{ttl_ms},\"cacheScope\":\"{scope}\",");
                 out.extend_from_slice(hint.as_bytes());
             }
-            let meta = format!("\"_meta\":{{\"{SERVER}\":{}}}", self.info);
+            let meta = format!("\"_meta\":{{\"{SERVER}\":{}", self.info);
             out.extend_from_slice(meta.as_bytes());
+            if !to.ignored.is_empty() {
+                out.push(b',');
+                put_ignored(out, &to.ignored);
+            }
+            out.push(b'}');
+        } else if !to.ignored.is_empty() {
+            out.extend_from_slice(b",\"_meta\":{");
+            put_ignored(out, &to.ignored);
+            out.push(b'}');
         }
         out.extend_from_slice(b"}}");
     }
@@ -585,6 +597,13 @@ impl Mcp {
             ]),
         );
     }
+}
+
+/// Names arguments that meant nothing.
+fn put_ignored(out: &mut Vec<u8>, names: &[String]) {
+    rpc::put_text(out, IGNORED);
+    out.push(b':');
+    rpc::put(out, &Value::from(names));
 }
 
 fn content(out: &mut Vec<u8>, text: &str, is_error: bool) {

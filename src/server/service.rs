@@ -9,6 +9,11 @@ use crate::base::clock::Mono;
 pub use crate::base::logger::Level;
 use crate::os::poll::Waker;
 
+/// What both ends of the socket must agree on.
+pub const PROTOCOL_VERSION: u64 = 1;
+/// The oldest bpm whose commands this daemon understands.
+pub const MIN_CLIENT_VERSION: &str = "0.1.0";
+
 /// Who calls, as far as the wire tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
@@ -136,6 +141,11 @@ pub trait Service: Send + Sync {
         args: &Value,
         token: Option<&Value>,
     ) -> Option<Step>;
+    /// Arguments of a call that the tool does not know and does without.
+    fn ignored(&self, name: &str, args: &Value) -> Vec<String> {
+        let _ = (name, args);
+        Vec::new()
+    }
     /// `resources/list` entries.
     fn resources(&self) -> Vec<Value>;
     /// `resources/templates/list` entries.

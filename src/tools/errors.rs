@@ -1,5 +1,5 @@
-//! `get_errors`: what looks like an error or a warning, a group for each shape, as data and in a few
-//! lines.
+//! `get_errors`: what looks like an error or a warning, a group for each shape, and the ends that nobody asked
+//! for; of one process or of all.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,104 +7,337 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Tools;
-use super::logs::{self, Search};
-use super::schema::{Args, Field, Shape};
-use super::text::{LIMIT, clip, fitting, thousands};
-use crate::base::json::{list, object};
-use crate::engine::snapshot::UnitView;
-use crate::log::search::{Errors, Group, Query, QueryError};
-use crate::server::service::{Answer, Caller, Step};
+use super::logs::{self, moment, not_yet};
+use super::text::{LIMIT, Reader, clip, count, doing, escaped, fitting, thousands};
+use super::{Call, build, why};
+use crate::base::clock::{Mono, Wall};
+use crate::base::json::{list, object, or_null};
+use crate::engine::snapshot::{ExitView, State, UnitView};
+use crate::log::search::{Errors, Group, Query, QueryError, Severity};
+use crate::server::service::{Answer, Step};
 
 /// Groups of an answer, unless `max` says otherwise.
 const GROUPS: usize = 10;
 /// The most that `max` may ask for.
 pub(super) const MOST_GROUPS: i64 = 100;
 /// Characters that what stands below the groups may take.
-const NOTES: usize = 500;
+const NOTES: usize = 1_500;
 /// Characters that what stands above a sample may take.
-const HEAD: usize = 110;
+const HEAD: usize = 170;
 /// A sample has so many characters at least, however many groups there are.
 const SAMPLE: usize = 200;
 /// Every line is looked at, so it may take longer than a search.
 const BUDGET: Duration = Duration::from_secs(2);
+const LEAST_BUDGET: Duration = Duration::from_millis(100);
+/// Crashes of one process in an answer.
+const CRASHES: usize = 5;
+/// Characters of the last lines of a process's newest crash, and of those before it.
+const CRASH_ROOM: usize = 1_200;
+const EARLIER_ROOM: usize = 200;
 
-pub(super) const OUTPUT: &[Field] = {
-    use Shape::{Always, Many};
-    &[
-        Field("process", Always("string"), ""),
-        Field(
-            "groups",
-            Many(&[
-                Field("count", Always("integer"), ""),
-                Field("first", Always("string"), ""),
-                Field("last", Always("string"), ""),
-                Field("level", Always("string"), "error or warning"),
-                Field("sample", Always("string"), "the first one, with its stack"),
-                Field("seq", Always("integer"), "of the sample"),
-            ]),
-            "errors before warnings, then the most frequent",
-        ),
-        Field("searched", Always("integer"), "lines"),
-        Field("next", Always("integer"), "pass it as after"),
-    ]
-};
+/// Which lines and ends are meant.
+#[derive(Debug, Clone, Copy)]
+struct Scope {
+    builds: bool,
+    after: Option<u64>,
+    since: Option<Wall>,
+    index: Option<i64>,
+}
 
 /// The tool.
-pub(super) fn get_errors(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
-    let unit = tools.unit(args)?;
-    let builds = args.flag("build").unwrap_or(false);
-    let max = args.size("max").unwrap_or(GROUPS);
-    let query = Query {
-        index: args.whole("index").unwrap_or(-1),
+pub(super) fn get_errors(call: &Call<'_>) -> Result<Step, String> {
+    let args = call.args;
+    let since = args.text("since").map(|text| moment(text, Wall::now()));
+    let scope = Scope {
+        builds: args.flag("build").unwrap_or(false),
         after: args.count("after"),
-        budget: BUDGET,
-        ..Query::default()
+        since: since.transpose()?,
+        index: args.whole("index"),
     };
+    let one = args.process().map(str::to_owned);
+    if one.is_none() && scope.after.is_some() {
+        return Err(
+            "\"after\" is a cursor of one process's log: name the process, or use \"since\"".into(),
+        );
+    }
+    let units = match &one {
+        Some(_) => vec![call.unit()?],
+        None => call.tools.handle.snapshot.now().units.clone(),
+    };
+    let max = args.size("max").unwrap_or(GROUPS);
+    let reader = call.reader();
     Ok(Step::Work(Box::new(move || {
-        match find(&unit, builds, &query, max) {
-            Ok(found) => answer(&unit, builds, found),
+        match All::of(&units, scope, one.is_some(), max) {
+            Ok(all) => all.answer(one.as_deref(), reader),
             Err(why) => Answer::Fail(why),
         }
     })))
 }
 
-/// Of a process that has not run yet: nothing.
-fn find(unit: &UnitView, builds: bool, query: &Query, max: usize) -> Result<Errors, String> {
-    let log = logs::log(unit, builds);
-    match log.find_errors(query, max) {
-        Err(QueryError::NoRun { known: 0, .. }) => Ok(Errors {
-            next: log.next_seq().saturating_sub(1),
-            ..Errors::default()
-        }),
-        found => found.map_err(|e| logs::refusal(&unit.name, builds, &e)),
+/// What was found in the logs of all that were asked for.
+#[derive(Default)]
+struct All {
+    groups: Vec<(Arc<UnitView>, Group)>,
+    crashes: Vec<Crash>,
+    /// What else is wrong, or missing, a sentence each.
+    notes: Vec<String>,
+    more_groups: usize,
+    searched: u64,
+    next: Option<u64>,
+}
+
+struct Crash {
+    unit: Arc<UnitView>,
+    exit: ExitView,
+    room: usize,
+}
+
+impl All {
+    fn of(units: &[Arc<UnitView>], scope: Scope, one: bool, max: usize) -> Result<Self, String> {
+        let mut all = Self::default();
+        let share = u32::try_from(units.len().max(1)).unwrap_or(u32::MAX);
+        let budget = (BUDGET * 2 / share).clamp(LEAST_BUDGET, BUDGET);
+        for unit in units {
+            all.add(unit, scope, one, max, budget)?;
+        }
+        let order = |(_, group): &(Arc<UnitView>, Group)| {
+            (group.level != Severity::Error, u64::MAX - group.count)
+        };
+        all.groups.sort_by_key(order);
+        all.more_groups += all.groups.len().saturating_sub(max);
+        all.groups.truncate(max);
+        Ok(all)
+    }
+
+    fn add(
+        &mut self,
+        unit: &Arc<UnitView>,
+        scope: Scope,
+        one: bool,
+        max: usize,
+        budget: Duration,
+    ) -> Result<(), String> {
+        let name = &unit.name;
+        let log = logs::log(unit, scope.builds);
+        let mut query = Query {
+            index: scope.index.unwrap_or(-1),
+            after: scope.after,
+            since: scope.since,
+            budget,
+            ..Query::default()
+        };
+        let ends = match scope.builds {
+            true => Vec::new(),
+            false => ends(unit, scope),
+        };
+        if scope.after.is_none() && scope.index.is_none() && !scope.builds {
+            // The runs of the ends, and the newest: a time crosses runs where a cursor does.
+            let oldest = ends.last().filter(|_| scope.since.is_none());
+            query.since = query
+                .since
+                .or(oldest.map(|exit| exit.at.before(exit.uptime)));
+            query.after = query.since.map(|_| 0);
+        }
+        let found = match log.find_errors(&query, max) {
+            Err(QueryError::NoRun { known, .. }) if known == 0 || !one => {
+                if one {
+                    self.notes.push(not_yet(unit, scope.builds));
+                }
+                Errors {
+                    next: log.next_seq().saturating_sub(1),
+                    ..Errors::default()
+                }
+            }
+            found => found.map_err(|e| logs::refusal(name, scope.builds, &e))?,
+        };
+        self.note(unit, &found, ends.is_empty(), scope);
+        let earlier = ends.len().saturating_sub(CRASHES);
+        if earlier > 0 {
+            self.notes
+                .push(format!("[{name}: {earlier} crashes before these left out]"));
+        }
+        let last = |exit: &ExitView| exit.tail.last().cloned();
+        let newest = ends.first().and_then(&last);
+        for (at, exit) in ends.into_iter().take(CRASHES).enumerate() {
+            let room = match at {
+                0 => CRASH_ROOM,
+                // The same again needs no lines.
+                _ if last(&exit) == newest => 0,
+                _ => EARLIER_ROOM,
+            };
+            let unit = Arc::clone(unit);
+            self.crashes.push(Crash { unit, exit, room });
+        }
+        self.searched += found.searched;
+        self.next = one.then_some(found.next);
+        self.more_groups += found.more_groups;
+        let groups = found.groups.into_iter();
+        self.groups
+            .extend(groups.map(|group| (Arc::clone(unit), group)));
+        Ok(())
+    }
+
+    /// What else is to be said of a process.
+    fn note(&mut self, unit: &UnitView, found: &Errors, no_crash: bool, scope: Scope) {
+        let name = &unit.name;
+        if found.others > 0 {
+            self.notes.push(format!(
+                "[{name}: {} more such lines, of too many shapes to be told apart]",
+                thousands(found.others)
+            ));
+        }
+        if found.stopped_early {
+            self.notes.push(format!(
+                "[{name}: it ended at its time limit after {}, newer ones were not looked at: narrow it with after or since]",
+                count(found.searched, "line")
+            ));
+        }
+        let gone = logs::gone(found.dropped).filter(|_| scope.after != Some(0));
+        self.notes
+            .extend(gone.map(|gone| format!("{name}: {gone}")));
+        if scope.builds {
+            return;
+        }
+        let down = matches!(unit.facts.state, State::Crashed | State::Failed);
+        let failed = unit.build.as_ref().filter(|build| build.ok == Some(false));
+        if let Some(build) = failed {
+            let first = build.errors.list.first().map(build::headline);
+            let first = first.map_or(String::new(), |first| format!(": {first}"));
+            self.notes
+                .push(format!("{name}: build {} failed{first}", build.id));
+        } else if down && no_crash {
+            self.notes
+                .push(format!("{name}: {}", doing(unit, Mono::now())));
+        }
+    }
+
+    fn answer(mut self, one: Option<&str>, reader: Reader) -> Answer {
+        let share = (LIMIT - NOTES) / (self.groups.len() + self.crashes.len()).max(1);
+        let room = share.saturating_sub(HEAD).max(SAMPLE);
+        for (_, group) in &mut self.groups {
+            group.sample = shortened(&group.sample, room);
+        }
+        for crash in &mut self.crashes {
+            crash.room = crash.room.min(share);
+        }
+        let now = Mono::now();
+        let text = self.text(one.is_some(), reader, now);
+        let crashes = self.crashes.iter();
+        let crashes =
+            crashes.map(|crash| why::crash_value(&crash.unit, &crash.exit, crash.room, now));
+        let mut value = object([
+            ("groups", list(self.groups.iter().map(value))),
+            ("crashes", list(crashes)),
+            ("searched", self.searched.into()),
+            ("next", or_null(self.next)),
+        ]);
+        if let Some(name) = one {
+            value["process"] = name.into();
+        }
+        if !self.notes.is_empty() {
+            value["notes"] = list(self.notes.iter().map(String::as_str));
+        }
+        Answer::Data { value, text }
+    }
+
+    /// The crashes, the groups, what is to be said about them, and the cursor.
+    fn text(&self, one: bool, reader: Reader, now: Mono) -> String {
+        let crashes = self.crashes.iter();
+        let crashes = crashes.map(|c| why::crash_words(&c.unit, &c.exit, c.room, now));
+        let groups = self
+            .groups
+            .iter()
+            .map(|(unit, group)| piece(&unit.name, group));
+        let mut pieces: Vec<String> = crashes.map(|text| text.trim_end().into()).collect();
+        pieces.extend(groups);
+        let shown = fitting(pieces.iter().map(String::as_str), LIMIT - NOTES, false);
+        let mut text = String::new();
+        for piece in &pieces[..shown] {
+            let _ = writeln!(text, "{piece}");
+        }
+        let mut notes = self.notes.clone();
+        let left = pieces.len() - shown + self.more_groups;
+        if left > 0 {
+            notes.push(format!(
+                "[{left} more groups left out: raise max (to {MOST_GROUPS} at most), or narrow it with since or after]"
+            ));
+        }
+        if pieces.is_empty() && notes.is_empty() {
+            notes.push("no line looks like an error or a warning, and nothing crashed".into());
+        }
+        let mut room = NOTES - 200;
+        for note in notes {
+            let note = clip(&escaped(&note), 500).into_owned();
+            room = room.saturating_sub(note.chars().count() + 1);
+            if room == 0 {
+                text.push_str("[more notes left out: ask for one process]\n");
+                break;
+            }
+            let _ = writeln!(text, "{note}");
+        }
+        if reader == Reader::Person {
+            return text.trim_end().into();
+        }
+        let (groups, searched) = (self.groups.len(), thousands(self.searched));
+        let _ = write!(text, "[{groups} groups in {searched} lines");
+        match self.next.filter(|_| one) {
+            Some(next) => {
+                let _ = write!(text, " | next {next}]");
+            }
+            None => text.push(']'),
+        }
+        text
     }
 }
 
-fn answer(unit: &Arc<UnitView>, builds: bool, mut found: Errors) -> Answer {
-    let share = (LIMIT - NOTES) / found.groups.len().max(1);
-    let room = share.saturating_sub(HEAD).max(SAMPLE);
-    for group in &mut found.groups {
-        group.sample = shortened(&group.sample, room);
-    }
-    let nothing = if found.searched == 0 {
-        Search::newest(unit, builds, 0).has_no_run()
-    } else {
-        None
+/// The ends that are meant and that nobody asked for, the newest first.
+fn ends(unit: &UnitView, scope: Scope) -> Vec<ExitView> {
+    let newest_first = || unit.exits.iter().rev();
+    let crashes = |wanted: &dyn Fn(&ExitView) -> bool| -> Vec<ExitView> {
+        let ends = newest_first().filter(|exit| exit.crash && wanted(exit));
+        ends.cloned().collect()
     };
-    Answer::Data {
-        text: text(&found, nothing),
-        value: object([
-            ("process", unit.name.as_str().into()),
-            ("groups", list(found.groups.iter().map(value))),
-            ("searched", found.searched.into()),
-            ("next", found.next.into()),
-        ]),
+    if let Some(after) = scope.after {
+        let line = line_at(unit, after);
+        return crashes(&|exit| line.is_some_and(|(run, at)| exit.run >= run && exit.at >= at));
     }
+    if let Some(since) = scope.since {
+        return crashes(&|exit| exit.at >= since);
+    }
+    if let Some(index) = scope.index {
+        let query = Query {
+            index,
+            head: Some(0),
+            ..Query::default()
+        };
+        let run = unit.log.find(&query).ok().and_then(|found| found.run);
+        return crashes(&|exit| Some(exit.run) == run);
+    }
+    // Back to the last good run, be it that it crashed.
+    let mut ends = Vec::new();
+    for exit in newest_first().take_while(|exit| exit.crash) {
+        ends.push(exit.clone());
+        if why::was_good(exit) {
+            break;
+        }
+    }
+    ends
 }
 
-fn value(group: &Group) -> Value {
+/// The run and the time of the line that a cursor stands behind.
+fn line_at(unit: &UnitView, cursor: u64) -> Option<(u64, Wall)> {
+    let query = Query {
+        after: Some(cursor.saturating_sub(1)),
+        head: Some(1),
+        ..Query::default()
+    };
+    let found = unit.log.find(&query).ok()?;
+    found.lines.first().map(|line| (line.run, line.at))
+}
+
+fn value((unit, group): &(Arc<UnitView>, Group)) -> Value {
     object([
+        ("process", unit.name.as_str().into()),
         ("count", group.count.into()),
         ("first", group.first.rfc3339().into()),
         ("last", group.last.rfc3339().into()),
@@ -114,10 +347,13 @@ fn value(group: &Group) -> Value {
     ])
 }
 
-/// The first lines of a sample, each indented in the text: two characters more.
+/// The first lines of a sample, each behind three columns in the text.
 fn shortened(sample: &str, room: usize) -> String {
     let lines: Vec<_> = sample.lines().map(|line| clip(line, room - 20)).collect();
-    let costs: Vec<String> = lines.iter().map(|line| format!("  {line}")).collect();
+    let costs: Vec<String> = lines
+        .iter()
+        .map(|line| format!("   {}", escaped(line)))
+        .collect();
     let keep = fitting(costs.iter().map(String::as_str), room - 10, false).max(1);
     let mut text = lines[..keep.min(lines.len())].join("\n");
     if keep < lines.len() {
@@ -126,126 +362,16 @@ fn shortened(sample: &str, room: usize) -> String {
     text
 }
 
-/// The groups, what is to be said about them, and the cursor; `nothing`: why there is no log.
-fn text(found: &Errors, nothing: Option<String>) -> String {
-    let pieces: Vec<String> = found.groups.iter().map(piece).collect();
-    let shown = fitting(pieces.iter().map(String::as_str), LIMIT - NOTES, false);
-    let mut text = String::new();
-    for piece in &pieces[..shown] {
-        text.push_str(piece);
-        text.push('\n');
-    }
-    for note in notes(found, shown, nothing) {
-        let _ = writeln!(text, "{note}");
-    }
-    let _ = write!(
-        text,
-        "[{shown} groups in {} lines | next {}]",
-        thousands(found.searched),
-        found.next
-    );
-    text
-}
-
-/// `12x error, 2026-11-21T05:00:00.123Z to 2026-11-21T05:10:00.000Z, seq 11`, and the sample.
-fn piece(group: &Group) -> String {
-    let mut text = format!("{}x {}, ", thousands(group.count), group.level.as_str());
-    text.push_str(&group.first.rfc3339());
+/// `web: 12x error, 2026-11-21T05:00:00.123Z to 2026-11-21T05:10:00.000Z, seq 11`, and the sample.
+fn piece(name: &str, group: &Group) -> String {
+    let (times, level) = (thousands(group.count), group.level.as_str());
+    let mut text = format!("{name}: {times}x {level}, {}", group.first.rfc3339());
     if group.count > 1 {
         let _ = write!(text, " to {}", group.last.rfc3339());
     }
     let _ = write!(text, ", seq {}", group.seq);
     for line in group.sample.lines() {
-        let _ = write!(text, "\n  {line}");
+        let _ = write!(text, "\n   {}", escaped(line));
     }
     text
-}
-
-/// What else has to be said, a line each.
-fn notes(found: &Errors, shown: usize, nothing: Option<String>) -> Vec<String> {
-    let mut notes = Vec::new();
-    let left = found.groups.len() - shown + found.more_groups;
-    if left > 0 {
-        notes.push(format!(
-            "[{left} more groups left out: raise max (to {MOST_GROUPS} at most), or read on from a later cursor with after]"
-        ));
-    }
-    if found.others > 0 {
-        notes.push(format!(
-            "[{} more such lines, of too many shapes to be told apart]",
-            thousands(found.others)
-        ));
-    }
-    if found.stopped_early {
-        notes.push(format!(
-            "[it ended at its time limit after {} lines, newer ones were not looked at: narrow it with after]",
-            thousands(found.searched)
-        ));
-    }
-    notes.extend(logs::gone(found.dropped));
-    if found.groups.is_empty() {
-        notes.push(nothing.unwrap_or_else(|| {
-            format!(
-                "no line looks like an error or a warning ({} searched)",
-                thousands(found.searched)
-            )
-        }));
-    }
-    notes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::clock::Wall;
-    use crate::log::search::Severity;
-
-    fn group(count: u64, sample: &str) -> Group {
-        Group {
-            count,
-            first: Wall(0),
-            last: Wall(1_500),
-            level: Severity::Error,
-            sample: sample.into(),
-            seq: 7,
-            run: 1,
-        }
-    }
-
-    #[test]
-    fn a_group_is_a_line_and_its_sample() {
-        assert_eq!(
-            piece(&group(1_200, "a\n    at b")),
-            "1,200x error, 1970-01-01T00:00:00.000Z to 1970-01-01T00:00:01.500Z, seq 7\n  a\n      at b"
-        );
-        assert_eq!(
-            piece(&group(1, "a")),
-            "1x error, 1970-01-01T00:00:00.000Z, seq 7\n  a"
-        );
-    }
-
-    #[test]
-    fn an_answer_of_many_long_samples_stays_within_its_bounds() {
-        for count in [1, 10, 100] {
-            let sample = vec!["x".repeat(400); 13].join("\n");
-            let room = ((LIMIT - NOTES) / count).saturating_sub(HEAD).max(SAMPLE);
-            let short = shortened(&sample, room);
-            assert!(short.chars().count() <= room, "{count}");
-            let found = Errors {
-                groups: vec![group(u64::MAX, &short); count],
-                more_groups: 5,
-                others: u64::MAX,
-                searched: u64::MAX,
-                dropped: u64::MAX,
-                stopped_early: true,
-                next: u64::MAX,
-            };
-            let text = text(&found, None);
-            assert!(text.chars().count() <= LIMIT, "{}", text.len());
-            if count <= 10 {
-                assert!(text.contains("[5 more groups left out"), "{text}");
-            }
-        }
-        assert_eq!(shortened("a\n b", 200), "a\n b");
-    }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Tools;
 use super::logs::{Search, TAIL, bad_pattern, stream};
 use super::schema::{Args, COUNT, Kind, Row};
+use super::text::Reader;
 use crate::base::clock::{Mono, Wall};
 use crate::base::json::{entries, kind_of, list, object};
 use crate::base::table::Table;
@@ -364,6 +365,7 @@ impl Source {
             query,
             json: false,
             limit: 0,
+            reader: Reader::Person,
         };
         let found = if alone {
             search.find()?

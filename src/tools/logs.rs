@@ -3,51 +3,92 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Tools;
+use super::Call;
 use super::schema::Args;
-use super::text::{LIMIT, LINE, clip, fitting, thousands};
+use super::text::{LIMIT, LINE, MARGIN, MATCH, Reader, clip, count, escaped, fitting, thousands};
 use crate::base::clock::{Wall, parse_span};
 use crate::base::json::{brief, list, object, or_null};
 use crate::engine::snapshot::{State, UnitView};
 use crate::log::search::{Found, Line, Query, QueryError, Stream};
 use crate::log::store::Log;
-use crate::server::service::{Answer, Caller, Step};
+use crate::server::service::{Answer, Step};
 
 /// Lines without `head` and `tail`.
 pub(super) const TAIL: usize = 200;
 /// Characters that what stands below the lines may take.
 const NOTES: usize = 400;
-/// Characters around a line of a text: its mark, what separates groups, the newline.
+/// Characters around a line of a text: its columns, what separates groups, the newline.
 const FRAME: usize = 8;
 /// The same in JSON: names, time, punctuation.
-const JSON_FRAME: usize = 140;
+const JSON_FRAME: usize = 160;
+/// The least time for one log of many.
+const LEAST_BUDGET: Duration = Duration::from_millis(50);
 
 /// The tool `search_logs`.
-pub(super) fn search_logs(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
-    search(tools, args, false)
+pub(super) fn search_logs(call: &Call<'_>) -> Result<Step, String> {
+    let args = call.args;
+    if args.text("process") == Some("*") {
+        return search_all(call);
+    }
+    search(call, false)
 }
 
 /// The tool `search_build_log`.
-pub(super) fn search_build_log(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
-    search(tools, args, true)
+pub(super) fn search_build_log(call: &Call<'_>) -> Result<Step, String> {
+    search(call, true)
 }
 
-fn search(tools: &Tools, args: Args<'_>, builds: bool) -> Result<Step, String> {
-    let limit = args.size("max_chars").unwrap_or(LIMIT);
+fn search(call: &Call<'_>, builds: bool) -> Result<Step, String> {
+    let limit = call.args.size("max_chars").unwrap_or(LIMIT);
     let search = Search {
-        unit: tools.unit(args)?,
+        unit: call.unit()?,
         builds,
-        query: query(args, limit, Wall::now())?,
-        json: args.text("format") == Some("json"),
+        query: query(call.args, limit, Wall::now())?,
+        json: call.args.text("format") == Some("json"),
         limit,
+        reader: call.reader(),
     };
     Ok(Step::Work(Box::new(move || search.answer())))
 }
 
-fn query(args: Args<'_>, limit: usize, now: Wall) -> Result<Query, String> {
+/// The newest runs of all processes, merged by time.
+fn search_all(call: &Call<'_>) -> Result<Step, String> {
+    for name in ["index", "after"] {
+        if call.args.whole(name).is_some() {
+            return Err(format!(
+                "{name:?} is of one process: it does not go with \"process\": \"*\"; use \"since\""
+            ));
+        }
+    }
+    let limit = call.args.size("max_chars").unwrap_or(LIMIT);
+    let mut query = query(call.args, limit, Wall::now())?;
+    let units = call.tools.handle.snapshot.now().units.clone();
+    let share = u32::try_from(units.len().max(1)).unwrap_or(u32::MAX);
+    query.budget = (query.budget * 4 / share).max(LEAST_BUDGET);
+    let json = call.args.text("format") == Some("json");
+    let reader = call.reader();
+    Ok(Step::Work(Box::new(move || {
+        let searches = units.iter().map(|unit| Search {
+            unit: Arc::clone(unit),
+            builds: false,
+            query: query.clone(),
+            json,
+            limit,
+            reader,
+        });
+        let searches: Vec<Search> = searches.collect();
+        match Merged::of(&searches) {
+            Ok(merged) => merged.answer(&searches),
+            Err(why) => Answer::Fail(why),
+        }
+    })))
+}
+
+fn query(args: &Args, limit: usize, now: Wall) -> Result<Query, String> {
     let (head, tail) = (args.size("head"), args.size("tail"));
     let since = args
         .text("since")
@@ -97,6 +138,7 @@ pub(super) struct Search {
     pub(super) query: Query,
     pub(super) json: bool,
     pub(super) limit: usize,
+    pub(super) reader: Reader,
 }
 
 impl Search {
@@ -111,11 +153,11 @@ impl Search {
             },
             json: false,
             limit: LIMIT,
+            reader: Reader::Model,
         }
     }
 
-    /// Searches.
-    pub(super) fn answer(&self) -> Answer {
+    fn answer(&self) -> Answer {
         match self.find() {
             Ok(found) if self.json => {
                 let value = self.value(&found);
@@ -148,12 +190,6 @@ impl Search {
         log(&self.unit, self.builds)
     }
 
-    /// Why there is nothing to be found: no run is known.
-    pub(super) fn has_no_run(&self) -> Option<String> {
-        let found = self.find().ok()?;
-        found.run.is_none().then(|| self.not_yet())
-    }
-
     fn none(&self) -> Found {
         Found {
             index: self.query.index,
@@ -167,63 +203,65 @@ impl Search {
         let room = self.limit.saturating_sub(NOTES);
         // One line fits whatever its length, or nobody could page past it.
         let pieces = self.pieces(found, LINE.min(room.saturating_sub(FRAME)));
-        let whole: usize = pieces.iter().map(|p| p.chars().count() + 1).sum();
-        let from_end = self.query.tail.is_some();
-        let shown = if whole <= room {
-            pieces.len()
-        } else {
-            fitting(pieces.iter().map(String::as_str), room, from_end)
-        };
-        let cut = if from_end { pieces.len() - shown } else { 0 };
-        let mut text = String::with_capacity(whole.min(self.limit) + NOTES);
-        for (i, piece) in pieces[cut..cut + shown].iter().enumerate() {
-            // The separator of groups stands between two of them only.
-            let piece = if i == 0 {
-                piece.strip_prefix("--\n").unwrap_or(piece)
-            } else {
-                piece
-            };
-            text.push_str(piece);
-            text.push('\n');
-        }
+        let (mut text, from, shown) = self.fitted(&pieces, room);
         for note in self.notes(found, shown) {
-            text.push_str(&clip(&note, NOTES / 2));
+            text.push_str(&clip(&escaped(&note), NOTES / 2));
             text.push('\n');
         }
-        let total = if self.query.pattern.is_some() {
-            found.searched
-        } else {
-            found.matches
-        };
+        if self.reader == Reader::Person {
+            return text.trim_end_matches('\n').into();
+        }
         let run = match found.run {
             Some(run) => format!("run {run} ({})", found.index),
             None => "no run".into(),
         };
-        let _ = write!(
-            text,
-            "[{run} | {} of {} lines | next {}]",
-            thousands(shown as u64),
-            thousands(total.max(shown as u64)),
-            self.next(found, shown)
-        );
+        let counts = self.counts(found, &found.lines[from..from + shown]);
+        let next = self.next(found, shown);
+        let _ = write!(text, "[{run} | {counts} | next {next}]");
         text
+    }
+
+    /// As many pieces as there is room for, the first one's place, and how many.
+    fn fitted(&self, pieces: &[String], room: usize) -> (String, usize, usize) {
+        let from_end = self.query.tail.is_some();
+        let shown = fitting(pieces.iter().map(String::as_str), room, from_end);
+        let from = if from_end { pieces.len() - shown } else { 0 };
+        let mut text = String::with_capacity(self.limit);
+        for (at, piece) in pieces[from..from + shown].iter().enumerate() {
+            // The separator of groups stands between two of them only.
+            let first = piece.strip_prefix("--\n").filter(|_| at == 0);
+            text.push_str(first.unwrap_or(piece));
+            text.push('\n');
+        }
+        (text, from, shown)
+    }
+
+    /// `200 of 1,234 lines`; with a pattern all matches are counted, not only those shown.
+    fn counts(&self, found: &Found, shown: &[Line]) -> String {
+        if self.query.pattern.is_some() {
+            let matches = shown.iter().filter(|line| line.matched).count() as u64;
+            return format!(
+                "{} of {} matches in {} lines",
+                thousands(matches),
+                thousands(found.matches.max(matches)),
+                thousands(found.searched)
+            );
+        }
+        let shown = shown.len() as u64;
+        let all = thousands(found.matches.max(shown));
+        format!("{} of {all} lines", thousands(shown))
     }
 
     /// Each line with what stands before it.
     fn pieces(&self, found: &Found, width: usize) -> Vec<String> {
         let marked = self.query.pattern.is_some();
         let piece = |(at, line): (usize, &Line)| {
-            let group = if marked && self.begins_group(&found.lines, at) {
-                "--\n"
-            } else {
-                ""
+            let group = match marked && self.begins_group(&found.lines, at) {
+                true => "--\n",
+                false => "",
             };
-            let mark = match (marked, line.matched) {
-                (false, _) => "",
-                (true, true) => " * ",
-                (true, false) => "   ",
-            };
-            format!("{group}{mark}{}", clip(&line.text, width))
+            let margin = if line.matched { MATCH } else { MARGIN };
+            format!("{group}{margin}{}", clip(&escaped(&line.text), width))
         };
         found.lines.iter().enumerate().map(piece).collect()
     }
@@ -250,32 +288,25 @@ impl Search {
         let left = found.lines.len() - shown;
         if left > 0 {
             let left = thousands(left as u64);
-            let max = if self.limit < super::MOST_CHARS {
-                ", or raise max_chars (to 50000 at most)"
-            } else {
-                ""
+            let within = thousands(self.limit as u64);
+            let max = match self.limit < super::MOST_CHARS {
+                true => ", or raise max_chars (to 50000 at most)",
+                false => "",
             };
             notes.push(if self.query.tail.is_some() {
                 let first = found.lines.first().map_or(0, |line| line.seq);
+                let before = first.saturating_sub(1);
                 format!(
-                    "[{left} older lines left out to stay within {} characters: page through them with head and after {}{max}]",
-                    thousands(self.limit as u64),
-                    first.saturating_sub(1)
+                    "[{left} older lines left out to stay within {within} characters: page through them with head and after {before}{max}]"
                 )
             } else {
+                let next = self.next(found, shown);
                 format!(
-                    "[{left} newer lines left out to stay within {} characters: go on with after {}{max}]",
-                    thousands(self.limit as u64),
-                    self.next(found, shown)
+                    "[{left} newer lines left out to stay within {within} characters: go on with after {next}{max}]"
                 )
             });
         }
-        if found.stopped_early {
-            notes.push(format!(
-                "[the search ended at its time limit after {} lines: narrow it with since, after or tail, or use a literal]",
-                thousands(found.searched)
-            ));
-        }
+        notes.extend(cut_short(found));
         notes.extend(gone(found.dropped));
         if found.lines.is_empty() {
             notes.push(self.nothing(found));
@@ -287,18 +318,23 @@ impl Search {
     /// Why there are no lines.
     fn nothing(&self, found: &Found) -> String {
         let Some(run) = found.run else {
-            return self.not_yet();
+            return not_yet(&self.unit, self.builds);
         };
         let what = if self.builds { "build" } else { "run" };
+        let counted = self.query.tail == Some(0) || self.query.head == Some(0);
         match &self.query.pattern {
-            Some(pattern) => format!(
-                "no match for {:?} in {} lines of {what} {run}",
+            Some(pattern) if counted && found.matches > 0 => format!(
+                "{} for {:?} in {} of {what} {run}",
+                matches_of(found.matches),
                 brief(pattern),
-                thousands(found.searched)
+                count(found.searched, "line")
             ),
-            None if self.query.tail == Some(0) => {
-                format!("{} lines in {what} {run}", thousands(found.matches))
-            }
+            Some(pattern) => format!(
+                "no match for {:?} in {} of {what} {run}",
+                brief(pattern),
+                count(found.searched, "line")
+            ),
+            None if counted => format!("{} in {what} {run}", count(found.matches, "line")),
             None => {
                 let narrowed = self.query.after.is_some()
                     || self.query.since.is_some()
@@ -310,12 +346,6 @@ impl Search {
                 )
             }
         }
-    }
-
-    fn not_yet(&self) -> String {
-        let did = if self.builds { "been built" } else { "run" };
-        let (name, state) = (&self.unit.name, self.unit.facts.state.as_str());
-        format!("{name} has not {did} yet (it is {state})")
     }
 
     /// The run that is shown may not be what the sources say: its newest build failed.
@@ -344,38 +374,16 @@ impl Search {
 
     /// The same as JSON, with as many lines as there is room for.
     pub(super) fn value(&self, found: &Found) -> Value {
-        let written = |width: usize| -> Vec<(Value, String)> {
-            let lines = found.lines.iter().map(|line| line_value(line, width));
-            let both = |value: Value| {
-                let text = value.to_string();
-                (value, text)
-            };
-            lines.map(both).collect()
-        };
         let from_end = self.query.tail.is_some();
-        let frame = self
-            .frame(found, Vec::new(), found.lines.len())
-            .to_string()
-            .chars()
-            .count();
-        let room = self.limit.saturating_sub(frame + 20);
-        let fits = |lines: &[(Value, String)]| {
-            fitting(lines.iter().map(|(_, text)| text.as_str()), room, from_end)
-        };
-        let mut lines = written(LINE);
-        let mut shown = fits(&lines);
-        if shown == 0 {
-            // One line fits whatever it is, even if each of its characters is written as six.
-            lines = written(room.saturating_sub(JSON_FRAME) / 6);
-            shown = fits(&lines);
-        }
-        let cut = if from_end { lines.len() - shown } else { 0 };
-        let kept = lines
-            .into_iter()
-            .skip(cut)
-            .take(shown)
-            .map(|(value, _)| value)
-            .collect();
+        let empty = self.frame(found, Vec::new(), found.lines.len());
+        let frame = empty.to_string().chars().count();
+        let lines = found
+            .lines
+            .iter()
+            .map(|line| (None, line))
+            .collect::<Vec<_>>();
+        let kept = fitting_values(&lines, self.limit.saturating_sub(frame + 20), from_end);
+        let shown = kept.len();
         self.frame(found, kept, shown)
     }
 
@@ -398,22 +406,171 @@ impl Search {
     }
 }
 
+/// The lines of several processes, in the order of their times.
+struct Merged {
+    /// Which search found it, and where.
+    lines: Vec<(usize, Line)>,
+    matches: u64,
+    searched: u64,
+    dropped: u64,
+    stopped_early: bool,
+}
+
+impl Merged {
+    fn of(searches: &[Search]) -> Result<Self, String> {
+        let mut merged = Self {
+            lines: Vec::new(),
+            matches: 0,
+            searched: 0,
+            dropped: 0,
+            stopped_early: false,
+        };
+        for (at, search) in searches.iter().enumerate() {
+            let found = search.find_any()?;
+            merged.matches += found.matches;
+            merged.searched += found.searched;
+            merged.dropped += found.dropped;
+            merged.stopped_early |= found.stopped_early;
+            merged
+                .lines
+                .extend(found.lines.into_iter().map(|line| (at, line)));
+        }
+        // Stable: the lines of one process keep their order.
+        merged.lines.sort_by_key(|(_, line)| line.at);
+        if let Some(query) = searches.first().map(|search| &search.query) {
+            let all = merged.lines.len();
+            match (query.tail, query.head) {
+                (Some(n), _) => drop(merged.lines.drain(..all.saturating_sub(n))),
+                (None, Some(n)) => merged.lines.truncate(n),
+                (None, None) => {}
+            }
+        }
+        Ok(merged)
+    }
+
+    fn answer(&self, searches: &[Search]) -> Answer {
+        let Some(first) = searches.first() else {
+            return Answer::Text("there are no processes".into());
+        };
+        let from_end = first.query.tail.is_some();
+        if first.json {
+            let named =
+                |(at, line): &(usize, Line)| (Some(searches[*at].unit.name.clone()), line.clone());
+            let lines: Vec<(Option<String>, Line)> = self.lines.iter().map(named).collect();
+            let lines: Vec<_> = lines
+                .iter()
+                .map(|(name, line)| (name.as_deref(), line))
+                .collect();
+            let room = first.limit.saturating_sub(200);
+            let kept = fitting_values(&lines, room, from_end);
+            let truncated = self.stopped_early || kept.len() < self.lines.len();
+            let value = object([
+                ("process", "*".into()),
+                ("lines", list(kept)),
+                ("matches", self.matches.into()),
+                ("searched", self.searched.into()),
+                ("dropped", self.dropped.into()),
+                ("truncated", truncated.into()),
+            ]);
+            let text = value.to_string();
+            return Answer::Data { value, text };
+        }
+        let room = first.limit.saturating_sub(NOTES);
+        let pieces: Vec<String> = self
+            .lines
+            .iter()
+            .map(|(at, line)| {
+                let margin = if line.matched { MATCH } else { MARGIN };
+                let name = &searches[*at].unit.name;
+                let width = LINE.min(room.saturating_sub(FRAME + name.len() + 3));
+                format!("{margin}[{name}] {}", clip(&escaped(&line.text), width))
+            })
+            .collect();
+        let (mut text, from, shown) = first.fitted(&pieces, room);
+        let left = pieces.len() - shown;
+        if left > 0 {
+            let _ = writeln!(
+                text,
+                "[{} more lines left out: narrow it with since or pattern, or raise max_chars]",
+                thousands(left as u64)
+            );
+        }
+        let found = Found {
+            matches: self.matches,
+            searched: self.searched,
+            stopped_early: self.stopped_early,
+            ..Found::default()
+        };
+        for note in cut_short(&found).into_iter().chain(gone(self.dropped)) {
+            let _ = writeln!(text, "{note}");
+        }
+        if pieces.is_empty() && first.query.tail != Some(0) {
+            let _ = writeln!(text, "no such lines in the newest runs");
+        }
+        let lines: Vec<Line> = self.lines[from..from + shown]
+            .iter()
+            .map(|(_, line)| line.clone())
+            .collect();
+        let counts = first.counts(&found, &lines);
+        let _ = write!(text, "[all processes | {counts}]");
+        Answer::Text(text)
+    }
+}
+
 /// The first so many lines are there, and none of them matches.
 fn all_context<'a>(lines: impl Iterator<Item = &'a Line>, context: usize) -> bool {
     lines.take(context).take_while(|l| !l.matched).count() == context
 }
 
-fn line_value(line: &Line, width: usize) -> Value {
+fn matches_of(n: u64) -> String {
+    match n {
+        1 => "1 match".into(),
+        _ => format!("{} matches", thousands(n)),
+    }
+}
+
+/// As many lines as fit as JSON into `room` characters.
+fn fitting_values(lines: &[(Option<&str>, &Line)], room: usize, from_end: bool) -> Vec<Value> {
+    let written = |width: usize| -> Vec<(Value, String)> {
+        let values = lines
+            .iter()
+            .map(|(name, line)| line_value(*name, line, width));
+        let both = |value: Value| {
+            let text = value.to_string();
+            (value, text)
+        };
+        values.map(both).collect()
+    };
+    let fits = |lines: &[(Value, String)]| {
+        fitting(lines.iter().map(|(_, text)| text.as_str()), room, from_end)
+    };
+    let mut all = written(LINE);
+    let mut shown = fits(&all);
+    if shown == 0 {
+        // One line fits whatever it is, even if each of its characters is written as six.
+        all = written(room.saturating_sub(JSON_FRAME) / 6);
+        shown = fits(&all);
+    }
+    let from = if from_end { all.len() - shown } else { 0 };
+    let kept = all.into_iter().skip(from).take(shown);
+    kept.map(|(value, _)| value).collect()
+}
+
+fn line_value(process: Option<&str>, line: &Line, width: usize) -> Value {
     let text = clip(&line.text, width);
     let clipped = text.len() != line.text.len();
-    object([
+    let mut value = object([
         ("seq", line.seq.into()),
         ("time", line.at.rfc3339().into()),
         ("stream", line.stream.as_str().into()),
         ("text", text.as_ref().into()),
         ("match", line.matched.into()),
         ("truncated", (line.truncated || clipped).into()),
-    ])
+    ]);
+    if let Some(process) = process {
+        value["process"] = process.into();
+    }
+    value
 }
 
 /// Of its runs, or of its builds.
@@ -421,10 +578,29 @@ pub(super) fn log(unit: &UnitView, builds: bool) -> &Log {
     if builds { &unit.build_log } else { &unit.log }
 }
 
+/// Why there is nothing to be found: no run is known.
+pub(super) fn not_yet(unit: &UnitView, builds: bool) -> String {
+    let did = if builds { "been built" } else { "run" };
+    let (name, state) = (&unit.name, unit.facts.state.as_str());
+    match &unit.facts.reason {
+        Some(reason) => format!("{name} has not {did} yet (it is {state}: {reason})"),
+        None => format!("{name} has not {did} yet (it is {state})"),
+    }
+}
+
+fn cut_short(found: &Found) -> Option<String> {
+    found.stopped_early.then(|| {
+        format!(
+            "[the search ended at its time limit after {}: narrow it with since, after or tail, or use a literal]",
+            count(found.searched, "line")
+        )
+    })
+}
+
 /// What is said of lines that were dropped.
 pub(super) fn gone(dropped: u64) -> Option<String> {
-    let count = thousands(dropped);
-    (dropped > 0).then(|| format!("[{count} lines before these are no longer kept]"))
+    let count = count(dropped, "line");
+    (dropped > 0).then(|| format!("[{count} before these are no longer kept]"))
 }
 
 /// Why a query can't be done, and what to do instead.
@@ -446,7 +622,7 @@ pub(super) fn refusal(name: &str, builds: bool, e: &QueryError) -> String {
 pub(super) fn bad_pattern(e: &QueryError) -> String {
     let why = match e {
         QueryError::Pattern(why) => why,
-        QueryError::NoRun { .. } => "it has no run to be looked for in",
+        QueryError::NoRun { .. } => "there is no run to search",
     };
     format!("cannot use this pattern: {why}; a text is matched as it is with literal, or escaped")
 }

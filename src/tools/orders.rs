@@ -1,226 +1,135 @@
-//! `start`, `stop`, `restart`, `reload`: orders to the supervisor, and their answers.
+//! `start`, `stop`, `restart`: orders to the supervisor, and how they went.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Tools;
-use super::schema::{Args, Field, Shape};
-use super::status::{build_error, build_time};
-use super::text::{LIMIT, bounded, clip, doing, errors, tail, under_way};
-use crate::base::clock::{Mono, human};
-use crate::base::error::listed;
+use super::status::url;
+use super::text::{
+    LIMIT, LINE, NextCall, Reader, bounded, clip, doing, last_of, more_of, order_of, quoted, recent,
+};
+use super::ticket::{End, Ticket};
+use super::usage::{Reading, Usage};
+use super::{Call, build, config_changed, why};
+use crate::base::clock::{Mono, Wall, human};
 use crate::base::json::{list, object, or_null, seconds};
-use crate::base::number;
 use crate::config::Mode;
-use crate::engine::handle::{Done, Handle, Reloaded, Reply, ReplySlot, Request, STOPPING};
-use crate::engine::snapshot::{BuildView, Snapshot, State, UnitView};
+use crate::engine::handle::{Done, Handle, Reply, Request};
+use crate::engine::snapshot::{Snapshot, State, UnitView};
 use crate::lifecycle::Order;
+use crate::log::search::Query;
 use crate::os::poll::Waker;
-use crate::server::rpc;
-use crate::server::service::{Answer, Caller, ClientKind, Step, Task};
+use crate::server::service::{Answer, Step, Task};
 
-/// Below the 60 s after which clients give up.
+/// Below the time after which most clients give up.
 const PATIENCE: Duration = Duration::from_secs(50);
-/// Until the engine has begun, the snapshot says what was before the order: who has no patience waits for
-/// that, but not for an engine that hangs.
-const BEGINNING: Duration = Duration::from_secs(1);
-
-pub(super) const OUTPUT: &[Field] = {
-    use Shape::{Always, Maybe, Sometimes};
-    &[
-        Field("ok", Always("boolean"), ""),
-        Field("process", Maybe, "its name"),
-        Field("mode", Maybe, "dev or release"),
-        Field("pid", Maybe, "that serves now"),
-        Field("previous_pid", Maybe, "that served before"),
-        Field(
-            "build",
-            Maybe,
-            "{id, ok, seconds, errors}; null: nothing was built",
-        ),
-        Field("ready", Maybe, "its readiness"),
-        Field("gap_seconds", Maybe, "how long nothing served"),
-        Field("timed_out", Maybe, "it goes on: use wait"),
-        Field("release_in_seconds", Maybe, "when idle"),
-        Field("results", Sometimes, "of \"*\": the same for each process"),
-    ]
-};
-
-pub(super) const STOP_OUTPUT: &[Field] = {
-    use Shape::{Always, Maybe, Sometimes};
-    &[
-        Field("ok", Always("boolean"), ""),
-        Field("process", Maybe, "its name"),
-        Field("signalled", Maybe, "a signal was sent"),
-        Field("killed", Maybe, "how many needed KILL"),
-        Field("leftovers", Maybe, "{pid, command} of what survived"),
-        Field("seconds", Maybe, "it took"),
-        Field("results", Sometimes, "of \"*\": the same for each process"),
-    ]
-};
-
-pub(super) const RELOAD_OUTPUT: &[Field] = {
-    use Shape::Always;
-    &[
-        Field("changed", Always("array"), "swapped"),
-        Field("added", Always("array"), "started"),
-        Field("removed", Always("array"), "stopped"),
-        Field("unchanged", Always("array"), "not touched"),
-        Field(
-            "errors",
-            Always("array"),
-            "with errors in .mcp-run nothing is done",
-        ),
-    ]
-};
+/// The first lines of a new run that an answer has, and characters of each.
+const FIRST_LINES: usize = 5;
+const FIRST_CHARS: usize = 200;
+/// Of several processes at once the first lines are left to `search_logs`.
+const MOST_WITH_LINES: usize = 3;
 
 /// The tool `restart`.
-pub(super) fn restart(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
-    let names = wanted(tools, args);
-    let mode = match args.text("mode") {
+pub(super) fn restart(call: &Call<'_>) -> Result<Step, String> {
+    let mode = match call.args.text("mode") {
         Some("release") => Mode::Release,
         _ => Mode::Dev,
     };
-    let build = args.flag("build").unwrap_or(true);
-    let ask = Request::Order {
-        order: Order::Restart { mode, build },
-        names: names.clone(),
-    };
-    Ok(order(tools, caller, args, Verb::Restart, names, ask))
+    let build = call.args.flag("build").unwrap_or(true);
+    Ok(order(call, Order::Restart { mode, build }))
 }
 
 /// The tool `start`.
-pub(super) fn start(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
-    let names = names(tools, args);
-    let ask = Request::Order {
-        order: Order::Start,
-        names: names.clone(),
-    };
-    Ok(order(tools, caller, args, Verb::Start, names, ask))
+pub(super) fn start(call: &Call<'_>) -> Result<Step, String> {
+    Ok(order(call, Order::Start))
 }
 
 /// The tool `stop`.
-pub(super) fn stop(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
-    let names = names(tools, args);
-    let ask = Request::Order {
-        order: Order::Stop,
+pub(super) fn stop(call: &Call<'_>) -> Result<Step, String> {
+    Ok(order(call, Order::Stop))
+}
+
+fn order(call: &Call<'_>, order: Order) -> Step {
+    let before = call.tools.handle.snapshot.now();
+    let one = call.args.process();
+    let restart = matches!(order, Order::Restart { .. });
+    let names: Vec<String> = match one {
+        Some(name) => vec![name.into()],
+        // What somebody stopped stays stopped.
+        None => before
+            .units
+            .iter()
+            .filter(|unit| !restart || unit.facts.wanted)
+            .map(|unit| unit.name.clone())
+            .collect(),
+    };
+    let request = Request::Order {
+        order,
         names: names.clone(),
     };
-    Ok(order(tools, caller, args, Verb::Stop, names, ask))
+    Step::Wait(Box::new(Pending {
+        ticket: Ticket::new(call, request, call.patience(PATIENCE)),
+        usage: Arc::clone(&call.tools.usage),
+        reader: call.reader(),
+        order,
+        names,
+        all: one.is_none(),
+        before,
+        end: None,
+    }))
 }
 
-/// The tool `reload`.
-pub(super) fn reload(tools: &Tools, caller: &Caller, args: Args<'_>) -> Result<Step, String> {
-    Ok(reloading(
-        tools,
-        caller,
-        args.flag("dry_run").unwrap_or(false),
-        PATIENCE,
-    ))
-}
-
-/// The same for who can wait longer.
-pub(super) fn reloading(tools: &Tools, caller: &Caller, dry_run: bool, patience: Duration) -> Step {
-    Step::Wait(Box::new(Pending::new(
-        tools,
-        caller,
-        Verb::Reload,
-        Vec::new(),
-        Request::Reload { dry_run },
-        patience,
-    )))
-}
-
-fn names(tools: &Tools, args: Args<'_>) -> Vec<String> {
-    match args.text("process") {
-        Some("*") | None => tools.handle.snapshot.now().names(),
-        Some(name) => vec![name.to_owned()],
+fn done_word(order: Order) -> &'static str {
+    match order {
+        Order::Start => "started",
+        Order::Stop => "stopped",
+        Order::Restart { .. } => "restarted",
     }
 }
 
-/// Of `"*"` those that are to be up: what somebody stopped stays stopped.
-fn wanted(tools: &Tools, args: Args<'_>) -> Vec<String> {
-    let mut names = names(tools, args);
-    if args.text("process") == Some("*") {
-        let snapshot = tools.handle.snapshot.now();
-        names.retain(|name| snapshot.unit(name).is_some_and(|unit| unit.facts.wanted));
-    }
-    names
-}
-
-fn order(
-    tools: &Tools,
-    caller: &Caller,
-    args: Args<'_>,
-    verb: Verb,
-    names: Vec<String>,
-    ask: Request,
-) -> Step {
-    let patience = args.span("timeout_seconds").unwrap_or(PATIENCE);
-    let mut order = Pending::new(tools, caller, verb, names, ask, patience);
-    order.all = args.text("process") == Some("*");
-    Step::Wait(Box::new(order))
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Start,
-    Stop,
-    Restart,
-    Reload,
-}
-
-impl Verb {
-    fn done(self) -> &'static str {
-        match self {
-            Self::Start => "started",
-            Self::Stop => "stopped",
-            Self::Restart => "restarted",
-            Self::Reload => "reloaded",
-        }
-    }
-}
-
-/// An order that was given, and who waits for its end. It goes on if they leave.
+/// An order that was given, and a client that waits for its end. The order goes on if the client leaves.
 struct Pending {
-    handle: Arc<Handle>,
-    verb: Verb,
+    ticket: Ticket,
+    usage: Arc<Usage>,
+    reader: Reader,
+    order: Order,
+    names: Vec<String>,
     /// It was `"*"`.
     all: bool,
-    /// It came by a proxy, which asks the next bpm what this one refuses.
-    retried: bool,
-    names: Vec<String>,
     before: Arc<Snapshot>,
-    ask: Option<Request>,
-    slot: Option<ReplySlot>,
-    patience: Duration,
-    asked: Mono,
+    /// It is over: what is left is the answer, which reads logs.
+    end: Option<End>,
 }
 
 impl Task for Pending {
     fn start(&mut self, waker: &Arc<Waker>) {
-        self.slot = self.ask.take().map(|ask| self.handle.ask(ask, Some(waker)));
+        self.ticket.start(waker);
     }
 
     fn poll(&mut self, now: Mono, _: usize, _: &mut Vec<Value>) -> Option<Answer> {
-        match self.slot.as_ref().and_then(ReplySlot::take) {
-            Some(Reply::Units(done)) => Some(self.answer(&done)),
-            Some(Reply::Reload(done)) => Some(reloaded(&done)),
-            Some(Reply::Refused(why)) => Some(self.refused(why)),
-            None if self.handle.is_over() => Some(self.refused(STOPPING.into())),
-            None => (now >= self.due()).then(|| self.timed_out(now)),
+        match self.end.take() {
+            Some(end) => Some(self.answer(end)),
+            None => {
+                self.end = Some(self.ticket.poll(now)?);
+                self.ticket.wake();
+                None
+            }
         }
     }
 
     fn deadline(&self) -> Option<Mono> {
-        Some(self.due())
+        Some(self.ticket.due())
+    }
+
+    fn heavy(&self) -> bool {
+        self.end.is_some()
     }
 
     fn progress(&mut self, now: Mono) -> Option<String> {
-        let snapshot = self.handle.snapshot.now();
+        let snapshot = self.handle().snapshot.now();
         let lines: Vec<String> = self
             .names
             .iter()
@@ -228,462 +137,460 @@ impl Task for Pending {
             .take(5)
             .map(|unit| format!("{}: {}", unit.name, doing(unit, now)))
             .collect();
-        Some(if lines.is_empty() {
-            "under way".into()
-        } else {
-            lines.join("\n")
+        Some(match lines.is_empty() {
+            true => "under way".into(),
+            false => lines.join("\n"),
         })
     }
 }
 
 impl Pending {
-    fn new(
-        tools: &Tools,
-        caller: &Caller,
-        verb: Verb,
-        names: Vec<String>,
-        ask: Request,
-        patience: Duration,
-    ) -> Self {
-        Self {
-            handle: Arc::clone(&tools.handle),
-            verb,
-            all: false,
-            retried: caller.kind == ClientKind::Proxy,
-            names,
-            before: tools.handle.snapshot.now(),
-            ask: Some(ask),
-            slot: None,
-            patience,
-            asked: Mono::now(),
-        }
+    fn handle(&self) -> &Handle {
+        &self.ticket.handle
     }
 
-    fn due(&self) -> Mono {
-        let begun = self.slot.as_ref().is_some_and(ReplySlot::has_begun);
-        let least = if begun { Duration::ZERO } else { BEGINNING };
-        self.asked.after(self.patience.max(least))
-    }
-
-    fn refused(&self, why: String) -> Answer {
-        if !self.retried {
-            return Answer::Fail(why);
-        }
-        Answer::Error {
-            code: rpc::STOPPING,
-            message: why,
-            data: None,
-        }
-    }
-
-    fn answer(&self, done: &[Done]) -> Answer {
-        if self.verb == Verb::Stop {
-            let texts = done.iter().map(stop_words).collect();
-            return self.data(done.iter().map(stop_value).collect(), texts);
-        }
-        let failed = done.iter().filter(|d| !d.ok).count();
-        if failed == 0 {
-            let texts = done.iter().map(|d| good_words(d, self.verb)).collect();
-            return self.data(done.iter().map(value).collect(), texts);
-        }
-        let room = (LIMIT - 500) / failed;
-        let (snapshot, now) = (self.handle.snapshot.now(), Mono::now());
-        let mut text = String::new();
-        for bad in done.iter().filter(|d| !d.ok) {
-            let again = snapshot
-                .unit(&bad.name)
-                .and_then(|unit| unit.facts.next_start);
-            let again = again.map(|at| at.since(now));
-            text.push_str(&bad_words(bad, self.verb, again, room));
-            text.push('\n');
-        }
-        for good in done.iter().filter(|d| d.ok) {
-            text.push_str(&good_words(good, self.verb));
-            text.push('\n');
-        }
-        Answer::Fail(bounded(text.trim_end().into(), "see get_status", ""))
-    }
-
-    /// One process's data, or of `"*"` the list.
-    fn data(&self, values: Vec<Value>, texts: Vec<String>) -> Answer {
-        let text = match texts.is_empty() {
-            true => "nothing to do".into(),
-            false => bounded(texts.join("\n"), "see get_status", ""),
+    fn answer(&self, end: End) -> Answer {
+        let snapshot = self.handle().snapshot.now();
+        let now = Mono::now();
+        let (done, late) = match end {
+            End::Reply(Reply::Units(done)) => (done, false),
+            End::Late => (self.so_far(&snapshot, now), true),
+            End::Reply(Reply::Refused(why)) => return self.ticket.refusal(why),
+            End::Reply(Reply::Reload(_) | Reply::Mistakes(_)) => (Vec::new(), false),
         };
-        let mut values = values;
-        if !self.all && values.len() == 1 {
-            let value = values.remove(0);
-            return Answer::Data { value, text };
+        if late && done.is_empty() && !self.all {
+            return Answer::Fail("the process is gone: it was removed from .mcp-run".into());
         }
-        let ok = values.iter().all(|v| v["ok"] == Value::Bool(true));
-        Answer::Data {
-            value: object([("ok", ok.into()), ("results", list(values))]),
-            text,
+        let usage = self.usage.read(&snapshot);
+        let lines = self.order != Order::Stop && done.len() <= MOST_WITH_LINES;
+        let outcomes: Vec<Outcome<'_>> = done
+            .iter()
+            .map(|done| Outcome {
+                done,
+                unit: snapshot.unit(&done.name).map(Arc::as_ref),
+                order: self.order,
+                late: late && !done.ok,
+                release_at: snapshot.release_at,
+                lines,
+                usage: &usage,
+                now,
+            })
+            .collect();
+        let changed = self.order != Order::Stop && config_changed(&snapshot);
+        let failed = outcomes.iter().any(|outcome| !outcome.done.ok);
+        if failed && !late && self.order != Order::Stop {
+            return self.failed(&outcomes, changed);
         }
+        let mut values: Vec<Value> = Vec::new();
+        let mut texts: Vec<String> = Vec::new();
+        for outcome in &outcomes {
+            let first = outcome.first_lines();
+            values.push(match self.order {
+                Order::Stop => outcome.stop_value(),
+                Order::Start | Order::Restart { .. } => outcome.value(&first),
+            });
+            texts.push(outcome.words(self.reader, self.ticket.patience, &first));
+        }
+        if texts.is_empty() {
+            texts.push("nothing to do".into());
+        }
+        let mut value = match (self.all, values.len()) {
+            (false, 1) => values.remove(0),
+            _ => object([
+                ("ok", done.iter().all(|done| done.ok).into()),
+                ("results", list(values)),
+            ]),
+        };
+        if changed {
+            value["config_changed"] = true.into();
+            texts.push(changed_words(self.reader));
+        }
+        let text = bounded(texts.join("\n"), "see get_status", "");
+        Answer::Data { value, text }
+    }
+
+    fn failed(&self, outcomes: &[Outcome<'_>], changed: bool) -> Answer {
+        let (good, bad): (Vec<&Outcome<'_>>, Vec<&Outcome<'_>>) =
+            outcomes.iter().partition(|outcome| outcome.done.ok);
+        let room = (LIMIT - 500) / bad.len().max(1);
+        let mut texts: Vec<String> = bad
+            .iter()
+            .map(|outcome| outcome.bad_words(self.reader, room))
+            .collect();
+        let good = good
+            .iter()
+            .map(|outcome| outcome.good_words(self.reader, &First::default()));
+        texts.extend(good);
+        if changed {
+            texts.push(changed_words(self.reader));
+        }
+        Answer::Fail(bounded(texts.join("\n"), "see get_status", ""))
     }
 
     /// The order goes on: what the snapshot says of it.
-    fn timed_out(&self, now: Mono) -> Answer {
-        let snapshot = self.handle.snapshot.now();
-        if self.verb == Verb::Reload {
-            return Answer::Fail(format!(
-                "the reload is not done within {}, it goes on: see get_status for what is being swapped",
-                human(self.patience)
-            ));
-        }
-        let mut values = Vec::new();
-        let mut texts = Vec::new();
-        for name in &self.names {
-            let Some(unit) = snapshot.unit(name) else {
-                continue;
-            };
-            let before = self.before.unit(name).map(Arc::as_ref);
-            if let Some(done) = self.done_meanwhile(unit, before, &snapshot, now) {
-                let stop = self.verb == Verb::Stop;
-                values.push(if stop {
-                    stop_value(&done)
-                } else {
-                    value(&done)
+    fn so_far(&self, snapshot: &Snapshot, now: Mono) -> Vec<Done> {
+        let units = self.names.iter().filter_map(|name| snapshot.unit(name));
+        units
+            .map(|unit| {
+                let before = self.before.unit(&unit.name).map(Arc::as_ref);
+                let facts = &unit.facts;
+                let previous = before.and_then(|unit| unit.facts.pid);
+                let ok = self.is_done(unit, before);
+                let known = before.and_then(|unit| unit.build.as_ref()).map(|b| b.id);
+                let build = unit.build.as_ref().filter(|build| match ok {
+                    true => build.ok.is_some() && Some(build.id) != known,
+                    false => build.state.is_under_way(),
                 });
-                texts.push(match stop {
-                    true => stop_words(&done),
-                    false => good_words(&done, self.verb),
-                });
-                continue;
-            }
-            let before = before.and_then(|unit| unit.facts.pid);
-            values.push(if self.verb == Verb::Stop {
-                late_stop_value(unit, self.patience)
-            } else {
-                late_value(unit, before, &snapshot, now)
-            });
-            texts.push(self.late_words(unit, before, now));
-        }
-        if values.is_empty() && !self.all {
-            return Answer::Fail("the process is gone: it was removed from .mcp-run".into());
-        }
-        self.data(values, texts)
+                Done {
+                    ok,
+                    mode: facts.mode,
+                    pid: facts.pid,
+                    previous_pid: previous.filter(|pid| ok || Some(*pid) != facts.pid),
+                    old_serves: previous.is_some() && previous == facts.pid,
+                    build: build.cloned(),
+                    ready: facts.ready,
+                    signalled: previous.is_some(),
+                    took: now.since(self.ticket.asked),
+                    ..Done::new(unit.name.clone())
+                }
+            })
+            .collect()
     }
 
     /// Of several, some are where they should be while others take longer.
-    fn done_meanwhile(
-        &self,
-        unit: &UnitView,
-        before: Option<&UnitView>,
-        snapshot: &Snapshot,
-        now: Mono,
-    ) -> Option<Done> {
-        let up = unit.is_ready();
+    fn is_done(&self, unit: &UnitView, before: Option<&UnitView>) -> bool {
         let run = |unit: &UnitView| (unit.facts.started, unit.exits.back().map(|exit| exit.run));
-        let built = unit.build.as_ref();
-        let done = match self.verb {
-            Verb::Start => up,
-            Verb::Stop => unit.facts.state == State::Stopped,
-            Verb::Restart => {
+        match self.order {
+            Order::Start => unit.is_ready(),
+            Order::Stop => unit.facts.state == State::Stopped,
+            Order::Restart { .. } => {
                 let fresh = before.is_none_or(|before| run(before) != run(unit));
-                up && fresh && !unit.facts.rolled_back && !built.is_some_and(under_way)
+                let building = unit.build.as_ref().is_some_and(|b| b.state.is_under_way());
+                unit.is_ready() && fresh && !unit.facts.rolled_back && !building
             }
-            Verb::Reload => false,
-        };
-        let known = before.and_then(|unit| unit.build.as_ref()).map(|b| b.id);
-        let new = |build: &&BuildView| build.ok.is_some() && Some(build.id) != known;
-        let previous_pid = before.and_then(|unit| unit.facts.pid);
-        done.then(|| Done {
-            ok: true,
-            mode: unit.facts.mode,
-            pid: unit.facts.pid,
-            previous_pid,
-            build: built.filter(new).cloned(),
-            ready: unit.facts.ready,
-            release_in: snapshot.release_at.map(|at| at.since(now)),
-            signalled: previous_pid.is_some(),
-            took: now.since(self.asked),
-            ..Done::new(unit.name.clone())
+        }
+    }
+}
+
+/// What is said where the file is not what was read.
+pub(super) fn changed_words(reader: Reader) -> String {
+    let how = match reader {
+        Reader::Model => "reload",
+        Reader::Person => "\"bpm reload\"",
+    };
+    format!(".mcp-run has changed since it was read: {how} takes it over")
+}
+
+/// How an order went for one process, or how far it is.
+struct Outcome<'a> {
+    done: &'a Done,
+    /// None: it was removed from `.mcp-run` meanwhile.
+    unit: Option<&'a UnitView>,
+    order: Order,
+    /// It goes on.
+    late: bool,
+    release_at: Option<Mono>,
+    /// The first lines of the new run are wanted.
+    lines: bool,
+    usage: &'a Reading,
+    now: Mono,
+}
+
+/// What a new run printed at first.
+#[derive(Default)]
+struct First {
+    /// When it was started.
+    at: Option<Wall>,
+    lines: Vec<String>,
+    /// The cursor behind the lines.
+    next: Option<u64>,
+}
+
+impl Outcome<'_> {
+    /// Only what has something to build has a mode.
+    fn builds(&self) -> bool {
+        self.done.build.is_some() || self.unit.is_some_and(|unit| unit.builds)
+    }
+
+    /// The time until dev builds are replaced, where this is one.
+    fn release_in(&self) -> Option<Duration> {
+        let dev = self.builds() && self.done.mode == Mode::Dev;
+        self.release_at.filter(|_| dev).map(|at| at.since(self.now))
+    }
+
+    fn url(&self) -> Option<String> {
+        let unit = self.unit.filter(|unit| unit.facts.pid.is_some())?;
+        url(unit, self.usage)
+    }
+
+    fn next_call(&self) -> Option<NextCall> {
+        let name = || ("process", self.done.name.as_str().into());
+        self.late.then(|| match self.order {
+            Order::Stop => NextCall::new("get_status", [name()]),
+            Order::Start | Order::Restart { .. } => {
+                NextCall::new("wait", [name(), ("for", "ready".into())])
+            }
         })
     }
 
-    fn late_words(&self, unit: &UnitView, before: Option<i32>, now: Mono) -> String {
-        let name = &unit.name;
-        let mut text = format!(
-            "{name}: not {} within {}, it goes on: {}",
-            self.verb.done(),
-            human(self.patience),
-            doing(unit, now)
-        );
-        if self.verb == Verb::Stop {
-            let _ = write!(text, "\nask get_status whether it is stopped");
-            return text;
+    /// Reads the log: for a worker.
+    fn first_lines(&self) -> First {
+        let Some(unit) = self.unit.filter(|_| self.lines && !self.late) else {
+            return First::default();
+        };
+        let Some(started) = unit
+            .facts
+            .started
+            .filter(|_| unit.facts.pid == self.done.pid)
+        else {
+            return First::default();
+        };
+        let query = Query {
+            head: Some(FIRST_LINES),
+            ..Query::default()
+        };
+        let found = unit.log.find(&query).ok();
+        let found = found.filter(|found| found.run == unit.run && found.run.is_some());
+        let lines = found.map(|found| found.lines).unwrap_or_default();
+        let next = match lines.last() {
+            Some(line) => line.seq,
+            None => unit.log.next_seq().saturating_sub(1),
+        };
+        First {
+            at: Some(Wall::now().before(self.now.since(started))),
+            lines: lines
+                .iter()
+                .map(|line| clip(&line.text, FIRST_CHARS).into_owned())
+                .collect(),
+            next: Some(next),
         }
-        if self.verb == Verb::Restart && before.is_some() && before == unit.facts.pid {
+    }
+
+    fn value(&self, first: &First) -> Value {
+        let done = self.done;
+        let builds = self.builds();
+        let build = done.build.as_ref().map(|b| build::brief(b, self.now));
+        object([
+            ("process", done.name.as_str().into()),
+            ("ok", done.ok.into()),
+            ("mode", or_null(builds.then(|| done.mode.as_str()))),
+            ("pid", or_null(done.pid)),
+            ("previous_pid", or_null(done.previous_pid)),
+            ("url", or_null(self.url())),
+            ("build", or_null(build)),
+            ("ready", or_null(done.ready)),
+            ("gap_seconds", or_null(done.gap.map(seconds))),
+            ("lines", list(first.lines.iter().map(String::as_str))),
+            ("at", or_null(first.at.map(Wall::rfc3339))),
+            ("next", or_null(first.next)),
+            ("timed_out", self.late.into()),
+            ("next_call", or_null(self.next_call().map(|c| c.value()))),
+            (
+                "release_in_seconds",
+                or_null(self.release_in().map(seconds)),
+            ),
+        ])
+    }
+
+    fn stop_value(&self) -> Value {
+        let done = self.done;
+        let leftovers = done.leftovers.iter().map(|(pid, command)| {
+            object([
+                ("pid", (*pid).into()),
+                ("command", clip(command, 200).as_ref().into()),
+            ])
+        });
+        object([
+            ("process", done.name.as_str().into()),
+            ("ok", done.ok.into()),
+            ("signalled", done.signalled.into()),
+            ("killed", done.killed.into()),
+            ("leftovers", list(leftovers)),
+            ("seconds", seconds(done.took)),
+            ("timed_out", self.late.into()),
+            ("next_call", or_null(self.next_call().map(|c| c.value()))),
+        ])
+    }
+
+    fn words(&self, reader: Reader, patience: Duration, first: &First) -> String {
+        match (self.late, self.order) {
+            (true, _) => self.late_words(reader, patience),
+            (false, Order::Stop) => self.stop_words(),
+            (false, Order::Start | Order::Restart { .. }) => self.good_words(reader, first),
+        }
+    }
+
+    fn late_words(&self, reader: Reader, patience: Duration) -> String {
+        let doing = self.unit.map(|unit| doing(unit, self.now));
+        let mut text = format!(
+            "{}: not {} within {}, it goes on: {}",
+            self.done.name,
+            done_word(self.order),
+            human(patience),
+            doing.unwrap_or_default()
+        );
+        if self.done.old_serves && matches!(self.order, Order::Restart { .. }) {
             text.push_str("\nthe old run serves on meanwhile");
         }
-        let _ = write!(
-            text,
-            "\nto go on waiting: wait {{\"process\":\"{name}\",\"for\":\"ready\"}} (it waits for the end of the build as well)"
-        );
+        if let Some(call) = self.next_call().filter(|_| reader == Reader::Model) {
+            let _ = write!(text, "\nto go on waiting: {}", call.words());
+        }
         text
     }
-}
 
-fn value(done: &Done) -> Value {
-    object([
-        ("process", done.name.as_str().into()),
-        ("ok", done.ok.into()),
-        ("mode", done.mode.as_str().into()),
-        ("pid", or_null(done.pid)),
-        ("previous_pid", or_null(done.previous_pid)),
-        (
-            "build",
-            or_null(done.build.as_ref().map(|b| build(b, None))),
-        ),
-        ("ready", or_null(done.ready)),
-        ("gap_seconds", or_null(done.gap.map(seconds))),
-        ("timed_out", false.into()),
-        ("release_in_seconds", or_null(release_in(done).map(seconds))),
-    ])
-}
-
-/// The project's date concerns what is in dev.
-fn release_in(done: &Done) -> Option<Duration> {
-    done.release_in.filter(|_| done.mode == Mode::Dev)
-}
-
-fn late_value(unit: &UnitView, before: Option<i32>, snapshot: &Snapshot, now: Mono) -> Value {
-    let swapped = before.filter(|pid| Some(*pid) != unit.facts.pid);
-    let building = unit.build.as_ref().filter(|b| under_way(b));
-    let release_in = snapshot.release_at.filter(|_| unit.facts.mode == Mode::Dev);
-    object([
-        ("process", unit.name.as_str().into()),
-        ("ok", false.into()),
-        ("mode", unit.facts.mode.as_str().into()),
-        ("pid", or_null(unit.facts.pid)),
-        ("previous_pid", or_null(swapped)),
-        ("build", or_null(building.map(|b| build(b, Some(now))))),
-        ("ready", or_null(unit.facts.ready)),
-        ("gap_seconds", Value::Null),
-        ("timed_out", true.into()),
-        (
-            "release_in_seconds",
-            or_null(release_in.map(|at| seconds(at.since(now)))),
-        ),
-    ])
-}
-
-fn build(build: &BuildView, now: Option<Mono>) -> Value {
-    let took = now.map_or(build.took, |now| build_time(build, now));
-    object([
-        ("id", build.id.into()),
-        ("ok", or_null(build.ok)),
-        ("seconds", or_null(took.map(seconds))),
-        ("errors", list(build.errors.list.iter().map(build_error))),
-    ])
-}
-
-fn stop_value(done: &Done) -> Value {
-    let leftovers = done.leftovers.iter().map(|(pid, command)| {
-        object([
-            ("pid", (*pid).into()),
-            ("command", clip(command, 200).as_ref().into()),
-        ])
-    });
-    object([
-        ("process", done.name.as_str().into()),
-        ("ok", done.ok.into()),
-        ("signalled", done.signalled.into()),
-        ("killed", done.killed.into()),
-        ("leftovers", list(leftovers)),
-        ("seconds", seconds(done.took)),
-    ])
-}
-
-fn late_stop_value(unit: &UnitView, patience: Duration) -> Value {
-    object([
-        ("process", unit.name.as_str().into()),
-        ("ok", false.into()),
-        ("signalled", true.into()),
-        ("killed", 0.into()),
-        ("leftovers", list(Vec::<Value>::new())),
-        ("seconds", seconds(patience)),
-    ])
-}
-
-fn stop_words(done: &Done) -> String {
-    let mut text = if done.ok {
-        format!("{}: stopped", done.name)
-    } else {
-        format!("{}: not stopped", done.name)
-    };
-    if done.ok && !done.signalled {
-        text.push_str(", it did not run");
-    } else {
-        let _ = write!(text, " after {}", human(done.took));
-    }
-    if done.killed > 0 {
-        let _ = write!(text, ", {} had to be killed", done.killed);
-    }
-    if let Some(reason) = &done.reason {
-        let _ = write!(text, ": {}", clip(reason, 500));
-    }
-    for (pid, command) in done.leftovers.iter().take(20) {
-        let _ = write!(text, "\n  still there: pid {pid} {}", clip(command, 200));
-    }
-    text
-}
-
-/// `web: restarted in dev, pid 4711 (before 4700), build 7 took 3.2s, ready, gap 0.0s; ...`.
-fn good_words(done: &Done, verb: Verb) -> String {
-    let same = done.pid.is_some() && done.pid == done.previous_pid;
-    let mut text = if same {
-        format!("{}: runs already, in {}", done.name, done.mode.as_str())
-    } else {
-        format!("{}: {} in {}", done.name, verb.done(), done.mode.as_str())
-    };
-    match (done.pid, done.previous_pid) {
-        (Some(pid), Some(before)) if pid != before => {
-            let _ = write!(text, ", pid {pid} (before {before})");
+    fn stop_words(&self) -> String {
+        let done = self.done;
+        let mut text = match done.ok {
+            true => format!("{}: stopped", done.name),
+            false => format!("{}: not stopped", done.name),
+        };
+        match done.ok && !done.signalled {
+            true => text.push_str(", it did not run"),
+            false => {
+                let _ = write!(text, " after {}", human(done.took));
+            }
         }
-        (Some(pid), _) => {
-            let _ = write!(text, ", pid {pid}");
+        if done.killed > 0 {
+            let _ = write!(text, ", {} had to be killed", done.killed);
         }
-        (None, _) => text.push_str(", done"),
-    }
-    if let Some(build) = &done.build {
-        let _ = write!(text, ", build {}", build.id);
-        if let Some(took) = build.took {
-            let _ = write!(text, " took {}", human(took));
+        if let Some(reason) = &done.reason {
+            let _ = write!(text, ": {}", clip(reason, LINE / 2));
         }
+        for (pid, command) in done.leftovers.iter().take(20) {
+            let _ = write!(text, "\n   still there: pid {pid} {}", clip(command, 200));
+        }
+        text
     }
-    if done.ready == Some(true) {
-        text.push_str(", ready");
-    }
-    if let Some(gap) = done.gap {
-        let _ = write!(
-            text,
-            ", nothing served for {} s",
-            number::fixed(gap.as_secs_f64(), 3)
-        );
-    }
-    if let Some(release) = release_in(done) {
-        let _ = write!(
-            text,
-            "; built for release after {} without a call",
-            human(release)
-        );
-    }
-    text
-}
 
-/// Why, where, the last lines, what serves now, and what to do.
-fn bad_words(done: &Done, verb: Verb, again: Option<Duration>, room: usize) -> String {
-    let name = &done.name;
-    let failed_build = done.build.as_ref().filter(|build| build.ok == Some(false));
-    let mut text = format!("{name}: not {}: ", verb.done());
-    match (failed_build, &done.exit, &done.reason) {
-        (Some(build), _, reason) => {
-            let _ = write!(text, "build {} failed", build.id);
+    /// `web: restarted in dev, pid 4711 (before 4700), build 7 took 3.2s, ready, http://127.0.0.1:5173`, its
+    /// first lines and how to go on.
+    fn good_words(&self, reader: Reader, first: &First) -> String {
+        let done = self.done;
+        let same = done.pid.is_some() && done.pid == done.previous_pid;
+        let verb = match same {
+            true => "runs already",
+            false => done_word(self.order),
+        };
+        let mut text = format!("{}: {verb}", done.name);
+        if self.builds() {
+            let _ = write!(text, " in {}", done.mode.as_str());
+        }
+        match (done.pid, done.previous_pid) {
+            (Some(pid), Some(before)) if pid != before => {
+                let _ = write!(text, ", pid {pid} (before {before})");
+            }
+            (Some(pid), _) => {
+                let _ = write!(text, ", pid {pid}");
+            }
+            (None, _) => text.push_str(", done"),
+        }
+        if let Some(build) = &done.build {
+            let _ = write!(text, ", build {}", build.id);
             if let Some(took) = build.took {
-                let _ = write!(text, " after {}", human(took));
-            }
-            if let Some(reason) = reason {
-                let why = reason.strip_prefix("the build failed: ").unwrap_or(reason);
-                let _ = write!(text, ": {}", clip(why, 500));
+                let _ = write!(text, " took {}", human(took));
             }
         }
-        (None, exit, Some(reason)) => {
-            text.push_str(&clip(reason, 500));
-            let said = exit.as_ref().map(|e| e.words());
-            if let Some(said) = said.filter(|said| !reason.contains(said.as_str())) {
-                let _ = write!(text, " ({said})");
-            }
+        if done.ready == Some(true) {
+            text.push_str(", ready");
         }
-        (None, Some(exit), None) => {
+        if let Some(gap) = done.gap {
+            let _ = write!(text, ", nothing served for {:.3} s", gap.as_secs_f64());
+        }
+        if let Some(url) = self.url() {
+            let _ = write!(text, ", {url}");
+        }
+        if let Some(release) = self.release_in() {
             let _ = write!(
                 text,
-                "it ended with {} after {}",
-                exit.words(),
-                human(exit.uptime)
+                "\nbuilt for release again after {} without a call",
+                human(release)
             );
         }
-        (None, None, None) => text.push_str("for an unknown reason"),
-    }
-    text.push('\n');
-    if let Some(build) = failed_build {
-        text.push_str(&errors(build));
-    }
-    let after = whats_next(done, failed_build.is_some(), again);
-    let used = text.chars().count() + after.chars().count() + 60;
-    let lines = tail(&done.tail, room.saturating_sub(used));
-    if !lines.is_empty() {
-        let of = if failed_build.is_some() {
-            "build"
-        } else {
-            "run"
-        };
-        let _ = match lines.lines().count() {
-            1 => writeln!(text, "last line of the {of}:"),
-            n => writeln!(text, "last {n} lines of the {of}:"),
-        };
-        text.push_str(&lines);
-    }
-    text.push_str(&after);
-    text
-}
-
-/// What serves now, and where more is written.
-fn whats_next(done: &Done, build: bool, again: Option<Duration>) -> String {
-    let name = &done.name;
-    let pid = done
-        .pid
-        .map(|pid| format!(" (pid {pid})"))
-        .unwrap_or_default();
-    let serves = if done.rolled_back {
-        format!("rolled back: the build before was started again{pid}")
-    } else if done.old_serves {
-        format!("the old run still serves{pid}, from the build before")
-    } else {
-        match again {
-            Some(span) => format!(
-                "nothing of it serves now; it is tried again in {}",
-                human(span)
-            ),
-            None => "nothing of it serves now".into(),
+        if !first.lines.is_empty() {
+            text.push_str("\nits first lines:\n");
+            text.push_str(quoted(&first.lines).trim_end_matches('\n'));
         }
-    };
-    let more = if build {
-        "search_build_log"
-    } else {
-        "search_logs"
-    };
-    format!(
-        "{serves}\nmore: {more} {{\"process\":\"{name}\"}}; once mended: restart {{\"process\":\"{name}\"}}"
-    )
-}
+        if let (Reader::Model, Some(at), Some(next)) = (reader, first.at, first.next) {
+            let _ = write!(text, "\n[since {} | next {next}]", at.rfc3339());
+        }
+        text
+    }
 
-fn reloaded(done: &Reloaded) -> Answer {
-    let value = object([
-        ("changed", list(done.changed.iter().map(String::as_str))),
-        ("added", list(done.added.iter().map(String::as_str))),
-        ("removed", list(done.removed.iter().map(String::as_str))),
-        ("unchanged", list(done.unchanged.iter().map(String::as_str))),
-        ("errors", list(done.errors.iter().map(String::as_str))),
-    ]);
-    let mut text = String::new();
-    for (what, names) in [
-        ("changed", &done.changed),
-        ("added", &done.added),
-        ("removed", &done.removed),
-        ("unchanged", &done.unchanged),
-    ] {
-        if !names.is_empty() {
-            let _ = writeln!(text, "{what}: {}", listed(names));
+    /// Why, where, the last lines, what serves now, and what to do.
+    fn bad_words(&self, reader: Reader, room: usize) -> String {
+        let done = self.done;
+        let failed_build = done.build.as_ref().filter(|build| build.ok == Some(false));
+        let mut text = format!("{}: not {}: ", done.name, done_word(self.order));
+        let reason = done.reason.as_deref().map(|why| clip(why, LINE / 2));
+        match (failed_build, &done.exit, reason) {
+            (Some(build), _, reason) => {
+                let _ = write!(text, "build {} failed", build.id);
+                if let Some(took) = build.took {
+                    let _ = write!(text, " after {}", human(took));
+                }
+                if let Some(reason) = reason {
+                    let why = reason.strip_prefix("the build failed: ");
+                    let _ = write!(text, ": {}", why.unwrap_or(&reason));
+                }
+            }
+            (None, exit, Some(reason)) => {
+                text.push_str(&reason);
+                let said = exit.as_ref().map(|e| e.words());
+                if let Some(said) = said.filter(|said| !reason.contains(said.as_str())) {
+                    let _ = write!(text, " ({said})");
+                }
+            }
+            (None, Some(exit), None) => {
+                let (words, uptime) = (exit.words(), human(exit.uptime));
+                let _ = write!(text, "it ended with {words} after {uptime}");
+            }
+            (None, None, None) => text.push_str("bpm does not know why"),
+        }
+        text.push('\n');
+        let after = self.whats_next(reader, failed_build.is_some());
+        let room = room.saturating_sub(text.chars().count() + after.chars().count() + 60);
+        match failed_build {
+            Some(build) => text.push_str(&build::failure(build, &done.tail, room)),
+            None => {
+                let lines = recent(&done.tail, room);
+                if !lines.is_empty() {
+                    text.push_str(&last_of(lines.len(), "run"));
+                    text.push_str(&quoted(&lines));
+                }
+                if let (Some(exit), Some(unit)) = (&done.exit, self.unit) {
+                    let hint = why::hint(unit, exit);
+                    text.extend(hint.map(|hint| format!("hint: {hint}\n")));
+                }
+            }
+        }
+        text.push_str(&after);
+        text
+    }
+
+    /// What serves now, what happens next, and where more is written.
+    fn whats_next(&self, reader: Reader, build: bool) -> String {
+        let done = self.done;
+        let pid = done
+            .pid
+            .map_or(String::new(), |pid| format!(" (pid {pid})"));
+        let serves: Cow<'_, str> = match (done.rolled_back, done.old_serves, self.unit) {
+            (true, ..) => format!("rolled back: the build before was started again{pid}").into(),
+            (false, true, _) => {
+                format!("the old run still serves{pid}, from the build before").into()
+            }
+            (false, false, Some(unit)) => {
+                let next = why::outlook(unit, self.now);
+                format!("nothing of it serves now; what happens next: {next}").into()
+            }
+            (false, false, None) => "nothing of it serves now".into(),
+        };
+        let more = more_of(reader, &done.name, build);
+        let again = order_of(reader, "restart", &done.name);
+        match reader {
+            Reader::Model => {
+                format!("{serves}\nmore: {more}; once the cause is fixed: {again}")
+            }
+            Reader::Person => format!("{serves}\nhint: {more} shows more"),
         }
     }
-    for error in &done.errors {
-        let _ = writeln!(text, "error: {}", clip(error, 1_000));
-    }
-    if text.is_empty() {
-        text.push_str("nothing to do");
-    }
-    let text = bounded(text.trim_end().into(), "run bpm check", "");
-    Answer::Data { value, text }
 }

@@ -1,10 +1,17 @@
-//! What a tool takes and gives, as rows. The JSON Schema that clients read is written from them, and
-//! arguments are checked against them, so the two can't disagree.
+//! Pure: no system call, no thread, no clock.
+//!
+//! The arguments of a tool, as rows. The JSON Schema that clients read is written from them, and arguments are
+//! checked against them, so the two can't disagree.
+
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Failure, listed, nearest};
-use crate::base::json::{brief, entries, kind_of, list, object};
+use crate::base::json::{brief, entries, kind_of, list};
+
+/// Unknown arguments that an answer names, and that an error complains of.
+const MOST_UNKNOWN: usize = 10;
 
 /// One argument of a tool.
 pub(super) struct Row {
@@ -62,7 +69,7 @@ impl Row {
         }
     }
 
-    fn of_process(&self) -> bool {
+    fn is_process(&self) -> bool {
         matches!(self.kind, Kind::Process { .. })
     }
 
@@ -97,8 +104,28 @@ impl Row {
         Value::Object(schema)
     }
 
+    /// The value that was meant; models write numbers and truth values as texts, and fill in what they
+    /// want to leave out with null or an empty text. None: as good as absent.
+    fn meant(&self, value: &Value) -> Option<Value> {
+        match (self.kind, value) {
+            (_, Value::Null) => None,
+            (_, Value::String(text)) if text.is_empty() => None,
+            (Kind::Flag, Value::String(text)) => Some(match text.as_str() {
+                "true" => Value::Bool(true),
+                "false" => Value::Bool(false),
+                _ => value.clone(),
+            }),
+            (Kind::Whole { .. } | Kind::Number { .. }, Value::String(text)) => {
+                let number: Option<Value> = serde_json::from_str(text).ok();
+                Some(number.filter(Value::is_number).unwrap_or(value.clone()))
+            }
+            _ => Some(value.clone()),
+        }
+    }
+
     /// What is wrong with a value for it.
     fn fault(&self, value: &Value, processes: &[String]) -> Option<String> {
+        let mut near = None;
         let fits = match (self.kind, value) {
             (Kind::Process { star }, Value::String(name)) => {
                 if (star && name == "*") || processes.contains(name) {
@@ -108,18 +135,8 @@ impl Row {
             }
             (Kind::Text, Value::String(_)) | (Kind::Flag, Value::Bool(_)) => true,
             (Kind::OneOf(words), Value::String(word)) => {
-                if words.contains(&word.as_str()) {
-                    return None;
-                }
-                let near = nearest(&brief(word), words.iter().copied())
-                    .map(|near| format!("; did you mean {near:?}?"))
-                    .unwrap_or_default();
-                return Some(format!(
-                    "{:?} must be {}, not {}{near}",
-                    self.name,
-                    self.wants(),
-                    kind_of(value)
-                ));
+                near = nearest(&brief(word), words.iter().copied());
+                words.contains(&word.as_str())
             }
             (Kind::Whole { min, max }, Value::Number(_)) => {
                 whole(value).is_some_and(|n| (min..=max).contains(&n))
@@ -127,19 +144,12 @@ impl Row {
             (Kind::Number { min, max }, Value::Number(n)) => n
                 .as_f64()
                 .is_some_and(|n| (f64::from(min)..=f64::from(max)).contains(&n)),
-            (
-                Kind::Process { .. }
-                | Kind::Text
-                | Kind::OneOf(_)
-                | Kind::Flag
-                | Kind::Whole { .. }
-                | Kind::Number { .. },
-                _,
-            ) => false,
+            _ => false,
         };
+        let near = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
         (!fits).then(|| {
             format!(
-                "{:?} must be {}, not {}",
+                "{:?} must be {}, not {}{near}",
                 self.name,
                 self.wants(),
                 kind_of(value)
@@ -209,103 +219,69 @@ pub(super) fn input(rows: &[Row]) -> Value {
     Value::Object(schema)
 }
 
-/// One field of a tool's data.
-pub(super) struct Field(
-    pub(super) &'static str,
-    pub(super) Shape,
-    pub(super) &'static str,
-);
-
-/// What a field is.
-pub(super) enum Shape {
-    /// Always of this JSON type.
-    Always(&'static str),
-    /// May be null, so without a type: single types only.
-    Maybe,
-    /// Not in every answer (`results` of `"*"`), a list.
-    Sometimes,
-    /// A list of objects with these fields.
-    Many(&'static [Field]),
+/// All arguments as one object; `[]` and `""` are what some clients send for none.
+fn fields(sent: &Value) -> Result<Option<&Map<String, Value>>, String> {
+    match sent {
+        Value::Null => Ok(None),
+        Value::Object(map) => Ok(Some(map)),
+        Value::String(text) if text.is_empty() => Ok(None),
+        Value::Array(list) if list.is_empty() => Ok(None),
+        other => Err(format!(
+            "arguments must be an object, not {}",
+            kind_of(other)
+        )),
+    }
 }
 
-/// The output schema of these fields. All of them are always there, but for `Sometimes`; `loose`
-/// names the only ones that are, where an answer has two forms.
-pub(super) fn output(fields: &[Field], loose: &[&str]) -> Value {
-    let required = fields.iter().filter_map(|Field(name, shape, _)| {
-        let there = match shape {
-            Shape::Sometimes => false,
-            Shape::Always(_) | Shape::Maybe | Shape::Many(_) => true,
-        };
-        (there && (loose.is_empty() || loose.contains(name))).then_some(*name)
-    });
-    object([
-        ("type", "object".into()),
-        ("required", list(required)),
-        ("properties", properties(fields)),
-    ])
+/// The arguments that no row has, those that are near to one's name apart: the first belong to the client, the
+/// others are mistakes.
+fn strangers<'a>(rows: &[Row], sent: &'a Map<String, Value>) -> (Vec<&'a str>, Vec<&'a str>) {
+    let names = || rows.iter().map(|row| row.name);
+    // A call with a thousand strange arguments gets no thousand words.
+    sent.keys()
+        .map(String::as_str)
+        .filter(|key| !names().any(|name| name == *key))
+        .take(MOST_UNKNOWN)
+        .partition(|key| nearest(&brief(key), names()).is_none())
 }
 
-/// What is in lists does not say again that all of it is always there: every model reads the list of tools.
-fn properties(fields: &[Field]) -> Value {
-    let mut properties = fields.iter().map(|Field(name, shape, text)| {
-        let mut schema = Map::new();
-        if !text.is_empty() {
-            schema.insert("description".into(), (*text).into());
-        }
-        match shape {
-            Shape::Always(kind) => {
-                schema.insert("type".into(), (*kind).into());
-            }
-            Shape::Maybe => {}
-            Shape::Sometimes => {
-                schema.insert("type".into(), "array".into());
-            }
-            Shape::Many(inner) => {
-                let items = object([("type", "object".into()), ("properties", properties(inner))]);
-                schema.insert("type".into(), "array".into());
-                schema.insert("items".into(), items);
-            }
-        }
-        ((*name).to_owned(), Value::Object(schema))
-    });
-    entries(&mut properties)
+/// The names of arguments that a call may have and that mean nothing here.
+pub(super) fn ignored(rows: &[Row], sent: &Value) -> Vec<String> {
+    match fields(sent) {
+        Ok(Some(map)) => strangers(rows, map).0.into_iter().map(brief).collect(),
+        Ok(None) | Err(_) => Vec::new(),
+    }
 }
 
 /// Checked arguments.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Args<'a>(Option<&'a Map<String, Value>>);
+#[derive(Debug, Clone, Default)]
+pub(super) struct Args(Map<String, Value>);
 
-impl<'a> Args<'a> {
+impl Args {
     /// Checks what was sent against the rows; all that is wrong with it, in words, where it does not fit.
     pub(super) fn check(
         tool: &str,
         rows: &[Row],
-        sent: &'a Value,
+        sent: &Value,
         processes: &dyn Fn() -> Vec<String>,
     ) -> Result<Self, String> {
-        let map = match sent {
-            Value::Null => None,
-            Value::Object(map) => Some(map),
-            other => {
-                return Err(format!(
-                    "arguments must be an object, not {}",
-                    kind_of(other)
-                ));
-            }
+        let sent = fields(sent)?;
+        let processes = match rows.iter().any(Row::is_process) {
+            true => processes(),
+            false => Vec::new(),
         };
-        let args = Self(map);
-        let processes = if rows.iter().any(|row| row.of_process()) {
-            processes()
-        } else {
-            Vec::new()
-        };
+        let mut args = Map::new();
         let mut faults = Vec::new();
         for row in rows {
-            match args.value(row.name) {
-                Some(value) => faults.extend(row.fault(value, &processes)),
+            let value = sent.and_then(|map| map.get(row.name));
+            match value.and_then(|value| row.meant(value)) {
+                Some(value) => {
+                    faults.extend(row.fault(&value, &processes));
+                    args.insert(row.name.into(), value);
+                }
                 None if row.required => {
                     let mut text = format!("{tool} needs {:?}: {}", row.name, row.wants());
-                    if row.of_process() {
+                    if row.is_process() {
                         text.push_str("; processes: ");
                         text.push_str(&listed(&processes));
                     }
@@ -315,32 +291,29 @@ impl<'a> Args<'a> {
             }
         }
         let known: Vec<String> = rows.iter().map(|row| row.name.to_owned()).collect();
-        // A call with a thousand wrong arguments gets no thousand lines.
-        let strange = map.into_iter().flat_map(Map::keys);
-        let strange = strange.filter(|key| !known.contains(key)).take(10);
-        faults.extend(strange.map(|key| unknown("argument", key, &known)));
-        if faults.is_empty() {
-            Ok(args)
-        } else {
-            Err(faults.join("\n"))
+        let near = sent.map(|map| strangers(rows, map).1).unwrap_or_default();
+        faults.extend(near.iter().map(|key| unknown("argument", key, &known)));
+        match faults.is_empty() {
+            true => Ok(Self(args)),
+            false => Err(faults.join("\n")),
         }
     }
 
-    /// Null is as good as absent: some clients send all they know.
-    fn value(&self, name: &str) -> Option<&'a Value> {
-        self.0?.get(name).filter(|value| !value.is_null())
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.as_str()
     }
 
-    pub(super) fn text(&self, name: &str) -> Option<&'a str> {
-        self.value(name)?.as_str()
+    /// The process that is named; None: all of them.
+    pub(super) fn process(&self) -> Option<&str> {
+        self.text("process").filter(|name| *name != "*")
     }
 
     pub(super) fn flag(&self, name: &str) -> Option<bool> {
-        self.value(name)?.as_bool()
+        self.0.get(name)?.as_bool()
     }
 
     pub(super) fn whole(&self, name: &str) -> Option<i64> {
-        whole(self.value(name)?)
+        whole(self.0.get(name)?)
     }
 
     /// A cursor or a count.
@@ -354,7 +327,7 @@ impl<'a> Args<'a> {
     }
 
     /// Seconds.
-    pub(super) fn span(&self, name: &str) -> Option<std::time::Duration> {
-        std::time::Duration::try_from_secs_f64(self.value(name)?.as_f64()?).ok()
+    pub(super) fn span(&self, name: &str) -> Option<Duration> {
+        Duration::try_from_secs_f64(self.0.get(name)?.as_f64()?).ok()
     }
 }

@@ -1,146 +1,84 @@
-//! `get_status`, and the crash card of `why`: the snapshot in JSON and in words.
+//! `get_status`: the snapshot as data and in words, whole or short.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::schema::{Args, Field, Shape};
-use super::text::{bounded, clip, doing, errors, tail, thousands, under_way};
+use super::orders::changed_words;
+use super::text::{LIMIT, Reader, bounded, clip, escaped, shown, spelled, thousands};
 use super::usage::{Group, Reading};
-use super::{Tools, View};
+use super::{Call, Tools, VERSION, build, why};
 use crate::base::clock::{Mono, human};
-use crate::base::json::{list, object, or_null, seconds};
-use crate::base::number;
-use crate::config::Kind;
+use crate::base::json::{entries, list, object, or_null, seconds};
+use crate::base::table::Table;
+use crate::config::Mode;
 use crate::engine::handle::Handle;
-use crate::engine::snapshot::{
-    BuildError, BuildView, EventView, ExitView, Snapshot, State, UnitView,
-};
-use crate::log::search::Line;
-use crate::server::service::{Answer, Caller, Step};
+use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
+use crate::server::service::{Answer, Step};
 
-/// Without a cursor an answer has this many of the newest events: enough to see what is going on.
+/// Without a cursor an answer has the newest few events, with one the next few.
 const RECENT: usize = 5;
+const NEXT_EVENTS: usize = 50;
+/// Of a failed build in a short answer.
+const SHORT_ERRORS: usize = 3;
+/// Fields of a process that a short answer never has.
+const LONG: [&str; 10] = [
+    "type",
+    "since",
+    "tasks",
+    "cpu_percent",
+    "cpu_seconds",
+    "rss_bytes",
+    "log_lines",
+    "last_output_seconds",
+    "depends_on",
+    "restarts",
+];
 
-pub(super) const OUTPUT: &[Field] = {
-    use Shape::{Always, Many, Maybe};
-    &[
-        Field("schema", Always("integer"), ""),
-        Field("project", Always("string"), ""),
-        Field(
-            "daemon",
-            Always("object"),
-            "bpm itself: pid, version, uptime_seconds, rss_bytes, url, socket, clients, instance_id",
-        ),
-        Field("mode", Always("string"), "dev if any process is in dev"),
-        Field(
-            "release_in_seconds",
-            Maybe,
-            "until idle dev processes are built for release",
-        ),
-        Field(
-            "processes",
-            Many(&[
-                Field("name", Always("string"), ""),
-                Field("type", Always("string"), ""),
-                Field(
-                    "state",
-                    Always("string"),
-                    "stopped, waiting, building, starting, running, stopping, crashed, failed or done",
-                ),
-                Field("wanted", Always("boolean"), ""),
-                Field("mode", Always("string"), ""),
-                Field("pid", Maybe, "null: nothing runs"),
-                Field("since", Always("string"), "of the state"),
-                Field("uptime_seconds", Maybe, "of the run"),
-                Field("ready", Maybe, "null: nothing runs"),
-                Field("healthy", Maybe, "null: no health check"),
-                Field("restarts", Always("integer"), ""),
-                Field("crashes", Always("integer"), ""),
-                Field(
-                    "next_start_in_seconds",
-                    Maybe,
-                    "after a crash or a failed build",
-                ),
-                Field(
-                    "stale",
-                    Always("boolean"),
-                    "what runs is older than the last build tried",
-                ),
-                Field(
-                    "build",
-                    Maybe,
-                    "the newest: id, state, phase, mode, at, seconds, ok, errors",
-                ),
-                Field(
-                    "exit",
-                    Maybe,
-                    "the last: code, signal, core, oom, asked, at, uptime_seconds",
-                ),
-                Field("ports", Always("array"), ""),
-                Field(
-                    "url",
-                    Maybe,
-                    "of its port, else of the lowest it listens on",
-                ),
-                Field("cpu_percent", Maybe, "of one core"),
-                Field("cpu_seconds", Maybe, "so far"),
-                Field("rss_bytes", Maybe, "memory"),
-                Field("tasks", Maybe, "threads"),
-                Field("last_output_seconds", Maybe, "ago"),
-                Field("log_lines", Always("integer"), ""),
-                Field("log_dropped", Always("integer"), ""),
-                Field("log_trouble", Maybe, "why lines are not written to disk"),
-                Field("depends_on", Always("array"), ""),
-                Field(
-                    "rolled_back",
-                    Always("boolean"),
-                    "the build before the newest runs",
-                ),
-                Field("reason", Maybe, "of its state"),
-            ]),
-            "",
-        ),
-        Field(
-            "events",
-            Always("array"),
-            "{seq, time, process, kind, text}, oldest first",
-        ),
-        Field("next", Always("integer"), "pass it as events_since"),
-    ]
-};
+/// Fields of the daemon that a short answer has.
+const DAEMON: [&str; 4] = ["pid", "version", "uptime_seconds", "previous_end"];
 
 /// What of the snapshot is asked for.
-#[derive(Debug, PartialEq)]
-struct Wish {
-    process: Option<String>,
-    since: Option<u64>,
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wish {
+    pub(super) process: Option<String>,
+    pub(super) since: Option<u64>,
+    /// Every field of everything.
+    pub(super) verbose: bool,
+}
+
+/// What one look at the snapshot and at the usage gives.
+pub(super) struct View<'a> {
+    pub(super) handle: &'a Handle,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) usage: &'a Reading,
+    pub(super) now: Mono,
 }
 
 /// The tool.
-pub(super) fn get_status(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
+pub(super) fn get_status(call: &Call<'_>) -> Result<Step, String> {
     let wish = Wish {
-        process: args.text("process").map(str::to_owned),
-        since: args.count("events_since"),
+        process: call.args.process().map(str::to_owned),
+        since: call.args.count("events_since"),
+        verbose: call.args.flag("verbose").unwrap_or(false),
     };
-    Ok(with_usage(tools, move |view| Answer::Data {
+    let reader = call.reader();
+    Ok(with_usage(call.tools, move |view| Answer::Data {
         value: value(view, &wish),
-        text: words(view, &wish),
+        text: words(view, &wish, reader),
     }))
 }
 
 /// The data alone: a resource, and the CLI's own method.
 pub(super) fn data(
     tools: &Tools,
-    process: Option<String>,
-    since: Option<u64>,
+    wish: Wish,
     then: impl FnOnce(Value) -> Answer + Send + 'static,
 ) -> Step {
-    let wish = Wish { process, since };
     with_usage(tools, move |view| then(value(view, &wish)))
 }
 
@@ -172,33 +110,73 @@ pub(super) fn with_usage(
     }))
 }
 
-fn units<'a>(snapshot: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a Arc<UnitView>> {
-    snapshot
-        .units
-        .iter()
-        .filter(|unit| wish.process.as_ref().is_none_or(|name| unit.name == *name))
+/// The processes asked for; those with something wrong come first, unless all is asked for.
+fn units<'a>(snapshot: &'a Snapshot, wish: &Wish) -> Vec<&'a UnitView> {
+    let meant = |unit: &&UnitView| wish.process.as_ref().is_none_or(|name| unit.name == *name);
+    let units = snapshot.units.iter().map(Arc::as_ref).filter(meant);
+    let mut units: Vec<&UnitView> = units.collect();
+    if !wish.verbose {
+        units.sort_by_key(|unit| rank(unit));
+    }
+    units
 }
 
-/// After the cursor; without one the newest few.
-fn events<'a>(snapshot: &'a Snapshot, wish: &'a Wish) -> impl Iterator<Item = &'a Arc<EventView>> {
+/// 0: something is wrong, 1: something is under way, 2: all is as it should be.
+fn rank(unit: &UnitView) -> u8 {
+    let facts = &unit.facts;
+    let failed_build = unit.build.as_ref().is_some_and(|b| b.ok == Some(false));
+    let wrong = matches!(facts.state, State::Crashed | State::Failed)
+        || facts.healthy == Some(false)
+        || facts.state == State::Running && facts.ready == Some(false)
+        || facts.rolled_back
+        || facts.hopeless
+        || failed_build && facts.wanted
+        || !unit.warnings.is_empty()
+        || unit.log_trouble().is_some();
+    match facts.state {
+        _ if wrong => 0,
+        State::Waiting | State::Building | State::Starting | State::Stopping => 1,
+        State::Running if unit.build.as_ref().is_some_and(|b| b.state.is_under_way()) => 1,
+        _ => 2,
+    }
+}
+
+/// The events asked for, and the cursor behind them.
+fn events(snapshot: &Snapshot, wish: &Wish) -> (Vec<Arc<EventView>>, u64) {
     let meant = |event: &&Arc<EventView>| wish.process.is_none() || event.process == wish.process;
-    let skip = match wish.since.map(|after| cursor(snapshot, after)) {
-        Some(after) => snapshot.events.partition_point(|event| event.seq <= after),
-        None => {
-            let all = snapshot.events.iter().filter(meant).count();
-            let mut over = all.saturating_sub(RECENT);
-            snapshot
-                .events
-                .iter()
-                .position(|event| {
-                    let old = over > 0;
-                    over -= usize::from(old && meant(&event));
-                    !old
-                })
-                .unwrap_or(snapshot.events.len())
-        }
+    let Some(after) = wish.since.map(|after| cursor(snapshot, after)) else {
+        let mut found: VecDeque<_> = snapshot.events.iter().rev().filter(meant).collect();
+        found.truncate(RECENT);
+        let found = found.into_iter().rev().cloned().collect();
+        return (found, newest(snapshot));
     };
-    snapshot.events.iter().skip(skip).filter(meant)
+    let skip = snapshot.events.partition_point(|event| event.seq <= after);
+    let mut rest = snapshot.events.iter().skip(skip).filter(meant);
+    let found: Vec<_> = match wish.verbose {
+        true => rest.by_ref().cloned().collect(),
+        false => rest.by_ref().take(NEXT_EVENTS).cloned().collect(),
+    };
+    let next = match (rest.next(), found.last()) {
+        (Some(_), Some(last)) => last.seq,
+        _ => newest(snapshot),
+    };
+    (found, next)
+}
+
+/// How many events behind a cursor are known no more: those of an earlier bpm, and those that gave way.
+fn missed(snapshot: &Snapshot, wish: &Wish) -> u64 {
+    let Some(after) = wish.since.map(|after| cursor(snapshot, after)) else {
+        return 0;
+    };
+    let first = snapshot.events.front();
+    let first = first.map_or(snapshot.before + 1, |event| event.seq);
+    let ours = (first - 1).saturating_sub(after.max(snapshot.before));
+    // After a kill numbers go on behind those that were reserved: how many were used is not known.
+    let earlier = match after < snapshot.before {
+        true => snapshot.before_used.saturating_sub(after).max(1),
+        false => 0,
+    };
+    ours + earlier
 }
 
 /// The cursor behind the newest event.
@@ -222,7 +200,8 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
         usage,
         now,
     } = *view;
-    object([
+    let (events, next) = events(snapshot, wish);
+    let mut document = object([
         ("schema", 1.into()),
         ("project", snapshot.project.as_str().into()),
         ("daemon", daemon(handle, usage, now)),
@@ -231,66 +210,178 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
             "release_in_seconds",
             or_null(snapshot.release_at.map(|at| seconds(at.since(now)))),
         ),
-        (
-            "processes",
-            list(units(snapshot, wish).map(|unit| process(unit, usage, now))),
-        ),
-        ("events", list(events(snapshot, wish).map(|e| event(e)))),
-        ("next", newest(snapshot).into()),
-    ])
+        ("config_changed", usage.config_changed.into()),
+        ("events", list(events.iter().map(|e| event(e)))),
+        ("events_missed", missed(snapshot, wish).into()),
+    ]);
+    let processes = units(snapshot, wish)
+        .into_iter()
+        .map(|unit| (unit.facts.state, process(unit, usage, now)));
+    if wish.verbose {
+        document["processes"] = list(processes.map(|(_, value)| value));
+        document["next"] = next.into();
+        return document;
+    }
+    let daemon = pruned(&document["daemon"], &|key, value| {
+        value.is_null() || !DAEMON.contains(&key)
+    });
+    let mut document = pruned(&document, &|key, value| {
+        key != "events" && is_nothing(value)
+    });
+    document["daemon"] = daemon;
+    let alone = wish.process.is_some();
+    let short: Vec<(State, Value)> = processes
+        .map(|(state, value)| match alone {
+            true => (state, pruned(&value, &|_, value| value.is_null())),
+            false => (state, short(value, snapshot.mode)),
+        })
+        .collect();
+    if let Some(unit) = units(snapshot, wish).first().filter(|_| alone) {
+        let lines = why::last_lines(unit);
+        if !lines.is_empty() {
+            document["tail"] = list(lines);
+        }
+    }
+    let mut room = LIMIT.saturating_sub(document.to_string().len() + 100);
+    let fits = |(_, value): &&(State, Value)| {
+        let size = value.to_string().len() + 1;
+        let fits = size <= room;
+        room = room.saturating_sub(size);
+        fits
+    };
+    let count = short.iter().take_while(fits).count();
+    let (shown, left) = short.split_at(count);
+    document["processes"] = list(shown.iter().map(|(_, value)| value.clone()));
+    if !left.is_empty() {
+        let states = left.iter().map(|(state, _)| *state);
+        let mut counts = by_state(states)
+            .into_iter()
+            .map(|(state, n)| (state.into(), n.into()));
+        document["not_shown"] = entries(&mut counts);
+    }
+    document["next"] = next.into();
+    document
+}
+
+/// How many are in each state.
+fn by_state(states: impl Iterator<Item = State>) -> Vec<(&'static str, usize)> {
+    let mut counts: Table<&'static str, usize> = Table::default();
+    for state in states {
+        *counts.or_default(state.as_str()) += 1;
+    }
+    counts.iter().map(|(state, n)| (*state, *n)).collect()
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Number(number) => number.as_u64() == Some(0),
+        Value::Bool(true) | Value::String(_) | Value::Object(_) => false,
+    }
+}
+
+/// An object without the fields that `drop` names.
+fn pruned(value: &Value, drop: &dyn Fn(&str, &Value) -> bool) -> Value {
+    let fields = value.as_object().into_iter().flatten();
+    let kept = fields.filter(|(key, value)| !drop(key, value));
+    Value::Object(
+        kept.map(|(k, v)| (k.clone(), v.clone()))
+            .collect::<Map<_, _>>(),
+    )
+}
+
+/// A process without what is as expected.
+fn short(value: Value, mode: Mode) -> Value {
+    let mut short = pruned(&value, &|key, value| {
+        let expected = match key {
+            "wanted" | "ready" | "healthy" => *value == Value::Bool(true),
+            "mode" => *value == mode.as_str(),
+            "build" => {
+                value["state"] != "queued" && value["state"] != "running" && value["ok"] != false
+            }
+            "exit" => value["asked"] == true || value["code"] == 0 && value["signal"].is_null(),
+            _ => false,
+        };
+        let unwanted =
+            matches!(key, "wanted" | "ready" | "healthy") && *value == Value::Bool(false);
+        expected || is_nothing(value) && !unwanted || LONG.contains(&key)
+    });
+    // Nothing runs of what nobody wants.
+    if short["wanted"] == false {
+        short = pruned(&short, &|key, _| {
+            matches!(key, "ready" | "healthy" | "wanted" | "mode")
+        });
+    }
+    if let Some(exit) = short.get_mut("exit") {
+        *exit = pruned(exit, &|_, value| is_nothing(value));
+    }
+    if let Some(build) = short.get_mut("build") {
+        if let Some(errors) = build["errors"].as_array_mut() {
+            errors.truncate(SHORT_ERRORS);
+            for error in errors {
+                let message = error["message"].as_str().unwrap_or_default();
+                error["message"] = clip(message, 200).as_ref().into();
+            }
+        }
+        *build = pruned(build, &|_, value| {
+            value.is_null() || is_nothing(value) && value.is_array()
+        });
+    }
+    short
 }
 
 fn daemon(handle: &Handle, usage: &Reading, now: Mono) -> Value {
     let id = &handle.identity;
     object([
         ("pid", id.pid.into()),
-        ("version", super::VERSION.into()),
+        ("version", VERSION.into()),
         ("uptime_seconds", seconds(now.since(id.started))),
         ("rss_bytes", or_null(usage.own_rss)),
         ("url", or_null(id.url.as_deref())),
         ("socket", or_null(id.socket.as_deref())),
         ("clients", handle.clients.load(Ordering::Relaxed).into()),
         ("instance_id", id.instance_id.as_str().into()),
+        ("started_by", or_null(id.started_by.as_deref())),
+        ("previous_end", or_null(id.previous_end.as_deref())),
     ])
 }
 
 fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
-    let used = unit.facts.pid.and_then(|pid| usage.of(pid));
+    let facts = &unit.facts;
+    let used = facts.pid.and_then(|pid| usage.of(pid));
     let group = used.and_then(|used| used.group.as_ref());
+    let ports = group.map_or(&[][..], |g| &g.ports);
     let log = unit.log.stats();
     object([
         ("name", unit.name.as_str().into()),
         ("type", unit.kind.as_str().into()),
-        ("state", unit.facts.state.as_str().into()),
-        ("wanted", unit.facts.wanted.into()),
-        ("mode", unit.facts.mode.as_str().into()),
-        ("pid", or_null(unit.facts.pid)),
+        ("state", facts.state.as_str().into()),
+        ("wanted", facts.wanted.into()),
+        ("mode", facts.mode.as_str().into()),
+        ("pid", or_null(facts.pid)),
         ("since", unit.since.rfc3339().into()),
         (
             "uptime_seconds",
-            or_null(unit.facts.started.map(|at| seconds(now.since(at)))),
+            or_null(facts.started.map(|at| seconds(now.since(at)))),
         ),
-        ("ready", or_null(unit.facts.ready)),
-        ("healthy", or_null(unit.facts.healthy)),
-        ("restarts", unit.facts.restarts.into()),
-        ("crashes", unit.facts.crashes.into()),
+        ("ready", or_null(facts.ready)),
+        ("healthy", or_null(facts.healthy)),
+        ("restarts", facts.restarts.into()),
+        ("crashes", facts.crashes.into()),
         (
             "next_start_in_seconds",
-            or_null(unit.facts.next_start.map(|at| seconds(at.since(now)))),
+            or_null(facts.next_start.map(|at| seconds(at.since(now)))),
         ),
-        ("stale", unit.facts.stale.into()),
-        ("build", or_null(unit.build.as_ref().map(|b| build(b, now)))),
-        ("exit", or_null(unit.exits.back().map(exit))),
+        ("stale", facts.stale.into()),
+        ("adopted", unit.adopted.into()),
         (
-            "ports",
-            list(
-                group
-                    .map_or(&[][..], |g| &g.ports)
-                    .iter()
-                    .map(SocketAddr::port),
-            ),
+            "build",
+            or_null(unit.build.as_ref().map(|b| build::value(b, now))),
         ),
-        ("url", or_null(url(unit, group))),
+        ("exit", or_null(unit.exits.back().map(exit))),
+        ("ports", list(ports.iter().map(SocketAddr::port))),
+        ("url", or_null(url(unit, usage))),
         ("cpu_percent", or_null(used.and_then(|u| u.cpu_percent))),
         ("cpu_seconds", or_null(group.map(|g| seconds(g.cpu)))),
         ("rss_bytes", or_null(group.map(|g| g.rss))),
@@ -306,14 +397,17 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
             "depends_on",
             list(unit.depends_on.iter().map(String::as_str)),
         ),
-        ("rolled_back", unit.facts.rolled_back.into()),
-        ("reason", or_null(unit.facts.reason.as_deref())),
+        ("rolled_back", facts.rolled_back.into()),
+        ("warnings", list(unit.warnings.iter().map(String::as_str))),
+        ("reason", or_null(facts.reason.as_deref())),
     ])
 }
 
 /// Where it can be reached, as far as it is known: the port it was told, else the lowest it listens on.
-fn url(unit: &UnitView, group: Option<&Group>) -> Option<String> {
-    let listens = group.map_or(&[][..], |group| &group.ports);
+pub(super) fn url(unit: &UnitView, usage: &Reading) -> Option<String> {
+    let used = unit.facts.pid.and_then(|pid| usage.of(pid));
+    let group = used.and_then(|used| used.group.as_ref());
+    let listens = group.map_or(&[][..], |group: &Group| &group.ports);
     let at = match unit.port {
         Some(port) => {
             let told = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -322,33 +416,6 @@ fn url(unit: &UnitView, group: Option<&Group>) -> Option<String> {
         None => *listens.first()?,
     };
     Some(format!("http://{at}"))
-}
-
-pub(super) fn build(build: &BuildView, now: Mono) -> Value {
-    object([
-        ("id", build.id.into()),
-        ("state", build.state.as_str().into()),
-        ("phase", or_null(build.phase.as_deref())),
-        ("mode", build.mode.as_str().into()),
-        ("at", build.at.rfc3339().into()),
-        ("seconds", or_null(build_time(build, now).map(seconds))),
-        ("ok", or_null(build.ok)),
-        ("errors", list(build.errors.list.iter().map(build_error))),
-    ])
-}
-
-/// How long it took, or has been taking.
-pub(super) fn build_time(build: &BuildView, now: Mono) -> Option<Duration> {
-    build.took.or(build.began.map(|began| now.since(began)))
-}
-
-pub(super) fn build_error(error: &BuildError) -> Value {
-    object([
-        ("file", or_null(error.file.as_deref())),
-        ("line", or_null(error.line)),
-        ("column", or_null(error.column)),
-        ("message", clip(&error.message, 500).as_ref().into()),
-    ])
 }
 
 pub(super) fn exit(exit: &ExitView) -> Value {
@@ -363,320 +430,251 @@ pub(super) fn exit(exit: &ExitView) -> Value {
     ])
 }
 
-fn event(event: &EventView) -> Value {
+pub(super) fn event(event: &EventView) -> Value {
     object([
         ("seq", event.seq.into()),
         ("time", event.at.rfc3339().into()),
         ("process", or_null(event.process.as_deref())),
         ("kind", event.kind.into()),
-        ("text", event.text.as_str().into()),
+        ("text", clip(&event.text, 300).as_ref().into()),
     ])
 }
 
-/// The same for who reads texts: a line for each process, below it what is wrong with it.
-fn words(view: &View<'_>, wish: &Wish) -> String {
+/// `2026-11-21T02:46:50.123Z state: running (pid 4711)`.
+pub(super) fn event_words(event: &EventView) -> String {
+    let at = event.at.rfc3339();
+    format!("{at} {}: {}", event.kind, shown(&event.text, 300))
+}
+
+/// The same for a client that reads texts, in the form of the first background-process-manager: what it reads
+/// stands in lines of two blanks, a name and a colon; no other line begins so.
+fn words(view: &View<'_>, wish: &Wish, reader: Reader) -> String {
     let View {
         handle,
         snapshot,
         usage,
         now,
     } = *view;
-    let mut text = format!("{}: {} mode", snapshot.project, snapshot.mode.as_str());
+    let (events, next) = events(snapshot, wish);
+    let mut text = match snapshot.mode {
+        Mode::Dev => String::from("Mode: Dev\n"),
+        Mode::Release => String::from("Mode: Release\n"),
+    };
     if let Some(at) = snapshot.release_at {
-        let _ = write!(text, ", release builds in {}", human(at.since(now)));
+        let _ = writeln!(text, "Time until release mode: {}", spelled(at.since(now)));
     }
+    daemon_words(&mut text, handle, snapshot, now);
+    if usage.config_changed {
+        let _ = writeln!(text, "{}", changed_words(reader));
+    }
+    let gone = missed(snapshot, wish);
+    if gone > 0 {
+        let _ = writeln!(
+            text,
+            "{} events before these are known no more",
+            thousands(gone)
+        );
+    }
+    for event in events.iter().filter(|event| event.process.is_none()) {
+        let _ = writeln!(text, "{}", event_words(event));
+    }
+    text.push_str("Processes:\n");
+    let units = units(snapshot, wish);
+    let mut room = LIMIT.saturating_sub(escaped(&text).chars().count() + 300);
+    let mut shown = 0;
+    for unit in &units {
+        let of = |event: &&Arc<EventView>| event.process.as_ref() == Some(&unit.name);
+        let own: Vec<_> = events.iter().filter(of).collect();
+        let block = escaped(&block(unit, &own, view, wish)).into_owned();
+        let size = block.chars().count();
+        if size > room && shown > 0 {
+            break;
+        }
+        room = room.saturating_sub(size);
+        text.push_str(&block);
+        shown += 1;
+    }
+    let left = &units[shown..];
+    if !left.is_empty() {
+        let states = by_state(left.iter().map(|unit| unit.facts.state));
+        let states: Vec<String> = states.iter().map(|(s, n)| format!("{n} {s}")).collect();
+        let _ = writeln!(
+            text,
+            "\n[{} more processes left out: {}; ask for one with process]",
+            left.len(),
+            states.join(", ")
+        );
+    }
+    let next = match reader {
+        Reader::Model => format!("\n[next {next}]"),
+        Reader::Person => String::new(),
+    };
+    bounded(text, "ask for one process", &next)
+}
+
+fn daemon_words(text: &mut String, handle: &Handle, snapshot: &Snapshot, now: Mono) {
     let id = &handle.identity;
     let _ = write!(
         text,
-        "; bpm {}, pid {}, up {}",
-        super::VERSION,
+        "Daemon: bpm {VERSION} of {}, pid {}, up {}",
+        snapshot.project,
         id.pid,
         human(now.since(id.started))
     );
     if let Some(url) = &id.url {
         let _ = write!(text, ", {url}");
     }
-    text.push_str(if snapshot.stopping {
-        ", stopping\n"
-    } else {
-        "\n"
-    });
-    for unit in units(snapshot, wish) {
-        unit_line(&mut text, unit, usage, now);
-        unit_trouble(&mut text, unit);
-    }
-    let mut first = true;
-    for event in events(snapshot, wish) {
-        if first {
-            text.push_str("events:\n");
-            first = false;
-        }
-        event_words(&mut text, event);
-    }
-    let next = format!("[next {}]", newest(snapshot));
-    bounded(text, "ask for one process", &next)
-}
-
-fn event_words(text: &mut String, event: &EventView) {
-    let _ = writeln!(
-        text,
-        "  {} {} {} {}: {}",
-        event.seq,
-        event.at.rfc3339(),
-        event.process.as_deref().unwrap_or("bpm"),
-        event.kind,
-        clip(&event.text, 300),
-    );
-}
-
-/// One line: what it does and what it uses.
-fn unit_line(text: &mut String, unit: &UnitView, usage: &Reading, now: Mono) {
-    let _ = write!(
-        text,
-        "{} ({}, {}): {}",
-        unit.name,
-        unit.kind.as_str(),
-        unit.facts.mode.as_str(),
-        doing(unit, now)
-    );
-    if let Some(at) = unit.facts.started {
-        let _ = write!(text, "; up {}", human(now.since(at)));
-    }
-    if unit.facts.ready == Some(false) {
-        text.push_str("; not ready");
-    }
-    if let Some(healthy) = unit.facts.healthy {
-        text.push_str(if healthy { "; healthy" } else { "; unhealthy" });
-    }
-    let used = unit.facts.pid.and_then(|pid| usage.of(pid));
-    let group = used.and_then(|used| used.group.as_ref());
-    if let Some(url) = url(unit, group) {
-        let _ = write!(text, "; {url}");
-    }
-    if let Some(group) = group {
-        if !group.ports.is_empty() {
-            let ports: Vec<String> = group.ports.iter().map(|at| at.port().to_string()).collect();
-            let _ = write!(text, "; ports {}", ports.join(" "));
-        }
-        if let Some(percent) = used.and_then(|used| used.cpu_percent) {
-            let percent = number::fixed(percent, 1);
-            let _ = write!(text, "; cpu {} %", percent.trim_end_matches(".0"));
-        }
-        let _ = write!(text, "; {} MiB", group.rss / (1024 * 1024));
-    }
-    if unit.facts.restarts + unit.facts.crashes > 0 {
-        let _ = write!(
-            text,
-            "; restarts {}, crashes {}",
-            unit.facts.restarts, unit.facts.crashes
-        );
-    }
-    if !unit.depends_on.is_empty() {
-        let _ = write!(text, "; depends on {}", unit.depends_on.join(" "));
-    }
-    let log = unit.log.stats();
-    let _ = write!(text, "; {} log lines", thousands(log.lines));
-    if let Some(at) = log.last_output {
-        let _ = write!(text, ", the last {} ago", human(now.since(at)));
+    if snapshot.stopping {
+        text.push_str(", stopping");
     }
     text.push('\n');
+    if let Some(end) = &id.previous_end {
+        let _ = writeln!(text, "The daemon before this one: {end}");
+    }
 }
 
-/// Below it: what is wrong with it, and how it last ended.
-fn unit_trouble(text: &mut String, unit: &UnitView) {
-    if let Some(why) = unit.log_trouble() {
-        let _ = writeln!(text, "  {why}; its new lines are in memory only");
-    }
-    if unit.facts.rolled_back {
-        text.push_str("  rolled back: the build before the newest runs\n");
-    }
-    if let Some(build) = unit.build.as_ref().filter(|build| !under_way(build)) {
-        let _ = write!(text, "  build {} {}", build.id, build.state.as_str());
-        if let Some(took) = build.took {
-            let _ = write!(text, " after {}", human(took));
-        }
-        text.push_str(match (build.ok, unit.facts.stale) {
-            (Some(false), true) => "; what runs is older\n",
-            _ => "\n",
-        });
-        for line in errors(build).lines() {
-            let _ = writeln!(text, "  {line}");
-        }
-    }
-    if let Some(exit) = unit.exits.back() {
-        let _ = writeln!(
-            text,
-            "  last exit: {}{}, {}, after {}",
-            exit.words(),
-            if exit.asked { " (asked)" } else { "" },
-            exit.at.rfc3339(),
-            human(exit.uptime)
+/// One process: its state, and what there is to say.
+fn block(unit: &UnitView, events: &[&Arc<EventView>], view: &View<'_>, wish: &Wish) -> String {
+    let facts = &unit.facts;
+    let now = view.now;
+    let mut text = format!("\n  {}: {}\n", unit.name, facts.state.as_str());
+    let mut say = |what: &str, words: &str| {
+        let _ = writeln!(text, "    {what}: {words}");
+    };
+    if let (Some(at), Some(pid)) = (facts.started, facts.pid) {
+        let mode = match unit.builds && facts.mode != view.snapshot.mode {
+            true => format!(", {}", facts.mode.as_str()),
+            false => String::new(),
+        };
+        say(
+            "Uptime",
+            &format!("{} (pid {pid}{mode})", human(now.since(at))),
         );
     }
+    if let Some(url) = url(unit, view.usage).filter(|_| facts.pid.is_some()) {
+        say("URL", &url);
+    }
+    if facts.crashes > 0 {
+        say("Crash count", &thousands(facts.crashes));
+    }
+    if let Some(reason) = &facts.reason {
+        say("why", &clip(reason, 500));
+    }
+    if facts.state == State::Running && facts.ready == Some(false) {
+        say("ready", "not yet");
+    }
+    if let Some(healthy) = facts.healthy {
+        say("health", if healthy { "good" } else { "its check fails" });
+    }
+    if let Some(at) = facts.next_start {
+        say("next start", &format!("in {}", human(at.since(now))));
+    }
+    if facts.rolled_back {
+        say("rolled back", "the build before the newest runs");
+    }
+    if unit.adopted {
+        say("adopted", "from the daemon before this one");
+    }
+    for warning in &unit.warnings {
+        say("warning", warning);
+    }
+    if let Some(why) = unit.log_trouble() {
+        say("log", &format!("{why}; its new lines are in memory only"));
+    }
+    if wish.process.is_some() || wish.verbose {
+        usage_words(&mut say, unit, view);
+    }
+    build_words(&mut say, unit, now, wish);
+    let last = unit
+        .exits
+        .back()
+        .filter(|exit| exit.crash || wish.process.is_some());
+    if let Some(exit) = last {
+        let asked = if exit.asked { " (asked)" } else { "" };
+        let (at, uptime) = (exit.at.rfc3339(), human(exit.uptime));
+        say(
+            "last exit",
+            &format!("{}{asked}, {at}, after {uptime}", why::end_words(exit)),
+        );
+    }
+    if wish.process.is_some() {
+        let lines = why::last_lines(unit);
+        if !lines.is_empty() {
+            text.push_str("    its last lines:\n");
+        }
+        for line in lines {
+            let _ = writeln!(text, "      {}", shown(&line, 500));
+        }
+    }
+    if !events.is_empty() {
+        text.push_str("    Recent events:\n");
+    }
+    for event in events {
+        let _ = writeln!(text, "      - {}", event_words(event));
+    }
+    text
 }
 
-/// What is known of a process's last abnormal end.
-pub(super) struct Card {
-    /// The end, if there was one.
-    pub(super) exit: Option<ExitView>,
-    /// What happened to the process since its last good run began.
-    changed: Vec<Arc<EventView>>,
-    /// The last lines of its newest build, if that failed.
-    build_tail: Vec<String>,
-    /// What happens next, in words.
-    outlook: String,
+/// What it uses, and what it printed.
+fn usage_words(say: &mut impl FnMut(&str, &str), unit: &UnitView, view: &View<'_>) {
+    let facts = &unit.facts;
+    say("type", unit.kind.as_str());
+    let used = facts.pid.and_then(|pid| view.usage.of(pid));
+    if let Some((used, group)) = used.and_then(|used| Some((used, used.group.as_ref()?))) {
+        if !group.ports.is_empty() {
+            let ports: Vec<String> = group.ports.iter().map(|at| at.port().to_string()).collect();
+            say("ports", &ports.join(" "));
+        }
+        let mut text = format!("{} MiB, {} tasks", group.rss / (1024 * 1024), group.tasks);
+        if let Some(percent) = used.cpu_percent {
+            let _ = write!(text, ", cpu {percent} %");
+        }
+        say("usage", &text);
+    }
+    if facts.restarts > 0 {
+        say("restarts", &thousands(facts.restarts));
+    }
+    if !unit.depends_on.is_empty() {
+        say("depends on", &unit.depends_on.join(" "));
+    }
+    let log = unit.log.stats();
+    let mut text = format!("{} lines", thousands(log.lines));
+    if let Some(at) = log.last_output {
+        let _ = write!(text, ", the last {} ago", human(view.now.since(at)));
+    }
+    say("printed", &text);
 }
 
-impl Card {
-    /// Reads the build log's end: for a worker.
-    pub(super) fn of(snapshot: &Snapshot, unit: &UnitView, now: Mono) -> Self {
-        let mut latest = unit.exits.iter().rev();
-        let exit = latest.find(|exit| exit.is_abnormal()).cloned();
-        // A run that lived for a while was good; what happened since it ended may be the cause.
-        let lived = |e: &&ExitView| e.uptime.as_secs() >= if e.is_abnormal() { 10 } else { 1 };
-        let good = exit.as_ref().and_then(|bad| {
-            let earlier = unit.exits.iter().rev().filter(|e| e.run < bad.run);
-            earlier.into_iter().find(lived)
-        });
-        let from = good.map(|exit| exit.at);
-        let changed = snapshot
-            .events
-            .iter()
-            .filter(|event| event.process.as_ref() == Some(&unit.name))
-            .filter(|event| exit.is_some() && from.is_none_or(|from| event.at >= from))
-            .cloned()
-            .collect::<Vec<_>>();
-        let changed = changed[changed.len().saturating_sub(20)..].to_vec();
-        let build_tail = match unit.build.as_ref().filter(|build| build.ok == Some(false)) {
-            Some(build) => lines(unit.build_log.tail(build.id, 20)),
-            None => Vec::new(),
-        };
-        Self {
-            exit,
-            changed,
-            build_tail,
-            outlook: outlook(unit, now),
-        }
+fn build_words(say: &mut impl FnMut(&str, &str), unit: &UnitView, now: Mono, wish: &Wish) {
+    let Some(build) = &unit.build else {
+        return;
+    };
+    let under_way = build.state.is_under_way();
+    if !under_way && build.ok != Some(false) && wish.process.is_none() {
+        return;
     }
-
-    /// As data of the CLI's own method.
-    pub(super) fn value(&self, unit: &UnitView, now: Mono) -> Value {
-        let card = self.exit.as_ref().map(|last| {
-            let mut value = exit(last);
-            value["run"] = last.run.into();
-            value["words"] = last.words().into();
-            value["cpu_seconds"] = seconds(last.cpu);
-            value["peak_rss_bytes"] = last.peak_rss.into();
-            value
-        });
-        let tail = self.exit.as_ref().map_or(&[][..], |exit| &exit.tail);
-        object([
-            ("process", unit.name.as_str().into()),
-            ("type", unit.kind.as_str().into()),
-            ("state", unit.facts.state.as_str().into()),
-            ("reason", or_null(unit.facts.reason.as_deref())),
-            ("restarts", unit.facts.restarts.into()),
-            ("crashes", unit.facts.crashes.into()),
-            ("stale", unit.facts.stale.into()),
-            ("rolled_back", unit.facts.rolled_back.into()),
-            ("build", or_null(unit.build.as_ref().map(|b| build(b, now)))),
-            (
-                "build_tail",
-                list(self.build_tail.iter().map(String::as_str)),
-            ),
-            ("exit", or_null(card)),
-            ("tail", list(tail.iter().map(String::as_str))),
-            ("changed", list(self.changed.iter().map(|e| event(e)))),
-            (
-                "next_start_in_seconds",
-                or_null(unit.facts.next_start.map(|at| seconds(at.since(now)))),
-            ),
-            ("next", self.outlook.as_str().into()),
-            ("text", self.words(unit, now).into()),
-        ])
+    let mut text = format!("{} {}", build.id, build.state.as_str());
+    if let Some(phase) = &build.phase {
+        let _ = write!(text, " ({phase})");
     }
-
-    /// For a person, or a model.
-    pub(super) fn words(&self, unit: &UnitView, now: Mono) -> String {
-        let mut text = format!("{}: {}\n", unit.name, doing(unit, now));
-        match &self.exit {
-            None => text.push_str("it has not ended by itself\n"),
-            Some(exit) => {
-                let fault = exit.fault.as_ref();
-                let fault = fault.map_or(String::new(), |why| format!(" (ended by bpm: {why})"));
-                let _ = writeln!(
-                    text,
-                    "last abnormal end: {}{}, run {}, at {}, after {} (CPU {}, peak memory {} MiB); {} such ends so far",
-                    exit.words(),
-                    fault,
-                    exit.run,
-                    exit.at.rfc3339(),
-                    human(exit.uptime),
-                    human(exit.cpu),
-                    exit.peak_rss / (1024 * 1024),
-                    thousands(unit.facts.crashes)
-                );
-                if !exit.tail.is_empty() {
-                    text.push_str("its last lines:\n");
-                    text.push_str(&tail(&exit.tail, 5_000));
-                }
-            }
+    match (build.took, build.began) {
+        (Some(took), _) => {
+            let _ = write!(text, " after {}", human(took));
         }
-        if let Some(build) = unit.build.as_ref().filter(|build| build.ok == Some(false)) {
-            let _ = writeln!(text, "build {} failed:", build.id);
-            text.push_str(&errors(build));
-            if !self.build_tail.is_empty() {
-                text.push_str("its last lines:\n");
-                text.push_str(&tail(&self.build_tail, 2_000));
-            }
+        (None, Some(began)) => {
+            let _ = write!(text, " for {}", human(now.since(began)));
         }
-        if !self.changed.is_empty() {
-            text.push_str("what happened since the last good run:\n");
-            for event in &self.changed {
-                event_words(&mut text, event);
-            }
-        }
-        let _ = writeln!(text, "what happens next: {}", self.outlook);
-        text
+        (None, None) => {}
     }
-}
-
-/// Texts of lines.
-pub(super) fn lines(lines: Vec<Line>) -> Vec<String> {
-    lines.into_iter().map(|line| line.text).collect()
-}
-
-/// What happens next if nobody does anything.
-fn outlook(unit: &UnitView, now: Mono) -> String {
-    if let Some(at) = unit.facts.next_start {
-        let what = match unit.facts.state {
-            State::Failed => "it is built again",
-            State::Stopped
-            | State::Waiting
-            | State::Building
-            | State::Starting
-            | State::Running
-            | State::Stopping
-            | State::Crashed
-            | State::Done => "it is started again",
-        };
-        return format!("{what} in {}", human(at.since(now)));
+    if unit.facts.stale && build.ok == Some(false) {
+        text.push_str("; what runs is older");
     }
-    match unit.facts.state {
-        State::Stopped => "nothing, until somebody starts it".into(),
-        State::Failed if unit.kind == Kind::Task => {
-            "nothing, until somebody starts it again".into()
-        }
-        State::Failed => "nothing: bpm gave up; restart it once the cause is mended".into(),
-        State::Done => "nothing: it ended well and is not to be restarted".into(),
-        State::Waiting => "it is started once what it depends on is there".into(),
-        State::Building => "it is started once its build is done".into(),
-        State::Starting => "it is to become ready".into(),
-        State::Running if unit.facts.rolled_back => {
-            "the build before goes on; restart it once the cause is mended".into()
-        }
-        State::Running => "it runs".into(),
-        State::Stopping => "it ends".into(),
-        State::Crashed => "it is started again".into(),
+    let errors = &build.errors;
+    for error in errors.list.iter().take(SHORT_ERRORS) {
+        let _ = write!(text, "\n      {}", build::headline(error));
     }
+    if errors.count > SHORT_ERRORS as u64 {
+        let _ = write!(text, "\n      {SHORT_ERRORS} of {} errors", errors.count);
+    }
+    say("build", &text);
 }

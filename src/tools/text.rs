@@ -1,20 +1,131 @@
-//! Texts for a model: short lines, bounded, cut where it hurts least.
+//! Texts for a model or a person: short lines, bounded, cut where it hurts least.
+//!
+//! What a process printed stands behind three columns, so that what begins at the margin is bpm's own.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::base::clock::{Mono, human};
+use crate::base::json::object;
 pub(super) use crate::base::json::thousands;
-use crate::engine::snapshot::{BuildView, UnitView};
+use crate::engine::snapshot::UnitView;
+use crate::server::service::{Caller, ClientKind};
 
 /// Characters of an answer, unless `max_chars` says otherwise: some clients cut at 10,000.
 pub(super) const LIMIT: usize = 10_000;
 /// A line longer than this is clipped in its middle.
 pub(super) const LINE: usize = 1_000;
+/// Before a line of a process.
+pub(super) const MARGIN: &str = "   ";
+/// Before one that matches.
+pub(super) const MATCH: &str = " * ";
+
+/// A text's reader: a model is named the tool to call next, a person the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    Model,
+    Person,
+}
+
+impl From<&Caller> for Reader {
+    fn from(caller: &Caller) -> Self {
+        match caller.kind {
+            ClientKind::Agent | ClientKind::Proxy => Self::Model,
+            ClientKind::Cli | ClientKind::Tui | ClientKind::Page => Self::Person,
+        }
+    }
+}
+
+/// The call that goes on where an answer ends.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct NextCall {
+    tool: &'static str,
+    arguments: Value,
+}
+
+impl NextCall {
+    pub(super) fn new<const N: usize>(
+        tool: &'static str,
+        arguments: [(&'static str, Value); N],
+    ) -> Self {
+        let arguments = object(arguments);
+        Self { tool, arguments }
+    }
+
+    /// With an argument more.
+    pub(super) fn with(mut self, name: &str, value: Value) -> Self {
+        self.arguments[name] = value;
+        self
+    }
+
+    /// As data: `{"tool": "wait", "arguments": {...}}`.
+    pub(super) fn value(&self) -> Value {
+        object([
+            ("tool", self.tool.into()),
+            ("arguments", self.arguments.clone()),
+        ])
+    }
+
+    /// `wait {"process":"web"}`.
+    pub(super) fn words(&self) -> String {
+        format!("{} {}", self.tool, self.arguments)
+    }
+}
+
+/// Where more of a log is shown.
+pub(super) fn more_of(reader: Reader, process: &str, build: bool) -> String {
+    match (reader, build) {
+        (Reader::Model, true) => format!("search_build_log {{\"process\":\"{process}\"}}"),
+        (Reader::Model, false) => format!("search_logs {{\"process\":\"{process}\"}}"),
+        (Reader::Person, true) => format!("\"bpm logs --build {process}\""),
+        (Reader::Person, false) => format!("\"bpm logs {process}\""),
+    }
+}
+
+/// An order as a reader gives it: `restart {"process":"web"}`, `"bpm restart web"`.
+pub(super) fn order_of(reader: Reader, verb: &str, process: &str) -> String {
+    match reader {
+        Reader::Model => format!("{verb} {{\"process\":\"{process}\"}}"),
+        Reader::Person => format!("\"bpm {verb} {process}\""),
+    }
+}
+
+/// Characters that a reader does not see, or sees elsewhere: controls, formats, bidi, tags. A model reads
+/// them all the same, so they are a way to tell it what a person never sees.
+fn is_hidden(c: char) -> bool {
+    matches!(c,
+        '\0'..='\u{8}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}'
+        | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'
+        | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// With hidden characters written out: `\u{202e}`. Newlines and tabs stay.
+pub(super) fn escaped(text: &str) -> Cow<'_, str> {
+    if text
+        .bytes()
+        .all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t'))
+        || !text.chars().any(is_hidden)
+    {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_hidden(c) {
+            true => out.extend(c.escape_unicode()),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}
 
 /// At most `max` characters: the middle of a longer line is replaced by how much it was.
 pub(super) fn clip(line: &str, max: usize) -> Cow<'_, str> {
-    // A line of at most so many bytes has at most so many characters: the usual case counts nothing.
+    // A line of so few bytes has no more characters: the usual case counts nothing.
     if line.len() <= max {
         return Cow::Borrowed(line);
     }
@@ -29,6 +140,11 @@ pub(super) fn clip(line: &str, max: usize) -> Cow<'_, str> {
         "{head}...[{} characters left out]...{tail}",
         thousands((chars - 2 * keep) as u64)
     ))
+}
+
+/// A line of a process as a text shows it, without its margin.
+pub(super) fn shown(line: &str, max: usize) -> String {
+    clip(&escaped(line), max).into_owned()
 }
 
 /// How many of these lines fit into `room` characters, a newline after each; counted from the end
@@ -55,7 +171,11 @@ pub(super) fn fitting<'a>(
 }
 
 /// The text itself where it fits, else its first lines, and that there was more; and `last` in any case.
-pub(super) fn bounded(mut text: String, more: &str, last: &str) -> String {
+pub(super) fn bounded(text: String, more: &str, last: &str) -> String {
+    let mut text = match escaped(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(escaped) => escaped,
+    };
     if text.len() + last.len() <= LIMIT || text.chars().count() + last.len() <= LIMIT {
         text.push_str(last);
         return text;
@@ -75,13 +195,13 @@ pub(super) fn bounded(mut text: String, more: &str, last: &str) -> String {
     short
 }
 
-/// The last lines that fit into `room` characters as [`tail`] writes them, clipped.
+/// The last lines that fit into `room` characters as [`quoted`] writes them, clipped.
 pub(super) fn recent(lines: &[String], room: usize) -> Vec<String> {
     let lines = lines.iter().map(|line| clip(line, LINE).into_owned());
     let mut lines: Vec<String> = lines.collect();
     let mut used = 0;
     let fits = |line: &&String| {
-        used += line.chars().count() + 3;
+        used += line.chars().count() + MARGIN.len() + 1;
         used <= room
     };
     let keep = lines.iter().rev().take_while(fits).count();
@@ -89,46 +209,43 @@ pub(super) fn recent(lines: &[String], room: usize) -> Vec<String> {
     lines
 }
 
-/// The last lines that fit into `room` characters, each indented and clipped.
-pub(super) fn tail(lines: &[String], room: usize) -> String {
+/// Lines of a process, each behind its margin.
+pub(super) fn quoted(lines: &[String]) -> String {
     let mut text = String::new();
-    for line in recent(lines, room) {
-        let _ = writeln!(text, "  {line}");
+    for line in lines {
+        let _ = writeln!(text, "{MARGIN}{}", shown(line, LINE));
     }
     text
 }
 
-/// `src/main.rs:3:5: E0308: mismatched types`, one a line, ten at most.
-pub(super) fn errors(build: &BuildView) -> String {
-    const MOST: usize = 10;
-    let mut text = String::new();
-    for error in build.errors.list.iter().take(MOST) {
-        if let Some(file) = &error.file {
-            text.push_str(file);
-            for n in [error.line, error.column].into_iter().flatten() {
-                let _ = write!(text, ":{n}");
-            }
-            text.push_str(": ");
-        }
-        text.push_str(&clip(&error.message, LINE / 2));
-        text.push('\n');
+/// The last lines that fit into `room` characters.
+pub(super) fn tail(lines: &[String], room: usize) -> String {
+    let escaped: Vec<String> = lines
+        .iter()
+        .map(|line| escaped(line).into_owned())
+        .collect();
+    quoted(&recent(&escaped, room))
+}
+
+/// `last line of the run:`, `last 20 lines of the build:`.
+pub(super) fn last_of(lines: usize, of: &str) -> String {
+    match lines {
+        1 => format!("last line of the {of}:\n"),
+        n => format!("last {n} lines of the {of}:\n"),
     }
-    if build.errors.count > MOST as u64 {
-        let _ = writeln!(text, "and {} more errors", build.errors.count - MOST as u64);
-    }
-    text
 }
 
 /// What a process is doing, in a few words: `building (compiling) for 12s`, `running, pid 4711`.
 pub(super) fn doing(unit: &UnitView, now: Mono) -> String {
-    let mut text = unit.facts.state.as_str().to_owned();
-    if unit.facts.ready == Some(true) {
+    let facts = &unit.facts;
+    let mut text = facts.state.as_str().to_owned();
+    if facts.ready == Some(true) {
         text.push_str(", ready");
     }
-    if let Some(pid) = unit.facts.pid {
+    if let Some(pid) = facts.pid {
         let _ = write!(text, ", pid {pid}");
     }
-    if let Some(build) = unit.build.as_ref().filter(|b| under_way(b)) {
+    if let Some(build) = unit.build.as_ref().filter(|b| b.state.is_under_way()) {
         let _ = write!(text, "; build {} {}", build.id, build.state.as_str());
         if let Some(phase) = &build.phase {
             let _ = write!(text, " ({phase})");
@@ -137,18 +254,34 @@ pub(super) fn doing(unit: &UnitView, now: Mono) -> String {
             let _ = write!(text, " for {}", human(now.since(began)));
         }
     }
-    if let Some(at) = unit.facts.next_start {
+    if let Some(at) = facts.next_start {
         let _ = write!(text, "; next start in {}", human(at.since(now)));
     }
-    if let Some(reason) = &unit.facts.reason {
+    if let Some(reason) = &facts.reason {
         let _ = write!(text, "; {}", clip(reason, LINE));
     }
     text
 }
 
-/// A build that has not ended yet.
-pub(super) fn under_way(build: &BuildView) -> bool {
-    build.state.is_under_way()
+/// `2 hours 58 minutes`: two units at the most.
+pub(super) fn spelled(span: Duration) -> String {
+    let s = span.as_secs();
+    let [(large, n), (small, m)] = match s {
+        0..60 => return count(s, "second"),
+        60..3_600 => [("minute", s / 60), ("second", s % 60)],
+        3_600..86_400 => [("hour", s / 3_600), ("minute", s / 60 % 60)],
+        _ => [("day", s / 86_400), ("hour", s / 3_600 % 24)],
+    };
+    match m {
+        0 => count(n, large),
+        _ => format!("{} {}", count(n, large), count(m, small)),
+    }
+}
+
+/// `1 line`, `2 lines`.
+pub(super) fn count(n: u64, noun: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{} {noun}{s}", thousands(n))
 }
 
 #[cfg(test)]
@@ -165,6 +298,30 @@ mod tests {
         ] {
             assert_eq!(thousands(n), text);
         }
+    }
+
+    #[test]
+    fn spans_are_spelled_out() {
+        for (seconds, text) in [
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "1 minute"),
+            (10_680, "2 hours 58 minutes"),
+            (90_000, "1 day 1 hour"),
+        ] {
+            assert_eq!(spelled(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn hidden_characters_are_written_out() {
+        let tags = "a\u{e0041}\u{202e}b\u{2066}\u{200b}\u{2028}\u{85}\0\tc\n";
+        assert_eq!(
+            escaped(tags),
+            "a\\u{e0041}\\u{202e}b\\u{2066}\\u{200b}\\u{2028}\\u{85}\\u{0}\tc\n"
+        );
+        assert_eq!(escaped("plain, ä, 日本"), "plain, ä, 日本");
+        assert_eq!(shown("\u{1b}[31m", LINE), "\\u{1b}[31m");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct Reading {
     /// Which runs were ready: what has become so since then listens by now, and may not have before.
     ready: Table<i32, Option<bool>>,
     pub(super) own_rss: Option<u64>,
+    /// `.mcp-run` is not what was read.
+    pub(super) config_changed: bool,
 }
 
 /// What a group used at a reading.
@@ -145,6 +147,7 @@ impl Usage {
                 .filter_map(|unit| Some((unit.facts.pid?, unit.facts.ready)))
                 .collect(),
             own_rss: Some(self.meter.own_rss()),
+            config_changed: super::config_changed(snapshot),
         });
         *lock(&self.last) = Arc::clone(&next);
         next

@@ -1,5 +1,5 @@
 //! `wait`: until a process is ready, ends, is built, prints a line or changes; or until it can't any
-//! more. A ticket that looks again whenever the snapshot or the log rings.
+//! more. A ticket that looks again whenever the snapshot or the log wakes it.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Tools;
 use super::logs::bad_pattern;
-use super::schema::{Args, Field, Shape};
-use super::status::{cursor, exit, lines, newest};
-use super::text::{LIMIT, LINE, bounded, clip, doing, errors, recent, tail, under_way};
+use super::status::{cursor, exit, newest};
+use super::text::{
+    LIMIT, LINE, MATCH, NextCall, Reader, bounded, clip, doing, last_of, quoted, recent, shown,
+};
+use super::{Call, build, why};
 use crate::base::clock::{Mono, human};
 use crate::base::json::{list, object, or_null};
 use crate::config::Kind;
@@ -20,7 +21,7 @@ use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
 use crate::log::search::{Line, Matcher, Query};
 use crate::log::store::Log;
 use crate::os::poll::Waker;
-use crate::server::service::{Answer, Caller, Step, Task};
+use crate::server::service::{Answer, Step, Task};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Of a log, at a time in memory.
@@ -34,40 +35,17 @@ const ROOM: usize = 5_000;
 
 pub(super) const FOR: &[&str] = &["ready", "exit", "build", "log", "change"];
 
-pub(super) const OUTPUT: &[Field] = {
-    use Shape::{Always, Maybe};
-    &[
-        Field(
-            "met",
-            Always("boolean"),
-            "false: time over, or it can't be met any more",
-        ),
-        Field("reason", Always("string"), ""),
-        Field("state", Maybe, "null: the process is gone"),
-        Field(
-            "exit",
-            Maybe,
-            "the last: code, signal, core, oom, asked, at, uptime_seconds",
-        ),
-        Field("line", Maybe, "that matched"),
-        Field("seq", Maybe, "of that line"),
-        Field("tail", Always("array"), "last lines, where they help"),
-        Field(
-            "next",
-            Always("integer"),
-            "pass it as after: of the log for \"log\", else of events",
-        ),
-    ]
-};
-
 /// The tool.
-pub(super) fn wait(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, String> {
-    let snapshot = tools.handle.snapshot.now();
-    let unit = tools.unit(args)?;
+pub(super) fn wait(call: &Call<'_>) -> Result<Step, String> {
+    let args = call.args;
+    let handle = &call.tools.handle;
+    let snapshot = handle.snapshot.now();
+    let unit = call.unit()?;
     let after = args.count("after");
     let pattern = args.text("pattern");
     let what = match (args.text("for").unwrap_or("ready"), pattern) {
         ("log", Some(pattern)) => What::Log(Box::new(Follow {
+            pattern: pattern.into(),
             matcher: Matcher::new(pattern, false, false).map_err(|e| bad_pattern(&e))?,
             log: Arc::clone(&unit.log),
             cursor: after.unwrap_or_else(|| unit.log.next_seq().saturating_sub(1)),
@@ -90,16 +68,18 @@ pub(super) fn wait(tools: &Tools, _: &Caller, args: Args<'_>) -> Result<Step, St
         ("change", None) => What::Change,
         (_, None) => What::Ready,
     };
-    let patience = args.span("timeout_seconds").unwrap_or(PATIENCE);
+    let patience = call.patience(PATIENCE);
     Ok(Step::Wait(Box::new(Wait {
-        handle: Arc::clone(&tools.handle),
+        handle: Arc::clone(handle),
         name: unit.name.clone(),
+        reader: call.reader(),
         what,
         after: after.map(|after| cursor(&snapshot, after)),
         newest: newest(&snapshot),
         patience,
         until: Mono::now().after(patience),
         waker: None,
+        end: None,
     })))
 }
 
@@ -115,6 +95,7 @@ enum What {
 }
 
 struct Follow {
+    pattern: String,
     matcher: Matcher,
     log: Arc<Log>,
     cursor: u64,
@@ -125,6 +106,7 @@ struct Follow {
 struct Wait {
     handle: Arc<Handle>,
     name: String,
+    reader: Reader,
     what: What,
     /// The cursor that was given.
     after: Option<u64>,
@@ -133,13 +115,27 @@ struct Wait {
     patience: Duration,
     until: Mono,
     waker: Option<Arc<Waker>>,
+    /// It is over: what is left is the answer, which reads logs.
+    end: Option<End>,
+}
+
+/// How it stood when the wait was over.
+struct End {
+    look: Look,
+    snapshot: Arc<Snapshot>,
+    unit: Option<Arc<UnitView>>,
 }
 
 /// What came of a look.
 enum Look {
     Met(String),
-    MetBy(Line),
+    /// Of a run that ended.
+    MetBy(ExitView),
+    Found(Line),
+    /// It can't be met any more.
     Never(String),
+    /// Time over.
+    Late(String),
     NotYet,
 }
 
@@ -153,23 +149,18 @@ impl Task for Wait {
     }
 
     fn poll(&mut self, now: Mono, _: usize, _: &mut Vec<Value>) -> Option<Answer> {
-        // The snapshot first: a process that rests there has its last lines in the log already.
-        let snapshot = self.handle.snapshot.now();
-        let Some(unit) = snapshot.unit(&self.name).cloned() else {
-            let why = format!("{} is gone: it was removed from .mcp-run", self.name);
-            return Some(self.answer(&snapshot, None, Look::Never(why)));
-        };
-        let look = match self.look(&snapshot, &unit) {
-            Look::NotYet if snapshot.stopping => Look::Never("bpm is stopping".into()),
-            Look::NotYet if now >= self.until => Look::Never(format!(
-                "not within {}: {}",
-                human(self.patience),
-                doing(&unit, now)
-            )),
-            Look::NotYet => return None,
-            look @ (Look::Met(_) | Look::MetBy(_) | Look::Never(_)) => look,
-        };
-        Some(self.answer(&snapshot, Some(&unit), look))
+        if let Some(end) = self.end.take() {
+            return Some(self.answer(end));
+        }
+        let end = self.look_again(now)?;
+        if self.heavy() {
+            return Some(self.answer(end));
+        }
+        self.end = Some(end);
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+        None
     }
 
     fn deadline(&self) -> Option<Mono> {
@@ -182,7 +173,7 @@ impl Task for Wait {
     }
 
     fn heavy(&self) -> bool {
-        matches!(self.what, What::Log(_))
+        self.end.is_some() || matches!(self.what, What::Log(_))
     }
 
     fn progress(&mut self, now: Mono) -> Option<String> {
@@ -204,6 +195,40 @@ impl Drop for Wait {
 }
 
 impl Wait {
+    fn look_again(&mut self, now: Mono) -> Option<End> {
+        // The snapshot first: a process that rests there has its last lines in the log already.
+        let snapshot = self.handle.snapshot.now();
+        let Some(unit) = snapshot.unit(&self.name).cloned() else {
+            let why = format!("{} is gone: it was removed from .mcp-run", self.name);
+            return Some(End {
+                look: Look::Never(why),
+                snapshot,
+                unit: None,
+            });
+        };
+        let look = match self.look(&snapshot, &unit) {
+            Look::NotYet if snapshot.stopping => {
+                Look::Never("bpm is stopping; this wait changed nothing".into())
+            }
+            Look::NotYet if now >= self.until => Look::Late(format!(
+                "not within {}: {}",
+                human(self.patience),
+                doing(&unit, now)
+            )),
+            Look::NotYet => return None,
+            look @ (Look::Met(_)
+            | Look::MetBy(_)
+            | Look::Found(_)
+            | Look::Never(_)
+            | Look::Late(_)) => look,
+        };
+        Some(End {
+            look,
+            snapshot,
+            unit: Some(unit),
+        })
+    }
+
     fn look(&mut self, snapshot: &Snapshot, unit: &UnitView) -> Look {
         let since = self.after.unwrap_or(self.newest);
         match &mut self.what {
@@ -229,46 +254,97 @@ impl Wait {
         }
     }
 
-    fn answer(&self, snapshot: &Snapshot, unit: Option<&Arc<UnitView>>, look: Look) -> Answer {
-        let (met, reason, line) = match look {
-            Look::Met(reason) => (true, reason, None),
-            Look::MetBy(line) => (true, "a line matches".into(), Some(line)),
-            Look::Never(reason) => (false, reason, None),
-            Look::NotYet => (false, "not yet".into(), None),
+    /// Reads logs: for a worker.
+    fn answer(&self, end: End) -> Answer {
+        let End {
+            look,
+            snapshot,
+            unit,
+        } = end;
+        let late = matches!(look, Look::Late(_));
+        let (met, reason, line, ended) = match look {
+            Look::Met(reason) => (true, reason, None, None),
+            Look::MetBy(exit) => (true, end_words(&exit), None, Some(exit)),
+            Look::Found(line) => (true, "a line matches".into(), Some(line), None),
+            Look::Never(reason) => (false, reason, None, unit.as_deref().and_then(last_end)),
+            Look::Late(reason) => (false, reason, None, None),
+            Look::NotYet => (false, "not yet".into(), None, None),
         };
-        let tail = unit.map(|unit| self.tail(unit, met)).unwrap_or_default();
-        let tail = recent(&tail, ROOM);
+        let tail = unit.as_ref().map(|unit| self.tail(unit, met));
+        let tail = recent(&tail.unwrap_or_default(), ROOM);
         let next = match (&self.what, &line) {
             (What::Log(_), Some(line)) => line.seq,
             (What::Log(follow), None) => follow.cursor,
-            (What::Ready | What::Exit { .. } | What::Build | What::Change, _) => newest(snapshot),
+            (What::Ready | What::Exit { .. } | What::Build | What::Change, _) => newest(&snapshot),
         };
-        let text = self.words(met, &reason, unit, line.as_ref(), &tail, next);
+        let next_call = match late {
+            true => Some(self.again(next)),
+            false => self.instead(unit.as_deref()).filter(|_| !met),
+        };
+        let mut text = self.words(met, &reason, unit.as_deref(), line.as_ref(), &tail);
+        if let Some(call) = next_call.as_ref().filter(|_| self.reader == Reader::Model) {
+            let what = if late { "to go on waiting" } else { "then" };
+            let _ = writeln!(text, "{what}: {}", call.words());
+        }
+        let last = match self.reader {
+            Reader::Model => format!("[next {next}]"),
+            Reader::Person => String::new(),
+        };
+        let clipped = line
+            .as_ref()
+            .map(|line| clip(&line.text, LINE).into_owned());
         let value = object([
             ("met", met.into()),
             ("reason", clip(&reason, LINE).as_ref().into()),
             ("state", or_null(unit.map(|unit| unit.facts.state.as_str()))),
-            ("exit", or_null(unit.and_then(|u| u.exits.back()).map(exit))),
-            (
-                "line",
-                or_null(
-                    line.as_ref()
-                        .map(|line| clip(&line.text, LINE).into_owned()),
-                ),
-            ),
+            ("exit", or_null(ended.as_ref().map(exit))),
+            ("line", or_null(clipped)),
             ("seq", or_null(line.as_ref().map(|line| line.seq))),
             ("tail", list(tail)),
             ("next", next.into()),
+            ("next_call", or_null(next_call.map(|call| call.value()))),
         ]);
-        Answer::Data { value, text }
+        let text = bounded(text, "search_logs", &last);
+        Answer::Data {
+            value,
+            text: text.trim_end().into(),
+        }
+    }
+
+    /// The same wait from where this one ends.
+    fn again(&self, next: u64) -> NextCall {
+        let what = match &self.what {
+            What::Ready => "ready",
+            What::Exit { .. } => "exit",
+            What::Build => "build",
+            What::Log(_) => "log",
+            What::Change => "change",
+        };
+        let call = NextCall::new(
+            "wait",
+            [("process", self.name.as_str().into()), ("for", what.into())],
+        );
+        match &self.what {
+            What::Ready => call,
+            What::Log(follow) => call
+                .with("pattern", follow.pattern.as_str().into())
+                .with("after", next.into()),
+            What::Exit { .. } | What::Build | What::Change => call.with("after", next.into()),
+        }
+    }
+
+    /// What has to be done before such a wait can be met.
+    fn instead(&self, unit: Option<&UnitView>) -> Option<NextCall> {
+        let stopped = unit?.facts.state == State::Stopped;
+        stopped.then(|| NextCall::new("start", [("process", self.name.as_str().into())]))
     }
 
     /// The last lines of what ended or failed; what goes well needs none.
     fn tail(&self, unit: &UnitView, met: bool) -> Vec<String> {
         let failed_build = unit.build.as_ref().filter(|b| b.ok == Some(false));
         match (&self.what, failed_build) {
-            (What::Build, Some(build)) => lines(unit.build_log.tail(build.id, TAIL)),
-            (What::Ready, Some(build)) if !met => lines(unit.build_log.tail(build.id, TAIL)),
+            (What::Build, Some(build)) => why::texts(unit.build_log.tail(build.id, TAIL)),
+            (What::Ready, Some(build)) if !met => why::texts(unit.build_log.tail(build.id, TAIL)),
             (What::Exit { .. }, _) if met => last_output(unit),
             (What::Ready | What::Exit { .. } | What::Log(_), _) if !met => last_output(unit),
             (What::Ready | What::Exit { .. } | What::Build | What::Log(_) | What::Change, _) => {
@@ -281,10 +357,9 @@ impl Wait {
         &self,
         met: bool,
         reason: &str,
-        unit: Option<&Arc<UnitView>>,
+        unit: Option<&UnitView>,
         line: Option<&Line>,
         last: &[String],
-        next: u64,
     ) -> String {
         let mut text = format!(
             "{}: {}: {}",
@@ -297,20 +372,22 @@ impl Wait {
         }
         text.push('\n');
         if let Some(line) = line {
-            let _ = writeln!(text, "  {}", clip(&line.text, LINE));
+            let _ = writeln!(text, "{MATCH}{}", shown(&line.text, LINE));
         }
-        if let (What::Build | What::Ready, Some(build)) =
-            (&self.what, unit.and_then(|unit| unit.build.as_ref()))
-            && build.ok == Some(false)
-        {
-            text.push_str(&errors(build));
+        let room = LIMIT.saturating_sub(text.chars().count() + 300).min(ROOM);
+        let build = unit.and_then(|unit| unit.build.as_ref());
+        match (&self.what, build.filter(|build| build.ok == Some(false))) {
+            (What::Build | What::Ready, Some(build)) => {
+                text.push_str(&build::failure(build, last, room));
+            }
+            _ if !last.is_empty() => {
+                let lines = recent(last, room);
+                text.push_str(&last_of(lines.len(), "run"));
+                text.push_str(&quoted(&lines));
+            }
+            _ => {}
         }
-        if !last.is_empty() {
-            text.push_str("last lines:\n");
-            let room = LIMIT.saturating_sub(text.chars().count() + 100);
-            text.push_str(&tail(last, room.min(ROOM)));
-        }
-        bounded(text, "search_logs", &format!("[next {next}]"))
+        text
     }
 }
 
@@ -322,7 +399,7 @@ impl Follow {
             let matches = |line: &&Line| self.matcher.is_match(&line.text);
             if let Some(line) = pulled.lines.iter().find(matches) {
                 self.cursor = line.seq;
-                return Look::MetBy(line.clone());
+                return Look::Found(line.clone());
             }
             self.cursor = pulled.next;
             self.more = !pulled.lines.is_empty();
@@ -337,6 +414,12 @@ impl Follow {
 /// Which end it is: two runs may be open at once, so their numbers alone don't rise.
 fn identity(exit: &ExitView) -> (u64, i64) {
     (exit.run, exit.at.0)
+}
+
+/// The end of a process of which nothing runs, unless somebody asked for it.
+fn last_end(unit: &UnitView) -> Option<ExitView> {
+    let down = unit.facts.pid.is_none() && unit.facts.state != State::Stopped;
+    unit.exits.back().filter(|_| down).cloned()
 }
 
 fn changes<'a>(
@@ -359,23 +442,22 @@ fn happened(snapshot: &Snapshot, unit: &UnitView, kind: &str, after: u64) -> boo
 
 /// Why nothing more comes of it unless somebody asks for it.
 fn resting(unit: &UnitView) -> Option<String> {
-    let building = unit.build.as_ref().is_some_and(under_way);
-    if unit.facts.pid.is_some() || unit.facts.next_start.is_some() || building {
+    let facts = &unit.facts;
+    let building = unit.build.as_ref().is_some_and(|b| b.state.is_under_way());
+    if facts.pid.is_some() || facts.next_start.is_some() || building {
         return None;
     }
-    let reason = unit.facts.reason.as_deref();
+    let reason = facts.reason.as_deref();
     let because = reason.map(|why| format!(": {why}")).unwrap_or_default();
     let last = unit.exits.back().map(ExitView::words);
-    match unit.facts.state {
-        State::Stopped if !unit.facts.wanted => {
-            Some(format!("it is stopped{because}; start it first"))
-        }
+    match facts.state {
+        State::Stopped if !facts.wanted => Some(format!("it is stopped{because}; start it first")),
         State::Failed => Some(match (reason, last) {
             (None, Some(last)) => format!("it failed: {last}"),
             _ => format!("it failed{because}"),
         }),
         State::Done => Some("it is done: it ended with exit code 0".into()),
-        State::Waiting if unit.facts.hopeless => Some(reason?.to_owned()),
+        State::Waiting if facts.hopeless => Some(reason?.to_owned()),
         State::Stopped
         | State::Waiting
         | State::Building
@@ -387,15 +469,19 @@ fn resting(unit: &UnitView) -> Option<String> {
 }
 
 fn ready(unit: &UnitView) -> Look {
-    let building = unit.build.as_ref().is_some_and(under_way);
+    let facts = &unit.facts;
+    let build = unit.build.as_ref();
+    let building = build.is_some_and(|b| b.state.is_under_way());
     let task = unit.kind == Kind::Task;
-    if task && unit.facts.state == State::Done && !building {
-        return Look::Met("it ended with exit code 0".into());
+    if task && facts.state == State::Done && !building {
+        return match unit.exits.back() {
+            Some(exit) => Look::MetBy(exit.clone()),
+            None => Look::Met("it ended with exit code 0".into()),
+        };
     }
-    if unit.facts.state == State::Running && unit.facts.ready != Some(false) && !building && !task {
-        let build = unit.build.as_ref();
+    if facts.state == State::Running && facts.ready != Some(false) && !building && !task {
         return Look::Met(match build.filter(|build| build.ok == Some(false)) {
-            Some(build) if unit.facts.stale => format!(
+            Some(build) if facts.stale => format!(
                 "it is ready, but the run is older than build {}, which failed",
                 build.id
             ),
@@ -405,23 +491,24 @@ fn ready(unit: &UnitView) -> Look {
     resting(unit).map_or(Look::NotYet, Look::Never)
 }
 
+fn end_words(exit: &ExitView) -> String {
+    let asked = if exit.asked { ", as asked" } else { "" };
+    format!(
+        "it ended with {}{asked}, after {}",
+        exit.words(),
+        human(exit.uptime)
+    )
+}
+
 fn ended(unit: &UnitView, news: bool) -> Look {
-    let words = |exit: &ExitView| {
-        let asked = if exit.asked { ", as asked" } else { "" };
-        format!(
-            "it ended with {}{asked}, after {}",
-            exit.words(),
-            human(exit.uptime)
-        )
-    };
     let over = matches!(
         unit.facts.state,
         State::Stopped | State::Done | State::Failed
     );
     match (resting(unit), unit.exits.back()) {
-        (_, Some(exit)) if news => Look::Met(words(exit)),
-        // Who waits for the end of what has ended has what they wait for.
-        (Some(_), Some(exit)) if over => Look::Met(words(exit)),
+        (_, Some(exit)) if news => Look::MetBy(exit.clone()),
+        // A wait for the end of what has ended is met.
+        (Some(_), Some(exit)) if over => Look::MetBy(exit.clone()),
         (Some(why), _) => Look::Never(why),
         (None, _) => Look::NotYet,
     }
@@ -429,7 +516,7 @@ fn ended(unit: &UnitView, news: bool) -> Look {
 
 fn built(unit: &UnitView, news: bool) -> Look {
     match &unit.build {
-        Some(build) if under_way(build) => Look::NotYet,
+        Some(build) if build.state.is_under_way() => Look::NotYet,
         Some(build) if news => {
             let after = build.took.map(|took| format!(" after {}", human(took)));
             let (state, after) = (build.state.as_str(), after.unwrap_or_default());
@@ -452,8 +539,8 @@ fn last_output(unit: &UnitView) -> Vec<String> {
         tail: Some(TAIL),
         ..Query::default()
     };
-    unit.log
-        .find(&query)
-        .map(|found| lines(found.lines))
+    let found = unit.log.find(&query);
+    found
+        .map(|found| why::texts(found.lines))
         .unwrap_or_default()
 }

@@ -160,6 +160,7 @@ fn a_message_is_taken_or_refused_with_words() {
                         id: id.clone(),
                         era: call.era,
                         cache: call.verb.cache(),
+                        ignored: Vec::new(),
                     };
                     server.put_result(&mut out, &to, json!({"verb": format!("{:?}", call.verb)}));
                 }

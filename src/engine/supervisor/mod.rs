@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
 use crate::base::logger::{Level, Logger};
-use crate::base::paths::ProjectDir;
+use crate::base::paths::{CONFIG_FILE, ProjectDir};
 use crate::base::table::{Set, Table};
 use crate::build;
 use crate::check::{Prober, Schedule};
@@ -186,6 +186,8 @@ pub struct Supervisor {
     /// What the end of a unit's runs took, since it was asked for.
     stopped: Table<UnitId, Stopped>,
     last_number: u64,
+    /// Of `.mcp-run` as it was read.
+    config_digest: Option<u64>,
     events: VecDeque<Arc<EventView>>,
     last_event: u64,
     snapshot_seq: u64,
@@ -219,8 +221,10 @@ impl Supervisor {
         let mailbox = Mailbox::new()?;
         let waker = mailbox.waker(0);
         let root = setup.config.root.clone();
+        let config_digest = files::digest(&root.join(CONFIG_FILE));
         let snapshot = SnapshotCell::new(Snapshot {
             before: state.event,
+            before_used: state.event_used.min(state.event),
             ..Snapshot::new(view::project_name(&root), root)
         });
         let (handle, commands) = Handle::new(snapshot, setup.identity.clone(), Arc::clone(&waker));
@@ -258,6 +262,7 @@ impl Supervisor {
             telling: Vec::new(),
             stopped: Table::default(),
             last_number: 0,
+            config_digest,
             events: VecDeque::new(),
             last_event: state.event,
             snapshot_seq: 0,
@@ -294,6 +299,7 @@ impl Supervisor {
     /// that was stopped first.
     pub fn begin(&mut self) -> Option<String> {
         let found = self.end_leftovers();
+        self.note_start(found.as_deref());
         // Numbers are on the disk before a line has one of them.
         self.save();
         let _ = files::sync(&self.setup.dir.state());
@@ -307,6 +313,21 @@ impl Supervisor {
         self.settle();
         self.watch_files();
         found
+    }
+
+    /// An agent that has seen the daemon before this one hears of what lies between.
+    fn note_start(&mut self, found: Option<&str>) {
+        let identity = &self.setup.identity;
+        let mut text = format!("started (pid {})", identity.pid);
+        match &identity.previous_end {
+            Some(end) => text.push_str(&format!("; the daemon before: {end}")),
+            None if self.last_event > 0 => text.push_str("; the daemon before was stopped"),
+            None => {}
+        }
+        if let Some(found) = found {
+            text.push_str(&format!("; {found}"));
+        }
+        self.happened(None, "daemon", text);
     }
 
     /// Works until everything has stopped.
@@ -658,6 +679,7 @@ impl Supervisor {
     fn note_numbers(&mut self) {
         let block = if self.phase == Phase::Ended { 0 } else { BLOCK };
         self.state.event = self.last_event + block;
+        self.state.event_used = self.last_event;
         for unit in self.units.values() {
             let (log, build) = (&unit.log, &unit.build_log);
             let numbers = Numbers {
@@ -684,24 +706,26 @@ impl Supervisor {
     }
 }
 
+/// There is something to build for that mode.
+fn builds(process: &Process, mode: Mode) -> bool {
+    let own = match mode {
+        Mode::Dev => process.build.as_ref(),
+        Mode::Release => process.build_release.as_ref().or(process.build.as_ref()),
+    };
+    match own {
+        Some(Command::List(list)) => !list.is_empty(),
+        Some(Command::Shell(_)) => true,
+        None => process.kind == config::Kind::Rust,
+    }
+}
+
 /// The settings of a process that decide over its life.
 fn policy(process: &Process, config: &Config) -> Policy {
-    let builds = |mode: Mode| {
-        let own = match mode {
-            Mode::Dev => process.build.as_ref(),
-            Mode::Release => process.build_release.as_ref().or(process.build.as_ref()),
-        };
-        match own {
-            Some(Command::List(list)) => !list.is_empty(),
-            Some(Command::Shell(_)) => true,
-            None => process.kind == config::Kind::Rust,
-        }
-    };
     Policy {
         name: process.name.clone(),
         task: process.kind == config::Kind::Task,
         rolls_back: process.kind == config::Kind::Rust,
-        builds: [builds(Mode::Dev), builds(Mode::Release)],
+        builds: [builds(process, Mode::Dev), builds(process, Mode::Release)],
         release_differs: !build::one_build_for_both(process),
         pinned: process.mode,
         restart: process.restart,

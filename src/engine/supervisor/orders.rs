@@ -250,7 +250,6 @@ impl Supervisor {
             },
             exit,
             build,
-            release_in: self.release_at().map(|at| at.since(Mono::now())),
             signalled: stopped.signalled,
             killed: stopped.killed,
             leftovers: stopped.leftovers,

@@ -51,10 +51,7 @@ impl Supervisor {
                     Level::Error,
                     &format!("reload: nothing changed: {}", errors.join("; ")),
                 );
-                return slot.put(Reply::Reload(Reloaded {
-                    errors,
-                    ..Reloaded::default()
-                }));
+                return slot.put(Reply::Mistakes(errors));
             }
         };
         let old = &self.setup.config;
@@ -88,6 +85,7 @@ impl Supervisor {
             return slot.put(Reply::Reload(reloaded));
         }
         let members = self.take_over(&new, &diff);
+        self.config_digest = files::digest(&new.root.join(CONFIG_FILE));
         self.setup.config = new;
         self.hand_sockets_over();
         self.watch_files();

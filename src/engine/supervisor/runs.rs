@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::logger::Level;
 use crate::base::table::Set;
-use crate::config::{self, Kind, Process};
+use crate::config::{self, Kind, Process, Restart};
 use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::clip;
 use crate::lifecycle::{Event, RunKey, UnitId};
@@ -297,10 +297,14 @@ impl Supervisor {
         let oom = killed && !asked && kills > self.oom_kills;
         self.oom_kills = kills;
         let fault = book.fault.clone();
-        let crash = fault.is_some() || !asked && !self.is_success(key.unit, death.end);
+        let success = self.is_success(key.unit, death.end);
         let Some(unit) = self.units.get_mut(&key.unit) else {
             return;
         };
+        // After a success too, what is restarted all the same has crashed.
+        let process = &unit.process;
+        let goes_on = process.kind != Kind::Task && process.restart == Restart::Always;
+        let crash = fault.is_some() || !asked && (!success || goes_on);
         let tail: Vec<String> = match crash {
             true => clip(unit.log.tail(run, CRASH_LINES).into_iter().map(|l| l.text)),
             false => Vec::new(),
@@ -318,6 +322,7 @@ impl Supervisor {
             core,
             oom,
             asked,
+            crash,
             fault,
             at: Wall::now(),
             uptime,

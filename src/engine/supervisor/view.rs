@@ -104,6 +104,8 @@ impl Supervisor {
             units,
             events: self.events.clone(),
             before: old.before,
+            before_used: old.before_used,
+            config: self.config_digest,
             mode: if dev { Mode::Dev } else { Mode::Release },
             release_at,
             stopping,
@@ -177,6 +179,11 @@ impl Unit {
             exits: Arc::clone(&self.exits),
             depends_on: process.depends_on.iter().map(|d| d.name.clone()).collect(),
             port,
+            builds: [Mode::Dev, Mode::Release]
+                .into_iter()
+                .any(|mode| super::builds(process, mode)),
+            adopted: false,
+            warnings: Vec::new(),
             log: Arc::clone(&self.log),
             build_log: Arc::clone(&self.build_log),
         }

@@ -142,6 +142,7 @@ fn results_have_what_their_era_adds() {
             id: json!("a"),
             era,
             cache: Some(NEVER),
+            ignored: Vec::new(),
         };
         let mut out = Vec::new();
         server.put_result(&mut out, &to, result);

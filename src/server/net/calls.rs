@@ -53,6 +53,7 @@ impl ReplyTo {
             id,
             era: Era::Legacy,
             cache: None,
+            ignored: Vec::new(),
         };
         Self {
             envelope,
@@ -172,6 +173,10 @@ impl Context {
             id,
             era: call.era,
             cache: call.verb.cache(),
+            ignored: match &call.verb {
+                Verb::CallTool { name, args } => self.service.ignored(name, args),
+                _ => Vec::new(),
+            },
         };
         let tool = match &call.verb {
             Verb::CallTool { name, .. } => Some(name.clone()),
@@ -224,8 +229,8 @@ impl Context {
             Verb::Resources => result([("resources", service.resources().into())]),
             Verb::Templates => result([("resourceTemplates", service.templates().into())]),
             Verb::Prompts => result([("prompts", service.prompts().into())]),
-            Verb::CallTool { name, args } => self
-                .call_tool(c, &name, &args, token)
+            Verb::CallTool { name, args } => service
+                .call(&c.caller, &name, &args, token)
                 .ok_or_else(|| Refusal::unknown(INVALID_PARAMS, "Unknown tool", &name))?,
             Verb::Read { uri } => service
                 .read(&c.caller, &uri)
@@ -262,16 +267,6 @@ impl Context {
             }
         };
         Ok(Next::Step(step))
-    }
-
-    fn call_tool(&self, c: &Conn, name: &str, args: &Value, token: Option<&Value>) -> Option<Step> {
-        if args.is_object() {
-            return self.service.call(&c.caller, name, args, token);
-        }
-        let mut tools = self.service.tools().as_array()?.iter();
-        let known = tools.any(|tool| tool.get("name").and_then(Value::as_str) == Some(name));
-        let why = "arguments must be an object: {\"name\": value, ...}";
-        known.then(|| Step::Done(Answer::Fail(why.into())))
     }
 
     /// Answers, or begins a call.

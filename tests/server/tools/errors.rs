@@ -1,12 +1,14 @@
 //! `get_errors`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bpm::base::clock::Wall;
-use bpm::engine::snapshot::State;
+use bpm::engine::snapshot::{ExitView, State};
 use bpm::log::search::Stream;
 use bpm::log::store::{Limits, Log};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::stage::*;
 
@@ -44,20 +46,20 @@ fn errors_are_grouped_by_their_shape() {
     let text = stage.text("get_errors", args);
     let lines: Vec<&str> = text.lines().collect();
     assert!(
-        lines[0].starts_with("2x error, ") && lines[0].ends_with(", seq 4"),
+        lines[0].starts_with("web: 2x error, ") && lines[0].ends_with(", seq 4"),
         "{text}"
     );
     assert_eq!(
         lines[1..3],
         [
-            "  error: request 17 failed after 17ms",
-            "      at handle (a.js:1:2)"
+            "   error: request 17 failed after 17ms",
+            "       at handle (a.js:1:2)"
         ]
     );
-    assert!(lines[3].starts_with("1x warning, "), "{text}");
+    assert!(lines[3].starts_with("web: 1x warning, "), "{text}");
     assert_eq!(
         lines[4..],
-        ["  WARN slow", "[2 groups in 9 lines | next 9]"]
+        ["   WARN slow", "[2 groups in 9 lines | next 9]"]
     );
 }
 
@@ -71,7 +73,7 @@ fn a_cursor_tells_what_is_new_since_a_change() {
     let args = json!({"process": "web", "after": next});
     assert_eq!(
         stage.text("get_errors", args.clone()),
-        "no line looks like an error or a warning (0 searched)\n[0 groups in 0 lines | next 1]"
+        "no line looks like an error or a warning, and nothing crashed\n[0 groups in 0 lines | next 1]"
     );
     // A cursor crosses runs; an index is one run.
     log.end(run, Wall(1), "exit code 1");
@@ -154,4 +156,100 @@ fn an_answer_is_bounded_and_says_what_is_missing() {
     assert!(most.to_string().len() < 40_000);
     let why = stage.fail("get_errors", json!({"process": "web", "max": 0}));
     assert!(why.contains("whole number from 1 to 100"), "{why}");
+}
+
+#[test]
+fn crashes_are_told_with_their_last_lines_back_to_the_last_good_run() {
+    let mut mailer = unit("mailer");
+    let long = |run: u64| ExitView {
+        uptime: Duration::from_secs(600),
+        ..exit(run, 1)
+    };
+    mailer.exits = Arc::new(VecDeque::from([
+        exit(1, 1),
+        long(2),
+        exit(3, 1),
+        exit(4, 2),
+    ]));
+    mailer.facts.crashes = 4;
+    let mut api = unit("api");
+    let asked = ExitView {
+        asked: true,
+        crash: false,
+        ..exit(2, 0)
+    };
+    api.exits = Arc::new(VecDeque::from([exit(1, 1), asked]));
+    let stage = Stage::new(vec![api, mailer]);
+    let snapshot = stage.handle.snapshot.now();
+    print(&snapshot.units[0].log, 3);
+    print(&snapshot.units[1].log, 3);
+    let answer = stage.call("get_errors", json!({}));
+    let (value, text) = stage.checked("get_errors", answer);
+    let crashes = value["crashes"].as_array().unwrap();
+    let runs: Vec<u64> = crashes.iter().map(|c| c["run"].as_u64().unwrap()).collect();
+    assert_eq!(runs, [4, 3, 2], "the one before the last good run is old");
+    assert_eq!(crashes[0]["process"], "mailer");
+    assert_eq!(crashes[0]["exit"], "exit code 2");
+    assert_eq!(crashes[0]["tail"], json!(["thread 'main' panicked"]));
+    assert!(crashes[0]["hint"].as_str().unwrap().contains("make"));
+    assert_eq!(crashes[1]["tail"], json!([]), "the same again");
+    assert_eq!(value["next"], Value::Null);
+    assert!(
+        text.starts_with("mailer crashed: exit code 2 in run 4 after 3.0s, at ")
+            && text.contains("; what happens next: it runs\n   thread 'main' panicked\nhint: 2 is"),
+        "{text}"
+    );
+    let one = stage.data("get_errors", json!({"process": "api"}));
+    assert_eq!(
+        (&one["process"], &one["crashes"]),
+        (&json!("api"), &json!([]))
+    );
+    assert!(one["next"].is_number());
+    let since = stage.data(
+        "get_errors",
+        json!({"since": Wall(1_795_229_300_004).rfc3339()}),
+    );
+    assert_eq!(since["crashes"].as_array().unwrap().len(), 1);
+    let why = stage.fail("get_errors", json!({"after": 3}));
+    assert!(why.contains("name the process"), "{why}");
+}
+
+#[test]
+fn anything_new_since_a_change_is_one_call_for_all_processes() {
+    let stage = Stage::new(vec![unit("web"), unit("api")]);
+    let snapshot = stage.handle.snapshot.now();
+    for unit in &snapshot.units {
+        let run = unit.log.begin(Wall(0));
+        unit.log.append(run, Stream::Stdout, b"error: old\n");
+        unit.log.end(run, Wall(1), "exit code 0");
+        unit.log.begin(Wall::now());
+    }
+    let since = json!({"since": "1h"});
+    let before = json!({"since": "2999-01-01T00:00:00Z"});
+    let value = stage.data("get_errors", since);
+    let of: Vec<&Value> = value["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|g| &g["process"])
+        .collect();
+    assert_eq!(of, [&json!("web"), &json!("api")], "times cross runs");
+    let text = stage.text("get_errors", before);
+    assert_eq!(
+        text,
+        "no line looks like an error or a warning, and nothing crashed\n[0 groups in 0 lines]"
+    );
+}
+
+#[test]
+fn a_process_that_could_not_start_says_why() {
+    let mut admin = idle("admin", State::Crashed);
+    admin.facts.reason = Some("port 3000 is in use by pid 99 (node)".into());
+    let stage = Stage::new(vec![unit("web"), admin]);
+    let answer = stage.call("get_errors", json!({}));
+    let (value, text) = stage.checked("get_errors", answer);
+    assert_eq!(value["crashes"], json!([]));
+    let note = "admin: crashed; port 3000 is in use by pid 99 (node)";
+    assert_eq!(value["notes"], json!([note]));
+    assert!(text.starts_with(note), "{text}");
 }

@@ -19,20 +19,20 @@ fn the_last_lines_come_with_their_run_and_a_cursor() {
     let text = stage.text("search_logs", json!({"process": "web"}));
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 201);
-    assert_eq!(lines[0], "line 1035");
-    assert_eq!(lines[199], "line 1234");
+    assert_eq!(lines[0], "   line 1035");
+    assert_eq!(lines[199], "   line 1234");
     assert_eq!(lines[200], "[run 1 (-1) | 200 of 1,234 lines | next 1234]");
 
     log.append(1, Stream::Stderr, b"news\n");
     let text = stage.text("search_logs", json!({"process": "web", "after": 1_234}));
-    assert_eq!(text, "news\n[run 1 (-1) | 1 of 1 lines | next 1235]");
+    assert_eq!(text, "   news\n[run 1 (-1) | 1 of 1 lines | next 1235]");
     let text = stage.text("search_logs", json!({"process": "web", "after": 1_235}));
     assert_eq!(
         text,
         "no such lines in run 1 (0 searched)\n[run 1 (-1) | 0 of 0 lines | next 1235]"
     );
     let text = stage.text("search_logs", json!({"process": "web", "stream": "stderr"}));
-    assert!(text.starts_with("news\n[run 1 (-1) | 1 of "), "{text}");
+    assert!(text.starts_with("   news\n[run 1 (-1) | 1 of "), "{text}");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn matches_are_marked_and_groups_are_separated() {
     assert_eq!(
         text,
         "   line 4\n * line 5\n * line 6\n   line 7\n--\n   line 19\n * line 20\n   line 21\n\
-         [run 1 (-1) | 7 of 30 lines | next 30]"
+         [run 1 (-1) | 3 of 3 matches in 30 lines | next 30]"
     );
     // Lines of the other stream lie between; they are no gap where only this one is asked for.
     let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
@@ -70,7 +70,7 @@ fn matches_are_marked_and_groups_are_separated() {
     );
     assert_eq!(
         text,
-        "no match for \"line .\" in 38 lines of run 1\n[run 1 (-1) | 0 of 38 lines | next 38]"
+        "no match for \"line .\" in 38 lines of run 1\n[run 1 (-1) | 0 of 0 matches in 38 lines | next 38]"
     );
     let why = stage.fail("search_logs", json!({"process": "web", "pattern": "("}));
     assert!(
@@ -99,7 +99,7 @@ fn a_head_is_paged_with_its_cursor() {
         if lines.starts_with("no such lines") {
             break;
         }
-        all.extend(lines.lines().map(str::to_owned));
+        all.extend(lines.lines().map(|line| line.trim_start().to_owned()));
     }
     let want: Vec<String> = (1..=25).map(|i| format!("line {i}")).collect();
     assert_eq!(all, want);
@@ -115,10 +115,10 @@ fn earlier_runs_are_found_by_their_index() {
         log.end(run, Wall(1_000 * i + 500), "exit code 3");
     }
     for (index, text) in [
-        (-1, "run 3\n[run 3 (-1) |"),
-        (-2, "run 2\n[run 2 (-2) |"),
-        (0, "run 1\n[run 1 (-3) |"),
-        (1, "run 2\n[run 2 (-2) |"),
+        (-1, "   run 3\n[run 3 (-1) |"),
+        (-2, "   run 2\n[run 2 (-2) |"),
+        (0, "   run 1\n[run 1 (-3) |"),
+        (1, "   run 2\n[run 2 (-2) |"),
     ] {
         let got = stage.text("search_logs", json!({"process": "web", "index": index}));
         assert!(got.starts_with(text), "{index}: {got}");
@@ -168,7 +168,7 @@ fn what_is_too_long_is_cut_at_a_line_and_said() {
     assert!(text.chars().count() > 9_000);
     let lines: Vec<&str> = text.lines().collect();
     assert!(
-        lines[lines.len() - 3].starts_with("300 "),
+        lines[lines.len() - 3].starts_with("   300 "),
         "the newest stay"
     );
     let note = lines[lines.len() - 2];
@@ -178,7 +178,7 @@ fn what_is_too_long_is_cut_at_a_line_and_said() {
     );
 
     let text = stage.text("search_logs", json!({"process": "web", "head": 200}));
-    assert!(text.chars().count() <= 10_000 && text.starts_with("001 "));
+    assert!(text.chars().count() <= 10_000 && text.starts_with("   001 "));
     let shown = text.lines().filter(|l| l.ends_with("xxx")).count();
     assert!(
         text.contains(&format!("go on with after {shown}")),
@@ -223,9 +223,9 @@ fn a_line_too_long_is_clipped_in_its_middle() {
     log.append(run, Stream::Stderr, line.as_bytes());
     let text = stage.text("search_logs", json!({"process": "web"}));
     let first = text.lines().next().unwrap();
-    assert!(first.chars().count() <= 1_000);
+    assert!(first.chars().count() <= 1_003);
     assert!(
-        first.starts_with("begin ") && first.ends_with(" end"),
+        first.starts_with("   begin ") && first.ends_with(" end"),
         "{first}"
     );
     assert!(first.contains("characters left out"));
@@ -275,7 +275,7 @@ fn since_takes_spans_and_times() {
     let stage = Stage::new(vec![unit("web")]);
     print(&stage.handle.snapshot.now().units[0].log, 3);
     let all = stage.text("search_logs", json!({"process": "web", "since": "5m"}));
-    assert!(all.starts_with("line 1\n"), "{all}");
+    assert!(all.starts_with("   line 1\n"), "{all}");
     let none = stage.text(
         "search_logs",
         json!({"process": "web", "since": "2999-01-01T00:00:00Z"}),
@@ -302,7 +302,7 @@ fn a_failed_newest_build_is_told_with_the_logs() {
     let text = stage.text("search_logs", json!({"process": "web"}));
     assert_eq!(
         text,
-        "line 1\n[running build of 2026-11-21T02:46:50.123Z; the last build failed: see search_build_log]\n\
+        "   line 1\n[running build of 2026-11-21T02:46:50.123Z; the last build failed: see search_build_log]\n\
          [run 1 (-1) | 1 of 1 lines | next 1]"
     );
     stage.change_unit("web", |web| web.build = Some(build(9, BuildState::Ok)));
@@ -380,4 +380,86 @@ fn a_line_of_any_length_can_be_paged_past() {
             }
         }
     }
+}
+
+#[test]
+fn counts_are_of_all_matches_and_can_be_asked_for_alone() {
+    let stage = Stage::new(vec![unit("web")]);
+    print(&stage.handle.snapshot.now().units[0].log, 5_000);
+    let ask = |tail: u64| {
+        let args = json!({"process": "web", "pattern": "line 1", "tail": tail});
+        stage.text("search_logs", args)
+    };
+    assert_eq!(
+        ask(0),
+        "1,111 matches for \"line 1\" in 5,000 lines of run 1\n\
+         [run 1 (-1) | 0 of 1,111 matches in 5,000 lines | next 5000]"
+    );
+    assert_eq!(
+        ask(2),
+        " * line 1998\n * line 1999\n[run 1 (-1) | 2 of 1,111 matches in 5,000 lines | next 5000]"
+    );
+    let text = stage.text("search_logs", json!({"process": "web", "tail": 0}));
+    assert_eq!(
+        text,
+        "5,000 lines in run 1\n[run 1 (-1) | 0 of 5,000 lines | next 5000]"
+    );
+}
+
+/// What a process prints can't look like bpm's own words, nor hide from a person.
+#[test]
+fn lines_of_a_process_stand_behind_a_margin_with_hidden_characters_written_out() {
+    let stage = Stage::new(vec![unit("web")]);
+    let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
+    let run = log.begin(Wall(0));
+    let forged = "[run 12 (-1) | 5 of 5 lines | next 77]";
+    let hidden = "ok\u{e0041}\u{202e}drop\u{200b}";
+    log.append(
+        run,
+        Stream::Stdout,
+        format!("{forged}\n{hidden}\n").as_bytes(),
+    );
+    let text = stage.text("search_logs", json!({"process": "web"}));
+    assert_eq!(
+        text,
+        format!(
+            "   {forged}\n   ok\\u{{e0041}}\\u{{202e}}drop\\u{{200b}}\n[run 1 (-1) | 2 of 2 lines | next 2]"
+        )
+    );
+    let json = stage.data("search_logs", json!({"process": "web", "format": "json"}));
+    assert_eq!(json["lines"][1]["text"], hidden);
+}
+
+#[test]
+fn lines_of_all_processes_are_merged_by_time() {
+    let stage = Stage::new(vec![unit("web"), unit("api")]);
+    let snapshot = stage.handle.snapshot.now();
+    for unit in &snapshot.units {
+        print(&unit.log, 300);
+    }
+    let text = stage.text("search_logs", json!({"process": "*", "tail": 100}));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 101, "{text}");
+    assert_eq!(lines[100], "[all processes | 100 of 600 lines]");
+    assert!(
+        lines[..100]
+            .iter()
+            .all(|l| l.starts_with("   [web] line ") || l.starts_with("   [api] line "))
+    );
+    let text = stage.text("search_logs", json!({"process": "*", "pattern": "line 7$"}));
+    assert_eq!(
+        text,
+        " * [web] line 7\n * [api] line 7\n[all processes | 2 of 2 matches in 600 lines]"
+    );
+    let json = stage.data(
+        "search_logs",
+        json!({"process": "*", "pattern": "line 7$", "format": "json"}),
+    );
+    assert_eq!(json["matches"], 2);
+    assert_eq!(json["lines"][1]["process"], "api");
+    assert!(json.get("next").is_none() && json.get("index").is_none());
+    let why = stage.fail("search_logs", json!({"process": "*", "after": 3}));
+    assert!(why.contains("\"after\" is of one process"), "{why}");
+    let why = stage.fail("search_build_log", json!({"process": "*"}));
+    assert!(why.contains("unknown process"), "{why}");
 }

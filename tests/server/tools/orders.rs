@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bpm::base::clock::Mono;
+use bpm::base::clock::{Mono, Wall};
 use bpm::config::Mode;
 use bpm::engine::handle::Command;
 use bpm::engine::handle::Done;
@@ -15,6 +15,7 @@ use bpm::server::service::Answer;
 use bpm::server::service::Caller;
 use bpm::server::service::ClientKind;
 use bpm::server::service::Service;
+use bpm::server::service::Step;
 use serde_json::Value;
 use serde_json::json;
 
@@ -22,7 +23,13 @@ use super::stage::*;
 
 #[test]
 fn a_good_restart_is_answered_with_data() {
-    let stage = Stage::new(vec![unit("web")]);
+    let mut web = unit("web");
+    web.facts.pid = Some(4720);
+    print(&web.log, 7);
+    let stage = Stage::new(vec![web]);
+    stage.change(|snapshot| {
+        snapshot.release_at = Some(Mono::now().after(Duration::from_secs(10_800)));
+    });
     let reply = Reply::Units(vec![good("web")]);
     let (ask, answer) = stage.order("restart", json!({"process": "web"}), reply.clone());
     assert_eq!(
@@ -35,17 +42,26 @@ fn a_good_restart_is_answered_with_data() {
             names: vec!["web".into()],
         }
     );
-    let (value, text) = stage.checked("restart", answer);
+    let (mut value, text) = stage.checked("restart", answer);
+    let at = value["at"].take();
+    assert!(Wall::parse_rfc3339(at.as_str().unwrap()).is_some());
+    assert!(value["release_in_seconds"].take().as_f64().unwrap() > 10_790.0);
     assert_eq!(
         value,
         json!({"process": "web", "ok": true, "mode": "dev", "pid": 4720, "previous_pid": 4711,
+               "url": "http://[::1]:5173",
                "build": {"id": 7, "ok": true, "seconds": 3.2, "errors": []}, "ready": true,
-               "gap_seconds": 0.012, "timed_out": false, "release_in_seconds": 10800.0})
+               "gap_seconds": 0.012, "lines": ["line 1", "line 2", "line 3", "line 4", "line 5"],
+               "at": null, "next": 5, "timed_out": false, "next_call": null, "release_in_seconds": null})
     );
     assert_eq!(
         text,
-        "web: restarted in dev, pid 4720 (before 4711), build 7 took 3.2s, ready, nothing served for 0.012 s; \
-         built for release after 3h00m without a call"
+        format!(
+            "web: restarted in dev, pid 4720 (before 4711), build 7 took 3.2s, ready, nothing served for 0.012 s, \
+             http://[::1]:5173\nbuilt for release again after 2h59m without a call\nits first lines:\n   line 1\n   \
+             line 2\n   line 3\n   line 4\n   line 5\n[since {} | next 5]",
+            at.as_str().unwrap()
+        )
     );
     let args = json!({"process": "web", "mode": "release", "build": false});
     let (ask, _) = stage.order("restart", args, reply);
@@ -109,9 +125,7 @@ fn a_failed_build_is_an_error_that_says_all() {
     };
     for part in [
         "web: not restarted: build 8 failed after 3.2s: cargo ended with exit code 101",
-        "\nsrc/main.rs:3:5: E0308: mismatched types\n",
-        "last 20 lines of the build:\n  cargo line 1\n",
-        "  cargo line 20\n",
+        "\nsrc/main.rs:3:5: E0308: mismatched types:\n   error[E0308]: mismatched types\n    --> src/main.rs:3:5\n",
         "the old run still serves (pid 4711)",
         "search_build_log {\"process\":\"web\"}",
     ] {
@@ -139,7 +153,7 @@ fn a_failed_start_tells_its_end_and_the_rollback() {
     };
     for part in [
         "it ended with exit code 3 after 3.0s",
-        "last line of the run:\n  cannot bind\n",
+        "last line of the run:\n   cannot bind\n",
         "rolled back: the build before was started again (pid 4720)",
         "search_logs {\"process\":\"web\"}",
     ] {
@@ -157,7 +171,7 @@ fn a_failed_start_tells_its_end_and_the_rollback() {
     match stage.order("start", json!({"process": "web"}), reply).1 {
         Answer::Fail(text) => {
             assert!(
-                text.contains("serves now; it is tried again in 9m59s"),
+                text.contains("serves now; what happens next: it starts again in 9m59s"),
                 "{text}"
             )
         }
@@ -198,7 +212,7 @@ fn an_order_that_takes_longer_goes_on_and_says_how_to_wait() {
         "not restarted within",
         "build 8 running (compiling)",
         "the old run serves on",
-        "wait {\"process\":\"web\",\"for\":\"ready\"}",
+        "to go on waiting: wait {\"for\":\"ready\",\"process\":\"web\"}",
     ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
@@ -255,7 +269,8 @@ fn of_several_that_take_longer_those_that_are_done_are_told_apart() {
     assert_eq!(value["ok"], false);
     assert_eq!(value["results"][0]["previous_pid"], 4711);
     assert!(
-        text.starts_with("api: restarted in dev, pid 4800 (before 4711), ready\nweb: not "),
+        text.starts_with("api: restarted in dev, pid 4800 (before 4711), ready, ")
+            && text.contains("\nweb: not "),
         "{text}"
     );
 }
@@ -324,7 +339,6 @@ fn start_and_stop_say_what_they_found() {
         previous_pid: Some(4720),
         build: None,
         gap: None,
-        release_in: None,
         ..good("web")
     };
     let (ask, answer) = stage.order(
@@ -340,7 +354,10 @@ fn start_and_stop_say_what_they_found() {
         }
     );
     let (_, text) = stage.checked("start", answer);
-    assert_eq!(text, "web: runs already, in dev, pid 4720, ready");
+    assert_eq!(
+        text.lines().next(),
+        Some("web: runs already in dev, pid 4720, ready, http://[::1]:5173")
+    );
 
     let stopped = Done {
         ok: false,
@@ -365,7 +382,8 @@ fn start_and_stop_say_what_they_found() {
     assert_eq!(
         value,
         json!({"process": "web", "ok": false, "signalled": true, "killed": 2,
-               "leftovers": [{"pid": 99, "command": "sh -c sleep"}], "seconds": 3.3})
+               "leftovers": [{"pid": 99, "command": "sh -c sleep"}], "seconds": 3.3,
+               "timed_out": false, "next_call": null})
     );
     assert!(
         text.contains("2 had to be killed") && text.contains("pid 99"),
@@ -389,10 +407,10 @@ fn start_and_stop_say_what_they_found() {
 
 #[test]
 fn reload_lists_what_it_did() {
-    let stage = Stage::new(vec![unit("web")]);
+    let stage = Stage::new(vec![unit("web"), unit("api")]);
     let done = Reloaded {
         changed: vec!["web".into()],
-        errors: vec![".mcp-run:7:1: unknown key".into()],
+        errors: vec!["mcp_port take effect with: bpm daemon restart".into()],
         ..Reloaded::default()
     };
     let (ask, answer) = stage.order("reload", json!({"dry_run": true}), Reply::Reload(done));
@@ -401,11 +419,120 @@ fn reload_lists_what_it_did() {
     assert_eq!(
         value,
         json!({"changed": ["web"], "added": [], "removed": [], "unchanged": [],
-               "errors": [".mcp-run:7:1: unknown key"]})
+               "errors": ["mcp_port take effect with: bpm daemon restart"]})
     );
-    assert_eq!(text, "changed: web\nerror: .mcp-run:7:1: unknown key");
+    assert_eq!(
+        text,
+        "changed: web\nerror: mcp_port take effect with: bpm daemon restart"
+    );
     let (_, answer) = stage.order("reload", json!({}), Reply::Reload(Reloaded::default()));
     assert_eq!(stage.checked("reload", answer).1, "nothing to do");
+    let mistakes = Reply::Mistakes(vec![".mcp-run:7:1: unknown key".into()]);
+    let (_, answer) = stage.order("reload", json!({}), mistakes);
+    assert_eq!(
+        answer,
+        Answer::Fail(
+            ".mcp-run:7:1: unknown key\nnothing was changed: web, api go on as before".into()
+        )
+    );
+}
+
+#[test]
+fn a_process_without_a_build_has_no_mode_and_no_release() {
+    let mut worker = unit("worker");
+    worker.builds = false;
+    worker.facts.pid = Some(4720);
+    let stage = Stage::new(vec![worker]);
+    stage.change(|snapshot| {
+        snapshot.release_at = Some(Mono::now().after(Duration::from_secs(10_800)));
+    });
+    let done = Done {
+        build: None,
+        ..good("worker")
+    };
+    let args = json!({"process": "worker"});
+    let (_, answer) = stage.order("restart", args, Reply::Units(vec![done]));
+    let (value, text) = stage.checked("restart", answer);
+    for key in ["mode", "build", "release_in_seconds"] {
+        assert_eq!(value[key], Value::Null, "{key}");
+    }
+    assert!(
+        text.starts_with("worker: restarted, pid 4720 (before 4711), ready")
+            && !text.contains("release"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_late_answer_names_the_call_that_goes_on() {
+    let stage = Stage::new(vec![unit("web")]);
+    stage.change_unit("web", |web| web.build = Some(build(8, BuildState::Running)));
+    let args = json!({"process": "web", "timeout_seconds": 0});
+    let answer = stage.call("restart", args.clone());
+    let (value, _) = stage.checked("restart", answer);
+    assert_eq!(
+        value["next_call"],
+        json!({"tool": "wait", "arguments": {"process": "web", "for": "ready"}})
+    );
+    let value = stage.data("stop", args);
+    assert_eq!(value["next_call"]["tool"], "get_status");
+}
+
+/// Clients give up after 60 s, after 300 s where they hear of progress; people wait as long as they say.
+#[test]
+fn a_call_is_answered_before_its_client_gives_up() {
+    let stage = Stage::new(vec![idle("web", State::Starting)]);
+    let token = json!(1);
+    for (caller, token, limit) in [
+        (agent(), None, 55),
+        (agent(), Some(&token), 280),
+        (cli(), None, 500),
+    ] {
+        for tool in ["restart", "start", "stop", "wait"] {
+            let args = json!({"process": "web", "timeout_seconds": 500});
+            let Some(Step::Wait(task)) = stage.tools.call(&caller, tool, &args, token) else {
+                panic!("{tool} does not wait")
+            };
+            let left = task.deadline().unwrap().since(Mono::now());
+            assert!(
+                left <= Duration::from_secs(limit) && left > Duration::from_secs(limit - 5),
+                "{tool}: {left:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_changed_mcp_run_is_said() {
+    let folder = std::env::temp_dir().join(format!("bpm-changed-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(".mcp-run"), "before").unwrap();
+    let stage = Stage::new(vec![unit("web")]);
+    stage.change(|snapshot| {
+        snapshot.root = folder.clone();
+        snapshot.config = bpm::os::files::digest(&folder.join(".mcp-run"));
+    });
+    let start = || {
+        let reply = Reply::Units(vec![good("web")]);
+        let (_, answer) = stage.order("start", json!({"process": "web"}), reply);
+        stage.checked("start", answer)
+    };
+    let (value, text) = start();
+    assert!(
+        value.get("config_changed").is_none() && !text.contains(".mcp-run"),
+        "{text}"
+    );
+    std::fs::write(folder.join(".mcp-run"), "after").unwrap();
+    let (value, text) = start();
+    assert_eq!(value["config_changed"], true);
+    assert!(
+        text.contains(".mcp-run has changed since it was read: reload takes it over"),
+        "{text}"
+    );
+    stage.change_unit("web", |web| web.facts.pid = Some(1));
+    let status = stage.data("get_status", json!({}));
+    assert_eq!(status["config_changed"], true);
+    std::fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn wrong_parameters_of_own_methods_are_rpc_errors() {
         ("bpm/follow", json!({"lines": -1})),
         ("bpm/follow", json!({"pattern": "("})),
         ("bpm/follow", json!({"since": "noon"})),
-        ("bpm/follow", json!({"nonsense": 1})),
+        ("bpm/follow", json!({"patern": "x"})),
         ("bpm/follow", json!([])),
         ("bpm/status", json!({"process": "wbe"})),
         ("bpm/why", json!({})),

@@ -1,7 +1,7 @@
 //! `get_status`.
 
 use bpm::base::clock::Mono;
-use bpm::engine::snapshot::State;
+use bpm::engine::snapshot::{State, UnitView};
 use bpm::server::service::Step;
 use bpm::tools::{Kernel, Meter};
 use serde_json::Value;
@@ -26,7 +26,7 @@ fn a_log_that_is_not_written_to_disk_is_told() {
         let answer = stage.finish(stage.step("get_status", json!({})), |_| None);
         let (value, text) = stage.checked("get_status", answer);
         assert_eq!(value["processes"][0]["log_trouble"], json!(trouble));
-        assert_eq!(value["processes"][1]["log_trouble"], Value::Null);
+        assert!(value["processes"][1].get("log_trouble").is_none());
         assert_eq!(text.contains("in memory only"), trouble.is_some(), "{text}");
         assert!(text.contains(trouble.unwrap_or_default()), "{text}");
     };
@@ -66,7 +66,8 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
             .map(|i| event(i, "web", "state", "running"))
             .collect();
     });
-    let step = stage.step("get_status", json!({}));
+    let all = json!({"verbose": true});
+    let step = stage.step("get_status", all.clone());
     assert!(
         matches!(step, Step::Work(_)),
         "the first reading is done on a worker"
@@ -74,7 +75,7 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
     let answer = stage.finish(step, |_| None);
     let (value, text) = stage.checked("get_status", answer);
     assert!(
-        matches!(stage.step("get_status", json!({})), Step::Done(_)),
+        matches!(stage.step("get_status", all), Step::Done(_)),
         "the next is at hand"
     );
     assert_eq!(*stage.readings.lock().unwrap(), 1);
@@ -136,12 +137,14 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
     assert!(seqs(&db).is_empty());
 
     for part in [
-        "web (rust, dev): running, ready, pid 4711",
-        "src/main.rs:3:5: E0308: mismatched types",
-        "last exit: exit code 101",
-        "http://[::1]:5173",
-        "db (rust, dev): stopped",
-        "[next 9]",
+        "Mode: Dev\nTime until release mode: 9 minutes 59 seconds\nDaemon: bpm ",
+        "\nProcesses:\n\n  web: running\n    Uptime: ",
+        "      src/main.rs:3:5: E0308: mismatched types",
+        "    last exit: exit code 101",
+        "    URL: http://[::1]:5173\n",
+        "    Recent events:\n      - 2026-",
+        "\n\n  db: stopped\n",
+        "\n[next 9]",
     ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
@@ -152,7 +155,7 @@ fn a_run_that_the_last_reading_does_not_know_is_read_anew() {
     let stage = Stage::new(vec![unit("web")]);
     stage.data("get_status", json!({}));
     stage.change_unit("web", |web| web.facts.pid = Some(4712));
-    let value = stage.data("get_status", json!({}));
+    let value = stage.data("get_status", json!({"verbose": true}));
     assert_eq!(value["processes"][0]["rss_bytes"], 48 << 20);
     assert_eq!(*stage.readings.lock().unwrap(), 2);
 }
@@ -169,11 +172,120 @@ fn the_words_of_many_processes_stay_short() {
     let stage = Stage::new(units);
     let text = stage.text("get_status", json!({}));
     assert!(text.chars().count() <= 10_000);
+    assert!(text.contains("more processes left out: "), "{text}");
+    assert!(text.ends_with("\n[next 0]"), "{text}");
+    let value = stage.data("get_status", json!({}));
+    assert!(value.to_string().len() <= 10_000);
+    let shown = value["processes"].as_array().unwrap().len();
+    assert_eq!(value["not_shown"]["running"], 300 - shown);
+}
+
+/// What is as expected is not said, so that many processes fit into what a model is shown.
+#[test]
+fn a_short_answer_has_what_is_not_as_expected() {
+    let mut units: Vec<UnitView> = (0..9).map(|i| unit(&format!("worker-{i}"))).collect();
+    let mut down = idle("mailer", State::Crashed);
+    down.facts.wanted = true;
+    down.facts.crashes = 3;
+    down.facts.next_start = Some(Mono::now().after(Duration::from_secs(9)));
+    down.exits = Arc::new(VecDeque::from([exit(3, 1)]));
+    down.build = Some(broken(2));
+    units.push(down);
+    let stage = Stage::new(units.clone());
+    stage.change(|snapshot| {
+        snapshot.events = (1..=9)
+            .map(|i| event(i, "mailer", "state", "crashed: it ended with exit code 1"))
+            .collect();
+    });
+    let answer = stage.call("get_status", json!({}));
+    let (value, text) = stage.checked("get_status", answer);
     assert!(
-        text.contains("more lines left out: ask for one process"),
+        value.to_string().len() <= 2_500,
+        "{}",
+        value.to_string().len()
+    );
+    assert!(text.chars().count() <= 2_500, "{}", text.len());
+    let first = &value["processes"][0];
+    assert_eq!(first["name"], "mailer", "what is wrong comes first");
+    assert_eq!(first["build"]["errors"][0]["line"], 3);
+    assert_eq!(
+        (&first["exit"]["code"], &first["crashes"]),
+        (&json!(1), &json!(3))
+    );
+    assert!(first["next_start_in_seconds"].is_number());
+    let second = value["processes"][1].as_object().unwrap();
+    let keys: Vec<&String> = second.keys().collect();
+    assert_eq!(
+        keys,
+        ["name", "pid", "ports", "state", "uptime_seconds", "url"]
+    );
+    let daemon: Vec<&String> = value["daemon"].as_object().unwrap().keys().collect();
+    assert_eq!(daemon, ["pid", "uptime_seconds", "version"]);
+    assert!(
+        text.contains("Processes:\n\n  mailer: crashed\n    Crash count: 3\n"),
         "{text}"
     );
-    assert!(text.ends_with("\n[next 0]"), "{text}");
+    // No other line begins with two blanks and holds a colon, and a blank line stands between processes.
+    let named =
+        |line: &&str| line.starts_with("  ") && !line.starts_with("   ") && line.contains(':');
+    assert_eq!(text.lines().filter(named).count(), 10);
+    assert_eq!(text.matches("\n\n  ").count(), 10);
+
+    for i in 9..29 {
+        units.push(unit(&format!("worker-{i}")));
+    }
+    let stage = Stage::new(units);
+    let value = stage.data("get_status", json!({}));
+    assert_eq!(value["processes"].as_array().unwrap().len(), 30);
+    assert!(
+        value.to_string().len() <= 8_000,
+        "{}",
+        value.to_string().len()
+    );
+
+    let one = stage.call("get_status", json!({"process": "mailer"}));
+    let (value, text) = stage.checked("get_status", one);
+    assert_eq!(value["processes"][0]["wanted"], true);
+    assert_eq!(value["processes"][0]["log_lines"], 0);
+    assert!(value["processes"][0].get("pid").is_none());
+    assert_eq!(value["tail"], json!(["thread 'main' panicked"]));
+    assert!(
+        text.contains("    its last lines:\n      thread 'main' panicked\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn events_of_an_earlier_daemon_are_missed_and_many_are_paged() {
+    let stage = Stage::new(vec![unit("web")]);
+    stage.change(|snapshot| {
+        snapshot.before = 10_000_012;
+        snapshot.before_used = 12;
+        snapshot.events = (10_000_013..10_000_133)
+            .map(|i| event(i, "web", "state", "running"))
+            .collect();
+    });
+    let ask = |after: u64| stage.data("get_status", json!({"events_since": after}));
+    let first = ask(10);
+    assert_eq!(first["events_missed"], 2);
+    assert_eq!(first["events"].as_array().unwrap().len(), 50);
+    assert_eq!(first["next"], 10_000_062);
+    let second = ask(first["next"].as_u64().unwrap());
+    assert!(second.get("events_missed").is_none());
+    assert_eq!(second["events"][0]["seq"], 10_000_063);
+    let last = ask(second["next"].as_u64().unwrap());
+    assert_eq!(last["events"].as_array().unwrap().len(), 20);
+    assert_eq!(last["next"], 10_000_132);
+    assert_eq!(
+        ask(500)["events_missed"],
+        1,
+        "how many were used is not known"
+    );
+    let text = stage.text("get_status", json!({"events_since": 10}));
+    assert!(
+        text.contains("2 events before these are known no more"),
+        "{text}"
+    );
 }
 
 #[test]

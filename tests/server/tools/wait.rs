@@ -132,7 +132,7 @@ fn an_answer_with_long_last_lines_is_short_and_has_its_cursor() {
     let (value, text) = stage.checked("wait", answer);
     assert!(text.chars().count() <= 10_000, "{}", text.len());
     assert!(text.ends_with("\n[next 0]"), "{text}");
-    assert!(text.contains("last lines:\n  xxx"), "{text}");
+    assert!(text.contains("more errors, 9 of 10:"), "{text}");
     assert!(!value["tail"].as_array().unwrap().is_empty());
     assert!(
         value.to_string().len() <= 10_000,
@@ -270,7 +270,10 @@ fn wait_for_a_change_and_for_a_process_that_goes() {
     stage.change_unit("api", |api| api.facts.state = State::Starting);
     stage.change(|snapshot| snapshot.stopping = true);
     let value = stage.data("wait", json!({"process": "api"}));
-    assert_eq!(value["reason"], "bpm is stopping");
+    assert_eq!(
+        value["reason"],
+        "bpm is stopping; this wait changed nothing"
+    );
 }
 
 #[test]
@@ -303,5 +306,40 @@ fn time_over_is_no_error_and_who_leaves_is_forgotten() {
     assert!(
         tokens.is_empty(),
         "nobody waits, nobody is woken: {tokens:?}"
+    );
+}
+
+#[test]
+fn the_exit_of_an_answer_is_that_of_the_run_it_is_about() {
+    let mut web = unit("web");
+    web.exits = Arc::new(VecDeque::from([exit(1, 0)]));
+    let mut task = idle("task", State::Done);
+    task.facts.wanted = true;
+    task.kind = Kind::Task;
+    task.exits = Arc::new(VecDeque::from([exit(4, 0)]));
+    let stage = Stage::new(vec![web, task]);
+    let exit_of = |args: Value| stage.data("wait", args)["exit"].clone();
+    assert_eq!(exit_of(json!({"process": "web"})), Value::Null);
+    let late = json!({"process": "web", "for": "exit", "timeout_seconds": 0});
+    assert_eq!(exit_of(late), Value::Null);
+    assert_eq!(exit_of(json!({"process": "task"}))["code"], 0);
+}
+
+#[test]
+fn a_wait_whose_time_is_over_names_the_call_that_goes_on() {
+    let stage = Stage::new(vec![unit("web"), idle("spare", State::Stopped)]);
+    print(&stage.handle.snapshot.now().units[0].log, 3);
+    let args = json!({"process": "web", "for": "log", "pattern": "x", "timeout_seconds": 0});
+    let answer = stage.call("wait", args);
+    let (value, text) = stage.checked("wait", answer);
+    assert_eq!(
+        value["next_call"],
+        json!({"tool": "wait", "arguments": {"process": "web", "for": "log", "pattern": "x", "after": 3}})
+    );
+    assert!(text.contains("to go on waiting: wait {"), "{text}");
+    let value = stage.data("wait", json!({"process": "spare"}));
+    assert_eq!(
+        value["next_call"],
+        json!({"tool": "start", "arguments": {"process": "spare"}})
     );
 }

@@ -1,0 +1,86 @@
+//! A request to the supervisor, and a client that waits for the reply.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Call;
+use crate::base::clock::Mono;
+use crate::engine::handle::{Handle, Reply, ReplySlot, Request, STOPPING};
+use crate::os::poll::Waker;
+use crate::server::rpc;
+use crate::server::service::{Answer, ClientKind};
+
+/// Until the engine has begun, the snapshot says what was before the request: a client without patience waits
+/// for that, but not for an engine that hangs.
+const BEGINNING: Duration = Duration::from_secs(1);
+
+/// What came of a request.
+pub(super) enum End {
+    Reply(Reply),
+    /// The client's time is over; the order goes on.
+    Late,
+}
+
+/// See the module.
+pub(super) struct Ticket {
+    pub(super) handle: Arc<Handle>,
+    pub(super) patience: Duration,
+    pub(super) asked: Mono,
+    /// It came by a proxy, which asks the next bpm what this one refuses.
+    retried: bool,
+    request: Option<Request>,
+    slot: Option<ReplySlot>,
+    waker: Option<Arc<Waker>>,
+}
+
+impl Ticket {
+    pub(super) fn new(call: &Call<'_>, request: Request, patience: Duration) -> Self {
+        Self {
+            handle: Arc::clone(&call.tools.handle),
+            patience,
+            asked: Mono::now(),
+            retried: call.caller.kind == ClientKind::Proxy,
+            request: Some(request),
+            slot: None,
+            waker: None,
+        }
+    }
+
+    pub(super) fn start(&mut self, waker: &Arc<Waker>) {
+        let handle = &self.handle;
+        self.slot = self.request.take().map(|ask| handle.ask(ask, Some(waker)));
+        self.waker = Some(Arc::clone(waker));
+    }
+
+    /// Has the task polled again at once.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn poll(&self, now: Mono) -> Option<End> {
+        match self.slot.as_ref().and_then(ReplySlot::take) {
+            Some(reply) => Some(End::Reply(reply)),
+            None if self.handle.is_over() => Some(End::Reply(Reply::Refused(STOPPING.into()))),
+            None => (now >= self.due()).then_some(End::Late),
+        }
+    }
+
+    pub(super) fn due(&self) -> Mono {
+        let begun = self.slot.as_ref().is_some_and(ReplySlot::has_begun);
+        let least = if begun { Duration::ZERO } else { BEGINNING };
+        self.asked.after(self.patience.max(least))
+    }
+
+    pub(super) fn refusal(&self, why: String) -> Answer {
+        if !self.retried {
+            return Answer::Fail(why);
+        }
+        Answer::Error {
+            code: rpc::STOPPING,
+            message: why,
+            data: None,
+        }
+    }
+}
