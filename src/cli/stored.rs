@@ -34,8 +34,6 @@ const ALL: Limits = Limits {
 pub(super) struct Stored {
     tools: Tools,
     mailbox: Arc<Mailbox>,
-    /// Of all processes.
-    pub(super) names: Vec<String>,
 }
 
 /// bpm's own lines have no place here.
@@ -73,7 +71,6 @@ impl Stored {
         Ok(Some(Self {
             tools: Tools::new(handle, Box::new(Kernel), Arc::new(Nowhere)),
             mailbox,
-            names,
         }))
     }
 

@@ -221,7 +221,7 @@ impl All {
             crash.room = crash.room.min(share);
         }
         let now = Mono::now();
-        let text = self.text(one.is_some(), reader, now);
+        let text = self.text(one, reader, now);
         let crashes = self.crashes.iter();
         let crashes =
             crashes.map(|crash| why::crash_value(&crash.unit, &crash.exit, crash.room, now));
@@ -241,7 +241,7 @@ impl All {
     }
 
     /// The crashes, the groups, what is to be said about them, and the cursor.
-    fn text(&self, one: bool, reader: Reader, now: Mono) -> String {
+    fn text(&self, one: Option<&str>, reader: Reader, now: Mono) -> String {
         let crashes = self.crashes.iter();
         let crashes = crashes.map(|c| why::crash_words(&c.unit, &c.exit, c.room, now));
         let groups = self
@@ -263,7 +263,12 @@ impl All {
             ));
         }
         if pieces.is_empty() && notes.is_empty() {
-            notes.push("no line looks like an error or a warning, and nothing crashed".into());
+            notes.push(match one {
+                Some(name) => format!(
+                    "no line of {name} looks like an error or a warning, and it has not crashed"
+                ),
+                None => "no line looks like an error or a warning, and nothing crashed".into(),
+            });
         }
         let mut room = NOTES - 200;
         for note in notes {
@@ -280,7 +285,7 @@ impl All {
         }
         let (groups, searched) = (self.groups.len(), thousands(self.searched));
         let _ = write!(text, "[{groups} groups in {searched} lines");
-        match self.next.filter(|_| one) {
+        match self.next.filter(|_| one.is_some()) {
             Some(next) => {
                 let _ = write!(text, " | next {next}]");
             }

@@ -85,7 +85,10 @@ impl Proxy {
     }
 
     fn status(&mut self) -> Value {
-        let answer = self.call("tools/call", json!({"name": "get_status", "arguments": {}}));
+        let answer = self.call(
+            "tools/call",
+            json!({"name": "get_status", "arguments": {"verbose": true}}),
+        );
         answer["result"]["structuredContent"].clone()
     }
 

@@ -295,7 +295,7 @@ fn two_hundred_are_started_and_stopped_and_nothing_is_left() {
     project.serve();
     let all_in = |state: &str| {
         eventually(|| {
-            let status = project.call("get_status", json!({})).ok();
+            let status = project.call("get_status", json!({"verbose": true})).ok();
             let processes = status["processes"].as_array().unwrap().clone();
             let others = processes.iter().filter(|p| p["state"] != state).count();
             // Who will not hear the signal has said so.

@@ -361,7 +361,7 @@ command = ["sleep", "1000"]
             many => Err((what, many)),
         });
     }
-    let status = project.call("get_status", json!({})).ok();
+    let status = project.call("get_status", json!({"verbose": true})).ok();
     let rss = status["daemon"]["rss_bytes"].as_u64().unwrap();
     assert!(rss < 60_000_000, "{rss}");
     for process in status["processes"].as_array().unwrap() {

@@ -218,6 +218,11 @@ impl Service for Fixture {
                 heavy,
             }))
         };
+        if !args.is_object() {
+            return Some(Step::Done(Answer::Fail(
+                "arguments must be an object".into(),
+            )));
+        }
         Some(match name {
             "echo" => Step::Done(Answer::Text(
                 args.get("text")

@@ -15,7 +15,7 @@ fn project() -> Project {
 #[test]
 fn a_call_by_hand_needs_no_ceremony() {
     let project = project();
-    let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_status","arguments":{}}}"#;
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_status","arguments":{"verbose":true}}}"#;
     let answer = project.http().ask("POST", "/mcp", &[JSON], body);
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
@@ -226,7 +226,11 @@ fn reload_applies_access_rules_and_says_what_it_can_not_apply() {
     let project = project();
     let reload = |keys: &str| {
         project.config(&format!("{keys}{NAP}"));
-        project.call("reload", json!({})).ok()["errors"].to_string()
+        let answer = project.call("reload", json!({}));
+        match answer.failed {
+            true => answer.text,
+            false => answer.data["errors"].to_string(),
+        }
     };
     let status = |fields: &[(&str, &str)]| {
         let fields: Vec<_> = fields.iter().copied().chain([JSON]).collect();

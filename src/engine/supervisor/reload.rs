@@ -10,7 +10,7 @@ use crate::base::paths::CONFIG_FILE;
 use crate::config::{self, Config, Diff};
 use crate::engine::handle::{Reloaded, Reply, ReplySlot, STOPPING};
 use crate::lifecycle::{Order, UnitId};
-use crate::os::trust;
+use crate::os::{files, trust};
 
 use super::orders::Kind;
 use super::{Phase, Supervisor, log_limits, policy};

@@ -73,7 +73,7 @@ fn a_cursor_tells_what_is_new_since_a_change() {
     let args = json!({"process": "web", "after": next});
     assert_eq!(
         stage.text("get_errors", args.clone()),
-        "no line looks like an error or a warning, and nothing crashed\n[0 groups in 0 lines | next 1]"
+        "no line of web looks like an error or a warning, and it has not crashed\n[0 groups in 0 lines | next 1]"
     );
     // A cursor crosses runs; an index is one run.
     log.end(run, Wall(1), "exit code 1");
