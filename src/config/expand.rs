@@ -249,10 +249,6 @@ pub fn environment(
     let unset = &process.launch.unset_env;
     let left_out = |name: &OsStr| name.to_str().is_some_and(|n| is_unset(n, unset));
     let mut all: Environment = base.into_iter().filter(|(n, _)| !left_out(n)).collect();
-    if all.get(OsStr::new("PYTHONUNBUFFERED")).is_none() {
-        all.insert("PYTHONUNBUFFERED".into(), "1".into());
-    }
-    all.insert("PWD".into(), process.cwd.clone().into());
     if process.launch.tty {
         all.insert("TERM".into(), "xterm-256color".into());
     }

@@ -289,13 +289,17 @@ impl Supervisor {
             .map(|file| read_env_file(&self.setup.config.root, file))
             .collect::<Result<_, _>>()?;
         let login = account(&process.launch)?.map(|account| account.env);
-        let login = login
+        let login = login.into_iter().flatten();
+        // A pipe makes Python keep what it prints, up to 8 KiB of it; PWD is a shell's, and that of another folder.
+        let unbuffered = [("PYTHONUNBUFFERED".into(), "1".into())];
+        let own = [("PWD".into(), process.cwd.clone().into())];
+        let base = unbuffered
             .into_iter()
-            .flatten()
-            .map(|(name, value)| (name.into(), value));
+            .chain(base.iter().cloned())
+            .chain(own);
         let mut env = config::environment(
             process,
-            base.iter().cloned().chain(login),
+            base.chain(login.map(|(name, value)| (name.into(), value))),
             &files,
             self.port_of(process)?,
         )?;
