@@ -46,7 +46,7 @@ pub(super) fn daemon_restart(call: &Call) -> Result<u8> {
     let project = call.project()?;
     // A mistake in the configuration must not cost the daemon that runs.
     daemon::read_config(&project.root)?;
-    stop_all(&project, call.has("force"))?;
+    stop_all(&project, call.has("force"), None)?;
     begin(&project, &options)
 }
 
@@ -109,16 +109,18 @@ pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<
 
 /// `bpm daemon stop`.
 pub(super) fn daemon_stop(call: &Call) -> Result<u8> {
-    stop_all(&call.project()?, call.has("force"))
+    stop_all(&call.project()?, call.has("force"), Some("bpm daemon stop"))
 }
 
 /// Stops everything, and says what that was.
-pub(super) fn stop_all(project: &Project, force: bool) -> Result<u8> {
+pub(super) fn stop_all(project: &Project, force: bool, by: Option<&str>) -> Result<u8> {
     let force = match force {
         true => Force::AtOnce,
         false => Force::None,
     };
-    let stopped = daemon::stop(project, force, &mut |line| note(&format!("bpm: {line}\n")))?;
+    let stopped = daemon::stop(project, force, by, &mut |line| {
+        note(&format!("bpm: {line}\n"))
+    })?;
     let name = project.name();
     let mut text = match (stopped.pid, stopped.killed) {
         (Some(pid), false) => format!("{name}: stopped (pid {pid})\n"),

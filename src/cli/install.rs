@@ -333,7 +333,7 @@ fn make_room(call: &Call, project: &Project, manager: Manager, name: &str) -> Re
     } else {
         note(&format!("{why}\n"));
     }
-    daemon::stop(project, Force::IfUnhealthy, &mut |line| {
+    daemon::stop(project, Force::IfUnhealthy, None, &mut |line| {
         note(&format!("{line}\n"))
     })?;
     Ok(())

@@ -37,7 +37,7 @@ pub(super) fn start(call: &Call) -> Result<u8> {
 pub(super) fn stop(call: &Call) -> Result<u8> {
     let names = call.names()?;
     if names.is_empty() {
-        return stop_all(&call.project()?, call.has("force"));
+        return stop_all(&call.project()?, call.has("force"), Some("bpm stop"));
     }
     if call.has("force") {
         return Err(

@@ -97,7 +97,7 @@ pub fn start(
             .with_hint("set BPM_HOME to a folder that you may write")
     })?;
     if options.replace {
-        stop(project, Force::IfUnhealthy, &mut |_| {})?;
+        stop(project, Force::IfUnhealthy, None, &mut |_| {})?;
     }
     let mut terminal = match options.mode {
         RunMode::Foreground => None,
@@ -278,6 +278,7 @@ fn serve(
     let before = Descriptor::read(&project.dir.descriptor());
     let killed_before = project.dir.descriptor().exists();
     let (mut state, trouble) = State::read(&project.dir.state())?;
+    state.stopped = None;
     if let Some(trouble) = trouble {
         log.write(Level::Warn, "daemon", &trouble);
     }

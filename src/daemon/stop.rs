@@ -2,20 +2,23 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::presence::clear;
 use super::project::Project;
 use super::start::read_config;
-use crate::base::clock::Mono;
+use crate::base::clock::{Mono, Wall};
 use crate::base::error::{Error, Result};
 use crate::base::json::{object, strings};
 use crate::base::paths::ProjectDir;
 use crate::client::connection::{self, CallError, Client};
 use crate::client::verdict::{Descriptor, Verdict, judge};
+use crate::engine::state_file::{State, StoppedBy};
 use crate::os::group;
 use crate::os::lock::Lock;
 use crate::os::proc::{self, Proc};
 
-/// After the longest stop timeout, so much more until KILL .
+/// After the longest stop timeout, so much more until KILL.
 const MORE: Duration = Duration::from_secs(10);
 /// A daemon that does not answer gets so long after TERM.
 const UNHEALTHY: Duration = Duration::from_secs(3);
@@ -49,11 +52,17 @@ pub enum Force {
     AtOnce,
 }
 
-/// Stops everything of a project and returns when it is over. `say` takes lines for the person.
+/// Stops everything of a project and returns when it is over. `by`: the command of a person who wants it to stay
+/// stopped, which is noted. `say` takes lines for the person.
 ///
 /// # Errors
 /// It is unhealthy and [`Force::None`] was asked for; something survived.
-pub fn stop(project: &Project, force: Force, say: &mut dyn FnMut(&str)) -> Result<Stopped> {
+pub fn stop(
+    project: &Project,
+    force: Force,
+    by: Option<&str>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Stopped> {
     let at_once = force == Force::AtOnce;
     let patience = match at_once {
         true => Duration::ZERO,
@@ -65,7 +74,8 @@ pub fn stop(project: &Project, force: Force, say: &mut dyn FnMut(&str)) -> Resul
         Verdict::Stale(descriptor) => Some(descriptor),
         Verdict::Running(descriptor, client) => {
             stopped.pid = Some(descriptor.pid);
-            stopped.killed = end_running(&descriptor, client, at_once, patience, say)?;
+            let params = object([("force", at_once.into()), ("by", by.into())]);
+            stopped.killed = end_running(&descriptor, client, params, patience, say)?;
             Some(descriptor)
         }
         Verdict::Unhealthy(Some(descriptor)) if force != Force::None => {
@@ -85,14 +95,28 @@ pub fn stop(project: &Project, force: Force, say: &mut dyn FnMut(&str)) -> Resul
         }
     };
     stopped.leftovers = sweep(&project.dir, patience)?;
-    // Only what no living bpm stands behind: one may have been started meanwhile.
-    if matches!(
-        judge(&project.dir, "cli"),
-        Ok(Verdict::Stale(_) | Verdict::Stopped)
-    ) {
+    // Another bpm may have been started meanwhile: then its files are there, and it holds the lock.
+    if let Ok(Some(_lock)) = Lock::take(&project.dir.lock()) {
         clear(&project.dir, descriptor.as_ref());
+        note(project, by)?;
     }
     Ok(stopped)
+}
+
+/// Notes who stopped the project, unless the daemon has done so itself. To be called by who holds the lock.
+fn note(project: &Project, by: Option<&str>) -> Result<()> {
+    let path = project.dir.state();
+    let Some(by) = by else { return Ok(()) };
+    let (mut state, _) = State::read(&path)?;
+    if state.stopped.is_none() {
+        let at = Wall::now();
+        let by = by.into();
+        state.stopped = Some(StoppedBy { by, at });
+        state
+            .write(&path)
+            .map_err(|e| Error::file("write", &path, e))?;
+    }
+    Ok(())
 }
 
 /// Judges the daemon of a project for who needs one that stays: the end of one that
@@ -133,16 +157,19 @@ fn longest(project: &Project) -> Duration {
 fn end_running(
     daemon: &Descriptor,
     mut client: Client,
-    force: bool,
+    params: Value,
     patience: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<bool> {
-    let allowed = if force { AT_ONCE } else { patience + MORE };
+    let allowed = match params["force"] == true {
+        true => AT_ONCE,
+        false => patience + MORE,
+    };
     let begun = Mono::now();
     let mut until = begun.after(allowed);
     // Who is waited for is told to who waits long enough to wonder.
     let mut untold: Option<String> = None;
-    if let Ok(id) = client.send("bpm/shutdown", object([("force", force.into())])) {
+    if let Ok(id) = client.send("bpm/shutdown", params) {
         loop {
             let wonder = begun.after(WONDER);
             let next = match &untold {

@@ -36,6 +36,8 @@ pub enum Request {
     Shutdown {
         /// Kill at once.
         force: bool,
+        /// The command of a person who wants it stopped until somebody starts it; None: it may come back by itself.
+        by: Option<String>,
     },
 }
 

@@ -90,6 +90,14 @@ struct Running {
     run: u64,
 }
 
+/// A stop on purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoppedBy {
+    /// The command: `bpm stop`.
+    pub by: String,
+    pub at: Wall,
+}
+
 /// The contents of the file.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
@@ -99,6 +107,8 @@ pub struct State {
     pub event: u64,
     /// The newest event when the file was written.
     pub event_used: u64,
+    /// A person stopped the project, and nobody has started it since.
+    pub stopped: Option<StoppedBy>,
     processes: Table<String, Kept>,
     running: Vec<Running>,
     /// The file of before could not be read: processes may run that nobody wrote down.
@@ -135,6 +145,13 @@ impl State {
             aside.display()
         );
         Ok((state, Some(text)))
+    }
+
+    /// The same for who only looks: what can't be read counts as nothing, and stays where it is.
+    pub fn look(path: &Path) -> Self {
+        let read = files::read_named(path).ok();
+        read.and_then(|(bytes, _)| Self::parse(&bytes))
+            .unwrap_or_default()
     }
 
     /// Replaces the file as a whole; [`Disk::sync`] follows.
@@ -230,6 +247,10 @@ impl State {
             port: port(&value["port"]),
             event: value["event"].as_u64().unwrap_or_default(),
             event_used: value["event_used"].as_u64().unwrap_or_default(),
+            stopped: value["stopped"]["by"].as_str().map(|by| StoppedBy {
+                by: by.into(),
+                at: Wall(value["stopped"]["at"].as_i64().unwrap_or_default()),
+            }),
             processes: Table::default(),
             running: running.filter_map(running_of).collect(),
             damaged: false,
@@ -244,6 +265,10 @@ impl State {
     }
 
     fn to_json(&self) -> Value {
+        let stopped = self.stopped.as_ref();
+        let stopped =
+            stopped.map(|s| object([("by", s.by.as_str().into()), ("at", s.at.0.into())]));
+        let stopped = stopped.unwrap_or_default();
         let share = (TAILS / self.processes.len().max(1)).min(TAILS_OF_ONE);
         let processes = self.processes.iter();
         let mut processes = processes.map(|(name, kept)| (name.clone(), kept_to(kept, share)));
@@ -252,6 +277,7 @@ impl State {
             ("port", self.port.into()),
             ("event", self.event.into()),
             ("event_used", self.event_used.into()),
+            ("stopped", stopped),
             ("processes", json::entries(&mut processes)),
             ("running", json::list(self.running.iter().map(running_to))),
         ])

@@ -17,7 +17,7 @@
 //!   the last good run; `build_tail` the last lines of the newest build, if it failed; `next` what happens
 //!   next, in words; `text` all of it for a person.
 //! - `bpm/reload` `{dry_run}`: the data of `reload`, with more patience.
-//! - `bpm/shutdown` `{force}`: `{"ok": true}` once all processes are stopped, just before bpm leaves; until
+//! - `bpm/shutdown` `{force, by}` (`by`: the command of a person who wants it to stay stopped): `{"ok": true}` once all processes are stopped, just before bpm leaves; until
 //!   then, whenever it changes, a notification `bpm/stopping` `{"waiting_for": [names]}`. The end of the
 //!   connection means the same as the answer.
 //! - `bpm/follow` `{processes: [names], build, after: {name: seq}, lines, run, pattern, literal,

@@ -47,7 +47,10 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
         Row::may("events_since", COUNT, ""),
     ];
     const DRY: &[Row] = &[Row::may("dry_run", Kind::Flag, "")];
-    const FORCE: &[Row] = &[Row::may("force", Kind::Flag, "")];
+    const SHUTDOWN: &[Row] = &[
+        Row::may("force", Kind::Flag, ""),
+        Row::may("by", Kind::Text, ""),
+    ];
     Some(match method {
         "bpm/hello" => {
             let (snapshot, us) = (tools.handle.snapshot.now(), &tools.handle.identity);
@@ -89,10 +92,11 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
             };
             Ok(plain(reload::reloading(&call, LONG)))
         }),
-        "bpm/shutdown" => checked(tools, method, FORCE, params, &|args| {
+        "bpm/shutdown" => checked(tools, method, SHUTDOWN, params, &|args| {
             Ok(Step::Wait(Box::new(Shutdown {
                 handle: Arc::clone(&tools.handle),
                 force: args.flag("force").unwrap_or(false),
+                by: args.text("by").map(String::from),
                 slot: None,
                 waker: None,
                 told: None,
@@ -165,6 +169,7 @@ impl Task for Plain {
 struct Shutdown {
     handle: Arc<Handle>,
     force: bool,
+    by: Option<String>,
     slot: Option<ReplySlot>,
     waker: Option<Arc<Waker>>,
     told: Option<Vec<String>>,
@@ -173,7 +178,10 @@ struct Shutdown {
 impl Task for Shutdown {
     fn start(&mut self, waker: &Arc<Waker>) {
         self.handle.snapshot.watch(waker);
-        let ask = Request::Shutdown { force: self.force };
+        let ask = Request::Shutdown {
+            force: self.force,
+            by: self.by.take(),
+        };
         self.slot = Some(self.handle.ask(ask, Some(waker)));
         self.waker = Some(Arc::clone(waker));
     }

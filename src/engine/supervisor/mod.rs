@@ -35,7 +35,7 @@ use crate::engine::handle::{
     self, CommandReceiver, Handle, Identity, Notice, Reply, ReplySlot, Request, STOPPING,
 };
 use crate::engine::snapshot::{BuildView, Counters, EventView, Snapshot, SnapshotCell, UnitView};
-use crate::engine::state_file::{BLOCK, Disk, Exits, Numbers, State};
+use crate::engine::state_file::{BLOCK, Disk, Exits, Numbers, State, StoppedBy};
 use crate::lifecycle::{Effect, Event, Fleet, Order, Policy, RunKey, Ticket, UnitId};
 use crate::log::capture::Captures;
 use crate::log::store::{Kind, Limits, Log};
@@ -558,7 +558,12 @@ impl Supervisor {
             }
             Request::Order { order, names } => self.order_all(order, &names, slot),
             Request::Reload { dry_run } => self.reload(dry_run, slot),
-            Request::Shutdown { force } => {
+            Request::Shutdown { force, by } => {
+                if let Some(by) = by {
+                    let at = Wall::now();
+                    self.state.stopped = Some(StoppedBy { by, at });
+                    self.state_changed = true;
+                }
                 slot.put(Reply::Units(Vec::new()));
                 self.begin_stop();
                 if force {

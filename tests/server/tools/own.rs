@@ -205,14 +205,16 @@ fn status_why_and_reload_are_there_for_the_cli() {
 #[test]
 fn a_shutdown_says_who_is_waited_for() {
     let stage = Stage::new(vec![unit("web"), unit("api")]);
-    let Step::Wait(mut task) = stage.own("bpm/shutdown", json!({"force": true})) else {
+    let Step::Wait(mut task) = stage.own("bpm/shutdown", json!({"force": true, "by": "bpm stop"}))
+    else {
         panic!()
     };
     task.start(&stage.waker);
     let Command::Request(ask, slot) = stage.commands.pop().unwrap() else {
         panic!()
     };
-    assert_eq!(ask, Request::Shutdown { force: true });
+    let by = Some("bpm stop".into());
+    assert_eq!(ask, Request::Shutdown { force: true, by });
     slot.put(Reply::Units(Vec::new()));
     let mut out = Vec::new();
     assert_eq!(stage.poll(&mut *task, &mut out), None, "it has only begun");
