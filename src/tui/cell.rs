@@ -101,6 +101,30 @@ impl Cell {
     };
 }
 
+/// What stands for a character that must not reach the terminal.
+const HIDDEN: char = '·';
+
+/// The character, or what stands for it; None: it is left out.
+pub fn harmless(c: char) -> Option<char> {
+    match c {
+        '\0'..='\x1f' | '\x7f'..='\u{9f}' => Some(HIDDEN),
+        // Bidi: marks, embeddings, overrides, isolates. Separators of lines. Tags.
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}' => {
+            Some(HIDDEN)
+        }
+        '\u{2028}' | '\u{2029}' | '\u{e0000}'..='\u{e007f}' | '\u{fff9}'..='\u{fffb}' => {
+            Some(HIDDEN)
+        }
+        // They join or vary what stands beside them, if the terminal can do that: most can't.
+        '\u{ad}'
+        | '\u{200b}'..='\u{200d}'
+        | '\u{2060}'..='\u{2064}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}' => None,
+        c => Some(c),
+    }
+}
+
 /// Cells that a character takes: 0, 1 or 2.
 pub fn width(c: char) -> usize {
     match c {
@@ -184,8 +208,10 @@ impl Grid {
             .get_mut(usize::from(y) * usize::from(self.width) + usize::from(x))
     }
 
-    /// Puts a character; one of two cells needs both. Gives the cells it took.
+    /// Puts a character; one of two cells needs both. Gives the cells it took. Whatever it is, no control
+    /// gets into a picture.
     pub fn set(&mut self, x: u16, y: u16, ch: char, style: Style) -> u16 {
+        let Some(ch) = harmless(ch) else { return 0 };
         let wide = match width(ch) {
             0 => {
                 self.combine(x, y, ch);
@@ -223,16 +249,11 @@ impl Grid {
 
     /// A character without a cell of its own goes onto the one before.
     fn combine(&mut self, x: u16, y: u16, mark: char) {
-        let joins =
-            matches!(mark, '\u{200b}'..='\u{200f}' | '\u{fe00}'..='\u{fe0f}' | '\0'..='\u{9f}');
         let wide = x >= 2 && self.at(x - 1, y).is_some_and(|cell| cell.ch == '\0');
         let Some(before) = x.checked_sub(if wide { 2 } else { 1 }) else {
             return;
         };
-        if let Some(cell) = self
-            .at(before, y)
-            .filter(|cell| !joins && cell.mark == '\0')
-        {
+        if let Some(cell) = self.at(before, y).filter(|cell| cell.mark == '\0') {
             cell.mark = mark;
         }
     }
@@ -257,7 +278,7 @@ impl Grid {
         let end = x.saturating_add(most).min(self.width);
         let mut at = x;
         for ch in text.chars() {
-            let needs = width(ch) as u16;
+            let needs = width(harmless(ch).unwrap_or(ch)) as u16;
             if at + needs > end {
                 break;
             }

@@ -341,7 +341,7 @@ mod tests {
         );
         assert_eq!(
             painted(&mut painter, &["up 21 d", "pid 4711"]),
-            "\x1b[1;4H21 d"
+            "\x1b[4G21 d"
         );
         assert_eq!(painted(&mut painter, &["up 21 d"]), "\x1b[2H\x1b[K");
     }
@@ -350,7 +350,7 @@ mod tests {
     fn the_cursor_is_placed_anew_behind_a_mark() {
         let mut painter = Painter::new(Depth::True);
         painted(&mut painter, &[""]);
-        assert_eq!(painted(&mut painter, &["▶ api"]), "\x1b[1H▶\x1b[3Gapi");
+        assert_eq!(painted(&mut painter, &["▶ api"]), "▶\x1b[3Gapi");
     }
 
     #[test]
@@ -396,6 +396,6 @@ mod tests {
         grid.put(0, 0, 9, "a", Style::RED.with(BOLD));
         grid.put(1, 0, 9, "b", Style::RED);
         grid.put(2, 0, 9, "c", Style::PLAIN);
-        assert_eq!(painter.paint(grid), "\x1b[1H\x1b[1;31ma\x1b[;31mb\x1b[mc");
+        assert_eq!(painter.paint(grid), "\x1b[1;31ma\x1b[;31mb\x1b[mc");
     }
 }

@@ -132,8 +132,12 @@ impl App {
         if self.model.screen.look.mouse {
             self.screen.mouse(true);
         }
-        // A first picture before anything is known: who waits sees that something happens.
+        // A first picture before anything is known: the person sees that something happens.
         self.draw()?;
+        // For the test of that way out.
+        if cfg!(debug_assertions) && self.env.get("BPM_TUI_PANIC").is_some() {
+            panic!("forced");
+        }
         loop {
             if let Some(ended) = self.turn()? {
                 return Ok(ended);

@@ -3,15 +3,12 @@
 //! A line that a process printed, as characters that can be shown. Of its escape sequences the colours are
 //! kept; nothing else of it reaches the terminal as a control.
 
-use super::cell::{BOLD, Color, DIM, ITALIC, REVERSE, Style, UNDERLINE, width};
+use super::cell::{BOLD, Color, DIM, ITALIC, REVERSE, Style, UNDERLINE, harmless, width};
 
 /// Columns between two tab stops.
 const TAB: usize = 8;
 /// A line is shown up to so many cells: nobody scrolls further to the right.
 const LONGEST: usize = 100_000;
-
-/// What stands for a character that must not reach the terminal.
-const HIDDEN: char = '·';
 
 /// Calls `each` with each character to be shown, its style, and the column that it begins in. Wide
 /// characters take two columns, combining ones none.
@@ -62,27 +59,6 @@ fn last_part(line: &str) -> &str {
     match line.rfind('\r') {
         Some(at) => &line[at + 1..],
         None => line,
-    }
-}
-
-/// The character, or what stands for it; None: it is left out.
-fn harmless(c: char) -> Option<char> {
-    match c {
-        '\0'..='\x1f' | '\x7f'..='\u{9f}' => Some(HIDDEN),
-        // Bidi: marks, embeddings, overrides, isolates. Separators of lines. Tags.
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}' => {
-            Some(HIDDEN)
-        }
-        '\u{2028}' | '\u{2029}' | '\u{e0000}'..='\u{e007f}' | '\u{fff9}'..='\u{fffb}' => {
-            Some(HIDDEN)
-        }
-        // They join or vary what stands beside them, if the terminal can do that: most can't.
-        '\u{ad}'
-        | '\u{200b}'..='\u{200d}'
-        | '\u{2060}'..='\u{2064}'
-        | '\u{fe00}'..='\u{fe0f}'
-        | '\u{feff}' => None,
-        c => Some(c),
     }
 }
 

@@ -48,14 +48,13 @@ fn link_words(model: &Model) -> (char, Style, String) {
 fn counts(model: &Model) -> Vec<Span> {
     let all = model.processes();
     let mut spans = vec![plain(format!("{}:", all.len()))];
-    for kind in [
-        Kind::Running,
-        Kind::Uneasy,
-        Kind::Busy,
-        Kind::Stopped,
-        Kind::Failed,
-    ] {
-        let n = all.iter().filter(|p| p.kind() == kind).count();
+    for kind in [Kind::Running, Kind::Busy, Kind::Stopped, Kind::Failed] {
+        // One that is not well runs as well: what is wrong stands beside its name.
+        let same = |p: &&Process| match p.kind() {
+            Kind::Uneasy => kind == Kind::Running,
+            other => other == kind,
+        };
+        let n = all.iter().filter(same).count();
         if n > 0 {
             let (sign, style) = mark(kind);
             spans.push(plain(format!(" {n}")));
@@ -220,21 +219,10 @@ pub(super) fn list(grid: &mut Grid, area: Area, model: &Model) {
     const FIGURES: usize = 14;
     let columns = usize::from(area.w);
     let names = columns.saturating_sub(3 + FIGURES).max(columns / 3);
-    let longest = listed
-        .iter()
-        .map(|p| width_of(&p.name) + 1)
-        .max()
-        .unwrap_or(0);
     let top = model.list_top(usize::from(area.h));
     for (y, process) in (area.y..area.y + area.h).zip(listed.iter().skip(top)) {
         let selected = model.list.selected.as_ref() == Some(&process.name);
-        row(
-            grid,
-            Area { y, h: 1, ..area },
-            process,
-            names.min(longest.max(8)),
-            names,
-        );
+        row(grid, Area { y, h: 1, ..area }, process, names);
         if selected {
             grid.set(area.x, y, '›', Style::STRONG);
             let rest = Area {
@@ -248,8 +236,8 @@ pub(super) fn list(grid: &mut Grid, area: Area, model: &Model) {
     }
 }
 
-/// One process. `column`: what names take where words follow; `most`: where figures do.
-fn row(grid: &mut Grid, area: Area, process: &Process, column: usize, most: usize) {
+/// One process, whose name takes at most so many cells.
+fn row(grid: &mut Grid, area: Area, process: &Process, most: usize) {
     let (sign, style) = mark(process.kind());
     let y = area.y;
     grid.set(area.x + 1, y, sign, style);
@@ -260,8 +248,7 @@ fn row(grid: &mut Grid, area: Area, process: &Process, column: usize, most: usiz
     if process.rolled_back {
         flags.push('‹');
     }
-    let room = if process.pid.is_some() { most } else { column };
-    let name = cut_middle(&process.name, room.saturating_sub(flags.chars().count()));
+    let name = cut_middle(&process.name, most.saturating_sub(flags.chars().count()));
     let x = put_spans(
         grid,
         area.x + 3,
@@ -282,7 +269,8 @@ fn row(grid: &mut Grid, area: Area, process: &Process, column: usize, most: usiz
         grid.put(at, y, end.saturating_sub(at), &figures, Style::PLAIN);
         return;
     }
-    let x = x.max(area.x + 3 + column as u16) + 1;
+    // Words begin in one column where names are short.
+    let x = x.max(area.x + 11) + 1;
     let room = usize::from(end.saturating_sub(x));
     let (word, why) = (&process.state, process.why());
     let both = if why.is_empty() {
@@ -381,27 +369,12 @@ pub(super) fn detail_rows(model: &Model, columns: usize) -> Vec<Vec<Span>> {
     groups.push(build(process));
     groups.push(numbers(process));
     groups.push(last_exit(process, model));
-    let mut output = Vec::new();
-    if let Some(seconds) = process.last_output {
-        output.push(plain(format!("last output {} ago", span(seconds))));
-    }
-    if process.log_dropped > 0 {
-        output.push(plain(format!(
-            "{} lines not kept",
-            thousands(process.log_dropped)
-        )));
-    }
-    groups.push(output);
-    let own = process.events.iter().rev().map(|text| plain(text.clone()));
-    let events = model.server.events.iter().rev();
-    let of_it = events.filter(|e| e.process.as_deref() == Some(&process.name));
-    groups.push(
-        of_it
-            .map(|e| plain(format!("{} {}", model.clock.local(e.at), e.text)))
-            .chain(own)
-            .take(20)
-            .collect(),
-    );
+    // A row of the newest events, then figures of less weight, then the other events.
+    let mut events = events(process, model);
+    let others = events.split_off(events.len().min((columns + 1) / 24));
+    groups.push(events);
+    groups.push(more_numbers(process));
+    groups.push(others);
     rows.extend(flow(groups, columns));
     rows
 }
@@ -540,7 +513,6 @@ fn numbers(process: &Process) -> Vec<Span> {
     };
     number("restarts", process.restarts);
     number("crashes", process.crashes);
-    number("tasks", process.tasks);
     match &process.url {
         Some(url) => spans.push(plain(url.clone())),
         None if process.ports.is_empty() => {}
@@ -549,10 +521,34 @@ fn numbers(process: &Process) -> Vec<Span> {
             spans.push(plain(format!("ports {}", ports.join(" "))));
         }
     }
+    spans
+}
+
+fn more_numbers(process: &Process) -> Vec<Span> {
+    let mut spans = Vec::new();
+    spans.extend(process.tasks.map(|n| plain(format!("tasks {n}"))));
     if !process.depends_on.is_empty() {
         spans.push(plain(format!("needs {}", process.depends_on.join(", "))));
     }
+    if let Some(seconds) = process.last_output {
+        spans.push(plain(format!("last output {} ago", span(seconds))));
+    }
+    if process.log_dropped > 0 {
+        let lost = thousands(process.log_dropped);
+        spans.push(plain(format!("{lost} lines not kept")));
+    }
     spans
+}
+
+/// The newest first.
+fn events(process: &Process, model: &Model) -> Vec<Span> {
+    let own = process.events.iter().rev().map(|text| plain(text.clone()));
+    let all = model.server.events.iter().rev();
+    all.filter(|e| e.process.as_deref() == Some(&process.name))
+        .map(|e| plain(format!("{} {}", model.clock.local(e.at), e.text)))
+        .chain(own)
+        .take(20)
+        .collect()
 }
 
 fn last_exit(process: &Process, model: &Model) -> Vec<Span> {
@@ -564,7 +560,7 @@ fn last_exit(process: &Process, model: &Model) -> Vec<Span> {
         words.push_str(" (asked)");
     }
     if let Some(up) = exit.uptime {
-        words.push_str(&format!(" after {}", span(up)));
+        words.push_str(&format!(" after {}", ago(up as i64)));
     }
     if let Some(at) = exit.at {
         words.push_str(&format!(", {} ago", ago((model.clock.wall - at) / 1_000)));

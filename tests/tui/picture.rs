@@ -1,0 +1,204 @@
+//! Pictures as text, at all sizes.
+
+use std::fs;
+use std::path::Path;
+
+use bpm::tui::cell::{Color, Grid};
+use bpm::tui::input::{Key, Typed};
+use bpm::tui::model::{Input, Link, Look, Model, Told};
+use bpm::tui::painter::{Depth, Painter};
+use bpm::tui::picture::picture;
+
+use crate::scenes::{self, clock, look, tell};
+
+const SIZES: [(u16, u16); 5] = [(200, 60), (120, 40), (80, 24), (40, 12), (19, 4)];
+
+fn golden(name: &str, shown: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/tui/golden/{name}.txt"));
+    if std::env::var_os("BPM_GOLDEN").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, shown).unwrap();
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        expected == shown,
+        "{name} is another picture now (BPM_GOLDEN=1 keeps it):\n{shown}\nbefore:\n{expected}"
+    );
+}
+
+fn drawn(model: &mut Model, w: u16, h: u16) -> Grid {
+    let at = model.clock;
+    model.update(Input::Size(w, h), at);
+    picture(model)
+}
+
+/// The picture of a scene at every size.
+fn everywhere(name: &str, model: &mut Model) {
+    for (w, h) in SIZES {
+        golden(&format!("{name}-{w}x{h}"), &drawn(model, w, h).text());
+    }
+}
+
+fn key(model: &mut Model, key: Key) {
+    let at = model.clock;
+    model.update(Input::Typed(Typed::Key(key)), at);
+}
+
+#[test]
+fn a_live_project_is_drawn() {
+    everywhere("live", &mut scenes::live(look()));
+}
+
+#[test]
+fn connecting_is_drawn() {
+    let mut model = scenes::new(look());
+    tell(&mut model, Told::Link(Link::Trying(3)), 0);
+    everywhere("connecting", &mut model);
+}
+
+#[test]
+fn a_lost_server_is_drawn() {
+    let mut model = scenes::live(look());
+    let (since, again) = (clock(12).now, clock(27).now);
+    tell(&mut model, Told::Link(Link::Gone { since, again }), 24);
+    everywhere("gone", &mut model);
+}
+
+#[test]
+fn a_stopped_server_is_drawn() {
+    let mut model = scenes::live(look());
+    let at = scenes::NOW - 228_000;
+    let by = Some("bpm stop".into());
+    tell(&mut model, Told::Link(Link::Stopped { at, by }), 20);
+    golden("stopped-80x24", &drawn(&mut model, 80, 24).text());
+}
+
+#[test]
+fn no_process_is_drawn() {
+    let mut model = scenes::new(look());
+    tell(&mut model, Told::Link(Link::Live), 0);
+    tell(&mut model, Told::Status(scenes::status(&[])), 0);
+    everywhere("none", &mut model);
+}
+
+#[test]
+fn a_failed_build_and_its_errors_are_drawn() {
+    let mut model = scenes::live(look());
+    key(&mut model, Key::Char('e'));
+    everywhere("errors", &mut model);
+}
+
+#[test]
+fn the_help_is_drawn() {
+    let mut model = scenes::live(look());
+    let at = model.clock;
+    model.update(
+        Input::Note("api: not restarted: build failed\n  see e".into(), true),
+        at,
+    );
+    key(&mut model, Key::Char('?'));
+    everywhere("help", &mut model);
+}
+
+#[test]
+fn five_hundred_processes_are_drawn() {
+    let mut model = scenes::many(look());
+    (0..300).for_each(|_| key(&mut model, Key::Down));
+    everywhere("many", &mut model);
+    let shown = drawn(&mut model, 80, 24).text();
+    assert!(shown.contains("300"), "the selection is seen");
+}
+
+#[test]
+fn wide_characters_are_drawn() {
+    let mut model = scenes::wide(look());
+    everywhere("wide", &mut model);
+    key(&mut model, Key::Char('l'));
+    golden("wide-wrapped-80x24", &drawn(&mut model, 80, 24).text());
+}
+
+#[test]
+fn ascii_is_ascii() {
+    let mut model = scenes::live(Look {
+        ascii: true,
+        ..look()
+    });
+    for (w, h) in SIZES {
+        let shown = drawn(&mut model, w, h).text();
+        assert!(shown.is_ascii(), "{shown}");
+    }
+    golden("ascii-80x24", &drawn(&mut model, 80, 24).text());
+}
+
+#[test]
+fn plain_mode_is_lines_alone() {
+    let mut model = scenes::live(look());
+    key(&mut model, Key::Char('z'));
+    let shown = drawn(&mut model, 80, 24).text();
+    golden("plain-80x24", &shown);
+    assert!(shown.starts_with("listening on 8080\n"));
+}
+
+#[test]
+fn no_color_has_none() {
+    let mut model = scenes::live(look());
+    let mut painter = Painter::new(Depth::None);
+    let bytes = painter.paint(drawn(&mut model, 80, 24));
+    for sequence in bytes.split("\x1b[").skip(1) {
+        let Some((codes, _)) = sequence.split_once('m') else {
+            continue;
+        };
+        if codes.bytes().all(|b| b.is_ascii_digit() || b == b';') {
+            let plain = ["", "1", "4", "7"];
+            assert!(
+                codes.split(';').all(|code| plain.contains(&code)),
+                "{codes:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_selection_has_a_background() {
+    let mut model = scenes::live(look());
+    let grid = drawn(&mut model, 120, 40);
+    let colored = (0..40).flat_map(|y| grid.row(y).to_vec());
+    assert!(
+        colored
+            .into_iter()
+            .all(|cell| cell.style.bg == Color::Default)
+    );
+}
+
+#[test]
+fn every_mark_has_its_word() {
+    let mut model = scenes::live(look());
+    for (w, h) in [(200, 60), (120, 40)] {
+        let shown = drawn(&mut model, w, h).text();
+        for (mark, word) in [
+            ("✗ worker", "crashed, code 3, in 12s"),
+            ("■ db-migrations", "stopped"),
+            ("◌ search", "building"),
+            ("▶ web‹", "not ready"),
+        ] {
+            let line = shown.lines().find(|l| l.contains(mark));
+            assert!(
+                line.is_some_and(|l| l.contains(word)),
+                "{mark}: {word} in\n{shown}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_first_picture_is_small() {
+    for (w, h, most) in [(80, 24, 6_000), (200, 60, 24_000)] {
+        let mut model = scenes::live(look());
+        let text = "x".repeat(200);
+        let full = (10..80).map(|n| scenes::line(n, &text)).collect();
+        let told = scenes::lines(&model, full, 0);
+        tell(&mut model, told, 12);
+        let bytes = Painter::new(Depth::Indexed).paint(drawn(&mut model, w, h));
+        assert!(bytes.len() <= most, "{w}x{h}: {} bytes", bytes.len());
+    }
+}
