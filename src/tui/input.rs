@@ -9,6 +9,8 @@ pub enum Key {
     Char(char),
     /// A letter with Ctrl.
     Ctrl(char),
+    /// Esc, and right after it a character; or that with Alt: terminals send the same for both.
+    Alt(char),
     /// Return.
     Enter,
     /// Tabulator.
@@ -74,6 +76,8 @@ const PASTE_END: &[u8] = b"\x1b[201~";
 pub struct Decoder {
     bytes: Vec<u8>,
     pasted: Option<Vec<u8>>,
+    /// The first byte is the key Esc: a terminal sends what belongs to it in one go.
+    lone: bool,
 }
 
 /// What bytes begin with.
@@ -87,6 +91,8 @@ enum Next {
 impl Decoder {
     /// More bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
+        let goes_on = matches!(bytes, [b'[' | b'O', ..]);
+        self.lone |= self.bytes == [0x1b] && !goes_on && !bytes.is_empty();
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -114,6 +120,11 @@ impl Decoder {
                 at += PASTE_END.len();
                 let text = self.pasted.take().unwrap_or_default();
                 into.push(Typed::Paste(String::from_utf8_lossy(&text).into_owned()));
+                continue;
+            }
+            if std::mem::take(&mut self.lone) {
+                at += 1;
+                into.push(Typed::Key(Key::Esc));
                 continue;
             }
             match next(&self.bytes[at..], over) {
@@ -146,8 +157,8 @@ fn next(bytes: &[u8], over: bool) -> Next {
         }
         [0x1b, b'[', b'[', ..] if !over => Next::Half,
         [0x1b, b'[', rest @ ..] => sequence(rest, over),
-        // Alt and a key: nothing of ours. The escape is dropped with it.
-        [0x1b, _, ..] => Next::Is(2, None),
+        [0x1b, c @ b' '..=b'~', ..] => key(2, Key::Alt(char::from(*c))),
+        [0x1b, _, ..] => key(1, Key::Esc),
         [b'\r' | b'\n', ..] => key(1, Key::Enter),
         [b'\t', ..] => key(1, Key::Tab),
         [0x08 | 0x7f, ..] => key(1, Key::Backspace),
@@ -249,14 +260,16 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.feed(bytes);
         decoder.take(true, &mut all);
-        // Byte by byte it is the same.
+        // Byte by byte it is the same, but for Alt.
         let (mut one_by_one, mut decoder) = (Vec::new(), Decoder::default());
         for byte in bytes {
             decoder.feed(&[*byte]);
             decoder.take(false, &mut one_by_one);
         }
         decoder.take(true, &mut one_by_one);
-        assert_eq!(all, one_by_one, "{bytes:?}");
+        if !all.iter().any(|t| matches!(t, Typed::Key(Key::Alt(_)))) {
+            assert_eq!(all, one_by_one, "{bytes:?}");
+        }
         all
     }
 
@@ -300,10 +313,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_right_after_esc_is_a_key() {
+        let (mut all, mut decoder) = (Vec::new(), Decoder::default());
+        decoder.feed(b"\x1b");
+        decoder.take(false, &mut all);
+        decoder.feed(b"q");
+        decoder.take(false, &mut all);
+        assert_eq!(all, [Typed::Key(Key::Esc), Typed::Key(Key::Char('q'))]);
+    }
+
+    #[test]
     fn what_is_no_key_eats_none() {
         assert_eq!(typed(b"\x1b[?1;2cj"), [Typed::Key(Key::Char('j'))]);
         assert_eq!(typed(b"\xff\x00j"), [Typed::Key(Key::Char('j'))]);
-        assert_eq!(typed(b"\x1bxj"), [Typed::Key(Key::Char('j'))]);
+        assert_eq!(typed(b"\x1bx"), [Typed::Key(Key::Alt('x'))]);
         assert_eq!(
             typed(b"\x1b\x1b"),
             [Typed::Key(Key::Esc), Typed::Key(Key::Esc)]

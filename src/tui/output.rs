@@ -477,7 +477,9 @@ impl Output {
         let numbered = (self.first..).zip(&self.entries);
         let hits = numbered.filter(|(_, entry)| search.fits(entry));
         search.hits = hits.map(|(id, _)| id).collect();
-        self.next_hit(true, size);
+        if !self.next_hit(true, size) {
+            self.next_hit(false, size);
+        }
     }
 
     /// Looks at the next hit; false: there is none in that direction.

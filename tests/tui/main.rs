@@ -14,6 +14,7 @@ mod common;
 
 mod documents;
 mod picture;
+mod pseudo;
 mod pty;
 mod random;
 mod scenes;

@@ -57,6 +57,8 @@ fn typed(random: &mut Random) -> Typed {
         Key::PageDown,
         Key::F1,
         Key::Ctrl('l'),
+        Key::Alt('j'),
+        Key::Alt('x'),
         Key::Ctrl('u'),
         Key::Ctrl('d'),
     ];

@@ -275,7 +275,8 @@ fn search_filter_plain_mode_and_runs() {
     tmux.keys(&["t"]).until("times", |screen| {
         screen.contains(":") && screen.contains(" Done")
     });
-    tmux.keys(&["t", "r"]).sees(&["── run 2"]);
+    tmux.keys(&["t", "r"])
+        .sees(&["Output: count run 2 ── follow"]);
     tmux.keys(&["["]).sees(&["an earlier run (-2)", "run 1"]);
     tmux.keys(&["[", "["])
         .sees(&["this run is not kept any more"]);
@@ -339,7 +340,10 @@ fn the_pager_and_the_editor_get_a_sane_terminal() {
         "editor",
         "#!/bin/sh\nstty -a > edited-modes\necho \"$@\" > edited\n",
     );
-    project.program("pager", "#!/bin/sh\nstty -a > paged-modes\ncat > paged\n");
+    project.program(
+        "pager",
+        "#!/bin/sh\nstty -a < /dev/tty > paged-modes\ncat > paged\n",
+    );
     let root = project.root.display().to_string();
     project
         .env("VISUAL", format!("{root}/editor"))

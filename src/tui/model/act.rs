@@ -39,6 +39,12 @@ impl Model {
             Key::Ctrl('c') => return self.effect(Effect::Leave(0)),
             Key::Ctrl('z') => return self.effect(Effect::Suspend),
             Key::Ctrl('l') => return self.effect(Effect::Repaint),
+            // Esc and the next key came together; with nothing open it was Alt, which we do not know.
+            Key::Alt(c) if c == 'q' || self.is_something_open() => {
+                self.key(Key::Esc);
+                return self.key(Key::Char(c));
+            }
+            Key::Alt(_) => return,
             _ => {}
         }
         if let Link::TooOld(_) = self.server.link {
@@ -264,6 +270,20 @@ impl Model {
             text: text.into(),
             cursor: text.len(),
         });
+    }
+
+    fn is_something_open(&self) -> bool {
+        let (dialog, log) = (&self.dialog, &self.log);
+        dialog.overlay.is_some()
+            || dialog.field.is_some()
+            || dialog.question.is_some()
+            || self.screen.plain
+            || log.output.search().is_some()
+            || log.view.pattern.is_some()
+            || !self.list.filter.is_empty()
+            || log.output.paused().is_some()
+            || log.view.builds
+            || log.view.index < -1
     }
 
     /// Closes what is open, one thing at a time.

@@ -41,7 +41,11 @@ fn framed(grid: &mut Grid, layout: &Layout, model: &Model) {
     let name = model.list.selected.as_deref().unwrap_or("-");
     frame(grid, layout.details, &[format!("Process Details: {name}")]);
     frame(grid, layout.list, &[panels::list_title(model)]);
-    frame(grid, layout.output, &output::title(model));
+    frame(
+        grid,
+        layout.output,
+        &output::title(model, usize::from(layout.output.inner().w)),
+    );
     let padded = |area: Area| {
         let inner = area.inner();
         Area {

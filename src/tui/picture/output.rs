@@ -3,14 +3,14 @@
 //! Output: the lines of a log.
 
 use crate::base::json::thousands;
-use crate::tui::cell::{Area, Grid, REVERSE, Style, width};
+use crate::tui::cell::{Area, Grid, REVERSE, Style, cut_middle, width, width_of};
 use crate::tui::layout::Room;
 use crate::tui::model::Model;
 use crate::tui::output::{Entry, Line, Row};
 use crate::tui::text;
 
 /// The pieces of the panel's title.
-pub(super) fn title(model: &Model) -> Vec<String> {
+pub(super) fn title(model: &Model, columns: usize) -> Vec<String> {
     let (log, view) = (&model.log, &model.log.view);
     if view.process.is_empty() {
         return vec!["Output".into()];
@@ -22,22 +22,27 @@ pub(super) fn title(model: &Model) -> Vec<String> {
         0 => {}
         run => name.push_str(&format!(" {what} {run}")),
     }
-    let mut pieces = vec![name];
-    pieces.push(match log.output.paused() {
+    let mut pieces = vec![match log.output.paused() {
         Some(news) => format!("paused, {} new", thousands(news)),
         None if view.index == -1 => "follow".into(),
         None => format!("an earlier {what} ({})", view.index),
-    });
+    }];
     if let Some(pattern) = &view.pattern {
-        pieces.push(format!("&{pattern}"));
+        pieces.push(cut_middle(&format!("&{pattern}"), (columns / 4).max(6)));
     }
     if let Some(search) = log.output.search() {
         let (at, of) = search.position();
         pieces.push(format!("{at}/{of} hits"));
     }
+    // ` name ── piece ── piece `
+    let taken = |pieces: &[String]| pieces.iter().map(|p| width_of(p) + 4).sum::<usize>() + 2;
     let lines = log.output.lines();
     let plural = if lines == 1 { "" } else { "s" };
-    pieces.push(format!("{} line{plural}", thousands(lines as u64)));
+    let count = format!("{} line{plural}", thousands(lines as u64));
+    if width_of(&name) + taken(&pieces) + width_of(&count) + 4 <= columns {
+        pieces.push(count);
+    }
+    pieces.insert(0, cut_middle(&name, columns.saturating_sub(taken(&pieces))));
     pieces
 }
 
