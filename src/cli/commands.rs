@@ -4,7 +4,7 @@
 use super::spec::{Command, Operands, Opt, flag, with};
 use super::{
     check, complete, daemon, errors, export, init, install, logs, mcp_config, orders, status,
-    trust, up,
+    trust, tui, up,
 };
 
 const JSON: Opt = flag(None, "json", "one JSON document instead of text");
@@ -276,6 +276,48 @@ pub const COMMANDS: &[Command] = &[
         )],
         exits: &[(1, "the connection can't be served")],
         run: daemon::proxy,
+    },
+    Command {
+        name: "tui",
+        operands: Operands::Url,
+        summary: "the terminal UI: runs bpm-tui",
+        about: "bpm-tui(1) is a program of its own, which a build of bpm alone does not have. It is looked for \
+                beside bpm, else in PATH.",
+        options: &[
+            flag(
+                None,
+                "read-only",
+                "change nothing: no restart, start, stop, reload",
+            ),
+            flag(
+                None,
+                "no-start",
+                "do not start a daemon that does not run; exit 3",
+            ),
+            flag(None, "no-mouse", "leave the mouse to the terminal"),
+            flag(None, "no-color", "bold, underline and reverse only"),
+            flag(None, "ascii", "marks and frames in ASCII"),
+            with(
+                None,
+                "fps",
+                "N",
+                "pictures a second, 1 to 30 (10; 4 over SSH)",
+            ),
+            with(
+                None,
+                "token-file",
+                "FILE",
+                "its contents are the token, over HTTP (also BPM_TOKEN_FILE)",
+            ),
+        ],
+        exits: &[
+            (
+                1,
+                "there is no bpm-tui, or it can't reach what it is to show",
+            ),
+            NO_DAEMON,
+        ],
+        run: tui::tui,
     },
     Command {
         name: "mcp-config",

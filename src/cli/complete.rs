@@ -47,7 +47,7 @@ enum Follows {
 
 fn follows(command: &Command) -> Follows {
     match command.operands {
-        Operands::None => Follows::Nothing,
+        Operands::None | Operands::Url => Follows::Nothing,
         Operands::Dir => Follows::Folders,
         Operands::Name | Operands::MaybeName | Operands::Names => Follows::Processes,
         Operands::Word { words, .. } => Follows::Words(words),

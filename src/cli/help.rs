@@ -69,6 +69,7 @@ pub(super) fn operands(command: &Command) -> String {
         Operands::Name => "NAME".into(),
         Operands::MaybeName => "[NAME]".into(),
         Operands::Names => "[NAME...]".into(),
+        Operands::Url => "[URL]".into(),
         Operands::Word { label, needed, .. } if needed => label.into(),
         Operands::Word { label, .. } => format!("[{label}]"),
     }

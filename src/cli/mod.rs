@@ -20,6 +20,7 @@ pub mod spec;
 mod status;
 mod stored;
 mod trust;
+mod tui;
 mod up;
 
 use std::ffi::{OsStr, OsString};

@@ -180,7 +180,11 @@ fn fits(command: &'static Command, operands: &[OsString]) -> Result<()> {
     let name = called(command);
     let most = match command.operands {
         Operands::None => 0,
-        Operands::Dir | Operands::Name | Operands::MaybeName | Operands::Word { .. } => 1,
+        Operands::Dir
+        | Operands::Name
+        | Operands::MaybeName
+        | Operands::Url
+        | Operands::Word { .. } => 1,
         Operands::Names => usize::MAX,
     };
     if let Some(extra) = operands.get(most) {

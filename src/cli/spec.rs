@@ -55,6 +55,8 @@ pub enum Operands {
     MaybeName,
     /// `[NAME...]`: any number of processes.
     Names,
+    /// `[URL]`: at most one address, which another program understands.
+    Url,
     /// At most one of these words, or exactly one where `needed`.
     Word {
         /// In the synopsis: `CLIENT`.

@@ -95,24 +95,36 @@ impl Descriptor {
     /// # Errors
     /// It is too old for it, or the other way round.
     pub fn speaks(&self) -> Result<()> {
-        let (ours, theirs) = (VERSION, &self.version);
-        if numbers(ours) < numbers(&self.min_client_version) {
-            return Err(Error::cannot(
-                "talk to the daemon",
-                format!("bpm {ours} is too old for this daemon ({theirs}): run \"bpm upgrade\""),
-            ));
-        }
-        if self.protocol_version != PROTOCOL_VERSION {
-            return Err(Error::cannot(
-                "talk to the daemon",
-                format!(
-                    "it is bpm {theirs}, this is bpm {ours}, and they do not understand each other"
-                ),
-            )
-            .with_hint("\"bpm daemon restart\" starts this version"));
-        }
-        Ok(())
+        speaks(
+            &self.version,
+            &self.min_client_version,
+            self.protocol_version,
+        )
     }
+}
+
+/// This bpm can talk to a daemon that says this of itself.
+///
+/// # Errors
+/// It is too old for it, or the other way round.
+pub fn speaks(theirs: &str, min_client_version: &str, protocol_version: u64) -> Result<()> {
+    let ours = VERSION;
+    if numbers(ours) < numbers(min_client_version) {
+        return Err(Error::cannot(
+            "talk to the daemon",
+            format!("bpm {ours} is too old for this daemon ({theirs}): run \"bpm upgrade\""),
+        ));
+    }
+    if protocol_version != PROTOCOL_VERSION {
+        return Err(Error::cannot(
+            "talk to the daemon",
+            format!(
+                "it is bpm {theirs}, this is bpm {ours}, and they do not understand each other"
+            ),
+        )
+        .with_hint("\"bpm daemon restart\" starts this version"));
+    }
+    Ok(())
 }
 
 fn numbers(version: &str) -> Vec<u64> {

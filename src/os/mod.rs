@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod cgroup;
 pub mod copy;
 pub mod detach;
+pub mod exec;
 pub mod fds;
 pub mod files;
 pub mod group;

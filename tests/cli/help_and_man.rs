@@ -59,6 +59,7 @@ fn the_man_page_has_every_command_option_and_exit_code() {
         let operand = match command.operands {
             Operands::None => "",
             Operands::Dir => "Ar DIR",
+            Operands::Url => "Ar URL",
             Operands::Name | Operands::MaybeName | Operands::Names => "Ar NAME",
             Operands::Word { words, .. } => {
                 for word in words {

@@ -10,9 +10,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::{Mono, Wall};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{items, list, object};
-use crate::client::connection::{self, CallError, Descriptor};
+use crate::client::connection::{self, CallError};
+use crate::client::verdict::{self, Descriptor};
 use crate::daemon::Project;
 use crate::os::lock::Lock;
 use crate::os::terminal::Helper;
@@ -341,13 +342,21 @@ impl Link {
     /// The daemon's socket; Err: what else is to be done.
     fn to_project(&mut self, project: &Project, now: Mono) -> std::result::Result<Lines, Phase> {
         let descriptor = Descriptor::read(&project.dir.descriptor());
-        if let Some(descriptor) = &descriptor
-            && let Ok(lines) = Lines::connect(&descriptor.socket)
-        {
-            if let Err(error) = descriptor.speaks() {
-                return Err(self.too_old(&error));
+        if let Some(descriptor) = &descriptor {
+            match Lines::connect(&descriptor.socket) {
+                Ok(lines) => {
+                    return match descriptor.speaks() {
+                        Ok(()) => Ok(lines),
+                        Err(error) => Err(self.too_old(&error)),
+                    };
+                }
+                // It says nothing about the daemon: nothing is started beside it.
+                Err(e) if connection::is_own_fault(&e) => {
+                    let why = connection::own_fault(&e);
+                    return Err(self.over(Failure::CannotAsk { why }.into()));
+                }
+                Err(_) => {}
             }
-            return Ok(lines);
         }
         match Lock::probe(&project.dir.lock()) {
             Ok(true) => Err(self.again("no answer within 2 s".into(), now)),
@@ -360,12 +369,10 @@ impl Link {
             }
             Ok(false) if self.options.no_start => {
                 let what = format!("reach the daemon of {}", project.name());
-                Err(
-                    self.over(Error::from(crate::base::error::Failure::NoDaemon {
-                        what,
-                        project: project.name(),
-                    })),
-                )
+                Err(self.over(Error::from(Failure::NoDaemon {
+                    what,
+                    project: project.name(),
+                })))
             }
             Ok(false) => Err(self.start_daemon(project, now)),
             Err(e) => Err(self.over(Error::file("look at", &project.dir.lock(), e))),
@@ -649,7 +656,7 @@ impl Link {
     ) {
         let refusal = |e: CallError| match e {
             CallError::Refused { message, .. } => message,
-            CallError::Lost(why) => why,
+            CallError::Lost(why) | CallError::Unable(why) => why,
             CallError::TimedOut => "no answer".into(),
         };
         match what {
@@ -773,27 +780,9 @@ fn listen(c: &mut Connection, listening: &mut Option<u64>, process: &str) {
 
 /// By what a daemon says of itself.
 fn speaks(hello: &Value) -> Result<()> {
-    let text = |key: &str| hello[key].as_str().unwrap_or_default().to_owned();
-    let Some(protocol_version) = hello["protocol_version"].as_u64() else {
-        return Err(Error::cannot(
-            "talk to the daemon",
-            "it does not say what it is",
-        ));
-    };
-    let descriptor = Descriptor {
-        pid: 0,
-        process_start: 0,
-        instance_id: text("instance_id"),
-        project: text("project"),
-        version: text("version"),
-        protocol_version,
-        min_client_version: text("min_client_version"),
-        socket: PathBuf::new(),
-        url: None,
-        started_at: String::new(),
-        exe: String::new(),
-    };
-    descriptor.speaks()
+    let text = |key: &str| hello[key].as_str().unwrap_or_default();
+    let protocol = hello["protocol_version"].as_u64().unwrap_or_default();
+    verdict::speaks(text("version"), text("min_client_version"), protocol)
 }
 
 /// The bpm that belongs to this program: beside it, else in PATH.
