@@ -14,7 +14,6 @@ mod logs;
 mod mcp_config;
 mod orders;
 mod parse;
-pub mod render;
 mod source;
 pub mod spec;
 mod status;
@@ -30,11 +29,12 @@ use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Failure, Result, named};
 use crate::base::paths::{self, CONFIG_FILE};
-use crate::cli::render::Paint;
 use crate::client::connection::{Client, VERSION};
 use crate::client::verdict::{Descriptor, Verdict, judge};
 use crate::daemon::{Env, Project};
 use crate::os::{fds, poll};
+pub use crate::server::render;
+use crate::server::render::Paint;
 
 use help::help;
 use parse::Asked;

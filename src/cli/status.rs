@@ -63,30 +63,9 @@ fn of_client(
     };
     let text = match json {
         true => format!("{data}\n"),
-        false => words(&data, paint(&project.env)),
+        false => render::status(&data, paint(&project.env)),
     };
     Ok((text, 0))
-}
-
-fn words(data: &Value, paint: Paint) -> String {
-    let none = Vec::new();
-    let processes = data["processes"].as_array().unwrap_or(&none);
-    let mut text = render::processes(processes, paint);
-    let mut below = render::troubles(processes);
-    if data["release_in_seconds"].is_number() {
-        let span = render::span(&data["release_in_seconds"]);
-        below.push(format!(
-            "dev builds; release again in {span} if nobody calls"
-        ));
-    }
-    if !below.is_empty() {
-        text.push('\n');
-        for line in below {
-            text.push_str(&line);
-            text.push('\n');
-        }
-    }
-    text
 }
 
 /// What is said of a project without a healthy daemon.

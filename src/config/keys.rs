@@ -91,6 +91,8 @@ pub const KEYS: &[Key] = &{
         words(Top, "mcp_port", "an integer from 0 to 65535", "a free port, kept for the project"),
         toml(Top, "bind", "an IP address", "\"127.0.0.1\""),
         words(Top, "token_file", "a path", "none"),
+        words(Top, "metrics_token_file", "a path", "none"),
+        toml(Top, "dashboard", BOOL, "true"),
         toml(Top, "allowed_origins", LIST, "[]"),
         toml(Top, "allowed_hosts", LIST, "[]"),
         toml(Top, "dev_timeout_hours", TIME_ABOVE_0, "3"),

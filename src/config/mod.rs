@@ -33,6 +33,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Access over TCP, as far as a reload can change it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Http {
+    /// Absolute.
+    pub token_file: Option<PathBuf>,
+    /// Absolute.
+    pub metrics_token_file: Option<PathBuf>,
+    pub dashboard: bool,
+    pub allowed_origins: Vec<String>,
+    pub allowed_hosts: Vec<String>,
+}
+
 /// A project's whole `.mcp-run`, checked, defaults filled in. Each process has its own resolved
 /// values of what the top level gives defaults for.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,12 +55,8 @@ pub struct Config {
     pub port: Port,
     /// `bind`.
     pub bind: IpAddr,
-    /// `token_file`, absolute.
-    pub token_file: Option<PathBuf>,
-    /// `allowed_origins`.
-    pub allowed_origins: Vec<String>,
-    /// `allowed_hosts`.
-    pub allowed_hosts: Vec<String>,
+    /// Access over TCP.
+    pub http: Http,
     /// `dev_timeout_hours`.
     pub dev_timeout: Duration,
     pub backoff: Backoff,

@@ -14,7 +14,7 @@ use super::launch::{self, OnEvent};
 use super::probe::{check_overlap, health, ready};
 use super::read::{self, Doc, Section, quote};
 use super::values;
-use super::{Backoff, Config, EnvFile, Kind, Mode, Port, Process, Restart, StartLimit, Swap};
+use super::{Backoff, Config, EnvFile, Http, Kind, Mode, Port, Process, Restart, StartLimit, Swap};
 use crate::base::error::{Error, Failure, nearest};
 use crate::base::number;
 use crate::base::table::Table;
@@ -108,6 +108,7 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         log_disk: doc.value(top, "log_disk", read::size(0)),
     };
     let token_file = doc.read(top, "token_file", read::text);
+    let metrics_token_file = doc.read(top, "metrics_token_file", read::text);
     Config {
         root: root.to_path_buf(),
         port: match doc.read(top, "mcp_port", read::integer(0, 65535)) {
@@ -116,9 +117,13 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
             Some(n) => u16::try_from(n).map_or(Port::Any, Port::Fixed),
         },
         bind: bind(doc, top),
-        token_file: token_file.map(|path| join(root, &path)),
-        allowed_origins: doc.value(top, "allowed_origins", read::list(values::origin)),
-        allowed_hosts: doc.value(top, "allowed_hosts", read::list(values::host)),
+        http: Http {
+            token_file: token_file.map(|path| join(root, &path)),
+            metrics_token_file: metrics_token_file.map(|path| join(root, &path)),
+            dashboard: doc.value(top, "dashboard", read::boolean),
+            allowed_origins: doc.value(top, "allowed_origins", read::list(values::origin)),
+            allowed_hosts: doc.value(top, "allowed_hosts", read::list(values::host)),
+        },
         dev_timeout: doc.value(top, "dev_timeout_hours", read::time_above_0(HOUR)),
         backoff: backoff(doc, top),
         passthrough: doc.value(top, "passthrough", read::toggle),

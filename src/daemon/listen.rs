@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Result, named, reason};
 use crate::base::logger::{Level, Logger};
@@ -100,11 +100,12 @@ fn connections(config: &Config, descriptors: u64) -> usize {
 
 /// Who may connect over TCP.
 pub(super) fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
-    let token = match &config.token_file {
-        None => None,
-        Some(path) => Some(token(path)?),
+    let http = &config.http;
+    let read = |key, path: &Option<PathBuf>| {
+        let path = path.as_deref();
+        path.map(|path| token(key, path)).transpose()
     };
-    let mut allowed_hosts = config.allowed_hosts.clone();
+    let mut allowed_hosts = http.allowed_hosts.clone();
     // The address that our own URL names: no name can lead a browser here that then says this.
     match config.bind {
         ip if ip.is_unspecified() => {}
@@ -113,8 +114,10 @@ pub(super) fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
     }
     Ok(Policy {
         allowed_hosts,
-        allowed_origins: config.allowed_origins.clone(),
-        token,
+        allowed_origins: http.allowed_origins.clone(),
+        token: read("token_file", &http.token_file)?,
+        metrics_token: read("metrics_token_file", &http.metrics_token_file)?,
+        dashboard: http.dashboard,
         max_connections: connections(config, descriptors),
         uid: match peer::uid_is_shared() {
             true => UidCheck::Meaningless,
@@ -123,11 +126,11 @@ pub(super) fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
     })
 }
 
-/// The contents of `token_file`, which must be ours and for nobody else's eyes.
-fn token(path: &Path) -> Result<Vec<u8>> {
-    let what = || named("use token_file", path);
-    let (text, file) =
-        files::read_named(path).map_err(|e| Error::file("use token_file", path, e))?;
+/// The contents of a token's file, which must be ours and not readable by others.
+fn token(key: &str, path: &Path) -> Result<Vec<u8>> {
+    let verb = format!("use {key}");
+    let what = || named(&verb, path);
+    let (text, file) = files::read_named(path).map_err(|e| Error::file(&verb, path, e))?;
     if file.uid() != our_uid() {
         return Err(Error::cannot(
             what(),
@@ -164,13 +167,13 @@ mod tests {
         fs::write(&path, "secret\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(
-            token(&path)
+            token("token_file", &path)
                 .unwrap_err()
                 .to_string()
                 .contains("others may read it")
         );
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(token(&path).unwrap(), b"secret");
+        assert_eq!(token("token_file", &path).unwrap(), b"secret");
         fs::remove_file(&path).unwrap();
     }
 }

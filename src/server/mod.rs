@@ -4,5 +4,7 @@ pub mod http1;
 pub mod mcp;
 pub mod metrics;
 pub mod net;
+pub mod page;
+pub mod render;
 pub mod rpc;
 pub mod service;

@@ -9,6 +9,7 @@
 //!   protocol_version, min_client_version, url, started_at}`: whether bpm is about to leave, and what
 //!   `daemon.json` says.
 //! - `bpm/status` `{process, events_since}`: the data of `get_status` with `verbose`.
+//! - `bpm/page`: the same with the newest 20 events, for the page at `/`.
 //! - `bpm/metrics`: `{text}`, the text of `/metrics`.
 //! - `bpm/why` `{process}` (needed): `{process, type, state, reason, restarts, crashes, stale,
 //!   rolled_back, build, build_tail, exit, tail, hint, changed, next_start_in_seconds, next, text}`. `exit` is
@@ -614,7 +615,7 @@ impl Service for Tools {
     }
 
     fn own(&self, caller: &Caller, method: &str, params: &Value) -> Option<Step> {
-        // A scrape is nobody who looks.
+        // A scraper is not somebody who looks.
         if method != "bpm/metrics" {
             self.handle.saw(Mono::now());
         }

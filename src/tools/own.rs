@@ -74,6 +74,15 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
             };
             Ok(status::data(tools, wish, Answer::Result))
         }),
+        "bpm/page" => checked(tools, method, &[], params, &|_| {
+            let newest = status::newest(&tools.handle.snapshot.now());
+            let wish = Wish {
+                process: None,
+                since: Some(newest.saturating_sub(PAGE_EVENTS)),
+                verbose: true,
+            };
+            Ok(status::data(tools, wish, Answer::Result))
+        }),
         "bpm/metrics" => checked(tools, method, &[], params, &|_| Ok(metrics(tools))),
         "bpm/why" => checked(tools, method, ONE, params, &|args| {
             let unit = tools.named(args.text("process").unwrap_or_default())?;
@@ -114,6 +123,9 @@ fn plain(step: Step) -> Step {
         Step::Wait(task) => Step::Wait(Box::new(Plain(task))),
     }
 }
+
+/// How many events the page at `/` shows.
+const PAGE_EVENTS: u64 = 20;
 
 fn metrics(tools: &Tools) -> Step {
     let totals = Arc::clone(&tools.cpu_totals);

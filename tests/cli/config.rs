@@ -107,9 +107,7 @@ fn defaults_are_those_of_the_specification() {
         root: _,
         port,
         bind,
-        token_file,
-        allowed_origins,
-        allowed_hosts,
+        http,
         dev_timeout,
         backoff,
         passthrough,
@@ -120,9 +118,10 @@ fn defaults_are_those_of_the_specification() {
         processes,
         not_in_effect,
     } = config;
-    assert_eq!((port, token_file), (Port::Any, None));
+    assert_eq!((port, http.token_file), (Port::Any, None));
+    assert!(http.dashboard && http.metrics_token_file.is_none());
     assert_eq!(bind.to_string(), "127.0.0.1");
-    assert!(allowed_origins.is_empty() && allowed_hosts.is_empty());
+    assert!(http.allowed_origins.is_empty() && http.allowed_hosts.is_empty());
     assert_eq!(dev_timeout, seconds(3.0 * 3600.0));
     assert_eq!(backoff.dev, seconds(120.0));
     assert_eq!(
@@ -188,6 +187,8 @@ fn every_key_of_the_top_level_is_read() {
 mcp_port = 0
 bind = "0.0.0.0"
 token_file = "secrets/./token"
+metrics_token_file = "/run/metrics"
+dashboard = false
 allowed_origins = ["https://dev.example.org", "http://box:8080"]
 allowed_hosts = ["dev.example.org"]
 crash_backoff_factor = 2
@@ -208,11 +209,13 @@ process.db = { command = ["db"], log_lines = 100, log_bytes = 65_536, log_runs =
     assert_eq!(config.port, Port::Off);
     assert_eq!(config.bind.to_string(), "0.0.0.0");
     assert_eq!(
-        config.token_file,
+        config.http.token_file,
         Some(PathBuf::from("/home/me/app/secrets/token"))
     );
-    assert_eq!(config.allowed_origins.len(), 2);
-    assert_eq!(config.allowed_hosts, ["dev.example.org"]);
+    assert_eq!(config.http.allowed_origins.len(), 2);
+    assert_eq!(config.http.allowed_hosts, ["dev.example.org"]);
+    assert!(!config.http.dashboard);
+    assert_eq!(config.http.metrics_token_file, Some("/run/metrics".into()));
     assert_eq!(config.backoff.factor, 2.0);
     assert_eq!(
         (config.passthrough, config.direnv),

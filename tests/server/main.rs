@@ -13,6 +13,7 @@ mod common;
 mod fixture;
 mod mutate;
 
+mod faces;
 mod hostile;
 mod mcp_http;
 mod mutation;

@@ -18,6 +18,10 @@ pub struct Policy {
     pub allowed_origins: Vec<String>,
     /// What a request must carry; it replaces the check of the uid. Never empty.
     pub token: Option<Vec<u8>>,
+    /// What opens `/metrics` alone. Never empty.
+    pub metrics_token: Option<Vec<u8>>,
+    /// The page at `/` is served.
+    pub dashboard: bool,
     /// The most connections at a time.
     pub max_connections: usize,
     /// Without a token.
@@ -41,6 +45,8 @@ impl Default for Policy {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             token: None,
+            metrics_token: None,
+            dashboard: true,
             max_connections: 1024,
             uid: UidCheck::Kernel,
         }
@@ -188,13 +194,19 @@ impl Access {
         let (Some(ends), Proto::Http(http)) = (c.ends, &c.proto) else {
             return Ok(());
         };
-        if let Some(token) = &self.policy.token {
-            let head = http.reader.head();
-            let shown = head.value(&c.input.bytes, Field::Authorization);
-            // Of two, a proxy that routes the request may have looked at the other one.
-            if bears(shown, token) && !head.doubled(Field::Authorization) {
-                return Ok(());
-            }
+        let head = http.reader.head();
+        let shown = head.value(&c.input.bytes, Field::Authorization);
+        // Of two, a proxy that routes the request may have looked at the other one.
+        let shown = shown.filter(|_| !head.doubled(Field::Authorization));
+        let bears = |token: &Option<Vec<u8>>| {
+            let token = token.as_ref();
+            token.is_some_and(|token| bears(shown, token))
+        };
+        let metrics = head.path(&c.input.bytes) == b"/metrics";
+        if bears(&self.policy.token) || metrics && bears(&self.policy.metrics_token) {
+            return Ok(());
+        }
+        if self.policy.token.is_some() {
             return Err(Reject {
                 status: 401,
                 why: "a bearer token is needed (token_file)",

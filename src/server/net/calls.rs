@@ -18,6 +18,7 @@ use crate::server::service::{Answer, ClientKind, Level, Step, Task};
 
 use super::conn::{Conn, Proto};
 use super::context::{Context, Due, broken};
+use super::http::View;
 use super::subscription::Subscription;
 
 /// The most calls under way on one connection of the Unix socket.
@@ -44,6 +45,8 @@ pub(super) struct ReplyTo {
     pub(super) batch: Option<u64>,
     /// The tool that was called.
     pub(super) tool: Option<String>,
+    /// It is rendered as a page.
+    pub(super) view: Option<View>,
 }
 
 impl ReplyTo {
@@ -59,6 +62,7 @@ impl ReplyTo {
             envelope,
             batch,
             tool: None,
+            view: None,
         }
     }
 
@@ -186,6 +190,7 @@ impl Context {
             envelope,
             batch,
             tool,
+            view: None,
         };
         let token = call.token.filter(|_| batch.is_none() && takes_events(c));
         let mut out = std::mem::take(&mut self.message);
@@ -585,6 +590,9 @@ impl Context {
         if let Some(tool) = &to.tool {
             let well = !matches!(answer, Answer::Fail(_) | Answer::Error { .. });
             self.service.answered(tool, well);
+        }
+        if let Some(view) = to.view {
+            return self.put_view(c, view, &answer);
         }
         let (server, out, envelope) = (&self.mcp, &mut self.message, &to.envelope);
         out.clear();

@@ -1,19 +1,44 @@
 //! HTTP requests: access, what of it is MCP, and the answers.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::base::clock::{Mono, Wall};
 use crate::server::http1::{self, Field, Head, Progress, Reply};
 use crate::server::mcp::{Headers, MODERN};
-use crate::server::rpc::{self, INVALID_REQUEST, Message, Refusal, STOPPING};
-use crate::server::service::{ClientKind, Page};
+use crate::server::render::{self, Paint};
+use crate::server::rpc::{self, INTERNAL_ERROR, INVALID_REQUEST, Message, Refusal, STOPPING};
+use crate::server::service::{Answer, ClientKind, Page};
+use crate::server::{metrics, page};
 
 use super::calls::ReplyTo;
 use super::conn::{BULK, Conn, End, Phase, Proto};
 use super::context::Context;
 
 const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+const NO_STORE: &[(&str, &str)] = &[("Cache-Control", "no-store")];
 const BEARER: &[(&str, &str)] = &[("WWW-Authenticate", "Bearer")];
+const READ: &[(&str, &str)] = &[("Allow", "GET, HEAD")];
+
+/// A page that is made from an answer of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    /// The document at `/`.
+    Page,
+    /// Its part that changes, for its script.
+    Part,
+    /// The same as a table, for curl.
+    Table,
+    Metrics,
+}
+
+/// What a request is for.
+enum Route {
+    Mcp,
+    View(View),
+    /// Answered at once; true: everybody may see it.
+    Page(Early, bool),
+}
 
 /// An answer that needs no body of the request.
 struct Early {
@@ -102,32 +127,54 @@ impl Context {
         if let Err(reject) = checked {
             return Some(refused(reject.status, INVALID_REQUEST, reject.why));
         }
-        let route = match head.path(buf) {
-            b"/mcp" | b"/mcp/" => Ok(unfit(head, buf)),
-            path => Err(self.page(head.method(buf), path)),
-        };
-        let (public, early) = match route {
-            Ok(unfit) => (false, unfit),
-            Err((public, page)) => (public, Some(page)),
-        };
+        let (route, reads) = (self.route(head, buf), reads(head, buf));
+        let unfit = unfit(head, buf);
+        let public = matches!(route, Route::Page(_, true));
         if !public && let Err(reject) = self.access.check_user(c, &*self.service) {
             let mut early = refused(reject.status, INVALID_REQUEST, reject.why);
             if reject.status == 401 {
                 early.reply.fields = BEARER;
+                if let Route::View(View::Page) = route {
+                    early = html(401, page::locked().into_bytes());
+                    early.reply.fields = page::LOCKED_HEADERS;
+                }
             }
             return Some(early);
         }
-        let stopping = || refused(503, STOPPING, "bpm is stopping");
-        early.or_else(|| self.refusing.then(stopping))
+        match route {
+            Route::Page(early, _) => Some(early),
+            Route::View(_) if !reads => Some(only(READ)),
+            Route::View(_) => None,
+            Route::Mcp if self.refusing && unfit.is_none() => {
+                Some(refused(503, STOPPING, "bpm is stopping"))
+            }
+            Route::Mcp => unfit,
+        }
     }
 
-    /// A plain page, and whether everybody may see it.
-    fn page(&self, method: &[u8], path: &[u8]) -> (bool, Early) {
-        const READ: &[(&str, &str)] = &[("Allow", "GET, HEAD")];
+    fn route(&self, head: &Head, buf: &[u8]) -> Route {
+        match head.path(buf) {
+            b"/mcp" | b"/mcp/" => Route::Mcp,
+            b"/metrics" => Route::View(View::Metrics),
+            b"/" if self.access.policy.dashboard => {
+                let script = head.value(buf, Field::Client) == Some(page::CLIENT);
+                Route::View(match (script, head.accepts.html) {
+                    (true, _) => View::Part,
+                    (false, true) => View::Page,
+                    (false, false) => View::Table,
+                })
+            }
+            path => self.page(head.method(buf), path),
+        }
+    }
+
+    fn page(&self, method: &[u8], path: &[u8]) -> Route {
         let path = str::from_utf8(path).unwrap_or_default();
         let page = match self.guarded(|| self.service.page(path)) {
             Ok(page) => page,
-            Err(refusal) => return (false, refused(500, refusal.code, &refusal.message)),
+            Err(refusal) => {
+                return Route::Page(refused(500, refusal.code, &refusal.message), false);
+            }
         };
         let early = match (page, method) {
             (Some(page), b"GET" | b"HEAD") => {
@@ -143,10 +190,10 @@ impl Context {
             (Some(_), _) | (None, b"OPTIONS") => only(READ),
             (None, _) => {
                 let early = refused(404, INVALID_REQUEST, "not found; MCP is at /mcp");
-                return (true, early);
+                return Route::Page(early, true);
             }
         };
-        (path == "/healthz", early)
+        Route::Page(early, path == "/healthz")
     }
 
     /// A whole request.
@@ -164,16 +211,24 @@ impl Context {
             }
             let head = reader.head();
             c.caller.kind = client_kind(head, &buf);
+            let route = self.route(head, &buf);
+            if let Route::View(_) = route {
+                c.caller.kind = ClientKind::Page;
+            }
             self.count(c);
-            let fields = [Field::Version, Field::Method, Field::Name];
-            let [version, method, name] = fields.map(|field| head.value(&buf, field));
-            let headers = Headers {
-                version,
-                method,
-                name,
-                doubled: fields.into_iter().any(|field| head.doubled(field)),
-            };
-            self.on_post(c, reader.body(&buf), &headers, now);
+            if let Route::View(view) = route {
+                self.view(c, view, now);
+            } else {
+                let fields = [Field::Version, Field::Method, Field::Name];
+                let [version, method, name] = fields.map(|field| head.value(&buf, field));
+                let headers = Headers {
+                    version,
+                    method,
+                    name,
+                    doubled: fields.into_iter().any(|field| head.doubled(field)),
+                };
+                self.on_post(c, reader.body(&buf), &headers, now);
+            }
         }
         c.rest(now);
         self.bulk |= reader.consumed() > BULK;
@@ -181,6 +236,50 @@ impl Context {
             buf.drain(..reader.consumed());
             c.input.bytes = buf;
         }
+    }
+
+    /// Asks the service for what a page shows.
+    fn view(&mut self, c: &mut Conn, view: View, now: Mono) {
+        let method = match view {
+            View::Page | View::Part | View::Table => "bpm/page",
+            View::Metrics => "bpm/metrics",
+        };
+        let ask = || {
+            self.service
+                .own(&c.caller, method, &Value::Object(Map::new()))
+        };
+        let mut to = ReplyTo::nobody();
+        match self.guarded(ask) {
+            Ok(Some(step)) => {
+                to.view = Some(view);
+                self.step(c, to, None, step, now);
+            }
+            Ok(None) => {
+                let refusal = Refusal::new(INVALID_REQUEST, "not found; MCP is at /mcp");
+                self.refuse(c, &to, &refusal.status(404));
+            }
+            Err(refusal) => self.refuse(c, &to, &refusal),
+        }
+    }
+
+    /// Answers the request under way with a page.
+    pub(super) fn put_view(&mut self, c: &mut Conn, view: View, answer: &Answer) {
+        let Answer::Result(data) = answer else {
+            let refusal = Refusal::new(INTERNAL_ERROR, "there is nothing to show").status(500);
+            return self.refuse(c, &ReplyTo::nobody(), &refusal);
+        };
+        let mut reply = Reply::new(200);
+        let (kind, fields, body) = match view {
+            View::Page => (page::HTML, page::HEADERS, page::document(data)),
+            View::Part => (page::HTML, page::HEADERS, page::part(data)),
+            View::Table => (TEXT, NO_STORE, render::status(data, Paint::new(false))),
+            View::Metrics => {
+                let text = data["text"].as_str().unwrap_or_default();
+                (metrics::CONTENT_TYPE, NO_STORE, text.to_owned())
+            }
+        };
+        (reply.content_type, reply.fields) = (Some(kind), fields);
+        self.reply(c, reply, body.as_bytes());
     }
 
     fn on_post(&mut self, c: &mut Conn, body: &[u8], headers: &Headers<'_>, now: Mono) {
@@ -221,6 +320,7 @@ impl Context {
             c.end = End::Flushed { linger: false };
         }
         reply.close = c.end != End::Open;
+        reply.no_body = c.http().is_some_and(|http| http.is_head);
         http1::write(c.out(), &reply, Wall::now(), body);
         c.set_phase(Phase::Reading);
     }
@@ -282,6 +382,16 @@ impl Context {
     }
 }
 
+fn html(status: u16, body: Vec<u8>) -> Early {
+    let mut reply = Reply::new(status);
+    reply.content_type = Some(page::HTML);
+    Early { reply, body }
+}
+
+fn reads(head: &Head, buf: &[u8]) -> bool {
+    matches!(head.method(buf), b"GET" | b"HEAD")
+}
+
 /// Why a request to `/mcp` is refused by its head.
 fn unfit(head: &Head, buf: &[u8]) -> Option<Early> {
     if head.method(buf) != b"POST" {
@@ -303,7 +413,7 @@ fn client_kind(head: &Head, buf: &[u8]) -> ClientKind {
     match agent {
         a if a.starts_with(b"bpm-cli/") => ClientKind::Cli,
         a if a.starts_with(b"bpm-tui/") => ClientKind::Tui,
-        _ if head.value(buf, Field::Client) == Some(b"dashboard") => ClientKind::Page,
+        _ if head.value(buf, Field::Client) == Some(page::CLIENT) => ClientKind::Page,
         _ => ClientKind::Agent,
     }
 }

@@ -1,4 +1,4 @@
-//! What people see: tables, spans, sizes, colours. Turns the daemon's JSON into text; asks nobody.
+//! What people see: tables, spans, sizes, colours. Turns the daemon's JSON into text.
 
 use std::time::Duration;
 
@@ -168,6 +168,34 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 
 fn integer(value: &Value) -> String {
     value.as_i64().map_or("-".into(), |n| n.to_string())
+}
+
+/// What `bpm status` shows: the table, and below it what is wrong.
+pub fn status(data: &Value, paint: Paint) -> String {
+    let list = data["processes"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut text = processes(list, paint);
+    let below = notes(data);
+    if !below.is_empty() {
+        text.push('\n');
+    }
+    for line in below {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// The lines below the table.
+pub fn notes(data: &Value) -> Vec<String> {
+    let list = data["processes"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut lines = troubles(list);
+    if data["release_in_seconds"].is_number() {
+        let span = span(&data["release_in_seconds"]);
+        lines.push(format!(
+            "dev builds; release again in {span} if nobody calls"
+        ));
+    }
+    lines
 }
 
 /// The table of `bpm status`: one row for each process of `get_status`.

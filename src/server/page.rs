@@ -1,0 +1,297 @@
+//! Pure: no system call, no thread, no clock.
+//!
+//! The page at `/`: one document without another file. The daemon draws what it shows, so it is complete
+//! without a script; the script fetches that part again, and swaps what has changed.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use crate::base::json::items;
+use crate::server::render;
+
+const DOCUMENT: &str = include_str!("page.html");
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// The `Content-Type`.
+pub const HTML: &str = "text/html; charset=utf-8";
+/// What the script sends as `Bpm-Client`.
+pub const CLIENT: &[u8] = b"dashboard";
+
+/// Nothing is loaded, framed or submitted, and no other script runs: a test computes the hashes.
+const POLICY: &str = "default-src 'none'; \
+    script-src 'sha256-g0ju/PeaYCU6MFEAU9rjEK9lWFozuCGXMS/16ckB3dk='; \
+    style-src 'sha256-89Yf3vLFENk3ctxPmtJaSSfWRXlyauqrzrsTIoSo5f0='; \
+    connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The fields of an answer with the page.
+pub const HEADERS: &[(&str, &str)] = &[
+    ("Content-Security-Policy", POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+];
+
+/// The same where a token is missing.
+pub const LOCKED_HEADERS: &[(&str, &str)] = &[
+    ("WWW-Authenticate", "Bearer"),
+    HEADERS[0],
+    HEADERS[1],
+    HEADERS[2],
+    HEADERS[3],
+    HEADERS[4],
+    HEADERS[5],
+];
+
+/// How many events are shown.
+const EVENTS: usize = 20;
+
+/// The document with the data of `bpm/page`.
+pub fn document(data: &Value) -> String {
+    let project = text(&data["project"]);
+    fill(&title(data), &escape(project), &part(data), false)
+}
+
+/// The document without any data, which asks for the token.
+pub fn locked() -> String {
+    fill("bpm", "bpm", "<p>This page needs the token.</p>", true)
+}
+
+fn fill(title: &str, project: &str, part: &str, locked: bool) -> String {
+    let mut page = String::with_capacity(DOCUMENT.len() + STYLE.len() + SCRIPT.len() + part.len());
+    let mut rest = DOCUMENT;
+    while let Some((before, after)) = rest.split_once("{{") {
+        page.push_str(before);
+        let (name, after) = after.split_once("}}").unwrap_or((after, ""));
+        page.push_str(match name {
+            "title" => title,
+            "project" => project,
+            "part" => part,
+            "style" => STYLE,
+            "script" => SCRIPT,
+            "locked" if locked => " data-locked",
+            "ask" if !locked => " hidden",
+            _ => "",
+        });
+        rest = after;
+    }
+    page + rest
+}
+
+/// What changes: the state of the project, what is wrong, the table, the newest events.
+pub fn part(data: &Value) -> String {
+    let processes = data["processes"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut out = String::new();
+    // Writing into a String can't fail.
+    let _ = write!(
+        out,
+        "<p id=\"head\" data-title=\"{}\" data-project=\"{}\">{}</p>\n<section id=\"wrong\">",
+        title(data),
+        escape(text(&data["project"])),
+        head(data)
+    );
+    let notes = render::troubles(processes);
+    if !notes.is_empty() {
+        let what = match count_wrong(processes) {
+            0 => "Under way",
+            _ => "What is wrong",
+        };
+        let _ = write!(out, "<h2>{what}</h2><ul>");
+        for note in notes {
+            let _ = write!(out, "<li>{}</li>", escape(&note));
+        }
+        out.push_str("</ul>");
+    }
+    out.push_str(
+        "</section>\n<h2>Processes</h2>\n<table><thead><tr><th>State</th><th>Name</th><th>Mode</th>\
+         <th class=\"n\">PID</th><th class=\"n\">Uptime</th><th class=\"n\">Restarts</th>\
+         <th class=\"n\">CPU</th><th class=\"n\">Memory</th><th>Ports</th>\
+         <th><span class=\"js\">Actions</span></th></tr></thead><tbody id=\"rows\">\n",
+    );
+    for process in processes {
+        row(&mut out, process);
+    }
+    out.push_str("</tbody></table>\n<h2>Events</h2>\n<ol id=\"events\">");
+    let events = data["events"].as_array().map_or(&[][..], Vec::as_slice);
+    for event in events.iter().rev().take(EVENTS) {
+        let at = text(&event["time"]);
+        let time = at.get(11..19).unwrap_or(at);
+        let _ = write!(
+            out,
+            "<li><time datetime=\"{}\">{}</time> <b>{}</b> <span>{}</span></li>",
+            escape(at),
+            escape(time),
+            escape(event["process"].as_str().unwrap_or("bpm")),
+            escape(text(&event["text"]))
+        );
+    }
+    out.push_str("</ol>\n");
+    out
+}
+
+/// `✗1 shop - bpm`
+fn title(data: &Value) -> String {
+    let wrong = count_wrong(data["processes"].as_array().map_or(&[][..], Vec::as_slice));
+    let mark = match wrong {
+        0 => String::new(),
+        n => format!("\u{2717}{n} "),
+    };
+    format!("{mark}{} - bpm", escape(text(&data["project"])))
+}
+
+fn count_wrong(processes: &[Value]) -> usize {
+    let wrong = |p: &&Value| {
+        matches!(text(&p["state"]), "crashed" | "failed")
+            || p["build"]["state"] == "failed"
+            || p["healthy"] == false
+            || p["rolled_back"] == true
+            || p["log_trouble"].is_string()
+    };
+    processes.iter().filter(wrong).count()
+}
+
+fn head(data: &Value) -> String {
+    let daemon = &data["daemon"];
+    let mut head = format!("{} mode", escape(text(&data["mode"])));
+    if data["release_in_seconds"].is_number() {
+        let span = render::span(&data["release_in_seconds"]);
+        let _ = write!(head, ", release in {span}");
+    }
+    let _ = write!(
+        head,
+        "; bpm {}, pid {}, up {}",
+        escape(text(&daemon["version"])),
+        daemon["pid"].as_i64().unwrap_or_default(),
+        render::span(&daemon["uptime_seconds"])
+    );
+    if let Some(bytes) = daemon["rss_bytes"].as_u64() {
+        let _ = write!(head, ", {}", render::size(bytes));
+    }
+    head
+}
+
+fn row(out: &mut String, p: &Value) {
+    let (name, state) = (escape(text(&p["name"])), text(&p["state"]));
+    let up = p["wanted"] == true && !matches!(state, "failed" | "done" | "crashed");
+    let (mark, class) = mark(p, state);
+    let number = |value: &Value| value.as_i64().map_or("-".into(), |n| n.to_string());
+    let _ = write!(
+        out,
+        "<tr data-p=\"{name}\"{}><td><span class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</span></td>\
+         <td><b>{name}</b>{}</td><td data-k=\"mode\">{}</td><td class=\"n\" data-k=\"pid\">{}</td>\
+         <td class=\"n\" data-k=\"up\">{}</td><td class=\"n\" data-k=\"restarts\">{}</td>",
+        if up { " data-up=\"1\"" } else { "" },
+        escape(&words(p, state)),
+        flags(p),
+        escape(text(&p["mode"])),
+        number(&p["pid"]),
+        render::span(&p["uptime_seconds"]),
+        number(&p["restarts"]),
+    );
+    let cpu = p["cpu_percent"].as_f64();
+    let memory = p["rss_bytes"].as_u64();
+    let _ = write!(
+        out,
+        "<td class=\"n\" data-k=\"cpu\"><span data-cpu=\"{}\">{}</span></td>\
+         <td class=\"n\" data-k=\"memory\"><span data-mem=\"{}\">{}</span></td><td data-k=\"ports\">",
+        cpu.map_or(String::new(), |c| c.to_string()),
+        cpu.map_or("-".into(), |c| format!("{c:.1}%")),
+        memory.map_or(String::new(), |m| m.to_string()),
+        memory.map_or("-".into(), render::size),
+    );
+    ports(out, p);
+    let other = if up { "stop" } else { "start" };
+    let _ = writeln!(
+        out,
+        "</td><td><span class=\"js\"><button data-do=\"restart\" data-p=\"{name}\" aria-label=\"restart {name}\">restart</button>\
+         <button data-do=\"{other}\" data-p=\"{name}\" aria-label=\"{other} {name}\">{other}</button></span></td></tr>"
+    );
+}
+
+fn mark(p: &Value, state: &str) -> (&'static str, &'static str) {
+    match state {
+        "running" if p["ready"] == false || p["healthy"] == false => ("\u{25b6}", "busy"),
+        "running" => ("\u{25b6}", "good"),
+        "crashed" | "failed" => ("\u{2717}", "bad"),
+        "stopped" | "done" => ("\u{25a0}", "off"),
+        _ => ("\u{25cc}", "busy"),
+    }
+}
+
+fn words(p: &Value, state: &str) -> String {
+    let more = match state {
+        "running" if p["ready"] == false => ", not ready",
+        "running" if p["healthy"] == false => ", unhealthy",
+        _ => "",
+    };
+    format!("{state}{more}")
+}
+
+fn flags(p: &Value) -> String {
+    let mut flags = String::new();
+    if p["stale"] == true {
+        flags.push_str(" <span class=\"busy\">* stale</span>");
+    }
+    if p["rolled_back"] == true {
+        flags.push_str(" <span class=\"busy\">\u{2039} rolled back</span>");
+    }
+    flags
+}
+
+/// Links to where it listens; the host is that of its own URL.
+fn ports(out: &mut String, p: &Value) {
+    let url = text(&p["url"]);
+    let host = url.strip_prefix("http://").unwrap_or_default();
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => "127.0.0.1",
+    };
+    let ports: Vec<u64> = items(&p["ports"]).filter_map(Value::as_u64).collect();
+    if ports.is_empty() {
+        out.push('-');
+    }
+    for port in ports {
+        let host = escape(host);
+        let _ = write!(
+            out,
+            "<a href=\"http://{host}:{port}\" rel=\"noreferrer\">{port}</a> "
+        );
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+/// Text as HTML, in content and in quoted attributes. What steers a terminal or turns the direction of text
+/// is shown instead of obeyed.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() || is_format(c) => {
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Characters that have no width of their own and change how others are shown.
+fn is_format(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests;

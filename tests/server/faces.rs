@@ -1,0 +1,324 @@
+//! The page at `/` and the metrics, over the wire of a real daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Permissions;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::common::{Project, Response};
+
+const NAP: &str = "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n";
+const BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+
+fn get(project: &Project, path: &str, fields: &[(&str, &str)]) -> Response {
+    project.http().ask("GET", path, fields, "")
+}
+
+fn token(project: &Project, name: &str, text: &str) {
+    project.file(name, text);
+    std::fs::set_permissions(project.root.join(name), Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn page_is_a_document_for_browsers_and_a_table_for_curl() {
+    let mut project = Project::new(NAP);
+    project.serve();
+    project.running("nap");
+    let page = get(&project, "/", &[BROWSER]);
+    assert_eq!(page.status, 200);
+    assert_eq!(
+        page.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    for (field, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("cache-control", "no-store"),
+    ] {
+        assert_eq!(page.header(field), Some(value), "{field}");
+    }
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'sha256-"),
+        "{policy}"
+    );
+    assert!(
+        policy.ends_with("form-action 'none'; frame-ancestors 'none'"),
+        "{policy}"
+    );
+    assert!(
+        page.body.contains("<tr data-p=\"nap\" data-up=\"1\">"),
+        "{page:?}"
+    );
+    // Its script asks for the part that changes.
+    let part = get(&project, "/", &[BROWSER, ("Bpm-Client", "dashboard")]);
+    assert!(part.body.starts_with("<p id=\"head\""), "{part:?}");
+    assert!(part.body.contains("<tr data-p=\"nap\""));
+    let table = get(&project, "/", &[("Accept", "*/*")]);
+    assert_eq!(
+        table.header("content-type"),
+        Some("text/plain; charset=utf-8")
+    );
+    assert!(table.body.starts_with("NAME  STATE"), "{table:?}");
+    let url = project.descriptor()["url"].as_str().unwrap();
+    let address = url.trim_start_matches("http://").trim_end_matches("/mcp");
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head =
+        "HEAD / HTTP/1.1\r\nHost: localhost\r\nAccept: text/html\r\nConnection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    let post = project.http().ask("POST", "/", &[], "");
+    assert_eq!(
+        (post.status, post.header("allow")),
+        (405, Some("GET, HEAD"))
+    );
+}
+
+#[test]
+fn page_can_be_switched_off() {
+    let mut project = Project::new(&format!("dashboard = false\n{NAP}"));
+    project.serve();
+    assert_eq!(get(&project, "/", &[BROWSER]).status, 404);
+    assert_eq!(get(&project, "/metrics", &[]).status, 200);
+    project.config(NAP);
+    project.cli(["reload"]).exits(0);
+    assert_eq!(get(&project, "/", &[BROWSER]).status, 200);
+}
+
+#[test]
+fn page_is_refused_to_other_sites_but_for_a_link() {
+    let mut project = Project::new(NAP);
+    project.serve();
+    let site = ("Sec-Fetch-Site", "same-site");
+    let link = [
+        site,
+        BROWSER,
+        ("Sec-Fetch-Mode", "navigate"),
+        ("Sec-Fetch-Dest", "document"),
+    ];
+    assert_eq!(get(&project, "/", &link).status, 200);
+    let mut frame = link;
+    frame[3] = ("Sec-Fetch-Dest", "iframe");
+    assert_eq!(get(&project, "/", &frame).status, 403);
+    for path in ["/", "/metrics", "/healthz", "/mcp"] {
+        assert_eq!(get(&project, path, &[site]).status, 403, "{path}");
+        let origin = [site, ("Origin", "http://localhost:5173")];
+        assert_eq!(get(&project, path, &origin).status, 403, "{path}");
+    }
+    let own = [("Sec-Fetch-Site", "same-origin"), BROWSER];
+    assert_eq!(get(&project, "/", &own).status, 200);
+}
+
+#[test]
+fn page_without_its_token_has_no_datum() {
+    let mut project = Project::new(&format!("token_file = \"token\"\n{NAP}"));
+    token(&project, "token", "secret");
+    project.serve();
+    let page = get(&project, "/", &[BROWSER]);
+    assert_eq!(page.status, 401);
+    assert_eq!(page.header("www-authenticate"), Some("Bearer"));
+    assert!(page.header("content-security-policy").is_some());
+    assert!(page.body.contains("data-locked") && page.body.contains("<script>"));
+    assert!(
+        !page.body.contains("nap") && !page.body.contains("shop"),
+        "{page:?}"
+    );
+    let curl = get(&project, "/", &[]);
+    assert!(curl.status == 401 && curl.body.starts_with('{'), "{curl:?}");
+    let bearer = ("Authorization", "Bearer secret");
+    assert!(
+        get(&project, "/", &[BROWSER, bearer])
+            .body
+            .contains("data-p=\"nap\"")
+    );
+    let log = project.state_folder().unwrap().join("daemon.log");
+    assert!(!std::fs::read_to_string(log).unwrap().contains("secret"));
+}
+
+#[test]
+fn metrics_token_opens_nothing_else() {
+    let keys = "token_file = \"token\"\nmetrics_token_file = \"metrics\"\n";
+    let mut project = Project::new(&format!("{keys}{NAP}"));
+    token(&project, "token", "secret");
+    token(&project, "metrics", "scrape\n");
+    project.serve();
+    let (all, metrics) = (
+        ("Authorization", "Bearer secret"),
+        ("Authorization", "Bearer scrape"),
+    );
+    assert_eq!(get(&project, "/metrics", &[]).status, 401);
+    for shown in [all, metrics] {
+        assert_eq!(get(&project, "/metrics", &[shown]).status, 200);
+    }
+    for path in ["/", "/readyz", "/mcp"] {
+        assert_eq!(get(&project, path, &[metrics]).status, 401, "{path}");
+    }
+}
+
+#[test]
+fn template_is_small() {
+    let all = [
+        include_str!("../../src/server/page.html"),
+        include_str!("../../src/server/page.css"),
+        include_str!("../../src/server/page.js"),
+    ]
+    .concat();
+    assert!(all.len() < 20_000, "{}", all.len());
+    let mut gzip = Command::new("gzip");
+    gzip.arg("-9").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut gzip) = gzip.spawn() else {
+        return eprintln!("skipped: gzip is not there");
+    };
+    gzip.stdin
+        .take()
+        .unwrap()
+        .write_all(all.as_bytes())
+        .unwrap();
+    let packed = gzip.wait_with_output().unwrap().stdout.len();
+    assert!((1_000..8_000).contains(&packed), "{packed}");
+}
+
+/// A scrape: values by series; fails where the text is not of the format.
+fn scrape(project: &Project) -> BTreeMap<String, f64> {
+    let answer = get(project, "/metrics", &[]);
+    assert_eq!(
+        answer.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    let (mut series, mut families) = (BTreeMap::new(), BTreeSet::new());
+    let mut family = String::new();
+    let mut lines = answer.body.lines().peekable();
+    while let Some(line) = lines.next() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, text) = help.split_once(' ').unwrap();
+            assert!(families.insert(name.to_owned()), "{name} comes twice");
+            assert!(text.ends_with('.'), "{line}");
+            let kind = lines.next().unwrap();
+            let wanted = if name.ends_with("_total") {
+                "counter"
+            } else {
+                "gauge"
+            };
+            assert_eq!(kind, format!("# TYPE {name} {wanted}"));
+            family = name.to_owned();
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        let bare = name.split('{').next().unwrap();
+        assert_eq!(bare, family, "{line}");
+        let value: f64 = value.parse().unwrap();
+        assert!(value.is_finite(), "{line}");
+        assert!(
+            series.insert(name.to_owned(), value).is_none(),
+            "{name} comes twice"
+        );
+    }
+    assert!(answer.body.ends_with('\n'));
+    series
+}
+
+fn of(name: &str, process: &str) -> String {
+    format!("bpm_process_{name}{{process=\"{process}\"}}")
+}
+
+#[test]
+fn metrics_are_those_of_the_table() {
+    let config =
+        format!("{NAP}[process.job]\ntype = \"task\"\ncommand = \"echo one; echo two; exit 3\"\n");
+    let mut project = Project::new(&config);
+    project.serve();
+    project.running("nap");
+    project.status_when("job", |p| p["state"] == "failed");
+    project.call("get_status", json!({})).ok();
+    project.call("restart", json!({"process": "nope"})).error();
+    let first = scrape(&project);
+    let is = |name: &str, process: &str| first.get(&of(name, process)).copied();
+    assert_eq!((is("up", "nap"), is("up", "job")), (Some(1.0), Some(0.0)));
+    assert_eq!((is("ready", "nap"), is("ready", "job")), (Some(1.0), None));
+    assert_eq!(
+        (is("healthy", "nap"), is("dev_mode", "nap")),
+        (None, Some(0.0))
+    );
+    assert_eq!(
+        (is("last_exit_code", "nap"), is("last_exit_code", "job")),
+        (None, Some(3.0))
+    );
+    assert_eq!(is("log_lines_total", "job"), Some(2.0));
+    assert_eq!(is("log_bytes_total", "job"), Some(8.0));
+    assert_eq!(is("next_start_timestamp_seconds", "nap"), None);
+    assert!(is("resident_memory_bytes", "nap") > Some(0.0) && is("threads", "nap") == Some(1.0));
+    assert!(
+        is("resident_memory_bytes", "job").is_none() && is("cpu_seconds_total", "job").is_some()
+    );
+    assert_eq!(is("build_errors", "nap"), None);
+    for process in ["nap", "job"] {
+        let states = first.iter().filter(|(name, _)| {
+            name.starts_with(&format!("bpm_process_state{{process=\"{process}\""))
+        });
+        assert_eq!(states.clone().count(), 9);
+        assert_eq!(states.map(|(_, value)| value).sum::<f64>(), 1.0);
+        let own = first
+            .keys()
+            .filter(|name| name.contains(&format!("process=\"{process}\"")));
+        assert!(own.count() <= 37);
+    }
+    let daemon = first.keys().filter(|name| !name.contains("process=\""));
+    assert!(daemon.count() <= 30);
+    let calls = |tool: &str, result: &str| {
+        first[&format!("bpm_tool_calls_total{{tool=\"{tool}\",result=\"{result}\"}}")]
+    };
+    assert!(calls("get_status", "ok") >= 1.0);
+    assert_eq!((calls("restart", "error"), calls("stop", "ok")), (1.0, 0.0));
+    assert_eq!(
+        first["bpm_process_info{process=\"job\",type=\"task\"}"],
+        1.0
+    );
+    assert!(first["process_open_fds"] > 3.0 && first["process_max_fds"] > 3.0);
+    assert!(first["bpm_connections"] >= 1.0);
+    let started = first["process_start_time_seconds"];
+    assert!((1.7e9..4e9).contains(&started), "{started}");
+
+    // Over restarts no series comes, and no counter goes back.
+    let mut before = first;
+    for _ in 0..20 {
+        project
+            .call("restart", json!({"process": "nap", "mode": "release"}))
+            .ok();
+        let now = scrape(&project);
+        for (name, value) in &before {
+            if name.contains("_total") {
+                assert!(now[name] >= *value, "{name}: {} after {value}", now[name]);
+            }
+        }
+        let new: Vec<_> = now
+            .keys()
+            .filter(|name| !before.contains_key(*name))
+            .collect();
+        let exits = ["last_exit_code", "last_exit_timestamp_seconds"].map(|name| of(name, "nap"));
+        assert!(new.iter().all(|name| exits.contains(name)), "{new:?}");
+        before = now;
+    }
+    assert_eq!(before[&of("restarts_total", "nap")], 20.0);
+    assert_eq!(before[&of("last_exit_code", "nap")], 128.0 + 15.0);
+}
+
+#[test]
+fn scrapes_and_looks_are_no_clients() {
+    let mut project = Project::new(NAP);
+    project.serve();
+    let mut kept = project.http();
+    assert_eq!(kept.ask("GET", "/metrics", &[], "").status, 200);
+    assert_eq!(kept.ask("GET", "/", &[BROWSER], "").status, 200);
+    let status = project.cli(["daemon", "status", "--json"]).exits(0);
+    let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
+    assert_eq!(status["clients"], 0, "{status}");
+}
