@@ -16,7 +16,7 @@ pub struct Fault {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// What is wrong, with the key in it: `unknown key "comand" in [process.web]; did you mean "command"?`
+    /// The sentence, with the key in it: `unknown key "comand" in [process.web]; did you mean "command"?`
     pub text: String,
 }
 
@@ -34,12 +34,11 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error(Box<Failure>);
 
-/// What there is to say of an [`Error`].
+/// The kinds of [`Error`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// The command line was wrong (exit code 2).
     Usage {
-        /// What is wrong with it.
         why: String,
         /// The nearest right thing.
         hint: Option<String>,
@@ -48,17 +47,16 @@ pub enum Failure {
     Config(Vec<Fault>),
     /// `cannot <what>: <why>` (exit code 1).
     Cannot {
-        /// What was to be done: `read "/home/me/app/.mcp-run"`.
+        /// The action: `read "/home/me/app/.mcp-run"`.
         what: String,
         /// Why it could not be: `no such file`.
         why: String,
-        /// What to do about it.
         hint: Option<String>,
     },
     /// A name that nothing has (exit code 1):
     /// `unknown process "wbe"; did you mean "web"? processes: api, web`.
     Unknown {
-        /// What kind of thing: `process`, `tool`.
+        /// `process`, `tool`.
         kind: &'static str,
         /// The name given.
         name: String,
@@ -67,7 +65,6 @@ pub enum Failure {
     },
     /// No daemon runs for this project (exit code 3).
     NoDaemon {
-        /// What was to be done.
         what: String,
         /// The project's root.
         project: String,
@@ -79,12 +76,11 @@ pub enum Failure {
     },
     /// The time given was over (exit code 124).
     TimedOut {
-        /// What was waited for.
         what: String,
         /// How long, in words: `60 s`.
         after: String,
     },
-    /// Who reads our output went away (`bpm logs | head`): no error, and nothing is said (exit code 0).
+    /// The reader of our output went away (`bpm logs | head`): no error, and nothing is said (exit code 0).
     ReaderGone,
 }
 
@@ -125,12 +121,12 @@ impl Error {
         Failure::Usage { why, hint }.into()
     }
 
-    /// Which failure it is.
+    /// The kind of failure, with its data.
     pub fn failure(&self) -> &Failure {
         &self.0
     }
 
-    /// What the process exits with (spec: cli, exit codes).
+    /// The exit code of the process (bpm(1), "EXIT STATUS").
     pub fn exit_code(&self) -> u8 {
         match self.failure() {
             Failure::ReaderGone => 0,
@@ -223,7 +219,7 @@ pub fn listed(names: &[String]) -> String {
     text
 }
 
-/// What the system says of an error, without Rust's "(os error 2)".
+/// The system's text for an error, without Rust's "(os error 2)".
 pub fn reason(e: &io::Error) -> String {
     let text = e.to_string();
     let mut text = match text.split_once(" (os error") {

@@ -9,7 +9,7 @@ use regex_lite::{Regex, RegexBuilder};
 
 use crate::base::paths::CONFIG_FILE;
 
-/// What the pattern of one name may compile to, in bytes.
+/// Upper bound of a compiled name pattern, in bytes.
 const LARGEST_REGEX: usize = 64 << 10;
 
 /// A pattern may have at most so many names: a path has at most 4,096 bytes (PATH_MAX).
@@ -26,7 +26,7 @@ pub struct Glob {
     parts: Vec<Part>,
 }
 
-/// What stands between two slashes.
+/// One name of a pattern, between two slashes.
 #[derive(Debug, Clone)]
 enum Part {
     /// Any number of names, none as well.
@@ -202,7 +202,7 @@ fn name(out: &mut String, part: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What stands after `[`. Its first character stands for itself, even where it is `]`.
+/// Reads a set, behind its `[`. Its first character stands for itself, even where it is `]`.
 fn set(out: &mut String, commands: &mut std::str::Chars) -> Result<(), &'static str> {
     out.push('[');
     let mut next = commands.next();
@@ -239,7 +239,7 @@ fn is_left_out(name: &[u8]) -> bool {
     LEFT_OUT.contains(&name)
 }
 
-/// What an editor leaves beside a file while it is open, or while it saves: opening a file is no change.
+/// Names of files that editors leave beside an open file, or make while they save: opening a file is no change.
 fn is_editors_own(name: &[u8]) -> bool {
     let swap = || {
         let (first, rest) = name.split_at(name.len().saturating_sub(4));
@@ -257,7 +257,7 @@ fn is_editors_own(name: &[u8]) -> bool {
         || swap()
 }
 
-/// What never counts, whatever the patterns say: `.git`, `target` and `node_modules` at any depth, the files
+/// Paths that never count, whatever the patterns say: `.git`, `target` and `node_modules` at any depth, the files
 /// that editors make beside those they edit, `.mcp-run` (a reload takes it over), and the paths given.
 #[derive(Debug, Clone, Default)]
 pub struct Ignores {

@@ -53,7 +53,7 @@ pub fn seconds(span: Duration) -> Value {
     Number::from_f64(millis as f64 / 1_000.0).map_or(Value::Null, Value::Number)
 }
 
-/// What kind of JSON value it is, for a person: `the text "x"`, `a list`.
+/// Describes a JSON value for a person: `the text "x"`, `a list`.
 pub fn kind_of(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),

@@ -5,11 +5,8 @@
 pub enum Level {
     /// For who looks for a bug in bpm.
     Debug,
-    /// What happened.
     Info,
-    /// What somebody should look at.
     Warn,
-    /// What did not work.
     Error,
 }
 

@@ -1,4 +1,4 @@
-//! What everything else stands on: errors, time, paths, JSON.
+//! Errors, time, paths and JSON, which every other folder uses.
 
 pub mod clock;
 pub mod error;

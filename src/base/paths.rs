@@ -72,7 +72,7 @@ impl State {
         self.home.join("trust")
     }
 
-    /// What is in [`State::trust_file`].
+    /// The folders in [`State::trust_file`].
     pub fn trusted(&self) -> Vec<PathBuf> {
         let bytes = std::fs::read(self.trust_file()).unwrap_or_default();
         let lines = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty());
@@ -174,7 +174,7 @@ impl ProjectDir {
         self.dir.join("daemon.lock")
     }
 
-    /// Who the daemon is and where it listens.
+    /// The descriptor: the daemon's identity and where it listens.
     pub fn descriptor(&self) -> PathBuf {
         self.dir.join("daemon.json")
     }
@@ -212,7 +212,7 @@ impl ProjectDir {
         self.dir.join("daemon.log.1")
     }
 
-    /// What must outlive the daemon.
+    /// The state that outlives the daemon.
     pub fn state(&self) -> PathBuf {
         self.dir.join("state.json")
     }

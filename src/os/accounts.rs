@@ -4,7 +4,7 @@ use std::ffi::{CString, OsString};
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
-/// Who a process runs as.
+/// The user that a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// User id.
@@ -13,7 +13,7 @@ pub struct Account {
     pub gid: u32,
     /// Supplementary groups, `gid` among them.
     pub groups: Vec<u32>,
-    /// What its login sets: `HOME`, `USER`, `LOGNAME`, `SHELL`; nothing for a number that nobody has.
+    /// The variables that its login sets: `HOME`, `USER`, `LOGNAME`, `SHELL`; nothing for a number that nobody has.
     pub env: Vec<(&'static str, OsString)>,
 }
 

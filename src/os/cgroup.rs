@@ -1,6 +1,6 @@
 //! A cgroup of its own for each run and each build, below bpm's own (cgroups(7), version 2).
 //!
-//! What is in a run's cgroup belongs to the run, whatever sessions, environments and users it makes; one write
+//! Every process in a run's cgroup belongs to the run, whatever sessions, environments and users it makes; one write
 //! to `cgroup.kill` ends it. Controllers, and so limits, can be had only where bpm is alone in its cgroup: one
 //! that holds processes can't hand controllers on to its children ("no internal processes"), so bpm moves into
 //! a child called `bpm` first.
@@ -55,7 +55,7 @@ pub struct Limits {
     pub tasks: Option<u64>,
 }
 
-/// What a cgroup has used; None where the controller is not there.
+/// Resources that a cgroup has used; None where the controller is not there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes now.
@@ -241,7 +241,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// What it has used.
+    /// Its resources until now.
     pub fn usage(&self) -> Usage {
         let read = |file: &str| fs::read_to_string(self.path.join(file)).ok();
         let number = |file: &str| read(file)?.trim().parse().ok();

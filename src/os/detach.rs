@@ -14,7 +14,7 @@ use nix::unistd::{ForkResult, Pid, chdir, fork, pipe2, setsid};
 
 use crate::base::error::reason;
 
-/// Which of the two we are after [`detach`].
+/// The two processes that return from [`detach`].
 #[derive(Debug)]
 pub enum Side {
     /// The one that was called, in its terminal.
@@ -100,7 +100,7 @@ fn leave() -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// What we create is for nobody else; returns the mask from before, which our children get.
+/// Makes new files private to this user; returns the mask from before, which our children get.
 pub fn private_umask() -> u32 {
     umask(Mode::S_IRWXG | Mode::S_IRWXO).bits()
 }
@@ -128,7 +128,7 @@ impl Ready {
         std::mem::forget(self.say(&format!("failed {text}")));
     }
 
-    /// Who waits may be gone: then nobody wants to know. Where we do not go on, the pipe stays open until
+    /// The waiting parent may be gone: then nobody wants to know. Where we do not go on, the pipe stays open until
     /// our end, so that nothing of us is left once who waits is answered.
     fn say(mut self, verdict: &str) -> File {
         let _ = self.pipe.write_all(verdict.as_bytes());

@@ -44,7 +44,7 @@ fn open() -> Vec<RawFd> {
 pub struct Nofile {
     /// In force.
     pub soft: u64,
-    /// What the soft one may be raised to.
+    /// Upper bound of the soft one.
     pub hard: u64,
 }
 
@@ -73,7 +73,7 @@ pub fn null_stdin() -> io::Result<()> {
     onto(nothing()?.as_fd(), 0)
 }
 
-/// What is at its end from the first read on: the null device, or, in a root that was made by hand and has
+/// An input that is at its end from the first read on: the null device, or, in a root that was made by hand and has
 /// none, a pipe that nobody writes to.
 pub fn nothing() -> io::Result<OwnedFd> {
     match File::open("/dev/null") {

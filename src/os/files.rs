@@ -102,7 +102,7 @@ pub fn open_plain(path: &Path) -> io::Result<File> {
     }
 }
 
-/// What is in a file that people name, and whose it is. A link leads to it, a FIFO is refused: it would
+/// Reads a file that people name; also gives its owner. A link leads to it, a FIFO is refused: it would
 /// keep its reader waiting.
 ///
 /// # Errors

@@ -99,7 +99,7 @@ impl<T> Inbox<T> {
             let message = self.pop();
             let left = longest.saturating_sub(Mono::now().since(begun));
             if message.is_some() || left.is_zero() || self.lock().closed {
-                // What came between the look and the closing counts.
+                // A message that came between the check and the closing counts.
                 return message.or_else(|| self.pop());
             }
             readable([Some(self.as_fd())], Some(left)).ok()?;

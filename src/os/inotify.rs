@@ -23,17 +23,15 @@ pub type Mark = kernel::WatchDescriptor;
 /// Something happened to what is in a watched folder, or to that folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Which folder.
     pub mark: Mark,
-    /// What.
     pub kind: Kind,
     /// The name in the folder; empty where the folder itself is meant.
     pub name: OsString,
-    /// What has that name is a folder.
+    /// The name is that of a folder.
     pub is_folder: bool,
 }
 
-/// What happened.
+/// The kinds of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// It was open for writing and is closed.
@@ -60,7 +58,7 @@ pub enum Kind {
 /// How much of a folder is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// What happens in it.
+    /// Its entries.
     Contents,
     /// And where it goes.
     Itself,
@@ -133,7 +131,7 @@ fn open() -> nix::Result<kernel::Inotify> {
     kernel::Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
 }
 
-/// What is asked for: the end of writing rather than each write, and nothing that only reads.
+/// The events that are asked for: the end of writing rather than each write, and nothing that only reads.
 fn mask(scope: Scope) -> AddWatchFlags {
     let contents = AddWatchFlags::IN_CLOSE_WRITE
         | AddWatchFlags::IN_ATTRIB
@@ -142,7 +140,7 @@ fn mask(scope: Scope) -> AddWatchFlags {
         | AddWatchFlags::IN_MOVE
         | AddWatchFlags::IN_ONLYDIR
         | AddWatchFlags::IN_DONT_FOLLOW
-        // What is written to a file without a name is nobody's change.
+        // A file without a name is nobody's: a write to it is no change.
         | AddWatchFlags::from_bits_retain(libc::IN_EXCL_UNLINK);
     match scope {
         Scope::Contents => contents,

@@ -60,7 +60,7 @@ impl Lock {
         Ok(taken.then_some(Self { file }))
     }
 
-    /// What is locked is still the file of that name.
+    /// Whether the locked file still has that name.
     pub fn is_at(&self, path: &Path) -> bool {
         same(&self.file, path)
     }
@@ -75,7 +75,7 @@ impl Lock {
     }
 }
 
-/// Who took the lock of that file or folder, as /proc/locks (proc(5)) has it. None: nobody, or one of another pid
+/// The holder of the lock of that file or folder, as /proc/locks (proc(5)) has it. None: nobody, or one of another pid
 /// namespace.
 pub fn holder(path: &Path) -> Option<i32> {
     // It comes a page at a time, and misses a lock where others are let go between two pages.

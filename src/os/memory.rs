@@ -1,4 +1,4 @@
-//! What we ask of the allocator.
+//! Settings of the allocator.
 #![allow(unsafe_code)]
 
 /// Releases free heap: after something large the allocator keeps what it took, in case it comes again.

@@ -188,7 +188,7 @@ mod tests {
     fn port_check_finds_listeners_of_both_families_and_accepts_nobody() {
         let port = free_port().unwrap();
         assert_eq!(loopback_listener(port), None);
-        // What the check holds for a moment: nobody can connect to it, and a server may have the port.
+        // The check holds the port for a moment: nobody can connect to it, and a server may have the port.
         let held = bound(LOCALHOST, port).unwrap();
         let refused = TcpStream::connect((LOCALHOST, port)).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);

@@ -30,10 +30,10 @@ pub fn send(target: &OsStr, message: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// What a process said.
+/// A datagram of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotifyMessage {
-    /// Who, as the kernel knows it.
+    /// The sender, as the kernel knows it.
     pub pid: i32,
     /// `NAME=value`, a line each.
     pub fields: Vec<(String, String)>,

@@ -1,4 +1,4 @@
-//! What bpm itself uses.
+//! Resources that bpm itself uses.
 
 use std::fs;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use nix::sys::time::TimeValLike;
 
 use super::proc;
 
-/// What bpm itself uses; what can't be read is zero.
+/// Resources that bpm itself uses; a figure that can't be read is zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Own {
     /// User and system time.

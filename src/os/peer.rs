@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection: `SO_PEERCRED` for Unix sockets, sock_diag(7) for loopback TCP.
+//! The user at the other end of a connection: `SO_PEERCRED` for Unix sockets, sock_diag(7) for loopback TCP.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -71,7 +71,7 @@ pub struct Diag {
     netlink: File,
 }
 
-/// What the kernel said of a socket.
+/// The kernel's answer about a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
     state: u8,

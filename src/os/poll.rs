@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use super::inbox::{Mailbox, Waker};
 
-/// What a descriptor is waited on for.
+/// The event that a descriptor is polled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
     /// It can be read, or is at its end.

@@ -1,4 +1,4 @@
-//! What the kernel tells of processes.
+//! Processes as the kernel shows them (proc(5)).
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
@@ -32,7 +32,7 @@ pub struct Proc {
     pub state: char,
 }
 
-/// What a group of processes uses.
+/// Resources that a group of processes uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     /// User and system time of its living processes and of the children that they waited for.
@@ -45,7 +45,7 @@ pub struct Usage {
     pub pids: Vec<i32>,
 }
 
-/// What each of these groups uses, in the same order, in one pass over our descendants. A process
+/// The resources of each of these groups, in the same order, in one pass over our descendants. A process
 /// that left its group for a session of its own counts where its parent does.
 pub fn usage(groups: &[i32]) -> Vec<Usage> {
     let mut all = vec![Usage::default(); groups.len()];
@@ -135,7 +135,7 @@ pub(super) fn all_pids() -> impl Iterator<Item = i32> {
     entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
-/// Whose process it is. None: it has ended.
+/// The uid of a process. None: it has ended.
 pub fn owner(pid: i32) -> Option<u32> {
     Some(fs::metadata(format!("/proc/{pid}")).ok()?.uid())
 }
@@ -423,7 +423,7 @@ pub fn listening(pids: &[i32]) -> Vec<SocketAddr> {
     reached
 }
 
-/// Who keeps us from listening there: number and arguments, of a process of bpm's the program. None:
+/// The process that listens there already: number and arguments, of a process of bpm's the program. None:
 /// nobody, or somebody of another user.
 pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
     let inodes: Set<u64> = listeners()
@@ -436,7 +436,7 @@ pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
         return None;
     }
     let holder = all_pids().find(|pid| sockets(*pid).iter().any(|s| inodes.has(s)))?;
-    // What a bpm started may have secrets of its environment among its arguments.
+    // A process of a bpm may have secrets of its environment among its arguments.
     let line = match marker(holder) {
         Some(_) => program(holder),
         None => cmdline(holder),

@@ -225,7 +225,7 @@ impl Drop for Masked {
     }
 }
 
-/// What has come since the last look.
+/// Signals since the last call.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Caught {
     /// SIGTERM.
@@ -299,7 +299,7 @@ impl Signals {
         Ok(all)
     }
 
-    /// What has come since the last call. Never blocks.
+    /// Takes the signals since the last call. Never blocks.
     pub fn take(&self) -> Caught {
         // Emptied before the flags are looked at: what comes in between rings again.
         let mut rings = [0; 64];

@@ -18,7 +18,7 @@ use crate::base::clock::Mono;
 /// More than this of what it prints is dropped.
 const MOST: usize = 64 << 10;
 
-/// What a command said and how it ended.
+/// Output and end of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// Its exit code; None: a signal.
@@ -61,7 +61,7 @@ pub fn run(
         }
     }
     let pid = Pid::from_raw(child.pid());
-    // What closed its output and goes on has no more time than what is left.
+    // A process that closed its output and goes on has the rest of the time, no more.
     if late || !ended_within(child.pid(), until) {
         child.signal_group(libc::SIGKILL);
         let _ = waitpid(pid, None);

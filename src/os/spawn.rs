@@ -10,7 +10,7 @@
 //! when [`spawn`] returns, the program is executed or the child is gone. `what_a_start_costs` below
 //! measures it.
 //!
-//! What the child may do is little, since other threads run on and share the memory: system calls on
+//! The child may do little, since other threads run on and share the memory: system calls on
 //! what the parent prepared. No allocation, no lock, no panic. Signals are blocked around it, so that
 //! no handler of ours runs in the child; it resets them all before it lets them in.
 //!
@@ -66,13 +66,13 @@ pub struct User<'a> {
     pub groups: &'a [u32],
 }
 
-/// What to start. The child gets the environment given here and nothing of ours; [`spawn`] gives it two new
+/// A program and everything that it starts with. The child gets the environment given here and nothing of ours; [`spawn`] gives it two new
 /// pipes to write to, [`spawn_on`] a terminal.
 #[derive(Debug, Clone, Copy)]
 pub struct Launch<'a> {
     /// With a slash: a path, relative to `cwd`. Without: looked for in the PATH of `env`.
     pub program: &'a OsStr,
-    /// What the program sees as its name; `program` where None.
+    /// The name that the program sees; `program` where None.
     pub argv0: Option<&'a OsStr>,
     /// Arguments after the name.
     pub args: &'a [OsString],
@@ -144,7 +144,7 @@ pub struct Spawned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Step {
-    /// What was given has a NUL byte in it.
+    /// A string has a NUL byte in it.
     Arguments = 1,
     /// Opening pipes and the null device.
     Streams,
@@ -195,7 +195,7 @@ impl Step {
 pub struct SpawnError {
     /// Where it failed.
     pub step: Step,
-    /// What the system said. `WouldBlock` (EAGAIN) means that there are too many processes: later, perhaps.
+    /// The system's error. `WouldBlock` (EAGAIN) means that there are too many processes: later, perhaps.
     pub error: io::Error,
     words: String,
 }
@@ -265,7 +265,7 @@ fn spawn_with(
 struct Failed {
     step: Step,
     error: io::Error,
-    /// Which of the paths that were tried the error is about.
+    /// Index of the path that the error is about.
     candidate: usize,
 }
 
@@ -294,7 +294,7 @@ struct Plan<'a> {
     argv: &'a [*const c_char],
     envp: &'a [*const c_char],
     cwd: &'a CStr,
-    /// What becomes 0, 1, 2, ...; none of them is below their number, so that none is overwritten
+    /// Descriptors that become 0, 1, 2, ...; none of them is below their number, so that none is overwritten
     /// before its turn.
     fds: &'a [RawFd],
     nofile: Option<libc::rlimit>,
@@ -308,7 +308,7 @@ struct Plan<'a> {
     user: Option<User<'a>>,
     /// The digits in `LISTEN_PID=0000000000`.
     listen_pid: *mut [u8; PID_DIGITS],
-    // What the child has to say.
+    // The child's report.
     step: AtomicI32,
     errno: AtomicI32,
     candidate: AtomicUsize,

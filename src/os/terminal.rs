@@ -193,7 +193,7 @@ impl Signals {
         Ok(all)
     }
 
-    /// What has come since the last call. Never blocks.
+    /// Takes the signals since the last call. Never blocks.
     pub fn take(&self) -> Caught {
         let mut rings = [0; 64];
         while (&self.pipe)

@@ -1,4 +1,4 @@
-//! Whose a project is: a `.mcp-run` says what is executed, so that whoever can write it, or put another in its place,
+//! Ownership of a project: a `.mcp-run` says what is executed, so that whoever can write it, or put another in its place,
 //! runs programs as us (mcp-run(5), "Whose file"; git has `safe.directory` for the same reason).
 //!
 //! Everything is opened once and judged by descriptor: a name could lead elsewhere between a check and a use.
@@ -67,7 +67,7 @@ impl Owned {
 
     fn folder(self, us: u32, shown: &Path) -> std::result::Result<(), String> {
         let name = shown.display().to_string();
-        // Whoever owns a sticky folder may rename what is in it all the same.
+        // The owner of a sticky folder may rename what is in it all the same.
         if self.belongs(us, None).is_err() {
             return Err(format!("its folder {name:?} belongs to uid {}", self.uid));
         }

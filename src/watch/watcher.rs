@@ -55,7 +55,6 @@ const LET_GO: usize = 1_024;
 /// A process whose files changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// Which process.
     pub unit: UnitId,
     /// The first file that changed since the last time, relative to the root, as text: for whoever asks why.
     pub path: String,
@@ -86,7 +85,7 @@ struct Changed {
     path: String,
 }
 
-/// What is told once until the next `set`.
+/// Problems that are reported once until the next `set`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Problem {
     TooMany,
@@ -118,7 +117,7 @@ impl Watcher {
         })
     }
 
-    /// What is watched from now on: the globs of each process, less what never counts. `ignored` are
+    /// Replaces the watched patterns: the globs of each process, less what never counts. `ignored` are
     /// absolute paths besides the usual ones: bpm's own folder, cargo's target folder. What changed before
     /// and is not due yet stays so. Returns what is wrong with the globs; other problems come with `read`.
     pub fn set(&mut self, wanted: Vec<(UnitId, Vec<Glob>)>, ignored: &[PathBuf]) -> Vec<String> {
@@ -170,7 +169,7 @@ impl Watcher {
         quiet
     }
 
-    /// What changed until now is seen to: a build or a start that sees it begins.
+    /// Drops the changes until now: a build or a start that sees it begins.
     pub fn forget(&mut self, unit: UnitId) {
         self.changed.remove(&unit);
     }
@@ -242,7 +241,7 @@ impl Watcher {
         self.change(now, path, |glob| glob.matches(path));
     }
 
-    /// What was in a folder is not known: it may have been what a pattern means.
+    /// The contents of a folder are not known: a pattern may have meant them.
     fn note_below(&mut self, folder: &Path, now: Mono) {
         self.change(now, folder, |glob| glob.reaches(folder));
     }
@@ -329,7 +328,7 @@ impl Watcher {
         }
     }
 
-    /// What the walk finds in the folder that is open.
+    /// Handles an entry of the folder that the walk has open.
     fn meet(&mut self, entry: &DirEntry, now: Mono) {
         let Some((visit, _)) = &self.walk.open else {
             return;
@@ -457,7 +456,7 @@ struct Walk {
 struct Visit {
     /// Relative to the root.
     folder: PathBuf,
-    /// What is in it has changed by that.
+    /// Its contents count as changed.
     is_new: bool,
     /// Where it was before.
     came_from: Option<PathBuf>,

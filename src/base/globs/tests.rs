@@ -119,7 +119,7 @@ impl Dice {
     }
 }
 
-/// What a pattern means, said in the shortest way.
+/// The meaning of a pattern, in the shortest form.
 fn means(parts: &[Part], names: &[&str]) -> bool {
     match (parts, names) {
         ([], names) => names.is_empty(),

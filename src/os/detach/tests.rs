@@ -4,7 +4,7 @@ use super::*;
 use std::io::PipeWriter;
 use std::time::Duration;
 
-/// What is written by a copy of this process that has one thread, by its daemon, and by the caller.
+/// The text that is written by a copy of this process that has one thread, by its daemon, and by the caller.
 fn forked(body: impl FnOnce(PipeWriter)) -> String {
     let (mut read, write) = io::pipe().unwrap();
     // SAFETY: the copy uses nothing that another thread may have locked, but for the allocator, which
@@ -24,7 +24,7 @@ fn forked(body: impl FnOnce(PipeWriter)) -> String {
     }
 }
 
-/// What the caller is told when the daemon does that.
+/// The caller's answer when the daemon does that.
 fn told(daemon: impl FnOnce(Ready)) -> String {
     forked(|mut out| match detach() {
         Ok(Side::Daemon(ready)) => daemon(ready),

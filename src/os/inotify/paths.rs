@@ -40,7 +40,7 @@ impl PathWatch {
     /// there of a path that is not. Look at them after this, not before. None: no inotify to be had.
     pub fn of_places(files: &[PathBuf]) -> Option<Self> {
         let gone = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
-        // Who is removed while somebody has it open is told by the number of its names alone.
+        // A file that is removed while somebody has it open is noticed by the number of its names alone.
         let file = gone | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CLOSE_WRITE;
         let comes =
             AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;

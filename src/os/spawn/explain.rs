@@ -151,7 +151,7 @@ fn missing(launch: &Launch<'_>, search: &[CString]) -> String {
     }
 }
 
-/// What the first line of a script names.
+/// The interpreter that the first line of a script names.
 fn interpreter(script: &Path) -> Option<PathBuf> {
     let head = head(script);
     let line = head.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;

@@ -513,7 +513,7 @@ fn the_limit_of_the_user_is_told_and_what_is_watched_stays() {
     assert_eq!(scene.folders().len(), 3);
     scene.write("x");
     scene.counts();
-    // What goes makes room.
+    // A removed folder makes room.
     let gone = scene.folders()[1].to_owned();
     fs::remove_dir_all(scene.at(&gone)).unwrap();
     scene.counts();
