@@ -3,8 +3,8 @@
 
 use super::spec::{Command, Operands, Opt, flag, with};
 use super::{
-    check, complete, daemon, errors, export, init, install, logs, mcp_config, orders, status,
-    trust, tui, up,
+    check, complete, daemon, doctor, errors, export, init, install, logs, mcp_config, orders,
+    status, trust, tui, up,
 };
 
 const JSON: Opt = flag(None, "json", "one JSON document instead of text");
@@ -253,6 +253,16 @@ pub const COMMANDS: &[Command] = &[
         options: &[],
         exits: &[(1, "it has mistakes")],
         run: check::check,
+    },
+    Command {
+        name: "doctor",
+        operands: Operands::None,
+        summary: "look for what usually goes wrong, and say what to do about it",
+        about: "A line for each thing that was looked at: ok, note or PROBLEM, and what to do. It starts \
+                nothing of the project and changes nothing.",
+        options: &[JSON],
+        exits: &[(1, "there is a problem")],
+        run: doctor::doctor,
     },
     Command {
         name: "ps",

@@ -12,7 +12,7 @@ use crate::client::verdict::{Verdict, judge};
 use crate::config::Config;
 use crate::daemon::{self, Env, Force, Project, read_config};
 use crate::os::files;
-use crate::os::peer::our_uid;
+use crate::os::peer::{our_uid, user_name};
 use crate::os::run::{Output, run};
 
 use super::export::systemd::{exec_line, unit_name};
@@ -199,7 +199,7 @@ pub(super) fn unit(
     };
     text.push_str(&format!("\n[Install]\nWantedBy={target}\n"));
     Ok(Unit {
-        name: format!("bpm-{}.service", unit_name(&project.name())),
+        name: name_of(project),
         text,
     })
 }
@@ -296,7 +296,7 @@ pub(super) fn install(call: &Call) -> Result<u8> {
         path.display(),
         unit.name
     ))?;
-    if manager == Manager::User && !lingers(&project.env) {
+    if manager == Manager::User && !lingers() {
         note("it ends when you log out: \"loginctl enable-linger\" keeps it running\n");
     }
     Ok(0)
@@ -371,18 +371,30 @@ fn shell(text: &str) -> String {
 }
 
 /// Units of this user run on after the last logout.
-pub(super) fn lingers(env: &Env) -> bool {
-    let name = env.get("USER").or_else(|| env.get("LOGNAME"));
-    our_uid() == 0
-        || name.is_some_and(|name| Path::new("/var/lib/systemd/linger").join(name).exists())
+pub(super) fn lingers() -> bool {
+    let name = user_name(our_uid());
+    Path::new("/var/lib/systemd/linger").join(name).exists()
+}
+
+/// The file of the unit that runs this project for its user, if it is installed.
+pub(super) fn unit_of_user(project: &Project) -> Option<PathBuf> {
+    let unit = Unit {
+        name: name_of(project),
+        text: String::new(),
+    };
+    let (path, ours) = place(&unit, Manager::User, project).ok()?;
+    (ours == Some(true)).then_some(path)
+}
+
+fn name_of(project: &Project) -> String {
+    format!("bpm-{}.service", unit_name(&project.name()))
 }
 
 /// `bpm uninstall`.
 pub(super) fn uninstall(call: &Call) -> Result<u8> {
     let project = call.project()?;
-    let name = format!("bpm-{}.service", unit_name(&project.name()));
     let unit = Unit {
-        name,
+        name: name_of(&project),
         text: String::new(),
     };
     let managers: &[Manager] = match our_uid() {

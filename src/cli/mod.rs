@@ -5,6 +5,7 @@ mod check;
 pub mod commands;
 mod complete;
 mod daemon;
+mod doctor;
 mod errors;
 mod export;
 mod help;

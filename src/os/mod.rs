@@ -8,6 +8,7 @@ pub mod exec;
 pub mod fds;
 pub mod files;
 pub mod group;
+pub mod host;
 pub mod inbox;
 pub mod inotify;
 pub mod lock;

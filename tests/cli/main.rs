@@ -12,6 +12,7 @@ mod common;
 
 mod commands;
 mod config;
+mod doctor;
 mod documents;
 mod export;
 mod help_and_man;

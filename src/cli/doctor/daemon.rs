@@ -1,0 +1,164 @@
+//! The daemon: another one, an older one, one that is gone and left its processes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use crate::base::clock::Wall;
+use crate::base::paths::CONFIG_FILE;
+use crate::cli::install;
+use crate::client::connection::VERSION;
+use crate::client::verdict::{Verdict, judge};
+use crate::os::lock::{self, Lock};
+use crate::os::{host, peer, proc};
+
+use super::Doctor;
+
+/// A clock that is off by less disturbs nobody.
+const SLACK: i64 = 60 * 1_000;
+/// 2025-01-01: no bpm of this kind is older.
+const EARLIEST: i64 = 1_735_689_600 * 1_000;
+
+pub(super) fn look(doctor: &mut Doctor) {
+    let project = doctor.project;
+    match judge(&project.dir, "cli") {
+        Ok(Verdict::Running(descriptor, _)) => {
+            doctor.ok("daemon", format!("runs, pid {}", descriptor.pid));
+            doctor.daemon = Some(descriptor);
+            age(doctor);
+        }
+        Ok(Verdict::Unhealthy(descriptor)) => {
+            let pid = descriptor
+                .map(|d| format!(" (pid {})", d.pid))
+                .unwrap_or_default();
+            let fix = "\"bpm stop --force\" ends it, \"bpm -d\" starts another";
+            doctor.problem("daemon", format!("it does not answer{pid}"), fix);
+        }
+        Ok(Verdict::Stale(descriptor)) => {
+            let text = format!("the one with pid {} was killed", descriptor.pid);
+            doctor.note("daemon", text, "\"bpm -d\" starts another");
+        }
+        Ok(Verdict::Stopped) => doctor.ok("daemon", "none runs"),
+        Err(error) => {
+            let fix = error.hint().unwrap_or_default();
+            doctor.problem("daemon", error.to_string(), fix);
+        }
+    }
+    if doctor.daemon.is_none() {
+        another(doctor);
+        left(doctor);
+    }
+    clock(doctor);
+    unit(doctor);
+}
+
+/// A daemon that runs another binary than this one.
+fn age(doctor: &mut Doctor) {
+    let Some(daemon) = &doctor.daemon else { return };
+    let fix =
+        "\"bpm upgrade\" replaces it and keeps the processes, \"bpm daemon restart\" restarts all";
+    if daemon.version != VERSION {
+        let text = format!("it is version {}, this bpm is {VERSION}", daemon.version);
+        return doctor.note("version", text, fix);
+    }
+    let ours = std::process::id() as i32;
+    let deleted = fs::read_link(format!("/proc/{}/exe", daemon.pid))
+        .is_ok_and(|path| path.to_string_lossy().ends_with(" (deleted)"));
+    if deleted && host::image(daemon.pid) != host::image(ours) {
+        let text = "the daemon's binary was replaced since it started";
+        return doctor.note("version", text, fix);
+    }
+    doctor.ok("version", format!("daemon and command are {VERSION}"));
+}
+
+/// A bpm of this project under another BPM_HOME or user.
+fn another(doctor: &mut Doctor) {
+    let root = &doctor.project.root;
+    if !matches!(Lock::probe(root), Ok(true)) {
+        return;
+    }
+    let Some(pid) = lock::holder(root) else {
+        let text = "another bpm, which can't be seen from here, has this project";
+        return doctor.problem("other daemon", text, "stop it where it was started");
+    };
+    let user = proc::owner(pid).map(peer::user_name).unwrap_or_default();
+    let home = proc::variable(pid, "BPM_HOME");
+    let home = home.map(|home| String::from_utf8_lossy(&home).into_owned());
+    let text = match &home {
+        Some(home) => format!("pid {pid} of {user} has this project, with BPM_HOME={home}"),
+        None => format!("pid {pid} of {user} has this project"),
+    };
+    let fix = match home {
+        Some(home) => format!("BPM_HOME={home} bpm stop, as {user}"),
+        None => format!("\"bpm stop\" as {user}, without BPM_HOME"),
+    };
+    doctor.problem("other daemon", text, fix);
+}
+
+/// Processes whose daemon is gone.
+fn left(doctor: &mut Doctor) {
+    let found = proc::find_marked(&doctor.project.dir.marker());
+    let shown: Vec<String> = found
+        .iter()
+        .take(5)
+        .map(|p| format!("{} {}", p.pid, proc::program(p.pid).unwrap_or_default()))
+        .collect();
+    if !found.is_empty() {
+        let text = format!(
+            "{} of this project have no daemon: pid {}",
+            found.len(),
+            shown.join(", pid ")
+        );
+        doctor.problem(
+            "left processes",
+            text,
+            "\"bpm up\" takes them over, \"bpm stop\" ends them",
+        );
+    }
+}
+
+/// Times in bpm's files that are still to come, or a clock that was never set.
+fn clock(doctor: &mut Doctor) {
+    let now = Wall::now();
+    if now.0 < EARLIEST {
+        let text = format!("it says {}", now.rfc3339());
+        return doctor.problem(
+            "clock",
+            text,
+            "set it: \"timedatectl set-ntp true\", or date(1)",
+        );
+    }
+    let dir = &doctor.project.dir;
+    for path in [
+        dir.state(),
+        dir.log(),
+        doctor.project.root.join(CONFIG_FILE),
+    ] {
+        let Ok(file) = fs::metadata(&path) else {
+            continue;
+        };
+        let changed = file.mtime().saturating_mul(1_000);
+        if changed > now.0.saturating_add(SLACK) {
+            let text = format!(
+                "{:?} was changed in the future: the clock was set back",
+                path.display().to_string()
+            );
+            let fix = "\"timedatectl\" tells whether it is right; \"touch\" sets the file's time";
+            return doctor.problem("clock", text, fix);
+        }
+    }
+    doctor.ok("clock", now.rfc3339());
+}
+
+/// A unit of the user ends with the last session, unless they linger.
+fn unit(doctor: &mut Doctor) {
+    if let Some(path) = install::unit_of_user(doctor.project) {
+        match install::lingers() {
+            true => doctor.ok("unit", format!("{}", path.display())),
+            false => doctor.note(
+                "unit",
+                format!("{} ends when you log out", path.display()),
+                "loginctl enable-linger",
+            ),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What the machine grants.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::base::error::reason;
+use crate::base::globs::Glob;
+use crate::base::paths::LONGEST_SOCKET_PATH;
+use crate::os::host;
+use crate::os::peer::our_uid;
+
+use super::Doctor;
+
+/// bpm needs some room for its own files.
+const ROOM: u64 = 64 << 20;
+/// Folders that are looked into at most, to tell how many there are.
+const MOST_FOLDERS: usize = 200_000;
+/// bpm's own, and some for each process: pipes and what is handed to it.
+const OWN_DESCRIPTORS: u64 = 64;
+const DESCRIPTORS_EACH: u64 = 6;
+/// A process starts others.
+const PROCESSES_EACH: u64 = 4;
+
+pub(super) fn look(doctor: &mut Doctor) {
+    state_folder(doctor);
+    socket(doctor);
+    watches(doctor);
+    limits(doctor);
+    sockets(doctor);
+}
+
+fn state_folder(doctor: &mut Doctor) {
+    let dir = doctor.project.dir.path();
+    let Some(there) = dir.ancestors().find(|folder| folder.exists()) else {
+        return;
+    };
+    let name = format!("{:?}", there.display().to_string());
+    let ours = "set BPM_HOME to a folder of your own";
+    if let Ok(folder) = fs::metadata(there) {
+        if there == dir && folder.uid() != our_uid() {
+            let text = format!("{name} belongs to uid {}", folder.uid());
+            return doctor.problem("state folder", text, ours);
+        }
+        if !folder.is_dir() {
+            return doctor.problem("state folder", format!("{name} is no folder"), ours);
+        }
+    }
+    if !host::may_write(there) {
+        return doctor.problem("state folder", format!("{name} may not be written"), ours);
+    }
+    match host::disk(there) {
+        Err(e) => doctor.problem("state folder", format!("{name}: {}", reason(&e)), ours),
+        Ok(disk) => {
+            if let Some(kind) = disk.remote {
+                let text = format!("{name} is on {kind}, where locks and sockets do not hold");
+                doctor.problem(
+                    "state folder",
+                    text,
+                    "set BPM_HOME to a folder on this machine's own disk",
+                );
+            }
+            if disk.free < ROOM {
+                let text = format!("{name} has {} MiB left on its disk", disk.free >> 20);
+                doctor.problem("disk", text, "make room, or set log_disk to less");
+            }
+        }
+    }
+    doctor.ok_unless_said("state folder", name);
+}
+
+/// Where the socket is.
+fn socket(doctor: &mut Doctor) {
+    let dir = &doctor.project.dir;
+    let usual = dir.path().join("daemon.sock");
+    if usual.as_os_str().len() <= LONGEST_SOCKET_PATH {
+        return;
+    }
+    let runtime = doctor.project.env.get("XDG_RUNTIME_DIR");
+    let place = dir.socket(runtime, our_uid());
+    let folder = place
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new("/"));
+    if !host::may_write(folder) {
+        let text = format!(
+            "its path is too long, and {} may not be written",
+            folder.display()
+        );
+        return doctor.problem("socket", text, "set BPM_HOME to a shorter path");
+    }
+    let text = format!(
+        "its path is too long for a socket: it is {}",
+        place.display()
+    );
+    doctor.note(
+        "socket",
+        text,
+        "BPM_HOME with a shorter path keeps it beside the rest",
+    );
+}
+
+/// The kernel watches so many folders for a user.
+fn watches(doctor: &mut Doctor) {
+    let config = doctor.config;
+    let patterns = config.processes.iter().flat_map(|p| &p.watch);
+    let globs: Vec<Glob> = patterns.filter_map(|p| Glob::new(p).ok()).collect();
+    if globs.is_empty() {
+        return;
+    }
+    let mut folders = 0;
+    count(&config.root, Path::new(""), &globs, &mut folders);
+    let settings = [
+        "/proc/sys/fs/inotify/max_user_watches",
+        "/proc/sys/user/max_inotify_watches",
+    ];
+    let most = settings.iter().filter_map(|path| host::setting(path)).min();
+    let most = most.unwrap_or(u64::MAX);
+    if folders as u64 * 10 > most.saturating_mul(9) {
+        let text = format!("{folders} folders are to be watched, and a user may watch {most}");
+        let fix = format!(
+            "sysctl fs.inotify.max_user_watches={}",
+            (folders * 4).max(65_536)
+        );
+        doctor.problem("inotify", text, fix);
+    }
+    let instances = [
+        "/proc/sys/fs/inotify/max_user_instances",
+        "/proc/sys/user/max_inotify_instances",
+    ];
+    let most = instances
+        .iter()
+        .filter_map(|path| host::setting(path))
+        .min();
+    if most.is_some_and(|most| most < 8) {
+        let text = format!("a user may have {} instances", most.unwrap_or_default());
+        doctor.problem("inotify", text, "sysctl fs.inotify.max_user_instances=128");
+    }
+    doctor.ok_unless_said("inotify", format!("{folders} folders are watched"));
+}
+
+/// Folders that a pattern reaches.
+fn count(root: &Path, below: &Path, globs: &[Glob], found: &mut usize) {
+    if *found >= MOST_FOLDERS || !globs.iter().any(|glob| glob.reaches(below)) {
+        return;
+    }
+    *found += 1;
+    let Ok(entries) = fs::read_dir(root.join(below)) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            count(root, &below.join(entry.file_name()), globs, found);
+        }
+    }
+}
+
+fn limits(doctor: &mut Doctor) {
+    let processes = doctor.config.processes.len() as u64;
+    let needed = OWN_DESCRIPTORS + DESCRIPTORS_EACH * processes;
+    let most = host::most_descriptors();
+    if most < needed {
+        let text = format!("{most} descriptors may be open, and {needed} are needed");
+        doctor.problem(
+            "limits",
+            text,
+            "ulimit -Hn 4096 before bpm starts, or LimitNOFILE= in its unit",
+        );
+    }
+    let (most, now) = (host::most_processes(), host::processes_of_ours());
+    let needed = PROCESSES_EACH * processes;
+    if most.saturating_sub(now) < needed {
+        let text = format!(
+            "{most} processes and threads are allowed, {now} are there, and {needed} more may be needed"
+        );
+        let fix = "ulimit -u 4096 before bpm starts, or TasksMax= in its unit";
+        // The kernel does not hold root to it, but those that run as somebody else.
+        match our_uid() {
+            0 => doctor.note("limits", text, fix),
+            _ => doctor.problem("limits", text, fix),
+        }
+    }
+    doctor.ok_unless_said("limits", "descriptors and processes are enough");
+}
+
+/// What a sandbox may refuse.
+fn sockets(doctor: &mut Doctor) {
+    let refused = host::refused_sockets();
+    for (kind, e) in &refused {
+        let text = format!("{kind} are refused ({}): a sandbox?", reason(e));
+        doctor.problem(
+            "sockets",
+            text,
+            "run bpm outside of it, or allow local sockets in its settings",
+        );
+    }
+    if !refused.is_empty() {
+        return;
+    }
+    match host::tells_whose_connections() {
+        Ok(()) => doctor.ok("sockets", "the kernel tells whose connections are whose"),
+        Err(e) => {
+            let text = format!(
+                "the kernel does not tell whose TCP connections are whose ({})",
+                reason(&e)
+            );
+            let fix = "modprobe inet_diag tcp_diag, or set token_file, or mcp_port = 0";
+            doctor.note("sockets", text, fix);
+        }
+    }
+}
