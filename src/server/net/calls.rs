@@ -7,12 +7,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::Mono;
-use crate::base::json::object;
 use crate::os::poll::Waker;
+use crate::server::ask::{self, Next};
 use crate::server::mcp::{self, Envelope, Era, Headers, Verb};
 use crate::server::rpc::{
-    self, BUSY, INTERNAL_ERROR, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, Message,
-    Refusal, Request, STOPPING,
+    self, BUSY, INTERNAL_ERROR, INVALID_REQUEST, Message, Refusal, Request, STOPPING,
 };
 use crate::server::service::{Answer, ClientKind, Level, Step, Task};
 
@@ -35,8 +34,6 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A task whose deadline is past, and that does not end when it is polled, is polled again after this.
 const PATIENCE: Duration = Duration::from_millis(10);
-/// The most values that a completion has.
-const MAX_COMPLETIONS: usize = 100;
 
 /// Where an answer goes.
 pub(super) struct ReplyTo {
@@ -145,14 +142,6 @@ impl Task for Search {
     }
 }
 
-/// What follows from a request.
-enum Next {
-    /// Its answer is written.
-    Written,
-    Step(Step),
-    Subscribe(Vec<String>),
-}
-
 impl Context {
     /// Serves one request.
     pub(super) fn request(
@@ -215,63 +204,16 @@ impl Context {
         token: Option<&Value>,
         out: &mut Vec<u8>,
     ) -> Result<Next, Refusal> {
-        let (service, server) = (&*self.service, &self.mcp);
-        let step = match verb {
-            Verb::Initialize { version } => {
-                if let Proto::Lines { batches, .. } = &mut c.proto {
-                    *batches = version == mcp::BATCHES;
-                }
-                server.put_initialized(out, to, version);
-                return Ok(Next::Written);
+        match (&verb, &mut c.proto) {
+            (Verb::Initialize { version }, Proto::Lines { batches, .. }) => {
+                *batches = *version == mcp::BATCHES;
             }
-            Verb::Discover => {
-                server.put_discovered(out, to);
-                return Ok(Next::Written);
+            (Verb::Own { method, params }, _) if method == "bpm/hello" => {
+                c.caller.kind = client_kind(params);
             }
-            Verb::Subscribe { uris } => return Ok(Next::Subscribe(uris)),
-            Verb::Nothing => result([]),
-            Verb::Tools => result([("tools", service.tools().clone())]),
-            Verb::Resources => result([("resources", service.resources().into())]),
-            Verb::Templates => result([("resourceTemplates", service.templates().into())]),
-            Verb::Prompts => result([("prompts", service.prompts().into())]),
-            Verb::CallTool { name, args } => service
-                .call(&c.caller, &name, &args, token)
-                .ok_or_else(|| Refusal::unknown(INVALID_PARAMS, "Unknown tool", &name))?,
-            Verb::Read { uri } => service
-                .read(&c.caller, &uri)
-                .ok_or_else(|| mcp::no_resource(to.era, &uri))?,
-            Verb::Prompt { name, args } => service
-                .prompt(&c.caller, &name, &args)
-                .ok_or_else(|| Refusal::unknown(INVALID_PARAMS, "Unknown prompt", &name))?,
-            Verb::Complete {
-                reference,
-                argument,
-                value,
-            } => {
-                let values = service.complete(&reference, &argument, &value);
-                completion(values.ok_or_else(|| {
-                    Refusal::new(
-                        INVALID_PARAMS,
-                        "Unknown reference: no such prompt or template",
-                    )
-                })?)
-            }
-            Verb::Own { method, params } => {
-                let hello = method == "bpm/hello";
-                if hello {
-                    c.caller.kind = client_kind(&params);
-                }
-                match service.own(&c.caller, &method, &params) {
-                    Some(step) => step,
-                    None if hello => result([]),
-                    None => {
-                        let what = "Method not found";
-                        return Err(Refusal::unknown(METHOD_NOT_FOUND, what, &method));
-                    }
-                }
-            }
-        };
-        Ok(Next::Step(step))
+            _ => {}
+        }
+        ask::ask(&*self.service, &self.mcp, &c.caller, to, verb, token, out)
     }
 
     /// Answers, or begins a call.
@@ -594,19 +536,8 @@ impl Context {
         if let Some(view) = to.view {
             return self.put_view(c, view, &answer);
         }
-        let (server, out, envelope) = (&self.mcp, &mut self.message, &to.envelope);
-        out.clear();
-        match answer {
-            Answer::Text(text) => server.put_text(out, envelope, &text, false),
-            Answer::Data { value, text } => server.put_data(out, envelope, &value, &text),
-            Answer::Fail(text) => server.put_text(out, envelope, &text, true),
-            Answer::Result(value) => server.put_result(out, envelope, value),
-            Answer::Error {
-                code,
-                message,
-                data,
-            } => rpc::put_error(out, &envelope.id, code, &message, data.as_ref()),
-        }
+        self.message.clear();
+        ask::put_answer(&self.mcp, &mut self.message, &to.envelope, answer);
         self.deliver(c, to.batch, 200);
     }
 
@@ -705,21 +636,6 @@ fn takes_events(c: &Conn) -> bool {
 
 fn stopping() -> Refusal {
     Refusal::new(STOPPING, "bpm is stopping").status(503)
-}
-
-fn result<const N: usize>(fields: [(&str, Value); N]) -> Step {
-    Step::Done(Answer::Result(object(fields)))
-}
-
-fn completion(values: Vec<String>) -> Step {
-    let total = values.len();
-    let shown = &values[..total.min(MAX_COMPLETIONS)];
-    let completion = object([
-        ("values", shown.into()),
-        ("total", total.into()),
-        ("hasMore", (total > MAX_COMPLETIONS).into()),
-    ]);
-    result([("completion", completion)])
 }
 
 /// What a client of bpm's own says that it is.
