@@ -1,8 +1,41 @@
 //! bpm keeps a project's processes running while people and coding agents work on it.
 //!
-//! One thread decides (`supervisor`), pure code says what (`lifecycle`, `plan`, `ring`, `search`,
-//! `rpc`), small hands do it (`os`), doors translate (`net`, `tools`). Modules stand on floors, and
-//! an import points to the same floor or to one below; `tests/house.rs` holds them to it.
+//! One thread (`engine::supervisor`) owns all state and makes every system call that concerns a process. A pure state
+//! machine (`lifecycle`) says what follows from what happened: it also decides when TERM is followed by KILL, and the
+//! supervisor carries it out. Servers and clients translate. A folder imports from those before it, in this order, and
+//! `tests/house.rs` holds the source to it; a file whose text begins with "Pure:" makes no system call.
+//!
+//! | folder | has |
+//! | --- | --- |
+//! | `base` | errors, time, paths, JSON, globs, the logger's trait |
+//! | `os` | system calls: starting, signalling and reaping processes, /proc, cgroups, pidfds, sockets, inotify, terminals |
+//! | `config` | `.mcp-run`: keys, reading, `${...}`, comparing two versions of it |
+//! | `log` | the lines of a process: capture, memory, files, search |
+//! | `lifecycle` | the state machine of all processes (pure) |
+//! | `build`, `check`, `watch` | builds and their errors; readiness and health checks; watched files |
+//! | `engine` | the supervisor's loop and its parts, the snapshot that others read, `state.json` |
+//! | `server` | HTTP, JSON lines, MCP, the page |
+//! | `tools` | what agents call: `restart`, `wait`, `search_logs` ... |
+//! | `client` | a connection to the daemon, the verdict whether it lives, the proxy |
+//! | `daemon` | start, stop, the daemon's own log, systemd |
+//! | `cli` | commands |
+//!
+//! Read first: `lifecycle/unit/reconcile.rs` (what happens next to a process), `lifecycle/fleet.rs` (dependencies),
+//! `engine/supervisor/mod.rs` (the loop), `log/store/mod.rs` (lines and their numbers), `cli/commands.rs` (all commands).
+//!
+//! # Glossary
+//!
+//! - *unit*: one `[process.NAME]` and everything that is known of it; *run*: one start of it; *generation*: the number
+//!   of a run in the state machine, by which events of earlier runs are told apart.
+//! - *fact* and *want*: what is, and what should be; `reconcile` compares the two.
+//! - *effect*: something that the state machine asks the supervisor to do.
+//! - *ticket*: an order that waits for its answer.
+//! - *swap*: the new run takes over from the old one; *rollback*: the build before is started again.
+//! - *snapshot*: the immutable picture that tools and commands read.
+//! - *cursor*: a line number that a reader goes on behind; a *partial* line has no number until it ends.
+//! - *segment*: one file of a run's log; the *index* beside it has times and streams.
+//! - *leftover*: a process that outlived what it belongs to; *marker*: the variable by which it is found.
+//! - *verdict*: whether a daemon runs, is unhealthy, stale or stopped.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("bpm runs on Linux 5.4 or newer");
