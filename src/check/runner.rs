@@ -17,6 +17,7 @@ use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::log::store::Log;
 use crate::os::poll::{Mailbox, Until, Waker, wait};
+use crate::os::proc;
 
 use super::schedule::{CheckKey, Connect};
 use super::work::{Command, Job, Knocking, LogProbe, Work};
@@ -192,9 +193,12 @@ impl Shared {
                 };
                 self.answer(asked, result);
             }
-            Order::Request(asked, question) => match self.begin(question, token) {
-                Ok(work) => jobs.push(Job { asked, work }),
-                Err(why) => self.answer(asked, Err(why)),
+            Order::Request(asked, question) => match seen(&question) {
+                Some(result) => self.answer(asked, result),
+                None => match self.begin(question, token) {
+                    Ok(work) => jobs.push(Job { asked, work }),
+                    Err(why) => self.answer(asked, Err(why)),
+                },
             },
         }
     }
@@ -263,6 +267,22 @@ impl Shared {
             }
         }
     }
+}
+
+/// What can be seen without asking the process: a connection that says nothing is an error to some servers. The
+/// port was free before the start, so a listener on it came up after that.
+fn seen(question: &Question) -> Option<Result<String, String>> {
+    let Question::Connect {
+        connect: Connect::Port(port),
+        ..
+    } = question
+    else {
+        return None;
+    };
+    Some(match proc::is_listened_on(*port)? {
+        true => Ok(format!("port {port} is listened on")),
+        false => Err(format!("nothing listens on port {port}")),
+    })
 }
 
 #[cfg(test)]

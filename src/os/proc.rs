@@ -349,6 +349,12 @@ fn listeners() -> Vec<Listener> {
         .collect()
 }
 
+/// A TCP socket listens on that port; None: the kernel's tables can't be read.
+pub fn is_listened_on(port: u16) -> Option<bool> {
+    fs::metadata("/proc/net/tcp").ok()?;
+    Some(listeners().iter().any(|listener| listener.port == port))
+}
+
 /// `0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 12345 ...`
 fn parse_listener(line: &str) -> Option<Listener> {
     const LISTEN: &str = "0A";

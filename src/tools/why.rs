@@ -1,6 +1,7 @@
 //! Why a process ended: the crash card, for `get_errors`, `get_status`, `bpm why` and the prompt.
 
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -13,9 +14,12 @@ use crate::base::json::{list, object, or_null, seconds};
 use crate::config::Kind;
 use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
 use crate::log::search::Line;
+use crate::os::proc;
 
 /// Events since the last good run that are told.
 const CHANGES: usize = 20;
+/// Numbers in a crash's last lines that may be the port it found in use.
+const MOST_PORTS: usize = 50;
 /// Lines of a failed build.
 const BUILD_LINES: usize = 20;
 
@@ -195,9 +199,38 @@ fn is_newest(unit: &UnitView, exit: &ExitView) -> bool {
     unit.exits.back().is_some_and(|last| last.run == exit.run)
 }
 
+/// The process that listens on the port which a program found in use. Reads `/proc`: for a worker.
+fn port_holder(tail: &[String]) -> Option<String> {
+    const IN_USE: [&str; 4] = [
+        "address already in use",
+        "eaddrinuse",
+        "address in use",
+        "port is already",
+    ];
+    let says = |line: &&String| {
+        let line = line.to_ascii_lowercase();
+        IN_USE.iter().any(|words| line.contains(words))
+    };
+    let numbers = |line: &String| -> Vec<u16> {
+        let digits = line.split(|c: char| !c.is_ascii_digit());
+        digits.filter_map(|digits| digits.parse().ok()).collect()
+    };
+    let line = tail.iter().find(says)?;
+    // Few say the port in the same line: it stands in the source that a traceback quotes.
+    let quoted = tail.iter().flat_map(numbers).filter(|n| *n >= 1_000);
+    let ports = numbers(line).into_iter().chain(quoted).take(MOST_PORTS);
+    ports.filter(|port| *port > 0).find_map(|port| {
+        let (pid, command) = proc::port_holder(Ipv4Addr::UNSPECIFIED.into(), port)?;
+        Some(format!("port {port} is in use by pid {pid} ({command})"))
+    })
+}
+
 /// What an end that says little may mean, and what to do about it.
 pub(super) fn hint(unit: &UnitView, exit: &ExitView) -> Option<String> {
     let silent = exit.tail.is_empty();
+    if let Some(holder) = port_holder(&exit.tail) {
+        return Some(holder);
+    }
     if let Some(fault) = &exit.fault {
         return (silent && fault.contains("not ready")).then(|| {
             "it printed nothing: many programs keep their output back where it goes to a pipe; have it flush each \
@@ -284,4 +317,31 @@ pub(super) fn last_lines(unit: &UnitView) -> Vec<String> {
     let last = unit.exits.back().filter(|exit| exit.crash && down);
     last.map(|exit| recent(&exit.tail, 2_000))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_port_is_named_wherever_the_port_stands() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let us = format!("port {port} is in use by pid {} (", std::process::id());
+        for lines in [
+            vec![format!(
+                "Error: listen EADDRINUSE: address already in use 127.0.0.1:{port}"
+            )],
+            vec![
+                format!("    HTTPServer((\"127.0.0.1\", {port}), Handler)"),
+                "OSError: [Errno 98] Address already in use".into(),
+            ],
+        ] {
+            let said = port_holder(&lines).unwrap();
+            assert!(said.starts_with(&us), "{said}");
+        }
+        assert_eq!(port_holder(&[format!("listening on {port}")]), None);
+    }
 }
