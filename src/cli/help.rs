@@ -26,6 +26,10 @@ pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
         "over idle_shutdown_minutes, in seconds; 0: never",
     ),
     (
+        "BPM_TOKEN_FILE",
+        "bpm tui: the file of the token, over HTTP",
+    ),
+    (
         "BPM_TRUST",
         "folders, with a colon between them, whose .mcp-run is used whoever owns it",
     ),

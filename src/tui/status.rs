@@ -428,7 +428,7 @@ fn event(e: &Value) -> Event {
 /// `3h12m`, `5d2h`, `12s`: two units at most, shorter than elsewhere since panels are narrow.
 pub fn span(seconds: f64) -> String {
     // Times are whole numbers here: tenths would change with every refresh.
-    let s = seconds.max(0.0).min(1e12) as u64;
+    let s = seconds.clamp(0.0, 1e12) as u64;
     match s {
         0..=59 => format!("{s}s"),
         60..=3_599 => format!("{}m{:02}s", s / 60, s % 60),

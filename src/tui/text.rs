@@ -22,14 +22,14 @@ pub fn shown(line: &str, mut each: impl FnMut(char, Style, usize)) {
             return;
         }
         let behind = &rest[c.len_utf8()..];
-        if c == '\x1b' || c == '\u{9b}' {
-            if let Some((length, codes)) = escape(rest) {
-                if let Some(codes) = codes {
-                    colours(codes, &mut style);
-                }
-                rest = &rest[length..];
-                continue;
+        if (c == '\x1b' || c == '\u{9b}')
+            && let Some((length, codes)) = escape(rest)
+        {
+            if let Some(codes) = codes {
+                colours(codes, &mut style);
             }
+            rest = &rest[length..];
+            continue;
         }
         rest = behind;
         if c == '\t' {

@@ -1,1 +1,361 @@
-//! x
+//! The server under it: started, lost, back, old, silent, guarded by a token.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::{Project, lives, murder};
+use crate::tmux::{Tmux, bpm_tui, eventually, is_there};
+
+const NAP: &str = "[process.nap]\ncommand = \"echo napping; exec sleep 1000\"\n";
+
+/// The daemon that runs now, by its descriptor.
+fn daemon(project: &Project) -> i32 {
+    eventually(|| {
+        let folder = project.state_folder().ok_or("no folder")?;
+        let text =
+            std::fs::read_to_string(folder.join("daemon.json")).map_err(|e| e.to_string())?;
+        let value: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        let pid = value["pid"].as_i64().ok_or("no pid")? as i32;
+        if lives(pid) {
+            Ok(pid)
+        } else {
+            Err("dead".into())
+        }
+    })
+}
+
+#[test]
+fn two_of_them_start_one_daemon() {
+    if !is_there() {
+        return;
+    }
+    let project = Project::new(NAP);
+    let (one, two) = (Tmux::new(&project, 80, 24), Tmux::new(&project, 80, 24));
+    one.line(bpm_tui());
+    two.line(bpm_tui());
+    one.sees(&["● live", "napping"]);
+    two.sees(&["● live", "napping"]);
+    for tmux in [&one, &two] {
+        tmux.keys(&["q"]).sees(&["shop: 1 running; bpm runs on"]);
+    }
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn nothing_is_started_where_that_is_not_wanted() {
+    if !is_there() {
+        return;
+    }
+    let project = Project::new(NAP);
+    let tmux = Tmux::new(&project, 80, 24);
+    tmux.line(&format!("{} --no-start; echo code $?", bpm_tui()));
+    tmux.sees(&["no daemon runs for shop", "code 3"]);
+    assert!(project.cli(["daemon", "status"]).code == Some(3));
+}
+
+#[test]
+fn mistakes_in_the_file_are_printed_before_the_screen_is_taken() {
+    if !is_there() {
+        return;
+    }
+    let project = Project::new("[process.nap]\ncomand = \"x\"\n");
+    let tmux = Tmux::new(&project, 100, 24);
+    tmux.line(&format!("{}; echo code $?", bpm_tui()));
+    tmux.sees(&[
+        "unknown key \"comand\"",
+        "did you mean \"command\"?",
+        "code 1",
+    ]);
+}
+
+#[test]
+fn a_daemon_that_was_killed_is_waited_for_and_nothing_comes_twice() {
+    if !is_there() {
+        return;
+    }
+    let script = "i=0; while :; do i=$((i+1)); echo number $i; sleep 0.05; done";
+    let project = Project::new(&format!("[process.count]\ncommand = \"{script}\"\n"));
+    let tmux = Tmux::new(&project, 100, 40);
+    tmux.line(bpm_tui());
+    tmux.sees(&["● live", "number 20"]);
+    murder(daemon(&project));
+    tmux.sees(&["gone ", "again in"]);
+    project.cli(["-d"]).exits(0);
+    tmux.sees(&["● live"]);
+    tmux.sees(&["── run 2"]);
+    tmux.sees(&["number 30"]);
+    let screen = tmux.screen();
+    let mut runs = screen.split("── run 2");
+    let lines = |part: &str| -> Vec<u32> {
+        let numbers = part.lines().filter_map(|l| {
+            l.split("number ")
+                .nth(1)?
+                .split([' ', '│'])
+                .next()?
+                .parse()
+                .ok()
+        });
+        numbers.collect()
+    };
+    for part in [
+        runs.next().unwrap_or_default(),
+        runs.next().unwrap_or_default(),
+    ] {
+        let numbers = lines(part);
+        assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{screen}");
+    }
+    tmux.keys(&["q"]);
+    tmux.is_restored();
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_daemon_that_was_stopped_is_started_by_s() {
+    if !is_there() {
+        return;
+    }
+    let project = Project::new(NAP);
+    let tmux = Tmux::new(&project, 80, 24);
+    tmux.line(bpm_tui());
+    tmux.sees(&["● live", "napping"]);
+    project.cli(["daemon", "restart"]).exits(0);
+    tmux.sees(&["● live", "── run 2"]);
+    project.cli(["stop"]).exits(0);
+    tmux.sees(&["■ stopped", "S starts it, q leaves"]);
+    tmux.keys(&["S"]).sees(&["● live", "── run 3"]);
+    tmux.keys(&["q"]).sees(&["bpm runs on"]);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn a_listener_that_never_answers_is_given_up() {
+    if !is_there() {
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let project = Project::empty();
+    let tmux = Tmux::new(&project, 100, 24);
+    let begun = Instant::now();
+    tmux.line(&format!("{} :{port}; echo code $?", bpm_tui()));
+    tmux.sees(&["connecting 1/5"]);
+    tmux.sees(&["no answer within 2 s (5 tries)", "code 1"]);
+    assert!(
+        begun.elapsed() < Duration::from_secs(18),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn addresses_that_can_not_be_used_say_what_can() {
+    let project = Project::empty();
+    let tui = |args: &[&str]| {
+        let output = project
+            .command("script")
+            .args([
+                "-qec",
+                &format!("{} {}", bpm_tui(), args.join(" ")),
+                "/dev/null",
+            ])
+            .output();
+        output
+            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+            .unwrap_or_default()
+    };
+    if tui(&["-V"]).is_empty() {
+        println!("skipped: script is not installed");
+        return;
+    }
+    assert!(tui(&["https://box:3001/mcp"]).contains("ssh -L 3001:localhost:3001 box"));
+    assert!(tui(&["box"]).contains("host:port"));
+}
+
+#[test]
+fn bpm_over_http_is_the_same() {
+    if !is_there() {
+        return;
+    }
+    let mut project = Project::new(
+        "[process.echo]\ncommand = \"echo one; echo two >&2; sleep 1000\"\n[process.bad]\ncommand = \"exit 7\"\n",
+    );
+    project.up();
+    project.line("echo", "two");
+    let url = project.descriptor()["url"].as_str().unwrap().to_owned();
+    let tmux = Tmux::new(&project, 100, 30);
+    tmux.line(&format!("{} {url}", bpm_tui()));
+    tmux.sees(&["● live   shop", "Output: echo", "one", "▌two", "✗ bad"]);
+    tmux.keys(&["r"]).sees(&["── run 2", "restarted"]);
+    tmux.keys(&["w"]).sees(&["Why: echo"]);
+    tmux.keys(&["Escape", "j"]).sees(&["Process Details: bad"]);
+    tmux.keys(&["k", "s"]).sees(&["stop echo?"]);
+    tmux.keys(&["y"]).sees(&["■ echo"]);
+    tmux.keys(&["q"]).sees(&["bpm runs on"]);
+}
+
+#[test]
+fn a_token_is_needed_and_sent() {
+    if !is_there() {
+        return;
+    }
+    let mut project = Project::new(
+        "token_file = \"token\"\n[process.nap]\ncommand = \"echo napping; exec sleep 1000\"\n",
+    );
+    project.file("token", "sesame\n");
+    let path = project.root.join("token");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    project.up();
+    let url = project.descriptor()["url"].as_str().unwrap().to_owned();
+    let tmux = Tmux::new(&project, 100, 24);
+    tmux.line(&format!("{} {url}; echo code $?", bpm_tui()));
+    tmux.sees(&["needs a token: --token-file FILE", "code 1"]);
+    tmux.line(&format!("clear; {} --token-file token {url}", bpm_tui()));
+    tmux.sees(&["● live", "napping"]);
+    tmux.keys(&["q"]);
+    tmux.is_restored();
+}
+
+/// A server with the four tools of the earlier background-process-manager: texts, JSON-RPC errors, no cursor.
+struct Old {
+    port: u16,
+    lines: Arc<Mutex<Vec<String>>>,
+    restarts: Arc<AtomicUsize>,
+}
+
+impl Old {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let old = Self {
+            port: listener.local_addr().unwrap().port(),
+            lines: Arc::new(Mutex::new(
+                (1..=3).map(|n| format!("old line {n}")).collect(),
+            )),
+            restarts: Arc::default(),
+        };
+        let (lines, restarts) = (Arc::clone(&old.lines), Arc::clone(&old.restarts));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (lines, restarts) = (Arc::clone(&lines), Arc::clone(&restarts));
+                std::thread::spawn(move || serve(stream, &lines, &restarts));
+            }
+        });
+        old
+    }
+}
+
+fn serve(stream: TcpStream, lines: &Mutex<Vec<String>>, restarts: &AtomicUsize) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if let Some(n) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = n.trim().parse().ok()?;
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let request: Value = serde_json::from_slice(&body).ok()?;
+        let args = &request["params"]["arguments"];
+        let tools = ["search_logs", "search_build_log", "restart", "get_status"];
+        let text = match (
+            request["method"].as_str()?,
+            request["params"]["name"].as_str(),
+        ) {
+            ("tools/list", _) => {
+                let list: Vec<Value> = tools.iter().map(|name| json!({"name": name})).collect();
+                answer(
+                    &mut reader,
+                    json!({"jsonrpc": "2.0", "id": request["id"], "result": {"tools": list}}),
+                )?;
+                continue;
+            }
+            (_, Some("get_status")) => format!(
+                "Mode: Dev\nTime until release mode: 2 hours 58 minutes\n\nProcesses:\n\n  web: running\n    Uptime: 0 hours 3 \
+                 minutes\n    Recent events:\n      - Started\n    Crash count: {}\n\n  api: crashed\n",
+                restarts.load(Ordering::Relaxed)
+            ),
+            (_, Some("search_logs")) if args["process"] == "web" => {
+                lines.lock().unwrap().join("\n")
+            }
+            (_, Some("restart")) => {
+                // It builds for a while.
+                std::thread::sleep(Duration::from_secs(3));
+                restarts.fetch_add(1, Ordering::Relaxed);
+                "Process 'web' restarted successfully in dev mode".into()
+            }
+            (_, Some("search_build_log")) => "(empty)".into(),
+            (_, Some(_)) => "Log instance -1 not found (have 0 instances)".into(),
+            (method, None) => {
+                let error =
+                    json!({"code": -32601, "message": format!("Method not found: {method}")});
+                answer(
+                    &mut reader,
+                    json!({"jsonrpc": "2.0", "id": request["id"], "error": error}),
+                )?;
+                continue;
+            }
+        };
+        let result = json!({"content": [{"type": "text", "text": text}]});
+        answer(
+            &mut reader,
+            json!({"jsonrpc": "2.0", "id": request["id"], "result": result}),
+        )?;
+    }
+}
+
+fn answer(reader: &mut BufReader<TcpStream>, message: Value) -> Option<()> {
+    let body = message.to_string();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    reader.get_mut().write_all((head + &body).as_bytes()).ok()
+}
+
+#[test]
+fn an_earlier_server_with_four_tools_works() {
+    if !is_there() {
+        return;
+    }
+    let old = Old::new();
+    let project = Project::empty();
+    let tmux = Tmux::new(&project, 80, 24);
+    tmux.line(&format!("{} http://localhost:{}/mcp", bpm_tui(), old.port));
+    tmux.sees(&[
+        "● live",
+        "dev, release in 2h58m",
+        "2: 1▶ 1✗",
+        "looking keeps this server",
+        "✗ api",
+    ]);
+    tmux.keys(&["j"])
+        .sees(&["Process Details: web", "up 0h03m", "Started", "old line 3"]);
+    old.lines.lock().unwrap().push("a new line".into());
+    tmux.sees(&["a new line"]);
+    let screen = tmux.screen();
+    assert_eq!(screen.matches("old line 3").count(), 1, "{screen}");
+    for key in ["s", "w", "e", "R", "u", "S"] {
+        tmux.keys(&[key]).sees(&["this server can't"]);
+        tmux.keys(&["?", "Escape"]).misses(&["this server can't"]);
+    }
+    // It takes seconds, and nothing stands still meanwhile.
+    tmux.keys(&["r"]).sees(&["web: restart asked"]);
+    old.lines.lock().unwrap().push("while it builds".into());
+    tmux.sees(&["while it builds"]);
+    assert_eq!(old.restarts.load(Ordering::Relaxed), 0);
+    tmux.sees(&["restarted success", "crashes 1"]);
+    tmux.keys(&["q"])
+        .sees(&["1 running, 1 failed; the server runs on"]);
+}

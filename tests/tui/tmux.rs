@@ -178,6 +178,15 @@ impl Tmux {
 
 impl Drop for Tmux {
     fn drop(&mut self) {
+        let ids = self.format("#{pid} #{pane_pid}");
         self.run(&["kill-server"]);
+        // The project asks whether anything is left of it.
+        let begun = Instant::now();
+        let ids = ids.split(' ').filter_map(|id| id.parse().ok());
+        for id in ids {
+            while crate::common::lives(id) && begun.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
     }
 }

@@ -323,9 +323,9 @@ impl Link {
                 .map_err(|e| Error::system("connect", e)),
             Target::Project(project) => {
                 let project = project.clone();
-                match self.to_project(&project, now) {
+                match self.reach_project(&project, now) {
                     Ok(wire) => Ok(Wire::Lines(wire)),
-                    Err(phase) => return phase,
+                    Err(phase) => return *phase,
                 }
             }
         };
@@ -340,42 +340,54 @@ impl Link {
     }
 
     /// The daemon's socket; Err: what else is to be done.
-    fn to_project(&mut self, project: &Project, now: Mono) -> std::result::Result<Lines, Phase> {
+    fn reach_project(
+        &mut self,
+        project: &Project,
+        now: Mono,
+    ) -> std::result::Result<Lines, Box<Phase>> {
         let descriptor = Descriptor::read(&project.dir.descriptor());
         if let Some(descriptor) = &descriptor {
             match Lines::connect(&descriptor.socket) {
                 Ok(lines) => {
                     return match descriptor.speaks() {
                         Ok(()) => Ok(lines),
-                        Err(error) => Err(self.too_old(&error)),
+                        Err(error) => Err(Box::new(self.too_old(&error))),
                     };
                 }
                 // It says nothing about the daemon: nothing is started beside it.
                 Err(e) if connection::is_own_fault(&e) => {
                     let why = connection::own_fault(&e);
-                    return Err(self.over(Failure::CannotAsk { why }.into()));
+                    return Err(Box::new(self.over(Failure::CannotAsk { why }.into())));
                 }
                 Err(_) => {}
             }
         }
         match Lock::probe(&project.dir.lock()) {
-            Ok(true) => Err(self.again("no answer within 2 s".into(), now)),
+            Ok(true) => Err(Box::new(self.again("no answer within 2 s".into(), now))),
             Ok(false) if self.known => {
                 // Removed at each end but a violent one.
                 if descriptor.is_none() && self.stopped.is_none() {
                     self.stopped = Some(Wall::now().0);
                 }
-                Err(self.again("no daemon runs".into(), now))
+                Err(Box::new(self.again("no daemon runs".into(), now)))
             }
             Ok(false) if self.options.no_start => {
                 let what = format!("reach the daemon of {}", project.name());
-                Err(self.over(Error::from(Failure::NoDaemon {
-                    what,
-                    project: project.name(),
-                })))
+                Err(Box::new(
+                    self.over(
+                        Failure::NoDaemon {
+                            what,
+                            project: project.name(),
+                        }
+                        .into(),
+                    ),
+                ))
             }
-            Ok(false) => Err(self.start_daemon(project, now)),
-            Err(e) => Err(self.over(Error::file("look at", &project.dir.lock(), e))),
+            Ok(false) => Err(Box::new(self.start_daemon(project, now))),
+            Err(e) => {
+                let error = Error::file("look at", &project.dir.lock(), e);
+                Err(Box::new(self.over(error)))
+            }
         }
     }
 
@@ -567,7 +579,10 @@ impl Link {
     }
 
     fn ask_status(&mut self, c: &mut Connection, now: Mono) {
-        let since = object([("events_since", self.poll.events.into())]);
+        let mut since = object([("events_since", self.poll.events.into())]);
+        if !c.socket {
+            since["verbose"] = true.into();
+        }
         match (c.socket, c.dialect) {
             (true, _) => c.send("bpm/status", since, Pending::Status),
             (false, Dialect::Bpm) => c.tool("get_status", since, Pending::Status),

@@ -379,6 +379,10 @@ impl Tail {
         self.next = self.follows().then(|| now.after(OLD_PACE));
         let none = text.is_empty() || text == "(empty)" || text == "No matches found";
         let refused = text.starts_with("Log instance ") || text.starts_with("Invalid regex");
+        if refused && self.follows() && !self.view.builds {
+            // It has not run yet.
+            return self.give(Vec::new(), 0, told);
+        }
         if failed || refused {
             return self.failed(text, told);
         }

@@ -88,11 +88,7 @@ impl Model {
             Key::Char('R') => self.restart_all(),
             Key::Char('s') => self.start_or_stop(),
             Key::Char('S') => self.start_daemon(),
-            Key::Char('u') => {
-                if self.may(true) {
-                    self.order(Ask::Reload { dry: true });
-                }
-            }
+            Key::Char('u') if self.may(true) => self.order(Ask::Reload { dry: true }),
             Key::Char('c') => {
                 self.log.output.clear();
                 self.log.drag = None;
@@ -108,11 +104,7 @@ impl Model {
                 view.index = -1;
             }),
             Key::Char('[') => self.change_view(|view| view.index = view.index.saturating_sub(1)),
-            Key::Char(']') => {
-                if self.log.view.index < -1 {
-                    self.change_view(|view| view.index += 1);
-                }
-            }
+            Key::Char(']') if self.log.view.index < -1 => self.change_view(|view| view.index += 1),
             Key::Char('/') => self.field(Entry::Search, ""),
             Key::Char('n') => self.hit(true),
             Key::Char('N') => self.hit(false),

@@ -465,13 +465,13 @@ impl Model {
     pub fn farewell(&self) -> String {
         use super::status::Kind;
         let name = &self.server.name;
-        let count = |kind: Kind| self.processes().iter().filter(|p| p.kind() == kind).count();
-        let up = count(Kind::Running) + count(Kind::Uneasy);
+        let count = |fits: &dyn Fn(&&Process) -> bool| self.processes().iter().filter(fits).count();
+        let up = count(&|p| p.pid.is_some() || matches!(p.kind(), Kind::Running | Kind::Uneasy));
         let mut words = match up {
             _ if self.server.status.is_none() => return String::new(),
             n => format!("{name}: {n} running"),
         };
-        let failed = count(Kind::Failed);
+        let failed = count(&|p| p.kind() == Kind::Failed);
         if failed > 0 {
             words.push_str(&format!(", {failed} failed"));
         }

@@ -69,10 +69,11 @@ pub(super) fn server(grid: &mut Grid, area: Area, model: &Model) {
     let columns = usize::from(area.w);
     let (sign, style, words) = link_words(model);
     let mut lines: Vec<Vec<Span>> = Vec::new();
-    for (i, row) in wrap(&words, columns.saturating_sub(2))
-        .into_iter()
-        .enumerate()
-    {
+    // What can be done about it begins a row.
+    let parts = words
+        .split_inclusive("; ")
+        .flat_map(|part| wrap(part, columns.saturating_sub(2)));
+    for (i, row) in parts.enumerate() {
         let sign = if i == 0 { sign } else { ' ' };
         lines.push(vec![(format!("{sign} "), style), plain(row)]);
     }
@@ -129,7 +130,8 @@ fn daemon(model: &Model, columns: usize) -> Vec<Vec<Span>> {
     let mut lines = Vec::new();
     let refreshed = model.clock.local(server.at);
     if server.dialect == Dialect::FourTools {
-        lines.push(vec![plain("looking keeps it in dev mode")]);
+        let words = wrap("looking keeps this server in dev mode", columns);
+        lines.extend(words.into_iter().map(|row| vec![plain(row)]));
         lines.push(vec![plain(refreshed)]);
         return lines;
     }
