@@ -64,6 +64,10 @@ soak *args:
 musl:
     .ci/musl
 
+# What a server needs: archives, a .deb and checksums in target/dist; `--check` builds twice and compares
+dist *args:
+    .ci/dist {{args}}
+
 # A static binary with glibc
 static:
     RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target "$(uname -m)-unknown-linux-gnu"

@@ -116,6 +116,47 @@ pub fn is_reserved(port: u16) -> bool {
     })
 }
 
+/// Whether the cgroup of a process can hand controllers on to cgroups that it makes.
+///
+/// # Errors
+/// A sentence: why it can't.
+pub fn delegated(pid: i32) -> Result<(), String> {
+    let list = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let own = list.lines().find_map(|line| line.strip_prefix("0::"));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut mounted = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let root = mounted.find_map(|words| match words.as_slice() {
+        [_, place, "cgroup2", ..] => Some((*place).to_string()),
+        _ => None,
+    });
+    let (Some(own), Some(root)) = (own, root) else {
+        return Err("there is no cgroup v2 here".into());
+    };
+    // bpm's own child of the cgroup that was handed to it.
+    let own = own.trim_end_matches("/bpm").trim_start_matches('/');
+    let folder = Path::new(&root).join(own);
+    if !may_write(&folder.join("cgroup.subtree_control")) {
+        return Err(format!(
+            "the cgroup {:?} is not bpm's own",
+            folder.display().to_string()
+        ));
+    }
+    let there = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    let missing: Vec<&str> = ["memory", "cpu", "pids"]
+        .into_iter()
+        .filter(|name| !there.split_whitespace().any(|word| word == *name))
+        .collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "controllers are missing in its cgroup ({})",
+            missing.join(", ")
+        )),
+    }
+}
+
 /// Device and number of the file that a process executes.
 pub fn image(pid: i32) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;

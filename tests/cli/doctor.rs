@@ -393,7 +393,14 @@ fn a_daemon_that_does_not_answer_is_a_problem() {
 fn a_daemon_of_an_earlier_installation_is_said() {
     let project = Project::new(WELL);
     let earlier = project.root.join("bpm");
-    fs::copy(bpm(), &earlier).unwrap();
+    // By another program: a fork of another test must not hold the file open for writing.
+    let copied = project
+        .command("cp")
+        .arg(bpm())
+        .arg(&earlier)
+        .status()
+        .unwrap();
+    assert!(copied.success());
     let started = project.command(&earlier).arg("-d").output().unwrap();
     assert!(started.status.success(), "{started:?}");
     fs::remove_file(&earlier).unwrap();
@@ -566,5 +573,37 @@ fn a_clock_that_was_set_back_is_a_problem() {
     problem(
         &project,
         &["clock: ", "changed in the future", "timedatectl"],
+    );
+}
+
+#[test]
+fn limits_that_can_t_be_had_are_said() {
+    let project = Project::new(&format!("{WELL}limits = {{ tasks = 9 }}\n"));
+    let said = project.cli(["doctor"]).exits(0);
+    if said.out.contains("ok       cgroups: ") {
+        return;
+    }
+    finds(
+        &said,
+        "note",
+        &["cgroups: limits of a: ", "tasks", "Delegate=yes"],
+    );
+    project.config(&format!("cgroup = true\n{WELL}"));
+    problem(&project, &["cgroups: cgroup = true, and ", "Delegate=yes"]);
+}
+
+#[test]
+fn an_input_that_stays_open_suits_watchers() {
+    let mut project = Project::new(
+        "mcp_port = 0\n[process.a]\ncommand = [\"esbuild\", \"--watch\"]\nstdin = \"open\"\n",
+    );
+    project.program("fake/esbuild", "#!/bin/sh\nexit 0\n");
+    project.path_first("fake");
+    assert!(
+        !project
+            .cli(["doctor"])
+            .exits(0)
+            .out
+            .contains("esbuild ends")
     );
 }

@@ -277,3 +277,61 @@ fn a_rust_process_runs_the_release_binary() {
         ],
     );
 }
+
+const LIMITED: &str = r#"
+[process.a]
+command = ["sh"]
+limits = { memory = "512M", memory_high = "256M", cpu = 1.5, tasks = 64 }
+nice = 5
+oom_score_adj = 100
+umask = "027"
+stdin = "open"
+unset_env = ["CI", "NPM_*"]
+success_exit_codes = [0, 3, "HUP"]
+stop_to = "leader"
+on_event = "echo x"
+"#;
+
+#[test]
+fn limits_are_those_of_each_engine() {
+    let project = Project::new(LIMITED);
+    let said = project.cli(["export", "systemd"]).exits(0);
+    has(
+        &said.out,
+        &[
+            "\nMemoryMax=536870912\nMemoryHigh=268435456\nCPUQuota=150%\nTasksMax=64\nNice=5\nOOMScoreAdjust=100\nUMask=0027\n",
+            "\nUnsetEnvironment=CI\n",
+            "\nSuccessExitStatus=0 3 SIGHUP\n",
+            "\nKillMode=mixed\n",
+            "# no counterpart for stdin = \"open\": ",
+            "# no counterpart for on_event: ",
+        ],
+    );
+    has(&said.err, &["3 settings have no counterpart in systemd"]);
+    let said = project
+        .cli(["export", "compose", "--image", "x"])
+        .exits(0)
+        .out;
+    has(
+        &said,
+        &[
+            "mem_limit: \"536870912b\"\n    cpus: 1.50\n    pids_limit: 64\n    oom_score_adj: 100\n    stdin_open: true\n",
+        ],
+    );
+    let said = project
+        .cli(["export", "kubernetes", "--image", "x"])
+        .exits(0)
+        .out;
+    has(
+        &said,
+        &[
+            "resources: {limits: {memory: \"536870912\", cpu: \"1.50\"}}",
+            "stdin: true\n",
+        ],
+    );
+    let said = project.cli(["export", "nomad"]).exits(0).out;
+    has(
+        &said,
+        &["memory = 512\n", "# no counterpart for limits.cpu: "],
+    );
+}

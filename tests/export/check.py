@@ -29,6 +29,14 @@ VALUES = [
 ]
 
 
+LIMITED = """[process.small]
+command = ["small"]
+limits = { nofile = 512, memory = "64M", cpu = 0.5, tasks = 64 }
+oom_score_adj = 100
+stdin = "open"
+"""
+
+
 def toml(text):
     out = ['"']
     for c in text:
@@ -116,7 +124,8 @@ def systemd(folder):
         f.write('[process.web]\ncommand = ["%s", "-m", "http.server", "--bind", "127.0.0.1", "${PORT}"]\n' % sys.executable)
         f.write('port = 18093\nready = { http = "http://127.0.0.1:18093/" }\ndepends_on = ["once"]\n')
         f.write('[process.held]\ncommand = ["sleep", "1000"]\nlisten = ["127.0.0.1:18094", "unix:/tmp/bpm held.sock"]\n')
-        f.write('ready = { delay_seconds = 0.1 }\nlimits = { nofile = 512, core = "unlimited" }\nwatch = ["*.py"]\n')
+        f.write('ready = { delay_seconds = 0.1 }\nlimits = { nofile = 512, core = "unlimited", tasks = 64, memory = "64M" }\nwatch = ["*.py"]\n')
+        f.write('nice = 3\numask = "027"\nunset_env = ["CI"]\nsuccess_exit_codes = [0, 3, "HUP"]\nstop_to = "leader"\n')
     units = folder / "units"
     export(folder, "systemd", "--user", "-o", str(units))
     files = sorted(str(p) for p in units.iterdir())
@@ -141,6 +150,8 @@ def systemd(folder):
 
 def compose(folder):
     project(folder, ["prog"])
+    with open(folder / ".mcp-run", "a") as f:
+        f.write(LIMITED)
     out = folder / "out"
     export(folder, "compose", "--image", "x", "-o", str(out))
     file = out / "compose.yaml"
@@ -212,6 +223,7 @@ def kubernetes(folder):
     with open(folder / ".mcp-run", "a") as f:
         f.write('[process.web]\ncommand = "web"\nport = 8080\nenv_file = ".env"\nenv.API_TOKEN = "x"\ndepends_on = ["odd"]\n')
         f.write('ready = { http = "http://127.0.0.1:8080/h" }\nhealth = { command = ["a b", "$(x)"], interval_seconds = 2.5 }\n')
+        f.write(LIMITED)
     out = folder / "out"
     export(folder, "kubernetes", "--image", "x:1", "-o", str(out))
     docs = list(yaml.safe_load_all((out / "kubernetes.yaml").read_text()))
@@ -236,6 +248,7 @@ def nomad(folder):
     with open(folder / ".mcp-run", "a") as f:
         f.write('[process.web]\ncommand = "web"\nport = 8080\nenv.API_TOKEN = "x"\ndepends_on = ["once"]\n')
         f.write('ready = { http = "http://127.0.0.1:8080/h" }\nstart_limit_burst = 3\n')
+        f.write(LIMITED)
     for more in ([], ["--image", "x", "--replicas", "2"]):
         text = export(folder, "nomad", *more)
         hcl2.loads(text)

@@ -98,7 +98,8 @@ pub(super) fn look(doctor: &mut Doctor) {
                 format!("{name}: the shell puts it into the background, and bpm sees it end");
             doctor.problem("commands", text, "drop the \"&\" at its end");
         }
-        if !keeps_input(process)
+        if !process.launch.stdin_open
+            && !process.launch.tty
             && let Some(habit) = find(LEAVE, &line)
         {
             let text = format!(
@@ -203,11 +204,6 @@ fn find(habits: &'static [Habit], line: &str) -> Option<&'static Habit> {
             && (habit.with.is_empty() || habit.with.iter().any(&has))
             && !habit.without.iter().any(&has)
     })
-}
-
-/// Its standard input stays open.
-fn keeps_input(_: &Process) -> bool {
-    false
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::base::error::reason;
 use crate::base::globs::Glob;
 use crate::base::paths::LONGEST_SOCKET_PATH;
+use crate::config::{Process, Toggle};
 use crate::os::host;
 use crate::os::peer::our_uid;
 
@@ -27,6 +29,7 @@ pub(super) fn look(doctor: &mut Doctor) {
     socket(doctor);
     watches(doctor);
     limits(doctor);
+    cgroups(doctor);
     sockets(doctor);
 }
 
@@ -181,6 +184,45 @@ fn limits(doctor: &mut Doctor) {
         }
     }
     doctor.ok_unless_said("limits", "descriptors and processes are enough");
+}
+
+/// What `limits` can do: controllers come from above, to a cgroup that is bpm's own.
+fn cgroups(doctor: &mut Doctor) {
+    let config = doctor.config;
+    let limited = |p: &&Arc<Process>| {
+        let limits = &p.launch.limits;
+        limits.memory.is_some()
+            || limits.memory_high.is_some()
+            || limits.cpu.is_some()
+            || limits.tasks.is_some()
+    };
+    let names: Vec<&str> = config
+        .processes
+        .iter()
+        .filter(limited)
+        .map(|p| p.name.as_str())
+        .collect();
+    if names.is_empty() && config.cgroup != Toggle::On {
+        return;
+    }
+    let daemon = doctor.daemon.as_ref().map(|d| d.pid);
+    match host::delegated(daemon.unwrap_or(std::process::id() as i32)) {
+        Ok(()) => doctor.ok("cgroups", "bpm may make them, with controllers"),
+        Err(why) => {
+            let text = match names.is_empty() {
+                true => format!("cgroup = true, and {why}"),
+                false => format!(
+                    "limits of {}: {why}, so that memory is looked at each 5 s, and cpu, tasks and memory_high are not in effect",
+                    names.join(", ")
+                ),
+            };
+            let fix = "\"bpm install\" (Delegate=yes), or systemd-run --user --scope -p Delegate=yes bpm -d";
+            match config.cgroup {
+                Toggle::On => doctor.problem("cgroups", text, fix),
+                Toggle::Auto | Toggle::Off => doctor.note("cgroups", text, fix),
+            }
+        }
+    }
 }
 
 /// What a sandbox may refuse.

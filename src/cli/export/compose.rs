@@ -1,7 +1,7 @@
 //! compose: one `compose.yaml`.
 
 use super::Options;
-use super::out::{Out, span};
+use super::out::{Out, processors, span};
 use super::plan::{Plan, Unit};
 use super::quote::{Reader, shell, yaml, yaml_list};
 use crate::config::{Condition, Probe, Restart, parse_http, parse_tcp};
@@ -209,16 +209,43 @@ fn health(unit: &Unit, out: &mut Out) {
 }
 
 fn limits(unit: &Unit, out: &mut Out) {
-    let process = &unit.process;
-    if process.launch.limits.nofile.is_some() || process.launch.limits.core.is_some() {
+    let launch = &unit.process.launch;
+    let limits = &launch.limits;
+    if limits.nofile.is_some() || limits.core.is_some() {
         out.line(2, "ulimits:");
     }
-    if let Some(most) = process.launch.limits.nofile {
+    if let Some(most) = limits.nofile {
         out.line(3, format!("nofile: {{soft: {most}, hard: {most}}}"));
     }
-    match process.launch.limits.core {
+    match limits.core {
         Some(u64::MAX) => out.line(3, "core: -1"),
         Some(bytes) => out.line(3, format!("core: {bytes}")),
         None => {}
+    }
+    let user = match (&launch.user, &launch.group) {
+        (Some(user), Some(group)) => Some(text(&format!("{user}:{group}"))),
+        (Some(user), None) => Some(text(user)),
+        (None, Some(_)) => {
+            out.gap(2, "group", "compose takes a group only behind a user");
+            None
+        }
+        (None, None) => None,
+    };
+    let lines = [
+        (
+            "mem_limit",
+            limits.memory.map(|bytes| text(&format!("{bytes}b"))),
+        ),
+        ("cpus", limits.cpu.map(processors)),
+        ("pids_limit", limits.tasks.map(|n| n.to_string())),
+        ("oom_score_adj", launch.oom_score_adj.map(|n| n.to_string())),
+        ("user", user),
+        ("stdin_open", launch.stdin_open.then(|| "true".into())),
+        ("tty", launch.tty.then(|| "true".into())),
+    ];
+    for (name, value) in lines {
+        if let Some(value) = value {
+            out.line(2, format!("{name}: {value}"));
+        }
     }
 }

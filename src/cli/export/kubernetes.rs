@@ -1,7 +1,7 @@
 //! Kubernetes: a Deployment, or a Job for a task, and a Service where there is a port.
 
 use super::Options;
-use super::out::{Out, whole_seconds};
+use super::out::{Out, processors, whole_seconds};
 use super::plan::{Plan, Unit};
 use super::quote::{Reader, yaml, yaml_list};
 use crate::base::error::{Error, Result};
@@ -255,6 +255,7 @@ fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         out.line(5, format!("ports:\n            - containerPort: {port}"));
     }
     probes(unit, out);
+    limits(unit, out);
     if process.stop_signal != 15 {
         out.gap(
             5,
@@ -263,6 +264,48 @@ fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         );
     }
     out.lacking(5, unit, super::Engine::Kubernetes);
+}
+
+fn limits(unit: &Unit, out: &mut Out) {
+    let launch = &unit.process.launch;
+    let mut limits = Vec::new();
+    limits.extend(
+        launch
+            .limits
+            .memory
+            .map(|n| format!("memory: {}", text(&n.to_string()))),
+    );
+    limits.extend(
+        launch
+            .limits
+            .cpu
+            .map(|n| format!("cpu: {}", text(&processors(n)))),
+    );
+    if !limits.is_empty() {
+        out.line(
+            5,
+            format!("resources: {{limits: {{{}}}}}", limits.join(", ")),
+        );
+    }
+    let mut context = Vec::new();
+    for (setting, key, value) in [
+        ("user", "runAsUser", &launch.user),
+        ("group", "runAsGroup", &launch.group),
+    ] {
+        match value.as_ref().map(|value| value.parse::<u32>()) {
+            Some(Ok(number)) => context.push(format!("{key}: {number}")),
+            Some(Err(_)) => out.gap(5, setting, "Kubernetes takes numbers only"),
+            None => {}
+        }
+    }
+    if !context.is_empty() {
+        out.line(5, format!("securityContext: {{{}}}", context.join(", ")));
+    }
+    for (key, set) in [("stdin", launch.stdin_open), ("tty", launch.tty)] {
+        if set {
+            out.line(5, format!("{key}: true"));
+        }
+    }
 }
 
 fn probes(unit: &Unit, out: &mut Out) {

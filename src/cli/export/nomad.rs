@@ -237,8 +237,43 @@ fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out
         3,
         format!("kill_timeout = {}", hcl(&span(process.stop_timeout))),
     );
+    limits(unit, out);
     out.lacking(3, unit, super::Engine::Nomad);
     out.line(2, "}");
+}
+
+fn limits(unit: &Unit, out: &mut Out) {
+    let launch = &unit.process.launch;
+    if let Some(user) = &launch.user {
+        out.line(3, format!("user = {}", hcl(user)));
+    }
+    if launch.group.is_some() {
+        out.gap(3, "group", "a task has a user only");
+    }
+    let mut lines = Vec::new();
+    // Megabytes, 10 at least.
+    lines.extend(
+        launch
+            .limits
+            .memory
+            .map(|n| format!("memory = {}", (n >> 20).max(10))),
+    );
+    match launch.limits.cpu {
+        Some(cpu) if cpu.fract() == 0.0 => lines.push(format!("cores = {cpu}")),
+        Some(_) => out.gap(
+            3,
+            "limits.cpu",
+            "Nomad counts whole cores, or MHz of the machine",
+        ),
+        None => {}
+    }
+    if !lines.is_empty() {
+        out.line(3, "resources {");
+        for line in lines {
+            out.line(4, line);
+        }
+        out.line(3, "}");
+    }
 }
 
 fn environment(unit: &Unit, out: &mut Out) {

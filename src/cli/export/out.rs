@@ -8,7 +8,7 @@ use super::Engine;
 use super::plan::Unit;
 use super::quote::shown;
 use crate::base::number;
-use crate::config::{Process, Swap};
+use crate::config::{Process, Success, Swap};
 
 /// A text that grows.
 #[derive(Default)]
@@ -60,55 +60,46 @@ struct Lack {
 
 const NO_RESTART: &str = "it restarts nothing when files change";
 const NO_SOCKETS: &str = "it hands no sockets over; the program has to listen itself";
+const NO_OVERLAP: &str = "it stops the old one before it starts the new one";
 const NO_LIMIT: &str = "it sets no limit on restarts";
 
+const OF_NODE: &str = "it is a setting of the node";
+const OF_CLIENT: &str = "it is a setting of the client";
+const NO_EVENTS: &str = "it runs no command of its own when something happens";
+const CODES: &str = "only exit code 0 is success there";
+const NOT_THERE: &str = "it has no such setting for one process";
+
+const fn lack(setting: &'static str, is_set: fn(&Process) -> bool, why: [&'static str; 4]) -> Lack {
+    Lack {
+        setting,
+        is_set,
+        why,
+    }
+}
+
+#[rustfmt::skip]
 const LACKING: &[Lack] = &[
-    Lack {
-        setting: "watch",
-        is_set: |p| !p.watch.is_empty(),
-        why: [NO_RESTART; 4],
-    },
-    Lack {
-        setting: "listen",
-        is_set: |p| !p.listen.is_empty(),
-        why: ["", NO_SOCKETS, NO_SOCKETS, NO_SOCKETS],
-    },
-    Lack {
-        setting: "swap = \"overlap\"",
-        is_set: |p| p.swap == Swap::Overlap && p.listen.is_empty(),
-        why: [
-            "it stops the old process before it starts the new one",
-            "it stops the old container before it starts the new one",
-            "",
-            "",
-        ],
-    },
-    Lack {
-        setting: "start_limit_burst",
-        is_set: |p| p.start_limit.burst > 0,
-        why: ["", NO_LIMIT, NO_LIMIT, ""],
-    },
-    Lack {
-        setting: "limits.nofile",
-        is_set: |p| p.launch.limits.nofile.is_some(),
-        why: [
-            "",
-            "",
-            "it is a setting of the node",
-            "it is a setting of the client",
-        ],
-    },
-    Lack {
-        setting: "limits.core",
-        is_set: |p| p.launch.limits.core.is_some(),
-        why: [
-            "",
-            "",
-            "it is a setting of the node",
-            "it is a setting of the client",
-        ],
-    },
+    lack("watch", |p| !p.watch.is_empty(), [NO_RESTART; 4]),
+    lack("listen", |p| !p.listen.is_empty(), ["", NO_SOCKETS, NO_SOCKETS, NO_SOCKETS]),
+    lack("swap = \"overlap\"", |p| p.swap == Swap::Overlap && p.listen.is_empty(), [NO_OVERLAP, NO_OVERLAP, "", ""]),
+    lack("start_limit_burst", |p| p.start_limit.burst > 0, ["", NO_LIMIT, NO_LIMIT, ""]),
+    lack("on_event", |p| !p.on_event.is_empty(), ["see OnFailure= in systemd.unit(5)", NO_EVENTS, NO_EVENTS, NO_EVENTS]),
+    lack("success_exit_codes", |p| p.success != [Success::Code(0)], ["", CODES, CODES, CODES]),
+    lack("stdin = \"open\"", |p| p.launch.stdin_open, ["its services read /dev/null, or a file", "", "", NOT_THERE]),
+    lack("tty", |p| p.launch.tty, ["it has a terminal only where TTYPath= names one", "", "", NOT_THERE]),
+    lack("nice", |p| p.launch.nice.is_some(), ["", NOT_THERE, NOT_THERE, NOT_THERE]),
+    lack("oom_score_adj", |p| p.launch.oom_score_adj.is_some(), ["", "", NOT_THERE, NOT_THERE]),
+    lack("umask", |p| p.launch.umask.is_some(), ["", NOT_THERE, NOT_THERE, NOT_THERE]),
+    lack("limits.nofile", |p| p.launch.limits.nofile.is_some(), ["", "", OF_NODE, OF_CLIENT]),
+    lack("limits.core", |p| p.launch.limits.core.is_some(), ["", "", OF_NODE, OF_CLIENT]),
+    lack("limits.memory_high", |p| p.launch.limits.memory_high.is_some(), ["", NOT_THERE, NOT_THERE, NOT_THERE]),
+    lack("limits.tasks", |p| p.launch.limits.tasks.is_some(), ["", "", OF_NODE, OF_CLIENT]),
 ];
+
+/// Processors: `1.50`.
+pub(super) fn processors(cpu: f64) -> String {
+    number::fixed(cpu.max(0.01), 2)
+}
 
 /// Milliseconds or seconds, whole, as all engines read them: `1500ms`, `10s`.
 pub(super) fn span(time: Duration) -> String {

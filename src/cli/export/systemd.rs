@@ -7,7 +7,10 @@ use super::Options;
 use super::out::{Out, seconds, span};
 use super::plan::{Plan, Unit};
 use super::quote::{Word, shell, systemd, systemd_path, variables};
-use crate::config::{Condition, Kind, Listen, Probe, Restart, parse_http, parse_listen, parse_tcp};
+use crate::base::number;
+use crate::config::{
+    Condition, Kind, Listen, Probe, Restart, StopTo, Success, parse_http, parse_listen, parse_tcp,
+};
 use crate::os::peer::our_uid;
 use crate::os::reap::signal_name;
 
@@ -95,7 +98,7 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, prefix: &str, out: &mut 
     run(plan, unit, options, out);
     ready(plan, unit, out);
     stop(plan, unit, out);
-    limits(unit, out);
+    limits(unit, options, out);
     out.lacking(0, unit, super::Engine::Systemd);
 }
 
@@ -112,7 +115,7 @@ fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         }
         Kind::Rust | Kind::Npm | Kind::Command => out.line(0, "Type=exec"),
     }
-    if !options.user && our_uid() != 0 {
+    if !options.user && our_uid() != 0 && process.launch.user.is_none() {
         out.line(0, format!("User={}", our_uid()));
     }
     if let Some(build) = &unit.build {
@@ -285,6 +288,9 @@ fn stop(plan: &Plan, unit: &Unit, out: &mut Out) {
         0,
         format!("KillSignal=SIG{signal}\nTimeoutStopSec={patience}"),
     );
+    if process.stop_to == StopTo::Leader {
+        out.line(0, "KillMode=mixed");
+    }
     match &process.health {
         Some(health) if health.probe == Probe::Notify => {
             out.line(0, format!("WatchdogSec={}", span(health.interval)));
@@ -294,15 +300,72 @@ fn stop(plan: &Plan, unit: &Unit, out: &mut Out) {
     }
 }
 
-fn limits(unit: &Unit, out: &mut Out) {
-    let process = &unit.process;
-    if let Some(most) = process.launch.limits.nofile {
-        out.line(0, format!("LimitNOFILE={most}"));
+fn limits(unit: &Unit, options: &Options, out: &mut Out) {
+    let launch = &unit.process.launch;
+    let limits = &launch.limits;
+    let core = limits.core.map(|bytes| match bytes {
+        u64::MAX => "infinity".into(),
+        bytes => bytes.to_string(),
+    });
+    let lines = [
+        ("LimitNOFILE", limits.nofile.map(|n| n.to_string())),
+        ("LimitCORE", core),
+        ("MemoryMax", limits.memory.map(|n| n.to_string())),
+        ("MemoryHigh", limits.memory_high.map(|n| n.to_string())),
+        (
+            "CPUQuota",
+            limits
+                .cpu
+                .map(|cpu| format!("{}%", number::fixed((cpu * 100.0).max(1.0), 0))),
+        ),
+        ("TasksMax", limits.tasks.map(|n| n.to_string())),
+        ("Nice", launch.nice.map(|n| n.to_string())),
+        (
+            "OOMScoreAdjust",
+            launch.oom_score_adj.map(|n| n.to_string()),
+        ),
+        ("UMask", launch.umask.map(|mask| format!("{mask:04o}"))),
+    ];
+    for (name, value) in lines {
+        if let Some(value) = value {
+            out.line(0, format!("{name}={value}"));
+        }
     }
-    match process.launch.limits.core {
-        Some(u64::MAX) => out.line(0, "LimitCORE=infinity"),
-        Some(bytes) => out.line(0, format!("LimitCORE={bytes}")),
-        None => {}
+    for (name, value) in [("User", &launch.user), ("Group", &launch.group)] {
+        match value {
+            Some(value) if !options.user => out.line(0, format!("{name}={}", systemd_path(value))),
+            Some(_) => out.gap(
+                0,
+                &name.to_ascii_lowercase(),
+                "a unit of the user runs as that user",
+            ),
+            None => {}
+        }
+    }
+    let (globs, names): (Vec<&String>, Vec<&String>) = launch
+        .unset_env
+        .iter()
+        .partition(|name| name.contains(['*', '?']));
+    for name in names {
+        out.line(
+            0,
+            format!("UnsetEnvironment={}", systemd(name, Word::Plain)),
+        );
+    }
+    if !globs.is_empty() {
+        out.gap(
+            0,
+            "unset_env with a \"*\" or \"?\"",
+            "UnsetEnvironment= takes names only",
+        );
+    }
+    if unit.process.success != [Success::Code(0)] {
+        let name = |success: &Success| match success {
+            Success::Code(code) => code.to_string(),
+            Success::Signal(signal) => format!("SIG{}", signal_name(*signal)),
+        };
+        let names: Vec<String> = unit.process.success.iter().map(name).collect();
+        out.line(0, format!("SuccessExitStatus={}", names.join(" ")));
     }
 }
 
