@@ -3,8 +3,8 @@
 
 use super::spec::{Command, Operands, Opt, flag, with};
 use super::{
-    check, complete, daemon, doctor, errors, export, init, install, logs, mcp_config, orders,
-    status, trust, tui, up,
+    check, complete, daemon, dash, doctor, errors, export, init, install, logs, mcp_config,
+    metrics, orders, status, trust, tui, up,
 };
 
 const JSON: Opt = flag(None, "json", "one JSON document instead of text");
@@ -263,6 +263,28 @@ pub const COMMANDS: &[Command] = &[
         options: &[JSON],
         exits: &[(1, "there is a problem")],
         run: doctor::doctor,
+    },
+    Command {
+        name: "dash",
+        operands: Operands::None,
+        summary: "print the URL of the page",
+        about: "With token_file the URL carries the token; --open never does, since everybody can read the \
+                arguments of a program: the page asks for it.",
+        options: &[flag(None, "open", "show it in a browser (xdg-open)")],
+        exits: &[
+            (1, "there is no page: dashboard = false, or no TCP port"),
+            NO_DAEMON,
+        ],
+        run: dash::dash,
+    },
+    Command {
+        name: "metrics",
+        operands: Operands::None,
+        summary: "print the metrics, as GET /metrics does",
+        about: "Prometheus text, for a textfile collector, or where there is no TCP port.",
+        options: &[],
+        exits: &[NO_DAEMON],
+        run: metrics::metrics,
     },
     Command {
         name: "ps",

@@ -322,3 +322,20 @@ fn scrapes_and_looks_are_no_clients() {
     let status: serde_json::Value = serde_json::from_str(&status.out).unwrap();
     assert_eq!(status["clients"], 0, "{status}");
 }
+
+#[test]
+fn commands_print_the_url_and_the_metrics() {
+    let mut project = Project::new(&format!("token_file = \"token\"\n{NAP}"));
+    token(&project, "token", "a b/c\n");
+    project.cli(["metrics"]).exits(3);
+    project.cli(["dash"]).exits(3);
+    project.serve();
+    let url = project.descriptor()["url"].as_str().unwrap().to_owned();
+    let page = url.replace("/mcp", "/");
+    let shown = project.cli(["dash"]).exits(0).out;
+    assert_eq!(shown, format!("{page}#token=a%20b%2Fc\n"));
+    let metrics = project.cli(["metrics"]).exits(0).out;
+    assert!(metrics.starts_with("# HELP bpm_info "), "{metrics}");
+    project.config(&format!("dashboard = false\n{NAP}"));
+    project.cli(["dash"]).exits(1).says(&["dashboard = false"]);
+}
