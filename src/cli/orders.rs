@@ -95,40 +95,40 @@ fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -
     let mut code = 0;
     let mut arguments = arguments.clone();
     arguments["timeout_seconds"] = LONGEST.as_secs().into();
-    for (name, told) in each(client, tool, names, &arguments)? {
-        let told = match told {
-            ToolResult {
-                failed: false,
-                ref data,
-                ..
-            } if late(data) => {
-                // It goes on beyond what a tool waits for: so do we.
-                if tool == "stop" {
-                    told
-                } else {
-                    until_ready(client, &name)?
-                }
-            }
-            told => told,
-        };
-        if told.failed {
-            code = 1;
-            note(&format!("bpm: {}\n", for_people(&told.text)));
-        } else {
-            print(&format!("{}\n", told.text))?;
-            if told.data["ok"] == false {
-                code = 1;
-            }
+    for (_, told) in each(client, tool, names, &arguments)? {
+        let late = late(&told.data);
+        code = code.max(say(&told, !late.is_empty() && tool != "stop")?);
+        if tool == "stop" {
+            continue;
+        }
+        // They go on beyond what a tool waits for: so do we.
+        for name in late {
+            let told = until_ready(client, &name)?;
+            code = code.max(say(&told, false)?);
         }
     }
     Ok(code)
 }
 
-fn late(data: &Value) -> bool {
-    data["timed_out"] == true || items(&data["results"]).any(|r| r["timed_out"] == true)
+/// Prints an answer; 1 if it is a failure, be it that it goes on.
+fn say(told: &ToolResult, goes_on: bool) -> Result<u8> {
+    if told.failed {
+        note(&format!("bpm: {}\n", told.text));
+        return Ok(1);
+    }
+    print(&format!("{}\n", told.text))?;
+    Ok(u8::from(told.data["ok"] == false && !goes_on))
 }
 
-/// Waits for readiness as long as it takes. Of all (`*`), the first that is late has said so.
+/// The processes for which an order was not done in time.
+fn late(data: &Value) -> Vec<String> {
+    let all = std::iter::once(data).chain(items(&data["results"]));
+    let late = all.filter(|result| result["timed_out"] == true);
+    late.filter_map(|result| Some(result["process"].as_str()?.to_owned()))
+        .collect()
+}
+
+/// Waits for readiness as long as it takes.
 fn until_ready(client: &mut Client, name: &str) -> Result<ToolResult> {
     loop {
         let arguments = object([
@@ -217,11 +217,11 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
             return Ok(1);
         }
         if told.data["met"] == true {
-            print(&format!("{}\n", plain(&told.text)))?;
+            print(&format!("{}\n", told.text))?;
             return Ok(0);
         }
         if Mono::now().since(begun) < span {
-            note(&format!("bpm: {}\n", plain(&told.text)));
+            note(&format!("bpm: {}\n", told.text));
             return Ok(1);
         }
         if until.is_some_and(|u| u.since(Mono::now()).is_zero()) {
@@ -233,38 +233,6 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
         }
         after = told.data["next"].clone();
     }
-}
-
-/// Without the last line, which tells an agent the cursor.
-pub(super) fn plain(text: &str) -> &str {
-    match text.rsplit_once('\n') {
-        Some((rest, last)) if last.starts_with('[') && last.contains("next ") => rest,
-        _ => text,
-    }
-}
-
-/// Why something failed, with the command where an agent is told the tool.
-pub(super) fn for_people(text: &str) -> String {
-    let mut shown = String::new();
-    for line in text.lines() {
-        let tool = line.strip_prefix("more: search_");
-        let name = tool.and_then(|t| t.split("{\"process\":\"").nth(1)?.split('"').next());
-        match (tool, name) {
-            (Some(tool), Some(name)) => {
-                let build = match tool.starts_with("build") {
-                    true => "--build ",
-                    false => "",
-                };
-                shown.push_str("hint: \"bpm logs ");
-                shown.push_str(build);
-                shown.push_str(name);
-                shown.push_str("\" shows more");
-            }
-            _ => shown.push_str(line),
-        }
-        shown.push('\n');
-    }
-    shown.trim_end().into()
 }
 
 /// `bpm why`.
@@ -316,4 +284,22 @@ pub(super) fn reload(call: &Call) -> Result<u8> {
         code = 1;
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn all_that_is_late_is_waited_for() {
+        let one = json!({"process": "web", "ok": false, "timed_out": true});
+        let done = json!({"process": "api", "ok": true, "timed_out": false});
+        assert_eq!(late(&one), ["web"]);
+        assert!(late(&done).is_empty());
+        let worker = json!({"process": "worker", "timed_out": true});
+        let all = json!({"ok": false, "results": [one, done, worker]});
+        assert_eq!(late(&all), ["web", "worker"]);
+    }
 }

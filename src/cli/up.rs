@@ -16,7 +16,6 @@ use crate::os::poll::readable;
 
 use super::daemon::reach;
 use super::mcp_config::claude_lines;
-use super::orders::for_people;
 use super::spec::Call;
 use super::{note, paint, print};
 
@@ -258,7 +257,7 @@ fn lost(fault: CallError) -> Error {
 fn say(told: &ToolResult) -> usize {
     let failed = told.failed || told.data["ok"] == false || told.data["met"] == false;
     if failed {
-        note(&format!("bpm: {}\n", for_people(&told.text)));
+        note(&format!("bpm: {}\n", told.text));
     }
     usize::from(failed)
 }

@@ -195,6 +195,9 @@ pub fn notes(data: &Value) -> Vec<String> {
             "dev builds; release again in {span} if nobody calls"
         ));
     }
+    if data["config_changed"] == true {
+        lines.push(".mcp-run has changed since it was read: \"bpm reload\" takes it over".into());
+    }
     lines
 }
 

@@ -66,6 +66,7 @@ use crate::base::logger::Logger;
 use crate::base::paths::CONFIG_FILE;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{Snapshot, UnitView};
+use crate::engine::supervisor::read_config;
 use crate::os::files;
 use crate::os::poll::Waker;
 use crate::server::service::{Answer, Caller, ClientKind, Level, Open, Page, Service, Step, Watch};
@@ -485,6 +486,12 @@ fn config_changed(snapshot: &Snapshot) -> bool {
     now.is_some() && snapshot.config.is_some() && now != snapshot.config
 }
 
+/// `.mcp-run` as it is now has that process. Reads it: for a worker.
+fn is_configured(snapshot: &Snapshot, name: &str) -> bool {
+    let config = read_config(&snapshot.root);
+    config.is_ok_and(|config| config.processes.iter().any(|process| process.name == name))
+}
+
 /// bpm's own service.
 pub struct Tools {
     handle: Arc<Handle>,
@@ -519,6 +526,25 @@ impl Tools {
             let text = format!("{} was asked: {status}", own::HEALTH);
             self.logger.write(Level::Info, "net", &text);
         }
+    }
+
+    /// Why a call is not carried out; a process that `.mcp-run` has by now is not just unknown.
+    fn refused(&self, sent: &Value, why: String) -> Step {
+        let snapshot = self.handle.snapshot.now();
+        let name = sent["process"].as_str().unwrap_or_default();
+        if name.is_empty() || snapshot.unit(name).is_some() || snapshot.config.is_none() {
+            return Step::Done(Answer::Fail(why));
+        }
+        let name = name.to_owned();
+        Step::Work(Box::new(move || {
+            let known = config_changed(&snapshot) && is_configured(&snapshot, &name);
+            Answer::Fail(match known {
+                true => format!(
+                    "{name:?} stands in .mcp-run, which has changed since it was read: reload takes it over"
+                ),
+                false => why,
+            })
+        }))
     }
 
     fn named(&self, name: &str) -> Result<Arc<UnitView>, String> {
@@ -579,7 +605,7 @@ impl Service for Tools {
                 args: &args,
             })
         });
-        Some(step.unwrap_or_else(|why| Step::Done(Answer::Fail(why))))
+        Some(step.unwrap_or_else(|why| self.refused(sent, why)))
     }
 
     fn ignored(&self, name: &str, sent: &Value) -> Vec<String> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::status::{event, event_words, exit};
 use super::text::{bounded, clip, doing, recent, tail, thousands};
-use super::{build, text};
+use super::{build, config_changed, text};
 use crate::base::clock::{Mono, human};
 use crate::base::json::{list, object, or_null, seconds};
 use crate::config::Kind;
@@ -30,6 +30,7 @@ pub(super) struct Card {
     changed: Vec<Arc<EventView>>,
     /// The last lines of its newest build, if that failed.
     build_tail: Vec<String>,
+    config_changed: bool,
 }
 
 impl Card {
@@ -58,6 +59,7 @@ impl Card {
             exit,
             changed,
             build_tail,
+            config_changed: config_changed(snapshot),
         }
     }
 
@@ -137,6 +139,9 @@ impl Card {
             for event in &self.changed {
                 let _ = writeln!(text, "- {}", event_words(event));
             }
+        }
+        if self.config_changed {
+            let _ = writeln!(text, ".mcp-run has changed since it was read");
         }
         let _ = write!(text, "what happens next: {}", outlook(unit, now));
         bounded(text, "see the log", "")

@@ -309,3 +309,35 @@ fn the_kernel_tells_what_a_group_uses() {
     assert_eq!(groups[1], None);
     assert!(Kernel.own_rss() > 0);
 }
+
+/// What the file has by now is not unknown.
+#[test]
+fn a_new_name_in_a_changed_file_is_not_unknown() {
+    let folder = std::env::temp_dir().join(format!("bpm-new-name-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join(".mcp-run");
+    std::fs::write(&file, "[process.web]\ncommand = \"true\"\n").unwrap();
+    let stage = Stage::new(vec![unit("web")]);
+    stage.change(|snapshot| {
+        snapshot.root = folder.clone();
+        snapshot.config = bpm::os::files::digest(&file);
+    });
+    let args = json!({"process": "late"});
+    assert!(
+        stage
+            .fail("start", args.clone())
+            .contains("unknown process")
+    );
+    let more = "[process.web]\ncommand = \"true\"\n[process.late]\ncommand = \"true\"\n";
+    std::fs::write(&file, more).unwrap();
+    assert_eq!(
+        stage.fail("start", args),
+        "\"late\" stands in .mcp-run, which has changed since it was read: reload takes it over"
+    );
+    assert!(
+        stage
+            .fail("start", json!({"process": "later"}))
+            .contains("unknown process")
+    );
+    std::fs::remove_dir_all(&folder).unwrap();
+}
