@@ -57,7 +57,8 @@ impl Stored {
         if !names.iter().any(|name| on_disk.contains(name)) {
             return Ok(None);
         }
-        let mailbox = Mailbox::new().map_err(|e| Error::system("read the logs", e))?;
+        let cannot = |e| Error::system("read the logs", e);
+        let mailbox = Mailbox::new().map_err(cannot)?;
         let units = names.iter().map(|name| {
             let process = config.iter().flat_map(|c| &c.processes);
             let known = process.into_iter().find(|p| p.name == *name);
@@ -67,7 +68,7 @@ impl Stored {
             units: units.collect(),
             ..Snapshot::new(project.name(), project.root.clone())
         });
-        let (handle, _) = Handle::new(snapshot, Identity::nobody(), mailbox.waker(0));
+        let (handle, _) = Handle::new(snapshot, Identity::nobody()).map_err(cannot)?;
         Ok(Some(Self {
             tools: Tools::new(handle, Box::new(Kernel), Arc::new(Nowhere)),
             mailbox,

@@ -106,7 +106,7 @@ impl<'a> ProjectPresence<'a> {
         let (what, dir) = (repaired.join(", "), self.dir.path().display());
         let text = format!("somebody removed {what} in {dir}: made again");
         self.log.write(Level::Warn, "daemon", &text);
-        PresenceState::Mended
+        PresenceState::Repaired
     }
 
     /// Makes the first thing that is missing, and names it.
@@ -149,11 +149,11 @@ impl<'a> ProjectPresence<'a> {
 }
 
 impl Presence for ProjectPresence<'_> {
-    fn notify_socket(&self) -> Option<BorrowedFd<'_>> {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().and_then(PathWatch::notify_socket)
     }
 
-    fn look(&mut self) -> PresenceState {
+    fn check(&mut self) -> PresenceState {
         match self.displaced || !self.watch.as_ref().is_some_and(PathWatch::take) {
             true => PresenceState::Same,
             false => self.repair(),

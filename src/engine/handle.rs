@@ -2,20 +2,20 @@
 //! comes into the ticket's slot and wakes who waits for it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
-use crate::base::queue::Queue;
 pub use crate::build::Artifact;
 use crate::check::CheckKey;
 use crate::config::Mode;
 use crate::engine::snapshot::{BuildView, ExitView, SnapshotCell};
-use crate::lifecycle::Order;
+use crate::lifecycle::{Order, RunKey};
 use crate::log::passthrough::Sources;
 use crate::log::store::Log;
-use crate::os::poll::Waker;
+use crate::os::inbox::{Inbox, Waker};
 
 /// What can be asked of the supervisor. Names were checked against the snapshot; one that is gone
 /// meanwhile (a reload) is answered as a failure.
@@ -145,13 +145,8 @@ pub enum Command {
 /// What the engine's own threads notice.
 #[derive(Debug)]
 pub enum Notice {
-    /// What the process had written at its exit is in the log.
-    Drained {
-        /// The unit's index.
-        unit: usize,
-        /// The run in the log.
-        run: u64,
-    },
+    /// All that the first process of a run had written at its end is in the log.
+    Drained(RunKey),
     /// A build's thread is done.
     Built {
         /// The unit's index.
@@ -282,9 +277,6 @@ impl Identity {
     }
 }
 
-/// The supervisor's inbox.
-pub type CommandReceiver = Arc<Queue<Command>>;
-
 /// What the doors hold of the supervisor.
 #[derive(Debug)]
 pub struct Handle {
@@ -298,8 +290,7 @@ pub struct Handle {
     pub connections: AtomicUsize,
     /// By tool: how many calls were answered well, and how many with an error.
     calls: Mutex<BTreeMap<String, [u64; 2]>>,
-    inbox: CommandReceiver,
-    waker: Arc<Waker>,
+    inbox: Arc<Inbox<Command>>,
     active: AtomicU64,
     seen: AtomicU64,
     over: AtomicBool,
@@ -309,29 +300,28 @@ pub struct Handle {
 pub const STOPPING: &str = "bpm is stopping: nothing was done";
 
 impl Handle {
-    /// A handle, and the supervisor's end of its inbox; `waker` wakes the supervisor.
+    /// A handle, and the inbox in which its commands arrive.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
     pub fn new(
         snapshot: SnapshotCell,
         identity: Identity,
-        waker: Arc<Waker>,
-    ) -> (Arc<Self>, CommandReceiver) {
-        let commands = CommandReceiver::default();
-        let active = AtomicU64::new(identity.started.as_nanos());
-        (
-            Arc::new(Self {
-                snapshot,
-                identity,
-                clients: AtomicUsize::new(0),
-                connections: AtomicUsize::new(0),
-                calls: Mutex::default(),
-                inbox: Arc::clone(&commands),
-                waker,
-                active,
-                seen: AtomicU64::new(0),
-                over: AtomicBool::new(false),
-            }),
-            commands,
-        )
+    ) -> io::Result<(Arc<Self>, Arc<Inbox<Command>>)> {
+        // Bounded by its senders: one request of each connection, a few notices of each process.
+        let inbox = Inbox::new()?;
+        let handle = Self {
+            active: AtomicU64::new(identity.started.as_nanos()),
+            snapshot,
+            identity,
+            clients: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            calls: Mutex::default(),
+            inbox: Arc::clone(&inbox),
+            seen: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        };
+        Ok((Arc::new(handle), inbox))
     }
 
     /// Asks; the answer comes into the slot and wakes `waker`.
@@ -351,8 +341,8 @@ impl Handle {
     }
 
     fn send(&self, command: Command) {
-        self.inbox.push(command);
-        self.waker.wake();
+        // It has no limit, and nobody closes it.
+        let _ = self.inbox.send(command);
     }
 
     /// Nobody reads commands any more: what came too late to be answered will not be.

@@ -154,7 +154,7 @@ impl State {
             .unwrap_or_default()
     }
 
-    /// Replaces the file as a whole; [`Disk::sync`] follows.
+    /// Replaces the file as a whole.
     ///
     /// # Errors
     /// As the system gives them (a full disk); the file of before stays.
@@ -268,7 +268,6 @@ impl State {
         let stopped = self.stopped.as_ref();
         let stopped =
             stopped.map(|s| object([("by", s.by.as_str().into()), ("at", s.at.0.into())]));
-        let stopped = stopped.unwrap_or_default();
         let share = (TAILS / self.processes.len().max(1)).min(TAILS_OF_ONE);
         let processes = self.processes.iter();
         let mut processes = processes.map(|(name, kept)| (name.clone(), kept_to(kept, share)));
@@ -277,7 +276,7 @@ impl State {
             ("port", self.port.into()),
             ("event", self.event.into()),
             ("event_used", self.event_used.into()),
-            ("stopped", stopped),
+            ("stopped", stopped.into()),
             ("processes", json::entries(&mut processes)),
             ("running", json::list(self.running.iter().map(running_to))),
         ])
@@ -429,10 +428,72 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The file of a running bpm.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    state: State,
+    changed: bool,
+    /// All in the folder is another bpm's.
+    displaced: bool,
+    disk: Disk,
+}
+
+impl StateFile {
+    /// The file at that path, of which this was read.
+    pub fn new(path: PathBuf, state: State) -> Self {
+        Self {
+            path,
+            state,
+            changed: false,
+            displaced: false,
+            disk: Disk::default(),
+        }
+    }
+
+    /// Its contents.
+    pub fn get(&self) -> &State {
+        &self.state
+    }
+
+    /// The same, to be changed: it is written with the next [`StateFile::save`].
+    pub fn edit(&mut self) -> &mut State {
+        self.changed = true;
+        &mut self.state
+    }
+
+    /// It is to be written.
+    pub fn is_changed(&self) -> bool {
+        self.changed && !self.displaced
+    }
+
+    /// Another bpm has the folder: nothing is written any more.
+    pub fn displace(&mut self) {
+        self.displaced = true;
+    }
+
+    /// Writes it where it changed. `durable`: returns once it is on the disk.
+    ///
+    /// # Errors
+    /// A sentence; the file of before stays.
+    pub fn save(&mut self, durable: bool) -> std::result::Result<(), String> {
+        if !self.is_changed() {
+            return Ok(());
+        }
+        self.changed = false;
+        let written = self.state.write(&self.path);
+        let done = match durable {
+            true => written.and_then(|()| files::sync(&self.path)),
+            false => written.map(|()| self.disk.sync(&self.path)),
+        };
+        done.map_err(|e| format!("cannot write {}: {}", self.path.display(), reason(&e)))
+    }
+}
+
 /// Brings the file to the disk beside the supervisor, which must not wait for it: where a build writes as
 /// well, that may take seconds. Until then a power cut may bring back an older file.
 #[derive(Debug, Clone, Default)]
-pub struct Disk {
+struct Disk {
     work: Arc<Mutex<Work>>,
 }
 
@@ -447,7 +508,7 @@ enum Work {
 
 impl Disk {
     /// Begins to, or goes on once it is done where it is under way.
-    pub fn sync(&self, path: &Path) {
+    fn sync(&self, path: &Path) {
         let before = {
             let mut work = self.lock();
             let before = *work;

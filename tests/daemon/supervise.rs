@@ -587,3 +587,37 @@ fn direnv_is_read_while_no_descriptor_is_to_be_had() {
     let pid = project.call("start", json!({"process": "app"})).ok()["pid"].clone();
     assert!(pid.is_number());
 }
+
+#[test]
+fn hanging_direnv_is_the_reason_and_has_a_deadline() {
+    let mut project = Project::new(
+        r#"
+direnv = true
+[process.app]
+command = ["sleep", "1000"]
+[process.late]
+command = ["sleep", "1000"]
+build_timeout_seconds = 0.5
+"#,
+    );
+    project.program("fake/direnv", "#!/bin/sh\nsleep 1000 & exec sleep 1000\n");
+    project.path_first("fake");
+    project.serve();
+    let reason = |status: &serde_json::Value| status["reason"].as_str().unwrap_or("").to_string();
+    let status = project.status_when("app", |s| reason(s).starts_with("waiting for direnv (1 s"));
+    assert_eq!(status["state"], "starting");
+    let failed = |s: &serde_json::Value| reason(s).contains("direnv did not end within 0.5");
+    let status = project.status_when("late", failed);
+    assert_eq!(status["state"], "crashed");
+    // Both can be stopped, and nothing of direnv is left.
+    for name in ["app", "late"] {
+        assert_eq!(
+            project.call("stop", json!({"process": name})).ok()["ok"],
+            true
+        );
+    }
+    crate::common::eventually(|| match project.inhabitants() {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    });
+}

@@ -7,9 +7,10 @@ use super::*;
 use crate::base::clock::Wall;
 use crate::build::BuildError;
 use crate::build::{Exec, Wanted};
-use crate::engine::handle::{self, CommandReceiver, Identity};
+use crate::engine::handle::{self, Identity};
 use crate::engine::snapshot::{Snapshot, SnapshotCell};
 use crate::log::store::Limits;
+use crate::os::inbox::Inbox;
 
 /// A folder that goes away with its test.
 struct Folder(PathBuf);
@@ -32,7 +33,7 @@ impl Drop for Folder {
 /// One process's builds.
 struct House {
     handle: Arc<Handle>,
-    commands: CommandReceiver,
+    commands: Arc<Inbox<handle::Command>>,
     log: Arc<Log>,
     dir: Folder,
     binary: Option<Wanted>,
@@ -42,8 +43,7 @@ struct House {
 impl House {
     fn new(name: &str) -> Self {
         let snapshot = SnapshotCell::new(Snapshot::new(name.into(), "/".into()));
-        let waker = Mailbox::new().unwrap().waker(0);
-        let (handle, commands) = Handle::new(snapshot, Identity::nobody(), waker);
+        let (handle, commands) = Handle::new(snapshot, Identity::nobody()).unwrap();
         let limits = Limits {
             lines: 10_000,
             bytes: 8 << 20,

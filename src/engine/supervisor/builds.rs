@@ -1,4 +1,4 @@
-//! Builds: begun one at a time, read by `builder`, ended here.
+//! Builds: begun one at a time, read by a thread each ([`crate::build::runner`]), ended here.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,42 +6,91 @@ use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
+use crate::base::logger::Level;
 use crate::build::runner::{BuildJob, Builder};
 use crate::build::{self, Artifact, BuildErrors, BuildPlan};
 use crate::config::{self, Environment, Mode, Process};
 use crate::engine::handle::BuildOutcome;
 use crate::engine::snapshot::{BuildState, BuildView};
 use crate::lifecycle::{Event, UnitId};
-use crate::os::proc;
 use crate::os::reap::{Child, reap_from};
-use crate::os::spawn::Step;
+use crate::os::spawn::{SpawnError, Step};
 
 use super::Supervisor;
-use super::environment::Purpose;
-use super::launch::{account, variables};
+use super::environments::{self, Purpose, Variables};
+use super::launch::account;
 
 /// A build at work.
-pub(super) struct Build {
+struct Build {
     unit: UnitId,
     id: u64,
-    pub(super) child: Option<Child>,
+    child: Option<Child>,
     builder: Builder,
     cancelled: bool,
 }
 
 impl Build {
     /// Kills its group. What left the group on purpose (a compiler cache) is left alone.
-    pub(super) fn kill(&self) {
+    fn kill(&self) {
         if let Some(child) = &self.child {
             child.signal_group(libc::SIGKILL);
         }
     }
 }
 
+/// All builds at work.
+#[derive(Default)]
+pub(super) struct Builds {
+    all: Vec<Build>,
+}
+
+impl Builds {
+    fn find(&mut self, unit: UnitId, id: u64) -> Option<&mut Build> {
+        self.all.iter_mut().find(|b| b.unit == unit && b.id == id)
+    }
+
+    /// Kills one; it ends as cancelled.
+    fn cancel(&mut self, unit: UnitId, id: u64) {
+        if let Some(build) = self.find(unit, id) {
+            build.cancelled = true;
+            build.kill();
+        }
+    }
+
+    /// Kills all.
+    pub(super) fn kill_all(&self) {
+        self.all.iter().for_each(Build::kill);
+    }
+
+    /// Reaps the leader of a build, if that is one. The thread that reads it says the rest.
+    pub(super) fn reap(&mut self, pid: i32) -> bool {
+        let is = |b: &&mut Build| b.child.as_ref().is_some_and(|c| c.pid() == pid);
+        let Some(build) = self.all.iter_mut().find(is) else {
+            return false;
+        };
+        let Some(death) = reap_from(&mut build.child) else {
+            return false;
+        };
+        build.builder.exited(death.end.into_result());
+        true
+    }
+
+    /// Takes out one that has ended. True: it was cancelled.
+    fn end(&mut self, unit: UnitId, id: u64) -> bool {
+        let at = self.all.iter().position(|b| b.unit == unit && b.id == id);
+        at.is_some_and(|at| self.all.swap_remove(at).cancelled)
+    }
+
+    /// The leaders that are not reaped.
+    pub(super) fn children(&self) -> impl Iterator<Item = &Child> {
+        self.all.iter().filter_map(|b| b.child.as_ref())
+    }
+}
+
 impl Supervisor {
-    /// Shows a build as begun and makes its environment; [`Supervisor::spawn_build`] follows.
+    /// Shows a build as begun, and starts it once its environment is there.
     pub(super) fn begin_build(&mut self, unit: UnitId, id: u64, mode: Mode) {
-        let Some(u) = self.units.get_mut(&unit) else {
+        let Some(u) = self.units.get_mut(unit) else {
             return;
         };
         let run = u.build_log.begin(Wall::now());
@@ -53,164 +102,127 @@ impl Supervisor {
         });
         u.changed = true;
         let text = format!("building for {}", mode.as_str());
-        self.happened(Some(unit), "build", text);
+        self.happened(Level::Info, Some(unit), "build", text);
         self.changes_are_seen(unit);
         self.prepare(Purpose::Build { unit, id, mode });
     }
 
-    /// Starts a build; where there is nothing to build, it has ended well.
-    pub(super) fn spawn_build(
+    /// Starts a build; where there is nothing to build, or it can't be started, it has ended.
+    pub(super) fn run_build(
+        &mut self,
+        unit: UnitId,
+        id: u64,
+        mode: Mode,
+        base: Result<Arc<Variables>, String>,
+    ) {
+        let started = match self.units.process(unit) {
+            Some(process) => base.and_then(|base| {
+                let env = self.environment(&process, &base)?;
+                self.try_build(unit, id, mode, &process, env)
+            }),
+            None => Err("it was taken out of the configuration".into()),
+        };
+        let result = match started {
+            Ok(true) => return,
+            Ok(false) => Ok(Artifact::default()),
+            Err(why) => Err(why),
+        };
+        let errors = BuildErrors::default();
+        self.end_build(unit, id, BuildOutcome { result, errors }, false);
+    }
+
+    /// Plans a build and starts it. False: there is nothing to build.
+    fn try_build(
         &mut self,
         unit: UnitId,
         id: u64,
         mode: Mode,
         process: &Process,
-        env: Environment,
-    ) {
+        mut env: Environment,
+    ) -> Result<bool, String> {
         let root = &self.setup.config.root;
         let cargo_dir = build::cargo_dir(&process.cwd, root, |p| p.exists());
-        let plan = {
-            let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
-            build::build(process, mode, cargo_dir, &expand)
+        let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
+        let Some(plan) = build::build(process, mode, cargo_dir, &expand)? else {
+            return Ok(false);
         };
-        let begun = match plan {
-            Ok(Some(plan)) => self.try_build(unit, id, process, plan, env),
-            Ok(None) => {
-                let outcome = BuildOutcome {
-                    result: Ok(Artifact::default()),
-                    errors: BuildErrors::default(),
-                };
-                return self.build_ended(unit, id, outcome);
-            }
-            Err(why) => Err(why),
+        let Some(u) = self.units.get(unit) else {
+            return Ok(false);
         };
-        if let Err(why) = begun {
-            self.fail(Purpose::Build { unit, id, mode }, &why);
-        }
-    }
-
-    fn try_build(
-        &mut self,
-        unit: UnitId,
-        id: u64,
-        process: &Process,
-        plan: BuildPlan,
-        mut env: Environment,
-    ) -> Result<(), String> {
-        let Some(u) = self.units.get(&unit) else {
-            return Ok(());
-        };
-        let (log, run) = (
-            Arc::clone(&u.build_log),
-            u.build.as_ref().map_or(0, |b| b.id),
-        );
-        let keep = self.executables(unit);
-        env.insert(
-            proc::MARKER.into(),
-            format!("{}/{}/b{run}", self.marker_prefix(), process.name).into(),
-        );
+        let run = u.build.as_ref().map_or(0, |b| b.id);
+        environments::mark_build(&mut env, process, &self.marker(), run);
+        let env = env.into_iter().collect();
         let account = account(&process.launch)?;
-        let spawned = match self.start(&plan.exec, &variables(env), account.as_ref()) {
-            Ok(spawned) => spawned,
-            Err(e) => {
-                let missing = e.step == Step::Program && e.error.kind() == io::ErrorKind::NotFound;
-                return Err(match missing && plan.exec.program == "cargo" {
-                    true => "cargo is not on PATH: install Rust (rustup), or start bpm where PATH has it".into(),
-                    false => e.to_string(),
-                });
-            }
-        };
+        let spawned = self
+            .setup
+            .starter()
+            .build(&plan.exec, &env, account.as_ref());
+        let spawned = spawned.map_err(|e| not_started(&plan, &e))?;
         let job = BuildJob {
             unit,
             id,
-            log,
+            log: Arc::clone(&u.build_log),
             run,
             plan,
-            root: self.setup.config.root.clone(),
+            root: root.clone(),
             stdout: spawned.stdout,
             stderr: spawned.stderr,
             bin_dir: self.setup.dir.bin(&process.name),
-            keep,
+            keep: self.executables(unit),
             handle: Arc::clone(&self.handle),
         };
-        match Builder::start(job) {
-            Ok(builder) => {
-                self.builds.push(Build {
-                    unit,
-                    id,
-                    child: Some(spawned.child),
-                    builder,
-                    cancelled: false,
-                });
-                Ok(())
-            }
-            Err(e) => {
-                spawned.child.signal_group(libc::SIGKILL);
-                Err(format!("no thread to read it: {}", reason(&e)))
-            }
-        }
+        let builder = Builder::start(job).map_err(|e| {
+            spawned.child.signal_group(libc::SIGKILL);
+            format!("no thread to read it: {}", reason(&e))
+        })?;
+        self.builds.all.push(Build {
+            unit,
+            id,
+            child: Some(spawned.child),
+            builder,
+            cancelled: false,
+        });
+        Ok(true)
     }
 
-    /// What must not be deleted: what runs, and what may be started again.
+    /// The binaries that must not be deleted: those that run, and those that may be started again.
     fn executables(&self, unit: UnitId) -> Vec<PathBuf> {
-        let running = self
-            .books
-            .iter()
-            .filter(|(k, _)| k.unit == unit)
-            .filter_map(|(_, b)| b.exe.clone());
-        let builds = self.fleet.startable(unit);
-        let built = self
+        let running = self.runs.of_unit(unit);
+        let running = running.filter_map(|(_, record)| record.exe().cloned());
+        let builds = self.lives.fleet.startable(unit);
+        let artifacts = self
             .units
-            .get(&unit)
+            .get(unit)
             .into_iter()
-            .flat_map(|u| u.artifacts.iter())
-            .filter(|(id, _)| builds.contains(id));
-        running
-            .chain(built.filter_map(|(_, (_, a))| a.exe.clone()))
-            .collect()
+            .flat_map(|u| u.artifacts.iter());
+        let startable = artifacts.filter(|(id, _)| builds.contains(id));
+        let startable = startable.filter_map(|(_, (_, made))| made.exe.clone());
+        running.chain(startable).collect()
     }
 
     /// Kills a build, or the making of its environment; it ends as cancelled.
     pub(super) fn cancel_build(&mut self, unit: UnitId, id: u64) {
-        if let Some(build) = self
-            .builds
-            .iter_mut()
-            .find(|b| b.unit == unit && b.id == id)
-        {
-            build.cancelled = true;
-            build.kill();
+        self.builds.cancel(unit, id);
+        let is = |p| matches!(p, Purpose::Build { unit: u, id: i, .. } if (u, i) == (unit, id));
+        for _ in self.environments.cancel(is) {
+            let outcome = BuildOutcome {
+                result: Err("cancelled".into()),
+                errors: BuildErrors::default(),
+            };
+            self.end_build(unit, id, outcome, true);
         }
-        for prep in &mut self.preps {
-            if matches!(prep.purpose, Purpose::Build { unit: u, id: i, .. } if (u, i) == (unit, id))
-            {
-                prep.cancel("cancelled");
-            }
-        }
-    }
-
-    /// Reaps the leader of a build, if that is one. The thread that reads it says the rest.
-    pub(super) fn reap_build(&mut self, pid: i32) -> bool {
-        let is = |b: &&mut Build| b.child.as_ref().is_some_and(|c| c.pid() == pid);
-        let Some(build) = self.builds.iter_mut().find(is) else {
-            return false;
-        };
-        let Some(death) = reap_from(&mut build.child) else {
-            return false;
-        };
-        build.builder.exited(death.end.into_result());
-        true
     }
 
     /// A build says what it is doing; one that has ended says nothing any more.
-    pub(super) fn build_phase(&mut self, unit: UnitId, id: u64, phase: String) {
-        if self.builds.iter().any(|b| b.unit == unit && b.id == id) {
-            self.set_phase(unit, &phase);
+    pub(super) fn build_phase(&mut self, unit: UnitId, id: u64, phase: &str) {
+        if self.builds.find(unit, id).is_some() {
+            self.show_phase(unit, phase);
         }
     }
 
     /// Shows what the build of a process is doing.
-    pub(super) fn set_phase(&mut self, unit: UnitId, phase: &str) {
-        if let Some(u) = self.units.get_mut(&unit)
+    pub(super) fn show_phase(&mut self, unit: UnitId, phase: &str) {
+        if let Some(u) = self.units.get_mut(unit)
             && let Some(build) = &mut u.build
         {
             build.phase = Some(phase.into());
@@ -218,33 +230,31 @@ impl Supervisor {
         }
     }
 
+    /// The thread of a build has read it to its end.
+    pub(super) fn build_read(&mut self, unit: UnitId, id: u64, outcome: BuildOutcome) {
+        let cancelled = self.builds.end(unit, id);
+        self.end_build(unit, id, outcome, cancelled);
+    }
+
     /// A build is over: keeps what it made, shows how it went, tells the lifecycle.
-    pub(super) fn build_ended(&mut self, unit: UnitId, id: u64, outcome: BuildOutcome) {
-        let cancelled = match self
-            .builds
-            .iter()
-            .position(|b| b.unit == unit && b.id == id)
-        {
-            Some(at) => self.builds.swap_remove(at).cancelled,
-            None => false,
-        };
+    fn end_build(&mut self, unit: UnitId, id: u64, outcome: BuildOutcome, cancelled: bool) {
+        let startable = self.lives.fleet.startable(unit);
         let (result, artifact) = match outcome.result {
             Ok(artifact) => (Ok(()), Some(artifact)),
             Err(why) => (Err(why), None),
         };
-        let words = match &result {
-            Ok(()) => "exit code 0".to_string(),
-            Err(why) => why.clone(),
-        };
-        let builds = self.fleet.startable(unit);
-        if let Some(u) = self.units.get_mut(&unit) {
+        if let Some(u) = self.units.get_mut(unit) {
             if let Some(artifact) = artifact {
                 let mode = u.build.as_ref().map_or(Mode::Release, |b| b.mode);
-                u.artifacts.retain(|id, _| builds.contains(id));
+                u.artifacts.retain(|id, _| startable.contains(id));
                 u.artifacts.insert(id, (mode, artifact));
             }
             if let Some(build) = &mut u.build {
-                u.build_log.end(build.id, Wall::now(), &words);
+                let words = match &result {
+                    Ok(()) => "exit code 0",
+                    Err(why) => why,
+                };
+                u.build_log.end(build.id, Wall::now(), words);
                 let (state, count) = match (&result, cancelled) {
                     (Ok(()), _) => (BuildState::Ok, &mut u.counters.builds_ok),
                     (Err(_), true) => (BuildState::Cancelled, &mut u.counters.builds_cancelled),
@@ -260,10 +270,21 @@ impl Supervisor {
             }
             u.changed = true;
         }
-        match &result {
-            Ok(()) => self.happened(Some(unit), "build", "build ok".into()),
-            Err(why) => self.trouble(Some(unit), "build", format!("build failed: {why}")),
+        let (level, text) = match &result {
+            Ok(()) => (Level::Info, "build ok".into()),
+            Err(why) => (Level::Warn, format!("build failed: {why}")),
+        };
+        self.happened(level, Some(unit), "build", text);
+        self.lives.note(Event::Built { unit, id, result });
+    }
+}
+
+fn not_started(plan: &BuildPlan, e: &SpawnError) -> String {
+    let missing = e.step == Step::Program && e.error.kind() == io::ErrorKind::NotFound;
+    match missing && plan.exec.program == "cargo" {
+        true => {
+            "cargo is not on PATH: install Rust (rustup), or start bpm where PATH has it".into()
         }
-        self.queue.push_back(Event::Built { unit, id, result });
+        false => e.to_string(),
     }
 }

@@ -1,5 +1,5 @@
-//! Readiness and health: runs the actions of `check::Schedule`, and takes what processes say over
-//! `NOTIFY_SOCKET` (sd_notify(3)).
+//! Readiness and health: runs the actions of [`Schedule`], and takes what processes say over `NOTIFY_SOCKET`
+//! (sd_notify(3)).
 
 use std::ffi::OsString;
 use std::io;
@@ -11,82 +11,150 @@ use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::base::paths::LONGEST_SOCKET_PATH;
+use crate::base::table::Table;
 use crate::build::{Exec, Expand};
-use crate::check::{self, Action, CheckKey, CheckKind, Following, Prober, Target, Timing};
-use crate::config::{self, Probe, Process};
+use crate::check::{
+    self, Action, CheckKey, CheckKind, Following, Prober, Schedule, Target, Timing,
+};
+use crate::config::{self, Process};
 use crate::engine::handle::{Handle, Notice};
-use crate::lifecycle::{Event, RunKey, UnitId};
+use crate::lifecycle::{Event, Fleet, RunKey, UnitId};
+use crate::log::store::Log;
 use crate::os::notify::Receiver;
 use crate::os::reap::{Child, reap_from};
 use crate::os::{files, peer};
 
 use super::Supervisor;
+use super::environments::{self, Variables};
+use super::launch::Starter;
 
-/// What is looked at and how often, where that is asked for.
+/// How many notices of a run are taken before others have their turn: a process that says more than bpm can
+/// read must not hold bpm up.
+const NOTICES: usize = 32;
+
+/// A check with its variables expanded, where the file asks for one.
 type Check = Option<(Target, Timing)>;
 
-/// What is checked of a run, with its variables expanded.
-#[derive(Default)]
-pub(super) struct Checks {
+/// The checks of one run.
+pub(super) struct RunChecks {
+    process: Arc<Process>,
     ready: Check,
     /// Begins once the run is good.
     health: Check,
     notify: Option<NotifySocket>,
-    /// What was told last of what they saw.
+    /// What the lifecycle was told last of what they saw.
     told: Option<String>,
     /// For commands that check: only where there is one.
-    env: Option<Arc<Vec<(OsString, OsString)>>>,
+    env: Option<Arc<Variables>>,
+    /// The lines of the run.
+    lines: Option<Following>,
 }
 
-/// Where a run says how it is.
+/// A socket over which a run says how it is. Its file goes with it.
 struct NotifySocket {
     receiver: Receiver,
     path: PathBuf,
-    /// It was told that what it says is ignored: once is enough.
+    /// It was said that some of its messages are ignored: once is enough.
     warned: bool,
 }
 
-/// How many notices of a run are taken before others have their turn: a process that says more than we
-/// can read must not hold us up.
-const NOTICES: usize = 32;
+impl NotifySocket {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        Ok(Self {
+            receiver: Receiver::bind(&path)?,
+            path,
+            warned: false,
+        })
+    }
+}
 
-impl Checks {
-    /// What is to be watched besides.
-    pub(super) fn notify_socket(&self) -> Option<BorrowedFd<'_>> {
-        self.notify
-            .as_ref()
-            .map(|notify_socket| notify_socket.receiver.as_fd())
+impl RunChecks {
+    /// The checks that the file asks for.
+    ///
+    /// # Errors
+    /// A variable in them has no value, or what they name can't be read.
+    pub(super) fn new(process: &Arc<Process>, expand: Expand<'_>) -> Result<Self, String> {
+        let ready = process.ready.as_ref();
+        let ready = ready.map(|r| Ok::<_, String>((Target::of(&r.probe, expand)?, r.into())));
+        let health = process.health.as_ref();
+        let health = health.map(|h| Ok::<_, String>((Target::of(&h.probe, expand)?, h.into())));
+        Ok(Self {
+            process: Arc::clone(process),
+            ready: ready.transpose()?,
+            health: health.transpose()?,
+            notify: None,
+            told: None,
+            env: None,
+            lines: None,
+        })
+    }
+
+    /// The run is to say how it is.
+    pub(super) fn needs_socket(&self) -> bool {
+        let notify = |check: &Check| matches!(check, Some((Target::Notify, _)));
+        notify(&self.ready) || notify(&self.health)
+    }
+
+    /// Opens the socket for that.
+    pub(super) fn open_socket(&mut self, path: PathBuf) -> Result<(), String> {
+        let socket = NotifySocket::open(path.clone());
+        let socket = socket.map_err(|e| format!("no NOTIFY_SOCKET {path:?}: {}", reason(&e)))?;
+        self.notify = Some(socket);
+        Ok(())
     }
 
     /// What the run's environment needs for it.
-    pub(super) fn variables(&self, process: &Process) -> Vec<(&'static str, OsString)> {
-        let Some(notify_socket) = &self.notify else {
+    pub(super) fn variables(&self) -> Vec<(&'static str, OsString)> {
+        let Some(socket) = &self.notify else {
             return Vec::new();
         };
-        let mut all = vec![("NOTIFY_SOCKET", notify_socket.path.clone().into_os_string())];
-        if let Some(usec) = process.health.as_ref().and_then(check::watchdog_usec) {
+        let mut all = vec![("NOTIFY_SOCKET", socket.path.clone().into_os_string())];
+        let health = self.process.health.as_ref();
+        if let Some(usec) = health.and_then(check::watchdog_usec) {
             all.push(("WATCHDOG_USEC", usec.to_string().into()));
         }
         all
     }
 
-    /// Keeps the environment where a command needs it.
-    pub(super) fn keep(&mut self, env: &Arc<Vec<(OsString, OsString)>>) {
+    /// The run has begun, with this environment and as that run of its log.
+    pub(super) fn follow(&mut self, env: &Arc<Variables>, log: &Arc<Log>, run: u64, first: u64) {
+        self.keep_environment(env);
+        self.lines = Some(Following {
+            log: Arc::clone(log),
+            run,
+            after: first.saturating_sub(1),
+        });
+    }
+
+    fn keep_environment(&mut self, env: &Arc<Variables>) {
         let runs = |check: &Check| matches!(check, Some((Target::Command(_), _)));
         if runs(&self.ready) || runs(&self.health) {
             self.env = Some(Arc::clone(env));
         }
     }
+
+    /// The command of a check, as it is to be started.
+    fn command(&self, words: &[String]) -> Option<(Exec, &Variables)> {
+        let (program, args) = words.split_first()?;
+        let exec = Exec {
+            program: program.clone(),
+            argv0: None,
+            args: args.to_vec(),
+            env: Vec::new(),
+            cwd: self.process.cwd.clone(),
+        };
+        Some((exec, self.env.as_ref()?))
+    }
 }
 
 /// A command that checks.
-pub(super) struct Checking {
+struct Command {
     key: CheckKey,
     attempt: u64,
-    pub(super) child: Option<Child>,
+    child: Option<Child>,
 }
 
-impl Checking {
+impl Command {
     fn kill(&self) {
         if let Some(child) = &self.child {
             child.signal_group(libc::SIGKILL);
@@ -94,271 +162,229 @@ impl Checking {
     }
 }
 
-impl Supervisor {
-    /// What asks sockets, logs and commands; its answers come as commands.
-    pub(super) fn prober(handle: &Arc<Handle>) -> io::Result<Prober> {
+/// What checks have found.
+pub(super) enum Finding {
+    /// The lifecycle is to know.
+    Event(Event),
+    /// A health check failed often enough.
+    Unhealthy(RunKey, String),
+    /// A process said something that bpm does not follow.
+    Ignored(String),
+}
+
+/// The checks of all runs.
+pub(super) struct Checks {
+    starter: Starter,
+    schedule: Schedule,
+    prober: Prober,
+    runs: Table<RunKey, RunChecks>,
+    commands: Vec<Command>,
+    findings: Vec<Finding>,
+}
+
+impl Checks {
+    /// None yet. The answers of attempts come as notices.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub(super) fn new(handle: &Arc<Handle>, starter: Starter) -> io::Result<Self> {
         let handle = Arc::clone(handle);
-        Prober::new(Box::new(move |key, attempt, result| {
+        let prober = Prober::new(Box::new(move |key, attempt, result| {
             handle.tell(Notice::Probed {
                 key,
                 attempt,
                 result,
             })
-        }))
-    }
-
-    /// A reload has other checks: what runs is looked at by them from now on.
-    pub(super) fn check_anew(&mut self, unit: UnitId) {
-        let Some(process) = self.units.get(&unit).map(|u| Arc::clone(&u.process)) else {
-            return;
-        };
-        let keys: Vec<RunKey> = self
-            .books
-            .keys()
-            .filter(|k| k.unit == unit)
-            .copied()
-            .collect();
-        for key in keys {
-            if let Err(why) = self.replace_checks(key, &process) {
-                let name = &process.name;
-                self.say(
-                    Level::Warn,
-                    &format!("{name}: its checks stay as they were until its next start: {why}"),
-                );
-            }
-        }
-    }
-
-    fn replace_checks(&mut self, key: RunKey, process: &Process) -> Result<(), String> {
-        let living = self.books.get(&key).filter(|b| b.lives());
-        let Some(run) = living.map(|b| b.run) else {
-            return Ok(());
-        };
-        // What direnv adds is not asked for anew: a variable that only it knows is missed here.
-        let base = Arc::clone(self.base.variables());
-        let env = self.run_environment(process, &base, run)?;
-        let (ready, health) = {
-            let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
-            targets(process, &expand)?
-        };
-        let good = self.is_good(key);
-        self.end_checks(key);
-        if let Some(book) = self.books.get_mut(&key) {
-            book.checks.ready = ready.filter(|_| !good);
-            book.checks.health = health;
-            if book.checks.env.is_none() {
-                book.checks.keep(&Arc::new(env.into_iter().collect()));
-            }
-        }
-        self.note_words(key);
-        self.begin_checks(key);
-        Ok(())
-    }
-
-    /// What is to be checked of the run that begins.
-    pub(super) fn plan_checks(
-        &self,
-        key: RunKey,
-        process: &Process,
-        expand: Expand<'_>,
-    ) -> Result<Checks, String> {
-        let (ready, health) = targets(process, expand)?;
-        let speaks = process
-            .ready
-            .as_ref()
-            .is_some_and(|r| r.probe == Probe::Notify)
-            || process
-                .health
-                .as_ref()
-                .is_some_and(|h| h.probe == Probe::Notify);
-        let notify = if speaks {
-            Some(self.open_notify_socket(key)?)
-        } else {
-            None
-        };
-        Ok(Checks {
-            ready,
-            health,
-            notify,
-            told: None,
-            env: None,
+        }))?;
+        Ok(Self {
+            starter,
+            schedule: Schedule::default(),
+            prober,
+            runs: Table::default(),
+            commands: Vec::new(),
+            findings: Vec::new(),
         })
     }
 
-    /// It is the run in service, and ready.
-    fn is_good(&self, key: RunKey) -> bool {
-        let facts = self.fleet.facts(key.unit);
-        facts.is_some_and(|f| f.generation == Some(key.generation) && f.ready == Some(true))
+    /// A run has begun: its readiness is checked from now on.
+    pub(super) fn begin(&mut self, run: RunKey, mut checks: RunChecks) {
+        let ready = checks.ready.take();
+        self.runs.insert(run, checks);
+        self.watch(run, CheckKind::Ready, ready);
+        self.run_due();
     }
 
-    fn open_notify_socket(&self, key: RunKey) -> Result<NotifySocket, String> {
-        let name = format!("notify-{}-{}", key.unit, key.generation);
-        let mut path = self.setup.dir.path().join(&name);
-        if path.as_os_str().len() > LONGEST_SOCKET_PATH {
-            let runtime = self
-                .setup
-                .env
-                .iter()
-                .find(|(n, _)| n == "XDG_RUNTIME_DIR")
-                .map(|(_, v)| v.as_os_str());
-            let folder = self.setup.dir.short_folder(runtime, peer::our_uid());
-            files::private_dir(&folder)
-                .map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
-            path = folder.join(name);
-        }
-        match Receiver::bind(&path) {
-            Ok(receiver) => Ok(NotifySocket {
-                receiver,
-                path,
-                warned: false,
-            }),
-            Err(e) => Err(format!("no NOTIFY_SOCKET {path:?}: {}", reason(&e))),
+    /// Health is checked once a run is good.
+    pub(super) fn begin_health(&mut self, is_good: impl Fn(RunKey) -> bool) {
+        let waiting = self.runs.iter_mut().filter(|(_, c)| c.health.is_some());
+        let good = waiting.filter(|(run, _)| is_good(**run));
+        let begin: Vec<(RunKey, Check)> = good.map(|(run, c)| (*run, c.health.take())).collect();
+        for (run, health) in begin {
+            self.watch(run, CheckKind::Health, health);
         }
     }
 
-    /// Somebody removed bpm's files: what runs is heard again at the paths that it knows.
-    pub(super) fn open_notify_sockets_anew(&mut self) {
-        self.listen_to_runs();
-        for book in self.books.values_mut() {
-            let Some(old) = book
-                .checks
-                .notify
-                .take_if(|notify_socket| !notify_socket.path.exists())
-            else {
+    fn watch(&mut self, run: RunKey, what: CheckKind, check: Check) {
+        if let Some((target, timing)) = check {
+            let key = CheckKey { run, what };
+            self.schedule.watch(key, target, timing, Mono::now());
+        }
+    }
+
+    /// Replaces the checks of a run by those of new settings; one that is good is not checked for readiness again.
+    fn replace(&mut self, run: RunKey, mut new: RunChecks, env: &Arc<Variables>, good: bool) {
+        let Some(old) = self.runs.remove(&run) else {
+            return;
+        };
+        self.forget(run);
+        new.notify = old.notify;
+        new.lines = old.lines;
+        new.told = old.told;
+        match old.env {
+            Some(env) => new.env = Some(env),
+            None => new.keep_environment(env),
+        }
+        if good {
+            new.ready = None;
+        }
+        self.begin(run, new);
+        self.note_words(run);
+    }
+
+    /// Ends the checks of a run, those under way too.
+    pub(super) fn end(&mut self, run: RunKey) {
+        self.runs.remove(&run);
+        self.forget(run);
+    }
+
+    fn forget(&mut self, run: RunKey) {
+        let mut actions = Vec::new();
+        self.schedule.forget(run, &mut actions);
+        self.run(actions);
+    }
+
+    /// When something is due.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        self.schedule.next_deadline()
+    }
+
+    /// Does what is due now.
+    pub(super) fn run_due(&mut self) {
+        let mut actions = Vec::new();
+        self.schedule.step(Mono::now(), &mut actions);
+        // An action may be due because something failed by that: a command that is late, a watchdog.
+        let late = |action: &Action| match action {
+            Action::Kill { key, .. } | Action::Tell { key, .. } => Some(key.run),
+            Action::Connect { .. }
+            | Action::Follow { .. }
+            | Action::Run { .. }
+            | Action::Forget { .. } => None,
+        };
+        let mut late: Vec<RunKey> = actions.iter().filter_map(late).collect();
+        late.dedup();
+        for run in late {
+            self.note_words(run);
+        }
+        self.run(actions);
+    }
+
+    /// An attempt at a check has its answer.
+    pub(super) fn answer(&mut self, key: CheckKey, attempt: u64, result: Result<String, String>) {
+        let mut actions = Vec::new();
+        let now = Mono::now();
+        self.schedule
+            .answer(key, attempt, result, now, &mut actions);
+        self.note_words(key.run);
+        self.run(actions);
+    }
+
+    /// Takes what processes have said.
+    pub(super) fn listen(&mut self) {
+        let speaking = self.runs.iter().filter(|(_, c)| c.notify.is_some());
+        let speaking: Vec<RunKey> = speaking.map(|(run, _)| *run).collect();
+        for run in speaking {
+            let mut actions = Vec::new();
+            for _ in 0..NOTICES {
+                let socket = self.runs.get_mut(&run).and_then(|c| c.notify.as_mut());
+                let Some(socket) = socket else { break };
+                let Ok(Some(message)) = socket.receiver.take() else {
+                    break;
+                };
+                if !socket.warned
+                    && let Some(text) = check::ignored(&message)
+                {
+                    socket.warned = true;
+                    self.findings.push(Finding::Ignored(text));
+                }
+                let now = Mono::now();
+                self.schedule.notified(run, &message, now, &mut actions);
+            }
+            self.note_words(run);
+            self.run(actions);
+        }
+    }
+
+    /// Somebody removed bpm's files: runs are heard again at the paths that they know.
+    pub(super) fn reopen_sockets(&mut self) {
+        self.listen();
+        for checks in self.runs.values_mut() {
+            let gone = |socket: &mut NotifySocket| !socket.path.exists();
+            let Some(old) = checks.notify.take_if(gone) else {
                 continue;
             };
             let (path, warned) = (old.path.clone(), old.warned);
             // It removes its path.
             drop(old);
-            book.checks.notify = Receiver::bind(&path).ok().map(|receiver| NotifySocket {
-                receiver,
-                path,
-                warned,
-            });
+            let new = NotifySocket::open(path).ok();
+            checks.notify = new.map(|socket| NotifySocket { warned, ..socket });
         }
     }
 
-    /// The run is there: its readiness is looked at from now on.
-    pub(super) fn begin_checks(&mut self, key: RunKey) {
-        let Some(book) = self.books.get(&key) else {
-            return;
+    /// Reaps a command that checks, if it is one. What it leaves behind would pile up.
+    pub(super) fn reap(&mut self, pid: i32) -> bool {
+        let is = |c: &Command| c.child.as_ref().is_some_and(|child| child.pid() == pid);
+        let Some(at) = self.commands.iter().position(is) else {
+            return false;
         };
-        if let Some((target, rhythm)) = book.checks.ready.clone() {
-            let what = CheckKind::Ready;
-            self.schedule
-                .watch(CheckKey { run: key, what }, target, rhythm, Mono::now());
-        }
-        self.run_due_checks();
+        let command = &mut self.commands[at];
+        command.kill();
+        let Some(death) = reap_from(&mut command.child) else {
+            return false;
+        };
+        let Command { key, attempt, .. } = self.commands.swap_remove(at);
+        self.prober.ended(key, attempt, death.end.into_result());
+        true
     }
 
-    /// Health is looked at once a run is good.
-    pub(super) fn begin_health(&mut self) {
-        let waiting: Vec<RunKey> = self
-            .books
-            .iter()
-            .filter(|(_, b)| b.checks.health.is_some())
-            .map(|(k, _)| *k)
-            .collect();
-        for key in waiting {
-            if !self.is_good(key) {
-                continue;
-            }
-            let Some(book) = self.books.get_mut(&key) else {
-                continue;
-            };
-            if let Some((target, rhythm)) = book.checks.health.take() {
-                let what = CheckKind::Health;
-                self.schedule
-                    .watch(CheckKey { run: key, what }, target, rhythm, Mono::now());
-            }
-        }
+    /// The commands that live.
+    pub(super) fn children(&self) -> impl Iterator<Item = &Child> {
+        self.commands.iter().filter_map(|c| c.child.as_ref())
     }
 
-    /// Does what the schedule has due now.
-    pub(super) fn run_due_checks(&mut self) {
-        let mut actions = Vec::new();
-        self.schedule.step(Mono::now(), &mut actions);
-        // What is due may have failed by that alone: a command that is late, a watchdog.
-        let mut late: Vec<RunKey> = actions
-            .iter()
-            .filter_map(|action| match action {
-                Action::Kill { key, .. } | Action::Tell { key, .. } => Some(key.run),
-                Action::Connect { .. }
-                | Action::Follow { .. }
-                | Action::Run { .. }
-                | Action::Forget { .. } => None,
-            })
-            .collect();
-        late.dedup();
-        for key in late {
-            self.note_words(key);
-        }
-        self.run_actions(actions);
+    /// The sockets to wait for.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let sockets = self.runs.values().filter_map(|c| c.notify.as_ref());
+        sockets.map(|socket| socket.receiver.as_fd())
     }
 
-    /// Ends the checks of a run, those under way too.
-    pub(super) fn end_checks(&mut self, key: RunKey) {
-        let mut actions = Vec::new();
-        self.schedule.forget(key, &mut actions);
-        self.run_actions(actions);
-    }
-
-    /// An attempt at a check has its answer.
-    pub(super) fn probed(&mut self, key: CheckKey, attempt: u64, result: Result<String, String>) {
-        let mut actions = Vec::new();
-        self.schedule
-            .answer(key, attempt, result, Mono::now(), &mut actions);
-        self.note_words(key.run);
-        self.run_actions(actions);
+    /// What has been found since this was asked last.
+    pub(super) fn take_findings(&mut self) -> Vec<Finding> {
+        std::mem::take(&mut self.findings)
     }
 
     /// Tells what the checks of a run have to say, where that is something new.
-    fn note_words(&mut self, key: RunKey) {
-        let words = self.schedule.words(key);
-        let Some(book) = self.books.get_mut(&key) else {
-            return;
-        };
-        if book.checks.told != words {
-            book.checks.told.clone_from(&words);
-            self.queue.push_back(Event::Seen { run: key, words });
+    fn note_words(&mut self, run: RunKey) {
+        let words = self.schedule.words(run);
+        if let Some(checks) = self.runs.get_mut(&run)
+            && checks.told != words
+        {
+            checks.told.clone_from(&words);
+            self.findings
+                .push(Finding::Event(Event::Seen { run, words }));
         }
     }
 
-    /// What processes have said.
-    pub(super) fn listen_to_runs(&mut self) {
-        let speaking: Vec<RunKey> = self
-            .books
-            .iter()
-            .filter(|(_, b)| b.checks.notify_socket().is_some())
-            .map(|(k, _)| *k)
-            .collect();
-        for key in speaking {
-            let mut actions = Vec::new();
-            for _ in 0..NOTICES {
-                let notify_socket = self
-                    .books
-                    .get_mut(&key)
-                    .and_then(|b| b.checks.notify.as_mut());
-                let Some((notify_socket, Ok(Some(notice)))) = notify_socket.map(|notify_socket| {
-                    let notice = notify_socket.receiver.take();
-                    (notify_socket, notice)
-                }) else {
-                    break;
-                };
-                let ignored = check::ignored(&notice).filter(|_| !notify_socket.warned);
-                notify_socket.warned |= ignored.is_some();
-                if let Some(text) = ignored {
-                    self.say(Level::Warn, &text);
-                }
-                self.schedule
-                    .notified(key, &notice, Mono::now(), &mut actions);
-            }
-            self.note_words(key);
-            self.run_actions(actions);
-        }
-    }
-
-    fn run_actions(&mut self, actions: Vec<Action>) {
+    fn run(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Connect {
@@ -376,110 +402,138 @@ impl Supervisor {
                     key,
                     attempt,
                     command,
-                } => self.run_check(key, attempt, command),
+                } => self.start(key, attempt, &command),
                 Action::Kill { key, attempt } => {
-                    for c in self
-                        .checking
-                        .iter()
-                        .filter(|c| (c.key, c.attempt) == (key, attempt))
-                    {
-                        c.kill();
-                    }
+                    let is = |c: &&Command| (c.key, c.attempt) == (key, attempt);
+                    self.commands.iter().filter(is).for_each(Command::kill);
                 }
                 Action::Forget { key } => self.prober.forget(key),
-                Action::Tell { key, good, saw } => self.tell_lifecycle(key, good, &saw),
+                Action::Tell { key, good, saw } => self.tell(key, good, saw),
             }
         }
     }
 
-    fn tell_lifecycle(&mut self, key: CheckKey, good: bool, saw: &str) {
-        let CheckKey { run, what } = key;
+    fn tell(&mut self, CheckKey { run, what }: CheckKey, good: bool, saw: String) {
         match what {
-            CheckKind::Ready if good => self.queue.push_back(Event::Ready(run)),
+            CheckKind::Ready if good => self.findings.push(Finding::Event(Event::Ready(run))),
             CheckKind::Ready => {}
             CheckKind::Health => {
                 if !good {
-                    self.trouble(Some(run.unit), "health", format!("not healthy: {saw}"));
+                    self.findings.push(Finding::Unhealthy(run, saw));
                 }
-                self.queue.push_back(Event::Health { run, healthy: good });
+                let healthy = good;
+                self.findings
+                    .push(Finding::Event(Event::Health { run, healthy }));
             }
         }
     }
 
     fn follow(&mut self, key: CheckKey, attempt: u64, pattern: String) {
-        let run = self.books.get(&key.run).map(|b| (b.run, b.first_line));
-        let log = self.units.get(&key.run.unit).map(|u| Arc::clone(&u.log));
-        if let (Some((run, first)), Some(log)) = (run, log) {
-            let log = Following {
-                log,
-                run,
-                after: first.saturating_sub(1),
-            };
-            self.prober.follow(key, attempt, log, pattern);
-        } else {
-            self.probed(key, attempt, Err("its run is gone".into()));
+        let lines = self.runs.get(&key.run).and_then(|c| c.lines.clone());
+        match lines {
+            Some(lines) => self.prober.follow(key, attempt, lines, pattern),
+            None => self.answer(key, attempt, Err("its run has no log".into())),
         }
     }
 
-    fn run_check(&mut self, key: CheckKey, attempt: u64, command: Vec<String>) {
-        let env = self.books.get(&key.run).and_then(|b| b.checks.env.clone());
-        let process = self
-            .units
-            .get(&key.run.unit)
-            .map(|u| Arc::clone(&u.process));
-        let (Some(env), Some(process), Some((program, args))) =
-            (env, process, command.split_first())
-        else {
-            let gone = Err("its run is gone".into());
-            return self.probed(key, attempt, gone);
+    /// Starts a command that checks. Every attempt is answered, also one that can't begin: or there would never be
+    /// another one.
+    fn start(&mut self, key: CheckKey, attempt: u64, words: &[String]) {
+        let command = self.runs.get(&key.run).and_then(|c| c.command(words));
+        let spawned = match command {
+            Some((exec, env)) => self.starter.command(&exec, env).map_err(|e| e.to_string()),
+            None => Err("its run has no environment".into()),
         };
-        let exec = Exec {
-            program: program.clone(),
-            argv0: None,
-            args: args.to_vec(),
-            env: Vec::new(),
-            cwd: process.cwd.clone(),
-        };
-        match self.start(&exec, &env, None) {
+        match spawned {
             Ok(spawned) => {
-                self.prober
-                    .watch(key, attempt, spawned.stdout, spawned.stderr);
-                self.checking.push(Checking {
+                let (stdout, stderr) = (spawned.stdout, spawned.stderr);
+                self.prober.watch(key, attempt, stdout, stderr);
+                self.commands.push(Command {
                     key,
                     attempt,
                     child: Some(spawned.child),
                 });
             }
-            Err(e) => self.probed(key, attempt, Err(e.to_string())),
+            Err(why) => self.answer(key, attempt, Err(why)),
         }
-    }
-
-    /// Reaps a command that checks, if it is one; what it leaves behind would pile up.
-    pub(super) fn reap_check(&mut self, pid: i32) -> bool {
-        let is = |c: &Checking| c.child.as_ref().is_some_and(|child| child.pid() == pid);
-        let Some(at) = self.checking.iter().position(is) else {
-            return false;
-        };
-        let check = &mut self.checking[at];
-        check.kill();
-        let Some(death) = reap_from(&mut check.child) else {
-            return false;
-        };
-        let Checking { key, attempt, .. } = self.checking.swap_remove(at);
-        self.prober.ended(key, attempt, death.end.into_result());
-        true
     }
 }
 
-/// What the file says of readiness and of health, with variables expanded.
-fn targets(process: &Process, expand: Expand<'_>) -> Result<(Check, Check), String> {
-    let ready = process
-        .ready
-        .as_ref()
-        .map(|r| Ok::<_, String>((Target::of(&r.probe, expand)?, Timing::from(r))));
-    let health = process
-        .health
-        .as_ref()
-        .map(|h| Ok::<_, String>((Target::of(&h.probe, expand)?, Timing::from(h))));
-    Ok((ready.transpose()?, health.transpose()?))
+impl Supervisor {
+    /// Hands on what the checks have found.
+    pub(super) fn take_findings(&mut self) {
+        for finding in self.checks.take_findings() {
+            match finding {
+                Finding::Event(event) => self.lives.note(event),
+                Finding::Unhealthy(run, saw) => {
+                    let text = format!("not healthy: {saw}");
+                    self.happened(Level::Warn, Some(run.unit), "health", text);
+                }
+                Finding::Ignored(text) => self.events.say(Level::Warn, &text),
+            }
+        }
+    }
+
+    /// A reload has other checks: the runs of a process are checked by them from now on.
+    pub(super) fn replace_checks(&mut self, unit: UnitId) {
+        let Some(process) = self.units.process(unit) else {
+            return;
+        };
+        let living = self.runs.of_unit(unit).filter(|(_, record)| record.lives());
+        let living: Vec<(RunKey, u64)> = living.map(|(key, r)| (key, r.run())).collect();
+        for (key, run) in living {
+            if let Err(why) = self.replace_checks_of(key, run, &process) {
+                let name = &process.name;
+                let text =
+                    format!("{name}: its checks stay as they were until its next start: {why}");
+                self.events.say(Level::Warn, &text);
+            }
+        }
+    }
+
+    fn replace_checks_of(
+        &mut self,
+        key: RunKey,
+        run: u64,
+        process: &Arc<Process>,
+    ) -> Result<(), String> {
+        // direnv is not asked for this: a variable that only it knows is missed here.
+        let base = self.environments.base();
+        let mut env = self.environment(process, &base)?;
+        environments::mark_run(&mut env, process, &self.marker(), run);
+        let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
+        let checks = RunChecks::new(process, &expand)?;
+        let good = is_good(&self.lives.fleet, key);
+        let env = Arc::new(env.into_iter().collect());
+        self.checks.replace(key, checks, &env, good);
+        Ok(())
+    }
+
+    /// Health checks begin for runs that are good now.
+    pub(super) fn begin_health(&mut self) {
+        let fleet = &self.lives.fleet;
+        self.checks.begin_health(|run| is_good(fleet, run));
+    }
+
+    /// Where the `NOTIFY_SOCKET` of a run is.
+    pub(super) fn notify_path(&self, key: RunKey) -> Result<PathBuf, String> {
+        let name = format!("notify-{}-{}", key.unit, key.generation);
+        let path = self.setup.dir.path().join(&name);
+        if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
+            return Ok(path);
+        }
+        let mut env = self.setup.env.iter();
+        let runtime = env
+            .find(|(n, _)| n == "XDG_RUNTIME_DIR")
+            .map(|(_, v)| v.as_os_str());
+        let folder = self.setup.dir.short_folder(runtime, peer::our_uid());
+        files::private_dir(&folder).map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
+        Ok(folder.join(name))
+    }
+}
+
+/// It is the run in service, and ready.
+fn is_good(fleet: &Fleet, key: RunKey) -> bool {
+    let facts = fleet.facts(key.unit);
+    facts.is_some_and(|f| f.generation == Some(key.generation) && f.ready == Some(true))
 }

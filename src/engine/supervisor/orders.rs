@@ -1,47 +1,33 @@
 //! Orders and their answers: one order may be for several processes, and is answered when all are.
 
 use crate::base::clock::{Mono, human};
-use crate::base::table::in_order;
-use crate::config::Mode;
-use crate::config::graph;
+use crate::base::table::{Table, in_order};
+use crate::config::{Mode, graph};
 use crate::engine::handle::{Done, Reloaded, Reply, ReplySlot};
 use crate::engine::snapshot::{ExitView, State};
 use crate::lifecycle::{Event, Order, RunKey, Ticket, UnitId, Why};
 
-use super::{Supervisor, Unit};
+use super::Supervisor;
+use super::units::{Unit, Units};
 
 /// How many lines of what failed go into the answer.
 const TAIL: usize = 20;
 
-/// What was ordered.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Kind {
-    Order(Order),
-    Reload(Box<Reloaded>),
-}
-
-/// One order and who waits for it.
-pub(super) struct PendingOrder {
-    kind: Kind,
+/// One order, until it is answered.
+struct PendingOrder {
     slot: ReplySlot,
     began: Mono,
-    members: Vec<Target>,
+    targets: Vec<Target>,
+    /// A reload is answered with this, and what of it failed.
+    reload: Option<Box<Reloaded>>,
 }
 
-impl PendingOrder {
-    /// It waits for an answer about that process.
-    pub(super) fn awaits(&self, unit: UnitId) -> bool {
-        self.members
-            .iter()
-            .any(|m| m.unit == Some(unit) && m.result.is_none())
-    }
-}
-
+/// One process that an order is for.
 struct Target {
     name: String,
     unit: Option<UnitId>,
+    order: Order,
     before: Before,
-    result: Option<Result<(), Why>>,
     done: Option<Done>,
 }
 
@@ -54,74 +40,128 @@ struct Before {
     run: u64,
 }
 
+/// A process with the order for it; None: there is none of that name.
+pub(super) type Wanted = (String, Option<UnitId>, Order);
+
+/// How an order to a process ended.
+type Outcome = Result<(), Why>;
+
+/// The orders that are not answered.
+#[derive(Default)]
+pub(super) struct Orders {
+    pending: Table<u64, PendingOrder>,
+    /// The order of a ticket, and which of its targets.
+    tickets: Table<Ticket, (u64, usize)>,
+    /// Outcomes that are not described yet.
+    outcomes: Vec<((u64, usize), Outcome)>,
+    answered: Vec<(ReplySlot, Reply)>,
+    last_number: u64,
+}
+
+impl Orders {
+    fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// A ticket has its outcome. It is described once all that follows has been done: the pid of a new run is
+    /// there only then.
+    pub(super) fn note(&mut self, ticket: Ticket, outcome: Outcome) {
+        self.outcomes
+            .extend(self.tickets.remove(&ticket).map(|target| (target, outcome)));
+    }
+
+    /// An order waits for an answer about that process.
+    pub(super) fn awaits(&self, unit: UnitId) -> bool {
+        let open = |(number, at): &(u64, usize)| {
+            let order = self.pending.get(number)?;
+            order.targets.get(*at)?.unit
+        };
+        self.tickets.values().filter_map(open).any(|id| id == unit)
+    }
+
+    /// A target is done; the answer, if it was the last one of its order.
+    fn finish(&mut self, (number, at): (u64, usize), done: Done) -> Option<(ReplySlot, Reply)> {
+        let order = self.pending.get_mut(&number)?;
+        order.targets.get_mut(at)?.done = Some(done);
+        if order.targets.iter().any(|target| target.done.is_none()) {
+            return None;
+        }
+        let order = self.pending.remove(&number)?;
+        Some((order.slot, reply(order.reload, order.targets)))
+    }
+}
+
 impl Supervisor {
     /// Orders the same of several processes.
     pub(super) fn order_all(&mut self, order: Order, names: &[String], slot: ReplySlot) {
-        let members = names
-            .iter()
-            .map(|name| (name.clone(), self.id_of(name), order))
-            .collect();
-        self.gather(Kind::Order(order), members, slot);
+        let wanted = |name: &String| (name.clone(), self.units.id_of(name), order);
+        let targets = names.iter().map(wanted).collect();
+        self.order(targets, None, slot);
     }
 
-    /// Gives each its order. What others depend on is told last to stop, so that they end first.
-    pub(super) fn gather(
+    /// Gives each process its order. Dependents are told to stop first, so that they end first.
+    pub(super) fn order(
         &mut self,
-        kind: Kind,
-        members: Vec<(String, Option<UnitId>, Order)>,
+        wanted: Vec<Wanted>,
+        reload: Option<Box<Reloaded>>,
         slot: ReplySlot,
     ) {
-        let pending = self.number();
+        if wanted.is_empty() {
+            return self.orders.answered.push((slot, reply(reload, Vec::new())));
+        }
+        let number = self.orders.number();
         let mut orders = Vec::new();
-        let mut list = Vec::new();
-        for (at, (name, unit, order)) in members.into_iter().enumerate() {
-            if let Some(id) = unit {
-                let ticket = self.number();
-                self.tickets.insert(ticket, (pending, at));
-                if !self.is_ending(id) {
-                    self.stopped.remove(&id);
+        let mut targets = Vec::new();
+        for (at, (name, unit, order)) in wanted.into_iter().enumerate() {
+            match unit {
+                Some(id) => {
+                    let ticket = self.orders.number();
+                    self.orders.tickets.insert(ticket, (number, at));
+                    self.runs.forget_stopped(id);
+                    orders.push((id, ticket, order));
                 }
-                orders.push((id, ticket, order));
+                None => {
+                    let why = Why::Superseded("it is not in the configuration".into());
+                    self.orders.outcomes.push(((number, at), Err(why)));
+                }
             }
-            let result = unit
-                .is_none()
-                .then(|| Err(Why::Superseded("it is not in the configuration".into())));
-            list.push(Target {
+            targets.push(Target {
                 name,
-                before: self.before(unit),
                 unit,
-                result,
+                order,
+                before: self.before(unit),
                 done: None,
             });
         }
-        if kind == Kind::Order(Order::Stop) {
-            let ranks = self.ranks();
+        if reload.is_none() && targets.iter().all(|target| target.order == Order::Stop) {
+            let ranks = starting_order(&self.units);
             let rank = |id: &UnitId| ranks.iter().rev().position(|r| r == id);
             orders = in_order(orders, |(id, _, _)| rank(id).unwrap_or(usize::MAX) as u64);
         }
-        self.pending_orders.insert(
-            pending,
-            PendingOrder {
-                kind,
-                slot,
-                began: Mono::now(),
-                members: list,
-            },
-        );
+        let began = Mono::now();
+        let pending = PendingOrder {
+            slot,
+            began,
+            targets,
+            reload,
+        };
+        self.orders.pending.insert(number, pending);
         for (unit, ticket, order) in orders {
-            self.queue.push_back(Event::Order {
+            let ticket = Some(ticket);
+            self.lives.note(Event::Order {
                 unit,
-                ticket: Some(ticket),
+                ticket,
                 order,
             });
         }
     }
 
     fn before(&self, unit: Option<UnitId>) -> Before {
-        let Some((id, unit)) = unit.and_then(|id| Some((id, self.units.get(&id)?))) else {
+        let Some((id, unit)) = unit.and_then(|id| Some((id, self.units.get(id)?))) else {
             return Before::default();
         };
-        let facts = self.fleet.facts(id);
+        let facts = self.lives.fleet.facts(id);
         Before {
             pid: facts.as_ref().and_then(|f| f.pid),
             generation: facts.and_then(|f| f.generation).unwrap_or(0),
@@ -130,125 +170,69 @@ impl Supervisor {
         }
     }
 
-    /// Processes in the order of their starts: what others depend on first.
-    fn ranks(&self) -> Vec<UnitId> {
-        let processes: Vec<_> = self
-            .order
-            .iter()
-            .filter_map(|id| self.units.get(id))
-            .map(|u| &u.process)
-            .collect();
-        let nodes: Vec<graph::Node<'_>> = processes
-            .iter()
-            .map(|p| {
-                (
-                    p.name.as_str(),
-                    p.depends_on.iter().map(|d| d.name.as_str()).collect(),
-                )
-            })
-            .collect();
-        graph::levels(&nodes)
-            .into_iter()
-            .flatten()
-            .filter_map(|name| self.id_of(name))
-            .collect()
-    }
-
-    /// Written down now, told once everything that follows from it has been done: the pid of a new
-    /// run is there only then.
-    pub(super) fn note_answer(&mut self, ticket: Ticket, result: Result<(), Why>) {
-        let Some((pending, at)) = self.tickets.remove(&ticket) else {
-            return;
-        };
-        if let Some(member) = self
-            .pending_orders
-            .get_mut(&pending)
-            .and_then(|p| p.members.get_mut(at))
-        {
-            member.result = Some(result);
-        }
-    }
-
-    /// The answers that are due, and whom they go to.
+    /// The answers that are due.
     pub(super) fn answers(&mut self) -> Vec<(ReplySlot, Reply)> {
-        let mut answers = Vec::new();
-        let numbers: Vec<u64> = self.pending_orders.keys().copied().collect();
-        for number in numbers {
-            let Some(mut pending) = self.pending_orders.remove(&number) else {
+        let mut answers = std::mem::take(&mut self.orders.answered);
+        for (place, outcome) in std::mem::take(&mut self.orders.outcomes) {
+            let (number, at) = place;
+            let Some(order) = self.orders.pending.get(&number) else {
                 continue;
             };
-            for member in &mut pending.members {
-                if member.done.is_none()
-                    && let Some(result) = &member.result
-                {
-                    member.done = Some(self.done(&pending.kind, pending.began, member, result));
-                }
-            }
-            if pending.members.iter().all(|m| m.done.is_some()) {
-                answers.push((pending.slot, reply(pending.kind, pending.members)));
-            } else {
-                self.pending_orders.insert(number, pending);
+            if let Some(target) = order.targets.get(at) {
+                let done = self.describe(target, order.began, &outcome);
+                answers.extend(self.orders.finish(place, done));
             }
         }
         answers
     }
 
-    fn done(&self, kind: &Kind, began: Mono, member: &Target, result: &Result<(), Why>) -> Done {
+    /// How an order to one process ended.
+    fn describe(&self, target: &Target, began: Mono, outcome: &Outcome) -> Done {
         let took = Mono::now().since(began);
-        let entry = member.unit.and_then(|id| Some((id, self.units.get(&id)?)));
-        let Some((id, unit)) = entry else {
-            let reason = result.as_ref().err().map(words);
+        let found = target.unit.and_then(|id| Some((id, self.units.get(id)?)));
+        let Some((id, unit)) = found else {
+            let reason = outcome.as_ref().err().map(words);
             return Done {
                 reason,
                 took,
-                ..Done::new(member.name.clone())
+                ..Done::new(target.name.clone())
             };
         };
-        let facts = self.fleet.facts(id);
-        let before = member.before;
-        let serves = facts.as_ref().is_some_and(|f| f.state == State::Running);
+        let facts = self.lives.fleet.facts(id);
+        let facts = facts.as_ref();
+        let before = target.before;
+        let failed = outcome.is_err();
+        let serves = facts.is_some_and(|f| f.state == State::Running);
         let build = unit.built.as_ref().filter(|b| b.id > before.build).cloned();
-        let exit = match result {
-            Err(Why::Ended(_)) => unit
-                .exits
-                .iter()
-                .rfind(|e| e.run > before.run && !e.asked)
-                .cloned(),
+        let mut exits = unit.exits.iter();
+        let exit = match outcome {
+            Err(Why::Ended(_)) => exits.rfind(|e| e.run > before.run && !e.asked),
             _ => None,
         };
-        let failed = result.is_err();
-        let fresh = facts
-            .as_ref()
-            .filter(|f| f.generation.is_some_and(|g| g > before.generation));
-        let stopped = self.stopped.get(&id).cloned().unwrap_or_default();
+        let fresh = facts.filter(|f| f.generation.is_some_and(|g| g > before.generation));
+        let stopped = self.runs.stopped(id);
         // What was rolled back long before this order, and goes on, is just the old run.
         let rolled_back = failed && fresh.is_some_and(|f| f.rolled_back);
+        let reason = outcome.as_ref().err().map(|why| match (why, exit) {
+            (Why::Ended(_), Some(exit)) => {
+                let uptime = human(exit.uptime);
+                format!("it ended with {} after {uptime}", exit.words())
+            }
+            (why, _) => words(why),
+        });
         Done {
-            name: member.name.clone(),
+            name: target.name.clone(),
             ok: !failed && stopped.leftovers.is_empty(),
-            mode: facts.as_ref().map_or(Mode::Release, |f| f.mode),
-            pid: facts.as_ref().and_then(|f| f.pid),
+            mode: facts.map_or(Mode::Release, |f| f.mode),
+            pid: facts.and_then(|f| f.pid),
             previous_pid: before.pid,
-            ready: facts.as_ref().and_then(|f| f.ready),
+            ready: facts.and_then(|f| f.ready),
             gap: fresh.and_then(|f| f.gap),
-            reason: result.as_ref().err().map(|why| match (why, &exit) {
-                (Why::Ended(_), Some(exit)) => {
-                    format!(
-                        "it ended with {} after {}",
-                        exit.words(),
-                        human(exit.uptime)
-                    )
-                }
-                (why, _) => words(why),
-            }),
-            old_serves: failed && serves && !rolled_back && *kind != Kind::Order(Order::Stop),
+            reason,
+            old_serves: failed && serves && !rolled_back && target.order != Order::Stop,
             rolled_back,
-            tail: if failed {
-                self.tail(id, unit, result, exit.as_ref())
-            } else {
-                Vec::new()
-            },
-            exit,
+            tail: self.tail(id, unit, outcome, exit),
+            exit: exit.cloned(),
             build,
             signalled: stopped.signalled,
             killed: stopped.killed,
@@ -260,47 +244,50 @@ impl Supervisor {
     /// The last lines of what failed.
     fn tail(
         &self,
-        id: UnitId,
-        unit: &Unit,
-        result: &Result<(), Why>,
+        unit: UnitId,
+        u: &Unit,
+        outcome: &Outcome,
         exit: Option<&ExitView>,
     ) -> Vec<String> {
-        let lines = match (result, exit) {
-            (Err(Why::Build { .. }), _) => {
-                unit.built.as_ref().map(|b| unit.build_log.tail(b.id, TAIL))
+        let lines = match (outcome, exit) {
+            (Err(Why::Build { .. }), _) => u.built.as_ref().map(|b| u.build_log.tail(b.id, TAIL)),
+            (Err(Why::Ended(_)), Some(exit)) => Some(u.log.tail(exit.run, TAIL)),
+            (Err(Why::NotReady(generation, _)), _) => {
+                let generation = *generation;
+                let record = self.runs.get(RunKey { unit, generation });
+                record.map(|record| u.log.tail(record.run(), TAIL))
             }
-            (Err(Why::Ended(_)), Some(exit)) => Some(unit.log.tail(exit.run, TAIL)),
-            (Err(Why::NotReady(generation, _)), _) => self
-                .books
-                .get(&RunKey {
-                    unit: id,
-                    generation: *generation,
-                })
-                .map(|b| unit.log.tail(b.run, TAIL)),
             _ => None,
         };
-        lines
-            .unwrap_or_default()
-            .into_iter()
-            .map(|l| l.text)
-            .collect()
+        let lines = lines.unwrap_or_default().into_iter();
+        lines.map(|line| line.text).collect()
     }
 }
 
-fn reply(kind: Kind, members: Vec<Target>) -> Reply {
-    let done = members.into_iter().filter_map(|m| m.done);
-    match kind {
-        Kind::Order(_) => Reply::Units(done.collect()),
-        Kind::Reload(mut reloaded) => {
-            for failed in done.filter(|d| !d.ok) {
-                let why = failed
-                    .reason
-                    .unwrap_or_else(|| "it left processes behind".into());
-                reloaded.errors.push(format!("{}: {why}", failed.name));
-            }
-            Reply::Reload(*reloaded)
-        }
+/// Processes in the order of their starts: what others depend on first.
+fn starting_order(units: &Units) -> Vec<UnitId> {
+    let nodes: Vec<graph::Node<'_>> = units
+        .iter()
+        .map(|(_, unit)| {
+            let needs = unit.process.depends_on.iter().map(|d| d.name.as_str());
+            (unit.process.name.as_str(), needs.collect())
+        })
+        .collect();
+    let levels = graph::levels(&nodes).into_iter().flatten();
+    levels.filter_map(|name| units.id_of(name)).collect()
+}
+
+fn reply(reload: Option<Box<Reloaded>>, targets: Vec<Target>) -> Reply {
+    let done = targets.into_iter().filter_map(|target| target.done);
+    let Some(mut reloaded) = reload else {
+        return Reply::Units(done.collect());
+    };
+    for failed in done.filter(|done| !done.ok) {
+        let left = || "it left processes behind".into();
+        let why = failed.reason.unwrap_or_else(left);
+        reloaded.errors.push(format!("{}: {why}", failed.name));
     }
+    Reply::Reload(*reloaded)
 }
 
 fn words(why: &Why) -> String {

@@ -1,4 +1,4 @@
-//! Reading `.mcp-run` anew: what did not change is not touched.
+//! Reading `.mcp-run` again: what did not change is not touched.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use crate::base::clock::Mono;
 use crate::base::error::Result;
 use crate::base::logger::Level;
 use crate::base::paths::CONFIG_FILE;
-use crate::config::{self, Config, Diff};
+use crate::config::{self, Config, Diff, Process};
 use crate::engine::handle::{Reloaded, Reply, ReplySlot, STOPPING};
 use crate::lifecycle::{Order, UnitId};
 use crate::os::{files, trust};
 
-use super::orders::Kind;
-use super::{Phase, Supervisor, log_limits, policy};
+use super::orders::Wanted;
+use super::units::policy;
+use super::{Phase, Supervisor};
 
 /// Reads the configuration of a project.
 ///
@@ -24,68 +25,50 @@ pub fn read_config(root: &Path) -> Result<Config> {
 }
 
 impl Supervisor {
-    /// A mistake in the file changes nothing.
+    /// Reads the file and does what follows from it. A mistake in the file changes nothing.
     pub(super) fn reload(&mut self, dry_run: bool, slot: ReplySlot) {
         if self.phase != Phase::Working {
             return slot.put(Reply::Refused(STOPPING.into()));
         }
         if dry_run {
-            return self.read_anew(true, slot);
+            return self.read_again(true, slot);
         }
-        // Whatever comes of it: whoever sent HUP waits for both (systemd.service(5), Type=notify-reload).
+        // Both are told whatever comes of it: a service manager that sent HUP waits for them (systemd.service(5),
+        // Type=notify-reload).
         let now = Mono::now().as_nanos() / 1_000;
         let text = format!("RELOADING=1\nMONOTONIC_USEC={now}");
         self.setup.manager.tell(&text);
-        self.read_anew(false, slot);
+        self.read_again(false, slot);
         self.setup.manager.tell("READY=1");
     }
 
-    fn read_anew(&mut self, dry_run: bool, slot: ReplySlot) {
+    fn read_again(&mut self, dry_run: bool, slot: ReplySlot) {
         let read = read_config(&self.setup.config.root);
         let read = read.and_then(|new| (self.setup.access)(&new, !dry_run).map(|()| new));
         let new = match read {
             Ok(new) => new,
             Err(e) => {
                 let errors: Vec<String> = e.to_string().lines().map(Into::into).collect();
-                self.say(
-                    Level::Error,
-                    &format!("reload: nothing changed: {}", errors.join("; ")),
-                );
+                let text = format!("reload: nothing changed: {}", errors.join("; "));
+                self.events.say(Level::Error, &text);
                 return slot.put(Reply::Mistakes(errors));
             }
         };
-        let old = &self.setup.config;
-        let diff = config::diff(old, &new);
-        let mut reloaded = Reloaded {
+        let diff = config::diff(&self.setup.config, &new);
+        let reloaded = Reloaded {
             changed: diff.changed.clone(),
             added: diff.added.clone(),
             removed: diff.removed.clone(),
-            unchanged: diff
-                .adjusted
-                .iter()
-                .chain(&diff.unchanged)
-                .cloned()
-                .collect(),
-            errors: Vec::new(),
+            unchanged: [&diff.adjusted[..], &diff.unchanged[..]].concat(),
+            errors: not_applied(&self.setup.config, &new).into_iter().collect(),
         };
-        let door = [
-            ("mcp_port", old.port != new.port),
-            ("bind", old.bind != new.bind),
-        ];
-        let late: Vec<&str> = door
-            .iter()
-            .filter(|(_, c)| *c)
-            .map(|(key, _)| *key)
-            .collect();
-        if !late.is_empty() {
-            let text = format!("{} take effect with: bpm daemon restart", late.join(", "));
-            reloaded.errors.push(text);
-        }
         if dry_run {
             return slot.put(Reply::Reload(reloaded));
         }
-        let members = self.take_over(&new, &diff);
-        self.config_digest = files::digest(&new.root.join(CONFIG_FILE));
+        let wanted = self.apply(&new, &diff);
+        self.units
+            .set_digest(files::digest(&new.root.join(CONFIG_FILE)));
+        self.timers.set_heartbeat(new.heartbeat, Mono::now());
         self.setup.config = new;
         self.hand_sockets_over();
         self.watch_files();
@@ -95,100 +78,95 @@ impl Supervisor {
             reloaded.added.len(),
             reloaded.removed.len()
         );
-        self.happened(None, "reload", text);
-        self.gather(Kind::Reload(Box::new(reloaded)), members, slot);
+        self.happened(Level::Info, None, "reload", text);
+        self.order(wanted, Some(Box::new(reloaded)), slot);
     }
 
-    /// New settings for all, and an order for each that needs one.
-    fn take_over(&mut self, new: &Config, diff: &Diff) -> Vec<(String, Option<UnitId>, Order)> {
-        let mut members = Vec::new();
-        let mut rechecked = Vec::new();
+    /// New settings for all, and an order for each process that needs one.
+    fn apply(&mut self, new: &Config, diff: &Diff) -> Vec<Wanted> {
+        let mut wanted = Vec::new();
         for name in &diff.removed {
-            if let Some(id) = self.id_of(name) {
-                if let Some(unit) = self.units.get_mut(&id) {
+            if let Some(id) = self.units.id_of(name) {
+                if let Some(unit) = self.units.get_mut(id) {
                     unit.retiring = true;
                 }
-                self.fleet.leave(id);
-                members.push((name.clone(), Some(id), Order::Stop));
+                self.lives.fleet.leave(id);
+                wanted.push((name.clone(), Some(id), Order::Stop));
             }
         }
-        let mut order: Vec<UnitId> = Vec::new();
+        let mut order = Vec::new();
+        let mut rechecked = Vec::new();
         for process in &new.processes {
-            let name = &process.name;
-            let known = self.id_of(name);
-            let id = match known {
-                Some(id) => id,
-                None => self.add(Arc::clone(process)),
-            };
+            let known = self.units.id_of(&process.name);
+            let id = known.unwrap_or_else(|| self.add(Arc::clone(process)));
             order.push(id);
-            self.fleet.set_policy(id, policy(process, new));
-            let Some(unit) = self.units.get_mut(&id) else {
-                continue;
-            };
-            unit.log.set_limits(log_limits(process));
-            unit.build_log.set_limits(log_limits(process));
-            if (&unit.process.ready, &unit.process.health) != (&process.ready, &process.health) {
+            if self.set_process(id, process, new) {
                 rechecked.push(id);
             }
-            unit.process = Arc::clone(process);
-            unit.changed = true;
-            let Some(facts) = self.fleet.facts(id) else {
+            let Some(facts) = self.lives.fleet.facts(id) else {
                 continue;
             };
-            if known.is_none() && process.autostart {
-                members.push((name.clone(), Some(id), Order::Start));
-            } else if diff.changed.contains(name) && facts.wanted {
+            let order = match known {
+                None if process.autostart => Order::Start,
                 // What somebody stopped stays stopped.
-                members.push((
-                    name.clone(),
-                    Some(id),
-                    Order::Restart {
-                        mode: facts.mode,
-                        build: true,
-                    },
-                ));
-            }
+                Some(_) if diff.changed.contains(&process.name) && facts.wanted => Order::Restart {
+                    mode: facts.mode,
+                    build: true,
+                },
+                None | Some(_) => continue,
+            };
+            wanted.push((process.name.clone(), Some(id), order));
         }
-        let retiring = self
-            .order
-            .iter()
-            .filter(|id| !order.contains(id))
-            .copied()
-            .collect::<Vec<_>>();
-        order.extend(retiring);
-        self.order = order;
+        self.units.set_order(order);
         for id in rechecked {
-            self.check_anew(id);
+            self.replace_checks(id);
         }
-        members
+        wanted
     }
 
-    /// Takes out processes that a reload removed, once nothing of them is left.
-    /// True if there was one.
+    /// New settings for one process. True: its checks are others.
+    fn set_process(&mut self, id: UnitId, process: &Arc<Process>, config: &Config) -> bool {
+        self.lives.fleet.set_policy(id, policy(process, config));
+        let Some(unit) = self.units.get_mut(id) else {
+            return false;
+        };
+        let old = Arc::clone(&unit.process);
+        unit.set_process(process);
+        (&old.ready, &old.health) != (&process.ready, &process.health)
+    }
+
+    /// Takes out processes that a reload removed, once nothing of them is left. True if there was one.
     pub(super) fn retire(&mut self) -> bool {
-        let gone: Vec<UnitId> = self
-            .units
-            .iter()
-            .filter(|(id, u)| u.retiring && self.fleet.is_empty(**id))
-            .map(|(id, _)| *id)
-            .collect();
-        let before = self.units.len();
-        for id in gone {
-            if self.tickets_of(id) {
-                continue;
-            }
-            for effect in self.fleet.remove(id) {
+        let gone = |(id, unit): (UnitId, &super::units::Unit)| {
+            let gone = unit.retiring && self.lives.fleet.is_empty(id) && !self.orders.awaits(id);
+            gone.then_some(id)
+        };
+        let gone: Vec<UnitId> = self.units.iter().filter_map(gone).collect();
+        for id in &gone {
+            for effect in self.lives.fleet.remove(*id) {
                 self.carry_out(effect);
             }
-            self.units.remove(&id);
-            self.sockets.close(id);
-            self.order.retain(|o| *o != id);
+            self.units.remove(*id);
+            self.sockets.close(*id);
         }
-        self.units.len() != before
+        !gone.is_empty()
     }
+}
 
-    /// Somebody still waits for an answer about it.
-    fn tickets_of(&self, id: UnitId) -> bool {
-        self.pending_orders.values().any(|p| p.awaits(id))
-    }
+/// Settings that a reload does not apply.
+fn not_applied(old: &Config, new: &Config) -> Option<String> {
+    let keys = [
+        ("mcp_port", old.port != new.port),
+        ("bind", old.bind != new.bind),
+    ];
+    let changed: Vec<&str> = keys
+        .iter()
+        .filter(|(_, c)| *c)
+        .map(|(key, _)| *key)
+        .collect();
+    let text = format!(
+        "{} take effect with: bpm daemon restart",
+        changed.join(", ")
+    );
+    (!changed.is_empty()).then_some(text)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bpm::base::clock::{Mono, Wall};
 use bpm::base::logger::Logger;
 use bpm::config::{Kind, Mode};
-use bpm::engine::handle::{Command, CommandReceiver, Done, Handle, Identity, Reply, Request};
+use bpm::engine::handle::{Command, Done, Handle, Identity, Reply, Request};
 use bpm::engine::snapshot::{
     BuildError, BuildErrors, BuildState, BuildView, EventView, ExitView, Snapshot, SnapshotCell,
     State, UnitView,
@@ -15,7 +15,7 @@ use bpm::engine::snapshot::{
 use bpm::lifecycle::Facts;
 use bpm::log::search::Stream;
 use bpm::log::store::{Limits, Log};
-use bpm::os::poll::{Mailbox, Waker};
+use bpm::os::inbox::{Inbox, Mailbox, Waker};
 use bpm::server::service::{Answer, Caller, ClientKind, Level, Service, Step, Task};
 use bpm::tools::{Group, Meter, Tools};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,7 +31,7 @@ const LIMITS: Limits = Limits {
 /// What a test sees of the tools, and the engine's end of everything.
 pub(crate) struct Stage {
     pub(crate) handle: Arc<Handle>,
-    pub(crate) commands: CommandReceiver,
+    pub(crate) commands: Arc<Inbox<Command>>,
     pub(crate) tools: Tools,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) waker: Arc<Waker>,
@@ -211,11 +211,8 @@ impl Stage {
             started_by: Some("bpm -d".into()),
             previous_end: None,
         };
-        let (handle, commands) = Handle::new(
-            SnapshotCell::new(snapshot(units)),
-            identity,
-            mailbox.waker(0),
-        );
+        let cell = SnapshotCell::new(snapshot(units));
+        let (handle, commands) = Handle::new(cell, identity).unwrap();
         let (readings, said) = (Arc::default(), Arc::default());
         let meter = Box::new(FakeMeter(Arc::clone(&readings)));
         let logger = Arc::new(Said(Arc::clone(&said)));

@@ -1,0 +1,129 @@
+//! All that can come in, one after the other.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use crate::base::clock::Mono;
+use crate::engine::handle::{Command, Notice, ReplySlot, Request};
+use crate::os::inbox::Inbox;
+use crate::os::poll::{self, Until};
+use crate::os::reap::Signals;
+
+/// What came in.
+#[derive(Debug)]
+pub(super) enum Input {
+    Signal(Signal),
+    /// Somebody asks for something.
+    Command(Request, ReplySlot),
+    /// A thread of the engine noticed something.
+    Notice(Notice),
+    /// A descriptor can be read.
+    Readable(Source),
+    /// Time went by. It is the last one of all that came together.
+    Time(Mono),
+}
+
+/// A signal to bpm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// Children ended: any number of them.
+    Child,
+    /// TERM, INT or the HUP of a terminal; `again`: not the first one.
+    Stop { again: bool },
+    /// Any other HUP.
+    Reload,
+    /// USR2.
+    Upgrade,
+}
+
+/// Whose descriptor it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Presence,
+    Direnv,
+    Notify,
+    Files,
+}
+
+/// Where inputs come from, and those that were not handled yet.
+pub(super) struct Inputs {
+    signals: Signals,
+    inbox: Arc<Inbox<Command>>,
+    waiting: VecDeque<Input>,
+    /// HUP is a terminal that went away.
+    hangs_up: bool,
+    stopped_before: bool,
+}
+
+impl Inputs {
+    /// Takes over the signals of this process.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub(super) fn new(inbox: Arc<Inbox<Command>>, hangs_up: bool) -> io::Result<Self> {
+        Ok(Self {
+            signals: Signals::new()?,
+            inbox,
+            waiting: VecDeque::new(),
+            hangs_up,
+            stopped_before: false,
+        })
+    }
+
+    /// The next one that has come.
+    pub(super) fn next(&mut self) -> Option<Input> {
+        self.waiting.pop_front()
+    }
+
+    /// Waits in one poll(2) until something comes or that time has come; for ever where there is none.
+    ///
+    /// # Errors
+    /// The system refuses to wait for descriptors.
+    pub(super) fn wait(
+        &mut self,
+        sources: &[(BorrowedFd<'_>, Source)],
+        until: Option<Mono>,
+    ) -> io::Result<()> {
+        let own = [self.signals.as_fd(), self.inbox.as_fd()];
+        let fds = sources.iter().map(|(fd, _)| *fd).chain(own);
+        let fds: Vec<_> = fds.map(|fd| (fd, Until::Readable)).collect();
+        let left = until.map(|at| at.since(Mono::now()));
+        let ready = poll::wait(&fds, left)?;
+        self.take_signals();
+        let mut commands = Vec::new();
+        self.inbox.take(&mut commands);
+        self.waiting
+            .extend(commands.into_iter().map(|command| match command {
+                Command::Request(request, slot) => Input::Command(request, slot),
+                Command::Notice(notice) => Input::Notice(notice),
+            }));
+        let sources = sources.iter().zip(ready).filter(|(_, ready)| *ready);
+        let mut sources: Vec<Source> = sources.map(|((_, source), _)| *source).collect();
+        // Each reads all of its descriptors.
+        sources.dedup();
+        self.waiting
+            .extend(sources.into_iter().map(Input::Readable));
+        self.waiting.push_back(Input::Time(Mono::now()));
+        Ok(())
+    }
+
+    /// Ends of children come first: what has ended by itself did not end for an order that came meanwhile.
+    fn take_signals(&mut self) {
+        let caught = self.signals.take();
+        let hangs_up = caught.hup && self.hangs_up;
+        let stop = caught.term || caught.int || hangs_up;
+        let again = self.stopped_before;
+        self.stopped_before |= stop;
+        let signals = [
+            (caught.child, Signal::Child),
+            (stop, Signal::Stop { again }),
+            (caught.hup && !hangs_up, Signal::Reload),
+            (caught.usr2, Signal::Upgrade),
+        ];
+        let caught = signals.into_iter().filter(|(came, _)| *came);
+        self.waiting
+            .extend(caught.map(|(_, signal)| Input::Signal(signal)));
+    }
+}

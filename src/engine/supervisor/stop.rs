@@ -1,0 +1,202 @@
+//! The end of bpm, and what the bpm before has left.
+
+use std::time::Duration;
+
+use crate::base::clock::Mono;
+use crate::base::logger::Level;
+use crate::lifecycle::Event;
+use crate::os::group;
+use crate::os::proc::{self, Proc};
+
+use super::{Phase, Supervisor};
+
+/// What tasks have left running on purpose has this long to end, when bpm does; so has what a killed bpm left and
+/// the configuration does not know.
+const LEFT_BY_TASKS: Duration = Duration::from_secs(5);
+/// After this time, what survives KILL is named and left behind.
+const GIVE_UP: Duration = Duration::from_secs(2);
+/// How many characters of a command are shown of what was left.
+const LONGEST_COMMAND: usize = 60;
+
+/// How far the end of what tasks have left is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sweep {
+    Begun,
+    Signalled,
+    Killed,
+}
+
+/// What a bpm that was killed has left.
+struct Leftover {
+    proc: Proc,
+    command: String,
+    signal: i32,
+    timeout: Duration,
+}
+
+impl Supervisor {
+    /// TERM or INT came: stops in order at first, kills when it came `again`.
+    pub(super) fn stop_by_signal(&mut self, again: bool) {
+        self.begin_stop();
+        if !again {
+            return self.events.say(Level::Info, "told to stop");
+        }
+        let text = "told to stop again: killing all that is left";
+        self.events.say(Level::Warn, text);
+        self.settle();
+        self.stop_at_once();
+    }
+
+    /// Stops everything in order, then ends.
+    pub(super) fn begin_stop(&mut self) {
+        if self.phase == Phase::Working {
+            self.phase = Phase::Stopping { urgent: false };
+            self.setup.manager.tell("STOPPING=1");
+            self.lives.note(Event::Shutdown);
+        }
+    }
+
+    /// Kills what a stop waits for.
+    pub(super) fn stop_at_once(&mut self) {
+        self.kill_all();
+        match &mut self.phase {
+            Phase::Stopping { urgent } => *urgent = true,
+            Phase::Sweeping { due, stage } if *stage != Sweep::Killed => *due = Mono::now(),
+            Phase::Working | Phase::Sweeping { .. } | Phase::Ended => {}
+        }
+    }
+
+    /// Kills everything that is left, at once.
+    pub fn kill_all(&mut self) {
+        self.runs.kill_all();
+        self.find_ends();
+        self.builds.kill_all();
+    }
+
+    /// The last thing: what tasks have left running on purpose ends with bpm.
+    pub(super) fn sweep(&mut self) {
+        if let Phase::Stopping { urgent } = self.phase
+            && self.lives.fleet.all_empty()
+            && self.environments.is_idle()
+        {
+            let patience = if urgent {
+                Duration::ZERO
+            } else {
+                LEFT_BY_TASKS
+            };
+            self.phase = Phase::Sweeping {
+                due: Mono::now().after(patience),
+                stage: Sweep::Begun,
+            };
+        }
+        let Phase::Sweeping { due, stage } = self.phase else {
+            return;
+        };
+        let left = self.left_by_tasks();
+        if left.is_empty() {
+            self.phase = Phase::Ended;
+            return;
+        }
+        let late = due <= Mono::now();
+        match stage {
+            Sweep::Killed if late => {
+                let pids: Vec<i32> = left.iter().map(|p| p.pid).collect();
+                let text = format!("survived KILL and is left behind: {pids:?}");
+                self.events.say(Level::Error, &text);
+                self.phase = Phase::Ended;
+            }
+            Sweep::Begun | Sweep::Signalled if late => {
+                for p in &left {
+                    p.signal(libc::SIGKILL);
+                }
+                self.phase = Phase::Sweeping {
+                    due: Mono::now().after(GIVE_UP),
+                    stage: Sweep::Killed,
+                };
+            }
+            Sweep::Begun => {
+                for p in &left {
+                    p.stop(libc::SIGTERM);
+                }
+                let stage = Sweep::Signalled;
+                self.phase = Phase::Sweeping { due, stage };
+            }
+            Sweep::Signalled | Sweep::Killed => {}
+        }
+    }
+
+    fn left_by_tasks(&self) -> Vec<Proc> {
+        let marker = format!("{}/", self.marker());
+        let ours = |p: &Proc| {
+            let own = proc::marker(p.pid).unwrap_or_default();
+            let run = own
+                .strip_prefix(&marker)
+                .and_then(|rest| rest.rsplit_once('/'));
+            // A build's cache daemon is left alone.
+            run.is_some_and(|(_, run)| !run.starts_with('b'))
+        };
+        let mut left = proc::orphans(|_| false);
+        left.retain(|p| p.state != 'Z' && ours(p));
+        left
+    }
+
+    /// A bpm of this project that was killed has left processes: they are stopped before anything is started a
+    /// second time. Says which, where there were any.
+    pub(super) fn end_leftovers(&mut self) -> Option<String> {
+        // A process may have begun that it could not write down.
+        if !self.state.get().may_have_left() && !self.setup.killed_before {
+            return None;
+        }
+        self.state.edit().forget_running();
+        let marker = format!("{}/", self.marker());
+        let found = proc::find_marked(&marker).into_iter();
+        let found: Vec<Leftover> = found
+            .filter(|p| p.state != 'Z')
+            .map(|p| self.leftover(p, &marker))
+            .collect();
+        if found.is_empty() {
+            return None;
+        }
+        for left in &found {
+            left.proc.stop(left.signal);
+        }
+        let began = Mono::now();
+        for Leftover { proc, timeout, .. } in &found {
+            let left = began.after(*timeout).since(Mono::now());
+            if !matches!(group::wait_gone(proc.pid, proc.start, left), Ok(true)) {
+                proc.signal(libc::SIGKILL);
+                // What survives that as well is the kernel's business.
+                let _ = group::wait_gone(proc.pid, proc.start, GIVE_UP);
+            }
+        }
+        let named = found
+            .iter()
+            .map(|l| format!("{} ({})", l.proc.pid, l.command));
+        let named: Vec<String> = named.collect();
+        let text = format!(
+            "the bpm before was killed; stopped what it left: {}",
+            named.join(", ")
+        );
+        self.happened(Level::Warn, None, "leftovers", text.clone());
+        Some(text)
+    }
+
+    /// How to stop what a killed bpm left: as the file says, where it has the process.
+    fn leftover(&self, proc: Proc, marker: &str) -> Leftover {
+        let own = proc::marker(proc.pid).unwrap_or_default();
+        let name = own.strip_prefix(marker).and_then(|m| m.rsplit_once('/'));
+        let name = name.map_or("", |(name, _)| name);
+        let process = self.setup.config.processes.iter().find(|p| p.name == name);
+        let mut command = proc::program(proc.pid).unwrap_or_else(|| "?".into());
+        if let Some((cut, _)) = command.char_indices().nth(LONGEST_COMMAND) {
+            command.truncate(cut);
+            command.push_str("...");
+        }
+        Leftover {
+            proc,
+            command,
+            signal: process.map_or(libc::SIGTERM, |p| p.stop_signal),
+            timeout: process.map_or(LEFT_BY_TASKS, |p| p.stop_timeout),
+        }
+    }
+}
