@@ -239,10 +239,10 @@ impl Supervisor {
     /// that was stopped first.
     pub fn begin(&mut self) -> Option<String> {
         let found = self.end_leftovers();
+        self.hold_all_sockets();
         self.note_start(found.as_deref());
         // Numbers are on the disk before a line has one of them.
         self.save(true);
-        self.hold_all_sockets();
         for at in &self.setup.config.not_in_effect {
             self.setup
                 .logger
