@@ -140,15 +140,15 @@ pub(super) fn stop_all(project: &Project, force: bool, by: Option<&str>) -> Resu
 
 /// `bpm proxy [DIR]`.
 pub(super) fn proxy(call: &Call) -> Result<u8> {
-    let project = call.project_here()?;
-    let alone = call.has("standalone")
-        || project
-            .env
-            .get("BPM_DISABLE_DAEMON")
-            .is_some_and(|v| v != "0");
-    if !alone {
-        return proxy::run(Arc::new(Launcher::new(project, own_path())));
+    let disabled = super::environment();
+    let disabled = disabled.get("BPM_DISABLE_DAEMON");
+    if !call.has("standalone") && disabled.is_none_or(|v| v == "0") {
+        let operand = call.operands.first().map(PathBuf::from);
+        let dir = operand.or_else(|| call.dir.clone());
+        let locate = Box::new(move || super::project(dir.as_deref()));
+        return proxy::run(Arc::new(Launcher::new(locate, own_path())));
     }
+    let project = call.project_here()?;
     let options = StartOptions {
         mode: RunMode::Foreground,
         // Our standard output is the agent's.

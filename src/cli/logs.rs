@@ -65,7 +65,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         Err(Stop::Said(error)) => return Err(error),
     };
     if !call.has("follow") {
-        return Ok(0);
+        return Ok(source.exit_code());
     }
     let mut client = match source {
         Source::Daemon(client) => client,

@@ -20,7 +20,6 @@ mod parse;
 mod source;
 pub mod spec;
 mod status;
-mod stored;
 mod trust;
 mod tui;
 mod up;
@@ -137,6 +136,11 @@ impl Call {
             verdict => Err(no_daemon(what, &project, &verdict)),
         }
     }
+}
+
+/// Nothing was learnt of the daemon, for a reason of our own.
+fn cannot_ask(error: &Error) -> bool {
+    matches!(error.failure(), Failure::CannotAsk { .. })
 }
 
 /// Why a daemon that is not running as it should can't be asked.

@@ -4,19 +4,19 @@ use serde_json::Value;
 
 use crate::base::error::{Error, Result};
 use crate::client::connection::{self, CallError, Client};
+use crate::client::offline::Offline;
 use crate::client::verdict::{Verdict, judge};
 use crate::daemon::Project;
 
 use super::spec::Call;
-use super::stored::Stored;
-use super::{no_daemon, note};
+use super::{cannot_ask, no_daemon, note};
 
 /// Who knows the lines.
 pub(super) enum Source {
     /// The daemon.
     Daemon(Client),
     /// Nobody but the disk; why a daemon that is there can't be asked.
-    Disk(Stored, Option<Error>),
+    Disk(Offline, Option<Error>),
 }
 
 impl Source {
@@ -26,19 +26,32 @@ impl Source {
     /// There is neither a daemon nor anything on disk.
     pub(super) fn of(call: &Call, what: &str, named: &[String]) -> Result<(Project, Self)> {
         let project = call.project()?;
-        let verdict = match judge(&project.dir, "cli")? {
-            Verdict::Running(_, client) => return Ok((project, Self::Daemon(client))),
-            verdict => verdict,
+        let (error, is_down) = match judge(&project.dir, "cli") {
+            Ok(Verdict::Running(_, client)) => return Ok((project, Self::Daemon(client))),
+            Ok(verdict) => {
+                let is_down = !matches!(verdict, Verdict::Unhealthy(_));
+                (no_daemon(what, &project, &verdict), is_down)
+            }
+            Err(error) if cannot_ask(&error) => (error, false),
+            Err(error) => return Err(error),
         };
-        let error = no_daemon(what, &project, &verdict);
-        let Some(stored) = Stored::open(&project, named)? else {
+        let stored = Offline::open(&project.root, &project.dir, named)?;
+        if !stored.has_logs() {
             return Err(error);
-        };
-        let hung = matches!(verdict, Verdict::Unhealthy(_)).then_some(error);
-        if let Some(error) = &hung {
-            note(&format!("bpm: {error}; what follows is on disk\n"));
         }
-        Ok((project, Self::Disk(stored, hung)))
+        if is_down {
+            return Ok((project, Self::Disk(stored, None)));
+        }
+        note(&format!("bpm: {error}; what follows is on disk\n"));
+        Ok((project, Self::Disk(stored, Some(error))))
+    }
+
+    /// The exit code of who has shown what there is.
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Disk(_, Some(error)) if cannot_ask(error) => 1,
+            Self::Disk(..) | Self::Daemon(_) => 0,
+        }
     }
 
     /// `bpm/follow` without following: each of its notifications, and its result.

@@ -1,5 +1,6 @@
-//! Clients of a running daemon: the connection, the verdict on it, and the proxy.
+//! Clients of a running daemon: the connection, the verdict on it, what is on disk without it, and the proxy.
 
 pub mod connection;
+pub mod offline;
 pub mod proxy;
 pub mod verdict;

@@ -23,6 +23,7 @@ use crate::base::error::{Error, Result};
 use crate::base::json::object;
 use crate::base::table::Table;
 use crate::client::connection::Client;
+use crate::client::offline::{Absence, Offline};
 use crate::os::inbox::Inbox;
 use crate::os::pidfd::PidFd;
 use crate::os::poll::{self, Until};
@@ -63,13 +64,25 @@ const RESTARTED: i64 = -32000;
 const CLOSED: &str = "the daemon was stopped or restarted";
 const SILENT: &str = "the daemon does not answer any more";
 
-/// Gives the proxy its connections.
+/// Gives the proxy its connections. All of it may block.
 pub trait Connect: Send + Sync {
-    /// Connects to the daemon; one is started if none runs. May block.
+    /// Connects to the daemon that runs. None: none runs.
+    ///
+    /// # Errors
+    /// There is no project, or its daemon can't be asked or does not answer.
+    fn find(&self) -> Result<Option<Client>>;
+    /// Connects to the daemon; one is started if none runs.
     ///
     /// # Errors
     /// Why there is none.
-    fn connect(&self) -> Result<Client>;
+    fn start(&self) -> Result<Client>;
+    /// A person stopped the daemon on purpose, and nobody has started it since: what and when.
+    fn stopped(&self) -> Option<String>;
+    /// What answers without a daemon.
+    ///
+    /// # Errors
+    /// No descriptors to be had.
+    fn offline(&self) -> Result<Offline>;
     /// The daemon is this very process: its end is the proxy's.
     fn is_this_process(&self) -> bool;
 }
@@ -248,9 +261,31 @@ impl Output {
 /// A message from the client that wants an answer: a request, or a batch.
 struct Asked {
     line: Vec<u8>,
-    /// Their ids.
-    ids: Vec<Value>,
+    requests: Vec<Request>,
+    is_batch: bool,
     since: Mono,
+}
+
+impl Asked {
+    /// Only a daemon can answer that, so one is started for it. Reading starts nothing, and after a stop on purpose
+    /// only an order to start does.
+    fn needs_daemon(&self, stopped: bool) -> bool {
+        self.requests.iter().any(|request| {
+            let tool = request.params.get("name").and_then(Value::as_str);
+            match (request.method.as_str(), tool) {
+                ("tools/call", Some("start" | "restart")) => true,
+                ("tools/call", Some("stop" | "reload")) => false,
+                ("tools/call", Some(name)) => !stopped && tools::is_tool(name),
+                _ => false,
+            }
+        })
+    }
+
+    /// It is answered by a stream that goes on.
+    fn is_subscription(&self) -> bool {
+        let mut methods = self.requests.iter().map(|r| r.method.as_str());
+        methods.any(|method| method == "subscriptions/listen")
+    }
 }
 
 /// A request without an answer.
@@ -291,15 +326,19 @@ struct Link {
 struct Proxy {
     connect: Arc<dyn Connect>,
     /// What the thread that connects brings back.
-    dialed: Arc<Inbox<Result<Client>>>,
+    dialed: Arc<Inbox<Result<Option<Client>>>>,
     /// It is at work.
     dials: bool,
     /// A connection was made, or was tried for.
     tried: bool,
+    /// No daemon runs, and what waits needs one.
+    starts: bool,
     link: Option<Link>,
     output: Output,
     /// Wait for a connection.
     queue: Vec<Asked>,
+    /// Subscriptions that wait for somebody to start a daemon.
+    parked: Vec<Asked>,
     /// By their ids as JSON.
     calls: Table<String, Call>,
     /// The parameters of `initialize`, and its id: each daemon has to see it before anything else.
@@ -317,6 +356,8 @@ impl Proxy {
             dialed: Inbox::new()?,
             dials: false,
             tried: false,
+            starts: false,
+            parked: Vec::new(),
             link: None,
             output: Output {
                 file: duplicate(io::stdout())?.into(),
@@ -342,7 +383,8 @@ impl Proxy {
 
     /// The input is at its end, and so is what was asked.
     fn is_done(&self) -> bool {
-        let answered = self.calls.is_empty() || self.ended;
+        let parked = self.parked.len();
+        let answered = self.calls.len() <= parked || self.ended;
         (self.over.is_some() || self.ended) && answered && self.output.is_empty()
     }
 
@@ -369,14 +411,15 @@ impl Proxy {
             Ok(value) => value,
             Err(refusal) => return self.refuse(&Value::Null, refusal.code, &refusal.message),
         };
-        let mut ids = Vec::new();
+        let mut requests = Vec::new();
+        let is_batch = value.is_array();
         match value {
             Value::Array(items) => {
                 // Its answers come together, so it is not sent again. What is wrong in it the daemon says.
                 for item in items {
                     if let Ok(Message::Request(request)) = rpc::message(item) {
                         self.note(&request, None);
-                        ids.push(request.id);
+                        requests.push(request);
                     }
                 }
             }
@@ -384,7 +427,7 @@ impl Proxy {
                 Ok(Message::Request(request)) => {
                     let kept = line.len() <= LONGEST_KEPT && self.calls.len() < MOST_KEPT;
                     self.note(&request, kept.then(|| line.clone()));
-                    ids.push(request.id);
+                    requests.push(request);
                 }
                 Ok(Message::Notification { method, params }) => {
                     if method == "notifications/cancelled"
@@ -404,7 +447,8 @@ impl Proxy {
         }
         self.ask(Asked {
             line,
-            ids,
+            requests,
+            is_batch,
             since: Mono::now(),
         });
     }
@@ -428,7 +472,12 @@ impl Proxy {
     /// The client does not wait for that answer any more.
     fn forget(&mut self, id: &Value) {
         self.calls.remove(&id.to_string());
-        self.queue.retain(|asked| asked.ids != [id.clone()]);
+        let is_other = |asked: &Asked| match asked.requests.as_slice() {
+            [one] => one.id != *id,
+            _ => true,
+        };
+        self.queue.retain(is_other);
+        self.parked.retain(is_other);
     }
 
     /// Sends a message to the daemon, or queues it until there is one.
@@ -441,8 +490,8 @@ impl Proxy {
             link.heard = Mono::now();
         }
         link.unsent.extend_from_slice(&asked.line);
-        for id in &asked.ids {
-            if let Some(call) = self.calls.get_mut(&id.to_string()) {
+        for request in &asked.requests {
+            if let Some(call) = self.calls.get_mut(&request.id.to_string()) {
                 call.progress = Progress::Sent;
             }
         }
@@ -470,8 +519,8 @@ impl Proxy {
         }
     }
 
-    /// Connects on a thread of its own, if a connection is needed. The first one is made before anybody asks;
-    /// a daemon that was stopped is not started by proxies that nobody talks to.
+    /// Connects on a thread of its own, if a connection is needed. A daemon that runs is connected to before anybody
+    /// asks; one is started for who needs it alone.
     fn dial(&mut self) -> io::Result<()> {
         let needed = !self.queue.is_empty() || !self.tried;
         if self.dials || self.ended || self.link.is_some() || !needed {
@@ -479,7 +528,12 @@ impl Proxy {
         }
         let (connect, dialed) = (Arc::clone(&self.connect), Arc::clone(&self.dialed));
         let thread = std::thread::Builder::new().name("connect".into());
-        thread.spawn(move || drop(dialed.send(connect.connect())))?;
+        let starts = std::mem::take(&mut self.starts);
+        let work = move || match starts {
+            true => connect.start().map(Some),
+            false => connect.find(),
+        };
+        thread.spawn(move || drop(dialed.send(work())))?;
         self.dials = true;
         Ok(())
     }
@@ -492,21 +546,76 @@ impl Proxy {
         self.dials = false;
         let first = !std::mem::replace(&mut self.tried, true);
         let linked = result.and_then(|client| {
+            let Some(client) = client else {
+                return Ok(None);
+            };
             let stream = client.into_stream();
             let set = stream.set_nonblocking(true);
-            set.map(|()| stream)
+            set.map(|()| Some(stream))
                 .map_err(|e| Error::system("talk to the daemon", e))
         });
         match linked {
-            Ok(stream) => self.linked(stream),
+            Ok(Some(stream)) => self.linked(stream),
+            Ok(None) => {
+                let stopped = self.connect.stopped();
+                let absence = stopped.map_or(Absence::NotStarted, Absence::Stopped);
+                self.answer_offline(&absence);
+            }
             Err(error) => {
-                let why = error.to_string();
+                let hint = error.hint().map(|h| format!("; {h}")).unwrap_or_default();
+                let why = format!("{error}{hint}");
                 if first {
-                    // Not the end: each request is answered with it, and the next one tries again.
+                    // Not the end: each tool answers with it, and tries again.
                     let _ = io::stderr().write_all(format!("bpm: {why}\n").as_bytes());
                 }
-                self.give_up_queue(INTERNAL_ERROR, &why);
                 self.ended |= self.connect.is_this_process();
+                self.answer_offline(&Absence::Failed(why));
+            }
+        }
+    }
+
+    /// Answers what waits for a connection, but for what a daemon is started for.
+    fn answer_offline(&mut self, absence: &Absence) {
+        let queue = std::mem::take(&mut self.queue);
+        if queue.is_empty() {
+            return;
+        }
+        let offline = match self.connect.offline() {
+            Ok(offline) => offline,
+            Err(error) => {
+                self.queue = queue;
+                return self.give_up_queue(INTERNAL_ERROR, &error.to_string());
+            }
+        };
+        let stopped = matches!(absence, Absence::Stopped(_));
+        let failed = matches!(absence, Absence::Failed(_));
+        for asked in queue {
+            if !failed && asked.needs_daemon(stopped) {
+                self.starts = true;
+                self.queue.push(asked);
+                continue;
+            }
+            let answers: Vec<Vec<u8>> = asked
+                .requests
+                .iter()
+                .map(|request| offline.answer(request.clone(), absence))
+                .collect();
+            let out = &mut self.output.unsent;
+            match asked.is_batch {
+                true => {
+                    out.push(b'[');
+                    out.extend_from_slice(&answers.join(&b','));
+                    out.push(b']');
+                }
+                false => out.extend_from_slice(&answers.concat()),
+            }
+            out.push(b'\n');
+            if asked.is_subscription() {
+                self.parked.push(asked);
+                continue;
+            }
+            for request in &asked.requests {
+                self.calls.remove(&request.id.to_string());
             }
         }
     }
@@ -528,6 +637,7 @@ impl Proxy {
             link.unsent = own("initialize", params.clone());
         }
         self.link = Some(link);
+        self.queue.append(&mut self.parked);
         for asked in std::mem::take(&mut self.queue) {
             self.ask(asked);
         }
@@ -604,9 +714,7 @@ impl Proxy {
                 Some(line) if again && call.tries < MOST_TRIES && (refused || call.repeatable) => {
                     call.progress = Progress::Queued;
                     call.tries += 1;
-                    let (line, since) = (line.clone(), Mono::now());
-                    let ids = vec![id];
-                    queue.push(Asked { line, ids, since });
+                    queue.extend(asked_again(line));
                     true
                 }
                 _ => {
@@ -627,12 +735,11 @@ impl Proxy {
 
     /// No connection for those who wait for one.
     fn give_up_queue(&mut self, code: i64, why: &str) {
-        for id in std::mem::take(&mut self.queue)
-            .into_iter()
-            .flat_map(|a| a.ids)
-        {
-            if self.calls.remove(&id.to_string()).is_some() {
-                self.refuse(&id, code, why);
+        for asked in std::mem::take(&mut self.queue) {
+            for request in asked.requests {
+                if self.calls.remove(&request.id.to_string()).is_some() {
+                    self.refuse(&request.id, code, why);
+                }
             }
         }
     }
@@ -740,6 +847,19 @@ impl Link {
             Some(at) => at.after(UNHEARD),
             None => self.heard.after(QUIET),
         }
+    }
+}
+
+/// A request that was kept as a line.
+fn asked_again(line: &[u8]) -> Option<Asked> {
+    match rpc::message(rpc::parse(line.trim_ascii()).ok()?) {
+        Ok(Message::Request(request)) => Some(Asked {
+            line: line.to_vec(),
+            requests: vec![request],
+            is_batch: false,
+            since: Mono::now(),
+        }),
+        Ok(Message::Notification { .. } | Message::Response) | Err(_) => None,
     }
 }
 

@@ -6,14 +6,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::base::clock::Wall;
 use crate::base::error::{Error, Result};
 use crate::client::connection::Client;
+use crate::client::offline::Offline;
 use crate::client::proxy::Connect;
 use crate::client::verdict::{Verdict, judge};
+use crate::engine::state_file::State;
 use crate::os::poll::readable;
 use crate::os::spawn::{Launch, spawn};
 use crate::os::{group, proc};
 
+use super::lock::unhealthy;
 use super::project::Project;
 use super::stop::judge_lasting;
 
@@ -24,9 +28,12 @@ const ATTEMPTS: usize = 5;
 /// What is read of what it says: more than a person would.
 const MOST: usize = 16 << 10;
 
+/// Finds a project, whose folder or configuration may not be there yet.
+pub type Locate = Box<dyn Fn() -> Result<Project> + Send + Sync>;
+
 /// Connects to the daemon of a project, and starts it if none runs.
 pub struct Launcher {
-    project: Project,
+    locate: Locate,
     /// The binary that is executed.
     image: PathBuf,
 }
@@ -34,22 +41,22 @@ pub struct Launcher {
 impl Launcher {
     /// `image`: the path by which this bpm was started. What it names by then is executed, and the file that runs
     /// here only where nothing has that name any more.
-    pub fn new(project: Project, image: PathBuf) -> Self {
-        Self { project, image }
+    pub fn new(locate: Locate, image: PathBuf) -> Self {
+        Self { locate, image }
     }
 
     /// Executes `bpm -d` and waits for its end.
     ///
     /// # Errors
     /// What it said.
-    fn launch(&self) -> Result<()> {
+    fn launch(&self, project: &Project) -> Result<()> {
         let cannot = |why: String| Error::cannot("start the daemon", why);
         let program = match self.image.exists() {
             true => &self.image,
             false => Path::new("/proc/self/exe"),
         };
-        let args = ["-d".into(), self.project.root.clone().into()];
-        let (env, cwd) = (&self.project.env.0, &self.project.root);
+        let args = ["-d".into(), project.root.clone().into()];
+        let (env, cwd) = (&project.env.0, &project.root);
         let spawned = spawn(&Launch {
             argv0: Some(self.image.as_os_str()),
             ..Launch::new(program.as_os_str(), &args, env, cwd)
@@ -70,14 +77,46 @@ impl Launcher {
 }
 
 impl Connect for Launcher {
-    fn connect(&self) -> Result<Client> {
+    fn find(&self) -> Result<Option<Client>> {
+        let project = (self.locate)()?;
+        match judge_lasting(&project, KIND)? {
+            Verdict::Running(_, client) => Ok(Some(client)),
+            Verdict::Stale(_) | Verdict::Stopped => Ok(None),
+            Verdict::Unhealthy(descriptor) => Err(unhealthy(&project, descriptor.as_ref())),
+        }
+    }
+
+    fn start(&self) -> Result<Client> {
         for _ in 0..ATTEMPTS {
-            if let Verdict::Running(_, client) = judge_lasting(&self.project, KIND)? {
+            if let Some(client) = self.find()? {
                 return Ok(client);
             }
-            self.launch()?;
+            self.launch(&(self.locate)()?)?;
         }
         Err(Error::cannot("reach the daemon", "it was stopped at once"))
+    }
+
+    fn stopped(&self) -> Option<String> {
+        let project = (self.locate)().ok()?;
+        let stopped = State::look(&project.dir.state()).stopped?;
+        let (at, now) = (local(stopped.at), local(Wall::now()));
+        // 2026-11-21 21:30
+        let (day, time) = at.split_once(' ')?;
+        let when = match now.starts_with(day) {
+            true => time.to_string(),
+            false => at.clone(),
+        };
+        Some(format!(
+            "stopped by {:?} at {when}; the tool start starts it",
+            stopped.by
+        ))
+    }
+
+    fn offline(&self) -> Result<Offline> {
+        match (self.locate)() {
+            Ok(project) => Offline::open(&project.root, &project.dir, &[]),
+            Err(_) => Offline::nowhere(),
+        }
     }
 
     fn is_this_process(&self) -> bool {
@@ -85,17 +124,35 @@ impl Connect for Launcher {
     }
 }
 
+/// Local time to the minute.
+fn local(at: Wall) -> String {
+    let stamp = at.log_stamp(proc::local_offset(at.0.div_euclid(1000)));
+    stamp.chars().take("2026-11-21 21:30".len()).collect()
+}
+
 /// Connects to the daemon that this process is.
 pub struct Ourselves(pub Project);
 
 impl Connect for Ourselves {
-    fn connect(&self) -> Result<Client> {
+    fn find(&self) -> Result<Option<Client>> {
         match judge(&self.0.dir, KIND)? {
-            Verdict::Running(_, client) => Ok(client),
+            Verdict::Running(_, client) => Ok(Some(client)),
             Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
                 Err(Error::cannot("reach bpm", "it is stopping"))
             }
         }
+    }
+
+    fn start(&self) -> Result<Client> {
+        Err(Error::cannot("reach bpm", "it is stopping"))
+    }
+
+    fn stopped(&self) -> Option<String> {
+        None
+    }
+
+    fn offline(&self) -> Result<Offline> {
+        Offline::open(&self.0.root, &self.0.dir, &[])
     }
 
     fn is_this_process(&self) -> bool {

@@ -405,6 +405,11 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
+/// There is a tool of that name.
+pub fn is_tool(name: &str) -> bool {
+    TOOLS.iter().any(|tool| tool.name == name)
+}
+
 /// Calling that tool again does no harm: it changes nothing, and when it was called does not matter, as
 /// it does to a wait without a cursor for what happens from then on.
 pub fn repeatable(name: &str, args: &Value) -> bool {

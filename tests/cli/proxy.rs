@@ -1,6 +1,7 @@
 //! `bpm proxy`, as an agent that speaks stdio sees it.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,8 +21,12 @@ struct Proxy {
 
 impl Proxy {
     fn new(project: &Project, args: &[&str]) -> Self {
+        Self::of(project, &bpm(), args)
+    }
+
+    fn of(project: &Project, binary: &Path, args: &[&str]) -> Self {
         let mut child = project
-            .command(bpm())
+            .command(binary)
             .arg("proxy")
             .args(args)
             .stdin(Stdio::piped())
@@ -129,10 +134,120 @@ fn a_restart_of_the_daemon_is_survived() {
     project.cli(["daemon", "restart"]).exits(0);
     let after = proxy.status()["daemon"]["instance_id"].clone();
     assert_ne!(before, after);
-    // Stopped: the next request starts it.
+    assert_eq!(proxy.end(), Some(0));
     project.cli(["stop"]).exits(0);
-    assert!(proxy.call("ping", json!({}))["result"].is_object());
+}
+
+#[test]
+fn reading_starts_no_daemon_and_a_tool_does() {
+    let project = Project::new(NAP);
+    let mut proxy = Proxy::new(&project, &[]);
+    let hello = proxy.handshake();
+    assert_eq!(hello["result"]["serverInfo"]["name"], "bpm", "{hello}");
+    for method in ["ping", "tools/list", "resources/list", "prompts/list"] {
+        assert!(
+            proxy.call(method, json!({}))["result"].is_object(),
+            "{method}"
+        );
+    }
+    let tool = |name: &str, args: Value| json!({"name": name, "arguments": args});
+    let stopped = proxy.call("tools/call", tool("stop", json!({"process": "nap"})));
+    assert_eq!(
+        stopped["result"]["structuredContent"]["ok"], true,
+        "{stopped}"
+    );
+    let reloaded = proxy.call("tools/call", tool("reload", json!({})));
+    assert_eq!(reloaded["result"]["isError"], true, "{reloaded}");
+    project.cli(["status"]).exits(3);
+    assert_eq!(proxy.status()["processes"][0]["name"], "nap");
     project.cli(["status"]).exits(0);
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn stop_on_purpose_lasts_until_somebody_starts() {
+    let project = Project::new("[process.nap]\ncommand = \"echo hello; exec FIXTURE nap\"\n");
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    proxy.status();
+    eventually(
+        || match project.cli(["logs", "nap"]).out.contains("hello") {
+            true => Ok(()),
+            false => Err("no line yet"),
+        },
+    );
+    let tool = |name: &str, args: Value| json!({"name": name, "arguments": args});
+    for by in [&["stop"][..], &["daemon", "stop"], &["stop", "--force"]] {
+        project.cli(by).exits(0);
+        let reads = [
+            ("get_status", json!({})),
+            ("search_logs", json!({"process": "nap"})),
+            ("get_errors", json!({})),
+            ("wait", json!({"process": "nap"})),
+        ];
+        for (name, args) in reads {
+            let answer = proxy.call("tools/call", tool(name, args));
+            let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+            assert!(text.contains("stopped by \"bpm "), "{name}: {text}");
+            assert!(text.contains("the tool start starts it"), "{name}: {text}");
+            assert_eq!(text.contains("hello"), name == "search_logs", "{text}");
+        }
+        project.cli(["status"]).exits(3);
+        let answer = proxy.call("tools/call", tool("start", json!({"process": "nap"})));
+        assert_eq!(
+            answer["result"]["structuredContent"]["ok"], true,
+            "{answer}"
+        );
+        project.cli(["status"]).exits(0);
+    }
+    // A death is no stop on purpose.
+    murder(proxy.status()["daemon"]["pid"].as_i64().unwrap() as i32);
+    assert_eq!(proxy.status()["processes"][0]["name"], "nap");
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn missing_configuration_does_not_end_the_session() {
+    let project = Project::empty();
+    let mut proxy = Proxy::new(&project, &[]);
+    assert!(proxy.handshake()["result"].is_object());
+    assert!(proxy.call("tools/list", json!({}))["result"]["tools"].is_array());
+    let call = json!({"name": "get_status", "arguments": {}});
+    let answer = proxy.call("tools/call", call.clone());
+    assert_eq!(answer["result"]["isError"], true, "{answer}");
+    let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("no .mcp-run in"), "{text}");
+    project.config(NAP);
+    assert_eq!(proxy.status()["processes"][0]["name"], "nap");
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn daemon_is_started_from_the_binary_that_the_path_names_now() {
+    let project = Project::new(NAP);
+    let own = project.root.join("own");
+    std::fs::create_dir(&own).unwrap();
+    let path = own.join("bpm");
+    std::fs::copy(bpm(), &path).unwrap();
+    let mut proxy = Proxy::of(&project, &path, &[]);
+    proxy.handshake();
+    // Another file by the same name, and the running one under none.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::copy(bpm(), &path).unwrap();
+    let daemon = proxy.status()["daemon"]["pid"].as_i64().unwrap();
+    let exe = std::fs::read_link(format!("/proc/{daemon}/exe")).unwrap();
+    assert_eq!(exe, path);
+    project.cli(["stop", "--force"]).exits(0);
+    std::fs::remove_file(&path).unwrap();
+    let start = json!({"name": "start", "arguments": {"process": "nap"}});
+    let answer = proxy.call("tools/call", start);
+    assert_eq!(
+        answer["result"]["structuredContent"]["ok"], true,
+        "{answer}"
+    );
     assert_eq!(proxy.end(), Some(0));
     project.cli(["stop"]).exits(0);
 }
@@ -272,13 +387,15 @@ fn a_notification_starts_no_daemon() {
 fn a_broken_configuration_is_told_to_the_agent() {
     let project = Project::new("[process.a]\ncomand = \"x\"\n");
     let mut proxy = Proxy::new(&project, &[]);
-    let answer = proxy.call("initialize", json!({}));
-    assert_eq!(answer["error"]["code"], -32603);
-    let message = answer["error"]["message"].as_str().unwrap();
-    assert!(message.contains("unknown key \"comand\""), "{message}");
-    // Mended, it works without starting the agent anew.
-    project.config(NAP);
     assert!(proxy.handshake()["result"].is_object());
+    let call = json!({"name": "get_status", "arguments": {}});
+    let answer = proxy.call("tools/call", call);
+    assert_eq!(answer["result"]["isError"], true, "{answer}");
+    let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+    assert!(text.contains("unknown key \"comand\""), "{text}");
+    // Repaired, it works in the same session.
+    project.config(NAP);
+    assert_eq!(proxy.status()["processes"][0]["name"], "nap");
     assert_eq!(proxy.end(), Some(0));
     project.cli(["stop"]).exits(0);
 }

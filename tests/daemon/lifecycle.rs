@@ -381,9 +381,9 @@ fn the_end_of_one_that_is_stopping_is_waited_for() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        // For the proxy, which starts nothing for nobody.
-        let ping = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}\n";
-        let _ = asking.stdin.take().unwrap().write_all(ping);
+        // For the proxy, which starts a daemon for a tool alone.
+        let call = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"get_status\"}}\n";
+        let _ = asking.stdin.take().unwrap().write_all(call);
         assert!(asking.wait().unwrap().success(), "{next:?}");
         assert!(!lives(old), "{next:?}");
         assert_eq!(daemon(&project)["verdict"], "running", "{next:?}");

@@ -54,8 +54,20 @@ fn requests_that_change_something_or_wait_for_news_are_not_repeatable() {
 struct Nobody;
 
 impl Connect for Nobody {
-    fn connect(&self) -> Result<Client> {
+    fn find(&self) -> Result<Option<Client>> {
+        Ok(None)
+    }
+
+    fn start(&self) -> Result<Client> {
         Err(Error::cannot("connect", "nobody is there"))
+    }
+
+    fn stopped(&self) -> Option<String> {
+        None
+    }
+
+    fn offline(&self) -> Result<Offline> {
+        Offline::nowhere()
     }
 
     fn is_this_process(&self) -> bool {
@@ -188,4 +200,35 @@ fn a_daemon_that_says_nothing_is_asked_and_then_given_up() {
     let told = answers(&mut proxy);
     assert!(told.contains(SILENT), "{told}");
     assert!(proxy.link.is_none() && proxy.calls.is_empty());
+}
+
+#[test]
+fn reading_needs_no_daemon_and_a_stop_on_purpose_lasts() {
+    let needs = |message: &str, stopped: bool| {
+        let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":{message}}}"#);
+        asked_again(line.as_bytes()).unwrap().needs_daemon(stopped)
+    };
+    let call = |name: &str| format!(r#""tools/call","params":{{"name":"{name}"}}"#);
+    for method in [
+        "initialize",
+        "ping",
+        "tools/list",
+        "resources/read",
+        "prompts/get",
+    ] {
+        assert!(!needs(&format!("{method:?}"), false), "{method}");
+    }
+    for (name, not_started, stopped) in [
+        ("get_status", true, false),
+        ("search_logs", true, false),
+        ("wait", true, false),
+        ("start", true, true),
+        ("restart", true, true),
+        ("stop", false, false),
+        ("reload", false, false),
+        ("no such", false, false),
+    ] {
+        assert_eq!(needs(&call(name), false), not_started, "{name}");
+        assert_eq!(needs(&call(name), true), stopped, "{name}");
+    }
 }
