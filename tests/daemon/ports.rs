@@ -386,6 +386,7 @@ port = {port}
     }
     let status = project.status_when("web", |s| s["state"] == "crashed");
     assert!(status["reason"].as_str().unwrap().contains(&me), "{status}");
+    assert_eq!(status["crashes"], 0, "it has not run");
     drop(holder);
     // The port is the readiness check as well.
     project.call("start", json!({"process": "web"})).ok();

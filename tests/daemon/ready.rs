@@ -194,6 +194,7 @@ ready = {{ tcp = "127.0.0.1:{port}", timeout_seconds = 2.5, interval_seconds = 0
         "connection refused",
         &port.to_string(),
         "I try",
+        "what happens next: it starts again in 1m",
     ] {
         assert!(error.contains(part), "{part:?} in {error}");
     }

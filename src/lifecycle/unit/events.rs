@@ -207,7 +207,8 @@ impl Unit {
         let in_service = self.runs.is_current(generation);
         if in_service && self.runs.coming.is_some() {
             // Its successor is on its way already and takes over.
-            self.runs.crashes += u64::from(!success);
+            let goes_on = self.policy.restart == Restart::Always;
+            self.runs.crashes += u64::from(!success || goes_on);
             let old = self.runs.current.as_ref().filter(|r| r.good);
             self.builds.fallback = old.map(|r| r.built);
             return;
@@ -269,7 +270,8 @@ impl Unit {
         };
         let (good, built) = (run.good, run.built);
         let lived = run.started.map_or(Duration::ZERO, |s| now.since(s));
-        self.runs.crashes += 1;
+        // What could not begin has not crashed.
+        self.runs.crashes += u64::from(!matches!(why, Why::Spawn(_)));
         self.gap_from = Some(now);
         if self.policy.restart == Restart::Never {
             self.rest = Some(Rest::Failed);

@@ -163,7 +163,7 @@ impl Unit {
             next_start: self
                 .throttle
                 .hold_until
-                .filter(|_| matches!(state, State::Crashed | State::Failed)),
+                .filter(|_| matches!(state, State::Crashed | State::Failed | State::Stopping)),
             stale: run.is_some_and(|r| {
                 self.policy.builds(r.built.mode) && self.builds.ended > r.built.id
             }),
