@@ -1,5 +1,5 @@
-//! The way from the doors to the supervisor and back: an [`Request`] goes into its inbox, the [`Reply`]
-//! comes into the ticket's slot and wakes who waits for it.
+//! The way from other threads to the supervisor and back: a [`Request`] goes into its inbox, the [`Reply`] is put into
+//! a slot and wakes the thread that waits for it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,7 +17,7 @@ use crate::log::passthrough::Sources;
 use crate::log::store::Log;
 use crate::os::inbox::{Inbox, Waker};
 
-/// What can be asked of the supervisor. Names were checked against the snapshot; one that is gone
+/// A request to the supervisor. Names were checked against the snapshot; one that is gone
 /// meanwhile (a reload) is answered as a failure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {
@@ -27,7 +27,7 @@ pub enum Request {
         /// Process names.
         names: Vec<String>,
     },
-    /// Read `.mcp-run` anew.
+    /// Read `.mcp-run` again.
     Reload {
         /// Only list.
         dry_run: bool,
@@ -41,12 +41,12 @@ pub enum Request {
     },
 }
 
-/// What comes back.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
     /// One for each process asked for, in the order asked.
     Units(Vec<Done>),
-    /// What a reload did or would do.
+    /// The effects of a reload, or of one that would be done.
     Reload(Reloaded),
     /// The mistakes in `.mcp-run`: nothing was changed.
     Mistakes(Vec<String>),
@@ -61,7 +61,7 @@ pub struct Done {
     pub name: String,
     /// As asked.
     pub ok: bool,
-    /// What runs, or would be started next.
+    /// The mode of the run, or of the next one.
     pub mode: Mode,
     /// Of the run that serves now.
     pub pid: Option<i32>,
@@ -83,14 +83,21 @@ pub struct Done {
     pub exit: Option<ExitView>,
     /// Not ok: the last 20 lines of what failed, the build or the run.
     pub tail: Vec<String>,
-    /// stop: a signal was sent.
-    pub signalled: bool,
-    /// stop: how many needed KILL.
-    pub killed: usize,
-    /// stop: what survived: pid and command.
-    pub leftovers: Vec<(i32, String)>,
+    /// The ends of its runs since it was to stop.
+    pub stopped: Stopped,
     /// How long it took.
     pub took: Duration,
+}
+
+/// The ends of a process's runs since an order to stop it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stopped {
+    /// A signal was sent.
+    pub signalled: bool,
+    /// How many processes needed KILL.
+    pub killed: usize,
+    /// Those that survived it: pid and command.
+    pub leftovers: Vec<(i32, String)>,
 }
 
 impl Done {
@@ -110,15 +117,13 @@ impl Done {
             rolled_back: false,
             exit: None,
             tail: Vec::new(),
-            signalled: false,
-            killed: 0,
-            leftovers: Vec::new(),
+            stopped: Stopped::default(),
             took: Duration::ZERO,
         }
     }
 }
 
-/// What a reload did or would do: names of processes.
+/// The effects of a reload: names of processes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reloaded {
     /// Swapped.
@@ -133,7 +138,7 @@ pub struct Reloaded {
     pub errors: Vec<String>,
 }
 
-/// What the supervisor finds in its inbox.
+/// A message in the supervisor's inbox.
 #[derive(Debug)]
 pub enum Command {
     /// Somebody wants something.
@@ -142,7 +147,7 @@ pub enum Command {
     Notice(Notice),
 }
 
-/// What the engine's own threads notice.
+/// News from the engine's own threads.
 #[derive(Debug)]
 pub enum Notice {
     /// All that the first process of a run had written at its end is in the log.
@@ -153,16 +158,13 @@ pub enum Notice {
         unit: usize,
         /// The build.
         id: u64,
-        /// What came of it.
         outcome: Box<BuildOutcome>,
     },
-    /// What came of looking whether a run is ready, or healthy.
+    /// An attempt at a check of a run has ended.
     Probed {
-        /// Which check.
         key: CheckKey,
-        /// Which attempt of it.
         attempt: u64,
-        /// What was seen: good, or not.
+        /// Ok: the check passed. Both say what was seen.
         result: Result<String, String>,
     },
     /// A log can't be written to disk, or can be again.
@@ -181,10 +183,10 @@ pub enum Notice {
     },
 }
 
-/// What came of a build.
+/// The result of a build.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuildOutcome {
-    /// What can be started now; Err: why not, in words.
+    /// The artifact that can be started now; Err: why there is none, in words.
     pub result: Result<Artifact, String>,
     pub errors: crate::build::BuildErrors,
 }
@@ -240,7 +242,7 @@ impl ReplySlot {
     }
 }
 
-/// What is the same for the whole life of this bpm.
+/// Facts that stay the same for the whole life of this bpm.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// Of this bpm's life.
@@ -277,12 +279,10 @@ impl Identity {
     }
 }
 
-/// What the doors hold of the supervisor.
+/// The side of the supervisor that other threads hold.
 #[derive(Debug)]
 pub struct Handle {
-    /// What can be seen.
     pub snapshot: SnapshotCell,
-    /// Who we are.
     pub identity: Identity,
     /// Connections of agents now.
     pub clients: AtomicUsize,
@@ -296,7 +296,7 @@ pub struct Handle {
     over: AtomicBool,
 }
 
-/// What an order is answered with that comes too late.
+/// The answer to an order that comes too late.
 pub const STOPPING: &str = "bpm is stopping: nothing was done";
 
 impl Handle {

@@ -1,5 +1,5 @@
-//! What can be seen of the project: a snapshot that the supervisor replaces after each change and
-//! that any door reads without asking it. A reader never holds up the supervisor: the lock covers one
+//! The visible state of the project: a snapshot that the supervisor replaces after each change and
+//! that any thread reads without asking it. A reader never holds up the supervisor: the lock covers one
 //! exchange of a pointer.
 
 use std::collections::VecDeque;
@@ -74,7 +74,7 @@ impl Snapshot {
     }
 }
 
-/// What only rises in a daemon's life.
+/// Numbers that only rise in a daemon's life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// CPU time of the runs that have ended.
@@ -90,7 +90,7 @@ pub struct Counters {
 pub struct UnitView {
     pub name: String,
     pub kind: Kind,
-    /// What the lifecycle says of it; `healthy` is None where it has no health check.
+    /// The lifecycle's facts; `healthy` is None where it has no health check.
     pub facts: Facts,
     /// When the state last changed.
     pub since: Wall,
@@ -169,7 +169,6 @@ pub struct BuildView {
     pub state: BuildState,
     /// While it runs: `environment`, `compiling`, `waiting for cargo's lock`, ...; null otherwise.
     pub phase: Option<String>,
-    /// What for.
     pub mode: Mode,
     /// When it began.
     pub at: Wall,

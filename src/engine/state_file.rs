@@ -226,7 +226,7 @@ impl State {
         self.damaged || !self.running.is_empty()
     }
 
-    /// What was left has been dealt with.
+    /// Processes of an earlier bpm have been dealt with.
     pub fn forget_running(&mut self) {
         self.running.clear();
         self.damaged = false;
@@ -680,7 +680,7 @@ mod tests {
             assert_eq!(fs::read(&aside).unwrap(), damage);
             assert!(said.unwrap().contains(aside.to_str().unwrap()));
             assert!(!path.exists());
-            // Who knows what runs.
+            // Nobody knows what runs.
             assert!(state.may_have_left());
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);

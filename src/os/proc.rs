@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::base::table::{Set, Table, in_order};
 
-/// How much of somebody's command line is told, in characters.
+/// How many characters of another process's command line are shown.
 const SHOWN: usize = 200;
 
 /// The variable by which a process is known as ours, set at its start and inherited by its own.
@@ -210,7 +210,7 @@ fn walk(mut pids: Vec<i32>) -> Vec<Stat> {
     while let Some(pid) = pids.get(next).copied() {
         next += 1;
         found.extend(stat(pid));
-        // A number may be given anew while we walk; seen once is enough, and the walk ends.
+        // A number may be given to another process while we walk; seen once is enough, and the walk ends.
         pids.extend(
             children(pid)
                 .unwrap_or_default()
@@ -413,7 +413,7 @@ pub fn listening(pids: &[i32]) -> Vec<SocketAddr> {
     }
     let theirs = listeners().into_iter().filter(|l| theirs.has(&l.inode));
     let reached = theirs.map(|l| match l.ip {
-        // Of IPv6 as well: it takes IPv4 besides, unless it was told not to.
+        // An IPv6 socket accepts IPv4 too, unless IPV6_V6ONLY is set.
         ip if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, l.port)),
         ip => SocketAddr::new(ip, l.port),
     });

@@ -17,7 +17,7 @@ use super::{Call, build, config_changed, why};
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::json::{list, object, or_null, seconds};
 use crate::config::Mode;
-use crate::engine::handle::{Done, Handle, Reply, Request};
+use crate::engine::handle::{Done, Handle, Reply, Request, Stopped};
 use crate::engine::snapshot::{Snapshot, State, UnitView};
 use crate::lifecycle::Order;
 use crate::log::search::Query;
@@ -249,7 +249,10 @@ impl Pending {
                     old_serves: previous.is_some() && previous == facts.pid,
                     build: build.cloned(),
                     ready: facts.ready,
-                    signalled: previous.is_some(),
+                    stopped: Stopped {
+                        signalled: previous.is_some(),
+                        ..Stopped::default()
+                    },
                     took: now.since(self.ticket.asked),
                     ..Done::new(unit.name.clone())
                 }
@@ -394,7 +397,7 @@ impl Outcome<'_> {
 
     fn stop_value(&self) -> Value {
         let done = self.done;
-        let leftovers = done.leftovers.iter().map(|(pid, command)| {
+        let leftovers = done.stopped.leftovers.iter().map(|(pid, command)| {
             object([
                 ("pid", (*pid).into()),
                 ("command", clip(command, 200).as_ref().into()),
@@ -403,8 +406,8 @@ impl Outcome<'_> {
         object([
             ("process", done.name.as_str().into()),
             ("ok", done.ok.into()),
-            ("signalled", done.signalled.into()),
-            ("killed", done.killed.into()),
+            ("signalled", done.stopped.signalled.into()),
+            ("killed", done.stopped.killed.into()),
             ("leftovers", list(leftovers)),
             ("seconds", seconds(done.took)),
             ("timed_out", self.late.into()),
@@ -444,19 +447,19 @@ impl Outcome<'_> {
             true => format!("{}: stopped", done.name),
             false => format!("{}: not stopped", done.name),
         };
-        match done.ok && !done.signalled {
+        match done.ok && !done.stopped.signalled {
             true => text.push_str(", it did not run"),
             false => {
                 let _ = write!(text, " after {}", human(done.took));
             }
         }
-        if done.killed > 0 {
-            let _ = write!(text, ", {} had to be killed", done.killed);
+        if done.stopped.killed > 0 {
+            let _ = write!(text, ", {} had to be killed", done.stopped.killed);
         }
         if let Some(reason) = &done.reason {
             let _ = write!(text, ": {}", clip(reason, LINE / 2));
         }
-        for (pid, command) in done.leftovers.iter().take(20) {
+        for (pid, command) in done.stopped.leftovers.iter().take(20) {
             let _ = write!(text, "\n   still there: pid {pid} {}", clip(command, 200));
         }
         text

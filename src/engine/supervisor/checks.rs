@@ -42,7 +42,7 @@ pub(super) struct RunChecks {
     /// Begins once the run is good.
     health: Check,
     notify: Option<NotifySocket>,
-    /// What the lifecycle was told last of what they saw.
+    /// The words that the lifecycle had last of what they saw.
     told: Option<String>,
     /// For commands that check: only where there is one.
     env: Option<Arc<Variables>>,
@@ -103,7 +103,7 @@ impl RunChecks {
         Ok(())
     }
 
-    /// What the run's environment needs for it.
+    /// The variables that a run needs for it.
     pub(super) fn variables(&self) -> Vec<(&'static str, OsString)> {
         let Some(socket) = &self.notify else {
             return Vec::new();
@@ -162,7 +162,7 @@ impl Command {
     }
 }
 
-/// What checks have found.
+/// A result of checks that others need to know.
 pub(super) enum Finding {
     /// The lifecycle is to know.
     Event(Event),
@@ -367,7 +367,7 @@ impl Checks {
         sockets.map(|socket| socket.receiver.as_fd())
     }
 
-    /// What has been found since this was asked last.
+    /// The findings since this was asked last.
     pub(super) fn take_findings(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
     }

@@ -29,7 +29,7 @@ const LONGEST: usize = 4 << 20;
 /// The variables that a child is given.
 pub(super) type Variables = Vec<(OsString, OsString)>;
 
-/// What an environment is made for.
+/// The build or run that an environment is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     Build { unit: UnitId, id: u64, mode: Mode },
@@ -52,7 +52,7 @@ pub(super) enum Base {
     Pending,
 }
 
-/// What direnv made for a build or a run, or why it did not.
+/// The variables that direnv made for a build or a run, or why it did not.
 pub(super) type Finished = (Purpose, Result<Arc<Variables>, String>);
 
 /// Makes the base of environments.
@@ -119,7 +119,7 @@ impl Environments {
         }
     }
 
-    /// What is there without direnv.
+    /// The variables that are there without direnv.
     pub(super) fn base(&self) -> Arc<Variables> {
         Arc::clone(&self.base)
     }
@@ -173,7 +173,7 @@ impl Environments {
         Ok(Base::Pending)
     }
 
-    /// What has been made since, or can't be made.
+    /// The bases that were made since this was asked last, or that can't be made.
     pub(super) fn finished(&mut self, root: &Path, now: Mono) -> Vec<Finished> {
         let mut finished = Vec::new();
         for at in (0..self.jobs.len()).rev() {
@@ -256,7 +256,7 @@ impl Environments {
         self.jobs.is_empty() && self.killed.is_empty()
     }
 
-    /// What a process waits for, in words.
+    /// The reason why a process waits, if it waits for direnv.
     pub(super) fn reason(&self, unit: UnitId, now: Mono) -> Option<String> {
         let job = self.jobs.iter().find(|job| job.purpose.unit() == unit)?;
         let seconds = now.since(job.began).as_secs();
@@ -318,7 +318,7 @@ pub(super) fn of_process(
     Ok(env)
 }
 
-/// What makes it that of a run: its number, and the marker that it and all it starts are known by. `project` is how
+/// Adds what only a run has: its number, and the marker that it and all it starts are known by. `project` is how
 /// markers of the project begin.
 pub(super) fn mark_run(env: &mut Environment, process: &Process, project: &str, run: u64) {
     env.insert("BPM_RUN".into(), run.to_string().into());
@@ -326,7 +326,7 @@ pub(super) fn mark_run(env: &mut Environment, process: &Process, project: &str, 
     env.insert(proc::MARKER.into(), marker.into());
 }
 
-/// What makes it that of a build.
+/// Adds the marker of a build.
 pub(super) fn mark_build(env: &mut Environment, process: &Process, project: &str, build: u64) {
     let marker = format!("{project}/{}/b{build}", process.name);
     env.insert(proc::MARKER.into(), marker.into());

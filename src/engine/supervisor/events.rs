@@ -1,4 +1,4 @@
-//! What happened, in words: in bpm's own log, and as events for those who read the snapshot.
+//! Events, in words: in bpm's own log, and as events for those who read the snapshot.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

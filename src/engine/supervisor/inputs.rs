@@ -11,7 +11,7 @@ use crate::os::inbox::Inbox;
 use crate::os::poll::{self, Until};
 use crate::os::reap::Signals;
 
-/// What came in.
+/// One thing that came in.
 #[derive(Debug)]
 pub(super) enum Input {
     Signal(Signal),
@@ -38,7 +38,7 @@ pub(super) enum Signal {
     Upgrade,
 }
 
-/// Whose descriptor it is.
+/// The part that a descriptor belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Presence,

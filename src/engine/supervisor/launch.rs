@@ -225,7 +225,7 @@ impl Supervisor {
     /// Opens all sockets that can be opened before anything is built: connections wait from then on.
     pub(super) fn hold_all_sockets(&mut self) {
         for (id, wanted) in self.wanted_sockets() {
-            // What can't be had now (a port in use) is said at the start as well.
+            // A socket that can't be had now (a port in use) is reported at the start as well.
             if let Err(why) = self.sockets.hold(id, &wanted, self.setup.umask) {
                 let name = self.units.process(id).map(|p| p.name.clone());
                 let name = name.unwrap_or_default();

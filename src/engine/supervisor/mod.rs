@@ -86,7 +86,7 @@ pub struct Setup {
     pub idle_shutdown: Option<Duration>,
     /// The bpm before did not end in order: it may have left processes.
     pub killed_before: bool,
-    /// What names this bpm.
+    /// The names of this bpm.
     pub identity: Identity,
     /// bpm's own log.
     pub logger: Arc<dyn Logger>,

@@ -211,7 +211,7 @@ impl Supervisor {
         };
         let fresh = facts.filter(|f| f.generation.is_some_and(|g| g > before.generation));
         let stopped = self.runs.stopped(id);
-        // What was rolled back long before this order, and goes on, is just the old run.
+        // A run that was rolled back long before this order, and goes on, is just the old run.
         let rolled_back = failed && fresh.is_some_and(|f| f.rolled_back);
         let reason = outcome.as_ref().err().map(|why| match (why, exit) {
             (Why::Ended(_), Some(exit)) => {
@@ -234,9 +234,7 @@ impl Supervisor {
             tail: self.tail(id, unit, outcome, exit),
             exit: exit.cloned(),
             build,
-            signalled: stopped.signalled,
-            killed: stopped.killed,
-            leftovers: stopped.leftovers,
+            stopped,
             took,
         }
     }

@@ -108,7 +108,7 @@ impl Supervisor {
             };
             let order = match known {
                 None if process.autostart => Order::Start,
-                // What somebody stopped stays stopped.
+                // A process that somebody stopped stays stopped.
                 Some(_) if diff.changed.contains(&process.name) && facts.wanted => Order::Restart {
                     mode: facts.mode,
                     build: true,

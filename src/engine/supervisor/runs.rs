@@ -9,6 +9,7 @@ use crate::base::clock::{Mono, Wall, human};
 use crate::base::logger::Level;
 use crate::base::table::{Set, Table};
 use crate::config::{self, Kind, Process, Restart};
+use crate::engine::handle::Stopped;
 use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::clip;
 use crate::lifecycle::{Event, RunKey, UnitId};
@@ -136,7 +137,7 @@ impl RunRecord {
 struct Exit {
     view: ExitView,
     success: bool,
-    /// What it leaves running lives until bpm ends; its capture goes on by itself.
+    /// Processes that it leaves running live until bpm ends; its capture goes on by itself.
     leaves: bool,
 }
 
@@ -147,14 +148,6 @@ fn is_success(end: End, process: &Process) -> bool {
         End::Signal { number, .. } => (None, Some(number)),
     };
     config::is_success(&process.success, code, signal)
-}
-
-/// What is known of the end of a run, for the answer to the order that ended it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Stopped {
-    pub(super) signalled: bool,
-    pub(super) killed: usize,
-    pub(super) leftovers: Vec<(i32, String)>,
 }
 
 /// A run that was sent its stop signal; processes of it that came to us were not yet.
@@ -268,7 +261,7 @@ impl Runs {
         let signalled = std::mem::take(&mut self.signalled);
         for (orphan, of) in self.orphans(known) {
             let run = signalled.iter().find(|s| of == Some(s.key));
-            // What is in the group has had it.
+            // The group has had it.
             if let Some(run) = run.filter(|run| Some(orphan.pgid) != run.group) {
                 orphan.stop(run.signal);
             }
@@ -308,7 +301,7 @@ impl Runs {
         }
     }
 
-    /// What the end of its runs took.
+    /// The end of its runs so far.
     pub(super) fn stopped(&self, unit: UnitId) -> Stopped {
         self.stopped.get(&unit).cloned().unwrap_or_default()
     }
@@ -337,7 +330,7 @@ impl Runs {
             return false;
         };
         record.death = Some(death);
-        // What it wrote is in the pipes: the lifecycle hears of its end once it is in the log.
+        // Its last output is in the pipes: the lifecycle hears of its end once it is in the log.
         record.capture.leader_exited();
         true
     }
@@ -406,7 +399,7 @@ impl Runs {
         gone
     }
 
-    /// What came to us when its parent ended, and whose it was: by its group, else by its marker. `known` are
+    /// Processes that came to us when their parents ended, each with its run: by its group, else by its marker. `known` are
     /// the children that bpm started.
     fn orphans(&self, known: &Set<i32>) -> Vec<Orphan> {
         let of = |p: &Proc| match self.by_pid.get(&p.pgid) {

@@ -99,7 +99,7 @@ impl Sockets {
         held.any(|h| matches!(&h.address, Listen::Tcp(at) if at.port() == port))
     }
 
-    /// What a process gets as descriptors 3 and on.
+    /// The descriptors 3 and on of a process.
     pub(super) fn of(&self, unit: UnitId) -> Vec<BorrowedFd<'_>> {
         self.held
             .get(&unit)

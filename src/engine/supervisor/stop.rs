@@ -10,8 +10,8 @@ use crate::os::proc::{self, Proc};
 
 use super::{Phase, Supervisor};
 
-/// What tasks have left running on purpose has this long to end, when bpm does; so has what a killed bpm left and
-/// the configuration does not know.
+/// Processes that tasks have left running on purpose have this long to end, when bpm does; so have those that a killed
+/// bpm left and the configuration does not know.
 const LEFT_BY_TASKS: Duration = Duration::from_secs(5);
 /// After this time, what survives KILL is named and left behind.
 const GIVE_UP: Duration = Duration::from_secs(2);
@@ -26,7 +26,7 @@ pub(super) enum Sweep {
     Killed,
 }
 
-/// What a bpm that was killed has left.
+/// A process that a killed bpm has left.
 struct Leftover {
     proc: Proc,
     command: String,
@@ -165,7 +165,7 @@ impl Supervisor {
             let left = began.after(*timeout).since(Mono::now());
             if !matches!(group::wait_gone(proc.pid, proc.start, left), Ok(true)) {
                 proc.signal(libc::SIGKILL);
-                // What survives that as well is the kernel's business.
+                // A process that survives that as well is held by the kernel.
                 let _ = group::wait_gone(proc.pid, proc.start, GIVE_UP);
             }
         }

@@ -1,4 +1,4 @@
-//! What bpm itself does by time.
+//! Things that bpm itself does by time.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ impl Timers {
         every.chain(self.trim_at).min()
     }
 
-    /// What is due now.
+    /// All that is due now.
     pub(super) fn due(&mut self, now: Mono) -> Vec<Due> {
         let mut due = Vec::new();
         if self.heartbeat.is_due(now) {

@@ -28,7 +28,7 @@ pub(super) struct Unit {
     pub(super) counters: Counters,
     /// Of builds that can still be started.
     pub(super) artifacts: Table<u64, (Mode, Artifact)>,
-    /// What was published last.
+    /// Its view as it was published last.
     pub(super) view: Option<Arc<UnitView>>,
     /// Something besides the lifecycle's facts changed since.
     pub(super) changed: bool,
@@ -93,7 +93,7 @@ impl Unit {
         }
     }
 
-    /// What others see of it.
+    /// The view that others have of it.
     pub(super) fn view(&self, facts: Facts, run: Option<u64>, port: Option<u16>) -> UnitView {
         let process = &self.process;
         UnitView {

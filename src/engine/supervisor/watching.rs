@@ -35,13 +35,13 @@ struct RestartThrottle {
     /// How many of them in a row by the same file.
     same: u32,
     path: String,
-    /// What was counted last.
+    /// The work that was counted last.
     seen: Option<Work>,
     /// When the next one is due, and the file.
     held: Option<(Mono, String)>,
 }
 
-/// What follows from a change.
+/// A decision about a change.
 enum Verdict {
     Restart,
     /// A restart is due later, after this time.
@@ -98,7 +98,7 @@ impl FileWatch {
         held.chain(quiet).min()
     }
 
-    /// What to wait for.
+    /// The descriptor to wait for.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.watcher.as_ref().map(AsFd::as_fd)
     }
@@ -201,7 +201,7 @@ impl Supervisor {
         }
     }
 
-    /// What begins now sees all that has changed until now: it is not done once more for that.
+    /// A build or start that begins now sees all changes until now: it is not repeated for them.
     pub(super) fn changes_are_seen(&mut self, unit: UnitId) {
         let Some(watcher) = &mut self.watch.watcher else {
             return;
@@ -216,7 +216,7 @@ impl Supervisor {
         let Some(facts) = self.lives.fleet.facts(unit) else {
             return;
         };
-        // What somebody stopped stays stopped; a task runs again, as if asked.
+        // A process that somebody stopped stays stopped; a task runs again, as if asked.
         if !facts.wanted || facts.state == State::Stopped || self.phase != Phase::Working {
             return;
         }

@@ -9,6 +9,7 @@ use bpm::engine::handle::Done;
 use bpm::engine::handle::Reloaded;
 use bpm::engine::handle::Reply;
 use bpm::engine::handle::Request;
+use bpm::engine::handle::Stopped;
 use bpm::engine::snapshot::{BuildState, State};
 use bpm::lifecycle::Order;
 use bpm::server::service::Answer;
@@ -361,8 +362,11 @@ fn start_and_stop_say_what_they_found() {
 
     let stopped = Done {
         ok: false,
-        killed: 2,
-        leftovers: vec![(99, "sh -c sleep".into())],
+        stopped: Stopped {
+            signalled: true,
+            killed: 2,
+            leftovers: vec![(99, "sh -c sleep".into())],
+        },
         reason: Some("a process can't be killed".into()),
         ..good("web")
     };
@@ -391,7 +395,7 @@ fn start_and_stop_say_what_they_found() {
     );
 
     let asleep = Done {
-        signalled: false,
+        stopped: Stopped::default(),
         ..good("web")
     };
     let (_, answer) = stage.order(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bpm::base::clock::{Mono, Wall};
 use bpm::base::logger::Logger;
 use bpm::config::{Kind, Mode};
-use bpm::engine::handle::{Command, Done, Handle, Identity, Reply, Request};
+use bpm::engine::handle::{Command, Done, Handle, Identity, Reply, Request, Stopped};
 use bpm::engine::snapshot::{
     BuildError, BuildErrors, BuildState, BuildView, EventView, ExitView, Snapshot, SnapshotCell,
     State, UnitView,
@@ -372,9 +372,10 @@ pub(crate) fn good(name: &str) -> Done {
         rolled_back: false,
         exit: None,
         tail: Vec::new(),
-        signalled: true,
-        killed: 0,
-        leftovers: Vec::new(),
+        stopped: Stopped {
+            signalled: true,
+            ..Stopped::default()
+        },
         took: Duration::from_millis(3_300),
     }
 }
