@@ -272,8 +272,10 @@ impl LogProbe {
             // There may be more; the others have their turn before.
             self.waker.wake();
         }
-        let mut lines = pulled.lines.into_iter().filter(|l| l.run == self.log.run);
-        let line = lines.find(|l| self.regex.is_match(head(&l.text, LONGEST_LINE)))?;
+        let still = self.log.log.still(Some(self.log.run));
+        let mut lines = pulled.lines.into_iter().chain(still);
+        let line = lines
+            .find(|l| l.run == self.log.run && self.regex.is_match(head(&l.text, LONGEST_LINE)))?;
         Some(Ok(format!("the line {:?}", head(&line.text, 200))))
     }
 }

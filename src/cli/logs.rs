@@ -167,9 +167,9 @@ impl View<'_> {
         let mut found: Vec<(String, Value)> = Vec::new();
         let mut params = params.clone();
         params["follow"] = false.into();
-        // One more, since an unfinished line comes when it is finished to who stays for it.
+        // Two more, one for each stream: a follower gets an unfinished line when it ends.
         let stays = self.call.has("follow") && matches!(source, Source::Daemon(_));
-        params["lines"] = self.lines.saturating_add(u64::from(stays)).into();
+        params["lines"] = self.lines.saturating_add(2 * u64::from(stays)).into();
         let mut notes = String::new();
         let result = source.past(&params, &mut |message| {
             let params = &message["params"];
@@ -187,7 +187,10 @@ impl View<'_> {
         let next = result["next"].as_object().cloned().unwrap_or_default();
         if stays {
             let done = |process: &str| next.get(process).and_then(Value::as_u64);
-            found.retain(|(process, line)| line["seq"].as_u64() <= done(process));
+            found.retain(|(process, line)| {
+                let seq = line["seq"].as_u64();
+                seq.is_some() && seq <= done(process)
+            });
         }
         let found = by_time(found);
         let all = usize::try_from(self.lines).unwrap_or(usize::MAX);

@@ -1,7 +1,7 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! Whole lines of one output of one run, with their numbers and times: what memory and disk both
-//! hand to a search, and the walk over them.
+//! Lines of one output of one run, with their numbers and times, as memory and disk both give them to a
+//! search; and the iteration over them.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,30 +13,30 @@ use crate::log::stream::Stream;
 /// A line ends here at the latest (spec: supervision, Logs).
 pub const MAX_LINE: usize = 64 << 10;
 
-/// These bytes of a line are a piece of a longer one, which goes on in the next.
+/// These bytes are a piece of a longer line, which goes on in the next.
 pub fn is_piece(line: &[u8]) -> bool {
     line.len() >= MAX_LINE && !line.ends_with(b"\n")
 }
 
-/// Where lines end in bytes that were just added to an unfinished one.
+/// The ends of lines in bytes that were added to an unfinished one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut {
-    /// Pieces of [`MAX_LINE`] bytes, from where the unfinished line begins.
+    /// Pieces of [`MAX_LINE`] bytes, from the start of the unfinished line on.
     pub pieces: usize,
-    /// Newlines, which end the lines behind them.
+    /// Newlines, which end the lines behind the pieces.
     pub newlines: u64,
-    /// Where the last newline ends in the new bytes; zero: there is none.
+    /// The place behind the last newline in the new bytes; zero: there is none.
     pub end: usize,
 }
 
 impl Cut {
-    /// Lines that end.
+    /// The number of lines that end.
     pub(crate) fn lines(&self) -> u64 {
         self.pieces as u64 + self.newlines
     }
 }
 
-/// Cuts `new`, at most 64 KiB, behind so many bytes of an unfinished line.
+/// Cuts `new`, at most 64 KiB, behind an unfinished line of that many bytes.
 pub(crate) fn cut(unfinished: usize, new: &[u8]) -> Cut {
     let (first, last) = (memchr(b'\n', new), memrchr(b'\n', new));
     // Only the line that was begun earlier can be too long.
@@ -52,7 +52,7 @@ pub(crate) fn cut(unfinished: usize, new: &[u8]) -> Cut {
     }
 }
 
-/// Where the `nth` line (from 0) begins.
+/// The start of the `nth` line (from 0).
 pub(crate) fn nth_line(bytes: &[u8], nth: u64) -> usize {
     match nth {
         0 => 0,
@@ -62,16 +62,16 @@ pub(crate) fn nth_line(bytes: &[u8], nth: u64) -> usize {
     }
 }
 
-/// Lines that came one after another from one stream, at one time, with numbers in a row.
+/// Lines that came one after another from one stream, at one time, with consecutive numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
     /// The number of its first line.
     pub first: u64,
     /// When its last byte came.
     pub at: Wall,
-    /// Where it ends in its block; it begins where the one before it ends.
+    /// Its end in its block; it begins at the end of the one before it.
     pub end: u32,
-    /// How many lines; never zero.
+    /// The number of its lines; never zero.
     pub lines: u32,
 }
 
@@ -82,8 +82,9 @@ impl Chunk {
     }
 }
 
-/// Bytes of whole lines, cut into chunks. Every line ends with a newline, but for the last one of a
-/// chunk: that may be a piece of [`MAX_LINE`] bytes, or what a run left unfinished.
+/// Bytes of lines, cut into chunks. Every line ends with a newline, but for the last one of a chunk: that
+/// may be a piece of [`MAX_LINE`] bytes, or what a run left unfinished. Behind the last chunk lies the line
+/// that is not finished yet.
 #[derive(Debug, Default)]
 pub struct Block {
     bytes: Vec<u8>,
@@ -92,10 +93,10 @@ pub struct Block {
     plain: OnceLock<bool>,
 }
 
-/// Where a line is in a [`StreamSlice`].
+/// The place of a line in a [`StreamSlice`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At {
-    /// Its number.
+    /// The line's number.
     pub seq: u64,
     pub(crate) block: usize,
     pub(crate) chunk: usize,
@@ -104,8 +105,7 @@ pub struct At {
 }
 
 impl Block {
-    /// A block of these bytes (what lies behind the last chunk is no part of it) in these chunks, which
-    /// are in order.
+    /// A block of these bytes in these chunks, which are in order.
     pub fn new(bytes: Vec<u8>, chunks: Vec<Chunk>) -> Self {
         let lines = chunks.iter().map(|c| u64::from(c.lines)).sum();
         Self {
@@ -116,9 +116,14 @@ impl Block {
         }
     }
 
-    /// Its lines' bytes.
+    /// The bytes of its lines.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.end()]
+    }
+
+    /// The unfinished line behind them.
+    pub(crate) fn unfinished(&self) -> &[u8] {
+        &self.bytes[self.end()..]
     }
 
     /// Its chunks.
@@ -126,7 +131,7 @@ impl Block {
         &self.chunks
     }
 
-    /// How many lines.
+    /// The number of its lines.
     pub fn lines(&self) -> u64 {
         self.lines
     }
@@ -141,52 +146,48 @@ impl Block {
         self.chunks.last().map_or(0, Chunk::last)
     }
 
-    /// No escape sequence in it. Looked for once.
+    /// It has no escape sequence. Searched for once.
     pub fn is_plain(&self) -> bool {
         *self
             .plain
             .get_or_init(|| memchr(0x1b, self.bytes()).is_none())
     }
 
-    /// Memory that it holds, bytes.
+    /// The memory that it holds, bytes.
     pub fn held(&self) -> usize {
         self.bytes.capacity() + self.chunks.capacity() * size_of::<Chunk>()
     }
 
+    /// The size of its buffer.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// Its buffer, to be used again.
-    pub fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_buffer(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Where its lines end in its buffer.
-    pub fn end(&self) -> usize {
+    /// Bytes that fit into its buffer still.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity() - self.bytes.len()
+    }
+
+    /// The end of its lines in its buffer.
+    pub(crate) fn end(&self) -> usize {
         self.chunks.last().map_or(0, |c| c.end as usize)
     }
 
-    /// The size of its buffer.
-    pub fn size(&self) -> usize {
-        self.bytes.len()
+    /// Appends bytes to the unfinished line, within [`Block::room`].
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len() <= self.room());
+        self.bytes.extend_from_slice(bytes);
     }
 
-    /// Its buffer: its lines, and what lies behind them.
-    pub(crate) fn buffer(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Its buffer from there on, for writing; never before [`Block::end`].
-    pub(crate) fn buffer_from(&mut self, from: usize) -> &mut [u8] {
-        debug_assert!(from >= self.end());
-        &mut self.bytes[from..]
-    }
-
-    /// What lies between its end and the chunk's end is lines as well: of the last chunk, where
-    /// nothing tells them apart.
+    /// The bytes up to the end of this chunk are lines now.
     pub(crate) fn push(&mut self, chunk: Chunk) {
         self.lines += u64::from(chunk.lines);
-        let terminated = self
-            .end()
-            .checked_sub(1)
-            .is_none_or(|at| self.bytes[at] == b'\n');
+        let terminated = self.bytes().last().is_none_or(|byte| *byte == b'\n');
         match self.chunks.last_mut() {
             Some(last) if last.last() + 1 == chunk.first && last.at == chunk.at && terminated => {
                 last.end = chunk.end;
@@ -196,16 +197,16 @@ impl Block {
         }
     }
 
-    /// No more will be written; `tight`: the rest of the buffer is given back, if that is worth a copy.
+    /// Nothing more is written to it; `tight`: the rest of the buffer is released, if that is worth a copy.
     pub(crate) fn close(&mut self, tight: bool) {
+        self.bytes.truncate(self.end());
         self.chunks.shrink_to_fit();
-        if tight && self.end() < self.bytes.len() / 2 {
-            self.bytes.truncate(self.end());
+        if tight && self.bytes.len() < self.capacity() / 2 {
             self.bytes.shrink_to_fit();
         }
     }
 
-    /// A copy of the chunks with numbers above `floor`, and of what lies behind them as `tail`.
+    /// A copy of the chunks with numbers above `floor`, and of the unfinished line as `tail`.
     pub(crate) fn copy_above(&self, floor: u64, tail: Option<Chunk>) -> Self {
         let below = self.chunks.partition_point(|c| c.last() <= floor);
         let start = self.start_of(below);
@@ -220,42 +221,27 @@ impl Block {
         Self::new(self.bytes[start..end].to_vec(), chunks)
     }
 
-    /// A copy of its lines with numbers above `floor`.
-    fn copy_from(&self, floor: u64) -> Self {
-        let mut copy = self.copy_above(floor, None);
-        if let Some(chunk) = copy.chunks.first_mut().filter(|c| c.first <= floor) {
-            let hidden = floor + 1 - chunk.first;
-            let start = nth_line(&copy.bytes[..chunk.end as usize], hidden);
-            copy.bytes.drain(..start);
-            chunk.first += hidden;
-            chunk.lines -= hidden as u32;
-            copy.lines -= hidden;
-            copy.chunks.iter_mut().for_each(|c| c.end -= start as u32);
-        }
-        copy
-    }
-
-    /// Where a chunk begins.
-    pub(crate) fn start_of(&self, chunk: usize) -> usize {
+    /// The start of a chunk.
+    fn start_of(&self, chunk: usize) -> usize {
         match chunk {
             0 => 0,
             n => self.chunks[n - 1].end as usize,
         }
     }
 
-    /// Lines from this number on.
-    pub(crate) fn lines_from(&self, seq: u64) -> u64 {
-        self.lines - self.lines_up_to(seq - 1)
+    /// The number of its lines with numbers in this range.
+    pub(crate) fn lines_within(&self, after: u64, through: u64) -> u64 {
+        self.lines_up_to(through)
+            .saturating_sub(self.lines_up_to(after))
     }
 
-    /// Lines with a number of at most `floor`.
+    /// The number of its lines with numbers of at most `floor`.
     pub(crate) fn lines_up_to(&self, floor: u64) -> u64 {
         if self.last() <= floor {
             return self.lines;
         }
-        self.chunks
-            .iter()
-            .take_while(|c| c.first <= floor)
+        let below = self.chunks.iter().take_while(|c| c.first <= floor);
+        below
             .map(|c| (floor - c.first + 1).min(u64::from(c.lines)))
             .sum()
     }
@@ -294,12 +280,10 @@ impl Block {
     }
 }
 
-/// The blocks of one stream of one run, in order; of them only what is above a number.
+/// The blocks of one stream of one run, in order; of them only the lines above a number.
 #[derive(Debug, Clone)]
 pub struct StreamSlice {
-    /// The run.
     pub run: u64,
-    /// The stream.
     pub stream: Stream,
     blocks: Vec<Arc<Block>>,
     floor: u64,
@@ -315,20 +299,6 @@ impl StreamSlice {
             blocks,
             floor: 0,
         }
-    }
-
-    /// Its blocks, taken.
-    pub(crate) fn into_blocks(self) -> Vec<Arc<Block>> {
-        self.blocks
-    }
-
-    /// Its blocks, without what is hidden.
-    pub(crate) fn visible(&self) -> Vec<Arc<Block>> {
-        let mut blocks = self.blocks.clone();
-        if let Some(first) = blocks.first_mut().filter(|b| b.first() <= self.floor) {
-            *first = Arc::new(first.copy_from(self.floor));
-        }
-        blocks
     }
 
     /// Hides the lines up to this number.
@@ -350,14 +320,13 @@ impl StreamSlice {
         }
     }
 
-    /// Lines that are not hidden.
-    pub fn lines(&self) -> u64 {
-        let all: u64 = self.blocks.iter().map(|b| b.lines()).sum();
-        let hidden = self.blocks.first().map_or(0, |b| b.lines_up_to(self.floor));
-        all - hidden
+    /// The number of its lines up to this one, without those that are hidden.
+    pub fn lines_up_to(&self, through: u64) -> u64 {
+        let within = |block: &Arc<Block>| block.lines_within(self.floor, through);
+        self.blocks.iter().map(within).sum()
     }
 
-    /// Its first number that is not hidden; one before it may have been left out.
+    /// The lowest number that is not hidden; the first line's may be higher.
     pub(crate) fn first(&self) -> Option<u64> {
         self.blocks.first().map(|b| b.first().max(self.floor + 1))
     }
@@ -380,12 +349,6 @@ impl StreamSlice {
         let chunk = block.chunks().partition_point(|c| c.last() <= seq);
         let first = block.chunks()[chunk].first;
         Some(block.line(index, chunk, (seq + 1).saturating_sub(first)))
-    }
-
-    /// The first line of a block that is not the first.
-    pub(crate) fn first_of(&self, block: usize) -> Option<At> {
-        let found = self.blocks.get(block)?;
-        Some(found.line(block, 0, 0))
     }
 
     /// The last line with a number below `seq`.
@@ -452,56 +415,56 @@ impl StreamSlice {
     }
 }
 
-/// Walks over the lines of all lanes in the order of their numbers.
+/// The lines of several slices in the order of their numbers.
 #[derive(Debug)]
 pub struct MergeIter<'a> {
-    lanes: &'a [StreamSlice],
+    slices: &'a [StreamSlice],
     heads: Vec<Option<At>>,
     forward: bool,
 }
 
 impl<'a> MergeIter<'a> {
     /// Up from the first line above `seq`.
-    pub fn up(lanes: &'a [StreamSlice], seq: u64) -> Self {
+    pub fn up(slices: &'a [StreamSlice], seq: u64) -> Self {
         Self {
-            lanes,
-            heads: lanes.iter().map(|l| l.first_after(seq)).collect(),
+            slices,
+            heads: slices.iter().map(|l| l.first_after(seq)).collect(),
             forward: true,
         }
     }
 
     /// Down from the last line below `seq`.
-    pub fn down(lanes: &'a [StreamSlice], seq: u64) -> Self {
+    pub fn down(slices: &'a [StreamSlice], seq: u64) -> Self {
         Self {
-            lanes,
-            heads: lanes.iter().map(|l| l.last_before(seq)).collect(),
+            slices,
+            heads: slices.iter().map(|l| l.last_before(seq)).collect(),
             forward: false,
         }
     }
 }
 
 impl Iterator for MergeIter<'_> {
-    /// The lane's index, and the line.
+    /// The slice's index, and the line.
     type Item = (usize, At);
 
     fn next(&mut self) -> Option<Self::Item> {
         let heads = self.heads.iter().enumerate();
-        let known = heads.filter_map(|(lane, head)| head.map(|at| (lane, at)));
-        let (lane, at) = if self.forward {
+        let known = heads.filter_map(|(slice, head)| head.map(|at| (slice, at)));
+        let (slice, at) = if self.forward {
             known.min_by_key(|(_, at)| at.seq)
         } else {
             known.max_by_key(|(_, at)| at.seq)
         }?;
-        self.heads[lane] = if self.forward {
-            self.lanes[lane].next(&at)
+        self.heads[slice] = if self.forward {
+            self.slices[slice].next(&at)
         } else {
-            self.lanes[lane].prev(&at)
+            self.slices[slice].prev(&at)
         };
-        Some((lane, at))
+        Some((slice, at))
     }
 }
 
-/// What tests of logs share.
+/// Shared by tests.
 #[cfg(test)]
 pub(crate) mod testing {
     /// A small generator (xorshift64).

@@ -1,65 +1,72 @@
-//! Reads what all runs print into their logs: one thread, which parses nothing, waits in epoll(7) for
-//! all pipes and reads from those that have something, one read each in turn.
+//! Reads the output of all runs into their logs: one thread, which parses nothing, waits in epoll(7) for all
+//! pipes and reads from those that have something, in turn.
 //!
-//! Not a thread for each: its stack and what the allocator keeps for it are two thirds of the memory of
-//! an idle process then, and twenty that print a line each millisecond cost four times the CPU.
+//! Not a thread for each: its stack and the memory that the allocator keeps for it are two thirds of the memory
+//! of an idle process then, and twenty that print a line each millisecond cost four times the CPU.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::Builder;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::read;
 
 use crate::base::clock::Mono;
-use crate::base::table::Table;
-use crate::log::store::Log;
+use crate::log::block::MAX_LINE;
+use crate::log::pipes::{Pipe, Pipes};
+use crate::log::store::{Log, STILL};
 use crate::log::stream::Stream;
 use crate::os::fds::set_nonblocking;
+use crate::os::inbox::Inbox;
 
-/// Enough for what this thread does, and for who is told of something by it; what is never touched
-/// costs nothing.
+/// Enough for this thread and the hooks that it calls; pages that are never touched cost nothing.
 const STACK: usize = 256 << 10;
-/// What a pipe holds where nobody has changed it (pipe(7)).
-const PIPE: usize = 64 << 10;
-/// Lines that come one by one are read so often at most: a thousand a second from each of 20
-/// processes cost a hundredth of a core then, and a follower sees them within 10 ms.
+/// Bytes that are read at once: of half as many, a gigabyte costs a tenth more CPU.
+const MOST_READ: usize = 2 * MAX_LINE;
+/// The interval in which lines that come one by one are read: a thousand a second from each of 20 processes
+/// cost a hundredth of a core then, and a follower sees them within 10 ms.
 const PAUSE: Duration = Duration::from_millis(6);
 /// Reads that follow each other within this time are lines one by one ...
 const CLOSE: Duration = Duration::from_millis(3);
-/// ... once there were so many in a row: a line after silence is never held back.
+/// ... once there were that many in a row: a line after silence is never held back.
 const MANY: u8 = 8;
-/// Who prints without end while nobody else does is read so often before others are looked for.
+/// Reads in a row from a process that prints without end while no other prints.
 const ALONE: usize = 4;
-/// Full reads in a row after which a pipe is made wider, once; and the bytes that it holds then.
-const FLOOD: u8 = 16;
-const WIDE: i32 = 256 << 10;
-/// A read of so much is no line by itself: its writer may be waiting for room.
+/// A read of that many bytes is no line by itself: its writer may be waiting for room.
 const MUCH: usize = 16 << 10;
 
-/// The waker's token; those of pipes are twice their reader's number, and one more for standard error.
-const BELL: u64 = 0;
+/// The inbox's token; those of pipes are twice their output's number, and one more for standard error.
+const INBOX: u64 = 0;
 
-/// Called once when what the leader had written at its end is in the log.
+/// Called once when the log has all that the leader had written at its end.
 pub type OnDrained = Box<dyn FnOnce() + Send>;
 
 /// The thread that reads the output of all runs.
-#[derive(Debug)]
 pub struct Captures {
-    shared: Arc<Shared>,
+    epoll: Arc<Epoll>,
+    inbox: Arc<Inbox<(u64, Order)>>,
+    /// The number of the last output.
+    last: AtomicU64,
+    pipes: Arc<Pipes>,
 }
 
-/// The reading of one run's output. Dropped, it goes on until both pipes are at their end, and tells
-/// nobody.
-#[derive(Debug)]
-pub struct CaptureLoop {
-    shared: Arc<Shared>,
+/// The reading of one run's output. Dropped, it goes on until both pipes are at their end, and calls nobody.
+pub struct Capture {
+    inbox: Arc<Inbox<(u64, Order)>>,
     number: u64,
+}
+
+/// An order to the thread about one output.
+enum Order {
+    Read(Box<Output>),
+    Exited,
+    Detach,
 }
 
 impl Captures {
@@ -68,25 +75,33 @@ impl Captures {
     /// # Errors
     /// No descriptor or no thread is to be had.
     pub fn new() -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            waker: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            inbox: Mutex::default(),
-        });
-        shared
-            .epoll
-            .add(&shared.waker, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-        let hands = Hands {
-            shared: Arc::clone(&shared),
-            readers: Table::default(),
+        let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        let inbox = Inbox::new()?;
+        epoll.add(&*inbox, EpollEvent::new(EpollFlags::EPOLLIN, INBOX))?;
+        let thread = CaptureLoop {
+            epoll: Arc::clone(&epoll),
+            inbox: Arc::clone(&inbox),
+            outputs: BTreeMap::new(),
+            buffer: vec![0; MOST_READ],
             dense: Vec::new(),
             tick: Mono::default(),
+            unfinished: VecDeque::new(),
         };
-        Builder::new()
-            .name("pump".into())
+        std::thread::Builder::new()
+            .name("capture".into())
             .stack_size(STACK)
-            .spawn(move || hands.run())?;
-        Ok(Self { shared })
+            .spawn(move || thread.run())?;
+        Ok(Self {
+            epoll,
+            inbox,
+            last: AtomicU64::new(0),
+            pipes: Pipes::new(),
+        })
+    }
+
+    /// The pipes that are read.
+    pub fn pipes(&self) -> &Pipes {
+        &self.pipes
     }
 
     /// Starts reading. Both descriptors become non-blocking.
@@ -100,117 +115,81 @@ impl Captures {
         stdout: OwnedFd,
         stderr: OwnedFd,
         on_drained: OnDrained,
-    ) -> io::Result<CaptureLoop> {
+    ) -> io::Result<Capture> {
         for fd in [&stdout, &stderr] {
             set_nonblocking(fd, true)?;
         }
-        let epoll = &self.shared.epoll;
-        // Who is woken by a pipe that it does not know yet waits for this lock.
-        let mut inbox = self.shared.inbox();
-        inbox.last += 1;
-        let number = inbox.last;
-        epoll.add(&stdout, event(number, Stream::Stdout, true))?;
-        if let Err(e) = epoll.add(&stderr, event(number, Stream::Stderr, true)) {
-            let _ = epoll.delete(&stdout);
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        // Nothing but its end is reported of a pipe until the thread knows it.
+        self.epoll
+            .add(&stdout, event(number, Stream::Stdout, false))?;
+        if let Err(e) = self
+            .epoll
+            .add(&stderr, event(number, Stream::Stderr, false))
+        {
+            let _ = self.epoll.delete(&stdout);
             return Err(e.into());
         }
-        let reader = Reader {
+        let output = Output {
             number,
             log,
             run,
             lanes: [stdout, stderr].map(|fd| {
                 Some(Lane {
-                    fd,
+                    pipe: self.pipes.add(fd),
                     pace: Pace::default(),
+                    unfinished: None,
+                    queued: false,
                 })
             }),
             on_drained: Some(on_drained),
-            alone: false,
+            detached: false,
         };
-        inbox.orders.push((number, Order::Read(Box::new(reader))));
-        drop(inbox);
-        self.shared.ring();
-        Ok(CaptureLoop {
-            shared: Arc::clone(&self.shared),
+        // The inbox is never full: a run sends three orders at most.
+        let _ = self.inbox.send((number, Order::Read(Box::new(output))));
+        Ok(Capture {
+            inbox: Arc::clone(&self.inbox),
             number,
         })
     }
 }
 
-impl CaptureLoop {
-    /// The leader has ended: what is in the pipes by now is read, then `on_drained` called. A
-    /// grandchild that holds a pipe delays nothing, and its lines are read on.
+impl Capture {
+    /// The leader has ended: the contents of the pipes are read, then `on_drained` called. A grandchild that
+    /// holds a pipe delays nothing, and its lines are still read.
     pub fn leader_exited(&self) {
-        self.shared.give(self.number, Order::Exited);
+        let _ = self.inbox.send((self.number, Order::Exited));
     }
 }
 
-impl Drop for CaptureLoop {
+impl Drop for Capture {
     fn drop(&mut self) {
-        self.shared.give(self.number, Order::Alone);
+        let _ = self.inbox.send((self.number, Order::Detach));
     }
 }
 
-/// What the thread is told.
-enum Order {
-    Read(Box<Reader>),
-    Exited,
-    Alone,
-}
-
-/// Where the thread is given orders.
-struct Shared {
-    epoll: Epoll,
-    waker: EventFd,
-    inbox: Mutex<Inbox>,
-}
-
-#[derive(Default)]
-struct Inbox {
-    /// The last reader's number.
-    last: u64,
-    orders: Vec<(u64, Order)>,
-}
-
-impl Shared {
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn give(&self, number: u64, order: Order) {
-        self.inbox().orders.push((number, order));
-        self.ring();
-    }
-
-    fn ring(&self) {
-        // Fails only when the waker rings already.
-        let _ = self.waker.write(1);
-    }
-
-    /// All orders up to now. The waker first: one that comes in between rings it again.
-    fn orders(&self) -> Vec<(u64, Order)> {
-        let _ = self.waker.read();
-        std::mem::take(&mut self.inbox().orders)
-    }
-}
-
-impl fmt::Debug for Shared {
+impl fmt::Debug for Captures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
+        f.debug_struct("Captures").finish_non_exhaustive()
     }
 }
 
-/// What epoll calls a pipe.
+impl fmt::Debug for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Capture").field(&self.number).finish()
+    }
+}
+
 fn token_of(number: u64, stream: Stream) -> u64 {
     2 * number + stream as u64
 }
 
-/// The number of the reader, and which of its pipes.
+/// The number of the output, and the stream.
 fn named_by(token: u64) -> (u64, Stream) {
     (token / 2, Stream::ALL[(token % 2) as usize])
 }
 
-/// `armed`: tells of bytes; if not, of the end alone.
+/// `armed`: bytes are reported; if not, the end alone.
 fn event(number: u64, stream: Stream, armed: bool) -> EpollEvent {
     let flags = match armed {
         true => EpollFlags::EPOLLIN,
@@ -219,111 +198,196 @@ fn event(number: u64, stream: Stream, armed: bool) -> EpollEvent {
     EpollEvent::new(flags, token_of(number, stream))
 }
 
-/// What the thread has in hand.
-struct Hands {
-    shared: Arc<Shared>,
-    readers: Table<u64, Box<Reader>>,
-    /// Tokens of pipes that are read when the pause is over, and not when something comes.
+/// The thread's side.
+struct CaptureLoop {
+    epoll: Arc<Epoll>,
+    inbox: Arc<Inbox<(u64, Order)>>,
+    outputs: BTreeMap<u64, Box<Output>>,
+    buffer: Vec<u8>,
+    /// Tokens of pipes that are read at the next tick, and not when something comes.
     dense: Vec<u64>,
-    /// When that is.
     tick: Mono,
+    /// Tokens of pipes that left a line unfinished, and when to check whether it stands still, in this order.
+    unfinished: VecDeque<(Mono, u64)>,
 }
 
-impl Hands {
+impl CaptureLoop {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             // Interrupted; it has no other errors.
-            let count = self.shared.epoll.wait(&mut events, self.patience());
-            for event in &events[..count.unwrap_or(0)] {
+            let count = self.epoll.wait(&mut events, self.patience()).unwrap_or(0);
+            for event in &events[..count] {
                 match event.data() {
-                    BELL => self.obey(),
-                    // Who prints without end while nobody else does needs not be asked for each time.
-                    token => self.attend(token, if count == Ok(1) { ALONE } else { 1 }),
+                    INBOX => self.obey(),
+                    // The others are not asked for each time while none of them prints.
+                    token => self.attend(token, if count == 1 { ALONE } else { 1 }),
                 }
             }
             if !self.dense.is_empty() && Mono::now() >= self.tick {
-                self.collect();
+                self.read_dense();
             }
+            self.report_still();
         }
     }
 
     fn patience(&self) -> EpollTimeout {
-        if self.dense.is_empty() {
+        let tick = (!self.dense.is_empty()).then_some(self.tick);
+        let still = self.unfinished.front().map(|(due, _)| *due);
+        let Some(next) = tick.into_iter().chain(still).min() else {
             return EpollTimeout::NONE;
-        }
+        };
         // Rounded up: a wait that ends before its time would only be repeated.
-        let left = self.tick.since(Mono::now()) + Duration::from_micros(999);
+        let left = next.since(Mono::now()) + Duration::from_micros(999);
         EpollTimeout::try_from(left).unwrap_or(EpollTimeout::ZERO)
     }
 
     fn obey(&mut self) {
-        for (number, order) in self.shared.orders() {
-            match (order, self.readers.get_mut(&number)) {
-                (Order::Read(reader), _) => drop(self.readers.insert(number, reader)),
-                (Order::Exited, Some(reader)) => reader.drain(&self.shared.epoll),
-                (Order::Alone, Some(reader)) => reader.alone = true,
-                (Order::Exited | Order::Alone, None) => {}
+        let mut orders = Vec::new();
+        self.inbox.take(&mut orders);
+        for (number, order) in orders {
+            match (order, self.outputs.get_mut(&number)) {
+                (Order::Read(output), _) => {
+                    for stream in Stream::ALL {
+                        output.arm(stream, &self.epoll, true);
+                    }
+                    self.outputs.insert(number, output);
+                }
+                (Order::Exited, Some(_)) => self.drain(number),
+                (Order::Detach, Some(output)) => output.detached = true,
+                (Order::Exited | Order::Detach, None) => {}
             }
-            self.let_go(number);
+            self.forget_if_done(number);
         }
     }
 
     /// Something came, or nothing comes any more.
     fn attend(&mut self, token: u64, most: usize) {
         let (number, stream) = named_by(token);
-        if !self.readers.has(&number) {
-            // The order to read it is on its way.
-            self.obey();
+        for one in Stream::ALL {
+            let Some(output) = self.outputs.get(&number) else {
+                // The order to read it is on its way.
+                return;
+            };
+            let was_dense = output.is_dense(one);
+            // Lines that the other stream holds back are older than these.
+            if one == stream || was_dense {
+                self.read(number, one, most);
+            }
         }
-        let Some(reader) = self.readers.get_mut(&number) else {
+        self.forget_if_done(number);
+    }
+
+    /// Reads those that are held back.
+    fn read_dense(&mut self) {
+        self.tick = Mono::now().after(PAUSE);
+        for token in std::mem::take(&mut self.dense) {
+            let (number, stream) = named_by(token);
+            if self
+                .outputs
+                .get(&number)
+                .is_some_and(|o| o.is_dense(stream))
+            {
+                self.dense.push(token);
+                self.read(number, stream, 1);
+                self.forget_if_done(number);
+            }
+        }
+    }
+
+    /// Wakes the followers of logs whose unfinished lines stand still.
+    fn report_still(&mut self) {
+        while let Some((due, token)) = self.unfinished.front().copied()
+            && due <= Mono::now()
+        {
+            self.unfinished.pop_front();
+            let (number, stream) = named_by(token);
+            let Some(output) = self.outputs.get_mut(&number) else {
+                continue;
+            };
+            let Some(lane) = &mut output.lanes[stream as usize] else {
+                continue;
+            };
+            lane.queued = false;
+            match lane.unfinished.map(|since| since.after(STILL)) {
+                Some(later) if later > due => {
+                    lane.queued = true;
+                    self.unfinished.push_back((later, token));
+                }
+                Some(_) => output.log.wake(),
+                None => {}
+            }
+        }
+    }
+
+    /// Reads a stream once, or up to `most` times while there is much.
+    fn read(&mut self, number: u64, stream: Stream, most: usize) {
+        let Some(output) = self.outputs.get_mut(&number) else {
             return;
         };
-        for one in Stream::ALL {
-            let before = reader.is_dense(one);
-            // What the other one holds back is older than what came now.
-            if one == stream || before {
-                reader.take_in(one, &self.shared.epoll, most);
-            }
-            let token = token_of(number, one);
-            if !before && reader.is_dense(one) && !self.dense.contains(&token) {
-                if self.dense.is_empty() {
-                    self.tick = Mono::now().after(PAUSE);
-                }
-                self.dense.push(token);
+        let was_dense = output.is_dense(stream);
+        let mut last = 0;
+        for _ in 0..most {
+            last = output
+                .read(stream, &mut self.buffer, &self.epoll)
+                .unwrap_or(0);
+            if last < MUCH {
+                break;
             }
         }
-        self.let_go(number);
+        let Some(lane) = &mut output.lanes[stream as usize] else {
+            return;
+        };
+        lane.pace.note(last);
+        let token = token_of(number, stream);
+        if let Some(since) = lane.unfinished
+            && !std::mem::replace(&mut lane.queued, true)
+        {
+            self.unfinished.push_back((since.after(STILL), token));
+        }
+        let is_dense = lane.pace.is_dense();
+        if is_dense != was_dense {
+            output.arm(stream, &self.epoll, !is_dense);
+        }
+        if is_dense && !self.dense.contains(&token) {
+            if self.dense.is_empty() {
+                self.tick = Mono::now().after(PAUSE);
+            }
+            self.dense.push(token);
+        }
     }
 
-    /// The pause is over.
-    fn collect(&mut self) {
-        let mut tokens = std::mem::take(&mut self.dense);
-        tokens.retain(|token| {
-            let (number, stream) = named_by(*token);
-            let reader = self.readers.get_mut(&number);
-            let Some(reader) = reader.filter(|r| r.is_dense(stream)) else {
-                return false;
-            };
-            reader.take_in(stream, &self.shared.epoll, 1);
-            let dense = reader.is_dense(stream);
-            self.let_go(number);
-            dense
-        });
-        self.dense = tokens;
-        self.tick = Mono::now().after(PAUSE);
+    /// Reads the contents of the pipes, at most what they can hold, since another process may be writing on
+    /// without end; then reports that it did.
+    fn drain(&mut self, number: u64) {
+        let Some(output) = self.outputs.get_mut(&number) else {
+            return;
+        };
+        let Some(on_drained) = output.on_drained.take() else {
+            return;
+        };
+        for stream in Stream::ALL {
+            let lane = output.lanes[stream as usize].as_ref();
+            let mut left = lane.map_or(0, |lane| lane.pipe.size());
+            while left > 0
+                && let Some(count) = output.read(stream, &mut self.buffer, &self.epoll)
+            {
+                left = left.saturating_sub(count.max(1));
+            }
+        }
+        on_drained();
     }
 
-    /// Forgets a reader that has nothing left to do.
-    fn let_go(&mut self, number: u64) {
-        if self.readers.get(&number).is_some_and(|r| r.is_done()) {
-            self.readers.remove(&number);
+    /// Forgets an output that has nothing left to do.
+    fn forget_if_done(&mut self, number: u64) {
+        if self.outputs.get(&number).is_some_and(|o| o.is_done()) {
+            self.outputs.remove(&number);
         }
     }
 }
 
-/// One run.
-struct Reader {
+/// The output of one run.
+struct Output {
     number: u64,
     log: Arc<Log>,
     run: u64,
@@ -331,17 +395,22 @@ struct Reader {
     lanes: [Option<Lane>; 2],
     on_drained: Option<OnDrained>,
     /// Nobody waits for the end of its leader.
-    alone: bool,
+    detached: bool,
 }
 
 struct Lane {
-    fd: OwnedFd,
+    pipe: Pipe,
     pace: Pace,
+    /// The time of the last read, if it left a line unfinished.
+    unfinished: Option<Mono>,
+    /// It is among those that are checked for that.
+    queued: bool,
 }
 
-impl Reader {
+impl Output {
     fn is_done(&self) -> bool {
-        self.lanes.iter().all(Option::is_none) && (self.alone || self.on_drained.is_none())
+        let ended = self.lanes.iter().all(Option::is_none);
+        ended && (self.detached || self.on_drained.is_none())
     }
 
     fn is_dense(&self, stream: Stream) -> bool {
@@ -349,124 +418,66 @@ impl Reader {
         lane.is_some_and(|lane| lane.pace.is_dense())
     }
 
-    /// Reads once, or up to `most` times while there is much; where lines come one by one, all that is
-    /// there.
-    fn take_in(&mut self, stream: Stream, epoll: &Epoll, most: usize) {
-        let before = self.is_dense(stream);
-        let mut count = self.read(stream, epoll).unwrap_or(0);
-        // A small ring takes less at a time than has come in a pause.
-        while before
-            && (1..MUCH).contains(&count)
-            && let Some(more @ 1..) = self.read(stream, epoll)
-        {
-            count += more;
-        }
-        for _ in 1..most {
-            if count < MUCH {
-                break;
-            }
-            let Some(more) = self.read(stream, epoll) else {
-                break;
-            };
-            count = more;
-        }
-        if let Some(lane) = &mut self.lanes[stream as usize] {
-            lane.pace.note(count);
-            if lane.pace.becomes_flood() {
-                // The writer goes on while we read. Not for all pipes: a user has 64 MiB of them
-                // (pipe(7), pipe-user-pages-soft), and beyond that this fails.
-                let _ = fcntl(&lane.fd, FcntlArg::F_SETPIPE_SZ(WIDE));
-            }
-            let dense = lane.pace.is_dense();
-            if dense != before {
-                // Fails only for a descriptor that is not watched.
-                let _ = epoll.modify(&lane.fd, &mut event(self.number, stream, !dense));
-            }
+    /// Whether bytes of a stream are reported.
+    fn arm(&self, stream: Stream, epoll: &Epoll, armed: bool) {
+        if let Some(lane) = &self.lanes[stream as usize] {
+            // Fails only for a descriptor that is not watched.
+            let _ = epoll.modify(&lane.pipe, &mut event(self.number, stream, armed));
         }
     }
 
     /// Reads once. None: there is nothing now, or never again.
-    fn read(&mut self, stream: Stream, epoll: &Epoll) -> Option<usize> {
-        let lane = self.lanes[stream as usize].as_ref()?;
-        // A mistake of ours in one log must not be the end of all.
-        let read = AssertUnwindSafe(|| self.log.read_from(self.run, stream, lane.fd.as_fd()));
-        match catch_unwind(read) {
-            Ok(Ok(count @ 1..)) => Some(count),
-            Ok(Err(e)) if matches!(e.kind(), io::ErrorKind::WouldBlock) => None,
-            Ok(Err(e)) if matches!(e.kind(), io::ErrorKind::Interrupted) => Some(0),
-            // The end; a pipe has no other errors.
-            Ok(Ok(_) | Err(_)) | Err(_) => {
+    fn read(&mut self, stream: Stream, buffer: &mut [u8], epoll: &Epoll) -> Option<usize> {
+        let lane = self.lanes[stream as usize].as_mut()?;
+        let count = match read(&lane.pipe, buffer) {
+            Ok(count @ 1..) => count,
+            Err(Errno::EAGAIN) => return None,
+            Err(Errno::EINTR) => return Some(0),
+            // The end; a pipe has no other errors, and a terminal's is its end.
+            Ok(_) | Err(_) => {
                 self.close(stream, epoll);
-                None
+                return None;
             }
+        };
+        // A mistake of ours in one log must not be the end of all.
+        let append = AssertUnwindSafe(|| self.log.append(self.run, stream, &buffer[..count]));
+        match catch_unwind(append) {
+            Ok(unfinished) => lane.unfinished = unfinished.then(Mono::now),
+            Err(_) => self.close(stream, epoll),
         }
+        Some(count)
     }
 
-    /// Closes a pipe, out of epoll first: that would know it on while a child that is being made has a
-    /// copy of it.
+    /// Closes a pipe, out of epoll first: that would know it on while a child that is being made has a copy
+    /// of it.
     fn close(&mut self, stream: Stream, epoll: &Epoll) {
         if let Some(lane) = self.lanes[stream as usize].take() {
-            let _ = epoll.delete(&lane.fd);
+            let _ = epoll.delete(&lane.pipe);
         }
-    }
-
-    /// Reads what is in the pipes now, at most what they can hold, since somebody else may be
-    /// writing on without end; then tells that it did.
-    fn drain(&mut self, epoll: &Epoll) {
-        let Some(drained) = self.on_drained.take() else {
-            return;
-        };
-        for stream in Stream::ALL {
-            let held = |lane: &Lane| fcntl(&lane.fd, FcntlArg::F_GETPIPE_SZ).ok();
-            let mut left = self.lanes[stream as usize]
-                .as_ref()
-                .and_then(held)
-                .map_or(PIPE, |size| size as usize);
-            while left > 0
-                && let Some(count) = self.read(stream, epoll)
-            {
-                left = left.saturating_sub(count.max(1));
-            }
-        }
-        drained();
     }
 }
 
-/// How the bytes come.
+/// The rhythm in which bytes come.
 #[derive(Debug, Default)]
 struct Pace {
     last: Mono,
     in_a_row: u8,
-    /// Reads of much in a row.
-    much: u8,
-    /// There were as many as make a flood.
-    flooded: bool,
 }
 
 impl Pace {
     fn note(&mut self, count: usize) {
         if count == 0 || count >= MUCH {
             self.in_a_row = 0;
-            self.much = self.much.saturating_add(u8::from(count > 0));
-            return;
+        } else if !self.is_dense() {
+            let now = Mono::now();
+            let close = now.since(self.last) < CLOSE;
+            self.last = now;
+            self.in_a_row = if close { self.in_a_row + 1 } else { 0 };
         }
-        self.much = 0;
-        if self.is_dense() {
-            return;
-        }
-        let now = Mono::now();
-        let close = now.since(self.last) < CLOSE;
-        self.last = now;
-        self.in_a_row = if close { self.in_a_row + 1 } else { 0 };
     }
 
     fn is_dense(&self) -> bool {
         self.in_a_row >= MANY
-    }
-
-    /// It has just become one; that is so once.
-    fn becomes_flood(&mut self) -> bool {
-        self.much >= FLOOD && !std::mem::replace(&mut self.flooded, true)
     }
 }
 

@@ -4,6 +4,7 @@ pub mod block;
 pub mod capture;
 pub mod line;
 pub mod passthrough;
+pub mod pipes;
 pub mod ring;
 pub mod search;
 pub mod store;

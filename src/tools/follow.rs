@@ -11,7 +11,7 @@ use super::logs::{Search, TAIL, bad_pattern, stream};
 use super::schema::{Args, COUNT, Kind, Row};
 use super::text::Reader;
 use crate::base::clock::{Mono, Wall};
-use crate::base::json::{entries, kind_of, list, object};
+use crate::base::json::{entries, kind_of, list, object, or_null};
 use crate::base::table::Table;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{Snapshot, State, UnitView};
@@ -300,7 +300,7 @@ impl Follow {
                 source.stage = Stage::Live;
             }
             let next = match some.last() {
-                Some(line) if self.more => line.seq,
+                Some(line) if self.more => line.seq.unwrap_or(source.cursor),
                 Some(_) | None => source.cursor,
             };
             emit(source, self.builds, &some, 0, next, out);
@@ -357,8 +357,8 @@ impl Source {
     ) -> Result<(), String> {
         let wanted = query.tail.unwrap_or(TAIL);
         let mut query = query.clone();
-        // One more, since an unfinished line comes when it is finished to who stays for it.
-        query.tail = Some(wanted + usize::from(endless));
+        // Two more, one for each stream: a follower gets an unfinished line when it ends.
+        query.tail = Some(wanted + 2 * usize::from(endless));
         let search = Search {
             unit: Arc::clone(&self.unit),
             builds,
@@ -374,7 +374,7 @@ impl Source {
         };
         self.cursor = found.next;
         self.cut = found.stopped_early.then_some(found.searched);
-        let done = |line: &Line| !endless || line.seq <= found.next;
+        let done = |line: &Line| !endless || line.seq.is_some();
         let mut lines: VecDeque<Line> = found.lines.into_iter().filter(done).collect();
         lines.drain(..lines.len().saturating_sub(wanted));
         self.stage = Stage::Past(lines);
@@ -407,7 +407,7 @@ fn emit(
 ) {
     let lines = lines.iter().map(|line| {
         object([
-            ("seq", line.seq.into()),
+            ("seq", or_null(line.seq)),
             ("run", line.run.into()),
             ("time", line.at.rfc3339().into()),
             ("stream", line.stream.as_str().into()),

@@ -272,7 +272,7 @@ impl Search {
     fn begins_group(&self, lines: &[Line], at: usize) -> bool {
         let (before, from) = lines.split_at(at);
         let adjacent = match (before.last(), from.first()) {
-            (Some(last), Some(this)) => last.seq + 1 == this.seq,
+            (Some(last), Some(this)) => last.seq.map(|seq| seq + 1) == this.seq,
             _ => true,
         };
         let context = self.query.context;
@@ -294,7 +294,8 @@ impl Search {
                 false => "",
             };
             notes.push(if self.query.tail.is_some() {
-                let first = found.lines.first().map_or(0, |line| line.seq);
+                let first = found.lines.first().and_then(|line| line.seq);
+                let first = first.unwrap_or(found.next + 1);
                 let before = first.saturating_sub(1);
                 format!(
                     "[{left} older lines left out to stay within {within} characters: page through them with head and after {before}{max}]"
@@ -367,7 +368,7 @@ impl Search {
     fn next(&self, found: &Found, shown: usize) -> u64 {
         let more = (shown as u64) < found.matches.max(found.lines.len() as u64);
         match found.lines.get(shown.wrapping_sub(1)) {
-            Some(last) if self.query.head.is_some() && more => last.seq,
+            Some(last) if self.query.head.is_some() && more => last.seq.unwrap_or(found.next),
             Some(_) | None => found.next,
         }
     }
@@ -560,12 +561,13 @@ fn line_value(process: Option<&str>, line: &Line, width: usize) -> Value {
     let text = clip(&line.text, width);
     let clipped = text.len() != line.text.len();
     let mut value = object([
-        ("seq", line.seq.into()),
+        ("seq", or_null(line.seq)),
         ("time", line.at.rfc3339().into()),
         ("stream", line.stream.as_str().into()),
         ("text", text.as_ref().into()),
         ("match", line.matched.into()),
         ("truncated", (line.truncated || clipped).into()),
+        ("partial", line.seq.is_none().into()),
     ]);
     if let Some(process) = process {
         value["process"] = process.into();

@@ -355,10 +355,8 @@ impl Outcome<'_> {
         let found = unit.log.find(&query).ok();
         let found = found.filter(|found| found.run == unit.run && found.run.is_some());
         let lines = found.map(|found| found.lines).unwrap_or_default();
-        let next = match lines.last() {
-            Some(line) => line.seq,
-            None => unit.log.next_seq().saturating_sub(1),
-        };
+        let numbered = lines.iter().rev().find_map(|line| line.seq);
+        let next = numbered.unwrap_or_else(|| unit.log.next_seq().saturating_sub(1));
         First {
             at: Some(Wall::now().before(self.now.since(started))),
             lines: lines

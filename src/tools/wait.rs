@@ -273,8 +273,10 @@ impl Wait {
         let tail = unit.as_ref().map(|unit| self.tail(unit, met));
         let tail = recent(&tail.unwrap_or_default(), ROOM);
         let next = match (&self.what, &line) {
-            (What::Log(_), Some(line)) => line.seq,
-            (What::Log(follow), None) => follow.cursor,
+            (What::Log(follow), line) => {
+                let matched = line.as_ref().and_then(|line| line.seq);
+                matched.unwrap_or(follow.cursor)
+            }
             (What::Ready | What::Exit { .. } | What::Build | What::Change, _) => newest(&snapshot),
         };
         let next_call = match late {
@@ -299,7 +301,7 @@ impl Wait {
             ("state", or_null(unit.map(|unit| unit.facts.state.as_str()))),
             ("exit", or_null(ended.as_ref().map(exit))),
             ("line", or_null(clipped)),
-            ("seq", or_null(line.as_ref().map(|line| line.seq))),
+            ("seq", or_null(line.as_ref().and_then(|line| line.seq))),
             ("tail", list(tail)),
             ("next", next.into()),
             ("next_call", or_null(next_call.map(|call| call.value()))),
@@ -398,12 +400,17 @@ impl Follow {
             let pulled = self.log.pull(self.cursor, BITE);
             let matches = |line: &&Line| self.matcher.is_match(&line.text);
             if let Some(line) = pulled.lines.iter().find(matches) {
-                self.cursor = line.seq;
+                self.cursor = line.seq.unwrap_or(self.cursor);
                 return Look::Found(line.clone());
             }
             self.cursor = pulled.next;
             self.more = !pulled.lines.is_empty();
             if !self.more {
+                // A prompt, say, that waits for an answer.
+                let still = self.log.still(None);
+                if let Some(line) = still.into_iter().find(|l| self.matcher.is_match(&l.text)) {
+                    return Look::Found(line);
+                }
                 return resting(unit).map_or(Look::NotYet, Look::Never);
             }
         }

@@ -31,7 +31,7 @@ fn all_output_of_a_process_that_ends_at_once_is_kept() {
 }
 
 #[test]
-fn a_line_of_megabytes_is_split_and_marked() {
+fn line_of_megabytes_is_split_and_marked() {
     let mut project = Project::new(
         "[process.a]\ncommand = [\"FIXTURE\", \"long\", \"3145728\"]\nlog_bytes = \"8M\"\n",
     );
@@ -118,7 +118,7 @@ restart = "never"
 }
 
 #[test]
-fn an_unfinished_line_is_shown_and_keeps_its_number() {
+fn unfinished_line_is_shown_without_a_number() {
     let mut project = Project::new(
         "[process.a]\ncommand = \"printf 'password: '; read x <gate; echo >>passed; echo ok; exec sleep 1000\"\n",
     );
@@ -126,15 +126,66 @@ fn an_unfinished_line_is_shown_and_keeps_its_number() {
     project.serve();
     project.line("a", "password: ");
     let before = search(&project, json!({}));
+    let line = &before["lines"][0];
+    assert_eq!(
+        (&line["seq"], &line["partial"]),
+        (&json!(null), &json!(true))
+    );
+    assert_eq!(
+        (&before["matches"], &before["next"]),
+        (&json!(0), &json!(0))
+    );
+    let args =
+        json!({"process": "a", "for": "log", "pattern": "^password: $", "timeout_seconds": 60});
+    let met = project.call("wait", args).ok();
+    assert_eq!(
+        (&met["met"], &met["seq"]),
+        (&json!(true), &json!(null)),
+        "{met}"
+    );
+    assert_eq!(
+        search(&project, json!({"pattern": "word"}))["lines"][0]["match"],
+        true
+    );
     gate.open();
     project.line("a", "password: ok");
-    let after = search(&project, json!({}));
-    assert_eq!(after["lines"][0]["seq"], before["lines"][0]["seq"]);
-    assert_eq!(after["matches"], 1);
+    let after = search(&project, json!({"after": before["next"]}));
+    let line = &after["lines"][0];
+    assert_eq!((&line["seq"], &line["partial"]), (&json!(1), &json!(false)));
+    assert_eq!((&after["matches"], &after["next"]), (&json!(1), &json!(1)));
 }
 
 #[test]
-fn the_streams_are_told_apart() {
+fn prompt_makes_a_process_ready() {
+    let mut project = Project::new(
+        "[process.a]\ncommand = \"printf 'loading\\\\rserving'; exec sleep 1000\"\nready.log = \"^serving$\"\n",
+    );
+    project.serve();
+    project.status_when("a", |s| s["state"] == "running" && s["ready"] == true);
+    assert_eq!(search(&project, json!({}))["lines"][0]["text"], "serving");
+}
+
+#[test]
+fn line_shows_what_stands_behind_its_last_carriage_return() {
+    let mut project = Project::new(
+        "[process.a]\ncommand = [\"printf\", \"10%%\\\\r\\\\033[32m100%%\\\\033[0m\\\\r\\\\nnext\\\\n\"]\nrestart = \"never\"\n",
+    );
+    project.serve();
+    project.status_when("a", |s| s["state"] == "done");
+    let found = search(&project, json!({}));
+    let texts: Vec<&Value> = found["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|l| &l["text"])
+        .collect();
+    assert_eq!(texts, ["100%", "next"]);
+    assert_eq!(search(&project, json!({"pattern": "^10%"}))["matches"], 0);
+    assert_eq!(search(&project, json!({"pattern": "^100%$"}))["matches"], 1);
+}
+
+#[test]
+fn streams_are_told_apart() {
     let mut project = Project::new(
         "[process.a]\ncommand = \"echo out; echo err >&2; echo end; exec sleep 1000\"\n",
     );
@@ -146,7 +197,7 @@ fn the_streams_are_told_apart() {
 }
 
 #[test]
-fn a_search_shows_matches_context_and_where_it_goes_on() {
+fn search_shows_matches_context_and_where_it_goes_on() {
     let mut project = Project::new("[process.a]\ncommand = \"seq 100; exec sleep 1000\"\n");
     project.serve();
     project.line("a", "100");
@@ -183,7 +234,7 @@ fn a_search_shows_matches_context_and_where_it_goes_on() {
 }
 
 #[test]
-fn a_run_is_found_after_its_end() {
+fn run_is_found_after_its_end() {
     let mut project = Project::new(
         "release_crash_backoff_initial_seconds = 0\n[process.a]\ncommand = \"echo run $BPM_RUN; [ $BPM_RUN = 3 ] || exit 1; exec sleep 1000\"\n",
     );
@@ -207,7 +258,7 @@ fn a_run_is_found_after_its_end() {
 }
 
 #[test]
-fn what_cannot_be_searched_is_said() {
+fn query_that_cannot_be_done_is_refused() {
     let mut project = Project::new(
         "[process.web]\ncommand = [\"sleep\", \"1000\"]\n[process.api]\ncommand = [\"sleep\", \"1000\"]\n",
     );
@@ -242,7 +293,7 @@ fn what_cannot_be_searched_is_said() {
 }
 
 #[test]
-fn a_hostile_pattern_ends_within_its_budget() {
+fn hostile_pattern_ends_within_its_budget() {
     let mut project = Project::new(
         "[process.a]\ncommand = \"yes aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa | head -n 10000; exec sleep 1000\"\n",
     );
@@ -293,7 +344,7 @@ command = "printf 'no newline'; exec sleep 1000"
 }
 
 #[test]
-fn nothing_is_passed_through_where_it_is_off() {
+fn passthrough_can_be_turned_off() {
     let mut project = Project::new(
         "passthrough = false\n[process.web]\ncommand = \"echo hidden; exec sleep 1000\"\n",
     );
@@ -305,7 +356,7 @@ fn nothing_is_passed_through_where_it_is_off() {
 }
 
 #[test]
-fn who_does_not_read_bpms_output_delays_no_process() {
+fn unread_output_of_bpm_delays_no_process() {
     let mut project =
         Project::new("[process.a]\ncommand = \"seq 200000; echo end >&2; exec sleep 1000\"\n");
     // A pipe that nobody reads.
@@ -319,7 +370,7 @@ fn who_does_not_read_bpms_output_delays_no_process() {
 }
 
 #[test]
-fn errors_are_told_by_their_shape_over_every_door() {
+fn errors_are_grouped_by_shape_on_every_way() {
     let script = "echo listening; for n in 1 2 3; do echo \"error: request $n failed\" >&2; done; \\\n\
         echo '[warn] disk almost full'; echo end; exec sleep 1000";
     let mut project = Project::new(&format!(

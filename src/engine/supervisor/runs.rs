@@ -13,7 +13,7 @@ use crate::engine::handle::Stopped;
 use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::clip;
 use crate::lifecycle::{Event, RunKey, UnitId};
-use crate::log::capture::{CaptureLoop, Captures, OnDrained};
+use crate::log::capture::{Capture, Captures, OnDrained};
 use crate::log::store::Log;
 use crate::os::proc::{self, Proc};
 use crate::os::reap::{self, Child, Death, End, reap_from};
@@ -36,7 +36,7 @@ pub(super) struct RunRecord {
     /// The binary of a build that it executes.
     exe: Option<PathBuf>,
     /// Held so that late lines of what it left behind are still read.
-    capture: CaptureLoop,
+    capture: Capture,
     began: Mono,
     stop_signal: i32,
     task: bool,
@@ -60,7 +60,7 @@ impl RunRecord {
         leader: Child,
         run: u64,
         exe: Option<PathBuf>,
-        capture: CaptureLoop,
+        capture: Capture,
         began: Mono,
         process: &Process,
     ) -> Self {
@@ -201,7 +201,7 @@ impl Runs {
         run: u64,
         [stdout, stderr]: [OwnedFd; 2],
         drained: OnDrained,
-    ) -> io::Result<CaptureLoop> {
+    ) -> io::Result<Capture> {
         self.captures.read(log, run, stdout, stderr, drained)
     }
 

@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -7,7 +8,8 @@ use super::*;
 use crate::base::clock::Wall;
 use crate::log::search::{Found, Query};
 use crate::log::store::Limits;
-use crate::os::poll::{Mailbox, readable};
+use crate::os::inbox::Mailbox;
+use crate::os::poll::readable;
 
 const LIMITS: Limits = Limits {
     lines: 1_000_000,
@@ -19,7 +21,7 @@ const LIMITS: Limits = Limits {
 struct Run {
     log: Arc<Log>,
     number: u64,
-    capture: CaptureLoop,
+    capture: Capture,
     drained: Receiver<()>,
 }
 
@@ -46,7 +48,7 @@ impl Run {
         Self::new(child.stdout.take().unwrap(), child.stderr.take().unwrap())
     }
 
-    /// What is in the log once the child has ended and its output is drained.
+    /// The lines of the log once the child has ended and its output is drained.
     fn finish(self, child: &mut Child) -> Found {
         child.wait().unwrap();
         self.capture.leader_exited();
@@ -55,7 +57,7 @@ impl Run {
         self.log.find(&Query::unhurried()).unwrap()
     }
 
-    /// Waits until the log has so many lines.
+    /// Waits until the log has that many lines.
     fn lines(&self, count: u64) {
         let mailbox = Mailbox::new().unwrap();
         let waker = mailbox.waker(0);
@@ -80,25 +82,7 @@ fn shell(script: &str) -> Child {
 }
 
 #[test]
-fn a_flood_is_one_once_and_silence_is_none() {
-    let mut pace = Pace::default();
-    let mut floods = |counts: &[usize]| {
-        let each = counts.iter().cycle().take(3 * usize::from(FLOOD));
-        each.filter(|count| {
-            pace.note(**count);
-            pace.becomes_flood()
-        })
-        .count()
-    };
-    assert_eq!(floods(&[0]), 0);
-    assert_eq!(floods(&[MUCH, 5]), 0);
-    assert_eq!(floods(&[MUCH]), 1);
-    assert_eq!(floods(&[5]), 0);
-    assert_eq!(floods(&[MUCH]), 0);
-}
-
-#[test]
-fn nothing_is_lost_of_a_process_that_ends_at_once() {
+fn process_that_ends_at_once_loses_nothing() {
     let mut child = shell("seq 1 2000; echo bad >&2; printf end");
     let found = Run::of(&mut child).finish(&mut child);
     assert_eq!(found.matches, 2_002);
@@ -110,7 +94,7 @@ fn nothing_is_lost_of_a_process_that_ends_at_once() {
 }
 
 #[test]
-fn what_no_terminal_would_like_is_kept() {
+fn hostile_output_is_kept() {
     let mut child = shell(
         "head -c 3000000 /dev/zero | tr '\\0' x; echo; printf 'nul\\0bad\\377\\n\\033[31mred\\033[0m\\n\\033[3\\ncut \\033]0;t'",
     );
@@ -133,7 +117,7 @@ fn what_no_terminal_would_like_is_kept() {
 }
 
 #[test]
-fn a_grandchild_that_holds_the_pipe_delays_nothing_and_is_read_on() {
+fn grandchild_that_holds_the_pipe_delays_nothing_and_is_read() {
     let (out, mut hold) = std::io::pipe().unwrap();
     let (err, _hold_err) = std::io::pipe().unwrap();
     hold.write_all(b"leader\n").unwrap();
@@ -149,7 +133,7 @@ fn a_grandchild_that_holds_the_pipe_delays_nothing_and_is_read_on() {
 }
 
 #[test]
-fn the_end_of_both_pipes_is_not_the_end_of_the_leader() {
+fn end_of_both_pipes_is_not_the_end_of_the_leader() {
     let (out, end) = std::io::pipe().unwrap();
     let run = Run::new(out, std::io::pipe().unwrap().0);
     drop(end);
@@ -159,7 +143,7 @@ fn the_end_of_both_pipes_is_not_the_end_of_the_leader() {
 }
 
 #[test]
-fn lines_one_by_one_are_read_together_and_all_there() {
+fn lines_one_by_one_are_read_together_and_complete() {
     let (out, mut writer) = std::io::pipe().unwrap();
     let (err, mut errors) = std::io::pipe().unwrap();
     let run = Run::new(out, err);
@@ -181,7 +165,7 @@ fn lines_one_by_one_are_read_together_and_all_there() {
 }
 
 #[test]
-fn what_was_held_back_comes_before_what_was_printed_after_it() {
+fn held_back_lines_come_before_later_ones() {
     let (out, mut writer) = std::io::pipe().unwrap();
     let (err, mut errors) = std::io::pipe().unwrap();
     let run = Run::new(out, err);
@@ -203,7 +187,7 @@ fn what_was_held_back_comes_before_what_was_printed_after_it() {
 }
 
 #[test]
-fn one_thread_reads_for_all_and_who_prints_without_end_holds_up_nobody() {
+fn one_thread_reads_for_all_and_a_flood_holds_up_nobody() {
     let captures = Captures::new().unwrap();
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
     let (out, mut flood) = std::io::pipe().unwrap();
@@ -234,4 +218,28 @@ fn one_thread_reads_for_all_and_who_prints_without_end_holds_up_nobody() {
     flooded.lines(100_000);
     over.store(true, Ordering::Relaxed);
     writer.join().unwrap();
+}
+
+#[test]
+fn follower_is_woken_when_an_unfinished_line_stands_still() {
+    let (out, mut writer) = std::io::pipe().unwrap();
+    let run = Run::new(out, std::io::pipe().unwrap().0);
+    let mailbox = Mailbox::new().unwrap();
+    let waker = mailbox.waker(0);
+    run.log.follow(&waker);
+    // As soon as the second part came, the first one does not count.
+    for part in [&b"login"[..], b": "] {
+        writer.write_all(part).unwrap();
+    }
+    while run.log.still(None).is_empty() {
+        waker.seen();
+        let ready = readable([Some(mailbox.as_fd())], Some(Duration::from_secs(60)));
+        assert!(ready.unwrap()[0], "nobody was woken");
+        mailbox.take(&mut Vec::new());
+    }
+    assert_eq!(run.log.still(Some(run.number))[0].text, "login: ");
+    assert_eq!(run.log.next_seq(), 1);
+    writer.write_all(b"me\n").unwrap();
+    run.lines(1);
+    assert!(run.log.still(None).is_empty());
 }

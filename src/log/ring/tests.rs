@@ -8,10 +8,9 @@ use crate::log::block::testing::Random;
 #[derive(Default)]
 struct Model {
     next: u64,
-    /// Of each stream of a run: the unfinished line, and its number if it was seen.
-    parts: HashMap<(u64, bool), (Vec<u8>, Option<u64>)>,
+    /// The unfinished line of each stream of a run.
+    parts: HashMap<(u64, bool), Vec<u8>>,
     lines: Vec<(u64, u64, bool, Vec<u8>)>,
-    highest: u64,
 }
 
 impl Model {
@@ -20,13 +19,13 @@ impl Model {
             let text = line.strip_suffix(b"\n").unwrap_or(line);
             let mut part = self.parts.remove(&(run, err)).unwrap_or_default();
             for byte in text {
-                if part.0.len() == MAX_LINE {
+                if part.len() == MAX_LINE {
                     self.add(run, err, std::mem::take(&mut part));
                 }
-                part.0.push(*byte);
+                part.push(*byte);
             }
             if line.len() > text.len() {
-                part.0.push(b'\n');
+                part.push(b'\n');
                 self.add(run, err, std::mem::take(&mut part));
             }
             self.parts.insert((run, err), part);
@@ -35,66 +34,51 @@ impl Model {
 
     fn finish(&mut self, run: u64, err: bool) {
         let part = self.parts.remove(&(run, err)).unwrap_or_default();
-        if !part.0.is_empty() {
+        if !part.is_empty() {
             self.add(run, err, part);
         }
     }
 
-    fn add(&mut self, run: u64, err: bool, (bytes, seen): (Vec<u8>, Option<u64>)) {
-        let seq = seen.unwrap_or(self.next);
-        if seen.is_none() {
-            self.next += 1;
-        }
-        if self.highest > seq {
-            // Who comes late uses up a number of its own.
-            self.highest = self.next;
-            self.next += 1;
-        }
-        self.highest = self.highest.max(seq);
-        self.lines.push((seq, run, err, bytes));
+    fn add(&mut self, run: u64, err: bool, bytes: Vec<u8>) {
+        self.lines.push((self.next, run, err, bytes));
+        self.next += 1;
     }
 
-    /// Somebody looks at a run.
-    fn see(&mut self, run: u64) {
-        for err in [false, true] {
-            if let Some(part) = self.parts.get_mut(&(run, err))
-                && part.1.is_none()
-                && !part.0.is_empty()
-            {
-                part.1 = Some(self.next);
-                self.next += 1;
-            }
-        }
-    }
-
-    /// What is known of a run, in the order of its numbers, and how much of it is finished.
-    fn of_run(&self, run: u64) -> Vec<(u64, bool, &[u8], bool)> {
+    /// The lines of a run; the unfinished ones come last, with the numbers that they would get.
+    fn of_run(&self, run: u64) -> Vec<(u64, bool, &[u8])> {
         let done = self.lines.iter().filter(|l| l.1 == run);
-        let mut all: Vec<_> = done.map(|l| (l.0, l.2, &l.3[..], true)).collect();
+        let mut all: Vec<_> = done.map(|l| (l.0, l.2, &l.3[..])).collect();
         for err in [false, true] {
-            if let Some((bytes, Some(seq))) = self.parts.get(&(run, err)) {
-                all.push((*seq, err, bytes, false));
-            }
+            let part = self.parts.get(&(run, err)).filter(|part| !part.is_empty());
+            let next = all
+                .last()
+                .map_or(self.next, |last| (last.0 + 1).max(self.next));
+            all.extend(part.map(|bytes| (next, err, &bytes[..])));
         }
-        all.sort_unstable();
         all
     }
 }
 
-fn write(ring: &mut Ring, run: u64, err: bool, mut bytes: &[u8], at: Wall) {
+fn write(ring: &mut Ring, run: u64, err: bool, bytes: &[u8], at: Wall) {
     let stream = Stream::ALL[usize::from(err)];
-    while !bytes.is_empty() {
-        let Some(room) = ring.room(run, stream) else {
-            return;
-        };
-        assert!(!room.is_empty() && room.len() <= MOST_READ);
-        let count = room.len().min(bytes.len());
-        room[..count].copy_from_slice(&bytes[..count]);
-        for piece in bytes[..count].chunks(MAX_LINE) {
-            ring.commit(run, stream, piece.len(), at);
+    for piece in bytes.chunks(MAX_LINE) {
+        let before = ring.next_seq();
+        let ended = ring.append(run, stream, piece, at, Mono::default());
+        if let Some(ended) = ended {
+            assert_eq!(
+                (ended.first, ended.lines),
+                (before, ring.next_seq() - before)
+            );
         }
-        bytes = &bytes[count..];
     }
+}
+
+fn all(ring: &Ring, run: u64) -> Vec<StreamSlice> {
+    ring.slices(&Scope {
+        run: Some(run),
+        unfinished: Some(Mono::default()),
+        ..Scope::default()
+    })
 }
 
 fn text(random: &mut Random) -> Vec<u8> {
@@ -123,7 +107,7 @@ fn held(ring: &Ring) -> usize {
 }
 
 #[test]
-fn random_writers_against_the_rules_a_byte_at_a_time() {
+fn ring_agrees_with_a_model_that_goes_byte_by_byte() {
     for seed in 1..=120u64 {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let limits = Limits {
@@ -146,13 +130,14 @@ fn random_writers_against_the_rules_a_byte_at_a_time() {
             let run = open[random.below(open.len())];
             match random.below(30) {
                 0 => {
-                    for err in [false, true] {
-                        model.finish(run, err);
+                    for stream in Stream::ALL {
+                        model.finish(run, stream == Stream::Stderr);
+                        ring.end_line(run, stream);
                     }
                     ring.end(run, at, "exit code 0");
                     open.retain(|r| *r != run);
                 }
-                1..=4 => look(&mut ring, &mut model, &limits, run),
+                1..=4 => compare(&ring, &model, &limits, run),
                 _ => {
                     let (bytes, err) = (text(&mut random), random.below(3) == 0);
                     model.feed(run, err, &bytes);
@@ -170,30 +155,39 @@ fn random_writers_against_the_rules_a_byte_at_a_time() {
     }
 }
 
-/// What the ring shows of a run is the end of what the model knows of it, without a hole.
-fn look(ring: &mut Ring, model: &mut Model, limits: &Limits, run: u64) {
-    model.see(run);
-    let snapshot = ring.of_run(run, None);
-    let all = model.of_run(run);
-    let walk = MergeIter::up(&snapshot.lanes, 0).map(|(lane, at)| {
-        let lane = &snapshot.lanes[lane];
-        (at.seq, lane.stream == Stream::Stderr, lane.bytes(&at).0)
+/// The ring shows the end of what the model knows of a run, without a hole.
+fn compare(ring: &Ring, model: &Model, limits: &Limits, run: u64) {
+    let slices = all(ring, run);
+    let known = model.of_run(run);
+    let walk = MergeIter::up(&slices, 0).map(|(slice, at)| {
+        let slice = &slices[slice];
+        (at.seq, slice.stream == Stream::Stderr, slice.bytes(&at).0)
     });
     let shown: Vec<_> = walk.collect();
-    let expected = &all[all.len() - shown.len()..];
-    let expected: Vec<_> = expected.iter().map(|l| (l.0, l.1, l.2)).collect();
+    let (hidden, expected) = known.split_at(known.len() - shown.len());
     assert!(shown == expected, "run {run}");
-    let back = MergeIter::down(&snapshot.lanes, u64::MAX).map(|(_, at)| at.seq);
+    let back = MergeIter::down(&slices, u64::MAX).map(|(_, at)| at.seq);
     assert!(back.eq(shown.iter().rev().map(|l| l.0)));
-    let (hidden, shown) = all.split_at(all.len() - shown.len());
-    let hidden = hidden.iter().filter(|l| l.3).count();
-    assert_eq!(snapshot.dropped as usize, hidden);
-    let complete = shown.iter().filter(|l| l.3).count();
-    assert!(complete as u64 <= limits.lines);
+    assert_eq!(ring.gone_of(run).unwrap().lines as usize, hidden.len());
+    let complete = shown.iter().filter(|l| l.0 < ring.next_seq()).count() as u64;
+    let counted = slices.iter().map(|s| s.lines_up_to(ring.next_seq() - 1));
+    assert_eq!(complete, counted.sum::<u64>());
+    assert!(complete <= limits.lines);
     if limits.bytes == 64 << 20 {
-        let most = all.iter().filter(|l| l.3).count() as u64;
-        assert_eq!(complete as u64, most.min(limits.lines));
+        let most = known.iter().filter(|l| l.0 < ring.next_seq()).count() as u64;
+        assert_eq!(complete, most.min(limits.lines));
     }
+    // From the middle on, whatever it is.
+    let after = shown.get(shown.len() / 2).map_or(0, |line| line.0);
+    let scope = Scope {
+        run: Some(run),
+        after,
+        ..Scope::default()
+    };
+    let later = ring.slices(&scope);
+    let later = MergeIter::up(&later, 0).map(|(_, at)| at.seq);
+    let rest = shown.iter().map(|l| l.0);
+    assert!(later.eq(rest.filter(|seq| *seq > after && *seq < ring.next_seq())));
 }
 
 fn limits(bytes: u64) -> Limits {
@@ -206,7 +200,7 @@ fn limits(bytes: u64) -> Limits {
 }
 
 #[test]
-fn an_idle_log_holds_nothing() {
+fn idle_ring_holds_nothing() {
     let mut ring = Ring::new(limits(1 << 20), 1, 1);
     let run = ring.begin(Wall(1));
     ring.end(run, Wall(2), "exit code 0");
@@ -214,7 +208,7 @@ fn an_idle_log_holds_nothing() {
 }
 
 #[test]
-fn hostile_writers_stay_within_the_bytes() {
+fn ring_stays_within_its_bytes() {
     let limit = 1 << 20;
     let mut ring = Ring::new(limits(limit as u64), 1, 1);
     let run = ring.begin(Wall(1));
@@ -230,7 +224,7 @@ fn hostile_writers_stay_within_the_bytes() {
 }
 
 #[test]
-fn a_rare_line_of_one_stream_does_not_cost_the_other() {
+fn rare_lines_of_one_stream_evict_few_of_the_other() {
     let mut ring = Ring::new(limits(256 << 10), 1, 1);
     let run = ring.begin(Wall(1));
     let line = [&[b'o'; 99][..], b"\n"].concat();
@@ -240,11 +234,33 @@ fn a_rare_line_of_one_stream_does_not_cost_the_other() {
             write(&mut ring, run, false, &line, Wall(1));
         }
     }
-    let shown: u64 = ring
-        .of_run(run, None)
-        .lanes
-        .iter()
-        .map(StreamSlice::lines)
-        .sum();
+    let slices = all(&ring, run);
+    let shown: u64 = slices.iter().map(|s| s.lines_up_to(u64::MAX)).sum();
     assert!(shown > 1_800, "{shown}");
+}
+
+#[test]
+fn unfinished_line_is_seen_once_it_stands_still() {
+    let mut ring = Ring::new(limits(1 << 20), 1, 1);
+    let run = ring.begin(Wall(1));
+    let second = |n| Mono::default().after(std::time::Duration::from_secs(n));
+    ring.append(run, Stream::Stdout, b"a\nlogin: ", Wall(1), second(5));
+    let texts = |ring: &Ring, unfinished| -> Vec<(u64, Vec<u8>)> {
+        let slices = ring.slices(&Scope {
+            unfinished,
+            ..Scope::default()
+        });
+        let lines = MergeIter::up(&slices, 0).map(|(s, at)| (at.seq, slices[s].bytes(&at).0));
+        lines.map(|(seq, bytes)| (seq, bytes.to_vec())).collect()
+    };
+    let line = |seq, text: &str| (seq, text.as_bytes().to_vec());
+    assert_eq!(texts(&ring, None), [line(1, "a\n")]);
+    assert_eq!(texts(&ring, Some(second(4))), [line(1, "a\n")]);
+    let both = [line(1, "a\n"), line(2, "login: ")];
+    assert_eq!(texts(&ring, Some(second(5))), both);
+    // It has no number yet: another line gets it.
+    ring.append(run, Stream::Stderr, b"b\n", Wall(1), second(6));
+    let all = [line(1, "a\n"), line(2, "b\n"), line(3, "login: ")];
+    assert_eq!(texts(&ring, Some(second(6))), all);
+    assert_eq!(ring.next_seq(), 3);
 }

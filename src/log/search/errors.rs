@@ -1,34 +1,33 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! Lines that look like errors or warnings, grouped by their shape: what changes from one time to the
-//! next (numbers, ids, addresses, times) is masked. Memory is bounded whatever the log holds.
+//! Lines that look like errors or warnings, grouped by their shape: the line with masks for the parts that
+//! change from one time to the next (numbers, ids, addresses, times). Memory is bounded whatever the log
+//! holds.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::ops::Range;
 
-use super::{Go, Stream, text_of};
 use crate::base::clock::Wall;
-use crate::base::table::in_order;
-use crate::log::block::{At, StreamSlice};
+use crate::log::block::StreamSlice;
+use crate::log::line::text_of;
+use crate::log::stream::Stream;
 
-/// Groups that are told apart; what else there is, is counted.
+/// Groups that are kept; lines of other shapes are only counted.
 const MOST_GROUPS: usize = 512;
 /// Lines of a stack that a sample shows, and characters of each of its lines.
 const STACK: usize = 12;
 const SAMPLE_LINE: usize = 400;
-/// Of a line so much is looked at.
+/// Bytes of a line that are read.
 const LOOKED_AT: usize = 2 << 10;
-/// Of a line so much tells one shape from another.
+/// Bytes of a shape, about.
 const SHAPE: usize = 200;
-/// The budget is looked at once in so many lines.
+/// The budget is checked once in that many lines.
 const LINES: u64 = 256;
 
-/// How bad.
+/// The level of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// It went on.
     Warning,
-    /// It did not.
     Error,
 }
 
@@ -45,32 +44,28 @@ impl Severity {
 /// Lines of one shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// How many.
     pub count: u64,
-    /// When the first one came.
+    /// The times of the first and the last one.
     pub first: Wall,
-    /// When the last one came.
     pub last: Wall,
-    /// How bad.
     pub level: Severity,
     /// The first one, with its stack, lines separated by newlines.
     pub sample: String,
-    /// The number of the first one.
+    /// The number of the first one, and its run.
     pub seq: u64,
-    /// The run of the first one.
     pub run: u64,
 }
 
-/// What was found.
+/// The errors of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Errors {
-    /// Errors before warnings, then those that came most often.
+    /// Errors before warnings, then the most frequent first.
     pub groups: Vec<Group>,
-    /// Groups beyond those that were asked for.
+    /// The number of groups beyond those that were asked for.
     pub more_groups: usize,
-    /// Lines of shapes that were too many to be told apart.
+    /// Lines of shapes beyond [`MOST_GROUPS`].
     pub others: u64,
-    /// Lines looked at.
+    /// Lines that were searched.
     pub searched: u64,
     /// Lines that were gone already.
     pub dropped: u64,
@@ -80,95 +75,107 @@ pub struct Errors {
     pub next: u64,
 }
 
-/// Looks for errors page by page, the oldest first.
+/// Finds errors page by page, the oldest first. Each stream of a run is read by itself, over all pages: a
+/// stack may go on in the next one.
 #[derive(Debug, Default)]
 pub(crate) struct Finder {
     found: Errors,
     groups: HashMap<String, Group>,
-    /// Lines that an event of an earlier page took: run, stream, number of the last.
-    taken: Vec<(u64, Stream, u64)>,
+    streams: HashMap<(u64, Stream), Reading>,
+}
+
+/// One stream of a run, as far as it was read.
+#[derive(Debug, Default)]
+struct Reading {
+    run: u64,
+    /// The last line, which the next one may explain.
+    held: Option<Seen>,
+    event: Option<Event>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    text: String,
+    at: Wall,
+    seq: u64,
 }
 
 impl Finder {
-    /// Looks at a page: of each lane these blocks; a stack may go on in what comes behind them.
+    /// Reads a page. False: the budget is over, and nothing more is read.
     pub(crate) fn page(
         &mut self,
-        lanes: &[StreamSlice],
-        own: &[Range<usize>],
+        slices: &[StreamSlice],
         expired: &mut dyn FnMut() -> bool,
-    ) {
-        let taken = std::mem::take(&mut self.taken);
-        for (lane, own) in lanes.iter().zip(own) {
-            let before = taken.iter().find(|t| t.0 == lane.run && t.1 == lane.stream);
-            let mut at = match own.start {
-                0 => lane.first_after(0),
-                start => lane.first_of(start),
-            };
-            while let Some(here) = at.filter(|at| at.block < own.end) {
-                at = lane.next(&here);
-                if before.is_some_and(|t| here.seq <= t.2) {
-                    continue;
-                }
+    ) -> bool {
+        for slice in slices {
+            let key = (slice.run, slice.stream);
+            let mut reading = self.streams.remove(&key).unwrap_or_default();
+            reading.run = slice.run;
+            let mut next = slice.first_after(0);
+            while let Some(at) = next {
                 if self.found.searched.is_multiple_of(LINES) && expired() {
                     self.found.stopped_early = true;
-                    return;
+                    break;
                 }
                 self.found.searched += 1;
-                let text = text(lane, &here);
-                let Some(level) = severity(&text) else {
-                    continue;
+                let (bytes, when) = slice.bytes(&at);
+                let seen = Seen {
+                    text: text_of(&bytes[..bytes.len().min(LOOKED_AT)]),
+                    at: when,
+                    seq: at.seq,
                 };
-                if at.is_some_and(|next| is_excerpt(&text, lane, &next)) {
-                    continue;
-                }
-                let mut event = Event::new(text);
-                let mut end = here;
-                while let Some(next) = at
-                    && let Some(line) = event.continued(lane, &next)
-                {
-                    event.add(line);
-                    self.found.searched += 1;
-                    at = lane.next(&next);
-                    end = next;
-                }
-                if end.block >= own.end {
-                    self.taken.push((lane.run, lane.stream, end.seq));
-                }
-                self.add(level, lane, &here, event);
+                self.read(&mut reading, Some(seen));
+                next = slice.next(&at);
             }
+            self.streams.insert(key, reading);
         }
+        !self.found.stopped_early
     }
 
-    fn add(&mut self, level: Severity, lane: &StreamSlice, at: &At, event: Event) {
-        let (_, when) = lane.bytes(at);
+    /// Takes the line that is held, now that the one after it is known; None: there is none.
+    fn read(&mut self, reading: &mut Reading, next: Option<Seen>) {
+        let Some(line) = std::mem::replace(&mut reading.held, next) else {
+            return;
+        };
+        let next = reading.held.as_ref().map(|next| next.text.as_str());
+        if let Some(event) = &mut reading.event
+            && event.continues(&line.text, next)
+        {
+            event.add(&line.text);
+            return;
+        }
+        let level = severity(&line.text).filter(|_| !is_excerpt(&line.text, next));
+        self.add(reading);
+        reading.event = level.map(|level| Event::new(level, line));
+    }
+
+    /// Counts the event of a stream, which is complete.
+    fn add(&mut self, reading: &mut Reading) {
+        let Some(event) = reading.event.take() else {
+            return;
+        };
         let full = self.groups.len() >= MOST_GROUPS;
         match self.groups.get_mut(&event.shape) {
-            Some(group) => group.again(level, when, at.seq, lane.run, event),
+            Some(group) => group.again(event, reading.run),
             None if full => self.found.others += 1,
             None => {
-                self.groups.insert(
-                    event.shape.clone(),
-                    Group::new(level, when, at.seq, lane.run, event),
-                );
+                let shape = event.shape.clone();
+                self.groups.insert(shape, Group::new(event, reading.run));
             }
-        }
-    }
-
-    /// Until the budget is over.
-    pub(crate) fn go(&self) -> Go {
-        match self.found.stopped_early {
-            true => Go::Stop,
-            false => Go::On,
         }
     }
 
     /// At most `max` groups.
-    pub(crate) fn finish(self, max: usize) -> Errors {
+    pub(crate) fn finish(mut self, max: usize) -> Errors {
+        for mut reading in std::mem::take(&mut self.streams).into_values() {
+            self.read(&mut reading, None);
+            self.add(&mut reading);
+        }
         let mut found = self.found;
-        // The worst first, of these the most frequent, of these the oldest: each pass keeps the one before.
-        let all = in_order(self.groups.into_values().collect(), |g: &Group| g.seq);
-        let all = in_order(all, |g| !g.count);
-        found.groups = in_order(all, |g| !(g.level as u64));
+        found.groups = self.groups.into_values().collect();
+        found
+            .groups
+            .sort_by_key(|g| (Reverse(g.level), Reverse(g.count), g.seq));
         found.more_groups = found.groups.len().saturating_sub(max);
         found.groups.truncate(max);
         found
@@ -176,51 +183,51 @@ impl Finder {
 }
 
 impl Group {
-    fn new(level: Severity, at: Wall, seq: u64, run: u64, event: Event) -> Self {
+    fn new(event: Event, run: u64) -> Self {
         Self {
             count: 1,
-            first: at,
-            last: at,
-            level,
+            first: event.at,
+            last: event.at,
+            level: event.level,
             sample: event.sample,
-            seq,
+            seq: event.seq,
             run,
         }
     }
 
-    /// Lanes are read one after another, so this one may be earlier than what is known.
-    fn again(&mut self, level: Severity, at: Wall, seq: u64, run: u64, event: Event) {
+    /// Streams are read one after another, so this event may be older than the known ones.
+    fn again(&mut self, event: Event, run: u64) {
         self.count += 1;
-        self.level = self.level.max(level);
-        self.first = self.first.min(at);
-        self.last = self.last.max(at);
-        if seq < self.seq {
-            self.seq = seq;
+        self.level = self.level.max(event.level);
+        self.first = self.first.min(event.at);
+        self.last = self.last.max(event.at);
+        if event.seq < self.seq {
+            self.seq = event.seq;
             self.run = run;
             self.sample = event.sample;
         }
     }
 }
 
-fn text(lane: &StreamSlice, at: &At) -> String {
-    let (bytes, _) = lane.bytes(at);
-    text_of(&bytes[..bytes.len().min(LOOKED_AT)])
-}
-
 /// A line that looks like an error, and the lines of its stack.
+#[derive(Debug)]
 struct Event {
+    level: Severity,
+    at: Wall,
+    seq: u64,
     shape: String,
     sample: String,
+    /// Lines of the stack.
     lines: usize,
-    /// What the next line is, whatever it looks like.
+    /// The meaning of the next line, whatever it looks like.
     open: Open,
-    /// What else belongs to the stack.
+    /// The other lines that belong to the stack.
     then: Then,
 }
 
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 enum Open {
-    /// It tells by itself.
+    /// Its looks tell.
     No,
     /// The message of `thread 'x' panicked at src/x.rs:1:2:`.
     Message,
@@ -229,10 +236,10 @@ enum Open {
     Traceback,
 }
 
-/// What tells of the lines that may follow.
-#[derive(Clone, Copy, PartialEq)]
+/// Lines that may follow, by the last one that says so.
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Then {
-    /// Nothing.
+    /// None in particular.
     Any,
     /// Go's `goroutine 1 [running]:`: calls, which are not indented.
     Calls,
@@ -254,10 +261,9 @@ impl Then {
     }
 
     /// It is such a line, or the empty one before it.
-    fn begins(self, text: &str, lane: &StreamSlice, at: &At) -> bool {
+    fn begins(self, text: &str, next: Option<&str>) -> bool {
         if text.is_empty() {
-            let next = lane.next(at).map(|next| self::text(lane, &next));
-            return next.is_some_and(|next| !next.is_empty() && self.begins(&next, lane, at));
+            return next.is_some_and(|next| !next.is_empty() && self.begins(next, None));
         }
         let is_own = match self {
             Self::Any => false,
@@ -276,7 +282,8 @@ impl Then {
 const TRACEBACK: &str = "Traceback (most recent call last)";
 
 impl Event {
-    fn new(text: String) -> Self {
+    fn new(level: Severity, line: Seen) -> Self {
+        let text = line.text;
         let open = if text.starts_with(TRACEBACK) {
             Open::Traceback
         } else if text.contains("panicked at ") && text.ends_with(':') {
@@ -285,6 +292,9 @@ impl Event {
             Open::No
         };
         Self {
+            level,
+            at: line.at,
+            seq: line.seq,
             shape: shape(&text),
             sample: clip(&text).to_owned(),
             lines: 0,
@@ -293,41 +303,38 @@ impl Event {
         }
     }
 
-    /// The line's text, if it goes on with this event.
-    fn continued(&self, lane: &StreamSlice, at: &At) -> Option<String> {
-        let text = text(lane, at);
-        let goes_on = self.open != Open::No
-            || self.lines < 10 * STACK && (is_stack(&text) || self.then.begins(&text, lane, at));
-        goes_on.then_some(text)
+    /// The line belongs to it.
+    fn continues(&self, text: &str, next: Option<&str>) -> bool {
+        self.open != Open::No
+            || self.lines < 10 * STACK && (is_stack(text) || self.then.begins(text, next))
     }
 
-    fn add(&mut self, text: String) {
+    fn add(&mut self, text: &str) {
         self.lines += 1;
         let indented = text.starts_with([' ', '\t']) || text.is_empty();
+        let mut shown = self.lines <= STACK;
         match self.open {
             Open::No => {
                 if self.then == Then::Traceback && text.starts_with(TRACEBACK) {
                     self.open = Open::Traceback;
                 }
-                self.then = Then::of(&text).unwrap_or(self.then);
+                self.then = Then::of(text).unwrap_or(self.then);
             }
             Open::Message => {
-                self.shape.push_str(&shape(&text));
+                self.shape.push_str(&shape(text));
                 self.open = Open::No;
             }
             // A traceback without an end is no reason to swallow a log.
             Open::Traceback if indented && self.lines < 20 * STACK => {}
             Open::Traceback => {
-                self.shape = shape(&text);
+                self.shape = shape(text);
                 self.open = Open::No;
-                self.sample.push('\n');
-                self.sample.push_str(clip(&text));
-                return;
+                shown = true;
             }
         }
-        if self.lines <= STACK {
+        if shown {
             self.sample.push('\n');
-            self.sample.push_str(clip(&text));
+            self.sample.push_str(clip(text));
         }
     }
 }
@@ -340,13 +347,10 @@ fn clip(text: &str) -> &str {
 }
 
 /// A line of a source with carets below it, as a runtime shows what it is about to name.
-fn is_excerpt(text: &str, lane: &StreamSlice, next: &At) -> bool {
-    let carets = || {
-        let below = self::text(lane, next);
-        let below = below.trim();
-        !below.is_empty() && below.bytes().all(|b| b == b'^' || b == b'~')
-    };
-    (text.starts_with([' ', '\t']) || text.starts_with("throw ")) && carets()
+fn is_excerpt(text: &str, next: Option<&str>) -> bool {
+    let below = next.unwrap_or_default().trim();
+    let carets = !below.is_empty() && below.bytes().all(|b| b == b'^' || b == b'~');
+    carets && (text.starts_with([' ', '\t']) || text.starts_with("throw "))
 }
 
 fn is_stack(text: &str) -> bool {
@@ -388,24 +392,24 @@ const ERRORS: &[&str] = &[
 const WARNINGS: &[&str] = &["warn", "warning", "warnings", "deprecated"];
 const QUIET: &[&str] = &["info", "debug", "trace", "notice", "verbose"];
 
-/// What the first word that tells says of a line: `ERROR`, `TypeError:`, `[warn]`, `panicked`. Not what
-/// is a part of a name (`error_rate`, `/errors/`, `error.rs`), nor `0 errors`.
+/// The level by the first word that names one: `ERROR`, `TypeError:`, `[warn]`, `panicked`. A part of a name
+/// (`error_rate`, `/errors/`, `error.rs`) does not count, nor does `0 errors`.
 fn severity(text: &str) -> Option<Severity> {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
-        let commands = bytes[at..]
+        let letters = bytes[at..]
             .iter()
             .take_while(|b| b.is_ascii_alphabetic())
             .count();
-        if commands == 0 {
+        if letters == 0 {
             at += 1;
             continue;
         }
-        let (from, to) = (at, at + commands);
+        let (from, to) = (at, at + letters);
         at = to;
         // The longest word of the lists, and names of error classes.
-        if !(3..=60).contains(&commands) {
+        if !(3..=60).contains(&letters) {
             continue;
         }
         let word = &text[from..to];
@@ -466,7 +470,7 @@ fn is_none_of(text: &str, from: usize, to: usize) -> bool {
     none || zero
 }
 
-/// The line with what changes masked as `#`: numbers, hexadecimal ids, addresses, times, UUIDs.
+/// The line with `#` for the parts that change: numbers, hexadecimal ids, addresses, times, UUIDs.
 fn shape(text: &str) -> String {
     let mut shape = String::with_capacity(SHAPE);
     let mut words = text.split_inclusive(|c: char| !c.is_ascii_alphanumeric());
@@ -511,7 +515,7 @@ fn shape(text: &str) -> String {
 
 const JOINTS: [char; 6] = ['.', ':', '-', '/', ',', '+'];
 
-/// A number; of hexadecimal digits behind a `0x`, or with a number among them; or of numbers and commands
+/// A number; of hexadecimal digits behind a `0x`, or with a number among them; or of numbers and letters
 /// by turns.
 fn is_id(word: &str) -> bool {
     let bytes = word.as_bytes();

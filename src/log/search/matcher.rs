@@ -1,7 +1,7 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! A pattern, compiled so that most lines are never looked at: what a match must contain is found
-//! with memmem, and regex-lite, which is slow, sees only the lines around it.
+//! A pattern, compiled so that most lines are never read: a text that each match must contain is found with
+//! memmem, and regex-lite, which is slow, sees only the lines around it.
 
 use memchr::memmem::Finder;
 use regex_lite::{Regex, RegexBuilder};
@@ -19,12 +19,12 @@ const MOST_MATCHED: usize = 16 << 10;
 /// A compiled pattern.
 #[derive(Debug)]
 pub struct Matcher {
-    /// What each match contains.
+    /// A text that each match contains.
     pub(super) needle: Option<Needle>,
     rest: Rest,
 }
 
-/// What a line with the needle must be besides.
+/// The rest of the condition for a line that has the needle.
 #[derive(Debug)]
 enum Rest {
     Anything,
@@ -75,7 +75,7 @@ impl Matcher {
                 pattern.len()
             )));
         }
-        // What replaces invalid UTF-8 can't be found in the bytes.
+        // The replacement for invalid UTF-8 can't be found in the bytes.
         if literal && !pattern.contains(char::REPLACEMENT_CHARACTER) {
             return Ok(Self {
                 needle: (!pattern.is_empty()).then(|| Needle::new(pattern, ignore_case)),
@@ -148,7 +148,7 @@ impl Matcher {
         }
     }
 
-    /// What it costs to confirm a line, in bytes of a regex's work.
+    /// The cost of confirming a line, in bytes of a regex's work.
     pub(super) fn cost(&self, line: &[u8]) -> usize {
         match self.rest {
             Rest::Anything => 0,
@@ -158,7 +158,7 @@ impl Matcher {
     }
 }
 
-/// What every match of a pattern contains.
+/// The texts that every match of a pattern contains.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Required {
     text: Option<String>,
@@ -168,8 +168,8 @@ struct Required {
     parts: Option<Vec<String>>,
 }
 
-/// The longest literal run at the top level of a pattern that compiles. In doubt none: what is
-/// said to be required and is not would hide matches (held by a property test against plain regex-lite).
+/// The longest literal run at the top level of a pattern that compiles. In doubt none: a text that is not
+/// required after all would hide matches (a test compares with plain regex-lite).
 fn required(pattern: &str) -> Required {
     let body = pattern.strip_prefix("(?i)");
     let folded = body.is_some();
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_match_must_contain() {
+    fn required_text_is_in_each_match() {
         for (pattern, text, whole) in [
             ("ERROR", "ERROR", true),
             ("error.*timeout", "timeout", true),
@@ -364,10 +364,10 @@ mod tests {
         assert!(Matcher::new("(", true, false).is_ok());
     }
 
-    /// Random patterns of everything that can break a run, on random lines of the same few commands:
+    /// Random patterns of everything that can break a run, on random lines of the same few letters:
     /// the matcher says what plain regex-lite says.
     #[test]
-    fn the_prefilter_hides_no_match() {
+    fn prefilter_hides_no_match() {
         const PARTS: &[&str] = &[
             "a",
             "b",

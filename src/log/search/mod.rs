@@ -1,7 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! A query over a log's bytes: prefilter, regex with a budget, context, head and tail. Knows
-//! nothing of where the bytes are.
+//! A query over a log's bytes: prefilter, regex with a budget, context, head and tail.
 
 mod errors;
 mod matcher;
@@ -16,10 +15,10 @@ pub use crate::log::stream::Stream;
 pub(crate) use errors::Finder;
 pub use errors::{Errors, Group, Severity};
 pub use matcher::Matcher;
-pub(crate) use scan::{Go, Search, whole};
-pub use scan::{Outcome, search};
+pub use scan::search;
+pub(crate) use scan::{Search, line};
 
-/// What is asked of a log (spec: mcp, `search_logs`). Order: pattern, context, head or tail.
+/// A question to a log. Order: pattern, context, head or tail.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Query {
     /// Regex, or a literal; None: every line.
@@ -30,19 +29,19 @@ pub struct Query {
     pub ignore_case: bool,
     /// Lines before and after a match.
     pub context: usize,
-    /// The first so many.
+    /// The number of lines from the start.
     pub head: Option<usize>,
-    /// The last so many; wins over `head`.
+    /// The number of lines from the end; wins over `head`.
     pub tail: Option<usize>,
     /// Run: -1 newest, -2 the one before, 0 oldest known, 1 the one after that.
     pub index: i64,
-    /// Only what came after this sequence number (of any run when given: a cursor crosses runs).
+    /// Only lines after this number (of any run, unless one is named: a cursor crosses runs).
     pub after: Option<u64>,
-    /// Only what came at or after this time.
+    /// Only lines from this time on.
     pub since: Option<Wall>,
-    /// Only of this stream.
+    /// Only lines of this stream.
     pub stream: Option<Stream>,
-    /// A search that takes longer ends with what it has and says so.
+    /// A search that takes longer ends with the lines it has, and says so.
     pub budget: Duration,
 }
 
@@ -75,18 +74,16 @@ impl Query {
     }
 }
 
-/// A line that was asked for.
+/// A line as it is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// Its number: rises over runs and daemons, never goes back.
-    pub seq: u64,
-    /// The run it belongs to.
+    /// Its number, which rises over runs and daemons; None: it is unfinished, and gets one when it ends.
+    pub seq: Option<u64>,
     pub run: u64,
-    /// When its last byte came (as exact as the chunk it is in).
+    /// The time of its last byte (as exact as the chunk it is in).
     pub at: Wall,
-    /// Where it came from.
     pub stream: Stream,
-    /// Without escapes and newline; invalid UTF-8 replaced.
+    /// The text that a terminal shows, without colours; invalid UTF-8 replaced.
     pub text: String,
     /// It matches the pattern (false for context, and where there is no pattern).
     pub matched: bool,
@@ -94,24 +91,22 @@ pub struct Line {
     pub truncated: bool,
 }
 
-/// What was found.
+/// The answer to a query.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Found {
-    /// The run's number; None: there is no run.
+    /// The run; None: there is none.
     pub run: Option<u64>,
     /// The same as a negative index: -1 newest.
     pub index: i64,
-    /// When the run began.
     pub started_at: Option<Wall>,
-    /// When it ended.
     pub ended_at: Option<Wall>,
-    /// How it ended, in words: `exit code 3`.
+    /// The manner of its end, in words: `exit code 3`.
     pub exit: Option<String>,
-    /// In order of `seq`.
+    /// In the order of their numbers; unfinished ones come last, and are not counted below.
     pub lines: Vec<Line>,
     /// Lines that match, before head and tail (all lines, where there is no pattern).
     pub matches: u64,
-    /// Lines looked at.
+    /// Lines that were searched.
     pub searched: u64,
     /// Lines between `after` (or the start of the run) and the oldest still kept.
     pub dropped: u64,
@@ -126,11 +121,6 @@ pub struct Found {
 pub enum QueryError {
     /// The pattern is no regex, too long or too large: why, in words.
     Pattern(String),
-    /// There is no run of that index; how many there are.
-    NoRun {
-        /// What was asked.
-        index: i64,
-        /// How many runs are known.
-        known: usize,
-    },
+    /// There is no run of that index among those that are known.
+    NoRun { index: i64, known: usize },
 }

@@ -1,7 +1,7 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! The search itself: each block's bytes as a whole, never line by line where that can be avoided; a
-//! text is made only of what is answered.
+//! The search itself: over the bytes of each block as a whole, never line by line where that can be avoided;
+//! a text is made only of the lines that are answered.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -9,65 +9,37 @@ use std::ops::Range;
 use memchr::{memchr, memchr_iter, memrchr};
 
 use super::matcher::{Matcher, Needle};
-use super::{Line, Query, text_of};
-use crate::base::table::in_order;
+use super::{Found, Line, Query};
 use crate::log::block::{At, Block, Chunk, MergeIter, StreamSlice, is_piece};
-use crate::log::line::{shown_part, strip_into};
+use crate::log::line::{shown_part, strip_into, text_of};
 
 /// An answer holds at most this much text, bytes.
 const MOST_TEXT: usize = 32 << 20;
 /// Matches that are remembered at most, whatever was asked for.
 const MOST_HITS: usize = 200_000;
-/// So many lines beside the matches of a page are shown even if the budget is over.
+/// Lines of context of a page that are shown even if the budget is over.
 const BESIDE: usize = 20_000;
-/// The budget is looked at once in so many bytes that a regex read (one costs up to 7 microseconds).
+/// The budget is checked each time a regex has read that many bytes (one costs up to 7 microseconds).
 const BITE: usize = 4 << 10;
 
-/// What a search gave.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// In order of their numbers.
-    pub lines: Vec<Line>,
-    /// Lines that match; all, where there is no pattern.
-    pub matches: u64,
-    /// Lines looked at.
-    pub searched: u64,
-    /// The budget was over before the end.
-    pub stopped_early: bool,
-}
-
-/// Answers what `query` asks for (its pattern is `matcher`) of all lines in these lanes; run, `after`,
-/// `since` and `stream` have been seen to by whoever chose them. `expired` tells that the budget is over.
+/// Answers `query` (its pattern is `matcher`) from all lines of these slices; run, `after`, `since` and
+/// `stream` are the caller's to choose by. `found` says what is known before, above all
+/// [`next`](Found::next): lines behind it are unfinished. `expired` tells that the budget is over.
 pub fn search(
-    lanes: &[StreamSlice],
+    slices: &[StreamSlice],
     query: &Query,
     matcher: Option<&Matcher>,
+    found: Found,
     expired: &mut dyn FnMut() -> bool,
-) -> Outcome {
-    let mut search = Search::new(query, matcher);
-    search.page(lanes, &whole(lanes), expired);
-    let mut outcome = search.finish();
+) -> Found {
+    let mut search = Search::new(query, matcher, found);
+    search.page(slices, &(0..slices.len()), expired);
+    let mut found = search.finish();
     if matcher.is_none() {
-        outcome.matches = lanes.iter().map(StreamSlice::lines).sum();
-        outcome.searched = outcome.matches;
+        found.matches = slices.iter().map(|s| s.lines_up_to(found.next)).sum();
+        found.searched = found.matches;
     }
-    outcome
-}
-
-/// All blocks of each lane.
-pub(crate) fn whole(lanes: &[StreamSlice]) -> Vec<Range<usize>> {
-    lanes.iter().map(|l| 0..l.blocks().len()).collect()
-}
-
-/// What a search needs next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Go {
-    /// The next page.
-    On,
-    /// Lines beyond this number, newer or older as pages come; if there are any.
-    Beyond(u64),
-    /// Nothing.
-    Stop,
+    found
 }
 
 /// A search that reads page by page, from the end that is wanted.
@@ -77,17 +49,17 @@ pub(crate) struct Search<'a> {
     context: usize,
     want: Want,
     room: Room,
-    outcome: Outcome,
+    found: Found,
 }
 
 impl<'a> Search<'a> {
-    pub(crate) fn new(query: &Query, matcher: Option<&'a Matcher>) -> Self {
+    pub(crate) fn new(query: &Query, matcher: Option<&'a Matcher>, found: Found) -> Self {
         Self {
             matcher,
             context: query.context,
             want: Want::of(query),
             room: Room(MOST_TEXT),
-            outcome: Outcome::default(),
+            found,
         }
     }
 
@@ -96,92 +68,87 @@ impl<'a> Search<'a> {
         matches!(self.want, Want::First(_))
     }
 
-    /// So many lines beside a page's own are looked at.
+    /// The number of lines before and behind a page that may be shown with its matches.
     pub(crate) fn beside(&self) -> u64 {
         self.matcher.map_or(0, |_| self.context as u64)
     }
 
-    /// Whether there is anything left to look for.
-    pub(crate) fn go(&self) -> Go {
-        if self.outcome.stopped_early {
-            return Go::Stop;
-        }
-        match self.edge() {
-            Some(edge) if self.matcher.is_none() => Go::Beyond(edge),
-            Some(_) | None => Go::On,
-        }
+    /// Whether it reads on where the nearest line that was not read has this number.
+    pub(crate) fn wants(&self, nearest: Option<u64>) -> bool {
+        let fits = |edge: u64| match self.want {
+            Want::First(_) => nearest.is_some_and(|seq| seq < edge),
+            Want::Last(_) => nearest.is_some_and(|seq| seq > edge),
+        };
+        // With a pattern, all matches are counted.
+        let wanted = self.matcher.is_some() || self.edge().is_none_or(fits);
+        wanted && !self.found.stopped_early
     }
 
     /// Once there are enough lines: the number of the one that would go first for another.
     fn edge(&self) -> Option<u64> {
-        let lines = &self.outcome.lines;
+        let lines = &self.found.lines;
         let enough = self.room.0 == 0 || lines.len() >= self.want.limit();
         let edge = match self.want {
-            Want::First(_) => lines.last().map_or(0, |l| l.seq),
-            Want::Last(_) => lines.first().map_or(u64::MAX, |l| l.seq),
+            Want::First(_) => lines.last().and_then(|l| l.seq).unwrap_or(0),
+            Want::Last(_) => lines.first().and_then(|l| l.seq).unwrap_or(u64::MAX),
         };
         enough.then_some(edge)
     }
 
-    /// None of the lines in these lanes would be shown: there are enough at the wanted end.
-    fn is_behind(&self, lanes: &[StreamSlice], own: &[Range<usize>]) -> bool {
-        let blocks = || {
-            lanes
-                .iter()
-                .zip(own)
-                .flat_map(|(l, own)| &l.blocks()[own.clone()])
-        };
+    /// None of the lines in these slices would be shown: there are enough at the wanted end.
+    fn is_behind(&self, slices: &[StreamSlice]) -> bool {
+        let mut blocks = slices.iter().flat_map(StreamSlice::blocks);
         self.edge().is_some_and(|edge| match self.want {
-            Want::First(_) => blocks().all(|b| b.first() > edge),
-            Want::Last(_) => blocks().all(|b| b.last() < edge),
+            Want::First(_) => blocks.all(|b| b.first() > edge),
+            Want::Last(_) => blocks.all(|b| b.last() < edge),
         })
     }
 
-    /// Looks at a page: of each lane these blocks; what else there is may be shown beside a match.
+    /// Searches a page, which consists of its `own` slices; the lines of the others may be shown with a
+    /// match.
     pub(crate) fn page(
         &mut self,
-        lanes: &[StreamSlice],
-        own: &[Range<usize>],
+        slices: &[StreamSlice],
+        own: &Range<usize>,
         expired: &mut dyn FnMut() -> bool,
     ) {
-        let full = self.is_behind(lanes, own);
         let Some(matcher) = self.matcher else {
-            if !full {
-                let lines = self.want.collect(lanes, &mut self.room);
-                self.add(lines);
-            }
+            let lines = self.want.collect(&slices[own.clone()], &mut self.room);
+            self.add(lines);
             return;
         };
+        let full = self.is_behind(&slices[own.clone()]);
         let mut hits = Hits {
             kept: Vec::new(),
             count: 0,
             // Once there are enough, the others are counted.
             want: if full { self.want.none() } else { self.want },
+            complete: self.found.next,
         };
         let mut scratch = Scratch::default();
-        for (lane, block) in self.want.order(lanes, own) {
-            let Some(mut scan) = Scan::new(lanes, lane, block) else {
+        for (slice, block) in self.want.order(slices, own) {
+            let Some(mut scan) = Scan::new(slices, slice, block) else {
                 continue;
             };
             let stopped = expired() || scan.run(matcher, &mut scratch, &mut hits, expired);
-            self.outcome.searched += scan.searched;
+            self.found.searched += scan.searched;
             if stopped {
-                self.outcome.stopped_early = true;
+                self.found.stopped_early = true;
                 break;
             }
         }
-        self.outcome.matches += hits.count;
+        self.found.matches += hits.count;
         if !full {
-            let (mut beside, mut stopped) = (0, self.outcome.stopped_early);
+            let (mut beside, mut stopped) = (0, self.found.stopped_early);
             let mut within = || {
                 beside += 2 * self.context.min(BESIDE);
                 stopped |= beside > BESIDE && !stopped && expired();
                 beside <= BESIDE || !stopped
             };
-            let mut lines = hits.lines(lanes, own, self.context, &mut self.room, &mut within);
-            self.outcome.stopped_early = stopped;
+            let mut lines = hits.lines(slices, own, self.context, &mut self.room, &mut within);
+            self.found.stopped_early = stopped;
             for (line, _) in lines.iter_mut().filter(|(_, own)| !own) {
-                // Another page's line, which that page may not be asked for any more.
+                // A line of another page, which may not be read any more.
                 line.matched = matcher.is_match(&line.text);
             }
             self.add(lines.into_iter().map(|(line, _)| line).collect());
@@ -189,15 +156,16 @@ impl<'a> Search<'a> {
     }
 
     fn add(&mut self, mut lines: Vec<Line>) {
-        self.outcome.lines.append(&mut lines);
-        if self.outcome.lines.len() >= self.want.limit() {
+        self.found.lines.append(&mut lines);
+        if self.found.lines.len() >= self.want.limit() {
             self.settle();
         }
     }
 
-    /// What was found, in order and each line once: beside a match of one page may be one of the next.
+    /// Puts the lines in order, each once: beside a match of one page may be one of the next.
     fn settle(&mut self) {
-        let mut lines = in_order(std::mem::take(&mut self.outcome.lines), |line| line.seq);
+        let lines = &mut self.found.lines;
+        lines.sort_by_key(|line| line.seq);
         lines.dedup_by(|later, kept| {
             let same = later.seq == kept.seq;
             kept.matched |= same && later.matched;
@@ -208,16 +176,19 @@ impl<'a> Search<'a> {
             Want::First(_) => lines.truncate(lines.len() - surplus),
             Want::Last(_) => drop(lines.drain(..surplus)),
         }
-        self.outcome.lines = lines;
     }
 
-    pub(crate) fn finish(mut self) -> Outcome {
+    pub(crate) fn finish(mut self) -> Found {
         self.settle();
-        self.outcome
+        let complete = self.found.next;
+        for line in &mut self.found.lines {
+            line.seq = line.seq.filter(|seq| *seq <= complete);
+        }
+        self.found
     }
 }
 
-/// Which end of what was found is wanted.
+/// The end of the lines found that is wanted.
 #[derive(Debug, Clone, Copy)]
 enum Want {
     First(usize),
@@ -238,7 +209,7 @@ impl Want {
         n.min(MOST_HITS)
     }
 
-    /// The same end, but nothing of it.
+    /// The same end, but no lines of it.
     fn none(self) -> Self {
         match self {
             Self::First(_) => Self::First(0),
@@ -247,12 +218,12 @@ impl Want {
     }
 
     /// A page's blocks, in the order in which a search that is cut short has found the most useful.
-    fn order(self, lanes: &[StreamSlice], own: &[Range<usize>]) -> Vec<(usize, usize)> {
+    fn order(self, slices: &[StreamSlice], own: &Range<usize>) -> Vec<(usize, usize)> {
         let mut all: Vec<(usize, usize)> = Vec::new();
-        for (index, blocks) in own.iter().enumerate() {
-            all.extend(blocks.clone().map(|block| (index, block)));
+        for slice in own.clone() {
+            all.extend((0..slices[slice].blocks().len()).map(|block| (slice, block)));
         }
-        all = in_order(all, |(lane, block)| lanes[*lane].blocks()[*block].first());
+        all.sort_by_key(|(slice, block)| slices[*slice].blocks()[*block].first());
         if let Self::Last(_) = self {
             all.reverse();
         }
@@ -260,17 +231,17 @@ impl Want {
     }
 
     /// Every line at the wanted end.
-    fn collect(self, lanes: &[StreamSlice], room: &mut Room) -> Vec<Line> {
+    fn collect(self, slices: &[StreamSlice], room: &mut Room) -> Vec<Line> {
         let mut lines = Vec::new();
         let walk = match self {
-            Self::First(_) => MergeIter::up(lanes, 0),
-            Self::Last(_) => MergeIter::down(lanes, u64::MAX),
+            Self::First(_) => MergeIter::up(slices, 0),
+            Self::Last(_) => MergeIter::down(slices, u64::MAX),
         };
-        for (lane, at) in walk.take(self.limit()) {
+        for (slice, at) in walk.take(self.limit()) {
             if !room.take(at.end - at.start) {
                 break;
             }
-            lines.push(line(&lanes[lane], &at, false));
+            lines.push(line(&slices[slice], &at, false));
         }
         if let Self::Last(_) = self {
             lines.reverse();
@@ -291,14 +262,14 @@ impl Room {
     }
 }
 
-/// A line of a lane as it is answered.
-pub(crate) fn line(lane: &StreamSlice, at: &At, matched: bool) -> Line {
-    let (bytes, when) = lane.bytes(at);
+/// A line of a slice as it is answered.
+pub(crate) fn line(slice: &StreamSlice, at: &At, matched: bool) -> Line {
+    let (bytes, when) = slice.bytes(at);
     Line {
-        seq: at.seq,
-        run: lane.run,
+        seq: Some(at.seq),
+        run: slice.run,
         at: when,
-        stream: lane.stream,
+        stream: slice.stream,
         text: text_of(bytes),
         matched,
         truncated: is_piece(bytes),
@@ -308,24 +279,26 @@ pub(crate) fn line(lane: &StreamSlice, at: &At, matched: bool) -> Line {
 #[derive(Debug, Clone, Copy)]
 struct Hit {
     seq: u64,
-    lane: usize,
-    /// None: its place is not known (its block had escapes).
+    slice: usize,
+    /// Its place; None: unknown, since its block has escapes.
     at: Option<At>,
 }
 
-/// The matches at the wanted end, and how many there are in all.
+/// The matches at the wanted end, and the number of all.
 #[derive(Debug)]
 struct Hits {
     kept: Vec<Hit>,
+    /// Lines that have a number: up to `complete`.
     count: u64,
     want: Want,
+    complete: u64,
 }
 
 impl Hits {
     fn push(&mut self, hit: Hit) {
-        self.count += 1;
+        self.count += u64::from(hit.seq <= self.complete);
         self.kept.push(hit);
-        // Lanes are searched one after another, so the wanted ones are known only at the end.
+        // Slices are searched one after another, so the wanted ones are known only at the end.
         if self.kept.len() >= 2 * self.want.limit() + 256 {
             self.trim();
         }
@@ -333,7 +306,7 @@ impl Hits {
 
     fn trim(&mut self) {
         let limit = self.want.limit();
-        self.kept = in_order(std::mem::take(&mut self.kept), |hit| hit.seq);
+        self.kept.sort_by_key(|hit| hit.seq);
         match self.want {
             Want::First(_) => self.kept.truncate(limit),
             Want::Last(_) => {
@@ -343,12 +316,12 @@ impl Hits {
         }
     }
 
-    /// The lines to be shown, and whether they are the page's own. What is beside a match is looked for
-    /// `within` a budget: a thousand lines beside each of a hundred thousand matches take minutes.
+    /// The lines to be shown, and whether they are the page's own. Context is collected `within` a budget: a
+    /// thousand lines beside each of a hundred thousand matches take minutes.
     fn lines(
         mut self,
-        lanes: &[StreamSlice],
-        own: &[Range<usize>],
+        slices: &[StreamSlice],
+        own: &Range<usize>,
         context: usize,
         room: &mut Room,
         within: &mut dyn FnMut() -> bool,
@@ -356,24 +329,26 @@ impl Hits {
         self.trim();
         let limit = self.want.limit();
         let mut chosen: BTreeMap<u64, (usize, At)> = BTreeMap::new();
-        let mut take = |lane: usize, at: At| {
+        let mut take = |slice: usize, at: At| {
             let new = !chosen.contains_key(&at.seq);
             let fits = !new || room.take(at.end - at.start);
             if fits {
-                chosen.insert(at.seq, (lane, at));
+                chosen.insert(at.seq, (slice, at));
             }
             (fits, chosen.len())
         };
-        // What an earlier match adds comes before all that is chosen, so at the limit it is enough.
+        // An earlier match adds lines before all that is chosen, so at the limit it is enough.
         let mut one = |hit: &Hit| {
-            let at = hit.at.or_else(|| lanes[hit.lane].first_after(hit.seq - 1));
+            let at = hit
+                .at
+                .or_else(|| slices[hit.slice].first_after(hit.seq - 1));
             let Some(at) = at else { return true };
-            let mut fits = take(hit.lane, at);
+            let mut fits = take(hit.slice, at);
             if context > 0 && within() {
-                let before = MergeIter::down(lanes, hit.seq).take(context);
-                let after = MergeIter::up(lanes, hit.seq).take(context);
-                for (lane, at) in before.chain(after) {
-                    fits = take(lane, at);
+                let before = MergeIter::down(slices, hit.seq).take(context);
+                let after = MergeIter::up(slices, hit.seq).take(context);
+                for (slice, at) in before.chain(after) {
+                    fits = take(slice, at);
                     if !fits.0 {
                         break;
                     }
@@ -395,9 +370,9 @@ impl Hits {
             .iter()
             .skip(skip)
             .take(limit)
-            .map(|(seq, (lane, at))| {
-                let shown = line(&lanes[*lane], at, is_match(seq));
-                (shown, own[*lane].contains(&at.block))
+            .map(|(seq, (slice, at))| {
+                let shown = line(&slices[*slice], at, is_match(seq));
+                (shown, own.contains(slice))
             })
             .collect()
     }
@@ -416,22 +391,22 @@ struct Scan<'a> {
     block: &'a Block,
     /// Its first line that is not hidden.
     from: At,
-    lane: usize,
+    slice: usize,
     searched: u64,
 }
 
 impl<'a> Scan<'a> {
-    fn new(lanes: &'a [StreamSlice], lane: usize, block: usize) -> Option<Self> {
-        let blocks = lanes[lane].blocks();
+    fn new(slices: &'a [StreamSlice], slice: usize, block: usize) -> Option<Self> {
+        let blocks = slices[slice].blocks();
         Some(Self {
             block: &blocks[block],
-            from: lanes[lane].first_after(blocks[block].first() - 1)?,
-            lane,
+            from: slices[slice].first_after(blocks[block].first() - 1)?,
+            slice,
             searched: 0,
         })
     }
 
-    /// Looks at all its lines; true: the budget was over before.
+    /// Searches all its lines; true: the budget was over before.
     fn run(
         &mut self,
         matcher: &Matcher,
@@ -487,7 +462,7 @@ impl<'a> Scan<'a> {
             }
             hits.push(Hit {
                 seq: place.seq,
-                lane: self.lane,
+                slice: self.slice,
                 at: self.block.is_plain().then_some(At {
                     seq: place.seq,
                     chunk: place.chunk,
@@ -497,11 +472,11 @@ impl<'a> Scan<'a> {
                 }),
             });
         }
-        self.searched = self.block.lines_from(self.from.seq);
+        self.searched = self.block.lines_within(self.from.seq - 1, hits.complete);
         false
     }
 
-    /// The lines without escapes, and where the first one begins; fills in where the chunks end.
+    /// The lines without escapes, and the start of the first one; fills in the ends of the chunks.
     fn text<'b>(&self, plain: &'b mut Vec<u8>, ends: &mut Vec<usize>) -> (&'b [u8], usize)
     where
         'a: 'b,
@@ -529,7 +504,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Where the next line may be that is a match: a place in it.
+/// A place in the next line that may be a match.
 fn next_candidate(needle: Option<&Needle>, hay: &[u8], pos: usize) -> Option<usize> {
     match needle {
         Some(needle) => needle.find(&hay[pos..]).map(|found| pos + found),
@@ -537,7 +512,7 @@ fn next_candidate(needle: Option<&Needle>, hay: &[u8], pos: usize) -> Option<usi
     }
 }
 
-/// Follows places in a text upwards and knows their lines' numbers.
+/// Follows places in a text upwards, and their lines' numbers.
 struct Place<'a> {
     chunks: &'a [Chunk],
     text: &'a [u8],
@@ -546,7 +521,7 @@ struct Place<'a> {
     /// The start of line `seq`.
     start: usize,
     seq: u64,
-    /// Lines of earlier chunks, and the number of the first line looked at in this one.
+    /// Lines of earlier chunks, and the number of the first line that was read in this one.
     before: u64,
     first: u64,
 }
@@ -565,7 +540,7 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The line that `place`, which never goes back, is in: from where to where, with its newline.
+    /// The start and the end, with its newline, of the line that `place` is in, which never goes back.
     fn line_around(&mut self, place: usize) -> (usize, usize) {
         while self.ends[self.chunk] <= place {
             self.before += self.chunks[self.chunk].last() + 1 - self.first;

@@ -1,6 +1,8 @@
-//! The index beside a file of a log: where each read ends, of which stream it is, when it came, and
-//! which numbers its lines have. A header, then records of one size; all numbers little-endian. What
-//! it says can be made again from the file, but for times and streams. Pure.
+//! Pure: no system call, no thread, no clock.
+//!
+//! The index beside a file of a log: the end, stream and time of each append, and the numbers of its lines. A
+//! header, then records of one size; all numbers little-endian. It can be made again from the file, but for
+//! times and streams.
 
 use crate::base::clock::Wall;
 use crate::base::paths::fnv1a_64;
@@ -13,26 +15,26 @@ pub(super) const HEADER: usize = 128;
 pub(super) const RECORD: usize = 32;
 
 const MAGIC: &[u8; 8] = b"bpmidx1\n";
-/// Where the header tells how the run ended, and how long that may be.
+/// The place of the run's end in the header, and the longest text about it.
 const ENDED: usize = 32;
 const WORDS: usize = SUM - ENDED - 9;
-/// Where the sum over all that is.
+/// The place of the checksum.
 const SUM: usize = HEADER - 8;
 
-/// No number is higher, of a line or of a run: what says so is not of ours (and JSON has no whole
+/// No number is higher, of a line or of a run: an index that says so is not bpm's (and JSON has no whole
 /// numbers beyond).
 pub(super) const MOST: u64 = 1 << 53;
 
-/// What the file as a whole is.
+/// The file as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
-    /// When its run began.
+    /// The time at which its run began.
     pub started: Wall,
     /// Complete lines of the run before this file.
     pub before: u64,
-    /// No line in it has a lower number, those excepted that were shown unfinished.
+    /// No line in it has a lower number.
     pub first: u64,
-    /// When and how the run ended.
+    /// The time and the manner of the run's end.
     pub ended: Option<(Wall, String)>,
 }
 
@@ -79,21 +81,16 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.first_chunk().copied().map_or(0, u64::from_le_bytes)
 }
 
-/// Bytes that came together from one stream, and the lines that they finish.
+/// Bytes that came together from one stream, and the lines that they end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
-    /// Where they end in the file; they begin where those of the record before end.
+    /// Their end in the file; they begin at the end of those of the record before.
     pub end: u32,
-    /// Where they came from.
     pub stream: Stream,
-    /// How many bytes of the stream's unfinished line came before them.
+    /// Bytes of the stream's unfinished line before them.
     pub carry: u32,
-    /// Their one line had been shown unfinished: its number is lower than that of lines before it. If they
-    /// finish none, this tells that the one before is late, and comes to followers under this number.
-    pub pinned: bool,
-    /// When.
     pub at: Wall,
-    /// The number of the first line that they finish; if there is none, of the next one at least.
+    /// The number of the first line that they end; if there is none, of the next one at least.
     pub first: u64,
     /// Lines of each stream in this file up to their end.
     pub lines: [u32; 2],
@@ -101,16 +98,16 @@ pub(super) struct Record {
 
 const CARRY: u32 = (MAX_LINE as u32).next_power_of_two() * 2 - 1;
 const STREAM: u32 = CARRY + 1;
+/// Set by 0.1.0 for a line that had been shown unfinished, which has a lower number than those before it.
 const PINNED: u32 = STREAM << 1;
 const CHECK: u32 = !(CARRY | STREAM | PINNED);
 
 impl Record {
-    /// What comes before the first record of a file.
+    /// The record before the first one of a file.
     pub(super) const START: Self = Self {
         end: 0,
         stream: Stream::Stdout,
         carry: 0,
-        pinned: false,
         at: Wall(0),
         first: 0,
         lines: [0; 2],
@@ -120,9 +117,6 @@ impl Record {
         let mut word = self.carry.min(MAX_LINE as u32);
         if self.stream == Stream::Stderr {
             word |= STREAM;
-        }
-        if self.pinned {
-            word |= PINNED;
         }
         let [out, err] = self.lines.map(u64::from);
         let mut words = [
@@ -148,58 +142,52 @@ impl Record {
         }
         Some(Self {
             end: words[0] as u32,
-            stream: if word & STREAM == 0 {
-                Stream::Stdout
-            } else {
-                Stream::Stderr
-            },
+            stream: Stream::ALL[usize::from(word & STREAM != 0)],
             carry: word & CARRY,
-            pinned: word & PINNED != 0,
             at: Wall(words[1] as i64),
             first: words[2],
             lines: [words[3] as u32, (words[3] >> 32) as u32],
         })
     }
+}
 
-    /// It can come after that one.
-    pub(super) fn follows(&self, before: &Self) -> bool {
-        let (own, other) = (self.stream as usize, 1 - self.stream as usize);
-        let Some(bytes) = self.end.checked_sub(before.end) else {
-            return false;
-        };
-        // A read, and at most a line for each byte and the end of one that was begun before.
-        bytes <= MAX_LINE as u32
-            && self.lines[other] == before.lines[other]
-            && self.lines[own] >= before.lines[own]
-            && self.finished(before) <= bytes + 1
-    }
+/// A record together with what the ones before it tell.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub record: Record,
+    /// The start of its bytes in the file.
+    pub begin: u32,
+    /// The number of lines that it ends.
+    pub count: u32,
+}
 
-    /// Lines that it finishes.
-    pub(super) fn finished(&self, before: &Self) -> u32 {
-        let which = self.stream as usize;
-        self.lines[which].saturating_sub(before.lines[which])
+impl Entry {
+    /// None: the record can't come after that one.
+    pub(super) fn new(record: Record, before: &Record) -> Option<Self> {
+        let (own, other) = (record.stream as usize, 1 - record.stream as usize);
+        let bytes = record.end.checked_sub(before.end)?;
+        let count = record.lines[own].checked_sub(before.lines[own])?;
+        // An append, and at most a line for each byte and the end of one that was begun before.
+        let follows = bytes <= MAX_LINE as u32
+            && record.lines[other] == before.lines[other]
+            && count <= bytes + 1;
+        follows.then_some(Self {
+            record,
+            begin: before.end,
+            count,
+        })
     }
 
     /// The number of its last line; of none, the one before the next.
-    pub(super) fn last(&self, before: &Self) -> u64 {
-        (self.first + u64::from(self.finished(before))).saturating_sub(1)
-    }
-
-    /// It is no line, but the place of the one before.
-    pub(super) fn is_place(&self, before: &Self) -> bool {
-        self.pinned && self.finished(before) == 0
-    }
-
-    /// The number that the next line has at least.
-    pub(super) fn next(&self, before: &Self) -> u64 {
-        self.last(before) + 1 + u64::from(self.is_place(before))
+    pub(super) fn last(&self) -> u64 {
+        (self.record.first + u64::from(self.count)).saturating_sub(1)
     }
 
     /// Bytes of its stream's unfinished line behind it; `bytes` are its own.
-    pub(super) fn rest(&self, before: &Self, bytes: &[u8]) -> u32 {
-        let carry = self.carry as usize;
+    pub(super) fn rest(&self, bytes: &[u8]) -> u32 {
+        let carry = self.record.carry as usize;
         let cut = cut(carry, bytes);
-        if u64::from(self.finished(before)) > cut.lines() {
+        if u64::from(self.count) > cut.lines() {
             return 0;
         }
         let rest = match cut.newlines {
@@ -221,8 +209,8 @@ fn words(bytes: &[u8; RECORD]) -> [u64; 4] {
     words
 }
 
-/// A few bits that tell a record from what a crash or somebody else left in its place. Never zero: a
-/// hole reads as zeros.
+/// A few bits that tell a record from other bytes that a crash or somebody else left in its place. Never
+/// zero: a hole reads as zeros.
 fn check(mut words: [u64; 4]) -> u32 {
     words[0] &= !(u64::from(CHECK) << 32);
     let mut hash = 0;
@@ -243,7 +231,6 @@ mod tests {
             end: 70_001,
             stream: Stream::Stderr,
             carry: MAX_LINE as u32,
-            pinned: true,
             at: Wall(1_790_000_000_123),
             first: 12_345_678_901,
             lines: [17, 4_000_000_000],
@@ -251,13 +238,9 @@ mod tests {
     }
 
     #[test]
-    fn records_come_back_and_no_flipped_bit_passes_for_one() {
-        for (stream, pinned) in [(Stream::Stdout, true), (Stream::Stderr, false)] {
-            let record = Record {
-                stream,
-                pinned,
-                ..record()
-            };
+    fn record_is_decoded_and_no_flipped_bit_passes() {
+        for stream in Stream::ALL {
+            let record = Record { stream, ..record() };
             assert_eq!(Record::decode(&record.encode()), Some(record));
         }
         let bytes = record().encode();
@@ -277,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_comes_back_with_as_many_words_as_fit() {
+    fn header_is_decoded_with_as_much_text_as_fits() {
         let mut header = Header {
             started: Wall(5),
             before: 6,

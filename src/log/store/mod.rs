@@ -1,7 +1,7 @@
-//! One log: ring and files behind one lock, and wake-ups for whoever follows it. The only memory that
-//! threads share.
+//! One log: memory and files, each behind a lock of its own, and wake-ups for its followers.
 
 mod index;
+mod layout;
 mod query;
 mod reader;
 mod segment;
@@ -9,48 +9,52 @@ mod segment;
 mod testing;
 mod writer;
 
-use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
-use crate::base::table::in_order;
-use crate::log::block::{MAX_LINE, MergeIter, StreamSlice, is_piece};
-use crate::log::ring::Ring;
+use crate::log::block::{MAX_LINE, MergeIter, is_piece};
+use crate::log::line::text_of;
+use crate::log::ring::{Ended, Ring, Scope};
 use crate::log::search::{
-    Errors, Finder, Found, Line, Matcher, Query, QueryError, Search, Stream, search, text_of,
+    Errors, Finder, Found, Line, Matcher, Query, QueryError, Search, line, search,
 };
-use crate::os::poll::Waker;
-use query::Selection;
-use writer::{Disk, Folder};
+use crate::log::stream::Stream;
+use crate::os::inbox::Waker;
+use layout::Folder;
+use query::{Pages, Selection, Stored, Windows, runs};
+use writer::Disk;
 
 pub use crate::log::ring::Limits;
-pub use writer::Kind;
+pub use layout::Kind;
 
-/// A stack that goes on from one page of a log to the next has so many lines at most.
-const EVENT: u64 = 120;
+/// An unfinished line to which nothing was added for that long counts for who waits for a line: it is a
+/// prompt, say.
+pub const STILL: Duration = Duration::from_millis(200);
+/// Changes that wait for a disk that hangs.
+const MOST_WAITING: usize = 1_000;
 
 /// Counts of one log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stats {
-    /// Lines that can be searched.
+    /// Lines that are in memory.
     pub lines: u64,
-    /// Lines that no longer can, since this daemon's start.
+    /// Lines that no longer are, since this daemon's start.
     pub dropped: u64,
     /// When the last byte came.
     pub last_output: Option<Mono>,
-    /// Lines that were finished since this daemon's start.
+    /// Lines that ended since this daemon's start.
     pub printed: u64,
     /// Bytes that came since then.
     pub bytes: u64,
 }
 
-/// What a follower got.
+/// The lines that a follower got.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pulled {
-    /// Complete lines after the cursor (and the unfinished last one of a run that ended).
+    /// Complete lines after the cursor.
     pub lines: Vec<Line>,
     /// Lines after the cursor that were gone already.
     pub dropped: u64,
@@ -61,19 +65,16 @@ pub struct Pulled {
 /// A line as the process wrote it.
 #[derive(Debug, Clone, Copy)]
 pub struct RawLine<'a> {
-    /// Its number; of one that was finished late, lower than that of lines before it.
     pub seq: u64,
-    /// The run it belongs to.
     pub run: u64,
-    /// When its last byte came.
+    /// The time of its last byte.
     pub at: Wall,
-    /// Where it came from.
     pub stream: Stream,
     /// With its newline, if it has one.
     pub bytes: &'a [u8],
 }
 
-/// Where a follower is after a pull.
+/// The place of a follower after a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pull {
     /// Lines after the cursor that were gone already.
@@ -85,17 +86,20 @@ pub struct Pull {
 }
 
 /// One log.
+///
+/// `disk` is held over system calls that may hang, so only threads take it that may wait for a disk, and
+/// before `memory`, which is never held over one. Both are held while lines are added to the files' index,
+/// or a query chooses its lines. Changes by other threads (a run begins or ends) go to memory at once, and
+/// wait there for the next one who has the disk.
 #[derive(Debug)]
 pub struct Log {
-    state: Mutex<State>,
-    /// The number of the first line of this daemon's life.
-    first: u64,
-    /// What [`Log::next_seq`] says.
+    disk: Mutex<Option<Disk>>,
+    memory: Mutex<Memory>,
+    /// The number that the next line gets, for [`Log::next_seq`].
     next: AtomicU64,
-    /// A lock of its own: a woken thread asks for the other one at once.
     followers: Mutex<Vec<Arc<Waker>>>,
     trouble: Mutex<Option<String>>,
-    told: OnceLock<Hook>,
+    on_trouble: OnceLock<Hook>,
 }
 
 /// Called when [`Log::trouble`] has changed; does not block.
@@ -108,46 +112,42 @@ impl std::fmt::Debug for Hook {
 }
 
 #[derive(Debug)]
-struct State {
+struct Memory {
     ring: Ring,
     last_output: Option<Mono>,
+    /// Bytes since this daemon's start.
     bytes: u64,
-    /// Runs that can be searched.
-    runs: usize,
-    disk: Option<Box<Disk>>,
+    /// Changes that the files do not have yet, oldest first.
+    waiting: Vec<Change>,
 }
 
-impl State {
-    /// Where the next bytes of a stream go, as many as the disk takes at once.
-    fn room(&mut self, run: u64, stream: Stream) -> Option<&mut [u8]> {
-        let most = self.disk.as_ref().map_or(MAX_LINE, |disk| disk.most());
-        let room = self.ring.room(run, stream)?;
-        let size = room.len().min(most);
-        room.get_mut(..size)
-    }
+/// A change of the files.
+#[derive(Debug)]
+enum Change {
+    Begin {
+        run: u64,
+        at: Wall,
+    },
+    EndLine {
+        run: u64,
+        stream: Stream,
+        ended: Ended,
+        at: Wall,
+    },
+    End {
+        run: u64,
+        at: Wall,
+        exit: String,
+    },
+    Budget(u64),
+}
 
-    /// New bytes that are in the ring's room: to the disk first, then to the ring. True: lines were
-    /// finished.
-    fn add(&mut self, run: u64, stream: Stream, count: usize, at: Wall) -> bool {
-        self.bytes += count as u64;
-        let Self { ring, disk, .. } = self;
-        if let Some(disk) = disk {
-            let next = ring.next_number();
-            if let Some(bytes) = ring.room(run, stream).and_then(|room| room.get(..count)) {
-                disk.write(run, bytes, at, next);
-            }
+impl Memory {
+    /// A log that is not on disk needs no changes there; a disk that hangs for hours misses some.
+    fn wait(&mut self, change: Change) {
+        if self.waiting.len() < MOST_WAITING {
+            self.waiting.push(change);
         }
-        let mut finished = false;
-        let mut left = count;
-        while left > 0 {
-            let now = left.min(MAX_LINE);
-            finished |= ring.commit(run, stream, now, at);
-            if let Some(disk) = disk {
-                disk.note(run, stream, now, ring.mark(), at);
-            }
-            left -= now;
-        }
-        finished
     }
 }
 
@@ -170,149 +170,156 @@ impl Log {
         let (last, run) = disk.last();
         let (first_seq, first_run) = (first_seq.max(last + 1), first_run.max(run + 1));
         disk.set_budget(limits.disk);
-        Self::with(limits, Some(Box::new(disk)), first_seq, first_run)
+        Self::with(limits, Some(disk), first_seq, first_run)
     }
 
-    /// What earlier daemons wrote, to be read; nothing of it goes.
+    /// The files of earlier daemons, to be read; none of them is removed.
     pub fn stored(folder: Arc<Path>, kind: Kind, limits: Limits) -> Arc<Self> {
         let disk = Disk::new(Folder { path: folder, kind }, limits.disk);
         let (last, run) = disk.last();
-        Self::with(limits, Some(Box::new(disk)), last + 1, run + 1)
+        Self::with(limits, Some(disk), last + 1, run + 1)
     }
 
-    fn with(limits: Limits, disk: Option<Box<Disk>>, first_seq: u64, first_run: u64) -> Arc<Self> {
+    fn with(limits: Limits, disk: Option<Disk>, first_seq: u64, first_run: u64) -> Arc<Self> {
         let ring = Ring::new(limits, first_seq, first_run);
         Arc::new(Self {
-            first: ring.next(),
-            next: AtomicU64::new(ring.next()),
-            state: Mutex::new(State {
+            next: AtomicU64::new(ring.next_seq()),
+            disk: Mutex::new(disk),
+            memory: Mutex::new(Memory {
                 ring,
                 last_output: None,
                 bytes: 0,
-                runs: limits.runs,
-                disk,
+                waiting: Vec::new(),
             }),
             followers: Mutex::default(),
             trouble: Mutex::default(),
-            told: OnceLock::new(),
+            on_trouble: OnceLock::new(),
         })
     }
 
     /// The cursor before the first line of this daemon.
     pub fn origin(&self) -> u64 {
-        self.lock().ring.origin() - 1
+        self.memory().ring.origin() - 1
     }
 
-    /// New bounds (a reload).
+    /// Sets the bounds (a reload).
     pub fn set_limits(&self, limits: Limits) {
-        let mut state = self.lock();
-        state.runs = limits.runs;
-        state.ring.set_limits(limits);
-        if let Some(disk) = &mut state.disk {
-            disk.set_budget(limits.disk);
-        }
-        self.publish(state, false);
+        let mut memory = self.memory();
+        memory.ring.set_limits(limits);
+        memory.wait(Change::Budget(limits.disk));
+        drop(memory);
+        self.settle();
     }
 
-    /// Begins a run and gives its number. Two may be open at once (an overlapping swap).
+    /// Begins a run and returns its number. Two may be open at once (an overlapping swap).
     pub fn begin(&self, at: Wall) -> u64 {
-        let mut state = self.lock();
-        let run = state.ring.begin(at);
-        if let Some(disk) = &mut state.disk {
-            disk.begin(run, at);
-        }
+        let mut memory = self.memory();
+        let run = memory.ring.begin(at);
+        memory.wait(Change::Begin { run, at });
+        drop(memory);
+        self.settle();
         run
     }
 
     /// The number that the next run gets.
     pub fn next_run(&self) -> u64 {
-        self.lock().ring.next_run()
+        self.memory().ring.next_run()
     }
 
-    /// Ends a run: its unfinished lines end. `exit`: how, in words. What still comes (of a grandchild
+    /// Ends a run, and its unfinished lines; `exit`: the manner, in words. Later output (of a grandchild
     /// that holds the pipe) is added to it.
     pub fn end(&self, run: u64, at: Wall, exit: &str) {
-        let mut state = self.lock();
-        let State { ring, disk, .. } = &mut *state;
-        let mut finished = false;
+        let mut memory = self.memory();
+        let mut lines = 0;
         for stream in Stream::ALL {
-            if ring.finish_line(run, stream) {
-                finished = true;
-                if let Some(disk) = disk {
-                    disk.note(run, stream, 0, ring.mark(), at);
-                }
+            if let Some(ended) = memory.ring.end_line(run, stream) {
+                lines += ended.lines;
+                memory.wait(Change::EndLine {
+                    run,
+                    stream,
+                    ended,
+                    at,
+                });
             }
         }
-        ring.end(run, at, exit);
-        if let Some(disk) = disk {
-            disk.end(run, at, exit);
+        memory.ring.end(run, at, exit);
+        let exit = exit.to_owned();
+        memory.wait(Change::End { run, at, exit });
+        self.publish(&memory);
+        drop(memory);
+        self.settle();
+        if lines > 0 {
+            self.wake();
         }
-        self.publish(state, finished);
     }
 
-    /// One read(2) straight into the log. `Ok(0)`: end of file. `WouldBlock` as an error.
-    pub fn read_from(&self, run: u64, stream: Stream, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        let mut state = self.lock();
-        let Some(room) = state.room(run, stream) else {
-            // A run that is gone: its pipe is kept from filling up, that is all.
-            return Ok(nix::unistd::read(fd, &mut [0; 4096])?);
-        };
-        let count = nix::unistd::read(fd, room)?;
-        if count > 0 {
-            state.last_output = Some(Mono::now());
-            let finished = state.add(run, stream, count, Wall::now());
-            self.publish(state, finished);
+    /// Appends bytes to a run: to its file first, then to memory, where they are seen. True: they leave a
+    /// line unfinished. Waits for the disk.
+    pub fn append(&self, run: u64, stream: Stream, bytes: &[u8]) -> bool {
+        let (at, now) = (Wall::now(), Mono::now());
+        let (mut lines, mut unfinished) = (0, false);
+        self.with_disk(|disk| {
+            let most = disk.as_ref().map_or(MAX_LINE, |disk| disk.most());
+            for part in bytes.chunks(most) {
+                if let Some(disk) = disk {
+                    disk.write(run, part, at, self.next_seq());
+                }
+                for piece in part.chunks(MAX_LINE) {
+                    let mut memory = self.memory();
+                    // Output of a run that is gone is read and forgotten.
+                    let Some(ended) = memory.ring.append(run, stream, piece, at, now) else {
+                        return;
+                    };
+                    memory.last_output = Some(now);
+                    memory.bytes += piece.len() as u64;
+                    self.publish(&memory);
+                    let waiting = std::mem::take(&mut memory.waiting);
+                    drop(memory);
+                    if let Some(disk) = disk {
+                        apply(disk, waiting);
+                        disk.note(run, stream, piece.len(), &ended, at);
+                    }
+                    lines += ended.lines;
+                    unfinished = ended.unfinished;
+                }
+            }
+        });
+        if lines > 0 {
+            self.wake();
         }
-        Ok(count)
+        unfinished
     }
 
-    /// Appends bytes (a build's rendered messages).
-    pub fn append(&self, run: u64, stream: Stream, mut bytes: &[u8]) {
-        let mut state = self.lock();
-        let at = Wall::now();
-        let mut finished = false;
-        while !bytes.is_empty()
-            && let Some(room) = state.room(run, stream)
-        {
-            let (now, later) = bytes.split_at(bytes.len().min(room.len()));
-            room[..now.len()].copy_from_slice(now);
-            let count = now.len();
-            finished |= state.add(run, stream, count, at);
-            bytes = later;
-        }
-        state.last_output = Some(Mono::now());
-        self.publish(state, finished);
-    }
-
-    /// Why lines are not written to disk now, in words: `cannot write /.../000003-00.log: no space left on
-    /// device`.
+    /// The reason for which lines are not written to disk now: `cannot write /.../000003-00.log: no space left
+    /// on device`.
     pub fn trouble(&self) -> Option<String> {
         lock(&self.trouble).clone()
     }
 
-    /// Calls `told` from now on whenever [`Log::trouble`] has changed, on the thread that met it; at once
+    /// Calls `hook` from now on whenever [`Log::trouble`] has changed, on the thread that met it; at once
     /// where there is trouble already. The first hook counts.
-    pub fn on_trouble(&self, told: Box<dyn Fn() + Send + Sync>) {
-        let Hook(told) = self.told.get_or_init(|| Hook(told));
+    pub fn on_trouble(&self, hook: Box<dyn Fn() + Send + Sync>) {
+        let Hook(hook) = self.on_trouble.get_or_init(|| Hook(hook));
         if self.trouble().is_some() {
-            told();
+            hook();
         }
     }
 
-    /// What [`Log::trouble`] says from now on. To be called without a lock held.
+    /// Sets what [`Log::trouble`] says. To be called without a lock held.
     pub fn set_trouble(&self, why: Option<String>) {
         let before = std::mem::replace(&mut *lock(&self.trouble), why.clone());
-        if let Some(Hook(told)) = self.told.get().filter(|_| before != why) {
-            told();
+        if let Some(Hook(hook)) = self.on_trouble.get().filter(|_| before != why) {
+            hook();
         }
     }
 
-    /// The number that the next new line gets; lock-free. All lines before it can be pulled.
+    /// The number that the next line gets; lock-free. All lines before it can be pulled.
     pub fn next_seq(&self) -> u64 {
         self.next.load(Ordering::Acquire)
     }
 
-    /// Wakes `waker` once per read that finished a line until [`Log::unfollow`].
+    /// Wakes `waker` once per append that ended a line, and when an unfinished one has stood still, until
+    /// [`Log::unfollow`].
     pub fn follow(&self, waker: &Arc<Waker>) {
         lock(&self.followers).push(Arc::clone(waker));
     }
@@ -322,12 +329,19 @@ impl Log {
         lock(&self.followers).retain(|w| !Arc::ptr_eq(w, waker));
     }
 
+    /// Wakes the followers.
+    pub(super) fn wake(&self) {
+        for follower in lock(&self.followers).iter() {
+            follower.wake();
+        }
+    }
+
     /// Complete lines with `seq > after`, at most about `max_bytes` of text, but one at least.
     pub fn pull(&self, after: u64, max_bytes: usize) -> Pulled {
         let mut lines = Vec::new();
         let pull = self.pull_raw(after, max_bytes, |line| {
             lines.push(Line {
-                seq: line.seq,
+                seq: Some(line.seq),
                 run: line.run,
                 at: line.at,
                 stream: line.stream,
@@ -350,87 +364,134 @@ impl Log {
         max_bytes: usize,
         mut each: impl FnMut(RawLine<'_>),
     ) -> Pull {
-        let none = Pull {
+        let mut pull = Pull {
             dropped: 0,
             next: after,
             more: false,
         };
         if self.next_seq() <= after.saturating_add(1) {
-            return none;
+            return pull;
         }
-        let mut view = self.select_since(after).open();
-        let (mut lanes, horizon) = view.first_page();
-        let first = lanes.iter().filter_map(StreamSlice::first).min();
-        let mut pull = Pull {
-            // Numbers that no line has are rare, so this seldom has to be counted.
-            dropped: match first {
-                Some(first) if first <= after.saturating_add(1) => 0,
-                Some(_) | None => view.gone(),
-            },
-            next: view.next.max(after),
-            more: false,
+        let mut pages = self.pages_after(after);
+        let mut slices = Vec::new();
+        // The lowest number of the lines that are not in `slices`.
+        let horizon = loop {
+            let horizon = pages.nearest(true).unwrap_or(u64::MAX);
+            let first = MergeIter::up(&slices, after).next();
+            if first.is_some_and(|(_, at)| at.seq < horizon) {
+                break horizon;
+            }
+            match pages.page(true) {
+                Some(page) => slices.extend(page),
+                None => break u64::MAX,
+            }
         };
-        let mut late = std::mem::take(&mut view.late);
-        if view.is_stored() && horizon.is_none() {
-            // Nothing is left of what should be on disk.
-            let memory = &mut Selection::since_in_memory(&mut self.lock().ring, after).memory;
-            lanes = std::mem::take(&mut memory.lanes);
-            late = std::mem::take(&mut memory.late);
-            pull.next = memory.next.max(after);
-        }
-        let is_late = |seq: u64| late.iter().any(|(_, own)| *own == seq);
+        pull.next = pages.next.max(after).min(horizon - 1);
+        pull.more = horizon < u64::MAX;
         let mut room = max_bytes.max(1);
         let mut last = after;
-        for (lane, at) in MergeIter::up(&lanes, after) {
-            if horizon.is_some_and(|end| at.seq > end) {
-                break;
-            }
+        for (slice, at) in MergeIter::up(&slices, after).take_while(|(_, at)| at.seq < horizon) {
             if room == 0 {
                 pull.next = last;
                 pull.more = true;
                 break;
             }
+            let slice = &slices[slice];
+            let (bytes, when) = slice.bytes(&at);
             last = at.seq;
-            if is_late(at.seq) {
-                continue;
-            }
-            let lane = &lanes[lane];
-            let (bytes, when) = lane.bytes(&at);
             room = room.saturating_sub(bytes.len());
             each(RawLine {
-                seq: own_number(&late, at.seq),
-                run: lane.run,
+                seq: at.seq,
+                run: slice.run,
                 at: when,
-                stream: lane.stream,
+                stream: slice.stream,
                 bytes,
             });
         }
-        if let Some(end) = horizon.filter(|_| !pull.more) {
-            pull.next = end;
-            pull.more = true;
-        }
-        if pull.more {
-            // What is missing on disk behind the next cursor is told then.
-            pull.dropped = pull.dropped.saturating_sub(view.missing(pull.next));
-        }
+        // Those behind the new cursor are reported then.
+        let gone = pages.gone_after(after);
+        pull.dropped = gone.saturating_sub(pages.gone_after(pull.next));
         pull
     }
 
-    fn select_since(&self, after: u64) -> Selection {
-        let State {
-            ring, disk, runs, ..
-        } = &mut *self.lock();
-        Selection::since(ring, disk.as_deref_mut(), *runs, after)
+    /// All complete lines behind a cursor.
+    fn pages_after(&self, after: u64) -> Pages {
+        let scope = Scope {
+            after,
+            ..Scope::default()
+        };
+        let memory = self.memory();
+        if memory.ring.has_all_after(after) {
+            return Selection::new(&memory.ring, None, &scope, None).open();
+        }
+        drop(memory);
+        self.select(|ring, stored| Selection::new(ring, stored, &scope, None))
+            .open()
     }
 
-    fn select(&self, query: &Query) -> Result<Selection, QueryError> {
-        let State {
-            ring, disk, runs, ..
-        } = &mut *self.lock();
-        Selection::new(ring, disk.as_deref_mut(), *runs, query)
+    /// Chooses lines while both memory and files stay as they are.
+    fn select<T>(&self, choose: impl FnOnce(&Ring, Option<Stored>) -> T) -> T {
+        self.with_disk(|disk| {
+            let stored = disk
+                .as_mut()
+                .map(|disk| (disk.folder().clone(), disk.segments()));
+            choose(&self.memory().ring, stored)
+        })
     }
 
-    /// Answers a query. Takes its time: for a worker thread.
+    /// The lines that a query is about, and what is known of them without a search.
+    fn choose(
+        &self,
+        query: &Query,
+        unfinished: Option<Mono>,
+    ) -> Result<(Found, Pages), QueryError> {
+        let (mut found, selection) = self.select(|ring, stored| {
+            let runs = runs(ring, stored.as_ref());
+            let known = runs.len();
+            let from_newest = usize::try_from(query.index.unsigned_abs()).unwrap_or(usize::MAX);
+            let position = match usize::try_from(query.index) {
+                Ok(from_oldest) => Some(from_oldest),
+                Err(_) => known.checked_sub(from_newest),
+            };
+            let run = position.and_then(|at| runs.get(at)).copied();
+            if run.is_none() && (known > 0 || !matches!(query.index, -1 | 0)) {
+                let index = query.index;
+                return Err(QueryError::NoRun { index, known });
+            }
+            let of_ring = ring.runs().iter().find(|r| Some(r.number) == run);
+            let ended = of_ring.and_then(|r| r.ended.clone());
+            let found = Found {
+                run,
+                index: position.map_or(-1, |at| at as i64 - known.max(1) as i64),
+                started_at: of_ring.map(|r| r.started),
+                ended_at: ended.as_ref().map(|(at, _)| *at),
+                exit: ended.map(|(_, how)| how),
+                ..Found::default()
+            };
+            // A cursor crosses runs, unless a run was named.
+            let crosses = query.after.is_some() && query.index == -1;
+            let scope = Scope {
+                run: if crosses { None } else { run.or(Some(0)) },
+                stream: query.stream,
+                after: query.after.unwrap_or(0),
+                unfinished,
+            };
+            Ok((found, Selection::new(ring, stored, &scope, query.since)))
+        })?;
+        let pages = selection.open();
+        found.next = pages.next;
+        found.dropped = pages.gone_after(query.after.unwrap_or(0));
+        if let Some(reader) = pages.readers.iter().find(|r| Some(r.run) == found.run)
+            && found.started_at.is_none()
+        {
+            let (started, ended) = reader.life();
+            found.started_at = started;
+            (found.ended_at, found.exit) = ended.unzip();
+        }
+        Ok((found, pages))
+    }
+
+    /// Answers a query. Takes its time, and waits for the disk: for a worker thread.
     ///
     /// # Errors
     /// The pattern is none, or there is no run of that index.
@@ -439,119 +500,177 @@ impl Log {
             Some(pattern) => Some(Matcher::new(pattern, query.literal, query.ignore_case)?),
             None => None,
         };
-        let mut view = self.select(query)?.open();
-        let mut found = std::mem::take(&mut view.found);
-        found.dropped = view.gone();
-        let all = match matcher {
-            Some(_) => 0,
-            None => view.lines(),
-        };
-        let deadline = Mono::now().after(query.budget);
-        let mut expired = || Mono::now() >= deadline;
-        let mut search = Search::new(query, matcher.as_ref());
-        let (forward, beside) = (search.is_forward(), search.beside());
-        view.each_page(forward, beside, &mut |lanes, own| {
-            search.page(lanes, own, &mut expired);
-            search.go()
-        });
-        let mut outcome = search.finish();
-        let late = &view.late;
+        // A line that is just being written is shown, and matched once it stands still.
+        let unfinished = matcher.as_ref().map_or(Mono::now(), |_| still_since());
+        let (mut found, mut pages) = self.choose(query, Some(unfinished))?;
         if matcher.is_none() {
-            outcome.matches = all;
-            outcome.searched = all;
+            found.matches = pages.lines();
+            found.searched = found.matches;
         }
-        if !late.is_empty() {
-            for line in &mut outcome.lines {
-                line.seq = own_number(late, line.seq);
-            }
-            outcome.lines = in_order(outcome.lines, |line| line.seq);
+        let mut expired = budget(query);
+        let mut search = Search::new(query, matcher.as_ref(), found);
+        let mut windows = Windows::new(&mut pages, search.is_forward(), search.beside());
+        while search.wants(windows.nearest())
+            && let Some((slices, own)) = windows.next()
+        {
+            search.page(&slices, &own, &mut expired);
         }
-        found.lines = outcome.lines;
-        found.matches = outcome.matches;
-        found.searched = outcome.searched;
-        found.stopped_early = outcome.stopped_early;
-        Ok(found)
+        Ok(search.finish())
     }
 
-    /// Errors and warnings, grouped by shape, at most `max` groups: of what `query` (its run, cursor,
-    /// time and stream) is about. Takes its time: for a worker thread.
+    /// Errors and warnings, grouped by shape, at most `max` groups: of the lines that `query` is about (by its
+    /// run, cursor, time and stream). Takes its time, and waits for the disk: for a worker thread.
     ///
     /// # Errors
     /// There is no run of that index.
     pub fn find_errors(&self, query: &Query, max: usize) -> Result<Errors, QueryError> {
-        let mut view = self.select(query)?.open();
-        let dropped = view.gone();
-        let next = view.found.next;
-        let deadline = Mono::now().after(query.budget);
-        let mut expired = || Mono::now() >= deadline;
+        let (found, mut pages) = self.choose(query, None)?;
+        let mut expired = budget(query);
         let mut finder = Finder::default();
-        view.each_page(true, EVENT, &mut |lanes, own| {
-            finder.page(lanes, own, &mut expired);
-            finder.go()
-        });
+        while let Some(page) = pages.page(true)
+            && finder.page(&page, &mut expired)
+        {}
         let mut errors = finder.finish(max);
-        for group in &mut errors.groups {
-            group.seq = own_number(&view.late, group.seq);
-        }
-        errors.dropped = dropped;
-        errors.next = next;
+        errors.dropped = found.dropped;
+        errors.next = found.next;
         Ok(errors)
     }
 
-    /// The last `n` lines of a run, the unfinished ones as they stand.
+    /// The last `n` lines of a run that are in memory, the unfinished ones as they stand.
     pub fn tail(&self, run: u64, n: usize) -> Vec<Line> {
-        let snapshot = self.lock().ring.of_run(run, None);
+        let scope = Scope {
+            run: Some(run),
+            unfinished: Some(Mono::now()),
+            ..Scope::default()
+        };
+        let memory = self.memory();
+        let slices = memory.ring.slices(&scope);
+        let found = Found {
+            next: memory.ring.next_seq() - 1,
+            ..Found::default()
+        };
+        drop(memory);
         let query = Query {
             tail: Some(n),
             ..Query::default()
         };
-        search(&snapshot.lanes, &query, None, &mut || false).lines
+        search(&slices, &query, None, found, &mut || false).lines
+    }
+
+    /// The unfinished lines that have stood still for [`STILL`], of a run or of all. A follower is woken when
+    /// there is one.
+    pub fn still(&self, run: Option<u64>) -> Vec<Line> {
+        let memory = self.memory();
+        let slices = memory.ring.slices(&Scope {
+            run,
+            after: memory.ring.next_seq() - 1,
+            unfinished: Some(still_since()),
+            ..Scope::default()
+        });
+        drop(memory);
+        let lines = MergeIter::up(&slices, 0);
+        let lines = lines.map(|(slice, at)| line(&slices[slice], &at, false));
+        lines.map(|line| Line { seq: None, ..line }).collect()
     }
 
     /// Counts.
     pub fn stats(&self) -> Stats {
-        let state = self.lock();
-        let (lines, dropped) = state.ring.counts();
+        let memory = self.memory();
+        let (lines, dropped) = memory.ring.counts();
         Stats {
             lines,
             dropped,
-            last_output: state.last_output,
-            printed: state.ring.next().saturating_sub(self.first),
-            bytes: state.bytes,
+            last_output: memory.last_output,
+            printed: memory.ring.next_seq() - memory.ring.origin(),
+            bytes: memory.bytes,
         }
     }
 
-    /// Lets go of the lock, and tells the followers if there is something for them.
-    fn publish(&self, mut state: MutexGuard<'_, State>, finished: bool) {
-        if finished {
-            self.next.store(state.ring.next(), Ordering::Release);
+    /// Works on the files, which are up to date then.
+    fn with_disk<T>(&self, work: impl FnOnce(&mut Option<Disk>) -> T) -> T {
+        let mut disk = lock(&self.disk);
+        self.catch_up(&mut disk);
+        let result = work(&mut disk);
+        self.unlock(disk);
+        // A change that came meanwhile found the files locked.
+        self.settle();
+        result
+    }
+
+    /// Brings the files up to date, unless another thread works on them, which does it then. Does not wait
+    /// for a disk that hangs.
+    fn settle(&self) {
+        while !self.memory().waiting.is_empty() {
+            let mut disk = match self.disk.try_lock() {
+                Ok(disk) => disk,
+                Err(TryLockError::Poisoned(disk)) => disk.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            self.catch_up(&mut disk);
+            self.unlock(disk);
         }
-        let trouble = state.disk.as_mut().and_then(|disk| disk.news());
-        drop(state);
+    }
+
+    fn catch_up(&self, disk: &mut Option<Disk>) {
+        let waiting = std::mem::take(&mut self.memory().waiting);
+        if let Some(disk) = disk {
+            apply(disk, waiting);
+        }
+    }
+
+    fn unlock(&self, mut disk: MutexGuard<'_, Option<Disk>>) {
+        let trouble = disk.as_mut().and_then(Disk::news);
+        drop(disk);
         if let Some(why) = trouble {
             self.set_trouble(why);
         }
-        if finished {
-            for follower in lock(&self.followers).iter() {
-                follower.wake();
-            }
+    }
+
+    /// Shows the lines that ended.
+    fn publish(&self, memory: &Memory) {
+        self.next.store(memory.ring.next_seq(), Ordering::Release);
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        lock(&self.memory)
+    }
+}
+
+/// Brings the files up to date.
+fn apply(disk: &mut Disk, waiting: Vec<Change>) {
+    for change in waiting {
+        match change {
+            Change::Begin { run, at } => disk.begin(run, at),
+            Change::EndLine {
+                run,
+                stream,
+                ended,
+                at,
+            } => disk.note(run, stream, 0, &ended, at),
+            Change::End { run, at, exit } => disk.end(run, at, &exit),
+            Change::Budget(bytes) => disk.set_budget(bytes),
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
 }
 
-/// What a panicking thread left is whole: nothing panics between two halves of a change.
+/// Lines to which nothing was added since then stand still.
+fn still_since() -> Mono {
+    Mono::from_nanos(
+        Mono::now()
+            .as_nanos()
+            .saturating_sub(STILL.as_nanos() as u64),
+    )
+}
+
+/// Tells when the time of a query is over.
+fn budget(query: &Query) -> impl FnMut() -> bool {
+    let deadline = Mono::now().after(query.budget);
+    move || Mono::now() >= deadline
+}
+
+/// The state that a panicking thread left is whole: nothing panics between two halves of a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A late line has its own number, not that of its place.
-fn own_number(late: &[(u64, u64)], seq: u64) -> u64 {
-    let own = late.iter().find(|(place, _)| *place == seq);
-    own.map_or(seq, |(_, own)| *own)
 }
 
 #[cfg(test)]

@@ -1,101 +1,84 @@
-//! One part of a run on disk, opened: its records, and what it holds as a whole. An index that is lost
-//! or torn is made anew from its file.
+//! One segment of a run, opened: its index. An index that is lost or torn is made again from its file.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use super::index::{HEADER, Header, RECORD, Record};
-use super::writer::{Folder, LARGEST, SegmentId};
+use super::index::{Entry, HEADER, Header, RECORD, Record};
+use super::layout::{Folder, LARGEST, Meta, Segment, lines_of};
 use crate::base::clock::Wall;
 use crate::log::block::{MAX_LINE, cut};
 use crate::log::stream::Stream;
 use crate::os::files::open_plain;
 
 /// Records that are read at once.
-pub(super) const RECORDS: usize = 4 << 10;
-/// How far back the start of a line is looked for, records.
+const RECORDS: usize = 4 << 10;
+/// Records among which the start of an unfinished line is searched, from the end.
 pub(super) const BACK: usize = 2 << 10;
+/// Bytes of a page: a few appends of full size.
+const PAGE: u32 = 256 << 10;
 
-/// What is in one part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Meta {
-    pub header: Header,
-    /// Complete lines of each stream.
-    pub lines: [u32; 2],
-    /// The highest number.
-    pub last: u64,
-    /// When the last byte came.
-    pub last_at: Wall,
-    /// Records of its index that are in order.
-    pub sound: usize,
-}
-
-impl Meta {
-    pub(super) fn total(&self) -> u64 {
-        self.lines.into_iter().map(u64::from).sum()
+/// The contents of a segment, one of all those of a log (oldest first); read where they are not known yet.
+/// None: the file can't be opened now (too many descriptors, say).
+pub(super) fn meta<'a>(folder: &Folder, all: &'a [Arc<Segment>], at: usize) -> Option<&'a Meta> {
+    let segment = &all[at];
+    if segment.meta.get().is_none() {
+        // Of a file without an index, lines go on with the numbers of the file before.
+        let before = || {
+            at.checked_sub(1)
+                .and_then(|before| meta(folder, all, before))
+        };
+        let first = || before().map_or(1, |meta| meta.last + 1);
+        let last_of_run = all.get(at + 1).is_none_or(|next| next.run != segment.run);
+        let opened = Opened::read(folder, segment, &first, last_of_run).ok()?;
+        let _ = segment.meta.set(opened.meta());
     }
+    segment.meta.get()
 }
 
-/// Reads what is in these parts, oldest first, those of a run to its last one; the highest number.
-pub(super) fn survey(folder: &Folder, parts: &[Arc<SegmentId>]) -> u64 {
-    let mut last = 0;
-    for (at, part) in parts.iter().enumerate() {
-        let over = parts.get(at + 1).is_none_or(|next| next.run != part.run);
-        // What can't be opened now (too many descriptors) may be another time.
-        if part.meta.get().is_none()
-            && let Ok(opened) = Opened::read(folder, part, last + 1, over)
-        {
-            let _ = part.meta.set(opened.meta());
-        }
-        last = last.max(part.meta.get().map_or(0, |meta| meta.last));
-    }
-    last
+/// The highest number in these segments, which are all of a log that nobody writes. Runs may have overlapped:
+/// it is in the last segment of the run that was written last.
+pub(super) fn last_number(folder: &Folder, all: &[Arc<Segment>]) -> u64 {
+    let is_last = |at: &usize| all.get(at + 1).is_none_or(|next| next.run != all[*at].run);
+    let mut last: Vec<usize> = (0..all.len()).filter(is_last).collect();
+    last.sort_by_key(|at| all[*at].written);
+    // Two may have been written at the same time.
+    let numbers = last
+        .iter()
+        .rev()
+        .filter_map(|at| Some(meta(folder, all, *at)?.last));
+    numbers.take(2).max().unwrap_or(0)
 }
 
-/// The highest number in these parts, which are all of a log. Reads no more of them than it must: the
-/// newest two are all that a crash can have left open.
-pub(super) fn last_number(folder: &Folder, parts: &[Arc<SegmentId>]) -> u64 {
-    let newest = &parts[parts.len().saturating_sub(2)..];
-    let last = newest.iter().map(|part| {
-        let opened = Opened::read(folder, part, 1, true).ok()?;
-        opened.index.is_some().then(|| opened.meta().last)
-    });
-    let last: Option<Vec<u64>> = last.collect();
-    match last {
-        Some(last) => last.into_iter().max().unwrap_or(0),
-        None => survey(folder, parts),
-    }
-}
-
-/// A part whose files are open.
+/// A segment whose files are open.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub log: File,
+    log: File,
     /// None: lost.
     index: Option<File>,
-    /// Records in it.
-    count: usize,
-    /// What it does not say, made from the log.
+    /// The number of sound records in it.
+    stored: usize,
+    /// The records that it lacks, made from the log.
     made: Vec<Record>,
     header: Header,
 }
 
 impl Opened {
-    /// `first`: the number of its first line, if its index does not tell; `over`: it is the last of a
-    /// run that nobody writes any more.
+    /// `first`: the number of its first line, if there is no index; `over`: it is the last of a run that
+    /// nobody writes any more.
     pub(super) fn read(
         folder: &Folder,
-        part: &SegmentId,
-        first: u64,
+        segment: &Segment,
+        first: &dyn Fn() -> u64,
         over: bool,
     ) -> io::Result<Self> {
-        let log = open_plain(&folder.file(part.run, part.segment, "log"))?;
+        let log = open_plain(&folder.file(segment.run, segment.number, "log"))?;
         let about = log.metadata()?;
         let size = about.len().min(LARGEST) as u32;
-        let index = match open_plain(&folder.file(part.run, part.segment, "idx")) {
-            Ok(index) => Some(index),
+        let index = match open_plain(&folder.file(segment.run, segment.number, "idx")) {
+            Ok(index) => header_of(&index).map(|header| (header, index)),
             // It is there.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                 return Err(e);
@@ -103,27 +86,31 @@ impl Opened {
             Err(_) => None,
         };
         let written = Wall(about.mtime() * 1000 + about.mtime_nsec() / 1_000_000);
+        let (header, index) = match index {
+            Some((header, index)) => (header, Some(index)),
+            None => {
+                let header = Header {
+                    started: written,
+                    before: 0,
+                    first: first(),
+                    ended: None,
+                };
+                (header, None)
+            }
+        };
         let mut opened = Self {
             log,
-            index: None,
-            count: 0,
+            index,
+            stored: 0,
             made: Vec::new(),
-            header: Header {
-                started: written,
-                before: 0,
-                first,
-                ended: None,
-            },
+            header,
         };
-        if let Some((header, index)) = index.and_then(|index| Some((header_of(&index)?, index))) {
+        if let Some(index) = &opened.index {
             let length = index.metadata()?.len().min(LARGEST);
-            let length = length.saturating_sub(HEADER as u64);
-            opened.header = header;
-            opened.index = Some(index);
-            opened.count = (length / RECORD as u64) as usize;
-            opened.trust(size, part.meta.get().map(|meta| meta.sound));
+            opened.stored = (length.saturating_sub(HEADER as u64) / RECORD as u64) as usize;
+            opened.trust(size, segment.meta.get().map(|meta| meta.sound));
         }
-        if opened.before(opened.len()).end < size {
+        if opened.last_record().end < size {
             opened.make(size, written);
         }
         if over {
@@ -132,224 +119,63 @@ impl Opened {
         Ok(opened)
     }
 
-    /// Keeps the records up to the first one that can't be. `sound`: how many of them were looked at
-    /// before; then the last one tells of a file that was cut since.
+    /// Keeps the records up to the first one that can't be. `sound`: the number of those that were checked
+    /// before; then the last of them shows whether the file was cut since.
     fn trust(&mut self, size: u32, sound: Option<usize>) {
         let mut at = 0;
         if let Some(sound) = sound {
-            self.count = self.count.min(sound);
-            at = self.count.saturating_sub(1);
+            self.stored = self.stored.min(sound);
+            at = self.stored.saturating_sub(1);
         }
-        let mut records = Vec::new();
-        while at < self.count {
-            let to = (at + RECORDS).min(self.count);
-            let whole = self.records(at, to, &mut records);
-            let mut before = self.before(at);
-            for record in &records {
-                if !record.follows(&before) || record.end > size {
-                    self.count = at;
-                    return;
-                }
-                before = *record;
-                at += 1;
-            }
-            if !whole {
-                self.count = at;
-                return;
+        while at < self.stored {
+            let to = (at + RECORDS).min(self.stored);
+            let entries = self.entries(at..to);
+            at += entries.iter().take_while(|e| e.record.end <= size).count();
+            if at < to {
+                self.stored = at;
             }
         }
     }
 
-    /// Records of what the index says nothing about: its lines go on with the numbers, in the stream
-    /// that wrote last.
+    /// Makes records of the bytes that the index does not cover: their lines go on with the numbers, in the
+    /// stream that wrote last.
     fn make(&mut self, size: u32, written: Wall) {
-        let last = self.before(self.len());
+        let last = self.last_record();
         let mut record = Record {
             at: written,
-            pinned: false,
+            carry: self.rests()[last.stream as usize],
             first: self.next_number(),
             ..last
         };
-        record.carry = self.rests()[last.stream as usize];
         let mut bytes = vec![0; MAX_LINE];
         while record.end < size {
-            let length = (size - record.end).min(MAX_LINE as u32) as usize;
-            let Ok(length) = self
-                .log
-                .read_at(&mut bytes[..length], u64::from(record.end))
-            else {
-                return;
-            };
-            if length == 0 {
+            let bytes = &mut bytes[..((size - record.end) as usize).min(MAX_LINE)];
+            if self.read_at(bytes, record.end).is_err() {
                 return;
             }
-            let before = record;
-            let lines = cut(record.carry as usize, &bytes[..length]).lines() as u32;
-            record.end += length as u32;
-            record.lines[record.stream as usize] += lines;
+            let entry = Entry {
+                begin: record.end,
+                count: cut(record.carry as usize, bytes).lines() as u32,
+                record,
+            };
+            record.end += bytes.len() as u32;
+            record.lines[record.stream as usize] += entry.count;
             self.made.push(record);
-            record.carry = record.rest(&before, &bytes[..length]);
-            record.first += u64::from(lines);
+            record.carry = entry.rest(bytes);
+            record.first += u64::from(entry.count);
         }
     }
 
-    /// The number that a line behind its last one has at least.
-    fn next_number(&self) -> u64 {
-        let mut records = Vec::new();
-        let from = self.len().saturating_sub(4);
-        self.records(from, self.len(), &mut records);
-        let mut before = self.before(from);
-        let mut next = self.header.first;
-        for record in records {
-            next = next.max(record.next(&before));
-            before = record;
-        }
-        next
-    }
-
-    /// Bytes of each stream's unfinished line at its end.
-    fn rests(&self) -> [u32; 2] {
-        Stream::ALL.map(|stream| {
-            let Some((before, record)) = self.last_of(stream) else {
-                return 0;
-            };
-            let mut bytes = vec![0; (record.end - before.end) as usize];
-            match self.log.read_exact_at(&mut bytes, u64::from(before.end)) {
-                Ok(()) => record.rest(&before, &bytes),
-                Err(_) => 0,
-            }
-        })
-    }
-
-    /// The last record of a stream, and the one before it.
-    fn last_of(&self, stream: Stream) -> Option<(Record, Record)> {
-        let (mut records, to) = (Vec::new(), self.len());
-        let from = to.saturating_sub(BACK);
-        self.records(from, to, &mut records);
-        let at = records.iter().rposition(|r| r.stream == stream)?;
-        let before = match at {
-            0 => self.before(from),
-            n => records[n - 1],
-        };
-        Some((before, records[at]))
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.count + self.made.len()
-    }
-
-    /// Puts records `from..to` into `into`; false: one of them is none, or can't come after the other.
-    pub(super) fn records(&self, from: usize, to: usize, into: &mut Vec<Record>) -> bool {
-        into.clear();
-        let stored = from..to.min(self.count);
-        if let Some(index) = self.index.as_ref().filter(|_| !stored.is_empty()) {
-            let mut bytes = vec![0; stored.len() * RECORD];
-            let place = (HEADER + stored.start * RECORD) as u64;
-            if index.read_exact_at(&mut bytes, place).is_err() {
-                return false;
-            }
-            for bytes in bytes.as_chunks::<RECORD>().0 {
-                let before = into.last().unwrap_or(&Record::START);
-                match Record::decode(bytes) {
-                    Some(record) if into.is_empty() || record.follows(before) => into.push(record),
-                    Some(_) | None => return false,
-                }
-            }
-        }
-        let made = from.max(self.count) - self.count..to.max(self.count) - self.count;
-        // A place in a file that was cut since may be behind its end.
-        let made = self.made.get(made);
-        into.extend_from_slice(made.unwrap_or_default());
-        made.is_some()
-    }
-
-    /// Some records, at least one, and the one before them. None: they were damaged since.
-    pub(super) fn stretch(&self, from: usize, to: usize) -> Option<(Record, Vec<Record>)> {
-        let (mut records, before) = (Vec::new(), self.before(from));
-        let whole = self.records(from, to, &mut records);
-        let follows = records.first().is_some_and(|r| r.follows(&before));
-        (whole && follows).then_some((before, records))
-    }
-
-    /// The record before that one.
-    pub(super) fn before(&self, at: usize) -> Record {
-        let mut one = Vec::new();
-        if at > 0 {
-            self.records(at - 1, at, &mut one);
-        }
-        one.first().copied().unwrap_or(Record::START)
-    }
-
-    /// The first record that `beyond` holds for: it holds for all after it as well, but for those of
-    /// lines that were shown unfinished.
-    pub(super) fn search(&self, beyond: &dyn Fn(&Record, &Record) -> bool) -> usize {
-        let (mut low, mut high) = (0, self.len());
-        let mut two = Vec::new();
-        while low < high {
-            let middle = low.midpoint(high);
-            let mut at = middle;
-            loop {
-                let before = at.saturating_sub(1);
-                if !self.records(before, at + 1, &mut two) {
-                    return low;
-                }
-                // An index that lies may have any number of these in a row.
-                if at == low || middle - at > BACK || two.last().is_none_or(|r| !r.pinned) {
-                    break;
-                }
-                at -= 1;
-            }
-            let before = if two.len() == 2 {
-                two[0]
-            } else {
-                Record::START
-            };
-            if two.last().is_none_or(|r| beyond(r, &before)) {
-                high = at;
-            } else {
-                low = middle + 1;
-            }
-        }
-        // One that was shown unfinished may be the first that was meant.
-        let least = low.saturating_sub(BACK);
-        while low > least && self.before(low).pinned {
-            low -= 1;
-        }
-        low
-    }
-
-    /// Lines with numbers up to `after` from a record on that [`Opened::search`] found for it: some of the
-    /// first record's, but for those that had been shown unfinished.
-    pub(super) fn up_to(&self, after: u64, from: usize, to: usize, stream: Option<Stream>) -> u64 {
-        let (mut records, mut before, mut sum) = (Vec::new(), self.before(from), 0);
-        self.records(from, to.min(from + RECORDS), &mut records);
-        for (at, record) in records.iter().enumerate() {
-            let lines = u64::from(record.finished(&before));
-            let late = records.get(at + 1).filter(|next| next.is_place(record));
-            let first = late.map_or(record.first, |place| place.first);
-            if stream.is_none_or(|s| s == record.stream) {
-                sum += (after.saturating_add(1)).saturating_sub(first).min(lines);
-            }
-            before = *record;
-            if !record.pinned {
-                break;
-            }
-        }
-        sum
-    }
-
-    /// The run is over: what it left unfinished are lines.
+    /// The run is over: the lines that it left unfinished are lines.
     fn finish(&mut self) {
         let rests = self.rests();
         for stream in Stream::ALL {
             if rests[stream as usize] > 0 {
-                let last = self.before(self.len());
                 let mut record = Record {
                     stream,
                     carry: rests[stream as usize],
-                    pinned: false,
                     first: self.next_number(),
-                    ..last
+                    ..self.last_record()
                 };
                 record.lines[stream as usize] += 1;
                 self.made.push(record);
@@ -358,14 +184,152 @@ impl Opened {
     }
 
     fn meta(&self) -> Meta {
-        let last = self.before(self.len());
+        let last = self.last_record();
         Meta {
             header: self.header.clone(),
             lines: last.lines,
             last: self.next_number() - 1,
             last_at: last.at,
-            sound: self.count,
+            sound: self.stored,
         }
+    }
+
+    /// The number of records.
+    pub(super) fn len(&self) -> usize {
+        self.stored + self.made.len()
+    }
+
+    /// These records, as far as they are in order.
+    pub(super) fn entries(&self, range: Range<usize>) -> Vec<Entry> {
+        let from = range.start.saturating_sub(1);
+        let mut records = self.records(from..range.end).into_iter();
+        let mut before = match range.start {
+            0 => Record::START,
+            _ => records.next().unwrap_or(Record::START),
+        };
+        let mut entries: Vec<Entry> = Vec::with_capacity(records.len());
+        for mut record in records {
+            // Numbers rise, but for a line of a file of 0.1.0 that had been shown unfinished.
+            let least = entries.last().map_or(0, |e| e.last() + 1);
+            record.first = record.first.max(least);
+            let Some(entry) = Entry::new(record, &before) else {
+                break;
+            };
+            entries.push(entry);
+            before = record;
+        }
+        entries
+    }
+
+    /// These records up to the first that is damaged.
+    fn records(&self, range: Range<usize>) -> Vec<Record> {
+        let stored = range.start.min(self.stored)..range.end.min(self.stored);
+        let mut records = Vec::with_capacity(range.len());
+        if let Some(index) = self.index.as_ref().filter(|_| !stored.is_empty()) {
+            let mut bytes = vec![0; stored.len() * RECORD];
+            let place = (HEADER + stored.start * RECORD) as u64;
+            if index.read_exact_at(&mut bytes, place).is_ok() {
+                let decoded = bytes.as_chunks().0.iter().map_while(Record::decode);
+                records.extend(decoded);
+            }
+        }
+        if records.len() == stored.len() {
+            let made = range.start.max(self.stored)..range.end.max(self.stored);
+            let made = self
+                .made
+                .get(made.start - self.stored..made.end - self.stored);
+            // A file that was cut since has fewer.
+            records.extend_from_slice(made.unwrap_or_default());
+        }
+        records
+    }
+
+    fn last_record(&self) -> Record {
+        let last = self.len().saturating_sub(1)..self.len();
+        self.records(last).pop().unwrap_or(Record::START)
+    }
+
+    /// The first of these records that `beyond` holds for; it holds for all after that one.
+    pub(super) fn first_where(
+        &self,
+        range: Range<usize>,
+        beyond: &dyn Fn(&Entry) -> bool,
+    ) -> usize {
+        let Range { mut start, mut end } = range;
+        while start < end {
+            let middle = start.midpoint(end);
+            match self.entries(middle..middle + 1).first() {
+                Some(entry) if !beyond(entry) => start = middle + 1,
+                // A damaged one ends the search where it can be seen.
+                Some(_) | None => end = middle,
+            }
+        }
+        start
+    }
+
+    /// Of these records a page: those at the start, or at the end, that have a page's bytes; at least one.
+    pub(super) fn page(&self, range: Range<usize>, forward: bool) -> Range<usize> {
+        if forward {
+            let most = range.start..range.end.min(range.start + RECORDS);
+            let begin = self
+                .entries(range.start..range.start + 1)
+                .first()
+                .map_or(0, |e| e.begin);
+            let end = self.first_where(most, &|e| e.record.end.saturating_sub(begin) > PAGE);
+            range.start..end.max(range.start + 1)
+        } else {
+            let most = range.end.saturating_sub(RECORDS).max(range.start)..range.end;
+            let end = self
+                .entries(range.end - 1..range.end)
+                .first()
+                .map_or(0, |e| e.record.end);
+            let start = self.first_where(most, &|e| end.saturating_sub(e.begin) <= PAGE);
+            start.min(range.end - 1)..range.end
+        }
+    }
+
+    /// The number of lines with numbers up to this one, of a stream or of both.
+    pub(super) fn lines_up_to(&self, number: u64, stream: Option<Stream>) -> u64 {
+        let at = self.first_where(0..self.len(), &|e| e.last() > number);
+        let mut lines = self.last_record().lines;
+        if let Some(entry) = self.entries(at..at + 1).first() {
+            lines = entry.record.lines;
+            // Of its own lines only some.
+            let beyond = entry
+                .last()
+                .saturating_sub(number)
+                .min(u64::from(entry.count));
+            lines[entry.record.stream as usize] -= beyond as u32;
+        }
+        lines_of(lines, stream)
+    }
+
+    /// Fills `into` with the bytes of the log from there on.
+    pub(super) fn read_at(&self, into: &mut [u8], from: u32) -> io::Result<()> {
+        self.log.read_exact_at(into, u64::from(from))
+    }
+
+    /// The number that a line behind its last one has at least.
+    fn next_number(&self) -> u64 {
+        // A few, for files of 0.1.0.
+        let last = self.entries(self.len().saturating_sub(4)..self.len());
+        let next = last.last().map_or(0, |e| e.last() + 1);
+        next.max(self.header.first)
+    }
+
+    /// Bytes of each stream's unfinished line at its end.
+    fn rests(&self) -> [u32; 2] {
+        let entries = self.entries(self.len().saturating_sub(BACK)..self.len());
+        Stream::ALL.map(|stream| {
+            let last = entries.iter().rfind(|e| e.record.stream == stream);
+            last.map_or(0, |entry| {
+                let mut bytes = vec![0; (entry.record.end - entry.begin) as usize];
+                match self.read_at(&mut bytes, entry.begin) {
+                    Ok(()) => entry.rest(&bytes),
+                    Err(_) => 0,
+                }
+            })
+        })
     }
 }
 
@@ -374,3 +338,6 @@ fn header_of(index: &File) -> Option<Header> {
     index.read_exact_at(&mut bytes, 0).ok()?;
     Header::decode(&bytes)
 }
+
+#[cfg(test)]
+mod tests;

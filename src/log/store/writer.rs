@@ -1,166 +1,68 @@
-//! The files of one log: which there are, and the writing of them. Each run has files of its own, in
-//! segments, so that a process that never restarts stays within the budget too.
+//! Writes the files of one log, within its budget. Each run has files of its own, in segments, so that a
+//! process that never restarts stays within the budget too.
 //!
-//! `RRRRRR-SS.log` (run, segment; builds `bRRRRRR-SS.log`) holds exactly what the process wrote, in the
-//! order in which it was read, and `.idx` beside it says what is where. The bytes are written before
-//! anybody is shown them, then the index; what a crash leaves between the two is found by its length.
+//! The bytes are written before anybody is shown them, then the index; bytes that a crash leaves without an
+//! index are found by the file's length.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::sys::stat::fstat;
 use nix::sys::statvfs::statvfs;
 
-use super::index::{HEADER, Header, MOST, RECORD, Record};
-use super::segment::{Meta, last_number};
+use super::index::{HEADER, Header, RECORD, Record};
+use super::layout::{BLOCK, Folder, LARGEST, Meta, Segment, cost, in_order};
+use super::segment::last_number;
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
-use crate::base::table::in_order;
 use crate::log::block::MAX_LINE;
-use crate::log::ring::{MOST_READ, Mark};
+use crate::log::ring::Ended;
 use crate::log::stream::Stream;
 use crate::os::files::private_dir;
 
-/// A file costs its size in such blocks (the common block size of file systems).
-const BLOCK: u64 = 4096;
-/// The budget of one kind is spread over so many segments: what goes at once is one of them.
+/// Bytes that are written at once.
+const MOST_WRITTEN: usize = 2 * MAX_LINE;
+/// Records of one write: one for each line's length of it, and one for a line that a run left unfinished.
+const MOST_RECORDS: usize = MOST_WRITTEN / MAX_LINE + 1;
+/// The budget of one kind is spread over that many segments: one of them is evicted at a time.
 const SEGMENTS: u64 = 8;
-/// A segment takes a read that is one of many at least, and its offsets fit its index. Not more: of a small
-/// budget the newest lines must stay when the oldest segment goes.
+/// A segment takes an append that is one of many at least. Not more: of a small budget the newest lines must
+/// stay when the oldest segment is evicted.
 const SMALLEST: u64 = MUCH as u64 + BLOCK;
-/// A segment that is larger than it must be holds up whoever waits for the log while it is removed: a
-/// gigabyte takes a tenth of a second.
+/// The removal of a larger segment holds up all who use the log: a gigabyte takes a tenth of a second.
 const QUICK: u64 = 64 << 20;
-pub(super) const LARGEST: u64 = 1 << 30;
-/// Records of one read: three at most for each of its halves.
-const MOST_RECORDS: usize = 3 * MOST_READ / MAX_LINE;
-/// A read of so much is one of many: its record may wait for the next. A crash meanwhile costs the
-/// times of a few reads.
+/// An append of that many bytes is one of many: its record may wait for the next. A crash meanwhile costs
+/// the times of a few appends.
 const MUCH: usize = 16 << 10;
-/// Records that wait.
+/// Bytes of records that wait.
 const MOST_WAITING: usize = 16 * RECORD;
 /// Files of one log, whatever they cost: a folder stays quick to list.
-const MOST_PARTS: usize = 1_000;
-/// After a failure nothing is tried for so long.
+const MOST_SEGMENTS: usize = 1_000;
+/// The time after a failure in which nothing is written.
 const RETRY: Duration = Duration::from_secs(1);
-/// A full disk is written to again once so much of it is free, or a quarter of a small one: what little
-/// a failed write gave back would be full at once, and trouble be told each second.
+/// A full disk is written to again once that many bytes of it are free, or a quarter of a small one: the few
+/// that a failed write released would be full at once, and the trouble reported each second.
 const ENOUGH: u64 = 1 << 20;
-
-/// What a log is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Runs of the process.
-    Runs,
-    /// Its builds.
-    Builds,
-}
-
-impl Kind {
-    /// Its share of a process's budget: builds come and go, and say less. The folder is a block as well.
-    fn share(self, budget: u64) -> u64 {
-        match self {
-            Self::Runs => (budget / 8 * 7).saturating_sub(BLOCK),
-            Self::Builds => budget / 8,
-        }
-    }
-
-    fn stem(self, run: u64, segment: u32) -> String {
-        let kind = match self {
-            Self::Runs => "",
-            Self::Builds => "b",
-        };
-        format!("{kind}{run:06}-{segment:02}")
-    }
-
-    /// `b000012-00.log` -> 12, 0. Nothing else is called so: each file is one part.
-    fn parse(self, name: &str) -> Option<(u64, u32)> {
-        let stem = name.strip_suffix(".log")?;
-        let (run, segment) = stem.trim_start_matches('b').split_once('-')?;
-        let (run, segment) = (run.parse().ok()?, segment.parse().ok()?);
-        let ours = run <= MOST && segment < u32::MAX / 2 && self.stem(run, segment) == stem;
-        ours.then_some((run, segment))
-    }
-}
-
-/// One segment of one run on disk.
-#[derive(Debug)]
-pub(super) struct SegmentId {
-    pub run: u64,
-    pub segment: u32,
-    /// What it costs, bytes.
-    pub cost: u64,
-    /// What is in it; read when it is asked for.
-    pub meta: OnceLock<Meta>,
-}
-
-/// The folder that a log's files are in.
-#[derive(Debug, Clone)]
-pub(super) struct Folder {
-    pub path: Arc<Path>,
-    pub kind: Kind,
-}
-
-impl Folder {
-    /// The file of a part: `log`, or `idx`.
-    pub(super) fn file(&self, run: u64, segment: u32, extension: &str) -> PathBuf {
-        let stem = self.kind.stem(run, segment);
-        self.path.join(format!("{stem}.{extension}"))
-    }
-
-    fn remove(&self, run: u64, segment: u32) {
-        for extension in ["log", "idx"] {
-            let _ = fs::remove_file(self.file(run, segment, extension));
-        }
-    }
-
-    /// What is there, oldest first.
-    fn parts(&self) -> Vec<Arc<SegmentId>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let Some((run, segment)) = name.to_str().and_then(|n| self.kind.parse(n)) else {
-                continue;
-            };
-            let size = |extension| {
-                let path = self.file(run, segment, extension);
-                fs::symlink_metadata(path).map_or(0, |m| m.len())
-            };
-            found.push(Arc::new(SegmentId {
-                run,
-                segment,
-                cost: cost(size("log")) + cost(size("idx")),
-                meta: OnceLock::new(),
-            }));
-        }
-        let found = in_order(found, |part| u64::from(part.segment));
-        in_order(found, |part| part.run)
-    }
-}
-
-fn cost(size: u64) -> u64 {
-    size.next_multiple_of(BLOCK)
-}
 
 /// The files of one log.
 #[derive(Debug)]
 pub(super) struct Disk {
-    pub folder: Folder,
+    folder: Folder,
     budget: u64,
-    /// Those that nobody writes any more, oldest first.
-    parts: Vec<Arc<SegmentId>>,
+    /// Segments that nobody writes any more, oldest first.
+    segments: Vec<Arc<Segment>>,
     writers: Vec<Writer>,
-    trouble: Option<Box<Trouble>>,
-    /// Since it was last asked for.
+    trouble: Option<Trouble>,
+    /// The trouble has changed since it was asked for.
     changed: bool,
 }
 
-/// What could not be written.
+/// The failure that keeps lines from being written.
 #[derive(Debug)]
 struct Trouble {
     why: String,
@@ -184,26 +86,26 @@ struct Writer {
 /// The segment that is being written.
 #[derive(Debug)]
 struct Open {
-    segment: u32,
+    number: u32,
     log: File,
     index: File,
     header: Header,
     records: u64,
     /// The newest of them, which are not in the file yet.
     waiting: Vec<u8>,
-    /// When it was last looked at from outside.
-    looked: Wall,
+    /// The time of the last check whether somebody cut or removed the file.
+    checked: Wall,
     last: Record,
     /// The highest number in it.
     highest: u64,
 }
 
 impl Disk {
-    /// Those in the folder, and what is to come.
+    /// The segments that are in the folder, and those to come.
     pub(super) fn new(folder: Folder, budget: u64) -> Self {
         Self {
             budget: folder.kind.share(budget),
-            parts: folder.parts(),
+            segments: folder.segments(),
             folder,
             writers: Vec::new(),
             trouble: None,
@@ -211,21 +113,27 @@ impl Disk {
         }
     }
 
-    /// The highest number in it, and the last run.
-    pub(super) fn last(&self) -> (u64, u64) {
-        let run = self.parts.last().map_or(0, |part| part.run);
-        (last_number(&self.folder, &self.parts), run)
+    pub(super) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
-    /// Another budget: what is beyond it goes now, since a process that says nothing more would keep it
-    /// for ever. Of none, nothing is written, and what there is stays to be read.
+    /// The highest number of a line, and of a run.
+    pub(super) fn last(&self) -> (u64, u64) {
+        let run = self.segments.last().map_or(0, |segment| segment.run);
+        (last_number(&self.folder, &self.segments), run)
+    }
+
+    /// Sets the budget; files beyond it are removed now, since a process that prints nothing more would keep
+    /// them for ever. With a budget of zero nothing is written, and the files stay to be read.
     pub(super) fn set_budget(&mut self, budget: u64) {
         self.budget = self.folder.kind.share(budget);
         let limit = self.limit();
-        let large = |w: &&mut Writer| w.part().is_some_and(|part| part.cost > limit);
-        let closed = self.writers.iter_mut().filter(large).map(Writer::close);
-        let closed = closed.collect();
-        self.keep(closed);
+        for index in 0..self.writers.len() {
+            let open = self.writers[index].open.as_ref();
+            if open.is_some_and(|open| open.cost() > limit) {
+                self.close(index);
+            }
+        }
         if limit > 0 {
             self.make_room(0);
         } else {
@@ -233,92 +141,98 @@ impl Disk {
         }
     }
 
-    /// What keeps lines from being written now, if that has changed.
+    /// The failure that keeps lines from being written, if that has changed.
     pub(super) fn news(&mut self) -> Option<Option<String>> {
         let changed = std::mem::take(&mut self.changed);
         changed.then(|| self.trouble.as_ref().map(|t| t.why.clone()))
     }
 
-    /// All there is now, oldest first, to be read.
-    pub(super) fn now(&mut self) -> Vec<Arc<SegmentId>> {
+    /// All segments there are now, oldest first, to be read.
+    pub(super) fn segments(&mut self) -> Vec<Arc<Segment>> {
         for index in 0..self.writers.len() {
             let open = &mut self.writers[index].open;
             if let Some(Err(e)) = open.as_mut().map(|open| open.flush()) {
                 self.failed(index, &e);
             }
         }
-        let open = self.writers.iter().filter_map(Writer::part);
-        let all: Vec<_> = self.parts.iter().cloned().chain(open).collect();
-        in_order(all, |part| part.run)
+        let open = self.writers.iter().filter_map(Writer::segment);
+        let mut all: Vec<_> = self
+            .segments
+            .iter()
+            .cloned()
+            .chain(open.map(Arc::new))
+            .collect();
+        in_order(&mut all);
+        all
     }
 
-    /// A run begins: one that ended before says no more, or not much.
+    /// Begins a run; one that ended before prints no more, or not much.
     pub(super) fn begin(&mut self, run: u64, at: Wall) {
-        let ended = self.writers.iter_mut().filter(|w| w.ended.is_some());
-        let closed = ended.map(Writer::close).collect();
-        self.keep(closed);
+        for index in 0..self.writers.len() {
+            if self.writers[index].ended.is_some() {
+                self.close(index);
+            }
+        }
         self.writers.retain(|w| w.ended.is_none());
         self.writers.reserve_exact(1);
         self.writers.push(Writer::new(run, at));
     }
 
-    /// The run has ended; what a grandchild of it says still comes in.
+    /// Ends a run; lines of a grandchild of it are still written.
     pub(super) fn end(&mut self, run: u64, at: Wall, how: &str) {
         if let Some(writer) = self.writers.iter_mut().find(|w| w.run == run) {
             writer.end(at, how);
         }
     }
 
-    /// What a segment may cost; zero: nothing is written, since nothing fits.
+    /// The bytes that a segment may cost; zero: nothing is written, since nothing fits.
     fn limit(&self) -> u64 {
         let share = (self.budget / SEGMENTS).min(QUICK);
-        let many = self.budget / (MOST_PARTS as u64 - SEGMENTS);
+        let many = self.budget / (MOST_SEGMENTS as u64 - SEGMENTS);
         match share.max(many).clamp(SMALLEST, LARGEST).min(self.budget) / BLOCK {
             0 | 1 => 0,
             blocks => blocks * BLOCK,
         }
     }
 
-    /// How many bytes can be taken at once: a budget may be smaller than a read.
+    /// The bytes that can be written at once: a budget may be smaller than an append.
     pub(super) fn most(&self) -> usize {
         match self.limit() {
-            // Half a read: who only keeps what comes is quicker when the writer goes on sooner.
-            0 => MAX_LINE,
-            limit => (limit - BLOCK) as usize,
+            0 => MOST_WRITTEN,
+            limit => MOST_WRITTEN.min((limit - BLOCK) as usize),
         }
     }
 
-    /// New bytes, before they are shown to anybody; at most [`Disk::most`].
-    pub(super) fn write(&mut self, run: u64, bytes: &[u8], at: Wall, next_seq: u64) {
+    /// Writes bytes, before they are shown to anybody; at most [`Disk::most`]. `next` is the number that the
+    /// next line gets.
+    pub(super) fn write(&mut self, run: u64, bytes: &[u8], at: Wall, next: u64) {
         let limit = self.limit();
         if limit == 0 {
             return;
         }
         let index = self.writer(run, at);
-        let writer = &mut self.writers[index];
-        if !writer.takes(bytes.len() as u64, limit, at) {
-            let closed = writer.close();
-            self.keep(vec![closed]);
+        if !self.writers[index].takes(bytes.len() as u64, limit, at) {
+            self.close(index);
         }
-        let done = if self.writers[index].open.is_some() {
+        let ready = if self.writers[index].open.is_some() {
             Ok(())
         } else if self.waits() {
             return;
         } else {
             self.make_room(limit);
-            self.writers[index].start(&self.folder, next_seq)
+            self.writers[index].start(&self.folder, next)
         };
-        if let Err(e) = done.and_then(|()| self.writers[index].write(bytes)) {
+        if let Err(e) = ready.and_then(|()| self.writers[index].write(bytes)) {
             self.failed(index, &e);
         }
     }
 
-    /// What those bytes came to, or what came without any.
-    pub(super) fn note(&mut self, run: u64, stream: Stream, bytes: usize, mark: &Mark, at: Wall) {
+    /// Adds the lines that those bytes ended to the index; or a line that ended without any.
+    pub(super) fn note(&mut self, run: u64, stream: Stream, bytes: usize, ended: &Ended, at: Wall) {
         let Some(index) = self.writers.iter().position(|w| w.run == run) else {
             return;
         };
-        match self.writers[index].note(stream, bytes, mark, at) {
+        match self.writers[index].note(stream, bytes, ended, at) {
             Err(e) => self.failed(index, &e),
             // Bytes and index: only then the trouble is over.
             Ok(()) if self.writers[index].open.is_some() => {
@@ -328,36 +242,38 @@ impl Disk {
         }
     }
 
-    /// The disk is left alone for a while. A new segment follows then, so that what is in a file has no
-    /// gap.
+    /// Nothing is written for a while. A new segment follows then, so that a file has no gap.
     fn failed(&mut self, index: usize, e: &io::Error) {
         let writer = &mut self.writers[index];
-        let (run, segment) = (writer.run, writer.next.saturating_sub(1));
+        let (run, number) = (writer.run, writer.next.saturating_sub(1));
         let is_empty = writer.open.as_ref().is_some_and(|open| open.size() == 0);
-        match writer.close() {
+        if is_empty {
             // Or a full disk would get two files more each second.
-            Some(_) if is_empty => self.folder.remove(run, segment),
-            part => self.keep(vec![part]),
+            writer.open = None;
+            self.folder.remove(run, number);
+        } else {
+            self.close(index);
         }
-        let path = self.folder.file(run, segment, "log");
+        let path = self.folder.file(run, number, "log");
         self.changed = true;
-        self.trouble = Some(Box::new(Trouble {
+        self.trouble = Some(Trouble {
             why: format!("cannot write {}: {}", path.display(), reason(e)),
             since: Mono::now(),
             is_full: e.kind() == io::ErrorKind::StorageFull,
-        }));
+        });
     }
 
-    /// As if it had last been looked at, and in trouble, long ago.
+    /// As if the last check, and the trouble, were long ago.
     #[cfg(test)]
-    pub(super) fn forget_when(&mut self) {
+    pub(super) fn forget_times(&mut self) {
         if let Some(trouble) = &mut self.trouble {
             trouble.since = Mono::default();
         }
         let open = self.writers.iter_mut().filter_map(|w| w.open.as_mut());
-        open.for_each(|open| open.looked = Wall(0));
+        open.for_each(|open| open.checked = Wall(0));
     }
 
+    /// It is too early to write again after a failure.
     fn waits(&mut self) -> bool {
         let Some(trouble) = &mut self.trouble else {
             return false;
@@ -379,48 +295,47 @@ impl Disk {
         }
         // A grandchild of an earlier run, after the next one began.
         let mut writer = Writer::new(run, at);
-        let of_run = self.parts.iter().filter(|p| p.run == run);
-        writer.next = of_run.map(|p| p.segment + 1).max().unwrap_or(0);
+        let of_run = self.segments.iter().filter(|s| s.run == run);
+        writer.next = of_run.map(|s| s.number + 1).max().unwrap_or(0);
         writer.ended = Some((at, String::new()));
         self.writers.push(writer);
         self.writers.len() - 1
     }
 
-    /// Segments that are written no more, as far as they are any, among the others.
-    fn keep(&mut self, closed: Vec<Option<Arc<SegmentId>>>) {
-        self.parts.extend(closed.into_iter().flatten());
-        let parts = in_order(std::mem::take(&mut self.parts), |p| u64::from(p.segment));
-        self.parts = in_order(parts, |p| p.run);
+    /// The segment that a run is written to is written no more.
+    fn close(&mut self, index: usize) {
+        self.segments.extend(self.writers[index].close());
+        in_order(&mut self.segments);
     }
 
-    /// Lets the oldest go until so much more is within the budget.
+    /// Evicts the oldest segments until that many bytes more are within the budget.
     fn make_room(&mut self, more: u64) {
         let limit = self.limit();
         let open = self.writers.iter().filter(|w| w.open.is_some()).count();
         if limit * open as u64 + more > self.budget {
-            let closed = self.writers.iter_mut().map(Writer::close).collect();
-            self.keep(closed);
+            (0..self.writers.len()).for_each(|index| self.close(index));
         }
         // Each becomes as large as it may.
         let open = self.writers.iter().filter_map(|w| w.open.as_deref());
-        let grown = |o: &Open| (cost(o.size()) + cost(o.index_size())).max(limit);
+        let grown = |o: &Open| o.cost().max(limit);
         let mut used: u64 = open.map(grown).sum();
-        // Somebody else's files may say they are of any size.
-        let parts = self.parts.iter().map(|p| p.cost);
-        used = parts.fold(used, u64::saturating_add);
+        // Somebody else's files may claim any size.
+        let closed = self.segments.iter().map(|s| s.cost);
+        used = closed.fold(used, u64::saturating_add);
         let mut gone = 0;
-        while let Some(part) = self.parts.get(gone)
-            && (used.saturating_add(more) > self.budget || self.parts.len() - gone >= MOST_PARTS)
+        while let Some(segment) = self.segments.get(gone)
+            && (used.saturating_add(more) > self.budget
+                || self.segments.len() - gone >= MOST_SEGMENTS)
         {
-            self.folder.remove(part.run, part.segment);
-            used = used.saturating_sub(part.cost);
+            self.folder.remove(segment.run, segment.number);
+            used = used.saturating_sub(segment.cost);
             gone += 1;
         }
-        self.parts.drain(..gone);
+        self.segments.drain(..gone);
     }
 }
 
-/// There is not enough room on its file system; where that can't be told, trying tells.
+/// There is not enough room on its file system. Where that can't be told, a write will tell.
 fn is_full(folder: &Path) -> bool {
     statvfs(folder).is_ok_and(|disk| {
         let bytes = |blocks: u64| blocks.saturating_mul(disk.fragment_size());
@@ -440,13 +355,13 @@ impl Writer {
         }
     }
 
-    /// The segment that is being written has room for that many bytes more, and is still what it was.
+    /// The segment has room for that many bytes more, and was not cut or removed.
     fn takes(&mut self, bytes: u64, limit: u64, at: Wall) -> bool {
         self.open.as_mut().is_none_or(|open| {
-            let size = cost(open.size() + bytes)
-                + cost(open.index_size() + (MOST_RECORDS * RECORD) as u64);
+            let records = (MOST_RECORDS * RECORD) as u64;
+            let size = cost(open.size() + bytes) + cost(open.index_size() + records);
             // Once a millisecond is often enough for somebody who cuts files.
-            let known = std::mem::replace(&mut open.looked, at) == at;
+            let known = std::mem::replace(&mut open.checked, at) == at;
             size <= limit && (known || open.is_whole())
         })
     }
@@ -454,23 +369,22 @@ impl Writer {
     /// Begins a segment.
     fn start(&mut self, folder: &Folder, first: u64) -> io::Result<()> {
         private_dir(&folder.path)?;
-        let segment = self.next;
+        let number = self.next;
         // Also if it fails: a name is used once.
         self.next += 1;
-        let path = folder.file(self.run, segment, "log");
         let log = File::options()
             .append(true)
             .create_new(true)
             .mode(0o600)
-            .open(&path)?;
+            .open(folder.file(self.run, number, "log"))?;
         let header = Header {
             started: self.started,
             before: self.lines,
             first,
             ended: None,
         };
-        // Whatever has its name, a FIFO too, which who opens it would wait at.
-        let path = folder.file(self.run, segment, "idx");
+        let path = folder.file(self.run, number, "idx");
+        // Somebody else's file of that name may be a FIFO, which opening it would wait for.
         let _ = fs::remove_file(&path);
         let index = File::options()
             .write(true)
@@ -480,22 +394,16 @@ impl Writer {
             .and_then(|index| {
                 index.write_all_at(&header.encode(), 0)?;
                 Ok(index)
-            });
-        let index = match index {
-            Ok(index) => index,
-            Err(e) => {
-                folder.remove(self.run, segment);
-                return Err(e);
-            }
-        };
+            })
+            .inspect_err(|_| folder.remove(self.run, number))?;
         self.open = Some(Box::new(Open {
-            segment,
+            number,
             log,
             index,
             header,
             records: 0,
             waiting: Vec::new(),
-            looked: self.started,
+            checked: self.started,
             last: Record::START,
             highest: first.saturating_sub(1),
         }));
@@ -509,7 +417,7 @@ impl Writer {
         match open.log.write(bytes) {
             Ok(count) if count == bytes.len() => Ok(()),
             half => {
-                // Without a part of it: the file holds what its index says.
+                // Without a part of it: the file holds what its index covers.
                 let _ = open.log.set_len(open.size());
                 let full = io::Error::from_raw_os_error(libc::ENOSPC);
                 Err(half.err().unwrap_or(full))
@@ -517,29 +425,23 @@ impl Writer {
         }
     }
 
-    fn note(&mut self, stream: Stream, bytes: usize, mark: &Mark, at: Wall) -> io::Result<()> {
-        let early = mark.pinned.map_or(0, |_| 1);
-        self.lines += mark.lines + early;
+    fn note(&mut self, stream: Stream, bytes: usize, ended: &Ended, at: Wall) -> io::Result<()> {
+        self.lines += ended.lines;
         let Some(open) = &mut self.open else {
             return Ok(());
         };
-        let mut left = bytes;
-        let mut carry = mark.carry;
-        // Of one stream: what would be made again in their place has the same lines.
-        let waits = bytes >= MUCH && mark.pinned.is_none() && stream == open.last.stream;
-        if let Some((seq, end)) = mark.pinned {
-            left -= end.min(left);
-            open.record(stream, bytes - left, carry, at, (seq, 1), true);
-            carry = 0;
-            if let Some(place) = mark.place {
-                open.record(stream, 0, carry, at, (place, 0), true);
-            }
-        }
-        if left > 0 || mark.lines > 0 {
-            let lines = (mark.first, mark.lines as u32);
-            open.record(stream, left, carry, at, lines, false);
-        }
-        if waits && open.waiting.len() < MOST_WAITING {
+        // Of one stream: the records that would be made again in their place have the same lines.
+        let may_wait = bytes >= MUCH && stream == open.last.stream;
+        open.last.end += bytes as u32;
+        open.last.stream = stream;
+        open.last.carry = ended.carry as u32;
+        open.last.at = at;
+        open.last.first = ended.first;
+        open.last.lines[stream as usize] += ended.lines as u32;
+        open.highest = (ended.first + ended.lines).saturating_sub(1);
+        open.records += 1;
+        open.waiting.extend(open.last.encode());
+        if may_wait && open.waiting.len() < MOST_WAITING {
             return Ok(());
         }
         open.flush()
@@ -550,20 +452,21 @@ impl Writer {
         if let Some(open) = &mut self.open {
             open.header.ended = Some((at, how.to_owned()));
             let _ = open.flush();
-            // Only for whoever reads it later; the bytes are there.
+            // Only later readers need it; the bytes are there.
             let _ = open.index.write_all_at(&open.header.encode(), 0);
         }
     }
 
-    /// What is in the segment that is being written.
-    fn part(&self) -> Option<Arc<SegmentId>> {
+    /// The segment that is being written, as it is now.
+    fn segment(&self) -> Option<Segment> {
         let open = self.open.as_ref()?;
         let mut header = open.header.clone();
         header.ended.clone_from(&self.ended);
-        Some(Arc::new(SegmentId {
+        Some(Segment {
             run: self.run,
-            segment: open.segment,
-            cost: cost(open.size()) + cost(open.index_size()),
+            number: open.number,
+            cost: open.cost(),
+            written: None,
             meta: OnceLock::from(Meta {
                 header,
                 lines: open.last.lines,
@@ -571,24 +474,20 @@ impl Writer {
                 last_at: open.last.at,
                 sound: open.records as usize,
             }),
-        }))
+        })
     }
 
     /// The segment is written no more.
-    fn close(&mut self) -> Option<Arc<SegmentId>> {
+    fn close(&mut self) -> Option<Arc<Segment>> {
         if let Some(open) = &mut self.open {
             let _ = open.flush();
         }
-        let part = self.part();
-        let whole = self.open.take().is_some_and(|open| open.is_whole());
-        // Somebody cut it short, or took it away: what it holds now is to be read anew.
-        match part {
-            Some(part) if !whole => Some(Arc::new(SegmentId {
-                meta: OnceLock::new(),
-                ..Arc::into_inner(part)?
-            })),
-            part => part,
+        let mut segment = self.segment()?;
+        if !self.open.take().is_some_and(|open| open.is_whole()) {
+            // Somebody cut or removed the file: nothing is known of it.
+            segment.meta = OnceLock::new();
         }
+        Some(Arc::new(segment))
     }
 }
 
@@ -603,37 +502,14 @@ impl Open {
         HEADER as u64 + self.records * RECORD as u64
     }
 
+    fn cost(&self) -> u64 {
+        cost(self.size()) + cost(self.index_size())
+    }
+
     /// It has a name, and is as long as we left it.
     fn is_whole(&self) -> bool {
         let size = self.size();
         fstat(self.log.as_fd()).is_ok_and(|s| s.st_nlink > 0 && s.st_size as u64 == size)
-    }
-
-    fn record(
-        &mut self,
-        stream: Stream,
-        bytes: usize,
-        carry: usize,
-        at: Wall,
-        (first, lines): (u64, u32),
-        pinned: bool,
-    ) {
-        let mut record = Record {
-            end: self.last.end + bytes as u32,
-            stream,
-            carry: carry as u32,
-            pinned,
-            at,
-            first,
-            lines: self.last.lines,
-        };
-        record.lines[stream as usize] += lines;
-        self.highest = self
-            .highest
-            .max((first + u64::from(lines)).saturating_sub(1));
-        self.last = record;
-        self.records += 1;
-        self.waiting.extend(record.encode());
     }
 
     /// Writes the records that wait.
@@ -647,3 +523,6 @@ impl Open {
         done
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,16 +2,15 @@ use std::sync::Arc;
 
 use super::*;
 use crate::log::block::{Block, Chunk};
-use crate::log::search::whole;
 
-fn find_errors(lanes: &[StreamSlice], max: usize, expired: &mut dyn FnMut() -> bool) -> Errors {
+fn find_errors(slices: &[StreamSlice], max: usize, expired: &mut dyn FnMut() -> bool) -> Errors {
     let mut finder = Finder::default();
-    finder.page(lanes, &whole(lanes), expired);
+    finder.page(slices, expired);
     finder.finish(max)
 }
 
 #[test]
-fn what_looks_like_an_error() {
+fn lines_that_look_like_errors_are_found() {
     use Severity::{Error, Warning};
     for (line, level) in [
         ("ERROR db: connection refused", Some(Error)),
@@ -43,7 +42,7 @@ fn what_looks_like_an_error() {
 }
 
 #[test]
-fn what_changes_is_masked() {
+fn shape_masks_what_changes() {
     for (one, other) in [
         (
             "error: request 17 failed after 20ms",
@@ -81,7 +80,7 @@ fn what_changes_is_masked() {
     assert!(shape(&"é1 ".repeat(1_000)).len() < SHAPE + 20);
 }
 
-fn lane(stream: Stream, first: u64, text: &str) -> StreamSlice {
+fn slice(stream: Stream, first: u64, text: &str) -> StreamSlice {
     let chunk = Chunk {
         first,
         at: Wall(first as i64),
@@ -98,11 +97,11 @@ fn stacks_belong_to_their_error_and_shapes_are_counted() {
     let err = "Traceback (most recent call last):\n  File \"a.py\", line 3, in x\n    y()\nValueError: bad 7\n\
             thread 'main' panicked at src/main.rs:2:5:\nindex out of bounds\nnote: run with `RUST_BACKTRACE=1`\n\
             Error: cannot start\n    at main (a.js:1:2)\n    at run (b.js:3:4)\nfine\n";
-    let lanes = [
-        lane(Stream::Stdout, 10, out),
-        lane(Stream::Stderr, 100, err),
+    let slices = [
+        slice(Stream::Stdout, 10, out),
+        slice(Stream::Stderr, 100, err),
     ];
-    let found = find_errors(&lanes, 10, &mut || false);
+    let found = find_errors(&slices, 10, &mut || false);
     let seen: Vec<_> = found
         .groups
         .iter()
@@ -134,7 +133,7 @@ fn stacks_belong_to_their_error_and_shapes_are_counted() {
         ]
     );
     assert_eq!(found.searched, 16);
-    let few = find_errors(&lanes, 2, &mut || false);
+    let few = find_errors(&slices, 2, &mut || false);
     assert_eq!((few.groups.len(), few.more_groups), (2, 3));
 }
 
@@ -176,7 +175,7 @@ fn stacks_of_each_language_are_one_event() {
             &["error: one", "error: other\n    ^"],
         ),
     ] {
-        let found = find_errors(&[lane(Stream::Stderr, 1, text)], 10, &mut || false);
+        let found = find_errors(&[slice(Stream::Stderr, 1, text)], 10, &mut || false);
         let seen: Vec<_> = found.groups.iter().map(|g| &*g.sample).collect();
         assert_eq!(seen, samples);
         assert_eq!(found.searched, text.lines().count() as u64);
@@ -184,7 +183,7 @@ fn stacks_of_each_language_are_one_event() {
 }
 
 #[test]
-fn a_log_of_nothing_but_new_errors_is_bounded() {
+fn log_of_nothing_but_new_errors_is_bounded() {
     let word = |n: usize| -> String {
         let commands = [n / 676, n / 26 % 26, n % 26].map(|l| (b'g' + (l % 20) as u8) as char);
         commands.iter().chain([&'x'; 3]).collect()
@@ -192,10 +191,25 @@ fn a_log_of_nothing_but_new_errors_is_bounded() {
     let text: String = (0..5_000)
         .map(|n| format!("error: {} {}\n", word(n), word(n / 7)))
         .collect();
-    let found = find_errors(&[lane(Stream::Stderr, 1, &text)], usize::MAX, &mut || false);
+    let found = find_errors(&[slice(Stream::Stderr, 1, &text)], usize::MAX, &mut || {
+        false
+    });
     assert_eq!(found.groups.len(), MOST_GROUPS);
     let counted: u64 = found.groups.iter().map(|g| g.count).sum();
     assert_eq!(counted + found.others, 5_000);
-    let stopped = find_errors(&[lane(Stream::Stderr, 1, &text)], 5, &mut || true);
+    let stopped = find_errors(&[slice(Stream::Stderr, 1, &text)], 5, &mut || true);
     assert!(stopped.stopped_early && stopped.groups.is_empty());
+}
+
+#[test]
+fn stack_goes_on_in_the_next_page() {
+    let text = "Error: bad\n    at a (x.js:1:2)\n    at b (x.js:3:4)\nfine\n";
+    let mut finder = Finder::default();
+    for (first, line) in (1..).zip(text.split_inclusive('\n')) {
+        assert!(finder.page(&[slice(Stream::Stdout, first, line)], &mut || false));
+    }
+    let found = finder.finish(10);
+    assert_eq!(found.groups.len(), 1);
+    assert_eq!(found.groups[0].sample, text.trim_end_matches("\nfine\n"));
+    assert_eq!(found.searched, 4);
 }

@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use super::*;
-use crate::base::clock::Wall;
+use crate::base::clock::{Mono, Wall};
 use crate::log::block::testing::Random;
-use crate::log::ring::{Limits, Ring};
-use crate::log::search::Stream;
+use crate::log::ring::{Limits, Ring, Scope};
+use crate::log::stream::Stream;
 
 const WORDS: &[&str] = &[
     "error",
@@ -23,8 +25,8 @@ const WORDS: &[&str] = &[
     "\x1b[1",
 ];
 
-/// A log of two streams, with escapes in places, and all its lines.
-fn log(random: &mut Random) -> (Vec<StreamSlice>, Vec<Line>) {
+/// A log of two streams, with escapes in places; all its lines; and the number of its last one.
+fn log(random: &mut Random) -> (Vec<StreamSlice>, Vec<Line>, u64) {
     let limits = Limits {
         lines: 1 << 30,
         bytes: 64 << 10,
@@ -44,21 +46,45 @@ fn log(random: &mut Random) -> (Vec<StreamSlice>, Vec<Line>) {
             }
             text.push_str(["", "", "", "\r", "\n", "\r\n"][random.below(6)]);
         }
-        let mut bytes = text.as_bytes();
-        while !bytes.is_empty() {
-            let room = ring.room(run, stream).unwrap();
-            let count = room.len().min(bytes.len());
-            room[..count].copy_from_slice(&bytes[..count]);
-            ring.commit(run, stream, count, Wall(step / 4));
-            bytes = &bytes[count..];
-        }
+        ring.append(
+            run,
+            stream,
+            text.as_bytes(),
+            Wall(step / 4),
+            Mono::default(),
+        );
     }
-    let lanes = ring.of_run(run, None).lanes;
-    let all = search(&lanes, &Query::default(), None, &mut || false).lines;
-    (lanes, all)
+    let slices = ring.slices(&Scope {
+        unfinished: Some(Mono::default()),
+        ..Scope::default()
+    });
+    let complete = ring.next_seq() - 1;
+    let mut all = find(&slices, &Query::default(), None, complete, &mut || false).lines;
+    // Unfinished lines come last, that of standard output first.
+    let count = all.len() as u64;
+    let unfinished = all
+        .iter_mut()
+        .zip(1..)
+        .filter(|(line, _)| line.seq.is_none());
+    assert!(unfinished.map(|(_, place)| place).eq(complete + 1..=count));
+    (slices, all, complete)
 }
 
-/// What the answer should be, line by line.
+fn find(
+    slices: &[StreamSlice],
+    query: &Query,
+    matcher: Option<&Matcher>,
+    next: u64,
+    expired: &mut dyn FnMut() -> bool,
+) -> Found {
+    let found = Found {
+        next,
+        ..Found::default()
+    };
+    search(slices, query, matcher, found, expired)
+}
+
+/// The right answer, found line by line.
 fn slow(all: &[Line], query: &Query, matcher: &Matcher) -> (Vec<Line>, u64) {
     let hits: Vec<bool> = all.iter().map(|l| matcher.is_match(&l.text)).collect();
     let near = |at: usize| {
@@ -78,11 +104,13 @@ fn slow(all: &[Line], query: &Query, matcher: &Matcher) -> (Vec<Line>, u64) {
     } else if let Some(head) = query.head {
         lines.truncate(head);
     }
-    (lines, hits.iter().filter(|hit| **hit).count() as u64)
+    let counted = hits.iter().zip(all);
+    let counted = counted.filter(|(hit, line)| **hit && line.seq.is_some());
+    (lines, counted.count() as u64)
 }
 
 #[test]
-fn the_fast_way_finds_what_the_slow_way_finds() {
+fn fast_search_finds_what_a_slow_one_finds() {
     const PATTERNS: &[&str] = &[
         "error",
         "error.*timeout",
@@ -101,7 +129,7 @@ fn the_fast_way_finds_what_the_slow_way_finds() {
     let mut found = 0;
     for seed in 1..=60u64 {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let (lanes, all) = log(&mut random);
+        let (slices, all, complete) = log(&mut random);
         for _ in 0..20 {
             let pattern = PATTERNS[random.below(PATTERNS.len())];
             let some = |random: &mut Random| (random.below(2) == 0).then(|| random.below(40));
@@ -114,11 +142,11 @@ fn the_fast_way_finds_what_the_slow_way_finds() {
                 ..Query::default()
             };
             let matcher = Matcher::new(pattern, query.literal, query.ignore_case).unwrap();
-            let fast = search(&lanes, &query, Some(&matcher), &mut || false);
+            let fast = find(&slices, &query, Some(&matcher), complete, &mut || false);
             let (lines, matches) = slow(&all, &query, &matcher);
             assert_eq!(fast.lines, lines, "seed {seed}: {pattern:?} {query:?}");
             assert_eq!(fast.matches, matches, "seed {seed}: {pattern:?} {query:?}");
-            assert_eq!(fast.searched as usize, all.len());
+            assert_eq!(fast.searched, complete);
             found += lines.len();
         }
     }
@@ -126,15 +154,15 @@ fn the_fast_way_finds_what_the_slow_way_finds() {
 }
 
 #[test]
-fn what_is_beside_many_matches_is_looked_for_within_the_budget() {
-    let (lanes, all) = log(&mut Random(11));
+fn context_of_many_matches_stays_within_the_budget() {
+    let (slices, all, complete) = log(&mut Random(11));
     let matcher = Matcher::new(".", false, false).unwrap();
     let query = Query {
         context: 4_000,
         ..Query::default()
     };
     let mut asked = 0;
-    let outcome = search(&lanes, &query, Some(&matcher), &mut || {
+    let outcome = find(&slices, &query, Some(&matcher), complete, &mut || {
         asked += 1;
         asked > 60
     });
@@ -144,7 +172,7 @@ fn what_is_beside_many_matches_is_looked_for_within_the_budget() {
 }
 
 #[test]
-fn a_search_that_is_cut_short_has_the_newest_and_says_so() {
+fn search_that_is_cut_short_has_the_newest_lines() {
     let block = |first: u64| {
         let bytes: Vec<u8> = b"aaaa match\n".repeat(1_000);
         let chunk = Chunk {
@@ -153,9 +181,9 @@ fn a_search_that_is_cut_short_has_the_newest_and_says_so() {
             end: bytes.len() as u32,
             lines: 1_000,
         };
-        std::sync::Arc::new(Block::new(bytes, vec![chunk]))
+        Arc::new(Block::new(bytes, vec![chunk]))
     };
-    let lane = StreamSlice::new(
+    let slice = StreamSlice::new(
         1,
         Stream::Stdout,
         (0..10).map(|n| block(1 + n * 1_000)).collect(),
@@ -166,7 +194,7 @@ fn a_search_that_is_cut_short_has_the_newest_and_says_so() {
     };
     let matcher = Matcher::new("a+ ?m", false, false).unwrap();
     let mut asked = 0;
-    let found = search(&[lane], &query, Some(&matcher), &mut || {
+    let found = find(&[slice], &query, Some(&matcher), 10_000, &mut || {
         asked += 1;
         asked > 60
     });
@@ -176,6 +204,6 @@ fn a_search_that_is_cut_short_has_the_newest_and_says_so() {
         "{}",
         found.searched
     );
-    assert_eq!(found.lines.last().unwrap().seq, 10_000);
+    assert_eq!(found.lines.last().unwrap().seq, Some(10_000));
     assert_eq!(found.lines.len(), 5);
 }
