@@ -48,6 +48,10 @@ bench-agents *args: (bench "door" "proxy" args)
 # Memory and wake-ups
 bench-idle *args: (bench "idle" args)
 
+# The terminal UI: its first picture, its bytes, its memory, how soon it shows what
+bench-tui *args:
+    cargo bench --features tui --bench tui -- {{args}}
+
 # Clean builds of a revision and of this tree in turns: `just bench-build BASE=REVISION`
 bench-build base="HEAD" rounds="3":
     benches/build.sh {{base}} {{rounds}}

@@ -323,6 +323,20 @@ fn main() {
             std::thread::sleep(std::time::Duration::from_millis(arg.parse().unwrap_or(1_000)));
             say(format_args!("{}", now()));
         },
+        // The time, in nanoseconds, so many times a second.
+        "stamps" => {
+            let rate: u64 = arg.parse().unwrap_or(1);
+            let mut out = raw_stdout();
+            for n in 0.. {
+                let early = begun + (n * 1_000_000_000 / rate) as i64 - now();
+                if early > 0 {
+                    std::thread::sleep(std::time::Duration::from_nanos(early as u64));
+                }
+                if out.write_all(format!("{} {:-<90}\n", now(), "").as_bytes()).is_err() {
+                    return;
+                }
+            }
+        }
         // Listens on the port, prints it, answers nothing.
         "listen" => match std::net::TcpListener::bind(format!("127.0.0.1:{arg}")) {
             Ok(listener) => {

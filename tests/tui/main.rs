@@ -13,6 +13,7 @@
 mod common;
 
 mod documents;
+mod emulator;
 mod picture;
 mod pseudo;
 mod pty;

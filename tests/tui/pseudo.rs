@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 
 use crate::common::Project;
+use crate::emulator::Emulator;
 
 /// A pseudo terminal with the terminal UI in it.
 pub struct Pseudo {
@@ -21,6 +22,8 @@ pub struct Pseudo {
     pub seen: Vec<u8>,
     /// When the first bytes came.
     pub first: Option<Duration>,
+    /// What is seen.
+    pub screen: Emulator,
 }
 
 impl Pseudo {
@@ -57,6 +60,7 @@ impl Pseudo {
             begun,
             seen: Vec::new(),
             first: None,
+            screen: Emulator::new(w, h),
         }
     }
 
@@ -95,6 +99,18 @@ impl Pseudo {
         }
     }
 
+    /// Reads until the screen is like that; how long after `since` that was.
+    #[track_caller]
+    pub fn sees(&mut self, since: Instant, fits: impl Fn(&str) -> bool) -> Duration {
+        let until = Instant::now() + Duration::from_secs(20);
+        while !fits(&self.screen.text()) {
+            let left = until.saturating_duration_since(Instant::now());
+            let goes_on = !left.is_zero() && self.read_once(left);
+            assert!(goes_on, "it shows:\n{}", self.screen.text());
+        }
+        since.elapsed()
+    }
+
     /// Waits for bytes and takes them; false: there are no more.
     fn read_once(&mut self, within: Duration) -> bool {
         let mut master = self.master.as_ref().unwrap();
@@ -107,6 +123,7 @@ impl Pseudo {
                 Ok(0) => return false,
                 Ok(n) => {
                     self.first.get_or_insert(self.begun.elapsed());
+                    self.screen.feed(&chunk[..n]);
                     self.seen.extend_from_slice(&chunk[..n]);
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return true,

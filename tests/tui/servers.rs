@@ -355,7 +355,7 @@ fn an_earlier_server_with_four_tools_works() {
     old.lines.lock().unwrap().push("while it builds".into());
     tmux.sees(&["while it builds"]);
     assert_eq!(old.restarts.load(Ordering::Relaxed), 0);
-    tmux.sees(&["restarted success", "crashes 1"]);
+    tmux.sees(&["Process 'web' restart", "crashes 1"]);
     tmux.keys(&["q"])
         .sees(&["1 running, 1 failed; the server runs on"]);
 }

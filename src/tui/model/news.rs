@@ -220,8 +220,7 @@ impl Model {
             }
             Ask::Reload { dry: true } if !failed => self.ask_reload(&data, &first),
             Ask::Restart(Some(name)) | Ask::Start(name) | Ask::Stop(name) => {
-                let named = first.starts_with(&format!("{name}:"))
-                    || first.starts_with(&format!("{name} "));
+                let named = first.contains(name.as_str());
                 let words = if named {
                     first
                 } else {
