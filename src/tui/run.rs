@@ -175,7 +175,16 @@ impl App {
     }
 
     fn update(&mut self, input: Input) {
-        self.pace.typed |= matches!(input, Input::Typed(_) | Input::Size(..));
+        // Lines and figures come by themselves; anything else is waited for.
+        self.pace.typed |= match &input {
+            Input::Tick | Input::Continued => false,
+            Input::Typed(_) | Input::Size(..) | Input::Note(..) => true,
+            Input::Told(told) => match &**told {
+                Told::Lines(batch) => batch.whole,
+                Told::Status(_) => self.model.server.status.is_none(),
+                Told::Link(_) | Told::Server(..) | Told::NoLines(..) | Told::Answer(_) => true,
+            },
+        };
         self.pace.stale = true;
         self.model.update(input, clock());
     }

@@ -163,8 +163,9 @@ impl Process {
         words
     }
 
-    /// Why it does not run, and when it will, in few words; empty where it runs, or nothing is known.
-    pub fn why(&self) -> String {
+    /// Why it does not run, and when it will, in few words, so many seconds after it was told; empty where it
+    /// runs, or nothing is known.
+    pub fn why(&self, age: f64) -> String {
         let mut parts: Vec<String> = Vec::new();
         let failed_build = self.build.as_ref().is_some_and(|b| b.ok == Some(false));
         match self.kind() {
@@ -184,7 +185,7 @@ impl Process {
             Kind::Stopped => parts.extend(self.reason.clone()),
         }
         if let Some(seconds) = self.next_start {
-            parts.push(format!("in {}", span(seconds)));
+            parts.push(format!("in {}", span(seconds - age)));
         }
         parts.join(", ")
     }
@@ -486,10 +487,10 @@ mod tests {
             "next": 4}),
         );
         assert_eq!(status.release.as_deref(), Some("2h58m"));
-        assert_eq!(status.processes[0].why(), "code 3, in 12s");
+        assert_eq!(status.processes[0].why(0.0), "code 3, in 12s");
         assert_eq!(status.processes[1].kind(), Kind::Uneasy);
         assert_eq!(status.processes[1].words(), "running, not ready");
-        assert_eq!(status.processes[2].why(), "SIGSEGV, core dumped");
+        assert_eq!(status.processes[2].why(0.0), "SIGSEGV, core dumped");
         assert_eq!((status.events[0].seq, status.next), (4, 4));
     }
 

@@ -332,7 +332,7 @@ fn main() {
                 if early > 0 {
                     std::thread::sleep(std::time::Duration::from_nanos(early as u64));
                 }
-                if out.write_all(format!("{} {:-<90}\n", now(), "").as_bytes()).is_err() {
+                if out.write_all(format!("{} {}\n", now(), char::from(b'a' + (n % 26) as u8).to_string().repeat(90)).as_bytes()).is_err() {
                     return;
                 }
             }

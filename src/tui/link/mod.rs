@@ -27,8 +27,8 @@ use tail::Tail;
 const HELLO: Duration = Duration::from_secs(2);
 /// A server that does not say how it is for so long is gone.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often figures are asked for.
-const FIGURES: Duration = Duration::from_secs(1);
+/// How often figures are asked for. Each time wakes the daemon three times.
+const FIGURES: Duration = Duration::from_millis(1_240);
 /// How often it is looked for further changes, once something has changed.
 const LIVELY: Duration = Duration::from_millis(70);
 /// And for how long: the server tells of changes once a second at most.

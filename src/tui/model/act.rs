@@ -398,6 +398,7 @@ impl Model {
         log.trouble = None;
         log.more = false;
         log.drag = None;
+        log.wants_oldest = false;
         log.view = view.clone();
         let generation = log.generation;
         self.effect(Effect::Show(view, generation));
@@ -431,6 +432,7 @@ impl Model {
 
     fn scroll(&mut self, by: i64) {
         let size = self.output_size();
+        self.log.wants_oldest = false;
         self.log.output.scroll(by, size);
         if by < 0 && self.log.output.at_oldest(size) {
             self.read_more();
@@ -440,21 +442,24 @@ impl Model {
     fn oldest(&mut self) {
         let size = self.output_size();
         self.log.output.to_oldest(size);
-        self.read_more();
+        self.log.wants_oldest = self.read_more();
     }
 
     /// The oldest line that was read is seen: all that can be held is read now, once.
-    fn read_more(&mut self) {
-        if self.log.more && self.log.view.lines < MOST_LINES && self.server.link == Link::Live {
-            self.log.more = false;
-            let mut view = self.log.view.clone();
-            view.lines = MOST_LINES;
-            self.log.view.lines = MOST_LINES;
-            // What is shown stays until the answer replaces it.
-            self.log.generation += 1;
-            let generation = self.log.generation;
-            self.effect(Effect::Show(view, generation));
+    fn read_more(&mut self) -> bool {
+        let live = self.server.link == Link::Live;
+        if !live || !self.log.more || self.log.view.lines >= MOST_LINES {
+            return false;
         }
+        self.log.more = false;
+        let mut view = self.log.view.clone();
+        view.lines = MOST_LINES;
+        self.log.view.lines = MOST_LINES;
+        // What is shown stays until the answer replaces it.
+        self.log.generation += 1;
+        let generation = self.log.generation;
+        self.effect(Effect::Show(view, generation));
+        true
     }
 
     fn hit(&mut self, older: bool) {

@@ -120,6 +120,7 @@ pub struct Server {
     pub status: Option<Status>,
     /// When, in milliseconds since 1970.
     pub at: i64,
+    told: Mono,
     /// Newest last.
     pub events: VecDeque<Event>,
     /// By process.
@@ -164,6 +165,8 @@ pub struct Shown {
     pub trouble: Option<String>,
     /// More lines exist than were read at first.
     more: bool,
+    /// The oldest of them is to be seen, once they are here.
+    wants_oldest: bool,
     /// Lines chosen with the mouse, first and last.
     pub drag: Option<(u64, u64)>,
     dragging: bool,
@@ -364,6 +367,11 @@ impl Model {
     pub fn next_wake(&self) -> Option<Mono> {
         let dialog = &self.dialog;
         let second = match &self.server.link {
+            Link::Live if self.server.status.is_some() => {
+                // The next whole second of what was told: times go on between two answers.
+                let age = self.clock.now.since(self.server.told).as_secs();
+                Some(self.server.told.after(Duration::from_secs(age + 1)))
+            }
             Link::Gone { .. } | Link::Trying(_) => {
                 Some(self.clock.now.after(Duration::from_secs(1)))
             }
@@ -394,6 +402,14 @@ impl Model {
         }
         if self.log.output.take_stalled() {
             self.read_again();
+        }
+    }
+
+    /// Seconds since the server told how it is, while it is there.
+    pub fn age(&self) -> f64 {
+        match self.server.link {
+            Link::Live => self.clock.now.since(self.server.told).as_secs_f64(),
+            _ => 0.0,
         }
     }
 

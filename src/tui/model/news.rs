@@ -167,6 +167,7 @@ impl Model {
         self.log.output.name_run(pid);
         self.server.status = Some(status);
         self.server.at = self.clock.wall;
+        self.server.told = now;
         self.keep_selection();
     }
 
@@ -189,7 +190,9 @@ impl Model {
             .lines
             .into_iter()
             .for_each(|line| log.output.push(line));
-        if let Some(seq) = stood {
+        if batch.whole && std::mem::take(&mut log.wants_oldest) {
+            log.output.to_oldest(size);
+        } else if let Some(seq) = stood {
             log.output.stand_at(seq, size);
         }
     }

@@ -138,7 +138,12 @@ fn daemon(model: &Model, columns: usize) -> Vec<Vec<Span>> {
     let daemon = &status.daemon;
     let mut words = format!("bpm {}", daemon.version.as_deref().unwrap_or("-"));
     words.push_str(&format!(" {}", daemon.rss.map_or("-".into(), size)));
-    words.push_str(&format!(" up {}", daemon.uptime.map_or("-".into(), span)));
+    words.push_str(&format!(
+        " up {}",
+        daemon
+            .uptime
+            .map_or("-".into(), |up| span(up + model.age()))
+    ));
     lines.push(vec![plain(words)]);
     let url = daemon
         .url
@@ -224,7 +229,7 @@ pub(super) fn list(grid: &mut Grid, area: Area, model: &Model) {
     let top = model.list_top(usize::from(area.h));
     for (y, process) in (area.y..area.y + area.h).zip(listed.iter().skip(top)) {
         let selected = model.list.selected.as_ref() == Some(&process.name);
-        row(grid, Area { y, h: 1, ..area }, process, names);
+        row(grid, Area { y, h: 1, ..area }, process, names, model.age());
         if selected {
             grid.set(area.x, y, '›', Style::STRONG);
             let rest = Area {
@@ -239,7 +244,7 @@ pub(super) fn list(grid: &mut Grid, area: Area, model: &Model) {
 }
 
 /// One process, whose name takes at most so many cells.
-fn row(grid: &mut Grid, area: Area, process: &Process, most: usize) {
+fn row(grid: &mut Grid, area: Area, process: &Process, most: usize, age: f64) {
     let (sign, style) = mark(process.kind());
     let y = area.y;
     grid.set(area.x + 1, y, sign, style);
@@ -274,7 +279,7 @@ fn row(grid: &mut Grid, area: Area, process: &Process, most: usize) {
     // Words begin in one column where names are short.
     let x = x.max(area.x + 11) + 1;
     let room = usize::from(end.saturating_sub(x));
-    let (word, why) = (&process.state, process.why());
+    let (word, why) = (&process.state, process.why(age));
     let both = if why.is_empty() {
         word.clone()
     } else {
@@ -346,7 +351,7 @@ pub(super) fn details_line(grid: &mut Grid, area: Area, model: &Model) {
     match wrong.into_iter().flatten().next() {
         Some(first) => spans.push(first),
         None => spans.extend(
-            state(process)
+            state(process, model.age())
                 .into_iter()
                 .flat_map(|span| [span, plain(" ")]),
         ),
@@ -359,7 +364,7 @@ pub(super) fn detail_rows(model: &Model, columns: usize) -> Vec<Vec<Span>> {
     let Some(process) = model.selected() else {
         return vec![vec![("no process selected".into(), Style::FAINT)]];
     };
-    let mut rows = flow(vec![state(process)], columns);
+    let mut rows = flow(vec![state(process, model.age())], columns);
     if model.server.dialect == Dialect::Bpm {
         rows.push(figures(
             process,
@@ -375,13 +380,13 @@ pub(super) fn detail_rows(model: &Model, columns: usize) -> Vec<Vec<Span>> {
     let mut events = events(process, model);
     let others = events.split_off(events.len().min((columns + 1) / 24));
     groups.push(events);
-    groups.push(more_numbers(process));
+    groups.push(more_numbers(process, model.age()));
     groups.push(others);
     rows.extend(flow(groups, columns));
     rows
 }
 
-fn state(process: &Process) -> Vec<Span> {
+fn state(process: &Process, age: f64) -> Vec<Span> {
     let (sign, style) = mark(process.kind());
     let mut spans = vec![(format!("{sign} {}", process.words()), style.with(BOLD))];
     spans.extend(process.mode.clone().map(plain));
@@ -391,7 +396,7 @@ fn state(process: &Process) -> Vec<Span> {
     )));
     if let Some(up) = process
         .uptime
-        .map(span)
+        .map(|up| span(up + age))
         .or_else(|| process.uptime_words.clone())
     {
         spans.push(plain(format!("up {up}")));
@@ -438,7 +443,9 @@ fn sparkline(readings: &VecDeque<Option<f64>>, columns: usize, least: f64) -> St
 /// What is wrong with it.
 fn wrong(process: &Process, model: &Model) -> Vec<Vec<Span>> {
     let mut groups: Vec<Vec<Span>> = Vec::new();
-    let again = process.next_start.map(|s| format!("again in {}", span(s)));
+    let again = process
+        .next_start
+        .map(|s| format!("again in {}", span(s - model.age())));
     let failed = process.build.as_ref().filter(|b| b.ok == Some(false));
     if let Some(build) = failed {
         let began = build
@@ -526,14 +533,14 @@ fn numbers(process: &Process) -> Vec<Span> {
     spans
 }
 
-fn more_numbers(process: &Process) -> Vec<Span> {
+fn more_numbers(process: &Process, age: f64) -> Vec<Span> {
     let mut spans = Vec::new();
     spans.extend(process.tasks.map(|n| plain(format!("tasks {n}"))));
     if !process.depends_on.is_empty() {
         spans.push(plain(format!("needs {}", process.depends_on.join(", "))));
     }
     if let Some(seconds) = process.last_output {
-        spans.push(plain(format!("last output {} ago", span(seconds))));
+        spans.push(plain(format!("last output {} ago", span(seconds + age))));
     }
     if process.log_dropped > 0 {
         let lost = thousands(process.log_dropped);
