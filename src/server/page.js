@@ -63,7 +63,7 @@ async function refresh() {
     if (mine != at) body.insertBefore(mine, at);
     at = mine.nextElementSibling;
     [...row.cells].forEach((cell, i) => swap(name + " " + i, mine.cells[i], cell));
-    mine.dataset.up = row.dataset.up;
+    mine.toggleAttribute("data-up", row.hasAttribute("data-up"));
   }
   for (const row of [...body.children]) if (!seen.has(row.dataset.p)) row.remove();
   rows = [...body.children];
@@ -249,7 +249,7 @@ document.addEventListener("keydown", e => {
   if (e.ctrlKey || e.metaKey || e.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(e.target.tagName)) { if (e.key == "Escape") e.target.blur(); return; }
   const at = rows.findIndex(r => r.dataset.p == sel), go = n => { if (rows[n]) { choose(rows[n].dataset.p); rows[n].scrollIntoView({ block: "nearest" }); } };
   if (e.key == "Enter" && /^(A|BUTTON)$/.test(e.target.tagName)) return;
-  const done = { j: () => go(at + 1), k: () => go(at - 1), Enter: () => $("log").focus(), r: () => act("restart", sel), s: () => act(rows[at]?.dataset.up ? "stop" : "start", sel), "/": () => $("find").focus(), f: () => $("follow").click(), c: () => $("clear").click() }[e.key];
+  const done = { j: () => go(at + 1), k: () => go(at - 1), Enter: () => $("log").focus(), r: () => act("restart", sel), s: () => act(rows[at]?.hasAttribute("data-up") ? "stop" : "start", sel), "/": () => $("find").focus(), f: () => $("follow").click(), c: () => $("clear").click() }[e.key];
   if (done) { e.preventDefault(); done(); }
 });
 document.addEventListener("visibilitychange", () => document.hidden ? stop && stop.abort() : start());

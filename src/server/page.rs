@@ -21,8 +21,8 @@ pub const CLIENT: &[u8] = b"dashboard";
 
 /// Nothing is loaded, framed or submitted, and no other script runs: a test computes the hashes.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-g0ju/PeaYCU6MFEAU9rjEK9lWFozuCGXMS/16ckB3dk='; \
-    style-src 'sha256-89Yf3vLFENk3ctxPmtJaSSfWRXlyauqrzrsTIoSo5f0='; \
+    script-src 'sha256-+SOTmCzfunRd/7EXBJH7dksKU+IudlZKaZemIY3tpiA='; \
+    style-src 'sha256-DStOjUuMQP1+juukin6XhDqGHAc7OREbORpq0gZ4dhE='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The fields of an answer with the page.
@@ -183,7 +183,7 @@ fn row(out: &mut String, p: &Value) {
         "<tr data-p=\"{name}\"{}><td><span class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</span></td>\
          <td><b>{name}</b>{}</td><td data-k=\"mode\">{}</td><td class=\"n\" data-k=\"pid\">{}</td>\
          <td class=\"n\" data-k=\"up\">{}</td><td class=\"n\" data-k=\"restarts\">{}</td>",
-        if up { " data-up=\"1\"" } else { "" },
+        if up { " data-up" } else { "" },
         escape(&words(p, state)),
         flags(p),
         escape(text(&p["mode"])),

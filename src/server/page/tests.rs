@@ -123,7 +123,7 @@ fn page_shows_everything_without_a_script() {
         "<h2>What is wrong</h2>",
         "<li>api: src/main.rs:7:5: E0308: mismatched types</li>",
         "<li>worker: crashed: exit code 3; next start in 12s</li>",
-        "<tr data-p=\"api\" data-up=\"1\"><td><span class=\"good\"><span aria-hidden=\"true\">\u{25b6}</span> running</span>",
+        "<tr data-p=\"api\" data-up><td><span class=\"good\"><span aria-hidden=\"true\">\u{25b6}</span> running</span>",
         "* stale",
         "<a href=\"http://127.0.0.1:8080\" rel=\"noreferrer\">8080</a>",
         "<tr data-p=\"db\"><td><span class=\"off\">",
