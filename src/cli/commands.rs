@@ -290,8 +290,15 @@ pub const COMMANDS: &[Command] = &[
         name: "ps",
         operands: Operands::None,
         summary: "all daemons of this user",
-        about: "",
-        options: &[JSON],
+        about: "A daemon whose folder was removed or renamed is listed as such; -C with the old path reaches it.",
+        options: &[
+            JSON,
+            flag(
+                None,
+                "prune",
+                "list and remove what is kept of projects whose folder is gone",
+            ),
+        ],
         exits: &[],
         run: status::ps,
     },

@@ -30,10 +30,11 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Failure, Result, named};
-use crate::base::paths::{self, CONFIG_FILE};
+use crate::base::paths::{self, CONFIG_FILE, ProjectDir};
 use crate::client::connection::{Client, VERSION};
-use crate::client::verdict::{Descriptor, Verdict, judge};
+use crate::client::verdict::{Descriptor, FolderId, Verdict, judge};
 use crate::daemon::{Env, Project};
+use crate::os::lock::Lock;
 use crate::os::{fds, poll};
 pub use crate::server::render;
 use crate::server::render::Paint;
@@ -164,17 +165,23 @@ pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
     let env = environment();
     let state = paths::State::locate(&|name| env.get(name).map(OsStr::to_os_string))?;
     let exactly = |dir: &Path| -> Result<PathBuf> {
-        let root = dir
-            .canonicalize()
-            .map_err(|e| Error::file("enter", dir, e))?;
-        let known = root.join(CONFIG_FILE).exists() || state.project(&root).descriptor().exists();
-        match known {
-            true => Ok(root),
-            false => Err(Error::cannot(
+        let root = resolved(dir).map_err(|e| Error::file("enter", dir, e))?;
+        let known = state.project(&root);
+        // Also one whose folder is gone: its path is enough to find the daemon.
+        if root.join(CONFIG_FILE).exists()
+            || known.descriptor().exists()
+            || moved(&state, &root).is_some()
+            || !root.exists() && known.path().exists()
+        {
+            return Ok(root);
+        }
+        Err(match root.exists() {
+            true => Error::cannot(
                 named("find the project", dir),
                 format!("there is no {CONFIG_FILE} in it"),
-            )),
-        }
+            ),
+            false => Error::file("enter", dir, ErrorKind::NotFound.into()),
+        })
     };
     let root = match dir {
         Some(dir) => exactly(dir)?,
@@ -198,9 +205,35 @@ pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
                 })?
         }
     };
-    Ok(Project {
-        dir: state.project(&root),
-        root,
-        env,
+    let own = state.project(&root);
+    let dir = match own.descriptor().exists() {
+        true => own,
+        false => moved(&state, &root).unwrap_or(own),
+    };
+    Ok(Project { dir, root, env })
+}
+
+/// The canonical path, also of a folder that is gone: then of what is left above it.
+fn resolved(dir: &Path) -> io::Result<PathBuf> {
+    let gone = match dir.canonicalize() {
+        Err(e) if e.kind() == ErrorKind::NotFound => std::path::absolute(dir)?,
+        other => return other,
+    };
+    let mut above = gone.ancestors().skip(1);
+    let found = above.find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
+    Ok(match found {
+        Some((folder, canonical)) => canonical.join(gone.strip_prefix(folder).unwrap_or(&gone)),
+        None => gone,
+    })
+}
+
+/// The state of a daemon that runs this very folder, which had another path when it was started.
+fn moved(state: &paths::State, root: &Path) -> Option<ProjectDir> {
+    let folder = FolderId::of(root)?;
+    let known = std::fs::read_dir(state.path()).ok()?.flatten();
+    known.map(|entry| ProjectDir::at(entry.path())).find(|dir| {
+        let descriptor = Descriptor::read(&dir.descriptor());
+        descriptor.is_some_and(|d| d.folder == Some(folder))
+            && Lock::probe(&dir.lock()).is_ok_and(|held| held)
     })
 }

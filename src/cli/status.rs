@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, stdout};
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -9,12 +10,14 @@ use serde_json::Value;
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::error::{Error, Failure, Result};
 use crate::base::json::object;
-use crate::base::paths::{ProjectDir, State};
+use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
 use crate::client::connection::{CallError, Client, PATIENCE};
 use crate::client::verdict::{Descriptor, Verdict, judge};
 use crate::daemon::Project;
-use crate::os::poll;
+use crate::engine::state_file::State;
+use crate::os::lock::Lock;
+use crate::os::{poll, proc};
 
 use super::spec::Call;
 use super::{environment, note, paint, print};
@@ -209,8 +212,9 @@ fn daemon_words(document: &Value) -> String {
 /// `bpm ps`.
 pub(super) fn ps(call: &Call) -> Result<u8> {
     let env = environment();
-    let state = State::locate(&|name| env.get(name).map(std::ffi::OsStr::to_os_string))?;
+    let state = paths::State::locate(&|name| env.get(name).map(std::ffi::OsStr::to_os_string))?;
     let mut daemons: Vec<(Descriptor, &str)> = Vec::new();
+    let mut abandoned = Vec::new();
     let folders = match std::fs::read_dir(state.path()) {
         Ok(folders) => folders.flatten().map(|f| f.path()).collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -223,18 +227,54 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
         let dir = ProjectDir::at(folder);
         let (word, descriptor) = match judge(&dir, "cli") {
             Ok(verdict) => (verdict.word(), verdict.descriptor()),
+            Err(error) if super::cannot_ask(&error) => return Err(error),
             Err(_) => ("other version", Descriptor::read(&dir.descriptor())),
         };
+        if word == "stopped" {
+            abandoned.extend(abandoned_by(&dir));
+        }
         let Some(descriptor) = descriptor else {
             continue;
         };
         let at = daemons.partition_point(|(before, _)| before.project <= descriptor.project);
         daemons.insert(at, (descriptor, word));
     }
+    if call.has("prune") {
+        return prune(&abandoned);
+    }
     match call.has("json") {
         true => print(&format!("{}\n", ps_json(&daemons)))?,
         false if daemons.is_empty() => print("no daemons\n")?,
         false => print(&ps_table(&daemons, paint(&env)))?,
+    }
+    Ok(0)
+}
+
+/// The state of a project whose folder is gone and of which nothing runs, with the folder's path.
+fn abandoned_by(dir: &ProjectDir) -> Option<(PathBuf, String)> {
+    let root = State::look(&dir.state()).root?;
+    let marker = format!("{}/", dir.marker());
+    let gone = !Path::new(&root).exists() && proc::find_marked(&marker).is_empty();
+    gone.then(|| (dir.path().to_path_buf(), root))
+}
+
+/// `bpm ps --prune`: lists what is left of projects that are gone, then removes it.
+fn prune(abandoned: &[(PathBuf, String)]) -> Result<u8> {
+    if abandoned.is_empty() {
+        print("nothing to remove\n")?;
+        return Ok(0);
+    }
+    let list: String = abandoned
+        .iter()
+        .map(|(folder, root)| format!("{} (of {root}, which is gone)\n", folder.display()))
+        .collect();
+    print(&list)?;
+    for (folder, _) in abandoned {
+        // Held, so that no daemon starts in it meanwhile.
+        let dir = ProjectDir::at(folder.clone());
+        if let Ok(Some(_lock)) = Lock::take(&dir.lock()) {
+            std::fs::remove_dir_all(folder).map_err(|e| Error::file("remove", folder, e))?;
+        }
     }
     Ok(0)
 }
@@ -245,6 +285,7 @@ fn ps_json(daemons: &[(Descriptor, &str)]) -> Value {
         .map(|(descriptor, word)| {
             let mut value = descriptor.to_json();
             value["verdict"] = (*word).into();
+            value["folder_gone"] = descriptor.is_folder_gone().into();
             value
         })
         .collect();
@@ -267,7 +308,10 @@ fn ps_table(daemons: &[(Descriptor, &str)], paint: Paint) -> String {
         };
         rows.push(vec![
             Cell::plain(d.pid.to_string()),
-            Cell::toned(tone, *word),
+            match d.is_folder_gone() {
+                true => Cell::toned(Tone::Bad, format!("{word}, folder gone")),
+                false => Cell::toned(tone, *word),
+            },
             Cell::plain(up),
             Cell::plain(&d.version),
             Cell::plain(d.url.as_deref().unwrap_or("-")),

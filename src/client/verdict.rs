@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -44,9 +45,33 @@ pub struct Descriptor {
     pub started_at: String,
     /// The binary that it runs.
     pub exe: String,
+    /// The root's; None: an earlier version wrote it.
+    pub folder: Option<FolderId>,
+}
+
+/// The folder of a project, however its path changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FolderId {
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl FolderId {
+    /// Of the folder that has that path now.
+    pub fn of(path: &Path) -> Option<Self> {
+        let folder = std::fs::metadata(path).ok()?;
+        let (device, inode) = (folder.dev(), folder.ino());
+        Some(Self { device, inode })
+    }
 }
 
 impl Descriptor {
+    /// The project's folder is not there any more, or another one has its path.
+    pub fn is_folder_gone(&self) -> bool {
+        let now = FolderId::of(Path::new(&self.project));
+        now.is_none() || self.folder.is_some() && self.folder != now
+    }
+
     /// Reads `daemon.json`; None: there is none that makes sense.
     pub fn read(path: &Path) -> Option<Self> {
         Self::parse(&files::read_named(path).ok()?.0)
@@ -67,11 +92,23 @@ impl Descriptor {
             url: text("url"),
             started_at: text("started_at")?,
             exe: text("exe").unwrap_or_default(),
+            folder: value["root"]["device"].as_u64().and_then(|device| {
+                let inode = value["root"]["inode"].as_u64()?;
+                Some(FolderId { device, inode })
+            }),
         })
     }
 
     /// As it stands in the file.
     pub fn to_json(&self) -> Value {
+        let root = match self.folder {
+            Some(FolderId { device, inode }) => object([
+                ("path", self.project.as_str().into()),
+                ("device", device.into()),
+                ("inode", inode.into()),
+            ]),
+            None => Value::Null,
+        };
         object([
             ("pid", self.pid.into()),
             ("process_start", self.process_start.into()),
@@ -87,6 +124,7 @@ impl Descriptor {
             ("url", self.url.as_deref().into()),
             ("started_at", self.started_at.as_str().into()),
             ("exe", self.exe.as_str().into()),
+            ("root", root),
         ])
     }
 
@@ -292,6 +330,7 @@ fn describe(dir: &ProjectDir, pid: i32, socket: PathBuf, said: &Value) -> Option
         url: text("url"),
         started_at: text("started_at").unwrap_or_default(),
         exe: exe.display().to_string(),
+        folder: None,
     })
 }
 
@@ -312,6 +351,10 @@ mod tests {
             url: None,
             started_at: "2026-11-21T02:46:50.123Z".into(),
             exe: "/usr/bin/bpm".into(),
+            folder: Some(FolderId {
+                device: 5,
+                inode: 6,
+            }),
         }
     }
 

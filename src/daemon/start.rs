@@ -20,7 +20,7 @@ use crate::base::error::{Error, Failure, Result, named};
 use crate::base::logger::{Level, Logger};
 use crate::base::number;
 use crate::client::connection::{MIN_CLIENT_VERSION, PROTOCOL_VERSION, VERSION};
-use crate::client::verdict::Descriptor;
+use crate::client::verdict::{Descriptor, FolderId};
 use crate::config::{Config, Port, Toggle};
 use crate::engine::handle::{Handle, Identity};
 use crate::engine::state_file::State;
@@ -279,6 +279,7 @@ fn serve(
     let killed_before = project.dir.descriptor().exists();
     let (mut state, trouble) = State::read(&project.dir.state())?;
     state.stopped = None;
+    state.root = Some(project.root.display().to_string());
     if let Some(trouble) = trouble {
         log.write(Level::Warn, "daemon", &trouble);
     }
@@ -401,6 +402,7 @@ fn describe(project: &Project, identity: &Identity, socket: &Path) -> Descriptor
         url: identity.url.clone(),
         started_at: identity.started_at.rfc3339(),
         exe: exe.display().to_string(),
+        folder: FolderId::of(&project.root),
     }
 }
 

@@ -109,6 +109,8 @@ pub struct State {
     pub event_used: u64,
     /// A person stopped the project, and nobody has started it since.
     pub stopped: Option<StoppedBy>,
+    /// The project's folder, by which its files are known when it is gone.
+    pub root: Option<String>,
     processes: Table<String, Kept>,
     running: Vec<Running>,
     /// The file of before could not be read: processes may run that nobody wrote down.
@@ -251,6 +253,7 @@ impl State {
                 by: by.into(),
                 at: Wall(value["stopped"]["at"].as_i64().unwrap_or_default()),
             }),
+            root: value["root"].as_str().map(Into::into),
             processes: Table::default(),
             running: running.filter_map(running_of).collect(),
             damaged: false,
@@ -277,6 +280,7 @@ impl State {
             ("event", self.event.into()),
             ("event_used", self.event_used.into()),
             ("stopped", stopped.into()),
+            ("root", self.root.as_deref().into()),
             ("processes", json::entries(&mut processes)),
             ("running", json::list(self.running.iter().map(running_to))),
         ])

@@ -934,3 +934,46 @@ fn sandbox_without_sockets_gets_no_verdict() {
         Some(3)
     );
 }
+
+#[test]
+fn daemon_of_a_folder_that_is_gone_is_found() {
+    let project = Project::new(NAP);
+    project.cli(["-d"]).exits(0);
+    let (root, first) = (project.root.clone(), pid(&project));
+    // Renamed: found by device and inode, by the old path, and not started a second time.
+    let renamed = root.with_file_name("renamed");
+    fs::rename(&root, &renamed).unwrap();
+    let at = |dir: &Path, args: &[&str]| {
+        let mut command = std::process::Command::new(bpm());
+        command.current_dir(dir).env("BPM_HOME", project.home());
+        command.args(args).stdin(Stdio::null()).output().unwrap()
+    };
+    let above = root.parent().unwrap();
+    let old = root.to_str().unwrap();
+    for output in [
+        at(&renamed, &["daemon", "status", "--json"]),
+        at(above, &["-C", old, "daemon", "status", "--json"]),
+    ] {
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&said["verdict"], &said["pid"]),
+            (&"running".into(), &first.into())
+        );
+    }
+    let listed = at(above, &["ps"]);
+    assert!(
+        String::from_utf8_lossy(&listed.stdout).contains("folder gone"),
+        "{listed:?}"
+    );
+    // Removed.
+    fs::remove_dir_all(&renamed).unwrap();
+    assert!(at(above, &["-C", old, "stop"]).status.success());
+    assert!(!lives(first));
+    let pruned = at(above, &["ps", "--prune"]);
+    assert!(
+        String::from_utf8_lossy(&pruned.stdout).contains(old),
+        "{pruned:?}"
+    );
+    assert!(project.state_folder().is_none());
+    fs::create_dir(&root).unwrap();
+}
