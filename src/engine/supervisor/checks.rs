@@ -537,3 +537,41 @@ fn is_good(fleet: &Fleet, key: RunKey) -> bool {
     let facts = fleet.facts(key.unit);
     facts.is_some_and(|f| f.generation == Some(key.generation) && f.ready == Some(true))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::handle::Identity;
+    use crate::engine::snapshot::{Snapshot, SnapshotCell};
+
+    #[test]
+    fn attempt_that_cannot_begin_is_answered_and_followed_by_another() {
+        let cell = SnapshotCell::new(Snapshot::new("shop".into(), "/".into()));
+        let (handle, _) = Handle::new(cell, Identity::nobody()).unwrap();
+        let starter = Starter {
+            nofile: 1_024,
+            umask: 0o22,
+        };
+        let mut checks = Checks::new(&handle, starter).unwrap();
+        let run = RunKey {
+            unit: 0,
+            generation: 1,
+        };
+        let timing = Timing {
+            interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(1_000),
+            failures: 3,
+        };
+        // Its run is gone: there is no environment to start it with.
+        let command = Target::Command(vec!["true".into()]);
+        checks.watch(run, CheckKind::Ready, Some((command, timing)));
+        let begun = Mono::now();
+        checks.run_due();
+        let words = checks.schedule.words(run);
+        assert_eq!(words.as_deref(), Some("its run has no environment"));
+        let next = checks.deadline().unwrap().since(begun);
+        assert!(next < Duration::from_secs(20), "{next:?}");
+    }
+}
