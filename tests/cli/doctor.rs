@@ -409,10 +409,7 @@ fn a_daemon_of_an_earlier_installation_is_said() {
     finds(
         &said,
         "note",
-        &[
-            "version: the daemon's binary was replaced since it started",
-            "bpm daemon restart",
-        ],
+        &["version: the daemon's binary was replaced since it started: \"bpm "],
     );
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::base::clock::Wall;
 use crate::base::paths::CONFIG_FILE;
+use crate::cli::commands::COMMANDS;
 use crate::cli::install;
 use crate::client::connection::VERSION;
 use crate::client::verdict::{Verdict, judge};
@@ -54,8 +55,11 @@ pub(super) fn look(doctor: &mut Doctor) {
 /// A daemon that runs another binary than this one.
 fn age(doctor: &mut Doctor) {
     let Some(daemon) = &doctor.daemon else { return };
-    let fix =
-        "\"bpm upgrade\" replaces it and keeps the processes, \"bpm daemon restart\" restarts all";
+    let upgrades = COMMANDS.iter().any(|command| command.name == "upgrade");
+    let fix = match upgrades {
+        true => "\"bpm upgrade\" replaces it and keeps the processes",
+        false => "\"bpm daemon restart\" starts it and its processes again",
+    };
     if daemon.version != VERSION {
         let text = format!("it is version {}, this bpm is {VERSION}", daemon.version);
         return doctor.note("version", text, fix);

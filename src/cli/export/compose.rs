@@ -28,9 +28,9 @@ pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
         })
         .skip_while(|c| !c.is_ascii_alphanumeric())
         .collect();
-    out.line(
+    out.put(
         0,
-        format!(
+        format_args!(
             "name: {}",
             text(if name.is_empty() { "bpm" } else { &name })
         ),
@@ -43,15 +43,18 @@ pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
 
 fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     let process = &unit.process;
-    out.line(1, format!("{}:", text(unit.name())));
-    out.line(
+    out.put(1, format_args!("{}:", text(unit.name())));
+    out.put(
         2,
-        format!(
+        format_args!(
             "image: {}",
             text(options.image.as_deref().unwrap_or_default())
         ),
     );
-    out.line(2, format!("command: {}", yaml_list(&unit.command, COMPOSE)));
+    out.put(
+        2,
+        format_args!("command: {}", yaml_list(&unit.command, COMPOSE)),
+    );
     match unit.below(&plan.config.root) {
         Some("") => {}
         _ => out.gap(
@@ -64,9 +67,9 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         out.line(2, "environment:");
     }
     for variable in &unit.env {
-        out.line(
+        out.put(
             3,
-            format!("{}: {}", text(&variable.name), text(&variable.value)),
+            format_args!("{}: {}", text(&variable.name), text(&variable.value)),
         );
     }
     for name in &unit.secrets {
@@ -74,7 +77,7 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             3,
             "left out, since the name looks secret: compose takes it from its own environment",
         );
-        out.line(3, format!("{}:", text(name)));
+        out.put(3, format_args!("{}:", text(name)));
     }
     if let Some(port) = unit.port {
         let ports = match options.replicas {
@@ -82,10 +85,10 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             _ => port.to_string(),
         };
         out.note(2, "in the container it has to listen on 0.0.0.0");
-        out.line(2, format!("ports: [{}]", text(&ports)));
+        out.put(2, format_args!("ports: [{}]", text(&ports)));
     }
     if !unit.wanted {
-        out.line(2, format!("profiles: [{}]", text(unit.name())));
+        out.put(2, format_args!("profiles: [{}]", text(unit.name())));
     }
     depends(plan, unit, out);
     health(unit, out);
@@ -94,15 +97,21 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         Restart::OnFailure => "on-failure",
         Restart::Never => "no",
     };
-    out.line(2, format!("restart: {}", text(restart)));
+    out.put(2, format_args!("restart: {}", text(restart)));
     let signal = signal_name(process.stop_signal);
-    out.line(2, format!("stop_signal: {}", text(&format!("SIG{signal}"))));
-    out.line(
+    out.put(
         2,
-        format!("stop_grace_period: {}", text(&span(process.stop_timeout))),
+        format_args!("stop_signal: {}", text(&format!("SIG{signal}"))),
+    );
+    out.put(
+        2,
+        format_args!("stop_grace_period: {}", text(&span(process.stop_timeout))),
     );
     if options.replicas > 1 {
-        out.line(2, format!("deploy: {{replicas: {}}}", options.replicas));
+        out.put(
+            2,
+            format_args!("deploy: {{replicas: {}}}", options.replicas),
+        );
     }
     limits(unit, out);
     out.lacking(2, unit, super::Engine::Compose);
@@ -129,9 +138,9 @@ fn depends(plan: &Plan, unit: &Unit, out: &mut Out) {
                 "service_started"
             }
         };
-        out.line(
+        out.put(
             3,
-            format!("{}: {{condition: {}}}", text(&need.name), text(condition)),
+            format_args!("{}: {{condition: {}}}", text(&need.name), text(condition)),
         );
     }
 }
@@ -193,18 +202,21 @@ fn health(unit: &Unit, out: &mut Out) {
         out.note(2, "the image needs the program of this check");
     }
     out.line(2, "healthcheck:");
-    out.line(3, format!("test: {}", yaml_list(&test, COMPOSE)));
+    out.put(3, format_args!("test: {}", yaml_list(&test, COMPOSE)));
     let ready = process.ready.as_ref();
     let (interval, timeout, failures) = match (&process.health, ready) {
         (Some(health), _) => (health.interval, health.timeout, health.failures),
         (None, Some(ready)) => (ready.interval, ready.timeout, 3),
         (None, None) => return,
     };
-    out.line(3, format!("interval: {}", text(&span(interval))));
-    out.line(3, format!("timeout: {}", text(&span(timeout))));
-    out.line(3, format!("retries: {failures}"));
+    out.put(3, format_args!("interval: {}", text(&span(interval))));
+    out.put(3, format_args!("timeout: {}", text(&span(timeout))));
+    out.put(3, format_args!("retries: {failures}"));
     if let Some(ready) = ready {
-        out.line(3, format!("start_period: {}", text(&span(ready.timeout))));
+        out.put(
+            3,
+            format_args!("start_period: {}", text(&span(ready.timeout))),
+        );
     }
 }
 
@@ -215,11 +227,11 @@ fn limits(unit: &Unit, out: &mut Out) {
         out.line(2, "ulimits:");
     }
     if let Some(most) = limits.nofile {
-        out.line(3, format!("nofile: {{soft: {most}, hard: {most}}}"));
+        out.put(3, format_args!("nofile: {{soft: {most}, hard: {most}}}"));
     }
     match limits.core {
         Some(u64::MAX) => out.line(3, "core: -1"),
-        Some(bytes) => out.line(3, format!("core: {bytes}")),
+        Some(bytes) => out.put(3, format_args!("core: {bytes}")),
         None => {}
     }
     let user = match (&launch.user, &launch.group) {
@@ -245,7 +257,7 @@ fn limits(unit: &Unit, out: &mut Out) {
     ];
     for (name, value) in lines {
         if let Some(value) = value {
-            out.line(2, format!("{name}: {value}"));
+            out.put(2, format_args!("{name}: {value}"));
         }
     }
 }

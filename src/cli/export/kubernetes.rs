@@ -46,7 +46,7 @@ pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) -> Result<()> 
         if options.secrets && unit.env.iter().any(|v| super::plan::is_secret(&v.name)) {
             out.note(
                 0,
-                format!("{} has secrets in it (--with-secrets)", unit.name()),
+                &format!("{} has secrets in it (--with-secrets)", unit.name()),
             );
         }
         workload(plan, unit, options, out);
@@ -59,28 +59,28 @@ pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) -> Result<()> 
 
 fn head(plan: &Plan, unit: &Unit, version: &str, kind: &str, name: &str, out: &mut Out) {
     out.line(0, "---");
-    out.line(
+    out.put(
         0,
-        format!(
+        format_args!(
             "apiVersion: {}\nkind: {}\nmetadata:",
             text(version),
             text(kind)
         ),
     );
-    out.line(1, format!("name: {}", text(name)));
+    out.put(1, format_args!("name: {}", text(name)));
     out.line(1, "labels:");
     labels(plan, unit, 2, out);
 }
 
 fn labels(plan: &Plan, unit: &Unit, depth: usize, out: &mut Out) {
-    out.line(
+    out.put(
         depth,
-        format!("app.kubernetes.io/name: {}", text(unit.name())),
+        format_args!("app.kubernetes.io/name: {}", text(unit.name())),
     );
     let project = super::label(&plan.name);
-    out.line(
+    out.put(
         depth,
-        format!("app.kubernetes.io/part-of: {}", text(&project)),
+        format_args!("app.kubernetes.io/part-of: {}", text(&project)),
     );
 }
 
@@ -90,9 +90,9 @@ fn config_map(plan: &Plan, unit: &Unit, out: &mut Out) {
     out.line(0, "data:");
     for variable in unit.env.iter().filter(|v| v.from_file) {
         // Nothing is replaced in them, and so nothing is doubled.
-        out.line(
+        out.put(
             1,
-            format!("{}: {}", text(&variable.name), text(&variable.value)),
+            format_args!("{}: {}", text(&variable.name), text(&variable.value)),
         );
     }
 }
@@ -103,9 +103,9 @@ fn service(plan: &Plan, unit: &Unit, port: u16, out: &mut Out) {
     out.line(1, "selector:");
     labels(plan, unit, 2, out);
     out.line(1, "ports:");
-    out.line(
+    out.put(
         2,
-        format!("- name: \"main\"\n      port: {port}\n      targetPort: {port}"),
+        format_args!("- name: \"main\"\n      port: {port}\n      targetPort: {port}"),
     );
 }
 
@@ -125,7 +125,7 @@ fn workload(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         head(plan, unit, "apps/v1", "Deployment", unit.name(), out);
         out.line(0, "spec:");
         let replicas = if unit.wanted { options.replicas } else { 0 };
-        out.line(1, format!("replicas: {replicas}"));
+        out.put(1, format_args!("replicas: {replicas}"));
         if process.swap == Swap::StopStart {
             out.line(1, "strategy: {type: \"Recreate\"}");
         }
@@ -148,9 +148,9 @@ fn workload(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             "Always"
         }
     };
-    out.line(3, format!("restartPolicy: {}", text(restart)));
+    out.put(3, format_args!("restartPolicy: {}", text(restart)));
     let grace = whole_seconds(process.stop_timeout);
-    out.line(3, format!("terminationGracePeriodSeconds: {grace}"));
+    out.put(3, format_args!("terminationGracePeriodSeconds: {grace}"));
     waiters(plan, unit, out);
     out.line(3, "containers:");
     container(plan, unit, options, out);
@@ -179,12 +179,15 @@ fn waiters(plan: &Plan, unit: &Unit, out: &mut Out) {
                 }
                 let name = super::label(&format!("wait-for-{}", need.name));
                 let name: String = name.chars().take(63).collect();
-                out.line(4, format!("- name: {}", text(name.trim_end_matches('-'))));
-                out.line(5, format!("image: {}", text(WAITER)));
+                out.put(
+                    4,
+                    format_args!("- name: {}", text(name.trim_end_matches('-'))),
+                );
+                out.put(5, format_args!("image: {}", text(WAITER)));
                 let line = format!("until nc -z -w 2 {} {port}; do sleep 1; done", need.name);
-                out.line(
+                out.put(
                     5,
-                    format!(
+                    format_args!(
                         "command: {}",
                         yaml_list(&["sh".into(), "-c".into(), line], Reader::Kubernetes)
                     ),
@@ -196,21 +199,24 @@ fn waiters(plan: &Plan, unit: &Unit, out: &mut Out) {
 
 fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     let process = &unit.process;
-    out.line(4, format!("- name: {}", text(unit.name())));
-    out.line(
+    out.put(4, format_args!("- name: {}", text(unit.name())));
+    out.put(
         5,
-        format!(
+        format_args!(
             "image: {}",
             text(options.image.as_deref().unwrap_or_default())
         ),
     );
     let (program, args) = unit.command.split_at(1.min(unit.command.len()));
-    out.line(
+    out.put(
         5,
-        format!("command: {}", yaml_list(program, Reader::Kubernetes)),
+        format_args!("command: {}", yaml_list(program, Reader::Kubernetes)),
     );
     if !args.is_empty() {
-        out.line(5, format!("args: {}", yaml_list(args, Reader::Kubernetes)));
+        out.put(
+            5,
+            format_args!("args: {}", yaml_list(args, Reader::Kubernetes)),
+        );
     }
     match unit.below(&plan.config.root) {
         Some("") => {}
@@ -222,9 +228,9 @@ fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     }
     if unit.env.iter().any(|v| v.from_file) {
         let name = text(unit.name());
-        out.line(
+        out.put(
             5,
-            format!("envFrom:\n            - configMapRef: {{name: {name}}}"),
+            format_args!("envFrom:\n            - configMapRef: {{name: {name}}}"),
         );
     }
     if unit.env.iter().any(|v| !v.from_file) || !unit.secrets.is_empty() {
@@ -232,11 +238,11 @@ fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     }
     for name in &unit.secrets {
         let secret = format!("{}-secrets", unit.name());
-        out.note(6, format!("left out, since the name looks secret: kubectl create secret generic {secret} --from-literal={name}=..."));
-        out.line(6, format!("- name: {}", text(name)));
-        out.line(
+        out.note(6, &format!("left out, since the name looks secret: kubectl create secret generic {secret} --from-literal={name}=..."));
+        out.put(6, format_args!("- name: {}", text(name)));
+        out.put(
             7,
-            format!(
+            format_args!(
                 "valueFrom: {{secretKeyRef: {{name: {}, key: {}}}}}",
                 text(&secret),
                 text(name)
@@ -244,15 +250,18 @@ fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         );
     }
     for variable in unit.env.iter().filter(|v| !v.from_file) {
-        out.line(6, format!("- name: {}", text(&variable.name)));
-        out.line(
+        out.put(6, format_args!("- name: {}", text(&variable.name)));
+        out.put(
             7,
-            format!("value: {}", yaml(&variable.value, Reader::Kubernetes)),
+            format_args!("value: {}", yaml(&variable.value, Reader::Kubernetes)),
         );
     }
     if let Some(port) = unit.port {
         out.note(5, "it has to listen on 0.0.0.0 there");
-        out.line(5, format!("ports:\n            - containerPort: {port}"));
+        out.put(
+            5,
+            format_args!("ports:\n            - containerPort: {port}"),
+        );
     }
     probes(unit, out);
     limits(unit, out);
@@ -282,9 +291,9 @@ fn limits(unit: &Unit, out: &mut Out) {
             .map(|n| format!("cpu: {}", text(&processors(n)))),
     );
     if !limits.is_empty() {
-        out.line(
+        out.put(
             5,
-            format!("resources: {{limits: {{{}}}}}", limits.join(", ")),
+            format_args!("resources: {{limits: {{{}}}}}", limits.join(", ")),
         );
     }
     let mut context = Vec::new();
@@ -299,11 +308,14 @@ fn limits(unit: &Unit, out: &mut Out) {
         }
     }
     if !context.is_empty() {
-        out.line(5, format!("securityContext: {{{}}}", context.join(", ")));
+        out.put(
+            5,
+            format_args!("securityContext: {{{}}}", context.join(", ")),
+        );
     }
     for (key, set) in [("stdin", launch.stdin_open), ("tty", launch.tty)] {
         if set {
-            out.line(5, format!("{key}: true"));
+            out.put(5, format_args!("{key}: true"));
         }
     }
 }
@@ -346,10 +358,10 @@ fn probes(unit: &Unit, out: &mut Out) {
 }
 
 fn probe(name: &str, handler: &str, numbers: &[(&str, u64)], out: &mut Out) {
-    out.line(5, format!("{name}:"));
+    out.put(5, format_args!("{name}:"));
     out.line(6, handler);
     for (name, number) in numbers {
-        out.line(6, format!("{name}: {number}"));
+        out.put(6, format_args!("{name}: {number}"));
     }
 }
 

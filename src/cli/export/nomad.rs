@@ -9,7 +9,7 @@ use crate::os::reap::signal_name;
 
 /// The file.
 pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
-    out.line(0, format!("job {} {{", hcl(&plan.name)));
+    out.put(0, format_args!("job {} {{", hcl(&plan.name)));
     out.line(1, "type = \"service\"");
     for unit in &plan.units {
         if unit.process.kind == Kind::Task {
@@ -30,9 +30,9 @@ pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
 
 fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     let process = &unit.process;
-    out.line(1, format!("\n  group {} {{", hcl(unit.name())));
+    out.put(1, format_args!("\n  group {} {{", hcl(unit.name())));
     let count = if unit.wanted { options.replicas } else { 0 };
-    out.line(2, format!("count = {count}"));
+    out.put(2, format_args!("count = {count}"));
     let (attempts, interval, mode) = match (process.restart, process.start_limit.burst) {
         (Restart::Never, _) => (0, "1m".into(), "fail"),
         (Restart::Always | Restart::OnFailure, 0) => (10, "1m".into(), "delay"),
@@ -49,9 +49,9 @@ fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     }
     let delay = span(plan.config.backoff.initial);
     out.line(2, "restart {");
-    out.line(
+    out.put(
         3,
-        format!(
+        format_args!(
             "attempts = {attempts}\n      interval = {}\n      delay = {}\n      mode = {}",
             hcl(&interval),
             hcl(&delay),
@@ -69,7 +69,7 @@ fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         };
         out.line(2, "network {\n      port \"main\" {");
         if !line.is_empty() {
-            out.line(4, line);
+            out.line(4, &line);
         }
         out.line(3, "}\n    }");
         service(plan, unit, out);
@@ -93,9 +93,9 @@ fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
 fn service(plan: &Plan, unit: &Unit, out: &mut Out) {
     let name = super::label(&format!("{}-{}", plan.name, unit.name()));
     out.line(2, "service {");
-    out.line(
+    out.put(
         3,
-        format!(
+        format_args!(
             "name = {}\n      port = \"main\"\n      provider = \"nomad\"",
             hcl(&name)
         ),
@@ -114,18 +114,21 @@ fn service(plan: &Plan, unit: &Unit, out: &mut Out) {
         match kind(unit, probe) {
             Ok(lines) => {
                 out.line(3, "check {");
-                out.line(4, lines);
+                out.line(4, &lines);
                 let second = std::time::Duration::from_secs(1);
-                out.line(
+                out.put(
                     4,
-                    format!("interval = {}", hcl(&span(interval.max(second)))),
+                    format_args!("interval = {}", hcl(&span(interval.max(second)))),
                 );
                 let (timeout, failures) = rest.unwrap_or((second * 3, 0));
-                out.line(4, format!("timeout = {}", hcl(&span(timeout.max(second)))));
+                out.put(
+                    4,
+                    format_args!("timeout = {}", hcl(&span(timeout.max(second)))),
+                );
                 if failures > 0 {
-                    out.line(
+                    out.put(
                         4,
-                        format!("check_restart {{\n          limit = {failures}\n        }}"),
+                        format_args!("check_restart {{\n          limit = {failures}\n        }}"),
                     );
                 }
                 out.line(3, "}");
@@ -166,7 +169,7 @@ fn own(unit: &Unit, port: u16, lines: String) -> Result<String, String> {
 
 fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out) {
     let process = &unit.process;
-    out.line(2, format!("task {} {{", hcl(unit.name())));
+    out.put(2, format_args!("task {} {{", hcl(unit.name())));
     if before {
         out.line(
             3,
@@ -177,9 +180,9 @@ fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out
         Some((program, args)) => (program.as_str(), args),
         None => ("", [].as_slice()),
     };
-    out.line(
+    out.put(
         3,
-        format!(
+        format_args!(
             "driver = {}",
             hcl(if options.image.is_some() {
                 "docker"
@@ -189,12 +192,12 @@ fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out
         ),
     );
     if let Some(build) = unit.build.as_ref().filter(|_| options.image.is_none()) {
-        out.note(3, format!("built by: {build}"));
+        out.note(3, &format!("built by: {build}"));
     }
     out.line(3, "config {");
     match &options.image {
         Some(image) => {
-            out.line(4, format!("image = {}", hcl(image)));
+            out.put(4, format_args!("image = {}", hcl(image)));
             if unit.below(&plan.config.root) != Some("") {
                 out.gap(
                     4,
@@ -206,14 +209,14 @@ fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out
                 out.line(4, "ports = [\"main\"]");
             }
         }
-        None => out.line(
+        None => out.put(
             4,
-            format!("work_dir = {}", hcl(&process.cwd.display().to_string())),
+            format_args!("work_dir = {}", hcl(&process.cwd.display().to_string())),
         ),
     }
-    out.line(4, format!("command = {}", hcl(program)));
+    out.put(4, format_args!("command = {}", hcl(program)));
     if !args.is_empty() {
-        out.line(4, format!("args = {}", hcl_list(args)));
+        out.put(4, format_args!("args = {}", hcl_list(args)));
     }
     for word in &unit.command {
         if let Some(variable) = unit
@@ -232,10 +235,13 @@ fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out
     out.line(3, "}");
     environment(unit, out);
     let signal = signal_name(process.stop_signal);
-    out.line(3, format!("kill_signal = {}", hcl(&format!("SIG{signal}"))));
-    out.line(
+    out.put(
         3,
-        format!("kill_timeout = {}", hcl(&span(process.stop_timeout))),
+        format_args!("kill_signal = {}", hcl(&format!("SIG{signal}"))),
+    );
+    out.put(
+        3,
+        format_args!("kill_timeout = {}", hcl(&span(process.stop_timeout))),
     );
     limits(unit, out);
     out.lacking(3, unit, super::Engine::Nomad);
@@ -245,7 +251,7 @@ fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out
 fn limits(unit: &Unit, out: &mut Out) {
     let launch = &unit.process.launch;
     if let Some(user) = &launch.user {
-        out.line(3, format!("user = {}", hcl(user)));
+        out.put(3, format_args!("user = {}", hcl(user)));
     }
     if launch.group.is_some() {
         out.gap(3, "group", "a task has a user only");
@@ -270,7 +276,7 @@ fn limits(unit: &Unit, out: &mut Out) {
     if !lines.is_empty() {
         out.line(3, "resources {");
         for line in lines {
-            out.line(4, line);
+            out.line(4, &line);
         }
         out.line(3, "}");
     }
@@ -285,7 +291,7 @@ fn environment(unit: &Unit, out: &mut Out) {
                 ("PORT", Some(PortWish::Auto)) => "\"${NOMAD_PORT_main}\"".into(),
                 _ => hcl(&variable.value),
             };
-            out.line(4, format!("{} = {value}", hcl(&variable.name)));
+            out.put(4, format_args!("{} = {value}", hcl(&variable.name)));
         }
         out.line(3, "}");
     }
@@ -295,7 +301,7 @@ fn environment(unit: &Unit, out: &mut Out) {
     let names = unit.secrets.join(", ");
     out.note(
         3,
-        format!("left out, since the names look secret: nomad var put nomad/jobs {names}"),
+        &format!("left out, since the names look secret: nomad var put nomad/jobs {names}"),
     );
     out.line(3, "template {\n        destination = \"secrets/env\"\n        env = true\n        data = <<EOT");
     for name in &unit.secrets {

@@ -2,6 +2,7 @@
 //!
 //! The text of an export: lines, and comments where an engine has nothing for a setting.
 
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::Engine;
@@ -21,23 +22,27 @@ pub(super) struct Out {
 
 impl Out {
     /// A line, indented by so many steps of two blanks.
-    pub(super) fn line(&mut self, depth: usize, text: impl AsRef<str>) {
+    pub(super) fn line(&mut self, depth: usize, text: &str) {
+        self.put(depth, format_args!("{text}"));
+    }
+
+    /// The same, formatted into its place.
+    pub(super) fn put(&mut self, depth: usize, text: fmt::Arguments<'_>) {
         for _ in 0..depth {
             self.text.push_str("  ");
         }
-        self.text.push_str(text.as_ref());
-        self.text.push('\n');
+        let _ = writeln!(self.text, "{text}");
     }
 
     /// A comment.
-    pub(super) fn note(&mut self, depth: usize, text: impl AsRef<str>) {
-        self.line(depth, format!("# {}", shown(text.as_ref())));
+    pub(super) fn note(&mut self, depth: usize, text: &str) {
+        self.put(depth, format_args!("# {}", shown(text)));
     }
 
     /// A setting that the engine has no counterpart for.
     pub(super) fn gap(&mut self, depth: usize, setting: &str, why: &str) {
         self.gaps += 1;
-        self.note(depth, format!("no counterpart for {setting}: {why}"));
+        self.note(depth, &format!("no counterpart for {setting}: {why}"));
     }
 
     /// The settings of a process that this engine lacks whatever their values are.

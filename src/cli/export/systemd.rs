@@ -23,14 +23,14 @@ pub(super) fn files(plan: &Plan, options: &Options, out: &mut Out) -> Vec<(Strin
         true => "default.target",
         false => "multi-user.target",
     };
-    out.line(
+    out.put(
         0,
-        format!("[Unit]\nDescription={}", systemd_path(&plan.name)),
+        format_args!("[Unit]\nDescription={}", systemd_path(&plan.name)),
     );
     for unit in plan.units.iter().filter(|unit| unit.wanted) {
-        out.line(0, format!("Wants={prefix}-{}.service", unit.name()));
+        out.put(0, format_args!("Wants={prefix}-{}.service", unit.name()));
     }
-    out.line(0, format!("\n[Install]\nWantedBy={wanted_by}"));
+    out.put(0, format_args!("\n[Install]\nWantedBy={wanted_by}"));
     take(format!("{prefix}.target"), out);
     for unit in &plan.units {
         let name = format!("{prefix}-{}", unit.name());
@@ -75,22 +75,25 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, prefix: &str, out: &mut 
     let process = &unit.process;
     out.line(0, "[Unit]");
     let title = systemd_path(&format!("{} of {}", unit.name(), plan.name));
-    out.line(0, format!("Description={title}\nPartOf={prefix}.target"));
+    out.put(
+        0,
+        format_args!("Description={title}\nPartOf={prefix}.target"),
+    );
     for need in &process.depends_on {
         let other = format!("{prefix}-{}.service", need.name);
-        out.line(0, format!("Requires={other}\nAfter={other}"));
+        out.put(0, format_args!("Requires={other}\nAfter={other}"));
     }
     if !process.listen.is_empty() {
         let socket = format!("{prefix}-{}.socket", unit.name());
-        out.line(0, format!("Requires={socket}\nAfter={socket}"));
+        out.put(0, format_args!("Requires={socket}\nAfter={socket}"));
     }
     match process.start_limit.burst {
         0 => out.line(0, "StartLimitIntervalSec=0"),
         burst => {
             let interval = span(process.start_limit.span);
-            out.line(
+            out.put(
                 0,
-                format!("StartLimitIntervalSec={interval}\nStartLimitBurst={burst}"),
+                format_args!("StartLimitIntervalSec={interval}\nStartLimitBurst={burst}"),
             );
         }
     }
@@ -116,14 +119,14 @@ fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         Kind::Rust | Kind::Npm | Kind::Command => out.line(0, "Type=exec"),
     }
     if !options.user && our_uid() != 0 && process.launch.user.is_none() {
-        out.line(0, format!("User={}", our_uid()));
+        out.put(0, format_args!("User={}", our_uid()));
     }
     if let Some(build) = &unit.build {
-        out.note(0, format!("built by: {build}"));
+        out.note(0, &format!("built by: {build}"));
     }
-    out.line(
+    out.put(
         0,
-        format!(
+        format_args!(
             "WorkingDirectory={}",
             systemd_path(&process.cwd.display().to_string())
         ),
@@ -133,14 +136,14 @@ fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     if !command[0].starts_with('/') {
         out.note(
             0,
-            format!("{} was not found where it was exported", command[0]),
+            &format!("{} was not found where it was exported", command[0]),
         );
     }
-    out.line(0, format!("ExecStart={}", exec_line(&command)));
+    out.put(0, format_args!("ExecStart={}", exec_line(&command)));
     if !unit.env.iter().any(|v| v.name == "PATH") && !plan.path.is_empty() {
-        out.line(
+        out.put(
             0,
-            format!(
+            format_args!(
                 "Environment={}",
                 systemd(&format!("PATH={}", plan.path), Word::Plain)
             ),
@@ -160,20 +163,23 @@ fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             out.gap(0, &format!("env.{name}"), &why);
         } else {
             let pair = format!("{name}={}", variable.value);
-            out.line(0, format!("Environment={}", systemd(&pair, Word::Plain)));
+            out.put(
+                0,
+                format_args!("Environment={}", systemd(&pair, Word::Plain)),
+            );
         }
     }
     if !unit.secrets.is_empty() {
         out.note(
             0,
-            format!(
+            &format!(
                 "left out, since the names look secret: {}",
                 unit.secrets.join(", ")
             ),
         );
         let file = format!("{}.secrets", unit.name());
         let file = process.cwd.join(file).display().to_string();
-        out.line(0, format!("EnvironmentFile=-{}", systemd_path(&file)));
+        out.put(0, format_args!("EnvironmentFile=-{}", systemd_path(&file)));
     }
 }
 
@@ -249,10 +255,10 @@ fn ready(plan: &Plan, unit: &Unit, out: &mut Out) {
         Probe::Log(_) => return out.gap(0, "ready.log", "it reads no logs"),
     };
     if let Some(command) = waiter {
-        out.line(0, format!("ExecStartPost={}", exec_line(&command)));
+        out.put(0, format_args!("ExecStartPost={}", exec_line(&command)));
     }
     if unit.process.kind != Kind::Task {
-        out.line(0, format!("TimeoutStartSec={}", span(ready.timeout)));
+        out.put(0, format_args!("TimeoutStartSec={}", span(ready.timeout)));
     }
 }
 
@@ -275,25 +281,25 @@ fn stop(plan: &Plan, unit: &Unit, out: &mut Out) {
         (Restart::OnFailure, _) => "on-failure",
         (Restart::Never, _) => "no",
     };
-    out.line(0, format!("Restart={restart}"));
+    out.put(0, format_args!("Restart={restart}"));
     if process.restart != Restart::Never {
-        out.line(
+        out.put(
             0,
-            format!("RestartSec={}", span(plan.config.backoff.initial)),
+            format_args!("RestartSec={}", span(plan.config.backoff.initial)),
         );
     }
     let signal = signal_name(process.stop_signal);
     let patience = span(process.stop_timeout);
-    out.line(
+    out.put(
         0,
-        format!("KillSignal=SIG{signal}\nTimeoutStopSec={patience}"),
+        format_args!("KillSignal=SIG{signal}\nTimeoutStopSec={patience}"),
     );
     if process.stop_to == StopTo::Leader {
         out.line(0, "KillMode=mixed");
     }
     match &process.health {
         Some(health) if health.probe == Probe::Notify => {
-            out.line(0, format!("WatchdogSec={}", span(health.interval)));
+            out.put(0, format_args!("WatchdogSec={}", span(health.interval)));
         }
         Some(_) => out.gap(0, "health", "it knows WATCHDOG=1 only (health.notify)"),
         None => {}
@@ -328,12 +334,14 @@ fn limits(unit: &Unit, options: &Options, out: &mut Out) {
     ];
     for (name, value) in lines {
         if let Some(value) = value {
-            out.line(0, format!("{name}={value}"));
+            out.put(0, format_args!("{name}={value}"));
         }
     }
     for (name, value) in [("User", &launch.user), ("Group", &launch.group)] {
         match value {
-            Some(value) if !options.user => out.line(0, format!("{name}={}", systemd_path(value))),
+            Some(value) if !options.user => {
+                out.put(0, format_args!("{name}={}", systemd_path(value)))
+            }
             Some(_) => out.gap(
                 0,
                 &name.to_ascii_lowercase(),
@@ -347,9 +355,9 @@ fn limits(unit: &Unit, options: &Options, out: &mut Out) {
         .iter()
         .partition(|name| name.contains(['*', '?']));
     for name in names {
-        out.line(
+        out.put(
             0,
-            format!("UnsetEnvironment={}", systemd(name, Word::Plain)),
+            format_args!("UnsetEnvironment={}", systemd(name, Word::Plain)),
         );
     }
     if !globs.is_empty() {
@@ -365,27 +373,27 @@ fn limits(unit: &Unit, options: &Options, out: &mut Out) {
             Success::Signal(signal) => format!("SIG{}", signal_name(*signal)),
         };
         let names: Vec<String> = unit.process.success.iter().map(name).collect();
-        out.line(0, format!("SuccessExitStatus={}", names.join(" ")));
+        out.put(0, format_args!("SuccessExitStatus={}", names.join(" ")));
     }
 }
 
 fn socket(unit: &Unit, prefix: &str, out: &mut Out) {
-    out.line(
+    out.put(
         0,
-        format!(
+        format_args!(
             "[Unit]\nDescription=Sockets of {}\nPartOf={prefix}.target\n\n[Socket]",
             unit.name()
         ),
     );
     for text in &unit.process.listen {
         match unit.expand(text).and_then(|text| parse_listen(&text)) {
-            Ok(Listen::Tcp(address)) => out.line(0, format!("ListenStream={address}")),
+            Ok(Listen::Tcp(address)) => out.put(0, format_args!("ListenStream={address}")),
             Ok(Listen::Unix(path)) => {
                 let path = systemd_path(&path.display().to_string());
-                out.line(0, format!("ListenStream={path}"));
+                out.put(0, format_args!("ListenStream={path}"));
             }
             Err(why) => out.gap(0, "listen", &why),
         }
     }
-    out.line(0, format!("Service={prefix}-{}.service", unit.name()));
+    out.put(0, format_args!("Service={prefix}-{}.service", unit.name()));
 }
