@@ -1,12 +1,11 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What is wrong with a build: the errors of the compiler's messages, else what looks like one in its text, with
-//! paths from the project's root.
+//! The errors of a build: those of the compiler's messages, else lines of its text that look like one, with
+//! paths from the project's root. And the phase that a build is in, by cargo's lines.
 
 use std::path::Path;
 
 use super::cargo::Message;
-use super::text;
 
 /// The first errors that are kept: one whole, and the headlines of ten more.
 pub const ERRORS: usize = 11;
@@ -102,7 +101,7 @@ impl Places<'_> {
 #[derive(Debug, Default)]
 pub struct Diagnostics {
     messages: BuildErrors,
-    texts: [text::Errors; 2],
+    texts: [TextErrors; 2],
 }
 
 impl Diagnostics {
@@ -131,7 +130,7 @@ impl Diagnostics {
         if self.messages.count > 0 {
             return self.messages;
         }
-        let [stdout, stderr] = self.texts.map(text::Errors::take);
+        let [stdout, stderr] = self.texts.map(TextErrors::take);
         let (mut found, other) = match stderr.count {
             0 => (stdout, stderr),
             _ => (stderr, stdout),
@@ -150,90 +149,164 @@ impl Diagnostics {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_from_the_projects_root() {
-        let there = ["/p/api/src/a.rs", "/p/shared/src/b.rs", "/p/api/api/x.rs"];
-        let places = Places {
-            root: Path::new("/p"),
-            cwd: Path::new("/p/api"),
-            exists: &|path| there.iter().any(|known| Path::new(known) == path),
-        };
-        for (file, folder, want) in [
-            ("src/a.rs", "/p/api", "api/src/a.rs"),
-            ("api/src/a.rs", "/p/api", "api/src/a.rs"),
-            ("src/b.rs", "/p/shared", "shared/src/b.rs"),
-            ("/p/shared/src/b.rs", "/p/api", "shared/src/b.rs"),
-            ("api/x.rs", "/p/api", "api/api/x.rs"),
-            ("src/gone.rs", "/p/api", "src/gone.rs"),
-            ("/rustc/x/lib.rs", "/p/api", "/rustc/x/lib.rs"),
-        ] {
-            assert_eq!(
-                places.relative_to_root(file, Path::new(folder)),
-                want,
-                "{file}"
-            );
+/// The phase that a line of cargo names: `compiling foo`, `waiting for cargo's lock`.
+pub fn phase(line: &str) -> Option<String> {
+    let (verb, rest) = line.trim_start().split_once(' ')?;
+    let subject = rest.split(' ').next().filter(|s| !s.is_empty())?;
+    Some(match verb {
+        "Blocking" if rest.starts_with("waiting for file lock") => {
+            "waiting for cargo's lock".into()
         }
-        let line = "   --> src/a.rs:3:5";
-        assert_eq!(
-            places.line_from_root(line, places.cwd),
-            "   --> api/src/a.rs:3:5"
-        );
-        let code = "3 | let x --> src/a.rs:3:5";
-        assert_eq!(places.line_from_root(code, places.cwd), code);
+        "Compiling" | "Checking" => format!("compiling {subject}"),
+        "Updating" => "updating the registry's index".into(),
+        "Downloading" | "Downloaded" => "downloading crates".into(),
+        _ => return None,
+    })
+}
+
+/// Finds errors in lines, one after the other.
+#[derive(Debug, Default)]
+struct TextErrors {
+    found: BuildErrors,
+    /// The last one has no place yet: ` --> src/main.rs:1:2` may follow.
+    open: bool,
+    /// `Caused by:` was the line before.
+    cause: bool,
+    /// The line before belonged to the first error.
+    first: bool,
+    /// A line that only counts errors: said where there is no other.
+    summary: Option<BuildError>,
+}
+
+impl TextErrors {
+    /// Looks at the next line, without escapes.
+    fn line(&mut self, line: &str) {
+        let error = placed(line).or_else(|| bare(line));
+        if let Some(error) = error {
+            if counts(&error) {
+                self.first = false;
+                self.open = false;
+                self.summary.get_or_insert(error);
+                return;
+            }
+            let before = self.found.list.len();
+            self.first = self.found.count == 0;
+            let placeless = error.file.is_none();
+            self.found.add(error, &mut std::iter::once(line.into()));
+            self.open = placeless && self.found.list.len() > before;
+            self.cause = false;
+            return;
+        }
+        self.first &= belongs(line);
+        if self.first {
+            self.found.more_text(line);
+        }
+        if !self.open {
+            // Nothing that this line could belong to.
+        } else if let Some(place) = line.trim_start().strip_prefix("--> ") {
+            self.open = false;
+            if let (Some(last), Some((file, l, c))) = (self.found.list.last_mut(), place_of(place))
+            {
+                (last.file, last.line, last.column) = (Some(file), Some(l), c);
+            }
+        } else if self.cause {
+            self.open = false;
+            if let Some(last) = self.found.list.last_mut() {
+                last.message = format!("{}: {}", last.message, line.trim());
+            }
+        }
+        self.cause = self.open && line == "Caused by:";
     }
 
-    #[test]
-    fn the_first_error_is_kept_whole_and_all_are_counted() {
-        let places = Places {
-            root: Path::new("/p"),
-            cwd: Path::new("/p/api"),
-            exists: &|_| true,
-        };
-        let mut found = Diagnostics::default();
-        for n in 0..120 {
-            let message = Message {
-                rendered: format!("error: {n}\n --> src/a.rs:{n}:1\n  |\n\n"),
-                manifest: "/p/api/Cargo.toml".into(),
-                error: Some(BuildError {
-                    file: Some("src/a.rs".into()),
-                    line: Some(n),
-                    column: Some(1),
-                    message: n.to_string(),
-                }),
-            };
-            found.message(message, &places);
+    /// What was found.
+    fn take(mut self) -> BuildErrors {
+        if let Some(summary) = self.summary.filter(|_| self.found.count == 0) {
+            let line = format!("error: {}", summary.message);
+            self.found.add(summary, &mut std::iter::once(line));
         }
-        found.line(0, "error: of the text");
-        let errors = found.take(&places);
-        assert_eq!((errors.count, errors.list.len()), (120, ERRORS));
-        assert_eq!(errors.list[10].file.as_deref(), Some("api/src/a.rs"));
-        assert_eq!(errors.text, ["error: 0", " --> api/src/a.rs:0:1", "  |"]);
-    }
-
-    #[test]
-    fn the_text_of_other_compilers_is_kept_too() {
-        let places = Places {
-            root: Path::new("/p"),
-            cwd: Path::new("/p"),
-            exists: &|_| true,
-        };
-        let mut found = Diagnostics::default();
-        let text = "cc main.c\nmain.c:7:9: error: expected ';'\n    7 | int x\n      |      ^\n\
-                    make: *** [all] Error 1\nmain.c:9:9: error: more\n";
-        text.lines().for_each(|line| found.line(1, line));
-        let errors = found.take(&places);
-        assert_eq!((errors.count, errors.list.len()), (2, 2));
-        assert_eq!(
-            errors.text,
-            [
-                "main.c:7:9: error: expected ';'",
-                "    7 | int x",
-                "      |      ^"
-            ]
-        );
+        let text = &mut self.found.text;
+        let used = text.iter().rposition(|line| !line.trim().is_empty());
+        text.truncate(used.map_or(0, |last| last + 1));
+        self.found
     }
 }
+
+/// It only counts other errors.
+fn counts(error: &BuildError) -> bool {
+    let message = &error.message;
+    message.starts_with("could not compile ")
+        || message.starts_with("aborting due to ")
+        || message == "build script logged errors"
+}
+
+/// The text of an error goes on: source, arrows, notes.
+fn belongs(line: &str) -> bool {
+    let source = line.trim_start_matches(|c: char| c.is_ascii_digit());
+    let begun = ["Caused by:", "note:", "help:"];
+    line.is_empty() || source.starts_with(' ') || begun.iter().any(|b| line.starts_with(b))
+}
+
+/// `error: words`, `error[E0308]: words` at the start of a line (cargo, rustc).
+fn bare(line: &str) -> Option<BuildError> {
+    let rest = line.strip_prefix("error")?;
+    let message = match rest.strip_prefix('[') {
+        Some(code) => {
+            let (code, words) = code.split_once("]: ")?;
+            format!("{code}: {words}")
+        }
+        None => rest.strip_prefix(": ")?.to_string(),
+    };
+    Some(BuildError {
+        file: None,
+        line: None,
+        column: None,
+        message,
+    })
+}
+
+/// `file:3:5: error: words` (cc, make), `file(3,5): error TS2322: words` and
+/// `file:3:5 - error TS2322: words` (tsc).
+fn placed(line: &str) -> Option<BuildError> {
+    let at = line.find("error")?;
+    let (head, tail) = (&line[..at], &line[at + "error".len()..]);
+    let head = head.strip_suffix("fatal ").unwrap_or(head);
+    let place = head
+        .strip_suffix(": ")
+        .or_else(|| head.strip_suffix(" - "))?;
+    let message = match tail.strip_prefix(": ") {
+        Some(words) => words,
+        None => tail.strip_prefix(' ').filter(|t| {
+            // A code and a colon; otherwise it is prose with the word in it.
+            t.split_once(": ")
+                .is_some_and(|(code, _)| !code.contains(' '))
+        })?,
+    };
+    let (file, l, c) = place_of(place).or_else(|| in_parentheses(place))?;
+    Some(BuildError {
+        file: Some(file),
+        line: Some(l),
+        column: c,
+        message: message.to_string(),
+    })
+}
+
+/// `src/main.rs:3:5` or `src/main.rs:3`.
+fn place_of(text: &str) -> Option<(String, u64, Option<u64>)> {
+    let (rest, last) = text.trim().rsplit_once(':')?;
+    let last: u64 = last.parse().ok()?;
+    let (file, l, c) = match rest.rsplit_once(':').map(|(file, l)| (file, l.parse())) {
+        Some((file, Ok(l))) => (file, l, Some(last)),
+        _ => (rest, last, None),
+    };
+    (!file.is_empty()).then(|| (file.into(), l, c))
+}
+
+/// `src/x.ts(3,5)`.
+fn in_parentheses(text: &str) -> Option<(String, u64, Option<u64>)> {
+    let (file, numbers) = text.strip_suffix(')')?.rsplit_once('(')?;
+    let (l, c) = numbers.split_once(',')?;
+    Some((file.into(), l.parse().ok()?, Some(c.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests;

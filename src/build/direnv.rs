@@ -13,6 +13,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use super::Exec;
+use crate::log::line::text_of;
 
 /// Prints the environment of the project, each variable ended by NUL.
 pub fn load(root: &Path) -> Exec {
@@ -63,10 +64,7 @@ pub fn is_own(name: &OsStr) -> bool {
 /// Why there is no environment: `end` is how direnv ended, `stderr` what it printed.
 pub fn failure(root: &Path, end: &str, stderr: &[u8]) -> String {
     let words = String::from_utf8_lossy(stderr);
-    let lines: Vec<String> = words
-        .lines()
-        .map(|l| super::text::plain(l.as_bytes()))
-        .collect();
+    let lines: Vec<String> = words.lines().map(|l| text_of(l.as_bytes())).collect();
     if lines.iter().any(|l| l.contains(".envrc is blocked")) {
         return format!(
             "{} is not allowed: look at it, then run \"direnv allow {}\"",

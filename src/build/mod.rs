@@ -5,7 +5,6 @@ pub mod diagnostics;
 pub mod direnv;
 pub mod plan;
 pub mod runner;
-pub mod text;
 
 pub use diagnostics::{BuildError, BuildErrors};
 pub use plan::*;

@@ -7,10 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::cargo;
 use crate::config::shell::is_simple;
-use crate::config::{Command, Kind, Mode, Process};
-
-/// Expands `${VAR}` in one element of a list, by the environment that the child will have.
-pub type Expand<'a> = &'a dyn Fn(&str) -> Result<String, String>;
+use crate::config::{Command, Expand, Kind, Mode, Process};
 
 /// What a build made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -3,46 +3,38 @@
 //! what runs.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
-use crate::base::table::in_order;
 use crate::build::cargo::{self, Built, CargoLine, Script};
-use crate::build::diagnostics::{Diagnostics, Places};
-use crate::build::{Artifact, BuildErrors, BuildPlan, text};
-use crate::engine::handle::{BuildOutcome, Handle, Notice};
-use crate::log::search::Stream;
+use crate::build::diagnostics::{BuildErrors, Diagnostics, Places, phase};
+use crate::build::{Artifact, BuildPlan};
+use crate::log::line::text_of;
 use crate::log::store::Log;
+use crate::log::stream::Stream;
 use crate::os::copy::copy_exe;
-use crate::os::poll::{Mailbox, Waker, readable};
+use crate::os::inbox::Inbox;
+use crate::os::output::ChildOutput;
+use crate::os::poll::readable;
 
 /// How each of cargo's messages begins.
 const MESSAGE: &[u8] = b"{\"reason\":";
 /// A message that is longer is left out (and said to be).
 const LONGEST_MESSAGE: usize = 1 << 20;
-/// Of other lines so much is looked at for errors; the log gets them whole.
+/// Other lines are searched for errors up to this length; the log gets them whole.
 const LONGEST_LINE: usize = 4 << 10;
-/// What is read of each pipe after the leader's end: more can't have been in it at that moment
-/// (`/proc/sys/fs/pipe-max-size`), the rest is of somebody whom the build left running.
-const DRAIN: usize = 1 << 20;
-/// So many artifacts and build scripts are remembered.
+/// At most this many artifacts and build scripts are remembered.
 const MOST: usize = 10_000;
-/// A phase that follows another within this time is not told by itself.
+/// Phases are reported at most this often.
 const PHASE_EVERY: Duration = Duration::from_millis(250);
 
 /// A build to be read.
-#[derive(Debug)]
 pub struct BuildJob {
-    /// The unit's index.
-    pub unit: usize,
-    /// The build.
-    pub id: u64,
-    /// The build log.
     pub log: Arc<Log>,
     /// The run of this build in `log`; begun and ended by the supervisor.
     pub run: u64,
@@ -50,16 +42,32 @@ pub struct BuildJob {
     pub plan: BuildPlan,
     /// The project's root.
     pub root: PathBuf,
-    /// The read end of its standard output.
+    /// The read ends of the leader's pipes.
     pub stdout: OwnedFd,
-    /// The read end of its standard error.
     pub stderr: OwnedFd,
     /// Where this process's binaries are kept: a copy is `<bin_dir>/<number>/<name>`.
     pub bin_dir: PathBuf,
     /// Executables that run, or that can be started again: the only copies that stay.
     pub keep: Vec<PathBuf>,
-    /// Where the outcome goes ([`Notice::Built`]), and what it does meanwhile ([`Notice::Phase`]).
-    pub handle: Arc<Handle>,
+    /// Called on the build's thread; must not block.
+    pub report: Box<dyn Fn(Report) + Send>,
+}
+
+/// What a build's thread reports.
+#[derive(Debug)]
+pub enum Report {
+    /// What the build is doing now, in words.
+    Phase(String),
+    /// The last one.
+    Ended(BuildOutcome),
+}
+
+/// What came of a build.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildOutcome {
+    /// What can be started now; Err: why not, in words.
+    pub result: Result<Artifact, String>,
+    pub errors: BuildErrors,
 }
 
 /// How a build ended: with exit code 0, or in words (`exit code 101`, `cancelled`).
@@ -68,8 +76,8 @@ pub type End = Result<(), String>;
 /// The handle of a build's thread. Dropped before [`Builder::exited`], it ends as `cancelled`.
 #[derive(Debug)]
 pub struct Builder {
-    end: Arc<Mutex<Option<End>>>,
-    waker: Arc<Waker>,
+    /// The first message counts.
+    end: Arc<Inbox<End>>,
 }
 
 impl Builder {
@@ -78,26 +86,17 @@ impl Builder {
     /// # Errors
     /// No thread or no descriptor to be had; nothing was read then.
     pub fn start(job: BuildJob) -> io::Result<Self> {
-        let mailbox = Mailbox::new()?;
-        let waker = mailbox.waker(0);
-        let end = Arc::new(Mutex::new(None));
-        let reader = Reader {
-            mailbox,
-            waker: Arc::clone(&waker),
-            end: Arc::clone(&end),
-        };
+        let end = Inbox::new()?;
+        let ended = Arc::clone(&end);
         let thread = std::thread::Builder::new().name("build".into());
-        thread.spawn(move || reader.run(job))?;
-        Ok(Self { end, waker })
+        thread.spawn(move || run(job, &ended))?;
+        Ok(Self { end })
     }
 
-    /// The leader has been reaped: what it wrote is in the pipes.
+    /// The leader has been reaped: its output is in the pipes.
     pub fn exited(&self, end: End) {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(end);
-        self.waker.wake();
+        // An open inbox without a limit takes everything.
+        let _ = self.end.send(end);
     }
 }
 
@@ -107,98 +106,61 @@ impl Drop for Builder {
     }
 }
 
-/// The thread's side.
-struct Reader {
-    mailbox: Arc<Mailbox>,
-    waker: Arc<Waker>,
-    end: Arc<Mutex<Option<End>>>,
-}
-
-impl Reader {
-    fn run(self, job: BuildJob) {
-        let (unit, id) = (job.unit, job.id);
-        let places = Places {
-            root: &job.root,
-            cwd: &job.plan.cwd,
-            exists: &|path| path.exists(),
+/// The thread.
+fn run(job: BuildJob, ended: &Inbox<End>) {
+    let places = Places {
+        root: &job.root,
+        cwd: &job.plan.cwd,
+        exists: &|path| path.exists(),
+    };
+    let mut pipes = ChildOutput::new(job.stdout, job.stderr);
+    let mut output = Output::new(job.log, job.run, places);
+    let mut reporter = Reporter::default();
+    let end = loop {
+        if let Some(end) = ended.pop() {
+            break end;
+        }
+        let (phase, wait) = reporter.next(&output.phase, Mono::now());
+        if let Some(phase) = phase {
+            (job.report)(Report::Phase(phase));
+        }
+        let [stdout, stderr] = pipes.fds();
+        let ready = match readable([stdout, stderr, Some(ended.as_fd())], wait) {
+            Ok(ready) => ready,
+            Err(e) => break Err(format!("cannot wait for its output: {}", reason(&e))),
         };
-        let mut output = Output::new(job.log, job.run, places);
-        let mut pipes = [job.stdout, job.stderr].map(|fd| Some(File::from(fd)));
-        let mut buffer = vec![0; 64 << 10];
-        let mut reporter = Reporter::default();
-        let end = loop {
-            self.waker.seen();
-            if let Some(end) = self.ended() {
-                break end;
+        for pipe in [0, 1] {
+            if ready[pipe] {
+                pipes.read(pipe, &mut |stream, bytes| output.take(stream, bytes));
             }
-            let (phase, wait) = reporter.next(&output.phase, Mono::now());
-            if let Some(phase) = phase {
-                job.handle.tell(Notice::Phase { unit, id, phase });
-            }
-            let [stdout, stderr] = &pipes;
-            let fds = [stdout.as_ref(), stderr.as_ref()].map(|p| p.map(File::as_fd));
-            let ready = match readable([fds[0], fds[1], Some(self.mailbox.as_fd())], wait) {
-                Ok(ready) => ready,
-                Err(e) => break Err(format!("cannot wait for its output: {}", reason(&e))),
-            };
-            for (i, pipe) in pipes.iter_mut().enumerate() {
-                if ready[i] && output.read(i, pipe, &mut buffer) == Some(0) {
-                    *pipe = None;
-                }
-            }
-            if ready[2] {
-                self.mailbox.take(&mut Vec::new());
-            }
-        };
-        for (i, mut pipe) in pipes.into_iter().enumerate() {
-            drain(i, &mut pipe, &mut output, &mut buffer);
         }
-        output.finish();
-        let outcome = Box::new(match end {
-            Ok(()) => BuildOutcome {
-                result: made(&output, &job.plan, &job.bin_dir, &job.keep),
-                errors: BuildErrors::default(),
-            },
-            Err(words) => BuildOutcome {
-                result: Err(words),
-                errors: output.errors(),
-            },
-        });
-        job.handle.tell(Notice::Built { unit, id, outcome });
-    }
-
-    fn ended(&self) -> Option<End> {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        end.take()
-    }
+    };
+    pipes.drain(&mut |stream, bytes| output.take(stream, bytes));
+    drop(pipes);
+    output.finish();
+    (job.report)(Report::Ended(match end {
+        Ok(()) => BuildOutcome {
+            result: made(&output, &job.plan, &job.bin_dir, &job.keep),
+            errors: BuildErrors::default(),
+        },
+        Err(words) => BuildOutcome {
+            result: Err(words),
+            errors: output.errors(),
+        },
+    }));
 }
 
-/// Reads what is in a pipe already.
-fn drain(stream: usize, pipe: &mut Option<File>, output: &mut Output<'_>, buffer: &mut [u8]) {
-    let mut left = DRAIN;
-    while left > 0 {
-        let fd = pipe.as_ref().map(File::as_fd);
-        if !readable([fd], Some(Duration::ZERO)).is_ok_and(|[ready]| ready) {
-            return;
-        }
-        match output.read(stream, pipe, buffer) {
-            Some(0) | None => return,
-            Some(n) => left = left.saturating_sub(n),
-        }
-    }
-}
-
-/// Tells a phase when it changes, and not too often.
+/// Reports a phase when it changes, and not too often.
 #[derive(Default)]
 struct Reporter {
-    told: String,
+    reported: String,
     at: Option<Mono>,
 }
 
 impl Reporter {
-    /// What to tell now, or how long to wait before it can be told.
+    /// The phase to report now, or how long to wait before it can be reported.
     fn next(&mut self, phase: &str, now: Mono) -> (Option<String>, Option<Duration>) {
-        if phase == self.told {
+        if phase == self.reported {
             return (None, None);
         }
         let wait = self.at.map_or(Duration::ZERO, |at| {
@@ -207,9 +169,9 @@ impl Reporter {
         if !wait.is_zero() {
             return (None, Some(wait));
         }
-        self.told = phase.to_string();
+        self.reported = phase.to_string();
         self.at = Some(now);
-        (Some(self.told.clone()), None)
+        (Some(self.reported.clone()), None)
     }
 }
 
@@ -236,7 +198,7 @@ impl Line {
     }
 }
 
-/// What a build's output tells.
+/// The facts that a build's output has.
 struct Output<'a> {
     log: Arc<Log>,
     run: u64,
@@ -262,24 +224,10 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// One read of a pipe; 0 at its end, None where there is nothing for now.
-    fn read(&mut self, stream: usize, pipe: &mut Option<File>, buffer: &mut [u8]) -> Option<usize> {
-        let n = match pipe.as_mut()?.read(buffer) {
-            Ok(n) => n,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-                return None;
-            }
-            // It will not get better: the same as the end.
-            Err(_) => 0,
-        };
-        self.take(stream, &buffer[..n]);
-        Some(n)
-    }
-
     /// Bytes of one pipe. Cargo's messages are held until they are complete; the log gets all else
     /// as it comes.
     fn take(&mut self, stream: usize, bytes: &[u8]) {
-        // What the log has not got yet of `bytes`.
+        // The log has `bytes` up to here.
         let mut from = 0;
         let mut at = 0;
         for part in bytes.split_inclusive(|b| *b == b'\n') {
@@ -300,7 +248,7 @@ impl<'a> Output<'a> {
         self.log(stream, &bytes[from..]);
     }
 
-    /// What has no newline at its end.
+    /// Takes the lines that have no newline at their end.
     fn finish(&mut self) {
         for stream in [0, 1] {
             if !self.lines[stream].text.is_empty() {
@@ -323,9 +271,9 @@ impl<'a> Output<'a> {
                 None => self.log(stream, &line.text),
             }
         }
-        let text = text::plain(&line.text);
+        let text = text_of(&line.text);
         self.diagnostics.line(stream, &text);
-        if let Some(phase) = text::phase(&text) {
+        if let Some(phase) = phase(&text) {
             self.phase = phase;
         }
     }
@@ -358,7 +306,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// What a build that ended well made.
+/// The artifact of a build that ended well.
 fn made(
     output: &Output<'_>,
     plan: &BuildPlan,
@@ -400,8 +348,8 @@ fn sysroot_libs(executable: &Path) -> Vec<String> {
 }
 
 /// Copies an executable to a folder of its own below `bin_dir`, and deletes the older copies but those in
-/// `keep`. What is the same as the newest copy is not copied again: what is kept should differ, so that there
-/// is something to roll back to. Numbers only rise, over daemons as well: builds are counted anew by each.
+/// `keep`. A file that equals the newest copy is not copied again: the copies should differ, so that there
+/// is something to roll back to. Numbers only rise, over daemons as well: each daemon counts builds from 1.
 fn store(exe: &Path, bin_dir: &Path, keep: &[PathBuf]) -> Result<PathBuf, String> {
     let name = exe.file_name().ok_or("cargo names no file")?;
     let older = stored(bin_dir);
@@ -431,11 +379,10 @@ fn store(exe: &Path, bin_dir: &Path, keep: &[PathBuf]) -> Result<PathBuf, String
 /// The copies there are, newest first.
 fn stored(bin_dir: &Path) -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(bin_dir).into_iter().flatten().flatten();
-    let all: Vec<(u64, PathBuf)> = entries
+    let mut all: Vec<(u64, PathBuf)> = entries
         .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
         .collect();
-    let mut all = in_order(all, |(id, _)| *id);
-    all.reverse();
+    all.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
     all
 }
 

@@ -1,31 +1,32 @@
-//! Readiness and health checks. [`Schedule`] decides what is due; [`Prober`] knocks at sockets,
-//! looks for lines and reads what commands print, in one thread that is there only while something
-//! is asked. The supervisor stands between them, and executes commands:
+//! Readiness and health checks. [`Schedule`](super::Schedule) decides what is due; [`Prober`] connects to
+//! sockets, follows logs and reads the output of commands, all in one thread. The supervisor stands between
+//! them, and executes commands:
 //!
 //! ```text
-//! Schedule -> Errand::Knock, Follow -> Prober -> its answer, a command -> Schedule::answer
-//!          -> Errand::Run -> spawn, Prober::watch; reaped, Prober::ended -> its answer -> the same
-//!          -> Errand::Tell -> the machine
+//! Schedule -> Action::Connect, Follow -> Prober -> its answer, a notice -> Schedule::answer
+//!          -> Action::Run -> spawn, Prober::watch; reaped, Prober::ended -> its answer -> the same
+//!          -> Action::Tell -> the lifecycle
 //! ```
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::log::store::Log;
-use crate::os::poll::{Mailbox, Until, Waker, wait};
+use crate::os::inbox::{Inbox, Waker};
+use crate::os::output::ChildOutput;
+use crate::os::poll::{Until, wait};
 use crate::os::proc;
 
-use super::schedule::{CheckKey, Connect};
-use super::work::{Command, Job, Knocking, LogProbe, Work};
+use super::schedule::{Attempt, Connect, Seen};
+use super::work::{CommandOutput, Connection, LineSearch, Work};
 
 /// The log of a run, from its first line.
 #[derive(Debug, Clone)]
 pub struct Following {
-    /// The log.
     pub log: Arc<Log>,
     /// The run in it.
     pub run: u64,
@@ -33,256 +34,199 @@ pub struct Following {
     pub after: u64,
 }
 
-/// Takes what came of a question: the check, the attempt, what was seen (good or bad). Called on the
-/// prober's thread, or on that of who asks where there can be none; must not wait.
-pub type Tell = Box<dyn Fn(CheckKey, u64, Result<String, String>) + Send + Sync>;
+/// Takes the answers. Called on the prober's thread, or on the caller's where there is none; must not block.
+pub type Tell = Arc<dyn Fn(Attempt, Seen) + Send + Sync>;
 
-/// Asks what is to be asked. Every question is answered once, unless it is forgotten.
+/// Carries out attempts. Each is answered once, unless it is forgotten.
 pub struct Prober {
-    shared: Arc<Shared>,
-}
-
-/// What the thread and the supervisor share.
-struct Shared {
+    inbox: Arc<Inbox<Message>>,
     tell: Tell,
-    mailbox: Arc<Mailbox>,
-    waker: Arc<Waker>,
-    queue: Mutex<Queue>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    orders: Vec<Order>,
-    /// A thread is there to take them.
-    served: bool,
+    /// The thread is there: from the first attempt on.
+    serves: bool,
 }
 
 #[derive(Debug)]
-enum Order {
-    Request(Asked, Question),
-    Ended(Asked, Result<(), String>),
-    Forget(CheckKey),
-}
-
-/// Names a question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
-    key: CheckKey,
-    attempt: u64,
-}
-
-#[derive(Debug)]
-enum Question {
-    Connect { connect: Connect, within: Duration },
-    Follow { log: Following, pattern: String },
-    Watch { pipes: [OwnedFd; 2] },
+enum Message {
+    Connect(Attempt, Connect, Duration),
+    Follow(Attempt, Following, String),
+    Watch(Attempt, ChildOutput),
+    Ended(Attempt, Result<(), String>),
+    Forget(Attempt),
+    /// A log that is followed has grown.
+    Grown,
+    Quit,
 }
 
 impl Prober {
-    /// One that answers so. No thread yet.
+    /// A prober without a thread yet.
     ///
     /// # Errors
     /// No descriptor to be had.
     pub fn new(tell: Tell) -> io::Result<Self> {
-        let mailbox = Mailbox::new()?;
-        let waker = mailbox.waker(0);
         Ok(Self {
-            shared: Arc::new(Shared {
-                tell,
-                mailbox,
-                waker,
-                queue: Mutex::default(),
-            }),
+            inbox: Inbox::new()?,
+            tell,
+            serves: false,
         })
     }
 
-    /// Knocks at a socket, for so long at most.
-    pub fn connect(&self, key: CheckKey, attempt: u64, connect: Connect, within: Duration) {
-        self.ask(key, attempt, Question::Connect { connect, within });
+    /// Connects, and asks where that is wanted, for that time at most.
+    pub fn connect(&mut self, attempt: Attempt, connect: Connect, within: Duration) {
+        self.ask(attempt, Message::Connect(attempt, connect, within));
     }
 
     /// Waits for a line of the run that matches.
-    pub fn follow(&self, key: CheckKey, attempt: u64, log: Following, pattern: String) {
-        self.ask(key, attempt, Question::Follow { log, pattern });
+    pub fn follow(&mut self, attempt: Attempt, log: Following, pattern: String) {
+        self.ask(attempt, Message::Follow(attempt, log, pattern));
     }
 
-    /// Reads what a command prints, so that it never waits for a reader, and keeps its last line.
-    pub fn watch(&self, key: CheckKey, attempt: u64, stdout: OwnedFd, stderr: OwnedFd) {
-        let pipes = [stdout, stderr];
-        self.ask(key, attempt, Question::Watch { pipes });
+    /// Reads the output of a command, so that it never waits for a reader, and keeps its last line.
+    pub fn watch(&mut self, attempt: Attempt, stdout: OwnedFd, stderr: OwnedFd) {
+        let output = ChildOutput::new(stdout, stderr);
+        self.ask(attempt, Message::Watch(attempt, output));
     }
 
     /// The command has been reaped: it ended with 0, or how, in words.
-    pub fn ended(&self, key: CheckKey, attempt: u64, end: Result<(), String>) {
-        self.order(Order::Ended(Asked { key, attempt }, end));
+    pub fn ended(&mut self, attempt: Attempt, end: Result<(), String>) {
+        self.ask(attempt, Message::Ended(attempt, end));
     }
 
-    /// Nobody waits for that answer any more.
-    pub fn forget(&self, key: CheckKey) {
-        self.order(Order::Forget(key));
+    /// The answer is no longer wanted, but may be on its way already.
+    pub fn forget(&self, attempt: Attempt) {
+        self.send(Message::Forget(attempt));
     }
 
-    fn ask(&self, key: CheckKey, attempt: u64, question: Question) {
-        self.order(Order::Request(Asked { key, attempt }, question));
-    }
-
-    fn order(&self, order: Order) {
-        let mut queue = self.shared.queue();
-        queue.orders.push(order);
-        if queue.served {
-            self.shared.waker.wake();
-            return;
+    fn ask(&mut self, attempt: Attempt, message: Message) {
+        if !self.serves {
+            let (inbox, tell) = (Arc::clone(&self.inbox), Arc::clone(&self.tell));
+            let thread = std::thread::Builder::new().name("probe".into());
+            if let Err(e) = thread.spawn(move || serve(&inbox, &tell)) {
+                let why = format!("no thread for probes: {}", reason(&e));
+                return (self.tell)(attempt, Err(why));
+            }
+            self.serves = true;
         }
-        queue.served = true;
-        drop(queue);
-        let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name("probe".into());
-        if let Err(e) = thread.spawn(move || shared.serve()) {
-            self.shared
-                .refuse(&format!("no thread for probes: {}", reason(&e)));
-        }
+        self.send(message);
+    }
+
+    fn send(&self, message: Message) {
+        // An open inbox without a limit takes everything.
+        let _ = self.inbox.send(message);
     }
 }
 
-impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.send(Message::Quit);
     }
+}
 
-    /// The thread: until there is nothing to do.
-    fn serve(&self) {
-        let mut jobs: Vec<Job> = Vec::new();
-        let mut token = 0;
-        loop {
-            self.waker.seen();
-            let orders = {
-                let mut queue = self.queue();
-                if queue.orders.is_empty() && jobs.is_empty() {
-                    // Under the lock: the next order finds either a thread that takes it, or none.
-                    queue.served = false;
-                    return;
+/// An attempt under way.
+struct Job {
+    attempt: Attempt,
+    work: Work,
+    /// By the last wait: its descriptors that are ready.
+    ready: [bool; 2],
+}
+
+/// The thread. A job's step comes after the messages were taken: a log that grows during the step then
+/// leaves a message for the next wait.
+fn serve(inbox: &Arc<Inbox<Message>>, tell: &Tell) {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut messages = Vec::new();
+    loop {
+        if let Err(e) = wait_for(inbox, &mut jobs) {
+            let why = format!("cannot wait for it: {}", reason(&e));
+            for job in jobs.drain(..) {
+                tell(job.attempt, Err(why.clone()));
+            }
+        }
+        inbox.take(&mut messages);
+        for message in messages.drain(..) {
+            let (attempt, work) = match message {
+                Message::Connect(attempt, connect, within) => {
+                    if let Some(seen) = own_port(&connect) {
+                        tell(attempt, seen);
+                        continue;
+                    }
+                    let begun = Connection::begin(connect, within, Mono::now());
+                    (attempt, begun.map(Work::Connection))
                 }
-                std::mem::take(&mut queue.orders)
+                Message::Follow(attempt, log, pattern) => {
+                    let inbox = Arc::clone(inbox);
+                    let waker = Waker::new(move || drop(inbox.send(Message::Grown)));
+                    let begun = LineSearch::begin(log, &pattern, waker);
+                    (attempt, begun.map(Work::LineSearch))
+                }
+                Message::Watch(attempt, output) => {
+                    (attempt, Ok(Work::Command(CommandOutput::new(output))))
+                }
+                Message::Ended(attempt, end) => {
+                    let at = jobs.iter().position(|job| job.attempt == attempt);
+                    let said = at.and_then(|at| jobs.swap_remove(at).work.last_words());
+                    tell(attempt, end_seen(end, said));
+                    continue;
+                }
+                Message::Forget(attempt) => {
+                    jobs.retain(|job| job.attempt != attempt);
+                    continue;
+                }
+                Message::Grown => continue,
+                Message::Quit => return,
             };
-            for order in orders {
-                token += 1;
-                self.take(order, token, &mut jobs);
+            match work {
+                Ok(work) => jobs.push(Job {
+                    attempt,
+                    work,
+                    ready: [false; 2],
+                }),
+                Err(why) => tell(attempt, Err(why)),
             }
-            if jobs.is_empty() {
-                continue;
-            }
-            if let Err(e) = self.wait(&mut jobs) {
-                for job in jobs.drain(..) {
-                    let why = format!("cannot wait for it: {}", reason(&e));
-                    self.answer(job.asked, Err(why));
-                }
-            }
-        }
-    }
-
-    fn take(&self, order: Order, token: u64, jobs: &mut Vec<Job>) {
-        match order {
-            Order::Forget(key) => jobs.retain(|job| job.asked.key != key),
-            Order::Ended(asked, end) => {
-                let at = jobs.iter().position(|job| job.asked == asked);
-                let said = at.and_then(|at| jobs.swap_remove(at).last_words());
-                let result = match (end, said) {
-                    (Ok(()), _) => Ok("exit code 0".into()),
-                    (Err(end), Some(said)) => Err(format!("{end}: {said}")),
-                    (Err(end), None) => Err(end),
-                };
-                self.answer(asked, result);
-            }
-            Order::Request(asked, question) => match seen(&question) {
-                Some(result) => self.answer(asked, result),
-                None => match self.begin(question, token) {
-                    Ok(work) => jobs.push(Job { asked, work }),
-                    Err(why) => self.answer(asked, Err(why)),
-                },
-            },
-        }
-    }
-
-    fn begin(&self, question: Question, token: u64) -> Result<Work, String> {
-        Ok(match question {
-            Question::Connect { connect, within } => {
-                Work::Knocking(Knocking::begin(connect, within, Mono::now())?)
-            }
-            Question::Follow { log, pattern } => {
-                Work::LogProbe(LogProbe::begin(log, &pattern, self.mailbox.waker(token))?)
-            }
-            Question::Watch { pipes } => Work::Command(Command::begin(pipes)),
-        })
-    }
-
-    /// One wait, and then what became possible.
-    fn wait(&self, jobs: &mut Vec<Job>) -> io::Result<()> {
-        let now = Mono::now();
-        let next = jobs.iter().filter_map(|job| job.work.deadline()).min();
-        let mut fds: Vec<(BorrowedFd<'_>, Until)> = vec![(self.mailbox.as_fd(), Until::Readable)];
-        let mut counts = Vec::with_capacity(jobs.len());
-        for job in jobs.iter() {
-            let before = fds.len();
-            job.work.fds(&mut fds);
-            counts.push(fds.len() - before);
-        }
-        let ready = wait(&fds, next.map(|at| at.since(now)))?;
-        if ready[0] {
-            self.mailbox.take(&mut Vec::new());
         }
         let now = Mono::now();
-        let mut ready = ready.into_iter().skip(1);
-        let mut over = Vec::new();
-        for (i, (job, count)) in jobs.iter_mut().zip(counts).enumerate() {
-            let ready: Vec<bool> = ready.by_ref().take(count).collect();
-            if let Some(result) = job.work.advance(&ready, now) {
-                self.answer(job.asked, result);
-                over.push(i);
+        jobs.retain_mut(|job| match job.work.advance(job.ready, now) {
+            Some(seen) => {
+                tell(job.attempt, seen);
+                false
             }
-        }
-        for i in over.into_iter().rev() {
-            jobs.swap_remove(i);
-        }
-        Ok(())
-    }
-
-    fn answer(&self, asked: Asked, result: Result<String, String>) {
-        (self.tell)(asked.key, asked.attempt, result);
-    }
-
-    /// There is no thread: whoever asked is told why.
-    fn refuse(&self, why: &str) {
-        let orders = {
-            let mut queue = self.queue();
-            queue.served = false;
-            std::mem::take(&mut queue.orders)
-        };
-        for order in orders {
-            match order {
-                Order::Request(asked, _) => self.answer(asked, Err(why.into())),
-                Order::Ended(asked, end) => {
-                    self.answer(asked, end.map(|()| "exit code 0".into()));
-                }
-                Order::Forget(_) => {}
-            }
-        }
+            None => true,
+        });
     }
 }
 
-/// What can be seen without asking the process: a connection that says nothing is an error to some servers. The
-/// port was free before the start, so a listener on it came up after that.
-fn seen(question: &Question) -> Option<Result<String, String>> {
-    let Question::Connect {
-        connect: Connect::Port(port),
-        ..
-    } = question
-    else {
-        return None;
-    };
-    Some(match proc::is_listened_on(*port)? {
+/// Whether the process's own port has a listener, where that is the question.
+fn own_port(connect: &Connect) -> Option<Seen> {
+    let port = connect.own?;
+    Some(match proc::is_listened_on(port)? {
         true => Ok(format!("port {port} is listened on")),
         false => Err(format!("nothing listens on port {port}")),
     })
+}
+
+fn end_seen(end: Result<(), String>, said: Option<String>) -> Seen {
+    match (end, said) {
+        (Ok(()), _) => Ok("exit code 0".into()),
+        (Err(end), Some(said)) => Err(format!("{end}: {said}")),
+        (Err(end), None) => Err(end),
+    }
+}
+
+/// Waits for a message, for time to pass, or for the jobs' descriptors.
+fn wait_for(inbox: &Inbox<Message>, jobs: &mut [Job]) -> io::Result<()> {
+    let next = jobs.iter().filter_map(|job| job.work.deadline()).min();
+    let mut open = vec![(inbox.as_fd(), Until::Readable)];
+    let mut places = Vec::new();
+    for (at, job) in jobs.iter().enumerate() {
+        for (i, fd) in job.work.fds().into_iter().enumerate() {
+            open.extend(fd);
+            places.extend(fd.map(|_| (at, i)));
+        }
+    }
+    let events = wait(&open, next.map(|at| at.since(Mono::now())))?;
+    for ((at, i), event) in places.into_iter().zip(events.into_iter().skip(1)) {
+        jobs[at].ready[i] = event;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

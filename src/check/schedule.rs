@@ -1,18 +1,17 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! When a check is due, and what its answers come to. Pure: the supervisor runs the actions, and
-//! tells what came of them.
+//! When a check is due, and what follows from its results. The supervisor runs the actions and reports
+//! their results.
 //!
 //! A check has at most one attempt under way. A command that is killed since it is late counts as
 //! failed at once, and is not followed by another before it is gone.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::clock::{Mono, human};
-use crate::base::table::Table;
-use crate::build::Expand;
-use crate::config::{self, Health, HttpTarget, Probe, Ready};
+use crate::config::{self, Expand, Health, HttpTarget, Probe, Ready};
 use crate::lifecycle::RunKey;
 use crate::os::notify::NotifyMessage;
 
@@ -26,62 +25,89 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const RELOADS: &str = "it reloads";
 const STOPS: &str = "it stops";
 
-/// Names a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CheckKey {
-    /// Of which run.
-    pub run: RunKey,
-    /// Which of its two.
-    pub what: CheckKind,
-}
-
-/// What a check is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CheckKind {
     /// `ready`: until it passes once.
     Ready,
-    /// `health`: as long as it runs.
+    /// `health`: as long as the run lives.
     Health,
 }
 
-/// What is looked at, with its variables expanded.
+/// Names a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CheckKey {
+    pub run: RunKey,
+    pub kind: CheckKind,
+}
+
+/// Names one attempt of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    pub key: CheckKey,
+    pub number: u64,
+}
+
+/// What an attempt saw; Err: it failed.
+pub type Seen = Result<String, String>;
+
+/// A probe with its variables expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A socket.
     Connect(Connect),
-    /// A line that matches.
-    LogProbe(String),
+    /// A line that matches this pattern.
+    Line(String),
     /// A command that ends with 0.
     Command(Vec<String>),
-    /// What comes over `NOTIFY_SOCKET`.
+    /// A message over `NOTIFY_SOCKET`.
     Notify,
-    /// The time.
     Delay(Duration),
 }
 
-/// Where to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Connect {
-    /// A connection is enough.
-    Tcp(SocketAddr),
-    /// The same, at 127.0.0.1 or else `::1`.
-    Port(u16),
-    /// A GET has to be answered with 2xx.
-    Http(HttpTarget),
+pub struct Connect {
+    /// Tried in order: a server on `localhost` may have either of its addresses.
+    pub addresses: Vec<SocketAddr>,
+    /// A GET that has to be answered with 2xx; None: a connection is enough.
+    pub get: Option<HttpTarget>,
+    /// The process's own port: a listener on it is enough, and is seen without a connection where that can
+    /// be. A connection that says nothing is an error to some servers; and the port was free before the start.
+    pub own: Option<u16>,
 }
 
 impl Target {
-    /// Of a probe as it stands in the file, for a run whose environment `expand` knows.
+    /// The target of a probe, for a run whose environment `expand` knows.
     pub fn of(probe: &Probe, expand: Expand<'_>) -> Result<Self, String> {
+        let connect = |addresses, get| {
+            Self::Connect(Connect {
+                addresses,
+                get,
+                own: None,
+            })
+        };
         Ok(match probe {
-            Probe::Tcp(at) => Self::Connect(Connect::Tcp(config::parse_tcp(&expand(at)?)?)),
+            Probe::Tcp(at) => connect(vec![config::parse_tcp(&expand(at)?)?], None),
             Probe::Port => {
                 let port = expand("${PORT}")?;
-                let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
-                Self::Connect(Connect::Port(port))
+                let port: u16 = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+                let both = [
+                    (Ipv4Addr::LOCALHOST, port).into(),
+                    (Ipv6Addr::LOCALHOST, port).into(),
+                ];
+                Self::Connect(Connect {
+                    addresses: both.to_vec(),
+                    get: None,
+                    own: Some(port),
+                })
             }
-            Probe::Http(url) => Self::Connect(Connect::Http(config::parse_http(&expand(url)?)?)),
-            Probe::Log(pattern) => Self::LogProbe(pattern.clone()),
+            Probe::Http(url) => {
+                let target = config::parse_http(&expand(url)?)?;
+                let mut addresses = vec![target.address];
+                if target.host.starts_with("localhost") {
+                    addresses.push((Ipv6Addr::LOCALHOST, target.address.port()).into());
+                }
+                connect(addresses, Some(target))
+            }
+            Probe::Log(pattern) => Self::Line(pattern.clone()),
             Probe::Command(words) => {
                 Self::Command(words.iter().map(|w| expand(w)).collect::<Result<_, _>>()?)
             }
@@ -91,14 +117,13 @@ impl Target {
     }
 }
 
-/// How often, how long, how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// From the start of one attempt to that of the next.
     pub interval: Duration,
     /// For one attempt.
     pub timeout: Duration,
-    /// So many in a row, and it is not healthy.
+    /// This many failures in a row make a run unhealthy.
     pub failures: u32,
 }
 
@@ -106,7 +131,7 @@ impl From<&Ready> for Timing {
     fn from(ready: &Ready) -> Self {
         Self {
             interval: ready.interval,
-            // Less than for all of them: who hangs is to be told as the reason when that time is over.
+            // Less than for all of them: the hanging attempt is to be the reason when that time is over.
             timeout: ATTEMPT.max(ready.interval).min(ready.timeout * 19 / 20),
             failures: 1,
         }
@@ -123,58 +148,29 @@ impl From<&Health> for Timing {
     }
 }
 
-/// What the supervisor is to do.
+/// A thing for the supervisor to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Knock there ([`super::Prober::connect`]).
+    /// [`super::Prober::connect`], for `within` at most.
     Connect {
-        /// For which check.
-        key: CheckKey,
-        /// To be named in the answer.
-        attempt: u64,
-        /// Where.
+        attempt: Attempt,
         connect: Connect,
-        /// For how long.
         within: Duration,
     },
-    /// Look for a line of the run ([`super::Prober::follow`]).
-    Follow {
-        /// For which check.
-        key: CheckKey,
-        /// To be named in the answer.
-        attempt: u64,
-        /// A regex.
-        pattern: String,
-    },
+    /// [`super::Prober::follow`] the run's log up to a line that matches.
+    Follow { attempt: Attempt, pattern: String },
     /// Execute, with pipes that [`super::Prober::watch`] reads. Its end goes to
     /// [`super::Prober::ended`]; a failed start to [`Schedule::answer`].
     Run {
-        /// For which check.
-        key: CheckKey,
-        /// To be named in the answer.
-        attempt: u64,
-        /// Program and arguments.
+        attempt: Attempt,
         command: Vec<String>,
     },
-    /// Kill the group of that command; its end is told as ever.
-    Kill {
-        /// Of which check.
-        key: CheckKey,
-        /// Which.
-        attempt: u64,
-    },
-    /// Give up what was asked ([`super::Prober::forget`]).
-    Forget {
-        /// Of which check.
-        key: CheckKey,
-    },
-    /// It is so. For readiness once, when it is; for health whenever it changes.
+    /// Kill the group of the attempt's command, whose end still comes; else [`super::Prober::forget`] it.
+    Cancel(Attempt),
+    /// The result has changed. Once for readiness, when it passes; `saw` is of the last attempt.
     Tell {
-        /// Of which check.
         key: CheckKey,
-        /// Ready, or healthy.
         good: bool,
-        /// What the last attempt saw.
         saw: String,
     },
 }
@@ -182,48 +178,53 @@ pub enum Action {
 /// All checks of all runs.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    checks: Table<CheckKey, Check>,
+    checks: BTreeMap<CheckKey, Check>,
+    /// The number of the last attempt of all checks: a late answer to a check that was replaced is none
+    /// to its successor.
+    attempts: u64,
 }
 
 #[derive(Debug)]
 struct Check {
     target: Target,
-    rhythm: Timing,
+    timing: Timing,
     state: State,
+    /// The number of the last attempt.
     attempt: u64,
     /// In a row.
     failed: u32,
     told: Option<bool>,
     saw: Option<String>,
-    /// What the process says of itself (STATUS).
+    /// The process's own words (STATUS).
     says: Option<String>,
 }
 
+/// An attempt's states.
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// The next attempt is due then.
+    /// The next one is due then.
     Due(Mono),
-    /// An attempt is under way; a command is killed at `until` (who knocks minds the time itself).
+    /// It is under way; a command is killed at `until` (a connection has its own time limit).
     Asked { began: Mono, until: Option<Mono> },
-    /// A command was killed and is not gone yet.
+    /// Its command was killed and is not gone yet.
     Killed { began: Mono },
-    /// Nothing to do: it will be told, or it is over.
+    /// None is due: the check waits for a message, or is over.
     Rests,
 }
 
 impl Schedule {
     /// Begins a check: readiness at the start of the run, health once it is good.
-    pub fn watch(&mut self, key: CheckKey, target: Target, rhythm: Timing, now: Mono) {
-        let first = match (&target, key.what) {
+    pub fn watch(&mut self, key: CheckKey, target: Target, timing: Timing, now: Mono) {
+        let state = match (&target, key.kind) {
             (Target::Notify, CheckKind::Ready) => State::Rests,
             (Target::Delay(span), _) => State::Due(now.after(*span)),
             (_, CheckKind::Ready) => State::Due(now),
-            (_, CheckKind::Health) => State::Due(now.after(rhythm.interval)),
+            (_, CheckKind::Health) => State::Due(now.after(timing.interval)),
         };
         let check = Check {
             target,
-            rhythm,
-            state: first,
+            timing,
+            state,
             attempt: 0,
             failed: 0,
             told: None,
@@ -235,10 +236,12 @@ impl Schedule {
 
     /// Ends the checks of a run.
     pub fn forget(&mut self, run: RunKey, out: &mut Vec<Action>) {
-        for what in [CheckKind::Ready, CheckKind::Health] {
-            let key = CheckKey { run, what };
-            if let Some(check) = self.checks.remove(&key) {
-                out.extend(check.given_up(key));
+        for kind in [CheckKind::Ready, CheckKind::Health] {
+            let key = CheckKey { run, kind };
+            if let Some(check) = self.checks.remove(&key)
+                && let State::Asked { .. } = check.state
+            {
+                out.push(Action::Cancel(check.named(key)));
             }
         }
     }
@@ -250,9 +253,13 @@ impl Schedule {
 
     /// Does what is due.
     pub fn step(&mut self, now: Mono, out: &mut Vec<Action>) {
-        for (key, check) in self.checks.iter_mut() {
+        for (key, check) in &mut self.checks {
             match check.state {
-                State::Due(at) if at <= now => check.begin(*key, now, out),
+                State::Due(at) if at <= now => {
+                    self.attempts += 1;
+                    check.attempt = self.attempts;
+                    check.begin(*key, now, out);
+                }
                 State::Asked {
                     began,
                     until: Some(until),
@@ -262,21 +269,16 @@ impl Schedule {
         }
     }
 
-    /// What came of an attempt: what was seen, good or bad. One that nobody waits for changes nothing.
-    pub fn answer(
-        &mut self,
-        key: CheckKey,
-        attempt: u64,
-        result: Result<String, String>,
-        now: Mono,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(check) = self.checks.get_mut(&key).filter(|c| c.attempt == attempt) else {
+    /// The result of an attempt. One that was given up changes nothing.
+    pub fn answer(&mut self, attempt: Attempt, seen: Seen, now: Mono, out: &mut Vec<Action>) {
+        let Attempt { key, number } = attempt;
+        let check = self.checks.get_mut(&key);
+        let Some(check) = check.filter(|c| c.attempt == number) else {
             return;
         };
         match check.state {
             State::Asked { began, .. } => {
-                check.count(key, result, out);
+                check.count(key, seen, out);
                 check.pause(key, began, now);
             }
             State::Killed { began } => check.pause(key, began, now),
@@ -284,7 +286,7 @@ impl Schedule {
         }
     }
 
-    /// What a run said over `NOTIFY_SOCKET`.
+    /// A message of a run over `NOTIFY_SOCKET`.
     pub fn notified(
         &mut self,
         run: RunKey,
@@ -292,8 +294,8 @@ impl Schedule {
         now: Mono,
         out: &mut Vec<Action>,
     ) {
-        for what in [CheckKind::Ready, CheckKind::Health] {
-            let key = CheckKey { run, what };
+        for kind in [CheckKind::Ready, CheckKind::Health] {
+            let key = CheckKey { run, kind };
             if let Some(check) = self.checks.get_mut(&key)
                 && check.target == Target::Notify
             {
@@ -302,10 +304,9 @@ impl Schedule {
         }
     }
 
-    /// What is worth a word of a run: why it is not ready yet, why it is not healthy, else what it says
-    /// of itself.
+    /// Words about a run: why it is not healthy, why it is not ready yet, else its own status.
     pub fn words(&self, run: RunKey) -> Option<String> {
-        let of = |what| self.checks.get(&CheckKey { run, what });
+        let of = |kind| self.checks.get(&CheckKey { run, kind });
         let (ready, health) = (of(CheckKind::Ready), of(CheckKind::Health));
         if let Some(check) = health.filter(|c| c.failed > 0) {
             let saw = check.saw.as_deref().unwrap_or_default();
@@ -330,32 +331,28 @@ impl Check {
     }
 
     fn begin(&mut self, key: CheckKey, now: Mono, out: &mut Vec<Action>) {
-        self.attempt += 1;
-        let attempt = self.attempt;
-        let within = self.rhythm.timeout;
+        let attempt = self.named(key);
+        let within = self.timing.timeout;
         let mut until = None;
-        match &self.target {
-            Target::Connect(connect) => out.push(Action::Connect {
-                key,
+        out.push(match &self.target {
+            Target::Connect(connect) => Action::Connect {
                 attempt,
                 connect: connect.clone(),
                 within,
-            }),
-            Target::LogProbe(pattern) => out.push(Action::Follow {
-                key,
+            },
+            Target::Line(pattern) => Action::Follow {
                 attempt,
                 pattern: pattern.clone(),
-            }),
+            },
             Target::Command(command) => {
                 until = Some(now.after(within));
-                out.push(Action::Run {
-                    key,
+                Action::Run {
                     attempt,
                     command: command.clone(),
-                });
+                }
             }
             Target::Notify => {
-                let silent = format!("no WATCHDOG=1 within {}", human(self.rhythm.interval));
+                let silent = format!("no WATCHDOG=1 within {}", human(self.timing.interval));
                 self.count(key, Err(silent), out);
                 return self.pause(key, now, now);
             }
@@ -363,45 +360,52 @@ impl Check {
                 self.count(key, Ok(format!("{} are over", human(*span))), out);
                 return self.pause(key, now, now);
             }
-        }
+        });
         self.state = State::Asked { began: now, until };
+    }
+
+    fn named(&self, key: CheckKey) -> Attempt {
+        let number = self.attempt;
+        Attempt { key, number }
     }
 
     /// A command takes too long.
     fn late(&mut self, key: CheckKey, began: Mono, out: &mut Vec<Action>) {
-        let attempt = self.attempt;
-        out.push(Action::Kill { key, attempt });
+        out.push(Action::Cancel(self.named(key)));
         self.state = State::Killed { began };
-        let late = format!("no end within {}, killed", human(self.rhythm.timeout));
+        let late = format!("no end within {}, killed", human(self.timing.timeout));
         self.count(key, Err(late), out);
     }
 
-    /// An attempt counts.
-    fn count(&mut self, key: CheckKey, result: Result<String, String>, out: &mut Vec<Action>) {
-        let passed = result.is_ok();
-        let saw = result.unwrap_or_else(|why| why);
+    /// Counts the result of an attempt.
+    fn count(&mut self, key: CheckKey, seen: Seen, out: &mut Vec<Action>) {
+        let passed = seen.is_ok();
+        let saw = seen.unwrap_or_else(|why| why);
         self.saw = Some(saw.clone());
         self.failed = if passed {
             0
         } else {
             self.failed.saturating_add(1)
         };
-        let good = match key.what {
+        let good = match key.kind {
             CheckKind::Ready => passed.then_some(true),
             CheckKind::Health if passed => Some(true),
-            CheckKind::Health => (self.failed >= self.rhythm.failures).then_some(false),
+            CheckKind::Health => (self.failed >= self.timing.failures).then_some(false),
         };
         if good.is_some() && good != self.told {
             self.told = good;
-            let good = passed;
-            out.push(Action::Tell { key, good, saw });
+            out.push(Action::Tell {
+                key,
+                good: passed,
+                saw,
+            });
         }
     }
 
-    /// An attempt that began then is over: when is the next?
+    /// An attempt that began then is over: decides when the next one is due.
     fn pause(&mut self, key: CheckKey, began: Mono, now: Mono) {
-        let over = match key.what {
-            CheckKind::Ready => self.told.is_some() || matches!(self.target, Target::LogProbe(_)),
+        let over = match key.kind {
+            CheckKind::Ready => self.told.is_some() || matches!(self.target, Target::Line(_)),
             CheckKind::Health => false,
         };
         if over {
@@ -409,12 +413,12 @@ impl Check {
             return;
         }
         let steps = self.failed.saturating_sub(1).min(16);
-        let interval = match (&self.target, key.what) {
+        let interval = match (&self.target, key.kind) {
             // Cheap to ask, and every start waits for the answer.
             (Target::Connect(_), CheckKind::Ready) => {
-                (FIRST_PAUSE * (1 << steps)).min(self.rhythm.interval)
+                (FIRST_PAUSE * (1 << steps)).min(self.timing.interval)
             }
-            _ => self.rhythm.interval,
+            _ => self.timing.interval,
         };
         self.state = State::Due(began.after(interval).max(now));
     }
@@ -438,7 +442,7 @@ impl Check {
         } else if says("READY") && matches!(self.says.as_deref(), Some(RELOADS | STOPS)) {
             self.says = None;
         }
-        let alive = match key.what {
+        let alive = match key.kind {
             CheckKind::Ready => says("READY"),
             CheckKind::Health => says("READY") || says("WATCHDOG"),
         };
@@ -450,26 +454,11 @@ impl Check {
             };
             self.count(key, Ok(words.unwrap_or_else(|| said.into())), out);
             self.pause(key, now, now);
-        } else if key.what == CheckKind::Health && notice.get("WATCHDOG") == Some("trigger") {
-            self.failed = self.rhythm.failures;
+        } else if key.kind == CheckKind::Health && notice.get("WATCHDOG") == Some("trigger") {
+            self.failed = self.timing.failures;
             self.count(key, Err("WATCHDOG=trigger".into()), out);
         } else if words.is_some() {
             self.saw = words;
-        }
-    }
-
-    /// What is left to undo when nobody waits any more.
-    fn given_up(self, key: CheckKey) -> Option<Action> {
-        let State::Asked { .. } = self.state else {
-            return None;
-        };
-        match self.target {
-            Target::Command(_) => Some(Action::Kill {
-                key,
-                attempt: self.attempt,
-            }),
-            Target::Connect(_) | Target::LogProbe(_) => Some(Action::Forget { key }),
-            Target::Notify | Target::Delay(_) => None,
         }
     }
 }
@@ -480,7 +469,7 @@ pub fn watchdog_usec(health: &Health) -> Option<u128> {
     (health.probe == Probe::Notify).then_some(silence.as_micros())
 }
 
-/// What a run said that bpm does not follow, in words for its log.
+/// A message of a run that bpm does not follow, in words for its log.
 pub fn ignored(notice: &NotifyMessage) -> Option<String> {
     let pid = notice.get("MAINPID")?;
     Some(format!(

@@ -1,137 +1,115 @@
-//! The looks themselves: each goes one step further whenever its descriptor, its log or its time
-//! says so, and never waits.
+//! The attempts themselves: each goes one step further whenever its descriptor, its log or its time
+//! allows, and never blocks.
 
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use regex_lite::{Regex, RegexBuilder};
 
 use super::http;
-use super::runner::{Asked, Following};
-use super::schedule::Connect;
+use super::runner::Following;
+use super::schedule::{Connect, Seen};
 use crate::base::clock::{Mono, human};
 use crate::base::error::reason;
-use crate::build::text::plain;
+use crate::log::line::text_of;
+use crate::os::inbox::Waker;
 use crate::os::net;
-use crate::os::poll::{Until, Waker, readable};
+use crate::os::output::ChildOutput;
+use crate::os::poll::Until;
 
-/// Bytes of a compiled pattern: what a line may cost is bounded by it.
+/// Bytes of a compiled pattern: they bound the cost of a line.
 const LARGEST_REGEX: usize = 64 << 10;
-/// Of a line so much is matched.
+/// Bytes of a line that are matched.
 const LONGEST_LINE: usize = 16 << 10;
 /// Read from the log at once.
 const PULL: usize = 256 << 10;
-/// Of what a command prints so much is kept, for its last line.
+/// Bytes kept of a command's output, for its last line.
 const KEPT: usize = 1 << 10;
-/// Read of each pipe after a command's end, at most: more can't have been in it then.
-const DRAIN: usize = 1 << 20;
 
-/// A question under way.
-pub(super) struct Job {
-    pub(super) asked: Asked,
-    pub(super) work: Work,
-}
-
-impl Job {
-    /// A command has ended: the last line that it printed.
-    pub(super) fn last_words(self) -> Option<String> {
-        match self.work {
-            Work::Command(command) => command.last_words(),
-            Work::Knocking(_) | Work::LogProbe(_) => None,
-        }
-    }
-}
-
+/// What is done for an attempt.
 pub(super) enum Work {
-    Knocking(Knocking),
-    LogProbe(LogProbe),
-    Command(Command),
+    Connection(Connection),
+    LineSearch(LineSearch),
+    Command(CommandOutput),
 }
 
 impl Work {
     pub(super) fn deadline(&self) -> Option<Mono> {
         match self {
-            Self::Knocking(knocking) => Some(knocking.began.after(knocking.within)),
-            Self::LogProbe(_) | Self::Command(_) => None,
+            Self::Connection(connection) => Some(connection.began.after(connection.within)),
+            Self::LineSearch(_) | Self::Command(_) => None,
         }
     }
 
-    /// What it waits for, besides its time and its waker.
-    pub(super) fn fds<'a>(&'a self, into: &mut Vec<(BorrowedFd<'a>, Until)>) {
+    /// The descriptors that it waits for, beside its time and its waker.
+    pub(super) fn fds(&self) -> [Option<(BorrowedFd<'_>, Until)>; 2] {
         match self {
-            Self::Knocking(knocking) => into.push((knocking.stream.as_fd(), knocking.until())),
-            Self::LogProbe(_) => {}
-            Self::Command(command) => {
-                let open = command.pipes.iter().flatten();
-                into.extend(open.map(|p| (p.as_fd(), Until::Readable)));
+            Self::Connection(c) => [Some((c.stream.as_fd(), c.until())), None],
+            Self::LineSearch(_) => [None; 2],
+            Self::Command(c) => {
+                let fds = c.output.fds();
+                fds.map(|fd| fd.map(|fd| (fd, Until::Readable)))
             }
         }
     }
 
-    /// Goes on; `ready` is of [`Work::fds`]. Some: it is over, and this was seen.
-    pub(super) fn advance(&mut self, ready: &[bool], now: Mono) -> Option<Result<String, String>> {
+    /// Goes on; `ready` is of [`Work::fds`]. Some: it is over.
+    pub(super) fn advance(&mut self, ready: [bool; 2], now: Mono) -> Option<Seen> {
         match self {
-            Self::Knocking(knocking) => knocking.advance(ready == [true], now),
-            Self::LogProbe(log) => log.advance(),
+            Self::Connection(connection) => connection.advance(ready[0], now),
+            Self::LineSearch(search) => search.advance(),
             Self::Command(command) => {
                 command.advance(ready);
                 None
             }
         }
     }
+
+    /// A command has ended: the last line that it printed.
+    pub(super) fn last_words(self) -> Option<String> {
+        match self {
+            Self::Command(command) => command.last_words(),
+            Self::Connection(_) | Self::LineSearch(_) => None,
+        }
+    }
 }
 
 /// A connection, and perhaps a GET over it.
-pub(super) struct Knocking {
+pub(super) struct Connection {
     stream: TcpStream,
     address: SocketAddr,
-    /// Where to try next if nobody is there: a server on `localhost` may have either address.
-    other: Option<SocketAddr>,
+    /// To try next where nobody listens.
+    others: std::vec::IntoIter<SocketAddr>,
     began: Mono,
     within: Duration,
     step: Step,
-    /// What is to be sent; empty: a connection is all.
+    /// Empty: a connection is all.
     request: Vec<u8>,
 }
 
 enum Step {
     Connecting,
-    /// So much of the request is sent.
+    /// This many bytes of the request are sent.
     Sending(usize),
-    /// So much of the answer is there.
+    /// This much of the answer is there.
     Receiving(Vec<u8>),
 }
 
-impl Knocking {
+impl Connection {
     pub(super) fn begin(connect: Connect, within: Duration, began: Mono) -> Result<Self, String> {
-        let (mut address, request) = match &connect {
-            Connect::Tcp(address) => (*address, Vec::new()),
-            Connect::Port(port) => ((Ipv4Addr::LOCALHOST, *port).into(), Vec::new()),
-            Connect::Http(target) => (target.address, http::request(target)),
-        };
-        let both = match &connect {
-            Connect::Tcp(_) => false,
-            Connect::Port(_) => true,
-            Connect::Http(target) => target.host.starts_with("localhost"),
-        };
-        let mut other = both.then(|| (Ipv6Addr::LOCALHOST, address.port()).into());
-        let stream = net::connect(address).or_else(|e| {
-            let why = refused(address, &e);
-            address = other.take().ok_or_else(|| why.clone())?;
-            net::connect(address).map_err(|_| why)
-        })?;
+        let mut others = connect.addresses.into_iter();
+        let (address, stream) = dial(&mut others, None)?;
         Ok(Self {
             stream,
             address,
-            other,
+            others,
             began,
             within,
             step: Step::Connecting,
-            request,
+            request: connect.get.as_ref().map_or(Vec::new(), http::request),
         })
     }
 
@@ -141,7 +119,7 @@ impl Knocking {
         Self {
             stream,
             address,
-            other: None,
+            others: Vec::new().into_iter(),
             began: Mono::now(),
             within: Duration::ZERO,
             step: Step::Connecting,
@@ -156,7 +134,7 @@ impl Knocking {
         }
     }
 
-    pub(super) fn advance(&mut self, ready: bool, now: Mono) -> Option<Result<String, String>> {
+    pub(super) fn advance(&mut self, ready: bool, now: Mono) -> Option<Seen> {
         if !ready {
             let late = now.since(self.began) >= self.within;
             return late.then(|| Err(self.late()));
@@ -174,12 +152,13 @@ impl Knocking {
                     Ok(()) => None,
                 };
                 if let Some(why) = closed {
-                    let other = self.other.take();
-                    let Some((next, Ok(stream))) = other.map(|at| (at, net::connect(at))) else {
-                        return Some(Err(why));
+                    return match dial(&mut self.others, Some(why)) {
+                        Ok(next) => {
+                            (self.address, self.stream) = next;
+                            None
+                        }
+                        Err(why) => Some(Err(why)),
                     };
-                    (self.address, self.stream) = (next, stream);
-                    return None;
                 }
                 if self.request.is_empty() {
                     return Some(Ok(format!("connected to {}", self.address)));
@@ -233,6 +212,20 @@ impl Knocking {
     }
 }
 
+/// Begins to connect to the first of the addresses that does not fail at once. The first failure counts.
+fn dial(
+    addresses: &mut std::vec::IntoIter<SocketAddr>,
+    mut why: Option<String>,
+) -> Result<(SocketAddr, TcpStream), String> {
+    for address in addresses {
+        match net::connect(address) {
+            Ok(stream) => return Ok((address, stream)),
+            Err(e) => why.get_or_insert_with(|| refused(address, &e)),
+        };
+    }
+    Err(why.unwrap_or_default())
+}
+
 fn refused(address: SocketAddr, e: &std::io::Error) -> String {
     format!("cannot connect to {address}: {}", reason(e))
 }
@@ -245,26 +238,26 @@ fn not_now(e: &std::io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Waiting for a line.
-pub(super) struct LogProbe {
+/// The search for a line.
+pub(super) struct LineSearch {
     log: Following,
     regex: Regex,
     waker: Arc<Waker>,
 }
 
-impl LogProbe {
+impl LineSearch {
     pub(super) fn begin(log: Following, pattern: &str, waker: Arc<Waker>) -> Result<Self, String> {
         let regex = RegexBuilder::new(pattern)
             .size_limit(LARGEST_REGEX)
             .build()
             .map_err(|e| format!("the pattern {pattern:?}: {e}"))?;
         log.log.follow(&waker);
-        // What is there already is looked at as well.
+        // The lines that are there already are searched as well.
         waker.wake();
         Ok(Self { log, regex, waker })
     }
 
-    fn advance(&mut self) -> Option<Result<String, String>> {
+    fn advance(&mut self) -> Option<Seen> {
         self.waker.seen();
         let pulled = self.log.log.pull(self.log.after, PULL);
         if pulled.next > self.log.after {
@@ -280,7 +273,7 @@ impl LogProbe {
     }
 }
 
-impl Drop for LogProbe {
+impl Drop for LineSearch {
     fn drop(&mut self) {
         self.log.log.unfollow(&self.waker);
     }
@@ -294,67 +287,44 @@ fn head(text: &str, most: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
-/// A command that the supervisor started.
-pub(super) struct Command {
-    pipes: [Option<File>; 2],
-    /// The last bytes of each.
+/// The output of a command that the supervisor started.
+pub(super) struct CommandOutput {
+    output: ChildOutput,
+    /// The last bytes of each pipe.
     kept: [Vec<u8>; 2],
 }
 
-impl Command {
-    pub(super) fn begin(pipes: [OwnedFd; 2]) -> Self {
+impl CommandOutput {
+    pub(super) fn new(output: ChildOutput) -> Self {
         Self {
-            pipes: pipes.map(|fd| Some(File::from(fd))),
+            output,
             kept: Default::default(),
         }
     }
 
-    fn advance(&mut self, ready: &[bool]) {
-        let open: Vec<usize> = (0..2).filter(|i| self.pipes[*i].is_some()).collect();
-        for (pipe, ready) in open.into_iter().zip(ready) {
-            if *ready {
-                self.read(pipe);
-            }
-        }
-    }
-
-    /// One read; None where there is nothing more for now.
-    fn read(&mut self, pipe: usize) -> Option<usize> {
-        let mut buffer = [0; 64 << 10];
-        match self.pipes[pipe].as_mut()?.read(&mut buffer) {
-            Err(e) if not_now(&e) => None,
-            Ok(0) | Err(_) => {
-                self.pipes[pipe] = None;
-                None
-            }
-            Ok(n) => {
-                let kept = &mut self.kept[pipe];
-                kept.extend_from_slice(&buffer[n.saturating_sub(KEPT)..n]);
-                kept.drain(..kept.len().saturating_sub(KEPT));
-                Some(n)
+    fn advance(&mut self, ready: [bool; 2]) {
+        let Self { output, kept } = self;
+        for pipe in [0, 1] {
+            if ready[pipe] {
+                output.read(pipe, &mut |pipe, bytes| keep(&mut kept[pipe], bytes));
             }
         }
     }
 
     fn last_words(mut self) -> Option<String> {
-        for pipe in [0, 1] {
-            let mut left = DRAIN;
-            let more = |c: &Self| {
-                let fd = c.pipes[pipe].as_ref().map(File::as_fd);
-                readable([fd], Some(Duration::ZERO)).is_ok_and(|[ready]| ready)
-            };
-            while left > 0 && more(&self) {
-                match self.read(pipe) {
-                    Some(n) => left = left.saturating_sub(n),
-                    None => break,
-                }
-            }
-        }
-        // What it complains of says more than what it prints.
+        let kept = &mut self.kept;
+        self.output
+            .drain(&mut |pipe, bytes| keep(&mut kept[pipe], bytes));
+        // Its complaints say more than its results.
         self.kept.iter().rev().find_map(|kept| {
-            let lines = kept.split(|b| *b == b'\n').rev().map(plain);
+            let lines = kept.split(|b| *b == b'\n').rev().map(text_of);
             let mut said = lines.map(|l| head(l.trim(), 200).to_string());
             said.find(|l| !l.is_empty())
         })
     }
+}
+
+fn keep(kept: &mut Vec<u8>, bytes: &[u8]) {
+    kept.extend_from_slice(&bytes[bytes.len().saturating_sub(KEPT)..]);
+    kept.drain(..kept.len().saturating_sub(KEPT));
 }

@@ -12,6 +12,9 @@ use crate::base::table::Table;
 /// Fallbacks within fallbacks, at most.
 const DEEPEST: usize = 16;
 
+/// Expands `${VAR}` in a text, by the environment that the child will have.
+pub type Expand<'a> = &'a dyn Fn(&str) -> Result<String, String>;
+
 /// `${VAR}`, `${VAR:-fallback}` (used where VAR is unset or empty, and expanded itself) and `$$`; any
 /// other `$` stands for itself. An unset variable without a fallback is an error that names it.
 pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, String> {

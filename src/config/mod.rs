@@ -22,7 +22,7 @@ mod values;
 pub use address::{HttpTarget, Listen, parse_http, parse_listen, parse_tcp};
 pub use depend::graph_node;
 pub use diff::{Diff, diff, needs_restart, resolved_hash};
-pub use expand::{Environment, environment, expand, parse_dotenv, variable_of};
+pub use expand::{Environment, Expand, environment, expand, parse_dotenv, variable_of};
 pub use keys::{Fallback, KEYS, Key, Place};
 pub use launch::{Happening, Launch, Limits, OnEvent, StopTo, Success, is_success};
 pub use parse::{parse, parse_bytes};

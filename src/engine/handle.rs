@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
-pub use crate::build::Artifact;
-use crate::check::CheckKey;
+use crate::build::runner::BuildOutcome;
+use crate::check::{Attempt, Seen};
 use crate::config::Mode;
 use crate::engine::snapshot::{BuildView, ExitView, SnapshotCell};
 use crate::lifecycle::{Order, RunKey};
@@ -160,13 +160,8 @@ pub enum Notice {
         id: u64,
         outcome: Box<BuildOutcome>,
     },
-    /// An attempt at a check of a run has ended.
-    Probed {
-        key: CheckKey,
-        attempt: u64,
-        /// Ok: the check passed. Both say what was seen.
-        result: Result<String, String>,
-    },
+    /// The result of an attempt to check a run.
+    Probed { attempt: Attempt, seen: Seen },
     /// A log can't be written to disk, or can be again.
     LogTrouble {
         /// The unit's index.
@@ -181,14 +176,6 @@ pub enum Notice {
         /// In words.
         phase: String,
     },
-}
-
-/// The result of a build.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BuildOutcome {
-    /// The artifact that can be started now; Err: why there is none, in words.
-    pub result: Result<Artifact, String>,
-    pub errors: crate::build::BuildErrors,
 }
 
 /// Where a reply is put.

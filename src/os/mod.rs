@@ -15,6 +15,7 @@ pub mod lock;
 pub mod memory;
 pub mod net;
 pub mod notify;
+pub mod output;
 pub mod own;
 pub mod peer;
 pub mod pidfd;

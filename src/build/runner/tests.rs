@@ -2,15 +2,13 @@
 
 use std::io::{PipeWriter, Write, pipe};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 use crate::base::clock::Wall;
 use crate::build::BuildError;
 use crate::build::{Exec, Wanted};
-use crate::engine::handle::{self, Identity};
-use crate::engine::snapshot::{Snapshot, SnapshotCell};
 use crate::log::store::Limits;
-use crate::os::inbox::Inbox;
 
 /// A folder that goes away with its test.
 struct Folder(PathBuf);
@@ -31,19 +29,18 @@ impl Drop for Folder {
 }
 
 /// One process's builds.
-struct House {
-    handle: Arc<Handle>,
-    commands: Arc<Inbox<handle::Command>>,
+struct Builds {
+    reporter: Sender<(u64, Report)>,
+    reports: Receiver<(u64, Report)>,
     log: Arc<Log>,
     dir: Folder,
     binary: Option<Wanted>,
     keep: Vec<PathBuf>,
 }
 
-impl House {
+impl Builds {
     fn new(name: &str) -> Self {
-        let snapshot = SnapshotCell::new(Snapshot::new(name.into(), "/".into()));
-        let (handle, commands) = Handle::new(snapshot, Identity::nobody()).unwrap();
+        let (reporter, reports) = channel();
         let limits = Limits {
             lines: 10_000,
             bytes: 8 << 20,
@@ -51,8 +48,8 @@ impl House {
             disk: 0,
         };
         Self {
-            handle,
-            commands,
+            reporter,
+            reports,
             log: Log::new(limits, 1, 1),
             dir: Folder::new(name),
             binary: Some(Wanted::default()),
@@ -62,9 +59,8 @@ impl House {
 
     fn start(&self, id: u64, stdout: OwnedFd, stderr: OwnedFd) -> Builder {
         let cwd = self.dir.0.clone();
+        let reporter = self.reporter.clone();
         Builder::start(BuildJob {
-            unit: 3,
-            id,
             log: Arc::clone(&self.log),
             run: self.log.begin(Wall::now()),
             plan: BuildPlan {
@@ -83,7 +79,7 @@ impl House {
             stderr,
             bin_dir: cwd.join("bin"),
             keep: self.keep.clone(),
-            handle: Arc::clone(&self.handle),
+            report: Box::new(move |report| reporter.send((id, report)).unwrap()),
         })
         .unwrap()
     }
@@ -95,22 +91,14 @@ impl House {
         (self.start(id, stdout.into(), stderr.into()), out, err)
     }
 
-    fn fact(&self) -> Notice {
-        match self.commands.wait(Duration::from_secs(60)).unwrap() {
-            handle::Command::Notice(fact) => fact,
-            handle::Command::Request(ask, _) => panic!("nobody asks {ask:?}"),
-        }
+    fn report(&self) -> (u64, Report) {
+        self.reports.recv_timeout(Duration::from_secs(60)).unwrap()
     }
 
     fn outcome(&self) -> (u64, BuildOutcome) {
         loop {
-            if let Notice::Built {
-                unit: 3,
-                id,
-                outcome,
-            } = self.fact()
-            {
-                return (id, *outcome);
+            if let (id, Report::Ended(outcome)) = self.report() {
+                return (id, outcome);
             }
         }
     }
@@ -162,8 +150,8 @@ impl House {
 
 #[test]
 fn a_crate_is_built_broken_mended_and_kept_twice() {
-    let mut house = House::new("crate");
-    let root = house.dir.0.clone();
+    let mut builds = Builds::new("crate");
+    let root = builds.dir.0.clone();
     fs::create_dir_all(root.join("src")).unwrap();
     fs::write(
         root.join("Cargo.toml"),
@@ -179,8 +167,8 @@ fn a_crate_is_built_broken_mended_and_kept_twice() {
         format!("fn main() {{ println!(\"{{}} {n}\", std::env::args().next().unwrap()); }}")
     };
 
-    house.main_rs(&says(1));
-    let first = house.cargo(1).result.unwrap();
+    builds.main_rs(&says(1));
+    let first = builds.cargo(1).result.unwrap();
     let exe = first.exe.clone().unwrap();
     assert_eq!(exe, root.join("bin/1/app"));
     assert_eq!(first.argv0.as_deref(), Some("target/debug/app"));
@@ -202,14 +190,14 @@ fn a_crate_is_built_broken_mended_and_kept_twice() {
     let output = Command::new(&exe).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).ends_with("/bin/1/app 1\n"));
     assert!(
-        house
+        builds
             .log(1)
             .iter()
             .any(|l| l.contains("Compiling app v0.1.0"))
     );
 
-    house.main_rs("fn main() {\n    let x: u32 = \"a\";\n}\n");
-    let broken = house.cargo(2);
+    builds.main_rs("fn main() {\n    let x: u32 = \"a\";\n}\n");
+    let broken = builds.cargo(2);
     assert_eq!(broken.result, Err("exit code 101".into()));
     assert_eq!(
         broken.errors.list,
@@ -220,7 +208,7 @@ fn a_crate_is_built_broken_mended_and_kept_twice() {
             message: "E0308: mismatched types".into(),
         }]
     );
-    let log = house.log(2);
+    let log = builds.log(2);
     assert!(
         log.iter().any(|l| l == "error[E0308]: mismatched types"),
         "{log:?}"
@@ -229,18 +217,18 @@ fn a_crate_is_built_broken_mended_and_kept_twice() {
     assert!(exe.exists());
 
     // The same sources again are the same binary: nothing is copied.
-    house.main_rs(&says(1));
-    assert_eq!(house.cargo(3).result.unwrap().exe, Some(exe.clone()));
+    builds.main_rs(&says(1));
+    assert_eq!(builds.cargo(3).result.unwrap().exe, Some(exe.clone()));
 
-    house.keep = vec![exe.clone()];
-    house.main_rs(&says(2));
-    let second = house.cargo(4).result.unwrap().exe.unwrap();
+    builds.keep = vec![exe.clone()];
+    builds.main_rs(&says(2));
+    let second = builds.cargo(4).result.unwrap().exe.unwrap();
     assert_eq!(second, root.join("bin/2/app"));
     assert!(exe.exists(), "what runs is kept");
 
-    house.keep = vec![second.clone()];
-    house.main_rs(&says(3));
-    let last = house.cargo(5).result.unwrap().exe.unwrap();
+    builds.keep = vec![second.clone()];
+    builds.main_rs(&says(3));
+    let last = builds.cargo(5).result.unwrap().exe.unwrap();
     let kept: Vec<u64> = stored(&root.join("bin"))
         .into_iter()
         .map(|(n, _)| n)
@@ -250,7 +238,7 @@ fn a_crate_is_built_broken_mended_and_kept_twice() {
     assert!(String::from_utf8_lossy(&output.stdout).ends_with(" 3\n"));
 
     fs::write(root.join("Cargo.toml"), "[package]\nnome = \"app\"\n").unwrap();
-    let broken = house.cargo(7);
+    let broken = builds.cargo(7);
     assert!(
         broken.errors.list[0]
             .message
@@ -261,43 +249,39 @@ fn a_crate_is_built_broken_mended_and_kept_twice() {
 
 #[test]
 fn somebody_who_holds_the_pipe_delays_nothing() {
-    let mut house = House::new("held");
-    house.binary = None;
-    let outcome = house.sh(1, "sleep 600 & echo $! > pid; echo done");
+    let mut builds = Builds::new("held");
+    builds.binary = None;
+    let outcome = builds.sh(1, "sleep 600 & echo $! > pid; echo done");
     assert_eq!(outcome.result, Ok(Artifact::default()));
-    assert_eq!(house.log(1), ["done"]);
-    let pid = fs::read_to_string(house.dir.0.join("pid")).unwrap();
+    assert_eq!(builds.log(1), ["done"]);
+    let pid = fs::read_to_string(builds.dir.0.join("pid")).unwrap();
     let alive = Command::new("kill").arg(pid.trim()).status().unwrap();
     assert!(alive.success(), "it was left alone");
 }
 
 #[test]
 fn a_build_of_another_kind_tells_its_errors_too() {
-    let mut house = House::new("other");
-    house.binary = None;
-    let outcome = house.sh(
+    let mut builds = Builds::new("other");
+    builds.binary = None;
+    let outcome = builds.sh(
         1,
         "echo 'src/x.ts(3,5): error TS2322: no.'; printf 'half' >&2; exit 2",
     );
     assert_eq!(outcome.result, Err("exit code 2".into()));
     assert_eq!(outcome.errors.list[0].file.as_deref(), Some("src/x.ts"));
     assert_eq!(outcome.errors.list[0].message, "TS2322: no.");
-    house.log.append(1, Stream::Stderr, b"\n");
-    assert!(house.log(1).contains(&"half".to_string()));
+    builds.log.append(1, Stream::Stderr, b"\n");
+    assert!(builds.log(1).contains(&"half".to_string()));
 }
 
 #[test]
 fn phases_are_told_when_they_change() {
-    let house = House::new("phases");
-    let (builder, out, mut err) = house.pipes(9);
+    let builds = Builds::new("phases");
+    let (builder, out, mut err) = builds.pipes(9);
     let mut told = |line: &str| {
         err.write_all(line.as_bytes()).unwrap();
-        match house.fact() {
-            Notice::Phase {
-                unit: 3,
-                id: 9,
-                phase,
-            } => phase,
+        match builds.report() {
+            (9, Report::Phase(phase)) => phase,
             other => panic!("{other:?}"),
         }
     };
@@ -311,15 +295,15 @@ fn phases_are_told_when_they_change() {
     assert_eq!(first, "compiling c999");
     drop(out);
     builder.exited(Err("exit code 1".into()));
-    assert_eq!(house.outcome().1.result, Err("exit code 1".into()));
+    assert_eq!(builds.outcome().1.result, Err("exit code 1".into()));
 }
 
 #[test]
 fn messages_come_in_pieces_and_beside_other_words() {
-    let house = House::new("pieces");
-    fs::write(house.dir.0.join("app"), "not much of a program").unwrap();
-    let (builder, mut out, err) = house.pipes(1);
-    let exe = house.dir.0.join("app");
+    let builds = Builds::new("pieces");
+    fs::write(builds.dir.0.join("app"), "not much of a program").unwrap();
+    let (builder, mut out, err) = builds.pipes(1);
+    let exe = builds.dir.0.join("app");
     let artifact = format!(
         "{{\"reason\":\"compiler-artifact\",\"target\":{{\"kind\":[\"bin\"],\"name\":\"app\"}},\"manifest_path\":\"/x/Cargo.toml\",\"executable\":{exe:?}}}"
     );
@@ -335,11 +319,11 @@ fn messages_come_in_pieces_and_beside_other_words() {
         .unwrap();
     drop((out, err));
     builder.exited(Ok(()));
-    let artifact = house.outcome().1.result.unwrap();
+    let artifact = builds.outcome().1.result.unwrap();
     assert_eq!(artifact.argv0.as_deref(), Some("./app"));
-    house.log.append(1, Stream::Stdout, b"\n");
+    builds.log.append(1, Stream::Stdout, b"\n");
     assert_eq!(
-        house.log(1),
+        builds.log(1),
         [
             "words",
             "[bpm: a message of 2097163 bytes is left out]",
@@ -352,38 +336,38 @@ fn messages_come_in_pieces_and_beside_other_words() {
 
 #[test]
 fn a_binary_that_cannot_be_copied_fails_the_build() {
-    let house = House::new("nocopy");
-    let (builder, mut out, _err) = house.pipes(1);
+    let builds = Builds::new("nocopy");
+    let (builder, mut out, _err) = builds.pipes(1);
     let line = "{\"reason\":\"compiler-artifact\",\"target\":{\"kind\":[\"bin\"],\"name\":\"app\"},\"executable\":\"/nonexistent/app\"}";
     out.write_all(line.as_bytes()).unwrap();
     builder.exited(Ok(()));
-    let words = house.outcome().1.result.unwrap_err();
+    let words = builds.outcome().1.result.unwrap_err();
     assert!(
         words.starts_with("cannot copy /nonexistent/app to "),
         "{words}"
     );
     assert!(words.ends_with(": no such file or directory"), "{words}");
-    assert!(stored(&house.dir.0.join("bin")).is_empty());
+    assert!(stored(&builds.dir.0.join("bin")).is_empty());
 }
 
 #[test]
 fn a_handle_that_is_dropped_ends_its_thread() {
-    let house = House::new("dropped");
-    let (builder, _out, _err) = house.pipes(1);
+    let builds = Builds::new("dropped");
+    let (builder, _out, _err) = builds.pipes(1);
     drop(builder);
-    assert_eq!(house.outcome().1.result, Err("cancelled".into()));
+    assert_eq!(builds.outcome().1.result, Err("cancelled".into()));
 }
 
 #[test]
 fn who_floods_the_pipe_after_the_end_is_cut_off() {
-    let mut house = House::new("flood");
-    house.binary = None;
+    let mut builds = Builds::new("flood");
+    builds.binary = None;
     let mut yes = Command::new("yes").stdout(Stdio::piped()).spawn().unwrap();
     let stdout = yes.stdout.take().unwrap().into();
     let (stderr, _err) = pipe().unwrap();
-    let builder = house.start(1, stdout, stderr.into());
+    let builder = builds.start(1, stdout, stderr.into());
     builder.exited(Ok(()));
-    assert_eq!(house.outcome().1.result, Ok(Artifact::default()));
+    assert_eq!(builds.outcome().1.result, Ok(Artifact::default()));
     // Its pipe is gone.
     assert!(!yes.wait().unwrap().success());
 }

@@ -6,15 +6,20 @@ const RUN: RunKey = RunKey {
     generation: 7,
 };
 
-fn key(what: CheckKind) -> CheckKey {
-    CheckKey { run: RUN, what }
+fn key(kind: CheckKind) -> CheckKey {
+    CheckKey { run: RUN, kind }
+}
+
+fn named(kind: CheckKind, number: u64) -> Attempt {
+    let key = key(kind);
+    Attempt { key, number }
 }
 
 fn at(millis: u64) -> Mono {
     Mono::from_nanos(millis * 1_000_000)
 }
 
-fn rhythm(interval: u64, timeout: u64, failures: u32) -> Timing {
+fn timing(interval: u64, timeout: u64, failures: u32) -> Timing {
     Timing {
         interval: Duration::from_millis(interval),
         timeout: Duration::from_millis(timeout),
@@ -22,8 +27,16 @@ fn rhythm(interval: u64, timeout: u64, failures: u32) -> Timing {
     }
 }
 
+fn tcp_at(address: &str) -> Target {
+    Target::Connect(Connect {
+        addresses: vec![address.parse().unwrap()],
+        get: None,
+        own: None,
+    })
+}
+
 fn tcp() -> Target {
-    Target::Connect(Connect::Tcp("127.0.0.1:80".parse().unwrap()))
+    tcp_at("127.0.0.1:80")
 }
 
 fn command() -> Target {
@@ -36,14 +49,14 @@ fn step(schedule: &mut Schedule, now: u64) -> Vec<Action> {
     out
 }
 
-fn answer(s: &mut Schedule, what: CheckKind, attempt: u64, good: bool, now: u64) -> Vec<Action> {
+fn answer(s: &mut Schedule, kind: CheckKind, attempt: u64, good: bool, now: u64) -> Vec<Action> {
     let mut out = Vec::new();
     let result = if good {
         Ok("yes".into())
     } else {
         Err("no".into())
     };
-    s.answer(key(what), attempt, result, at(now), &mut out);
+    s.answer(named(kind, attempt), result, at(now), &mut out);
     out
 }
 
@@ -56,24 +69,24 @@ fn notified(s: &mut Schedule, fields: &[(&str, &str)], now: u64) -> Vec<Action> 
     out
 }
 
-fn told(what: CheckKind, good: bool, saw: &str) -> Action {
+fn told(kind: CheckKind, good: bool, saw: &str) -> Action {
     Action::Tell {
-        key: key(what),
+        key: key(kind),
         good,
         saw: saw.into(),
     }
 }
 
 #[test]
-fn readiness_is_asked_soon_then_slower_and_never_again() {
+fn readiness_is_checked_soon_then_slower_and_never_again() {
     let mut s = Schedule::default();
     assert_eq!(s.next_deadline(), None);
-    s.watch(key(CheckKind::Ready), tcp(), rhythm(500, 10_000, 1), at(0));
+    s.watch(key(CheckKind::Ready), tcp(), timing(500, 10_000, 1), at(0));
     let mut now = 0;
     let mut pauses = Vec::new();
     for attempt in 1..=9 {
         let asked = step(&mut s, now);
-        assert!(matches!(asked[..], [Action::Connect { attempt: n, .. }] if n == attempt));
+        assert!(matches!(asked[..], [Action::Connect { attempt: a, .. }] if a.number == attempt));
         assert_eq!(s.next_deadline(), None, "never beside itself");
         assert!(answer(&mut s, CheckKind::Ready, attempt, false, now + 1).is_empty());
         let next = s.next_deadline().unwrap().as_nanos() / 1_000_000;
@@ -97,9 +110,9 @@ fn readiness_is_asked_soon_then_slower_and_never_again() {
 }
 
 #[test]
-fn health_turns_after_so_many_failures_in_a_row_and_back_with_one_success() {
+fn health_turns_after_some_failures_in_a_row_and_back_with_one_success() {
     let mut s = Schedule::default();
-    s.watch(key(CheckKind::Health), tcp(), rhythm(100, 30, 3), at(0));
+    s.watch(key(CheckKind::Health), tcp(), timing(100, 30, 3), at(0));
     assert_eq!(
         s.next_deadline(),
         Some(at(100)),
@@ -139,18 +152,13 @@ fn health_turns_after_so_many_failures_in_a_row_and_back_with_one_success() {
 }
 
 #[test]
-fn a_late_command_is_killed_counts_at_once_and_holds_up_its_successor() {
+fn late_command_is_killed_counts_at_once_and_holds_up_its_successor() {
     let mut s = Schedule::default();
-    s.watch(key(CheckKind::Health), command(), rhythm(100, 30, 1), at(0));
-    assert!(matches!(
-        step(&mut s, 100)[..],
-        [Action::Run { attempt: 1, .. }]
-    ));
+    s.watch(key(CheckKind::Health), command(), timing(100, 30, 1), at(0));
+    let out = step(&mut s, 100);
+    assert!(matches!(out[..], [Action::Run { attempt: a, .. }] if a.number == 1));
     assert_eq!(s.next_deadline(), Some(at(130)));
-    let kill = Action::Kill {
-        key: key(CheckKind::Health),
-        attempt: 1,
-    };
+    let kill = Action::Cancel(named(CheckKind::Health, 1));
     let late = told(CheckKind::Health, false, "no end within 0.0s, killed");
     assert_eq!(step(&mut s, 130), [kill, late]);
     assert_eq!(s.next_deadline(), None, "it is not gone yet");
@@ -160,10 +168,8 @@ fn a_late_command_is_killed_counts_at_once_and_holds_up_its_successor() {
         "counted already"
     );
     assert_eq!(s.next_deadline(), Some(at(10_000)));
-    assert!(matches!(
-        step(&mut s, 10_000)[..],
-        [Action::Run { attempt: 2, .. }]
-    ));
+    let out = step(&mut s, 10_000);
+    assert!(matches!(out[..], [Action::Run { attempt: a, .. }] if a.number == 2));
     assert!(
         answer(&mut s, CheckKind::Health, 1, true, 10_001).is_empty(),
         "an answer of before"
@@ -175,52 +181,49 @@ fn a_late_command_is_killed_counts_at_once_and_holds_up_its_successor() {
 }
 
 #[test]
-fn what_is_forgotten_is_undone() {
+fn forgotten_attempts_are_cancelled() {
     let mut s = Schedule::default();
-    s.watch(key(CheckKind::Ready), command(), rhythm(100, 30, 1), at(0));
-    s.watch(key(CheckKind::Health), tcp(), rhythm(0, 30, 1), at(0));
+    s.watch(key(CheckKind::Ready), command(), timing(100, 30, 1), at(0));
+    s.watch(key(CheckKind::Health), tcp(), timing(0, 30, 1), at(0));
     step(&mut s, 0);
     let mut out = Vec::new();
     s.forget(RUN, &mut out);
     assert_eq!(
         out,
         [
-            Action::Kill {
-                key: key(CheckKind::Ready),
-                attempt: 1
-            },
-            Action::Forget {
-                key: key(CheckKind::Health)
-            }
+            Action::Cancel(named(CheckKind::Ready, 1)),
+            Action::Cancel(named(CheckKind::Health, 2))
         ]
     );
     assert_eq!((s.next_deadline(), s.words(RUN)), (None, None));
+    // The command of before ends; a check that replaced its check takes no notice.
+    s.watch(key(CheckKind::Ready), command(), timing(100, 30, 1), at(0));
+    step(&mut s, 1);
     assert!(answer(&mut s, CheckKind::Ready, 1, true, 1).is_empty());
+    assert_eq!(answer(&mut s, CheckKind::Ready, 3, true, 1).len(), 1);
 }
 
 #[test]
-fn a_line_is_waited_for_once() {
+fn line_is_waited_for_once() {
     let mut s = Schedule::default();
     s.watch(
         key(CheckKind::Ready),
-        Target::LogProbe("up".into()),
-        rhythm(100, 30, 1),
+        Target::Line("up".into()),
+        timing(100, 30, 1),
         at(0),
     );
-    assert!(matches!(
-        step(&mut s, 0)[..],
-        [Action::Follow { attempt: 1, .. }]
-    ));
+    let out = step(&mut s, 0);
+    assert!(matches!(out[..], [Action::Follow { attempt: a, .. }] if a.number == 1));
     assert_eq!(s.next_deadline(), None);
     assert!(answer(&mut s, CheckKind::Ready, 1, false, 5).is_empty());
     assert_eq!(s.next_deadline(), None, "a pattern that is none stays none");
 }
 
 #[test]
-fn a_delay_is_over_when_it_is() {
+fn delay_passes_at_its_time() {
     let mut s = Schedule::default();
     let delay = Target::Delay(Duration::from_secs(2));
-    s.watch(key(CheckKind::Ready), delay, rhythm(500, 30, 1), at(0));
+    s.watch(key(CheckKind::Ready), delay, timing(500, 30, 1), at(0));
     assert_eq!(s.next_deadline(), Some(at(2_000)));
     assert!(step(&mut s, 1_999).is_empty());
     assert_eq!(
@@ -231,12 +234,12 @@ fn a_delay_is_over_when_it_is() {
 }
 
 #[test]
-fn a_run_reports_by_itself() {
+fn run_reports_its_own_readiness() {
     let mut s = Schedule::default();
     s.watch(
         key(CheckKind::Ready),
         Target::Notify,
-        rhythm(500, 30, 1),
+        timing(500, 30, 1),
         at(0),
     );
     assert_eq!(s.next_deadline(), None);
@@ -256,13 +259,13 @@ fn a_run_reports_by_itself() {
 }
 
 #[test]
-fn a_watchdog_is_silent_too_long_or_pulls_the_trigger() {
+fn watchdog_fails_by_silence_or_by_trigger() {
     let mut s = Schedule::default();
     let watch = |s: &mut Schedule, now| {
         s.watch(
             key(CheckKind::Health),
             Target::Notify,
-            rhythm(100, 30, 3),
+            timing(100, 30, 3),
             at(now),
         );
     };
@@ -293,7 +296,7 @@ fn a_watchdog_is_silent_too_long_or_pulls_the_trigger() {
 }
 
 #[test]
-fn what_is_not_followed_is_said() {
+fn main_pid_is_ignored_and_said_so() {
     let notice = |name: &str| NotifyMessage {
         pid: 1,
         fields: vec![(name.into(), "12".into())],
@@ -310,9 +313,22 @@ fn what_is_not_followed_is_said() {
 fn targets_are_expanded_and_checked() {
     let expand = |text: &str| config::expand(text, |n| (n == "PORT").then(|| "81".into()));
     let of = |probe: &Probe| Target::of(probe, &expand);
-    let connect = Target::Connect(Connect::Tcp("127.0.0.1:81".parse().unwrap()));
+    let connect = tcp_at("127.0.0.1:81");
     assert_eq!(of(&Probe::Tcp("127.0.0.1:${PORT}".into())), Ok(connect));
-    assert_eq!(of(&Probe::Port), Ok(Target::Connect(Connect::Port(81))));
+    let both = ["127.0.0.1:81", "[::1]:81"].map(|a| a.parse().unwrap());
+    let get = |url| config::parse_http(url).unwrap();
+    let url = "http://localhost:${PORT}/".to_string();
+    for (probe, get, own) in [
+        (Probe::Port, None, Some(81)),
+        (Probe::Http(url), Some(get("http://localhost:81/")), None),
+    ] {
+        let both = Target::Connect(Connect {
+            addresses: both.to_vec(),
+            get,
+            own,
+        });
+        assert_eq!(of(&probe), Ok(both));
+    }
     assert_eq!(
         of(&Probe::Command(vec!["nc".into(), "${PORT}".into()])),
         Ok(Target::Command(vec!["nc".into(), "81".into()]))
@@ -327,21 +343,21 @@ fn targets_are_expanded_and_checked() {
     }
 }
 
-/// Whatever the order of answers, deadlines and ends: a check has one attempt under way, all that
-/// was begun is ended or given up, and it is told only what changes.
+/// In any order of answers, deadlines and ends a check has one attempt under way, each attempt that
+/// began is ended or cancelled, and only changes are told.
 #[test]
-fn random_histories_keep_the_promises() {
+fn random_histories_hold_the_invariants() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut dice = |n: u64| random.next() % n;
     for _ in 0..2_000 {
         let mut s = Schedule::default();
-        let what = [CheckKind::Ready, CheckKind::Health][dice(2) as usize];
+        let kind = [CheckKind::Ready, CheckKind::Health][dice(2) as usize];
         let target = [tcp(), command()][dice(2) as usize].clone();
         let is_command = target == command();
         s.watch(
-            key(what),
+            key(kind),
             target,
-            rhythm(1 + dice(50), 1 + dice(50), 1 + dice(3) as u32),
+            timing(1 + dice(50), 1 + dice(50), 1 + dice(3) as u32),
             at(0),
         );
         let (mut now, mut open, mut last, mut killed) = (0, None, None, false);
@@ -351,27 +367,27 @@ fn random_histories_keep_the_promises() {
                 (Some(attempt), 0) => {
                     open = None;
                     killed = false;
-                    answer(&mut s, what, attempt, dice(2) == 0, now)
+                    answer(&mut s, kind, attempt, dice(2) == 0, now)
                 }
-                (_, 1) => answer(&mut s, what, dice(5) + 1_000, true, now),
+                (_, 1) => answer(&mut s, kind, dice(5) + 1_000, true, now),
                 _ => step(&mut s, now),
             };
             for action in out {
                 match action {
                     Action::Connect { attempt, .. } | Action::Run { attempt, .. } => {
-                        assert_eq!(open.replace(attempt), None, "two at once");
+                        assert_eq!(open.replace(attempt.number), None, "two at once");
                     }
-                    Action::Kill { attempt, .. } => {
-                        assert!(is_command && open == Some(attempt) && !killed);
+                    Action::Cancel(attempt) => {
+                        assert!(is_command && open == Some(attempt.number) && !killed);
                         killed = true;
                     }
                     Action::Tell { good, .. } => {
                         assert_ne!(last.replace(good), Some(good), "told twice");
                     }
-                    Action::Follow { .. } | Action::Forget { .. } => panic!("{action:?}"),
+                    Action::Follow { .. } => panic!("{action:?}"),
                 }
             }
-            let over = what == CheckKind::Ready && last == Some(true);
+            let over = kind == CheckKind::Ready && last == Some(true);
             let waits = s.next_deadline().is_some() || open.is_some();
             assert!(over || waits, "nobody would ask again");
         }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
 use crate::base::logger::Level;
-use crate::build::runner::{BuildJob, Builder};
+use crate::build::runner::{BuildJob, BuildOutcome, Builder, Report};
 use crate::build::{self, Artifact, BuildErrors, BuildPlan};
 use crate::config::{self, Environment, Mode, Process};
-use crate::engine::handle::BuildOutcome;
+use crate::engine::handle::Notice;
 use crate::engine::snapshot::{BuildState, BuildView};
 use crate::lifecycle::{Event, UnitId};
 use crate::os::reap::{Child, reap_from};
@@ -158,9 +158,8 @@ impl Supervisor {
             .starter()
             .build(&plan.exec, &env, account.as_ref());
         let spawned = spawned.map_err(|e| not_started(&plan, &e))?;
+        let handle = Arc::clone(&self.handle);
         let job = BuildJob {
-            unit,
-            id,
             log: Arc::clone(&u.build_log),
             run,
             plan,
@@ -169,7 +168,16 @@ impl Supervisor {
             stderr: spawned.stderr,
             bin_dir: self.setup.dir.bin(&process.name),
             keep: self.executables(unit),
-            handle: Arc::clone(&self.handle),
+            report: Box::new(move |report| {
+                handle.tell(match report {
+                    Report::Phase(phase) => Notice::Phase { unit, id, phase },
+                    Report::Ended(outcome) => Notice::Built {
+                        unit,
+                        id,
+                        outcome: Box::new(outcome),
+                    },
+                });
+            }),
         };
         let builder = Builder::start(job).map_err(|e| {
             spawned.child.signal_group(libc::SIGKILL);

@@ -12,11 +12,11 @@ use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::base::paths::LONGEST_SOCKET_PATH;
 use crate::base::table::Table;
-use crate::build::{Exec, Expand};
+use crate::build::Exec;
 use crate::check::{
-    self, Action, CheckKey, CheckKind, Following, Prober, Schedule, Target, Timing,
+    self, Action, Attempt, CheckKey, CheckKind, Following, Prober, Schedule, Seen, Target, Timing,
 };
-use crate::config::{self, Process};
+use crate::config::{self, Expand, Process};
 use crate::engine::handle::{Handle, Notice};
 use crate::lifecycle::{Event, Fleet, RunKey, UnitId};
 use crate::log::store::Log;
@@ -149,8 +149,7 @@ impl RunChecks {
 
 /// A command that checks.
 struct Command {
-    key: CheckKey,
-    attempt: u64,
+    attempt: Attempt,
     child: Option<Child>,
 }
 
@@ -189,12 +188,8 @@ impl Checks {
     /// No descriptor to be had.
     pub(super) fn new(handle: &Arc<Handle>, starter: Starter) -> io::Result<Self> {
         let handle = Arc::clone(handle);
-        let prober = Prober::new(Box::new(move |key, attempt, result| {
-            handle.tell(Notice::Probed {
-                key,
-                attempt,
-                result,
-            })
+        let prober = Prober::new(Arc::new(move |attempt, seen| {
+            handle.tell(Notice::Probed { attempt, seen })
         }))?;
         Ok(Self {
             starter,
@@ -224,9 +219,9 @@ impl Checks {
         }
     }
 
-    fn watch(&mut self, run: RunKey, what: CheckKind, check: Check) {
+    fn watch(&mut self, run: RunKey, kind: CheckKind, check: Check) {
         if let Some((target, timing)) = check {
-            let key = CheckKey { run, what };
+            let key = CheckKey { run, kind };
             self.schedule.watch(key, target, timing, Mono::now());
         }
     }
@@ -274,11 +269,8 @@ impl Checks {
         self.schedule.step(Mono::now(), &mut actions);
         // An action may be due because something failed by that: a command that is late, a watchdog.
         let late = |action: &Action| match action {
-            Action::Kill { key, .. } | Action::Tell { key, .. } => Some(key.run),
-            Action::Connect { .. }
-            | Action::Follow { .. }
-            | Action::Run { .. }
-            | Action::Forget { .. } => None,
+            Action::Cancel(Attempt { key, .. }) | Action::Tell { key, .. } => Some(key.run),
+            Action::Connect { .. } | Action::Follow { .. } | Action::Run { .. } => None,
         };
         let mut late: Vec<RunKey> = actions.iter().filter_map(late).collect();
         late.dedup();
@@ -289,12 +281,11 @@ impl Checks {
     }
 
     /// An attempt at a check has its answer.
-    pub(super) fn answer(&mut self, key: CheckKey, attempt: u64, result: Result<String, String>) {
+    pub(super) fn answer(&mut self, attempt: Attempt, seen: Seen) {
         let mut actions = Vec::new();
         let now = Mono::now();
-        self.schedule
-            .answer(key, attempt, result, now, &mut actions);
-        self.note_words(key.run);
+        self.schedule.answer(attempt, seen, now, &mut actions);
+        self.note_words(attempt.key.run);
         self.run(actions);
     }
 
@@ -351,8 +342,8 @@ impl Checks {
         let Some(death) = reap_from(&mut command.child) else {
             return false;
         };
-        let Command { key, attempt, .. } = self.commands.swap_remove(at);
-        self.prober.ended(key, attempt, death.end.into_result());
+        let attempt = self.commands.swap_remove(at).attempt;
+        self.prober.ended(attempt, death.end.into_result());
         true
     }
 
@@ -388,33 +379,25 @@ impl Checks {
         for action in actions {
             match action {
                 Action::Connect {
-                    key,
                     attempt,
                     connect,
                     within,
-                } => self.prober.connect(key, attempt, connect, within),
-                Action::Follow {
-                    key,
-                    attempt,
-                    pattern,
-                } => self.follow(key, attempt, pattern),
-                Action::Run {
-                    key,
-                    attempt,
-                    command,
-                } => self.start(key, attempt, &command),
-                Action::Kill { key, attempt } => {
-                    let is = |c: &&Command| (c.key, c.attempt) == (key, attempt);
-                    self.commands.iter().filter(is).for_each(Command::kill);
+                } => self.prober.connect(attempt, connect, within),
+                Action::Follow { attempt, pattern } => self.follow(attempt, pattern),
+                Action::Run { attempt, command } => self.start(attempt, &command),
+                Action::Cancel(attempt) => {
+                    match self.commands.iter().find(|c| c.attempt == attempt) {
+                        Some(command) => command.kill(),
+                        None => self.prober.forget(attempt),
+                    }
                 }
-                Action::Forget { key } => self.prober.forget(key),
                 Action::Tell { key, good, saw } => self.tell(key, good, saw),
             }
         }
     }
 
-    fn tell(&mut self, CheckKey { run, what }: CheckKey, good: bool, saw: String) {
-        match what {
+    fn tell(&mut self, CheckKey { run, kind }: CheckKey, good: bool, saw: String) {
+        match kind {
             CheckKind::Ready if good => self.findings.push(Finding::Event(Event::Ready(run))),
             CheckKind::Ready => {}
             CheckKind::Health => {
@@ -428,18 +411,24 @@ impl Checks {
         }
     }
 
-    fn follow(&mut self, key: CheckKey, attempt: u64, pattern: String) {
-        let lines = self.runs.get(&key.run).and_then(|c| c.lines.clone());
+    fn follow(&mut self, attempt: Attempt, pattern: String) {
+        let lines = self
+            .runs
+            .get(&attempt.key.run)
+            .and_then(|c| c.lines.clone());
         match lines {
-            Some(lines) => self.prober.follow(key, attempt, lines, pattern),
-            None => self.answer(key, attempt, Err("its run has no log".into())),
+            Some(lines) => self.prober.follow(attempt, lines, pattern),
+            None => self.answer(attempt, Err("its run has no log".into())),
         }
     }
 
     /// Starts a command that checks. Every attempt is answered, also one that can't begin: or there would never be
     /// another one.
-    fn start(&mut self, key: CheckKey, attempt: u64, words: &[String]) {
-        let command = self.runs.get(&key.run).and_then(|c| c.command(words));
+    fn start(&mut self, attempt: Attempt, words: &[String]) {
+        let command = self
+            .runs
+            .get(&attempt.key.run)
+            .and_then(|c| c.command(words));
         let spawned = match command {
             Some((exec, env)) => self.starter.command(&exec, env).map_err(|e| e.to_string()),
             None => Err("its run has no environment".into()),
@@ -447,14 +436,13 @@ impl Checks {
         match spawned {
             Ok(spawned) => {
                 let (stdout, stderr) = (spawned.stdout, spawned.stderr);
-                self.prober.watch(key, attempt, stdout, stderr);
+                self.prober.watch(attempt, stdout, stderr);
                 self.commands.push(Command {
-                    key,
                     attempt,
                     child: Some(spawned.child),
                 });
             }
-            Err(why) => self.answer(key, attempt, Err(why)),
+            Err(why) => self.answer(attempt, Err(why)),
         }
     }
 }

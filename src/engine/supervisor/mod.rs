@@ -366,11 +366,7 @@ impl Supervisor {
             Notice::Built { unit, id, outcome } => self.build_read(unit, id, *outcome),
             Notice::LogTrouble { unit } => self.log_trouble(unit),
             Notice::Phase { unit, id, phase } => self.build_phase(unit, id, &phase),
-            Notice::Probed {
-                key,
-                attempt,
-                result,
-            } => self.checks.answer(key, attempt, result),
+            Notice::Probed { attempt, seen } => self.checks.answer(attempt, seen),
         }
     }
 
