@@ -127,7 +127,16 @@ fn a_daemon_that_was_stopped_is_started_by_s() {
     tmux.sees(&["● live", "── run 2"]);
     project.cli(["stop"]).exits(0);
     tmux.sees(&["■ stopped", "S starts it, q leaves"]);
-    tmux.keys(&["S"]).sees(&["● live", "── run 3"]);
+    tmux.keys(&["q"]);
+    tmux.is_restored();
+    // Nor does the next one start it by itself.
+    tmux.line(&format!("clear; {}", bpm_tui()));
+    tmux.sees(&[
+        "■ stopped by bpm stop",
+        "S starts it, q leaves",
+        "no status yet",
+    ]);
+    tmux.keys(&["S"]).sees(&["● live", "Output: nap run 3"]);
     tmux.keys(&["q"]).sees(&["bpm runs on"]);
     project.cli(["stop"]).exits(0);
 }

@@ -15,6 +15,7 @@ use crate::base::json::{items, list, object};
 use crate::client::connection::{self, CallError};
 use crate::client::verdict::{self, Descriptor};
 use crate::daemon::Project;
+use crate::os::files;
 use crate::os::lock::Lock;
 use crate::os::terminal::Helper;
 use crate::tui::model::{Answer, Ask, Dialect, Link as Shown, Told, View};
@@ -150,7 +151,8 @@ pub(super) struct Link {
     known: bool,
     tries: u8,
     lost: Option<Mono>,
-    stopped: Option<i64>,
+    /// When it was stopped, in milliseconds since 1970, and by what.
+    stopped: Option<(i64, Option<String>)>,
     why: String,
     end: Option<Error>,
     tail: Tail,
@@ -365,10 +367,11 @@ impl Link {
         match Lock::probe(&project.dir.lock()) {
             Ok(true) => Err(Box::new(self.again("no answer within 2 s".into(), now))),
             Ok(false) if self.known => {
-                // Removed at each end but a violent one.
-                if descriptor.is_none() && self.stopped.is_none() {
-                    self.stopped = Some(Wall::now().0);
-                }
+                // The descriptor is removed at each end but a violent one.
+                let orderly = descriptor.is_none() && self.stopped.is_none();
+                self.stopped = stopped_by(project)
+                    .or(self.stopped.take())
+                    .or_else(|| orderly.then(|| (Wall::now().0, None)));
                 Err(Box::new(self.again("no daemon runs".into(), now)))
             }
             Ok(false) if self.options.no_start => {
@@ -383,7 +386,14 @@ impl Link {
                     ),
                 ))
             }
-            Ok(false) => Err(Box::new(self.start_daemon(project, now))),
+            Ok(false) => match stopped_by(project) {
+                // It is shown, and not started by itself.
+                Some(stopped) => {
+                    self.stopped = Some(stopped);
+                    Err(Box::new(self.again("no daemon runs".into(), now)))
+                }
+                None => Err(Box::new(self.start_daemon(project, now))),
+            },
             Err(e) => {
                 let error = Error::file("look at", &project.dir.lock(), e);
                 Err(Box::new(self.over(error)))
@@ -467,21 +477,25 @@ impl Link {
     fn again(&mut self, why: String, now: Mono) -> Phase {
         self.why = why;
         self.tries = self.tries.saturating_add(1);
-        if !self.known && self.tries > TRIES {
+        if !self.known && self.stopped.is_none() && self.tries > TRIES {
             let error = self.unreachable();
             return self.over(error);
         }
         let wait =
             Duration::from_millis(100) * 2_u32.saturating_pow(u32::from(self.tries.min(7)) - 1);
         let at = now.after(wait.min(Duration::from_secs(5)));
-        self.told.push(Told::Link(match (self.known, self.stopped) {
-            (false, _) => Shown::Trying(self.tries),
-            (true, Some(at)) => Shown::Stopped { at, by: None },
-            (true, None) => Shown::Gone {
-                since: *self.lost.get_or_insert(now),
-                again: at,
-            },
-        }));
+        self.told
+            .push(Told::Link(match (&self.stopped, self.known) {
+                (Some((at, by)), _) => Shown::Stopped {
+                    at: *at,
+                    by: by.clone(),
+                },
+                (None, false) => Shown::Trying(self.tries),
+                (None, true) => Shown::Gone {
+                    since: *self.lost.get_or_insert(now),
+                    again: at,
+                },
+            }));
         Phase::Waiting(at)
     }
 
@@ -798,6 +812,15 @@ fn speaks(hello: &Value) -> Result<()> {
     let text = |key: &str| hello[key].as_str().unwrap_or_default();
     let protocol = hello["protocol_version"].as_u64().unwrap_or_default();
     verdict::speaks(text("version"), text("min_client_version"), protocol)
+}
+
+/// Who stopped the project on purpose, if somebody did and nobody has started it since; and when.
+fn stopped_by(project: &Project) -> Option<(i64, Option<String>)> {
+    let (bytes, _) = files::read_named(&project.dir.state()).ok()?;
+    let state: Value = serde_json::from_slice(&bytes).ok()?;
+    let by = state["stopped"]["by"].as_str()?;
+    let at = state["stopped"]["at"].as_i64().unwrap_or_default();
+    Some((at, Some(by.into())))
 }
 
 /// The bpm that belongs to this program: beside it, else in PATH.
