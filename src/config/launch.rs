@@ -147,7 +147,7 @@ pub(super) fn launch(doc: &mut Doc, s: &Section, unset: &[String]) -> Launch {
 }
 
 pub(super) fn stop_to(doc: &mut Doc, s: &Section) -> StopTo {
-    not_yet(doc, s, &["stop_to", "tty", "on_event"]);
+    not_yet(doc, s, &["tty", "on_event"]);
     doc.value(s, "stop_to", read::word(&STOPS))
 }
 
@@ -178,7 +178,6 @@ fn limits(doc: &mut Doc, process: &Section) -> Limits {
         cpu: doc.read(s, "cpu", above_0),
         tasks: doc.read(s, "tasks", read::integer(1, 1 << 22)),
     };
-    not_yet(doc, s, &["memory", "memory_high", "cpu", "tasks"]);
     if let (Some(memory), Some(high)) = (limits.memory, limits.memory_high)
         && high > memory
     {

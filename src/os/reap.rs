@@ -131,6 +131,13 @@ impl Child {
         group::signal_group(self.pid, signal);
     }
 
+    /// Sends it alone the stop signal, and CONT.
+    pub fn stop(&self, signal: i32) {
+        for signal in [signal, libc::SIGCONT] {
+            self.signal(signal);
+        }
+    }
+
     /// Sends all of its group the stop signal, and CONT: what is stopped by a signal could not end.
     pub fn stop_group(&self, signal: i32) {
         for signal in [signal, libc::SIGCONT] {

@@ -245,3 +245,105 @@ fn crash_before_a_stop_is_recorded_as_a_crash() {
     assert_eq!((&exit["code"], &exit["asked"]), (&json!(7), &json!(false)));
     assert_eq!(project.status("web")["state"], "stopped");
 }
+
+/// Pids of the `sleep` with that time that live.
+fn sleepers(seconds: &str) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    let wanted = format!("sleep\0{seconds}\0");
+    let is_one = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line == wanted.as_bytes()
+    };
+    pids.filter(is_one).collect()
+}
+
+/// Waits until the descendant without parent, session and environment is there.
+fn escaped(seconds: &str) -> i32 {
+    eventually(|| sleepers(seconds).first().copied().ok_or("not yet"))
+}
+
+/// A process whose descendant leaves everything by which it is known.
+fn escaping(top: &str, seconds: &str) -> Project {
+    Project::new(&format!(
+        "{top}\n[process.a]\ncommand = '(env -i setsid sleep {seconds} &); exec sleep 1000'\n"
+    ))
+}
+
+#[test]
+fn stop_of_all_ends_an_orphan_without_marker_and_session() {
+    for cgroup in ["cgroup = false", "cgroup = \"auto\""] {
+        let seconds = format!("43{}", std::process::id());
+        let mut project = escaping(cgroup, &seconds);
+        project.serve();
+        escaped(&seconds);
+        project.signal(Signal::SIGTERM);
+        eventually(|| project.ended().ok_or("it runs"));
+        assert!(sleepers(&seconds).is_empty(), "{cgroup}");
+    }
+}
+
+#[test]
+fn stop_and_crash_end_all_that_is_in_the_cgroup() {
+    let name = format!("stop-test-{}", std::process::id());
+    if let Err(why) = bpm::os::cgroup::Groups::open(&name).map(|groups| groups.close()) {
+        return eprintln!("skipped: {why}");
+    }
+    let seconds = format!("44{}", std::process::id());
+    let mut project = escaping("", &seconds);
+    project.serve();
+    let pid = project.running("a");
+    let unified = |pid: i32| {
+        let all = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let own = all.lines().find(|l| l.starts_with("0::"));
+        own.unwrap_or_default().to_string()
+    };
+    assert_eq!(unified(pid), unified(escaped(&seconds)));
+    assert!(unified(pid).ends_with("/run-a-1"), "{}", unified(pid));
+    project.call("stop", json!({"process": "a"})).ok();
+    assert!(sleepers(&seconds).is_empty());
+    project.call("start", json!({"process": "a"})).ok();
+    escaped(&seconds);
+    murder(project.running("a"));
+    eventually(|| match sleepers(&seconds).as_slice() {
+        [] => Ok(()),
+        left => Err(left.to_vec()),
+    });
+}
+
+#[test]
+fn stop_to_leader_lets_the_program_hear_the_signal_once() {
+    for (stop_to, times) in [("leader", 1), ("group", 2)] {
+        let mut project = Project::new(&format!(
+            "[process.a]\ncommand = [\"sh\", \"runner\"]\nstop_to = \"{stop_to}\"\nstop_timeout_seconds = 10\n"
+        ));
+        // A runner that passes TERM on a little later, and a program that listens for a while after the first.
+        let runner = "trap 'sleep 0.2; kill -TERM $child; wait $child; exit 0' TERM\n\
+                      sh counter & child=$!\nwait $child; wait $child\n";
+        let counter = "trap 'echo heard; heard=1' TERM; echo up\n\
+                       while [ -z \"$heard\" ]; do sleep 0.05; done\n\
+                       for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.05; done\n";
+        project.file("runner", runner);
+        project.file("counter", counter);
+        project.serve();
+        project.line("a", "up");
+        let stopped = project.call("stop", json!({"process": "a"})).ok();
+        assert_eq!(stopped["killed"], 0, "{stopped}");
+        let heard = project.logs("a").iter().filter(|l| *l == "heard").count();
+        assert_eq!(heard, times, "{stop_to}");
+    }
+}
+
+#[test]
+fn stop_to_leader_signals_the_rest_once_the_leader_has_ended() {
+    let mut project = Project::new(
+        "[process.a]\ncommand = [\"sh\", \"-c\", \"sh counter & exec sleep 1000\"]\nstop_to = \"leader\"\n",
+    );
+    let counter = "trap 'echo heard; exit 0' TERM; echo up; while :; do sleep 0.05; done\n";
+    project.file("counter", counter);
+    project.serve();
+    project.line("a", "up");
+    let stopped = project.call("stop", json!({"process": "a"})).ok();
+    assert_eq!(stopped["killed"], 0, "{stopped}");
+    assert!(project.logs("a").contains(&"heard".to_string()));
+}

@@ -14,6 +14,7 @@ use crate::engine::handle::Notice;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::store::Log;
 use crate::os::accounts::Account;
+use crate::os::cgroup::Cgroup;
 use crate::os::proc;
 use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, User, spawn};
 
@@ -30,10 +31,19 @@ pub(super) struct Starter {
     pub(super) umask: u32,
 }
 
+/// What else a child gets.
+#[derive(Debug, Clone, Copy, Default)]
+struct With<'a> {
+    /// Become its descriptors 3, 4, ...
+    sockets: &'a [BorrowedFd<'a>],
+    account: Option<&'a Account>,
+    cgroup: Option<&'a Cgroup>,
+}
+
 impl Starter {
     /// Starts a command beside the runs: no sockets, and no settings of a process.
     pub(super) fn command(&self, exec: &Exec, env: &Variables) -> Result<Spawned, SpawnError> {
-        self.start(exec, env, &[], &config::Launch::default(), None)
+        self.start(exec, env, &config::Launch::default(), With::default())
     }
 
     /// Starts a build, as the user that its process will run as.
@@ -43,17 +53,20 @@ impl Starter {
         env: &Variables,
         account: Option<&Account>,
     ) -> Result<Spawned, SpawnError> {
-        self.start(exec, env, &[], &config::Launch::default(), account)
+        let with = With {
+            account,
+            ..With::default()
+        };
+        self.start(exec, env, &config::Launch::default(), with)
     }
 
-    /// Starts a command as `launch` says; `sockets` become its descriptors 3, 4, ...
+    /// Starts a command as `launch` says.
     fn start(
         &self,
         exec: &Exec,
         env: &Variables,
-        sockets: &[BorrowedFd<'_>],
         launch: &config::Launch,
-        account: Option<&Account>,
+        with: With<'_>,
     ) -> Result<Spawned, SpawnError> {
         let env = match exec.env.is_empty() {
             true => Cow::Borrowed(env),
@@ -62,7 +75,8 @@ impl Starter {
         let args: Vec<OsString> = exec.args.iter().map(OsString::from).collect();
         spawn(&Launch {
             argv0: exec.argv0.as_ref().map(OsStr::new),
-            pass: sockets,
+            pass: with.sockets,
+            cgroup: with.cgroup.map(Cgroup::fd),
             nofile: launch.limits.nofile.or(Some(self.nofile)),
             core: launch.limits.core,
             umask: launch.umask.or(Some(self.umask)),
@@ -72,7 +86,7 @@ impl Starter {
             },
             nice: launch.nice,
             oom_score_adj: launch.oom_score_adj,
-            user: account.map(|account| User {
+            user: with.account.map(|account| User {
                 uid: account.uid,
                 gid: account.gid,
                 groups: &account.groups,
@@ -181,11 +195,23 @@ impl Supervisor {
         checks.follow(&env, &log, run, first_line);
         let account = account(&process.launch)?;
         let began = Mono::now();
+        let cgroup = self.runs.cgroup(&process.name, run);
+        if let Err(why) = self.runs.limit(cgroup.as_ref(), &process.launch.limits) {
+            self.happened(Level::Warn, Some(key.unit), "limits", why);
+        }
         let (starter, sockets) = (self.setup.starter(), self.sockets.of(key.unit));
-        let spawned = starter.start(&exec, &env, &sockets, &process.launch, account.as_ref());
+        let with = With {
+            sockets: &sockets,
+            account: account.as_ref(),
+            cgroup: cgroup.as_ref(),
+        };
+        let spawned = starter.start(&exec, &env, &process.launch, with);
         let spawned = match spawned {
             Ok(spawned) => spawned,
             Err(e) => {
+                if let Some(group) = cgroup {
+                    group.remove();
+                }
                 log.end(run, Wall::now(), &format!("could not start: {e}"));
                 return Err(e.to_string());
             }
@@ -202,7 +228,7 @@ impl Supervisor {
             child.signal_group(libc::SIGKILL);
             format!("its output can't be read: {}", reason(&e))
         })?;
-        let record = RunRecord::new(child, run, artifact.exe, capture, began, process);
+        let record = RunRecord::new(child, run, artifact.exe, capture, began, process, cgroup);
         let pid = record.pid();
         let start = proc::start_time(pid).unwrap_or(0);
         self.state.edit().started(&process.name, pid, start, run);

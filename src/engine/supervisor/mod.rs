@@ -27,7 +27,7 @@ mod units;
 mod watching;
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -37,11 +37,12 @@ use std::time::Duration;
 use crate::base::clock::{Mono, Wall};
 use crate::base::logger::{Level, Logger};
 use crate::base::paths::{CONFIG_FILE, ProjectDir};
-use crate::config::{Config, Process};
+use crate::config::{Config, Process, Toggle};
 use crate::engine::handle::{Handle, Identity, Notice, Reply, ReplySlot, Request, STOPPING};
 use crate::engine::snapshot::{Snapshot, SnapshotCell};
 use crate::engine::state_file::{BLOCK, State, StateFile, StoppedBy};
 use crate::lifecycle::{Effect, Event, Fleet, Order, UnitId};
+use crate::os::cgroup::Groups;
 use crate::os::fds::Nofile;
 use crate::os::files;
 use crate::os::memory;
@@ -102,6 +103,19 @@ impl Setup {
             nofile: self.nofile.soft,
             umask: self.umask,
         }
+    }
+}
+
+/// Where runs get their cgroups; else, why they get none.
+fn groups(setup: &Setup) -> io::Result<Result<Groups, String>> {
+    let name = setup.dir.path().file_name().and_then(OsStr::to_str);
+    let groups = match setup.config.cgroup {
+        Toggle::Off => Err("\"cgroup\" is false".into()),
+        Toggle::Auto | Toggle::On => Groups::open(name.unwrap_or("project")),
+    };
+    match (&groups, setup.config.cgroup) {
+        (Err(why), Toggle::On) => Err(io::Error::other(format!("\"cgroup\" is true: {why}"))),
+        _ => Ok(groups),
     }
 }
 
@@ -203,7 +217,7 @@ impl Supervisor {
             inputs: Inputs::new(inbox, setup.hangs_up)?,
             lives: Lives::default(),
             units: Units::new(digest),
-            runs: Runs::new(setup.dir.marker())?,
+            runs: Runs::new(setup.dir.marker(), groups(&setup)?)?,
             environments: Environments::new(&setup.env, starter),
             builds: Builds::default(),
             checks: Checks::new(&handle, starter)?,
@@ -468,6 +482,7 @@ impl Supervisor {
             self.timers.deadline(),
             self.release_at(),
             self.idle_stop_at(),
+            self.runs.deadline(),
             sweep,
         ]
         .into_iter()

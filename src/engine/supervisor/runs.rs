@@ -4,17 +4,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::logger::Level;
 use crate::base::table::{Set, Table};
-use crate::config::{self, Kind, Process, Restart};
+use crate::config::shell::{self, Receiver};
+use crate::config::{self, Command, Kind, Process, Restart, StopTo};
 use crate::engine::handle::Stopped;
 use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::clip;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::{Capture, Captures, OnDrained};
 use crate::log::store::Log;
+use crate::os::cgroup::{Cgroup, Groups, Limits};
 use crate::os::proc::{self, Proc};
 use crate::os::reap::{self, Child, Death, End, reap_from};
 
@@ -38,20 +41,62 @@ pub(super) struct RunRecord {
     /// Held so that late lines of what it left behind are still read.
     capture: Capture,
     began: Mono,
-    stop_signal: i32,
     task: bool,
-    /// It was told to end.
-    stopping: bool,
-    /// That was before its first process ended: the end was asked for.
-    asked: bool,
     /// Why bpm ended it, where nobody wanted it to.
     fault: Option<String>,
-    /// All that shows of it is killed.
-    killing: bool,
     /// The lifecycle knows that its first process ended.
     told: bool,
+    stop: Stop,
+    /// Everything that it starts is in there, where one could be made.
+    cgroup: Option<Cgroup>,
+}
+
+/// How a run is stopped, and how far that is.
+struct Stop {
+    signal: i32,
+    receiver: Receiver,
+    timeout: Duration,
+    /// It was told to end.
+    begun: bool,
+    /// That was before its first process ended: the end was asked for.
+    asked: bool,
+    /// The leader alone has had the signal: at this time, or when it has ended, all others get it.
+    rest_due: Option<Mono>,
+    /// All that shows of it is killed.
+    killing: bool,
     /// Pids that needed KILL.
     killed: Set<i32>,
+}
+
+impl Stop {
+    fn of(process: &Process) -> Self {
+        Self {
+            signal: process.stop_signal,
+            receiver: receiver(process),
+            timeout: process.stop_timeout,
+            begun: false,
+            asked: false,
+            rest_due: None,
+            killing: false,
+            killed: Set::default(),
+        }
+    }
+}
+
+/// Which processes of a run get the stop signal first.
+fn receiver(process: &Process) -> Receiver {
+    let first = match &process.command {
+        Some(Command::List(words)) => words.first().cloned(),
+        Some(Command::Shell(line)) => shell::program(line),
+        None => None,
+    };
+    match (process.stop_to, first) {
+        (StopTo::Group, _) | (StopTo::Auto, None) => Receiver::Group,
+        (StopTo::Leader, _) => Receiver::Leader,
+        (StopTo::Auto, Some(first)) => {
+            shell::receiver(&first, &reap::signal_name(process.stop_signal))
+        }
+    }
 }
 
 impl RunRecord {
@@ -63,6 +108,7 @@ impl RunRecord {
         capture: Capture,
         began: Mono,
         process: &Process,
+        cgroup: Option<Cgroup>,
     ) -> Self {
         Self {
             pid: leader.pid(),
@@ -73,14 +119,11 @@ impl RunRecord {
             exe,
             capture,
             began,
-            stop_signal: process.stop_signal,
             task: process.kind == Kind::Task,
-            stopping: false,
-            asked: false,
             fault: None,
-            killing: false,
             told: false,
-            killed: Set::default(),
+            stop: Stop::of(process),
+            cgroup,
         }
     }
 
@@ -121,8 +164,8 @@ impl RunRecord {
             signal,
             core,
             oom,
-            asked: self.asked,
-            crash: self.fault.is_some() || !self.asked && (!success || goes_on),
+            asked: self.stop.asked,
+            crash: self.fault.is_some() || !self.stop.asked && (!success || goes_on),
             fault: self.fault.clone(),
             at: Wall::now(),
             uptime: Mono::now().since(self.began),
@@ -165,6 +208,8 @@ type Orphan = (Proc, Option<RunKey>);
 pub(super) struct Runs {
     /// How the markers of this project's processes begin.
     marker: String,
+    /// Where runs get cgroups; else, why not.
+    groups: Result<Groups, String>,
     captures: Captures,
     records: Table<RunKey, Box<RunRecord>>,
     by_pid: Table<i32, RunKey>,
@@ -181,9 +226,10 @@ impl Runs {
     ///
     /// # Errors
     /// No thread to read their output.
-    pub(super) fn new(marker: String) -> io::Result<Self> {
+    pub(super) fn new(marker: String, groups: Result<Groups, String>) -> io::Result<Self> {
         Ok(Self {
             marker,
+            groups,
             captures: Captures::new()?,
             records: Table::default(),
             by_pid: Table::default(),
@@ -192,6 +238,59 @@ impl Runs {
             ends_due: false,
             oom_kills: proc::oom_kills(),
         })
+    }
+
+    /// A cgroup for a run; None where there can be none.
+    pub(super) fn cgroup(&self, process: &str, run: u64) -> Option<Cgroup> {
+        let groups = self.groups.as_ref().ok()?;
+        groups.make(&format!("run-{process}-{run}")).ok()
+    }
+
+    /// Limits a run; the error says what can't be had here.
+    pub(super) fn limit(
+        &self,
+        cgroup: Option<&Cgroup>,
+        wanted: &config::Limits,
+    ) -> Result<(), String> {
+        let limits = Limits {
+            memory: wanted.memory,
+            memory_high: wanted.memory_high,
+            cpu: wanted.cpu,
+            tasks: wanted.tasks,
+        };
+        if limits == Limits::default() {
+            return Ok(());
+        }
+        let why = match (&self.groups, cgroup) {
+            (Err(why), _) => Some(why.as_str()),
+            (Ok(groups), _) => groups.without_controllers(),
+        };
+        match (why, cgroup) {
+            (Some(why), _) => Err(format!(
+                "limits of memory, cpu and tasks are not in effect: {why}"
+            )),
+            (None, Some(group)) => group.limit(&limits),
+            (None, None) => Err("limits are not in effect: the run has no cgroup".into()),
+        }
+    }
+
+    /// Processes in the cgroups that a killed bpm left.
+    pub(super) fn left_in_groups(&self) -> Vec<Proc> {
+        let groups = self.groups.iter();
+        let left = groups.flat_map(|g| g.names().into_iter().filter_map(|name| g.find(&name)));
+        left.flat_map(|group| group.processes())
+            .filter_map(proc::process)
+            .collect()
+    }
+
+    /// Removes the cgroups in which nothing is left.
+    pub(super) fn close_groups(&self) {
+        if let Ok(groups) = &self.groups {
+            for group in groups.names().iter().filter_map(|name| groups.find(name)) {
+                group.remove();
+            }
+            groups.close();
+        }
     }
 
     /// Begins to read what a run writes.
@@ -235,25 +334,74 @@ impl Runs {
 
     // ---- ending -------------------------------------------------------------------------------
 
-    /// Sends a run its stop signal: its group, and what left the group but is still below it. What came to us
-    /// follows in [`Runs::signal_orphans`].
+    /// Sends a run its stop signal. To the group: with it to what left the group but is still below it; what came to
+    /// us follows in [`Runs::signal_orphans`]. To the leader: the rest follows in [`Runs::signal_rest`].
     pub(super) fn signal(&mut self, key: RunKey) {
         let Some(record) = self.records.get_mut(&key) else {
             return;
         };
-        let (pid, signal) = (record.pid, record.stop_signal);
-        let group = record.leader.as_ref().map(|leader| {
-            let below = proc::descendants_of(pid);
-            for escaped in below.iter().filter(|p| p.pgid != pid) {
-                escaped.stop(signal);
+        let (pid, signal) = (record.pid, record.stop.signal);
+        let first = !record.stop.begun;
+        record.stop.asked |= record.leader.is_some();
+        record.stop.begun = true;
+        let mut group = None;
+        if let Some(leader) = &record.leader {
+            match record.stop.receiver {
+                Receiver::Leader if first => {
+                    let half = record.stop.timeout / 2;
+                    record.stop.rest_due = Some(Mono::now().after(half));
+                    leader.stop(signal);
+                    self.stopped_of(key.unit).signalled = true;
+                    return;
+                }
+                Receiver::Rest => {
+                    proc::descendants_of(pid)
+                        .iter()
+                        .for_each(|p| p.stop(signal));
+                }
+                Receiver::Group | Receiver::Leader => {
+                    let below = proc::descendants_of(pid);
+                    for escaped in below.iter().filter(|p| p.pgid != pid) {
+                        escaped.stop(signal);
+                    }
+                    leader.stop_group(signal);
+                }
             }
-            leader.stop_group(signal);
-            pid
-        });
-        record.asked |= group.is_some();
-        record.stopping = true;
+            group = Some(pid);
+        }
         self.signalled.push(Signalled { key, group, signal });
         self.stopped_of(key.unit).signalled = true;
+    }
+
+    /// Signals the rest of those runs whose leader alone has had the stop signal, and has ended by now or has had half
+    /// of the time.
+    pub(super) fn signal_rest(&mut self, known: &Set<i32>, now: Mono) {
+        let is_due = |record: &RunRecord| {
+            let due = record.stop.rest_due.is_some_and(|due| due <= now);
+            due || record.stop.rest_due.is_some() && !record.lives()
+        };
+        if !self.records.values().any(|record| is_due(record)) {
+            return;
+        }
+        let orphans = self.orphans(known);
+        for (key, record) in self.records.iter_mut() {
+            if is_due(record) {
+                record.stop.rest_due = None;
+                let rest = members(*key, record, &orphans).into_iter();
+                // The leader gets no second one.
+                rest.filter(|p| p.pid != record.pid)
+                    .for_each(|p| p.stop(record.stop.signal));
+            }
+        }
+    }
+
+    /// When [`Runs::signal_rest`] has something to do next.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        let mut records = self.records.values();
+        records
+            .by_ref()
+            .filter_map(|record| record.stop.rest_due)
+            .min()
     }
 
     /// Signals those as well that left the groups of these runs and came to us when their parents ended.
@@ -276,7 +424,7 @@ impl Runs {
     /// Kills all of a run, now and whenever more of it shows.
     pub(super) fn kill(&mut self, key: RunKey) {
         if let Some(record) = self.records.get_mut(&key) {
-            record.killing = true;
+            record.stop.killing = true;
             self.ends_due = true;
         }
     }
@@ -284,14 +432,14 @@ impl Runs {
     /// The same to all runs.
     pub(super) fn kill_all(&mut self) {
         for record in self.records.values_mut() {
-            record.killing = true;
+            record.stop.killing = true;
             self.ends_due = true;
         }
     }
 
     /// A run of it was told to end: a second order to stop is answered with the same end.
     pub(super) fn is_ending(&self, unit: UnitId) -> bool {
-        self.of_unit(unit).any(|(_, record)| record.stopping)
+        self.of_unit(unit).any(|(_, record)| record.stop.begun)
     }
 
     /// An order to stop begins: what earlier ends took is no part of its answer.
@@ -322,7 +470,7 @@ impl Runs {
         // while the number can be nobody else's.
         if let Some(leader) = &record.leader
             && !record.task
-            && !record.asked
+            && !record.stop.asked
         {
             leader.signal_group(libc::SIGKILL);
         }
@@ -342,13 +490,21 @@ impl Runs {
         record.told = true;
         let kills = proc::oom_kills();
         let killed = matches!(death.end, End::Signal { number, .. } if number == libc::SIGKILL);
-        let oom = killed && !record.asked && kills > self.oom_kills;
+        let in_cgroup = record
+            .cgroup
+            .as_ref()
+            .and_then(|group| group.usage().oom_kills);
+        let by_kernel = match in_cgroup {
+            Some(kills) => kills > 0,
+            None => kills > self.oom_kills,
+        };
+        let oom = killed && !record.stop.asked && by_kernel;
         self.oom_kills = kills;
         let success = is_success(death.end, process);
         Some(Exit {
             view: record.exit(death, oom, process),
             success,
-            leaves: record.task && !record.stopping && success,
+            leaves: record.task && !record.stop.begun && success,
         })
     }
 
@@ -366,7 +522,7 @@ impl Runs {
     pub(super) fn any_ending(&self) -> bool {
         self.records
             .values()
-            .any(|record| record.told || record.killing)
+            .any(|record| record.told || record.stop.killing)
     }
 
     /// Of the runs whose first process has ended, finds what else there is; kills it where that is due; gives
@@ -375,14 +531,20 @@ impl Runs {
         let orphans = self.orphans(known);
         let mut gone = Vec::new();
         for (key, record) in self.records.iter_mut() {
-            if !record.told && !record.killing {
+            if !record.told && !record.stop.killing {
                 continue;
             }
             let left = members(*key, record, &orphans);
-            if record.killing {
+            if record.stop.killing {
+                // What it starts meanwhile dies with it.
+                if let Some(group) = &record.cgroup
+                    && !left.is_empty()
+                {
+                    let _ = group.kill();
+                }
                 for member in left.iter().filter(|m| m.state != 'Z') {
                     member.signal(libc::SIGKILL);
-                    record.killed.add(member.pid);
+                    record.stop.killed.add(member.pid);
                 }
                 // Once more as a group, for children that were born meanwhile.
                 let mut in_group = left.iter().filter(|m| m.pgid == record.pid);
@@ -423,8 +585,11 @@ impl Runs {
     /// Nothing is left of a run, or nothing that matters.
     fn close(&mut self, key: RunKey) -> Option<RunRecord> {
         let record = self.records.remove(&key)?;
+        if let Some(group) = &record.cgroup {
+            group.remove();
+        }
         self.by_pid.remove(&record.pid);
-        self.stopped_of(key.unit).killed += record.killed.len();
+        self.stopped_of(key.unit).killed += record.stop.killed.len();
         Some(*record)
     }
 }
@@ -438,6 +603,13 @@ fn members(key: RunKey, record: &RunRecord, orphans: &[Orphan]) -> Vec<Proc> {
     }
     let adopted = orphans.iter().filter(|(_, of)| *of == Some(key));
     all.extend(adopted.map(|(orphan, _)| *orphan));
+    // Whatever session, environment or parent it has by now.
+    let in_cgroup = record.cgroup.as_ref().map(Cgroup::processes);
+    for pid in in_cgroup.unwrap_or_default() {
+        if all.iter().all(|p| p.pid != pid) {
+            all.extend(proc::process(pid));
+        }
+    }
     all
 }
 
@@ -476,8 +648,12 @@ impl Supervisor {
         self.happened(Level::Info, Some(key.unit), "exit", text);
     }
 
-    /// Signals what came to us of the runs that were sent their stop signal.
+    /// Signals what came to us of the runs that were sent their stop signal, and the rest of those whose leader had it.
     pub(super) fn signal_orphans(&mut self) {
+        if self.runs.deadline().is_some() {
+            let known = self.known();
+            self.runs.signal_rest(&known, Mono::now());
+        }
         if self.runs.has_signalled() {
             let known = self.known();
             self.runs.signal_orphans(&known);

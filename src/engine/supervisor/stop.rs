@@ -94,6 +94,7 @@ impl Supervisor {
         };
         let left = self.left_by_tasks();
         if left.is_empty() {
+            self.runs.close_groups();
             self.phase = Phase::Ended;
             return;
         }
@@ -132,8 +133,9 @@ impl Supervisor {
             let run = own
                 .strip_prefix(&marker)
                 .and_then(|rest| rest.rsplit_once('/'));
-            // A build's cache daemon is left alone.
-            run.is_some_and(|(_, run)| !run.starts_with('b'))
+            // A build's cache daemon is left alone. What has no marker that could be read came to us from a run that
+            // cleared its environment, or from a program that changed its user: bpm is the only one to end it.
+            run.map_or(own.is_empty(), |(_, run)| !run.starts_with('b'))
         };
         let mut left = proc::orphans(|_| false);
         left.retain(|p| p.state != 'Z' && ours(p));
@@ -149,8 +151,14 @@ impl Supervisor {
         }
         self.state.edit().forget_running();
         let marker = format!("{}/", self.marker());
-        let found = proc::find_marked(&marker).into_iter();
+        let mut found = proc::find_marked(&marker);
+        for unmarked in self.runs.left_in_groups() {
+            if found.iter().all(|p| p.pid != unmarked.pid) {
+                found.push(unmarked);
+            }
+        }
         let found: Vec<Leftover> = found
+            .into_iter()
             .filter(|p| p.state != 'Z')
             .map(|p| self.leftover(p, &marker))
             .collect();
