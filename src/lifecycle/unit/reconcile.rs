@@ -26,7 +26,7 @@ impl Unit {
         let nothing_runs = self.runs.current.is_none();
         self.hopeless = nothing_runs && matches!(needs, Needs::Hopeless(_));
         if !nothing_runs {
-            self.replace(now, out);
+            self.swap(now, out);
         } else if self.rest.is_none() {
             self.want_build(needs, out);
             self.start_from_nothing(needs, out);
@@ -231,7 +231,9 @@ impl Unit {
         self.runs.current = Some(self.spawn(built, out));
     }
 
-    fn replace(&mut self, now: Mono, out: &mut Vec<Effect>) {
+    /// Replaces the run by one of the newest build, as a restart wants once its build has ended: with an overlap the
+    /// new run begins beside the old one, else the old one is told to end first.
+    fn swap(&mut self, now: Mono, out: &mut Vec<Effect>) {
         let runs = &self.runs;
         // One swap for all builds that are asked for: not while another one is to come.
         if self.builds.pending() || runs.coming.is_some() || runs.leaving.is_some() {
