@@ -171,7 +171,7 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
 }
 
 /// The path by which this bpm was started, made absolute: it may name another binary later.
-fn own_path() -> PathBuf {
+pub(super) fn own_path() -> PathBuf {
     let running = || std::env::current_exe().unwrap_or_default();
     let Some(name) = std::env::args_os().next() else {
         return running();

@@ -1,10 +1,18 @@
 //! `bpm mcp-config`: how an agent is connected.
 
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
 use crate::base::error::Result;
+use crate::base::json::{entries, object};
+use crate::base::paths::{self, ProjectDir};
 use crate::client::verdict::Descriptor;
 use crate::config::Port;
 use crate::daemon::{Project, read_config};
+use crate::engine::state_file::State;
 
+use super::daemon::own_path;
 use super::print;
 use super::spec::Call;
 
@@ -13,54 +21,149 @@ pub(super) const CLIENTS: &[&str] = &[
     "claude", "codex", "cursor", "vscode", "gemini", "opencode", "zed",
 ];
 
-/// What connects each of them over stdio, and over HTTP. Servers' names and URLs need no quoting in JSON.
-const FORMS: [[&str; 2]; 7] = [
-    [
-        "claude mcp add {name} -- bpm proxy",
-        "claude mcp add --transport http {name} {url}",
-    ],
-    [
-        "codex mcp add {name} -- bpm proxy",
-        "codex mcp add {name} --url {url}",
-    ],
-    [
-        r#".cursor/mcp.json: {"mcpServers":{"{name}":{"args":["proxy"],"command":"bpm"}}}"#,
-        r#".cursor/mcp.json: {"mcpServers":{"{name}":{"url":"{url}"}}}"#,
-    ],
-    [
-        r#".vscode/mcp.json: {"servers":{"{name}":{"args":["proxy"],"command":"bpm","type":"stdio"}}}"#,
-        r#".vscode/mcp.json: {"servers":{"{name}":{"type":"http","url":"{url}"}}}"#,
-    ],
-    [
-        "gemini mcp add -s user {name} bpm proxy",
-        "gemini mcp add -s user --transport http {name} {url}",
-    ],
-    [
-        r#"opencode.json: {"mcp":{"{name}":{"command":["bpm","proxy"],"enabled":true,"type":"local"}}}"#,
-        r#"opencode.json: {"mcp":{"{name}":{"enabled":true,"type":"remote","url":"{url}"}}}"#,
-    ],
-    [
-        r#"settings.json: {"context_servers":{"{name}":{"args":["proxy"],"command":"bpm","env":{}}}}"#,
-        r#"settings.json: {"context_servers":{"{name}":{"url":"{url}"}}}"#,
-    ],
+/// What connects each of them over HTTP. Servers' names and URLs need no quoting in JSON.
+const HTTP: [&str; 7] = [
+    "claude mcp add --transport http {name} {url}",
+    "codex mcp add {name} --url {url}",
+    r#".cursor/mcp.json: {"mcpServers":{"{name}":{"url":"{url}"}}}"#,
+    r#".vscode/mcp.json: {"servers":{"{name}":{"type":"http","url":"{url}"}}}"#,
+    "gemini mcp add -s user --transport http {name} {url}",
+    r#"opencode.json: {"mcp":{"{name}":{"enabled":true,"type":"remote","url":"{url}"}}}"#,
+    r#"settings.json: {"context_servers":{"{name}":{"url":"{url}"}}}"#,
 ];
+
+/// How `bpm proxy` is started, from wherever the agent runs.
+struct Stdio {
+    /// `bpm`, or its path where PATH has another one or none.
+    bpm: String,
+    root: String,
+    /// What tells where the state is, as far as it is set.
+    env: Vec<(&'static str, String)>,
+}
+
+impl Stdio {
+    fn new(project: &Project) -> Self {
+        let own = own_path();
+        let path = project.env.get("PATH").unwrap_or_default();
+        let found = std::env::split_paths(path).map(|folder| folder.join("bpm"));
+        let first = found.into_iter().find(|file| file.is_file());
+        let is_own = |file: PathBuf| file.canonicalize().ok() == own.canonicalize().ok();
+        let env = ["BPM_HOME", "XDG_STATE_HOME"]
+            .into_iter()
+            .filter_map(|name| {
+                let value = project.env.get(name)?;
+                Some((name, value.to_string_lossy().into_owned()))
+            });
+        Self {
+            bpm: match first.is_some_and(is_own) {
+                true => "bpm".into(),
+                false => own.display().to_string(),
+            },
+            root: project.root.display().to_string(),
+            env: env.collect(),
+        }
+    }
+
+    /// The line or file of a client. Where the entry is the user's and not the project's, it names the project.
+    fn form(&self, client: &str, name: &str) -> String {
+        let flags = |flag: &str| -> String {
+            let set = self.env.iter();
+            set.map(|(name, value)| format!("{flag} {} ", quoted(&format!("{name}={value}"))))
+                .collect()
+        };
+        let (bpm, root) = (quoted(&self.bpm), quoted(&self.root));
+        let entry = |fields: &mut dyn FnMut(&mut Map<String, Value>), args: &[&str], env: &str| {
+            let mut entry = Map::new();
+            entry.insert("args".into(), args.into());
+            entry.insert("command".into(), self.bpm.as_str().into());
+            if !self.env.is_empty() {
+                let mut set = self
+                    .env
+                    .iter()
+                    .map(|(n, v)| ((*n).into(), v.as_str().into()));
+                entry.insert(env.into(), entries(&mut set));
+            }
+            fields(&mut entry);
+            Value::Object(entry)
+        };
+        let plain = &mut |_: &mut Map<String, Value>| {};
+        let file = |file: &str, key: &str, entry: Value| {
+            format!("{file}: {}", object([(key, object([(name, entry)]))]))
+        };
+        match client {
+            "codex" => format!(
+                "codex mcp add {}{name} -- {bpm} proxy {root}",
+                flags("--env")
+            ),
+            "gemini" => format!(
+                "gemini mcp add -s user {}{name} {bpm} proxy {root}",
+                flags("-e")
+            ),
+            "cursor" => {
+                let args = ["proxy", "${workspaceFolder}"];
+                file(".cursor/mcp.json", "mcpServers", entry(plain, &args, "env"))
+            }
+            "vscode" => {
+                let kind = &mut |entry: &mut Map<String, Value>| {
+                    entry.insert("type".into(), "stdio".into());
+                };
+                let args = ["proxy", "${workspaceFolder}"];
+                file(".vscode/mcp.json", "servers", entry(kind, &args, "env"))
+            }
+            "opencode" => {
+                let local = &mut |entry: &mut Map<String, Value>| {
+                    entry.remove("args");
+                    let command = [self.bpm.as_str(), "proxy"];
+                    entry.insert("command".into(), command.as_slice().into());
+                    entry.insert("enabled".into(), true.into());
+                    entry.insert("type".into(), "local".into());
+                };
+                file("opencode.json", "mcp", entry(local, &[], "environment"))
+            }
+            "zed" => {
+                let args = ["proxy", self.root.as_str()];
+                file(
+                    "settings.json",
+                    "context_servers",
+                    entry(plain, &args, "env"),
+                )
+            }
+            _ => format!("claude mcp add {name} {}-- {bpm} proxy", flags("-e")),
+        }
+    }
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !text.is_empty() && text.chars().all(is_safe) {
+        true => text.into(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
 
 /// `bpm mcp-config`.
 pub(super) fn mcp_config(call: &Call) -> Result<u8> {
     let project = call.project()?;
-    let name = server_name(&project.name());
+    let name = distinct_name(&project)?;
+    let stdio = Stdio::new(&project);
     let url = match call.has("stdio") {
         true => None,
         false => url(&project),
     };
     let one = call.operands.first().and_then(|c| c.to_str());
     let mut text = String::new();
-    let all = CLIENTS.iter().zip(&FORMS);
-    for (client, form) in all.filter(|(c, _)| one.is_none_or(|one| one == **c)) {
+    let all = CLIENTS.iter().zip(&HTTP);
+    for (client, http) in all.filter(|(c, _)| one.is_none_or(|one| one == **c)) {
         if one.is_none() {
             text.push_str(&format!("# {client}\n"));
         }
-        text.push_str(&connection(form, &name, url.as_deref()));
+        text.push_str(&connection(
+            &stdio.form(client, &name),
+            http,
+            &name,
+            url.as_deref(),
+        ));
         if one.is_none() {
             text.push('\n');
         }
@@ -72,7 +175,13 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
 
 /// The lines that end `bpm up`.
 pub(super) fn claude_lines(project: &Project, url: Option<&str>) -> String {
-    connection(&FORMS[0], &server_name(&project.name()), url)
+    let name = server_name(&project.name());
+    connection(
+        &format!("claude mcp add {name} -- bpm proxy"),
+        HTTP[0],
+        &name,
+        url,
+    )
 }
 
 /// Where `/mcp` is over TCP: of the daemon that runs, else as configured.
@@ -86,12 +195,13 @@ fn url(project: &Project) -> Option<String> {
     }
 }
 
-/// A server's name: `[A-Za-z0-9_-]`, at most 32; each other command becomes `-`.
+/// A server's name: `[A-Za-z0-9-]`, at most 32; each other character becomes `-`. (Gemini's policies take no
+/// underscores.)
 pub(super) fn server_name(project: &str) -> String {
     let name: String = project
         .chars()
         .map(|c| match c {
-            'A'..='Z' | 'a'..='z' | '0'..='9' | '_' | '-' => c,
+            'A'..='Z' | 'a'..='z' | '0'..='9' | '-' => c,
             _ => '-',
         })
         .take(32)
@@ -103,10 +213,33 @@ pub(super) fn server_name(project: &str) -> String {
     }
 }
 
+/// The server's name, with four digits of the root's hash behind it where another known project, a second worktree
+/// say, has the same.
+fn distinct_name(project: &Project) -> Result<String> {
+    let name = server_name(&project.name());
+    let home = project.dir.path().parent().unwrap_or(Path::new("/"));
+    let known = std::fs::read_dir(home).into_iter().flatten().flatten();
+    let is_other = |folder: PathBuf| {
+        let root = State::look(&ProjectDir::at(folder).state()).root;
+        root.is_some_and(|root| {
+            let root = Path::new(&root);
+            let base = root.file_name().unwrap_or_default().to_string_lossy();
+            root != project.root && server_name(&base) == name
+        })
+    };
+    if !known.into_iter().any(|entry| is_other(entry.path())) {
+        return Ok(name);
+    }
+    let folder = paths::project_dir_name(&project.root);
+    let digits = folder.rsplit('-').next().unwrap_or_default();
+    let short: String = name.chars().take(27).collect();
+    Ok(format!("{short}-{}", &digits[..4.min(digits.len())]))
+}
+
 /// What connects one agent: over `bpm proxy` first, since that survives a change of port and starts the
 /// daemon; then over HTTP, where there is a URL.
-fn connection([stdio, http]: &[&str; 2], name: &str, url: Option<&str>) -> String {
-    let mut text = format!("{}\n", stdio.replace("{name}", name));
+fn connection(stdio: &str, http: &str, name: &str, url: Option<&str>) -> String {
+    let mut text = format!("{stdio}\n");
     if let Some(url) = url {
         let line = http.replace("{name}", name).replace("{url}", url);
         text.push_str(&line);
@@ -131,21 +264,38 @@ mod tests {
 
     #[test]
     fn every_agent_has_both_forms_stdio_first() {
-        for (client, form) in CLIENTS.iter().zip(&FORMS) {
-            let text = connection(form, "shop", Some("http://127.0.0.1:1/mcp"));
+        let stdio = Stdio {
+            bpm: "/opt/my bpm/bpm".into(),
+            root: "/srv/shop".into(),
+            env: vec![("BPM_HOME", "/state".into())],
+        };
+        for (client, http) in CLIENTS.iter().zip(&HTTP) {
+            let form = stdio.form(client, "shop");
+            let text = connection(&form, http, "shop", Some("http://127.0.0.1:1/mcp"));
             let lines: Vec<&str> = text.lines().collect();
             assert_eq!(lines.len(), 2, "{client}");
             assert!(
                 lines[0].contains("proxy") && !lines[0].contains("http"),
-                "{client}"
+                "{text}"
+            );
+            assert!(
+                lines[0].contains("/opt/my bpm/bpm") && lines[0].contains("/state"),
+                "{text}"
             );
             assert!(lines[1].contains("http://127.0.0.1:1/mcp"), "{client}");
-            assert_eq!(connection(form, "shop", None).lines().count(), 1);
+        }
+        for user in ["codex", "gemini", "zed"] {
+            assert!(stdio.form(user, "shop").contains("/srv/shop"), "{user}");
+        }
+        for project in ["cursor", "vscode"] {
+            assert!(
+                stdio.form(project, "shop").contains("${workspaceFolder}"),
+                "{project}"
+            );
         }
         assert_eq!(
-            connection(&FORMS[0], "shop", Some("http://127.0.0.1:41873/mcp")),
-            "claude mcp add shop -- bpm proxy\n\
-             claude mcp add --transport http shop http://127.0.0.1:41873/mcp\n"
+            stdio.form("codex", "shop"),
+            "codex mcp add --env BPM_HOME=/state shop -- '/opt/my bpm/bpm' proxy /srv/shop"
         );
     }
 }

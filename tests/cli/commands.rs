@@ -348,7 +348,18 @@ fn the_project_is_found_from_below_and_by_name() {
 fn agents_are_connected_by_what_is_printed() {
     let mut project = Project::new("mcp_port = 3001\n[process.a]\ncommand = \"x\"\n");
     let all = project.cli(["mcp-config"]).exits(0).out;
-    assert!(all.contains("claude mcp add shop -- bpm proxy\nclaude mcp add --transport http shop http://127.0.0.1:3001/mcp\n"));
+    // It fits from anywhere: bpm is not in PATH here, and BPM_HOME is set.
+    let (bpm, home, root) = (bpm(), project.home(), &project.root);
+    let (bpm, home, root) = (bpm.display(), home.display(), root.display());
+    assert!(all.contains(&format!(
+        "claude mcp add shop -e BPM_HOME={home} -- {bpm} proxy\nclaude mcp add --transport http shop http://127.0.0.1:3001/mcp\n"
+    )), "{all}");
+    assert!(
+        all.contains(&format!(
+            "codex mcp add --env BPM_HOME={home} shop -- {bpm} proxy {root}\n"
+        )),
+        "{all}"
+    );
     for client in [
         "claude", "codex", "cursor", "vscode", "gemini", "opencode", "zed",
     ] {
