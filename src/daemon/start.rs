@@ -292,7 +292,7 @@ fn serve(
     let mut identity = identity(tcp.as_ref(), &socket);
     identity.previous_end = killed_before.then(|| {
         let pid = before.map_or(String::new(), |d| format!(" (pid {})", d.pid));
-        format!("it{pid} was killed, or died: it did not stop in order")
+        format!("killed or crashed{pid}: it did not stop in order")
     });
     let descriptor = describe(project, &identity, &socket);
     let policy = listen::policy(&config, nofile.hard)?;

@@ -154,7 +154,7 @@ impl All {
         let earlier = ends.len().saturating_sub(CRASHES);
         if earlier > 0 {
             self.notes
-                .push(format!("[{name}: {earlier} crashes before these left out]"));
+                .push(format!("[{name}: {earlier} earlier left out]"));
         }
         let last = |exit: &ExitView| exit.tail.last().cloned();
         let newest = ends.first().and_then(&last);

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Map, Value};
 
 use super::orders::changed_words;
-use super::text::{LIMIT, Reader, bounded, clip, escaped, shown, spelled, thousands};
+use super::text::{LIMIT, Reader, bounded, clip, count, escaped, shown, spelled, thousands};
 use super::usage::{Group, Reading};
 use super::{Call, Tools, VERSION, build, why};
 use crate::base::clock::{Mono, human};
@@ -249,8 +249,8 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
         room = room.saturating_sub(size);
         fits
     };
-    let count = short.iter().take_while(fits).count();
-    let (shown, left) = short.split_at(count);
+    let fitting = short.iter().take_while(fits).count();
+    let (shown, left) = short.split_at(fitting);
     document["processes"] = list(shown.iter().map(|(_, value)| value.clone()));
     if !left.is_empty() {
         let states = left.iter().map(|(state, _)| *state);
@@ -300,7 +300,7 @@ fn short(value: Value, mode: Mode) -> Value {
             "build" => {
                 value["state"] != "queued" && value["state"] != "running" && value["ok"] != false
             }
-            "exit" => value["asked"] == true || value["code"] == 0 && value["signal"].is_null(),
+            "exit" => value["asked"] == true,
             _ => false,
         };
         let unwanted =
@@ -638,7 +638,7 @@ fn usage_words(say: &mut impl FnMut(&str, &str), unit: &UnitView, view: &View<'_
         say("depends on", &unit.depends_on.join(" "));
     }
     let log = unit.log.stats();
-    let mut text = format!("{} lines", thousands(log.lines));
+    let mut text = count(log.lines, "line");
     if let Some(at) = log.last_output {
         let _ = write!(text, ", the last {} ago", human(view.now.since(at)));
     }

@@ -254,7 +254,7 @@ impl Supervisor {
     pub fn begin(&mut self) -> Option<String> {
         let found = self.end_leftovers();
         self.hold_all_sockets();
-        self.note_start(found.as_deref());
+        self.note_start();
         // Numbers are on the disk before a line has one of them.
         self.save(true);
         for at in &self.setup.config.not_in_effect {
@@ -269,16 +269,13 @@ impl Supervisor {
     }
 
     /// An agent that has seen the daemon before this one hears of what lies between.
-    fn note_start(&mut self, found: Option<&str>) {
+    fn note_start(&mut self) {
         let identity = &self.setup.identity;
         let mut text = format!("started (pid {})", identity.pid);
         match &identity.previous_end {
             Some(end) => text.push_str(&format!("; the daemon before: {end}")),
             None if self.events.last() > 0 => text.push_str("; the daemon before was stopped"),
             None => {}
-        }
-        if let Some(found) = found {
-            text.push_str(&format!("; {found}"));
         }
         self.happened(Level::Info, None, "daemon", text);
     }

@@ -155,7 +155,7 @@ fn a_process_that_has_not_run_yet_is_no_error() {
 }
 
 #[test]
-fn what_is_too_long_is_cut_at_a_line_and_said() {
+fn log_answer_is_cut_at_a_line_and_says_so() {
     let stage = Stage::new(vec![unit("web")]);
     let log = Arc::clone(&stage.handle.snapshot.now().units[0].log);
     let run = log.begin(Wall(0));
@@ -314,7 +314,7 @@ fn a_failed_newest_build_is_told_with_the_logs() {
 }
 
 #[test]
-fn what_is_gone_and_what_was_not_looked_at_is_said() {
+fn log_answer_says_what_was_dropped_or_not_searched() {
     let mut web = unit("web");
     web.log = Log::new(
         Limits {

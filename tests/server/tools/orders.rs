@@ -242,7 +242,7 @@ fn an_order_that_takes_longer_goes_on_and_says_how_to_wait() {
 }
 
 #[test]
-fn of_several_that_take_longer_those_that_are_done_are_told_apart() {
+fn late_answer_about_several_tells_done_ones_apart() {
     let stage = Stage::new(vec![unit("api"), unit("web"), idle("job", State::Done)]);
     let step = stage.step("restart", json!({"process": "*", "timeout_seconds": 0}));
     let answer = stage.finish(step, |_| None);
@@ -277,7 +277,7 @@ fn of_several_that_take_longer_those_that_are_done_are_told_apart() {
 }
 
 #[test]
-fn who_has_no_patience_hears_of_what_has_begun() {
+fn order_without_patience_shows_what_has_begun() {
     let stage = Stage::new(vec![unit("web")]);
     let step = stage.step("restart", json!({"process": "web", "timeout_seconds": 0}));
     let bpm::server::service::Step::Wait(mut task) = step else {
@@ -302,7 +302,7 @@ fn who_has_no_patience_hears_of_what_has_begun() {
 }
 
 #[test]
-fn what_the_engine_refuses_is_an_error() {
+fn refused_order_is_an_error() {
     let stage = Stage::new(vec![unit("web")]);
     let reply = Reply::Refused("bpm is stopping".into());
     let (_, answer) = stage.order("start", json!({"process": "web"}), reply);
@@ -311,7 +311,7 @@ fn what_the_engine_refuses_is_an_error() {
 
 /// A proxy asks the next bpm instead, so it must be able to tell.
 #[test]
-fn what_comes_too_late_for_the_engine_is_refused() {
+fn order_after_the_end_is_refused() {
     let stage = Stage::new(vec![unit("web")]);
     let proxy = Caller {
         kind: ClientKind::Proxy,
@@ -540,7 +540,7 @@ fn a_changed_mcp_run_is_said() {
 }
 
 #[test]
-fn looking_from_the_cli_is_no_activity_and_orders_are() {
+fn reading_from_the_cli_is_no_activity_and_orders_are() {
     let stage = Stage::new(vec![unit("web")]);
     let mut last = stage.handle.last_activity();
     let mut touched = |caller: &Caller, tool: &str| {

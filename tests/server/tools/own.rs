@@ -203,7 +203,7 @@ fn status_why_and_reload_are_there_for_the_cli() {
 }
 
 #[test]
-fn a_shutdown_says_who_is_waited_for() {
+fn shutdown_says_which_processes_it_waits_for() {
     let stage = Stage::new(vec![unit("web"), unit("api")]);
     let Step::Wait(mut task) = stage.own("bpm/shutdown", json!({"force": true, "by": "bpm stop"}))
     else {

@@ -185,7 +185,7 @@ fn probes_are_answered_by_pages() {
 }
 
 #[test]
-fn who_serves_is_told_and_lines_go_to_the_log() {
+fn service_names_itself_and_logs_lines() {
     let stage = Stage::new(vec![unit("web")]);
     let info = stage.tools.info();
     assert_eq!(info["name"], "bpm");

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::stage::*;
 
 #[test]
-fn a_log_that_is_not_written_to_disk_is_told() {
+fn status_says_that_a_log_is_not_written_to_disk() {
     let (web, db) = (unit("web"), unit("db"));
     let logs = [Arc::clone(&web.log), Arc::clone(&web.build_log)];
     let stage = Stage::new(vec![web, db]);
@@ -151,7 +151,7 @@ fn status_has_each_field_and_reads_usage_once_a_second() {
 }
 
 #[test]
-fn a_run_that_the_last_reading_does_not_know_is_read_anew() {
+fn usage_of_a_new_run_is_read_again() {
     let stage = Stage::new(vec![unit("web")]);
     stage.data("get_status", json!({}));
     stage.change_unit("web", |web| web.facts.pid = Some(4712));

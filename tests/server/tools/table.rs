@@ -189,7 +189,7 @@ fn an_unknown_process_is_answered_with_the_nearest() {
 
 /// A project may have hundreds of processes, and an answer 10,000 characters.
 #[test]
-fn of_very_many_processes_the_first_are_named() {
+fn error_about_many_processes_names_the_first() {
     let names: Vec<String> = (0..400)
         .map(|i| format!("{i:04}-{}", "x".repeat(50)))
         .collect();

@@ -277,7 +277,7 @@ fn wait_for_a_change_and_for_a_process_that_goes() {
 }
 
 #[test]
-fn time_over_is_no_error_and_who_leaves_is_forgotten() {
+fn late_wait_is_no_error_and_a_dropped_one_is_forgotten() {
     let stage = Stage::new(vec![unit("web")]);
     stage.change_unit("web", |web| web.facts.state = State::Starting);
     let args = json!({"process": "web", "timeout_seconds": 0.02});
