@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::base::number;
-
 /// Nanoseconds of `CLOCK_MONOTONIC`: the same clock before and after a re-exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Mono(u64);
@@ -239,11 +237,17 @@ impl Civil {
     }
 }
 
+/// Seconds as they are: `2`, `0.25`.
+pub fn seconds(span: Duration) -> String {
+    let text = format!("{}.{:09}", span.as_secs(), span.subsec_nanos());
+    text.trim_end_matches('0').trim_end_matches('.').into()
+}
+
 /// `3h12m`, `5m02s`, `12s`, `0.3s`: two units at the most.
 pub fn human(span: Duration) -> String {
     let s = span.as_secs();
     match s {
-        0..=9 => format!("{}s", number::fixed(span.as_secs_f64(), 1)),
+        0..=9 => format!("{:.1}s", span.as_secs_f64()),
         10..=59 => format!("{s}s"),
         60..=3_599 => format!("{}m{:02}s", s / 60, s % 60),
         3_600..=86_399 => format!("{}h{:02}m", s / 3_600, s / 60 % 60),
@@ -262,7 +266,7 @@ pub fn parse_span(text: &str) -> Option<Duration> {
         let digits = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.')
             .unwrap_or(rest.len());
-        let number = number::parse(&rest[..digits])?;
+        let number: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
         let commands = rest
             .find(|c: char| !c.is_ascii_alphabetic())

@@ -5,7 +5,5 @@ pub mod error;
 pub mod globs;
 pub mod json;
 pub mod logger;
-pub mod number;
 pub mod paths;
-pub mod queue;
 pub mod table;

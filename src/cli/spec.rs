@@ -6,7 +6,6 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::base::error::{Error, Result};
-use crate::base::number;
 
 /// One command.
 pub struct Command {
@@ -175,7 +174,8 @@ impl Call {
         let Some(text) = self.text(long)? else {
             return Ok(None);
         };
-        let span = number::parse(text).and_then(|s| Duration::try_from_secs_f64(s).ok());
+        let span = text.parse().ok();
+        let span = span.and_then(|s| Duration::try_from_secs_f64(s).ok());
         match span {
             Some(span) => Ok(Some(span)),
             None => Err(Error::usage(format!(

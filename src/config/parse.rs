@@ -15,8 +15,8 @@ use super::probe::{check_overlap, health, ready};
 use super::read::{self, Doc, Section, quote};
 use super::values;
 use super::{Backoff, Config, EnvFile, Http, Kind, Mode, Port, Process, Restart, StartLimit, Swap};
+use crate::base::clock;
 use crate::base::error::{Error, Failure, nearest};
-use crate::base::number;
 use crate::base::table::Table;
 
 /// A file larger than this is none that a person wrote.
@@ -172,8 +172,8 @@ fn backoff(doc: &mut Doc, top: &Section) -> Backoff {
         };
         let text = format!(
             "the longest wait ({} s) is shorter than the first one ({} s)",
-            number::seconds(max),
-            number::seconds(initial)
+            clock::seconds(max),
+            clock::seconds(initial)
         );
         doc.complain(top, given, text);
     }

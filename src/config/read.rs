@@ -11,7 +11,6 @@ use super::keys::{self, Fallback, Key, Place};
 use super::parse::check_name;
 use super::{Command, Toggle};
 use crate::base::error::{Fault, nearest};
-use crate::base::number;
 use crate::base::table::{Set, in_order};
 
 /// A value of the file with its place.
@@ -163,9 +162,9 @@ pub(super) fn number(least: f64, most: f64) -> impl Fn(&Value) -> Read<f64> {
 }
 
 fn finite(value: &DeValue) -> Option<f64> {
-    let n = match value {
-        DeValue::Integer(i) if i.radix() == 10 => number::parse(i.as_str())?,
-        DeValue::Float(f) => number::parse(f.as_str())?,
+    let n: f64 = match value {
+        DeValue::Integer(i) if i.radix() == 10 => i.as_str().parse().ok()?,
+        DeValue::Float(f) => f.as_str().parse().ok()?,
         other => whole(other)? as f64,
     };
     n.is_finite().then_some(n)

@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::base::clock::Wall;
 use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
-use crate::base::queue::Queue;
 use crate::os::copy::copy_private;
+use crate::os::inbox::Inbox;
 use crate::os::{fds, files, proc};
 
 /// A log that is larger becomes `daemon.log.1`.
@@ -33,7 +33,7 @@ pub(super) enum Manner {
 pub(super) struct DaemonLog {
     inner: Mutex<Inner>,
     least: Level,
-    echo: Option<Arc<Queue<String>>>,
+    echo: Option<Arc<Inbox<String>>>,
 }
 
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl Logger for DaemonLog {
         if let Some(echo) = &self.echo {
             for line in text.lines() {
                 // Full: nobody reads the terminal, and nobody is held up by that.
-                echo.push_within(PATIENCE, format!("bpm: {line}\n"));
+                let _ = echo.send(format!("bpm: {line}\n"));
             }
         }
     }
@@ -126,8 +126,8 @@ impl Inner {
 
 /// A thread that writes to standard error, so that a terminal that is stopped (^S) or a pipe that is
 /// full holds up this thread and no other. None: no thread to be had, and no echo.
-fn echo() -> Option<Arc<Queue<String>>> {
-    let lines = Arc::<Queue<String>>::default();
+fn echo() -> Option<Arc<Inbox<String>>> {
+    let lines = Inbox::<String>::bounded(PATIENCE).ok()?;
     let inbox = Arc::clone(&lines);
     let work = move || {
         while let Some(line) = inbox.wait(Duration::MAX) {

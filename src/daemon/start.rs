@@ -18,7 +18,6 @@ use super::stop::{Force, stop};
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::{Error, Failure, Result, named};
 use crate::base::logger::{Level, Logger};
-use crate::base::number;
 use crate::client::connection::{MIN_CLIENT_VERSION, PROTOCOL_VERSION, VERSION};
 use crate::client::verdict::{Descriptor, FolderId};
 use crate::config::{Config, Port, Toggle};
@@ -206,7 +205,7 @@ impl Settings {
             idle_shutdown: variable(
                 &project.env,
                 "BPM_IDLE_TIMEOUT",
-                |text| Duration::try_from_secs_f64(number::parse(text)?).ok(),
+                |text| Duration::try_from_secs_f64(text.parse().ok()?).ok(),
                 "no number of seconds",
             )?,
             level: variable(

@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use crate::base::clock::human;
 use crate::base::json::items;
-use crate::base::number;
 use crate::engine::snapshot;
 
 /// Colours on or off for one output.
@@ -139,8 +138,8 @@ pub fn size(bytes: u64) -> String {
     }
     match unit {
         "B" => format!("{bytes}B"),
-        _ if value < 99.95 => number::fixed(value, 1) + unit,
-        _ => number::fixed(value, 0) + unit,
+        _ if value < 99.95 => format!("{value:.1}{unit}"),
+        _ => format!("{value:.0}{unit}"),
     }
 }
 
@@ -228,7 +227,7 @@ pub fn processes(list: &[Value], paint: Paint) -> String {
             Cell::number(
                 p["cpu_percent"]
                     .as_f64()
-                    .map_or("-".into(), |c| number::fixed(c, 1) + "%"),
+                    .map_or("-".into(), |c| format!("{c:.1}%")),
             ),
             Cell::number(p["rss_bytes"].as_u64().map_or("-".into(), size)),
             Cell::plain(if ports.is_empty() {

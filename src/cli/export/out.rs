@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Engine;
 use super::plan::Unit;
 use super::quote::shown;
-use crate::base::number;
+use crate::base::clock;
 use crate::config::{Process, Success, Swap};
 
 /// A text that grows.
@@ -103,7 +103,7 @@ const LACKING: &[Lack] = &[
 
 /// Processors: `1.50`.
 pub(super) fn processors(cpu: f64) -> String {
-    number::fixed(cpu.max(0.01), 2)
+    format!("{:.2}", cpu.max(0.01))
 }
 
 /// Milliseconds or seconds, whole, as all engines read them: `1500ms`, `10s`.
@@ -121,5 +121,5 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
 
 /// Seconds with a fraction, for a shell's sleep.
 pub(super) fn seconds(time: Duration) -> String {
-    number::seconds(time)
+    clock::seconds(time)
 }

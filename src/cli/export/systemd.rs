@@ -7,7 +7,6 @@ use super::Options;
 use super::out::{Out, seconds, span};
 use super::plan::{Plan, Unit};
 use super::quote::{Word, shell, systemd, systemd_path, variables};
-use crate::base::number;
 use crate::config::{
     Condition, Kind, Listen, Probe, Restart, StopTo, Success, parse_http, parse_listen, parse_tcp,
 };
@@ -322,7 +321,7 @@ fn limits(unit: &Unit, options: &Options, out: &mut Out) {
             "CPUQuota",
             limits
                 .cpu
-                .map(|cpu| format!("{}%", number::fixed((cpu * 100.0).max(1.0), 0))),
+                .map(|cpu| format!("{:.0}%", (cpu * 100.0).max(1.0))),
         ),
         ("TasksMax", limits.tasks.map(|n| n.to_string())),
         ("Nice", launch.nice.map(|n| n.to_string())),

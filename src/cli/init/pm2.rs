@@ -182,7 +182,7 @@ fn app(
     let patience = patience.unwrap_or(1600.0).clamp(0.0, 1e9) as u64;
     item.set(
         "stop_timeout_seconds",
-        crate::base::number::seconds(std::time::Duration::from_millis(patience)),
+        crate::base::clock::seconds(std::time::Duration::from_millis(patience)),
     );
     for (key, value) in app {
         setting(&mut item, key, value, &source.at(lines.of(key)), root);

@@ -4,8 +4,7 @@
 
 use std::time::Duration;
 
-use crate::base::clock::Mono;
-use crate::base::number;
+use crate::base::clock::{self, Mono};
 use crate::config::Restart;
 use crate::lifecycle::{Effect, Generation, Why};
 
@@ -27,7 +26,7 @@ impl Unit {
             Some(Cancel::Unwanted) => return,
             Some(Cancel::Late) => Err(format!(
                 "not done within {} s",
-                number::seconds(self.policy.build_timeout)
+                clock::seconds(self.policy.build_timeout)
             )),
             None => result,
         };
@@ -284,7 +283,7 @@ impl Unit {
             self.reason = Some(format!(
                 "gave up: {} ends before it was ready within {} s",
                 self.policy.limit.burst,
-                number::seconds(self.policy.limit.span)
+                clock::seconds(self.policy.limit.span)
             ));
             return self.fail_up(why, out);
         }

@@ -2,8 +2,7 @@
 //!
 //! Compares what is wanted with what is, and says what to do next. A newcomer reads this first.
 
-use crate::base::clock::Mono;
-use crate::base::number;
+use crate::base::clock::{self, Mono};
 use crate::config::Mode;
 use crate::lifecycle::{Effect, Generation, Why};
 
@@ -121,7 +120,7 @@ impl Unit {
             }
         }
         if let Some((generation, within)) = late {
-            let mut why = format!("not ready within {} s", number::seconds(within));
+            let mut why = format!("not ready within {} s", clock::seconds(within));
             let saw = self.runs.find(generation).and_then(|r| r.saw.as_ref());
             if let Some(saw) = saw {
                 why.push_str(&format!(": {saw}"));

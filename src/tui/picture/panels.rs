@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 
 use super::{Span, mark, put_spans, wrap};
 use crate::base::json::thousands;
-use crate::base::number;
 use crate::cli::render::size;
 use crate::tui::cell::{Area, BOLD, Grid, REVERSE, Style, cut_middle, width_of};
 use crate::tui::model::{Dialect, Link, Model, READINGS, Readings};
@@ -302,7 +301,7 @@ fn row(grid: &mut Grid, area: Area, process: &Process, most: usize, age: f64) {
 fn cpu(process: &Process) -> String {
     match process.cpu {
         Some(percent) if percent >= 1_000.0 => format!("{}%", percent as u64),
-        Some(percent) => number::fixed(percent, 1) + "%",
+        Some(percent) => format!("{percent:.1}%"),
         None => "-".into(),
     }
 }
