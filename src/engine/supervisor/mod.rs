@@ -508,6 +508,12 @@ impl Supervisor {
 
     fn pass_time(&mut self, now: Mono) {
         self.lives.note(Event::Tick);
+        while let Some(run) = self.runs.take_overdue(now) {
+            let text =
+                "the last output of a run could not be read in time: does its log's disk hang?";
+            self.events.say(Level::Warn, text);
+            self.drained(run);
+        }
         self.checks.run_due();
         self.read_changes();
         self.read_direnv();

@@ -1,5 +1,6 @@
 //! Runs: what is known of each from its start until nothing of it is left.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ use super::Supervisor;
 
 /// How many lines of a crash are kept.
 const CRASH_LINES: usize = 40;
+/// An end is reported after that time, even if the last output could not be read.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// One run.
 pub(super) struct RunRecord {
@@ -216,6 +219,8 @@ pub(super) struct Runs {
     signalled: Vec<Signalled>,
     /// By process, since a stop of it was ordered.
     stopped: Table<UnitId, Stopped>,
+    /// Runs whose first process has ended, but not their last output; and until when that is waited for.
+    draining: VecDeque<(Mono, RunKey)>,
     /// Something may be gone: [`Runs::find_ends`] is to be called.
     ends_due: bool,
     oom_kills: Option<u64>,
@@ -235,6 +240,7 @@ impl Runs {
             by_pid: Table::default(),
             signalled: Vec::new(),
             stopped: Table::default(),
+            draining: VecDeque::new(),
             ends_due: false,
             oom_kills: proc::oom_kills(),
         })
@@ -395,13 +401,12 @@ impl Runs {
         }
     }
 
-    /// When [`Runs::signal_rest`] has something to do next.
+    /// When [`Runs::signal_rest`] or [`Runs::take_overdue`] has something to do next.
     pub(super) fn deadline(&self) -> Option<Mono> {
-        let mut records = self.records.values();
-        records
-            .by_ref()
-            .filter_map(|record| record.stop.rest_due)
-            .min()
+        let rest = self.records.values();
+        let rest = rest.filter_map(|record| record.stop.rest_due);
+        let draining = self.draining.front().map(|(due, _)| *due);
+        rest.chain(draining).min()
     }
 
     /// Signals those as well that left the groups of these runs and came to us when their parents ended.
@@ -462,8 +467,9 @@ impl Runs {
 
     /// Reaps the first process of a run, if that is one.
     pub(super) fn reap(&mut self, pid: i32) -> bool {
-        let key = self.by_pid.get(&pid);
-        let Some(record) = key.and_then(|key| self.records.get_mut(key)) else {
+        let key = self.by_pid.get(&pid).copied();
+        let record = key.and_then(|key| Some((key, self.records.get_mut(&key)?)));
+        let Some((key, record)) = record else {
             return false;
         };
         // A dead leader keeps its group's number until it is reaped: what is left of a crash is killed
@@ -480,6 +486,7 @@ impl Runs {
         record.death = Some(death);
         // Its last output is in the pipes: the lifecycle hears of its end once it is in the log.
         record.capture.leader_exited();
+        self.draining.push_back((Mono::now().after(DRAIN), key));
         true
     }
 
@@ -488,6 +495,7 @@ impl Runs {
         let record = self.records.get_mut(&key).filter(|record| !record.told)?;
         let death = record.death?;
         record.told = true;
+        self.draining.retain(|(_, draining)| *draining != key);
         let kills = proc::oom_kills();
         let killed = matches!(death.end, End::Signal { number, .. } if number == libc::SIGKILL);
         let in_cgroup = record
@@ -506,6 +514,14 @@ impl Runs {
             success,
             leaves: record.task && !record.stop.begun && success,
         })
+    }
+
+    /// Takes a run whose last output could not be read in time: a file system that hangs must not keep its
+    /// end from being reported.
+    pub(super) fn take_overdue(&mut self, now: Mono) -> Option<RunKey> {
+        let (due, key) = *self.draining.front()?;
+        (due <= now).then(|| self.draining.pop_front())?;
+        Some(key)
     }
 
     /// Children have ended: something may be gone.
@@ -590,6 +606,7 @@ impl Runs {
         }
         self.by_pid.remove(&record.pid);
         self.stopped_of(key.unit).killed += record.stop.killed.len();
+        self.draining.retain(|(_, draining)| *draining != key);
         Some(*record)
     }
 }
