@@ -955,7 +955,14 @@ fn the_man_page_has_every_key() {
             "the man page lacks:\n{entry}"
         );
     }
-    let items = page.matches("\n.It Ic ").count();
+    let mut places: Vec<Place> = Vec::new();
+    for key in KEYS {
+        if !places.contains(&key.place) {
+            places.push(key.place);
+        }
+    }
+    let items = places.iter().map(|p| part(*p).matches("\n.It Ic ").count());
+    let items: usize = items.sum();
     assert_eq!(items, KEYS.len(), "the man page has keys that do not exist");
 }
 
