@@ -1,19 +1,20 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What a changed file changes: which processes need a swap, which only take new
-//! settings, which nothing at all.
+//! The difference between two readings of the file: processes that need a swap, that only take new settings,
+//! and that are the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Command, Config, EnvFile, PortWish, Probe, Process};
+use super::{Config, OnEvent, Probe, Process, Restart, StartLimit, StopTo, Swap};
 use crate::base::paths::fnv1a_64;
 
 /// Old against new, names in the order of the new file (removed ones: of the old).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
-    /// What runs was started with other settings: swap it.
+    /// The run was started with other settings: swap it.
     pub changed: Vec<String>,
-    /// Only settings that apply to what runs (see [`resolved_hash`]): take them over, touch nothing.
+    /// Only settings that apply to what runs (see [`needs_restart`]): take them over, touch nothing.
     pub adjusted: Vec<String>,
     /// Only in the new file.
     pub added: Vec<String>,
@@ -47,134 +48,49 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
 
 /// Whether a process that runs as `old` must be swapped to be `new`.
 pub fn needs_restart(old: &Process, new: &Process) -> bool {
-    resolved_hash(old) != resolved_hash(new)
+    launch_part(old) != launch_part(new)
 }
 
-/// The settings a run is started (and built) with, as a number that is the same in each daemon and on
-/// each machine: FNV-1a over a canonical form. A run whose number is still the same is taken back after
-/// the daemon's death, and left alone by a reload.
-///
-/// In it: `type`, `args`, `command`, `build`, `build_release`, `package`, `bin`, `features`,
-/// `cargo_args`, `mode`, `cwd`, `env`, `env_file` (the names; not what is in them), `port`, `listen`,
-/// `color`, `limits`, and whether a probe needs `NOTIFY_SOCKET`. Not in it, since they apply to what runs
-/// already: `build_timeout_seconds`, `autostart`, `restart`, `start_limit_*`, `stop_*`, `depends_on`,
-/// `swap`, `ready`, `health`, `watch`, `log_*`.
-pub fn resolved_hash(process: &Process) -> u64 {
-    // taken apart without `..`, so that a new setting has to be put on one side or the other
-    let Process {
-        name,
-        kind,
-        args,
-        command,
-        build,
-        build_release,
-        build_timeout: _,
-        package,
-        bin,
-        features,
-        cargo_args,
-        mode,
-        cwd,
-        env,
-        env_files,
-        autostart: _,
-        restart: _,
-        start_limit: _,
-        stop_signal: _,
-        stop_timeout: _,
-        depends_on: _,
-        port,
-        listen,
-        swap: _,
-        ready,
-        health,
-        watch: _,
-        color,
-        launch,
-        stop_to: _,
-        success: _,
-        on_event: _,
-        log_lines: _,
-        log_bytes: _,
-        log_runs: _,
-        log_disk: _,
-    } = process;
-    let mut form = Form::default();
-    form.text("name", [name]);
-    form.text("type", [kind.as_str()]);
-    form.text("args", args);
-    form.command("command", command.as_ref());
-    form.command("build", build.as_ref());
-    form.command("build_release", build_release.as_ref());
-    form.text("package", package);
-    form.text("bin", bin);
-    form.text("features", features);
-    form.text("cargo_args", cargo_args);
-    form.text("mode", mode.map(|m| m.as_str()));
-    form.bytes("cwd", [cwd.as_os_str().as_encoded_bytes()]);
-    form.text("env", env.iter().flat_map(|(name, value)| [name, value]));
-    for EnvFile { path, optional } in env_files {
-        let path = path.as_os_str().as_encoded_bytes();
-        form.bytes("env_file", [path, &[u8::from(*optional)]]);
-    }
-    form.text(
-        "port",
-        port.map(|port| match port {
-            PortWish::Auto => "auto".into(),
-            PortWish::Fixed(port) => port.to_string(),
-        }),
-    );
-    form.text("listen", listen);
+/// The settings that a run is started (and built) with, as a number that is the same in each daemon of this
+/// version and on each machine. A run with the same number need not be started again.
+pub fn fingerprint(process: &Process) -> u64 {
+    // This text has every field, and differs where one does.
+    fnv1a_64(format!("{:?}", launch_part(process)).as_bytes())
+}
+
+/// A process without the settings that apply to a run as it is: those have fixed values. All others count, so
+/// that a setting that is forgotten here costs a restart and is not ignored. And whether a probe needs
+/// `NOTIFY_SOCKET` in the environment.
+fn launch_part(process: &Process) -> (Process, bool) {
     let probes = [
-        ready.as_ref().map(|r| &r.probe),
-        health.as_ref().map(|h| &h.probe),
+        process.ready.as_ref().map(|r| &r.probe),
+        process.health.as_ref().map(|h| &h.probe),
     ];
-    let notify = probes.contains(&Some(&Probe::Notify));
-    form.text("notify", [notify.to_string()]);
-    form.text("color", [color.to_string()]);
-    // Its text has every field, and differs where one does.
-    form.text("launch", [format!("{launch:?}")]);
-    fnv1a_64(&form.0)
-}
-
-/// `key`, number of values, each value with its length before it: no two settings have the same bytes.
-#[derive(Default)]
-struct Form(Vec<u8>);
-
-impl Form {
-    fn text<T: AsRef<str>>(&mut self, key: &str, values: impl IntoIterator<Item = T>) {
-        let values: Vec<T> = values.into_iter().collect();
-        self.bytes(key, values.iter().map(|v| v.as_ref().as_bytes()));
-    }
-
-    fn bytes<'v>(&mut self, key: &str, values: impl IntoIterator<Item = &'v [u8]>) {
-        let values: Vec<&[u8]> = values.into_iter().collect();
-        self.piece(key.as_bytes());
-        self.number(values.len());
-        for value in values {
-            self.piece(value);
-        }
-    }
-
-    fn piece(&mut self, bytes: &[u8]) {
-        self.number(bytes.len());
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn number(&mut self, n: usize) {
-        self.0.extend_from_slice(&(n as u64).to_le_bytes());
-    }
-
-    fn command(&mut self, key: &str, command: Option<&Command>) {
-        match command {
-            None => self.text(key, [""; 0]),
-            Some(Command::List(words)) => {
-                self.text(key, ["list"]);
-                self.text(key, words);
-            }
-            Some(Command::Shell(line)) => self.text(key, ["shell", line]),
-        }
-    }
+    let launch = Process {
+        build_timeout: Duration::ZERO,
+        autostart: true,
+        restart: Restart::Always,
+        start_limit: StartLimit {
+            burst: 0,
+            span: Duration::ZERO,
+        },
+        stop_signal: 0,
+        stop_timeout: Duration::ZERO,
+        depends_on: Vec::new(),
+        swap: Swap::StopStart,
+        ready: None,
+        health: None,
+        watch: Vec::new(),
+        stop_to: StopTo::default(),
+        success: Vec::new(),
+        on_event: OnEvent::default(),
+        log_lines: 0,
+        log_bytes: 0,
+        log_runs: 0,
+        log_disk: 0,
+        ..process.clone()
+    };
+    (launch, probes.contains(&Some(&Probe::Notify)))
 }
 
 #[cfg(test)]
@@ -193,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unchanged_file_changes_nothing() {
+    fn unchanged_file_changes_nothing() {
         let old = with("port = 80");
         let new = config(
             "# moved and written out\nprocess.web = { port = 80, command = [\"web\"], autostart = true, env = {} }\nprocess.db.command = [\"db\"]\n",
@@ -220,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_was_started_with_needs_a_swap() {
+    fn settings_of_a_start_need_a_swap() {
         for line in [
             "args = [\"a\"]",
             "build = []",
@@ -273,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_applies_to_a_run_as_it_is_needs_none() {
+    fn settings_that_apply_to_a_run_need_no_swap() {
         for line in [
             "autostart = false",
             "restart = \"never\"",
@@ -299,20 +215,33 @@ mod tests {
     }
 
     #[test]
-    fn a_settings_number_is_the_same_for_ever() {
-        let config = with("port = 80\nenv = { A = \"1\" }\nlimits.nofile = 100");
-        assert_eq!(resolved_hash(&config.processes[1]), GOLDEN);
+    fn fingerprint_differs_where_a_run_would() {
+        let of = |line| fingerprint(&with(line).processes[1]);
+        let (plain, other) = ("port = 80", "port = 80\nstop_timeout_seconds = 3");
+        assert_eq!(of(plain), of(other));
+        for (one, two) in [
+            ("args = [\"a\", \"b\"]", "args = [\"ab\"]"),
+            ("build = [\"a\"]", "build = \"a\""),
+            ("build = []", ""),
+            ("env = { A = \"B\" }", "env = { AB = \"\" }"),
+        ] {
+            assert_ne!(of(one), of(two), "{one}, {two}");
+        }
     }
 
-    /// A running process carries such a number over an upgrade: another one would restart it.
-    const GOLDEN: u64 = 0x8ed9_a102_46ca_b227;
-
     #[test]
-    fn no_two_settings_look_alike() {
-        let hash = |line| resolved_hash(&with(line).processes[1]);
-        assert_ne!(hash("args = [\"a\", \"b\"]"), hash("args = [\"ab\"]"));
-        assert_ne!(hash("build = [\"a\"]"), hash("build = \"a\""));
-        assert_ne!(hash("build = []"), hash(""));
-        assert_ne!(hash("env = { A = \"B\" }"), hash("env = { AB = \"\" }"));
+    fn edited_env_file_is_a_change_and_a_comment_in_it_is_none() {
+        let read = |text: &'static str| {
+            let mut config = with("env_file = \".env?\"");
+            config.read_env_files(|_| Some(text.into()));
+            config
+        };
+        let old = read("A=1\n");
+        assert_eq!(diff(&old, &read("A=2\n")).changed, ["web"]);
+        assert_eq!(diff(&old, &with("env_file = \".env?\"")).changed, ["web"]);
+        assert_eq!(
+            diff(&old, &read("# a word\nA=1\n")).unchanged,
+            ["db", "web"]
+        );
     }
 }

@@ -21,7 +21,7 @@ mod values;
 
 pub use address::{HttpTarget, Listen, parse_http, parse_listen, parse_tcp};
 pub use depend::graph_node;
-pub use diff::{Diff, diff, needs_restart, resolved_hash};
+pub use diff::{Diff, diff, fingerprint, needs_restart};
 pub use expand::{Environment, Expand, environment, expand, parse_dotenv, variable_of};
 pub use keys::{Fallback, KEYS, Key, Place};
 pub use launch::{Happening, Launch, Limits, OnEvent, StopTo, Success, is_success};
@@ -29,9 +29,11 @@ pub use parse::{parse, parse_bytes};
 pub use signal::signal_number;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::base::paths::fnv1a_64;
 
 /// Access over TCP, as far as a reload can change it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -74,6 +76,24 @@ pub struct Config {
     pub processes: Vec<Arc<Process>>,
     /// Keys that are accepted and have no effect where they stand, each with its place.
     pub not_in_effect: Vec<crate::base::error::Fault>,
+}
+
+impl Config {
+    /// Notes what the env files say, so that a later reading can tell an edit. `contents`: None where a file
+    /// can't be read; the start of its process says so.
+    pub fn read_env_files(&mut self, contents: impl Fn(&Path) -> Option<Vec<u8>>) {
+        for process in &mut self.processes {
+            for file in &mut Arc::make_mut(process).env_files {
+                file.says = contents(&file.path).map(|bytes| {
+                    let text = String::from_utf8_lossy(&bytes);
+                    match parse_dotenv(&text, "") {
+                        Ok(variables) => fnv1a_64(format!("{variables:?}").as_bytes()),
+                        Err(_) => fnv1a_64(&bytes),
+                    }
+                });
+            }
+        }
+    }
 }
 
 /// The waits before a process is started again after a crash.
@@ -351,4 +371,6 @@ pub struct EnvFile {
     pub path: PathBuf,
     /// The path ended in `?`: it may be missing.
     pub optional: bool,
+    /// A fingerprint of the variables in it, by [`Config::read_env_files`].
+    pub says: Option<u64>,
 }

@@ -367,6 +367,7 @@ fn env_files(doc: &mut Doc, s: &Section, root: &Path) -> Vec<EnvFile> {
         .map(|(path, optional)| EnvFile {
             path: join(root, &path),
             optional,
+            says: None,
         })
         .collect()
 }

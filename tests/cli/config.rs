@@ -319,6 +319,7 @@ core = "1G"
     let file = |path: &str, optional| EnvFile {
         path: path.into(),
         optional,
+        says: None,
     };
     assert_eq!(
         api.env_files,

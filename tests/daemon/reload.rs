@@ -143,3 +143,24 @@ fn a_name_that_comes_back_while_its_process_is_leaving_begins_anew() {
     project.running("api");
     assert_ne!(project.running("db"), before);
 }
+
+#[test]
+fn edited_env_file_is_a_change_to_reload() {
+    let mut project = Project::new(
+        "[process.web]\ncommand = \"echo word $WORD; exec sleep 1000\"\nenv_file = \".env\"\n\
+         [process.other]\ncommand = [\"sleep\", \"1000\"]\n",
+    );
+    project.file(".env", "WORD=one\n");
+    project.serve();
+    project.line("web", "word one");
+    let other = project.running("other");
+    let reload = || project.call("reload", json!({})).ok();
+    assert_eq!(reload()["changed"], json!([]));
+    project.file(".env", "# a comment\nWORD=one\n");
+    assert_eq!(reload()["changed"], json!([]));
+    project.file(".env", "WORD=two\n");
+    assert_eq!(reload()["changed"], json!(["web"]));
+    project.line("web", "word two");
+    assert_eq!(reload()["changed"], json!([]));
+    assert_eq!(project.running("other"), other);
+}

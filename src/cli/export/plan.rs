@@ -173,7 +173,7 @@ fn unit(
 ) -> std::result::Result<Unit, String> {
     let mut process = process.clone();
     let mut files = Vec::new();
-    for EnvFile { path, optional } in &process.env_files {
+    for EnvFile { path, optional, .. } in &process.env_files {
         match fs::read_to_string(path) {
             Ok(text) => {
                 let variables = config::parse_dotenv(&text, &path.display().to_string());

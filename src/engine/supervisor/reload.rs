@@ -21,7 +21,9 @@ use super::{Phase, Supervisor};
 /// # Errors
 /// All mistakes in it; it can't be read; another user could have written it.
 pub fn read_config(root: &Path) -> Result<Config> {
-    config::parse_bytes(&trust::read_config(root)?, CONFIG_FILE, root)
+    let mut config = config::parse_bytes(&trust::read_config(root)?, CONFIG_FILE, root)?;
+    config.read_env_files(|path| trust::read_env_file(root, path, None).ok().flatten());
+    Ok(config)
 }
 
 impl Supervisor {
