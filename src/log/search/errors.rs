@@ -5,7 +5,7 @@
 //! holds.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BinaryHeap, HashMap};
 
 use crate::base::clock::Wall;
 use crate::log::block::StreamSlice;
@@ -107,26 +107,33 @@ impl Finder {
         slices: &[StreamSlice],
         expired: &mut dyn FnMut() -> bool,
     ) -> bool {
-        for slice in slices {
+        // In the order of numbers, over all streams: where there are too many shapes, those that are told apart must not
+        // depend on how the lines come in pages.
+        let mut next: Vec<_> = slices.iter().map(|slice| slice.first_after(0)).collect();
+        let firsts = next.iter().enumerate();
+        let mut heads: BinaryHeap<_> = firsts
+            .filter_map(|(i, at)| Some(Reverse((at.as_ref()?.seq, i))))
+            .collect();
+        while let Some(Reverse((seq, i))) = heads.pop() {
+            let slice = &slices[i];
+            let Some(at) = next[i].take() else { continue };
+            if self.found.searched.is_multiple_of(LINES) && expired() {
+                self.found.stopped_early = true;
+                break;
+            }
+            self.found.searched += 1;
+            let (bytes, when) = slice.bytes(&at);
+            let seen = Seen {
+                text: text_of(&bytes[..bytes.len().min(LOOKED_AT)]),
+                at: when,
+                seq,
+            };
+            next[i] = slice.next(&at);
+            heads.extend(next[i].as_ref().map(|at| Reverse((at.seq, i))));
             let key = (slice.run, slice.stream);
             let mut reading = self.streams.remove(&key).unwrap_or_default();
             reading.run = slice.run;
-            let mut next = slice.first_after(0);
-            while let Some(at) = next {
-                if self.found.searched.is_multiple_of(LINES) && expired() {
-                    self.found.stopped_early = true;
-                    break;
-                }
-                self.found.searched += 1;
-                let (bytes, when) = slice.bytes(&at);
-                let seen = Seen {
-                    text: text_of(&bytes[..bytes.len().min(LOOKED_AT)]),
-                    at: when,
-                    seq: at.seq,
-                };
-                self.read(&mut reading, Some(seen));
-                next = slice.next(&at);
-            }
+            self.read(&mut reading, Some(seen));
             self.streams.insert(key, reading);
         }
         !self.found.stopped_early
@@ -195,7 +202,7 @@ impl Group {
         }
     }
 
-    /// Streams are read one after another, so this event may be older than the known ones.
+    /// An event is counted when the one after it in its stream is known: it may be older than one of another stream.
     fn again(&mut self, event: Event, run: u64) {
         self.count += 1;
         self.level = self.level.max(event.level);
