@@ -211,6 +211,10 @@ fn answers_from_disk_are_those_from_memory() {
         let [a, b] = both.map(|project| {
             let mut data = project.call("get_errors", args.clone()).ok();
             forget_times(&mut data);
+            // Beyond 512 shapes it counts what is not told apart, and which shapes those are depends on the pages.
+            if let Some(data) = data.as_object_mut() {
+                data.remove("notes");
+            }
             data
         });
         assert!(a == b, "{args}\nmemory: {a}\ndisk:   {b}");
