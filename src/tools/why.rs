@@ -344,8 +344,9 @@ mod tests {
                 "OSError: [Errno 98] Address already in use".into(),
             ],
         ] {
-            let said = port_holder(&lines).unwrap();
-            assert!(said.starts_with(&us), "{said}");
+            // A child that another test has just forked holds the port as well, until it executes its program.
+            let names_us = |_| port_holder(&lines).is_some_and(|said| said.starts_with(&us));
+            assert!((0..10_000).any(names_us), "{:?}", port_holder(&lines));
         }
         assert_eq!(port_holder(&[format!("listening on {port}")]), None);
     }
