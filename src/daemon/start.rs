@@ -28,7 +28,7 @@ use crate::engine::supervisor::{Manager, Setup, Supervisor};
 use crate::log::passthrough::{Passthrough, Sources};
 use crate::os::detach::{self, Ready, Side};
 use crate::os::{fds, files, memory, peer, proc, reap};
-use crate::server::net::{Control, Listeners, Server};
+use crate::server::net::{Control, Listeners, Server, UidCheck};
 use crate::tools::{Kernel, Tools};
 
 /// Answers in flight get so long when everything has stopped.
@@ -295,6 +295,10 @@ fn serve(
     });
     let descriptor = describe(project, &identity, &socket);
     let policy = listen::policy(&config, nofile.hard)?;
+    if tcp.is_some() && policy.token.is_none() && policy.uid == UidCheck::Meaningless {
+        let text = "uids prove nothing in this user namespace: nobody is served over TCP without token_file";
+        log.write(Level::Warn, "daemon", text);
+    }
     let passes_lines = !options.quiet
         && match config.passthrough {
             Toggle::Auto => foreground,
