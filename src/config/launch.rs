@@ -126,6 +126,7 @@ const STOPS: [(&str, StopTo); 3] = [
 ];
 
 pub(super) fn launch(doc: &mut Doc, s: &Section, unset: &[String]) -> Launch {
+    not_yet(doc, s, &["tty"]);
     let launch = Launch {
         unset_env: [unset.to_vec(), unset_env(doc, s)].concat(),
         stdin_open: doc.value(s, "stdin", read::word(&STDINS)),
@@ -147,7 +148,6 @@ pub(super) fn launch(doc: &mut Doc, s: &Section, unset: &[String]) -> Launch {
 }
 
 pub(super) fn stop_to(doc: &mut Doc, s: &Section) -> StopTo {
-    not_yet(doc, s, &["tty", "on_event"]);
     doc.value(s, "stop_to", read::word(&STOPS))
 }
 
@@ -156,10 +156,10 @@ pub(super) fn unset_env(doc: &mut Doc, s: &Section) -> Vec<String> {
 }
 
 /// Says of keys that are read and not acted on.
-fn not_yet(doc: &mut Doc, s: &Section, keys: &[&str]) {
+pub(super) fn not_yet(doc: &mut Doc, s: &Section, keys: &[&str]) {
     for key in keys {
         if let Some(value) = s.get(key) {
-            let text = format!("\"{key}\" in {} is not in effect in this version", s.title);
+            let text = format!("\"{key}\"{} is not in effect in this version", s.suffix());
             doc.remark(value.span().start, text);
         }
     }
@@ -210,6 +210,7 @@ fn success_code(value: &Value) -> Read<Success> {
 
 /// `on_event`: one command for all events, or a table of commands by event.
 pub(super) fn on_event(doc: &mut Doc, s: &Section) -> OnEvent {
+    not_yet(doc, s, &["on_event"]);
     let Some(DeValue::Table(_)) = s.get("on_event").map(|value| value.get_ref()) else {
         let command = doc.read(s, "on_event", read::command);
         return command.into_iter().map(|command| (None, command)).collect();

@@ -327,7 +327,7 @@ impl<'t> Section<'t> {
     }
 
     /// ` in [process.web]`.
-    fn suffix(&self) -> String {
+    pub(super) fn suffix(&self) -> String {
         match self.place {
             Place::Top => String::new(),
             Place::Process | Place::Ready | Place::Health | Place::Limits | Place::OnEvent => {
