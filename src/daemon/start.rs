@@ -341,6 +341,7 @@ fn serve(
         .map_err(|e| Error::system("begin to serve", e))?;
     let _ = control.set(server.control());
     let passthrough = passes_lines.then(|| passthrough(&handle)).flatten();
+    supervisor.open_sockets();
     // From here on others can find us, so the descriptor is removed again whatever happens. All that can fail stands
     // before the first start: nobody would stop what an error left running.
     let control = server.control();

@@ -249,6 +249,14 @@ impl Supervisor {
         Arc::clone(&self.handle)
     }
 
+    /// Opens held sockets before others can find us: a connection that is made as soon as bpm answers waits in them.
+    pub fn open_sockets(&mut self) {
+        // What a killed bpm left may have the addresses until `begin` ends it.
+        if !self.setup.killed_before && !self.state.get().may_have_left() {
+            self.hold_all_sockets();
+        }
+    }
+
     /// Starts what starts by itself. Says what an earlier bpm that was killed had left running, and
     /// that was stopped first.
     pub fn begin(&mut self) -> Option<String> {
