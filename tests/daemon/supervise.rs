@@ -543,6 +543,7 @@ port = "auto"
 }
 
 #[test]
+#[ignore = "waits for ever now and then beside other tests: run it alone"]
 fn direnv_is_read_while_no_descriptor_is_to_be_had() {
     let mut project = Project::new("direnv = true\n[process.app]\ncommand = \"exec sleep 1000\"\n");
     // More than its pipe takes.
