@@ -368,7 +368,8 @@ process.on("SIGTERM", () => server.close(() => process.exit(0)));
 
 #[test]
 fn a_fixed_port_is_given_checked_and_its_holder_named() {
-    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Below the ephemeral range: no connection of another test may have it once it is free.
+    let holder = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     let port = holder.local_addr().unwrap().port();
     let mut project = Project::new(&format!(
         r#"
