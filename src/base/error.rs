@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::base::paths::CONFIG_FILE;
+
 /// The result of whatever can fail for a reason that a person should read.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -119,6 +121,23 @@ impl Error {
     pub fn usage(why: impl Into<String>) -> Self {
         let (why, hint) = (why.into(), None);
         Failure::Usage { why, hint }.into()
+    }
+
+    /// The lines for standard error, with the program's name; None where nothing is to be said.
+    pub fn report(&self, program: &str) -> Option<String> {
+        let mut text = match self.failure() {
+            Failure::ReaderGone => return None,
+            Failure::Config(faults) => {
+                let n = faults.len();
+                let plural = if n == 1 { "" } else { "s" };
+                format!("{self}\n{program}: cannot use {CONFIG_FILE}: {n} mistake{plural} in it\n")
+            }
+            _ => format!("{program}: {self}\n"),
+        };
+        if let Some(hint) = self.hint() {
+            text.push_str(&format!("hint: {hint}\n"));
+        }
+        Some(text)
     }
 
     /// The kind of failure, with its data.

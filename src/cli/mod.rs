@@ -70,19 +70,9 @@ fn asked(args: impl IntoIterator<Item = OsString>) -> Result<u8> {
 
 /// Says on standard error what went wrong.
 fn complain(error: &Error) {
-    let mut text = match error.failure() {
-        Failure::ReaderGone => return,
-        Failure::Config(faults) => {
-            let n = faults.len();
-            let plural = if n == 1 { "" } else { "s" };
-            format!("{error}\nbpm: cannot use {CONFIG_FILE}: {n} mistake{plural} in it\n")
-        }
-        _ => format!("bpm: {error}\n"),
-    };
-    if let Some(hint) = error.hint() {
-        text.push_str(&format!("hint: {hint}\n"));
+    if let Some(text) = error.report("bpm") {
+        note(&text);
     }
-    note(&text);
 }
 
 /// On standard error, as it is. One that is closed is no reason to fail.

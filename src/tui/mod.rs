@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::base::error::{Error, Failure, Result};
+use crate::base::error::{Error, Result};
 use crate::base::paths::{self, CONFIG_FILE};
 use crate::client::connection::VERSION;
 use crate::daemon::{Env, read_config};
@@ -160,19 +160,9 @@ fn quiet_panics() -> Arc<Mutex<String>> {
 }
 
 fn complain(error: &Error) {
-    let mut text = match error.failure() {
-        Failure::ReaderGone => return,
-        Failure::Config(faults) => {
-            let n = faults.len();
-            let plural = if n == 1 { "" } else { "s" };
-            format!("{error}\nbpm-tui: cannot use {CONFIG_FILE}: {n} mistake{plural} in it\n")
-        }
-        _ => format!("bpm-tui: {error}\n"),
-    };
-    if let Some(hint) = error.hint() {
-        text.push_str(&format!("hint: {hint}\n"));
+    if let Some(text) = error.report("bpm-tui") {
+        note(&text);
     }
-    note(&text);
 }
 
 /// On standard error, as it is. One that is closed is no reason to fail.
