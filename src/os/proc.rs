@@ -150,6 +150,22 @@ pub fn process(pid: i32) -> Option<Proc> {
     stat(pid).map(|s| s.proc)
 }
 
+/// The parents of a process, the nearest first; neither we nor what is above us.
+pub fn ancestors(of: &Proc) -> Vec<Proc> {
+    let us = std::process::id() as i32;
+    let mut above: Vec<Proc> = Vec::new();
+    let mut parent = of.ppid;
+    // A number may be given to another process while we walk: the walk ends all the same.
+    while parent > 1 && parent != us && above.iter().all(|p| p.pid != parent) {
+        let Some(process) = process(parent) else {
+            break;
+        };
+        parent = process.ppid;
+        above.push(process);
+    }
+    above
+}
+
 /// Everything below that process, which is not in the list itself.
 pub fn descendants_of(pid: i32) -> Vec<Proc> {
     match children(pid) {

@@ -1,8 +1,13 @@
 //! Readiness and health: each probe says when a run is good, what it last saw is told, and none can
 //! hold up or fill up anything.
 
-use crate::common::{Project, eventually, free_port, lives, murder};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+
+use crate::common::{Project, eventually, fixture, free_port, lives, murder};
 
 /// The reason once it has all these parts.
 #[track_caller]
@@ -297,6 +302,79 @@ health = { notify = true, interval_seconds = 0.5, failures = 2 }
     project.status_when("dog", |s| s["restarts"] == 1);
     let events = project.call("get_status", json!({"events_since": 0})).ok()["events"].to_string();
     assert!(events.contains("no WATCHDOG=1 within"), "{events}");
+}
+
+/// The socket over which a process says how it is.
+fn notify_socket(project: &Project) -> PathBuf {
+    eventually(|| {
+        let folder = project.state_folder().ok_or("no folder")?;
+        let entries = std::fs::read_dir(folder).map_err(|_| "not readable")?;
+        let is = |path: &PathBuf| path.to_string_lossy().contains("/notify-");
+        let mut paths = entries.flatten().map(|entry| entry.path());
+        paths.find(is).ok_or("no socket")
+    })
+}
+
+#[test]
+fn notice_of_a_stranger_is_refused() {
+    let mut project = Project::new(
+        r#"
+[process.web]
+command = "until [ -e go ]; do sleep 0.02; done; (FIXTURE notify READY=1); exec sleep 1000"
+ready = { notify = true }
+[process.sibling]
+command = "until [ -e path ]; do sleep 0.02; done; NOTIFY_SOCKET=`cat path` exec FIXTURE babble"
+"#,
+    );
+    project.serve();
+    starting(&project, "web");
+    let path = notify_socket(&project);
+    let socket = UnixDatagram::unbound().unwrap();
+    for message in ["READY=1", "STOPPING=1", "STATUS=stranger", "WATCHDOG=1"] {
+        socket.send_to(message.as_bytes(), &path).unwrap();
+    }
+    let refused = |sender: String| {
+        let line = format!("of pid {sender}");
+        eventually(|| match project.err() {
+            err if err.contains(&line) && err.contains("is refused") => Ok(()),
+            err => Err(err),
+        });
+    };
+    refused(std::process::id().to_string());
+    // Nor may a process of another run.
+    project.file("path.new", &path.display().to_string());
+    std::fs::rename(project.root.join("path.new"), project.root.join("path")).unwrap();
+    refused(project.running("sibling").to_string());
+    starting(&project, "web");
+    assert_eq!(project.status("web")["reason"], Value::Null);
+    // One line for each sender, however much it says.
+    assert_eq!(project.err().matches("is refused").count(), 2);
+    project.call("stop", json!({"process": "sibling"})).ok();
+    project.file("go", "");
+    ready(&project, "web");
+}
+
+#[test]
+fn notice_of_a_sender_that_has_ended_counts() {
+    let mut project = Project::new(
+        r#"
+[process.web]
+command = ["sleep", "1000"]
+ready = { notify = true }
+"#,
+    );
+    project.serve();
+    starting(&project, "web");
+    let path = notify_socket(&project);
+    // As systemd-notify does it: nothing is left of it when bpm looks.
+    project.signal(Signal::SIGSTOP);
+    let mut sender = project.command(fixture());
+    let sender = sender
+        .args(["notify", "READY=1"])
+        .env("NOTIFY_SOCKET", &path);
+    assert!(sender.status().unwrap().success());
+    project.signal(Signal::SIGCONT);
+    ready(&project, "web");
 }
 
 #[test]

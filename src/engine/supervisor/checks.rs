@@ -20,17 +20,20 @@ use crate::config::{self, Expand, Process};
 use crate::engine::handle::{Handle, Notice};
 use crate::lifecycle::{Event, Fleet, RunKey, UnitId};
 use crate::log::store::Log;
-use crate::os::notify::Receiver;
+use crate::os::notify::{NotifyMessage, Receiver};
 use crate::os::reap::{Child, reap_from};
-use crate::os::{files, peer};
+use crate::os::{files, peer, proc};
 
 use super::Supervisor;
 use super::environments::{self, Variables};
 use super::launch::Starter;
+use super::runs::Runs;
 
 /// How many notices of a run are taken before others have their turn: a process that says more than bpm can
 /// read must not hold bpm up.
 const NOTICES: usize = 32;
+/// How many senders that are not of a run are named in the log.
+const STRANGERS: usize = 8;
 
 /// A check with its variables expanded, where the file asks for one.
 type Check = Option<(Target, Timing)>;
@@ -56,6 +59,8 @@ struct NotifySocket {
     path: PathBuf,
     /// It was said that some of its messages are ignored: once is enough.
     warned: bool,
+    /// Senders that are not of the run and were named in the log.
+    refused: Vec<i32>,
 }
 
 impl NotifySocket {
@@ -64,6 +69,7 @@ impl NotifySocket {
             receiver: Receiver::bind(&path)?,
             path,
             warned: false,
+            refused: Vec::new(),
         })
     }
 }
@@ -289,18 +295,33 @@ impl Checks {
         self.run(actions);
     }
 
-    /// Takes what processes have said.
-    pub(super) fn listen(&mut self) {
+    /// Takes what processes have said. A sender counts if it is of the run, or has ended by now, as `systemd-notify` does
+    /// at once: nothing can be told of it any more.
+    pub(super) fn listen(&mut self, runs: &Runs) {
         let speaking = self.runs.iter().filter(|(_, c)| c.notify.is_some());
         let speaking: Vec<RunKey> = speaking.map(|(run, _)| *run).collect();
         for run in speaking {
             let mut actions = Vec::new();
             for _ in 0..NOTICES {
-                let socket = self.runs.get_mut(&run).and_then(|c| c.notify.as_mut());
-                let Some(socket) = socket else { break };
+                let Some(checks) = self.runs.get_mut(&run) else {
+                    break;
+                };
+                let Some(socket) = checks.notify.as_mut() else {
+                    break;
+                };
                 let Ok(Some(message)) = socket.receiver.take() else {
                     break;
                 };
+                if runs.has_member(run, message.pid) == Some(false) {
+                    let named = &mut socket.refused;
+                    if named.len() < STRANGERS && !named.contains(&message.pid) {
+                        named.push(message.pid);
+                        let name = &checks.process.name;
+                        let text = refused(name, &message);
+                        self.findings.push(Finding::Ignored(text));
+                    }
+                    continue;
+                }
                 if !socket.warned
                     && let Some(text) = check::ignored(&message)
                 {
@@ -316,18 +337,23 @@ impl Checks {
     }
 
     /// Somebody removed bpm's files: runs are heard again at the paths that they know.
-    pub(super) fn reopen_sockets(&mut self) {
-        self.listen();
+    pub(super) fn reopen_sockets(&mut self, runs: &Runs) {
+        self.listen(runs);
         for checks in self.runs.values_mut() {
             let gone = |socket: &mut NotifySocket| !socket.path.exists();
             let Some(old) = checks.notify.take_if(gone) else {
                 continue;
             };
             let (path, warned) = (old.path.clone(), old.warned);
+            let refused = old.refused.clone();
             // It removes its path.
             drop(old);
             let new = NotifySocket::open(path).ok();
-            checks.notify = new.map(|socket| NotifySocket { warned, ..socket });
+            checks.notify = new.map(|socket| NotifySocket {
+                warned,
+                refused,
+                ..socket
+            });
         }
     }
 
@@ -518,6 +544,16 @@ impl Supervisor {
         files::private_dir(&folder).map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
         Ok(folder.join(name))
     }
+}
+
+/// A message of a process that is not of the run, in words for the log.
+fn refused(name: &str, message: &NotifyMessage) -> String {
+    let pid = message.pid;
+    let program = proc::program(pid).unwrap_or_else(|| "?".into());
+    let fields = message.fields.iter().map(|(field, _)| field.as_str());
+    let said: String = fields.collect::<Vec<_>>().join(", ");
+    let said: String = said.chars().take(100).collect();
+    format!("{name}: {said:?} of pid {pid} ({program}) is refused: that process is not of its run")
 }
 
 /// It is the run in service, and ready.

@@ -340,7 +340,7 @@ impl Supervisor {
             Input::Notice(notice) => self.take_notice(notice),
             Input::Readable(Source::Presence) => self.check_presence(presence),
             Input::Readable(Source::Direnv) => self.read_direnv(),
-            Input::Readable(Source::Notify) => self.checks.listen(),
+            Input::Readable(Source::Notify) => self.checks.listen(&self.runs),
             Input::Readable(Source::Files) => self.read_changes(),
             Input::Time(now) => {
                 self.pass_time(now);
@@ -418,7 +418,7 @@ impl Supervisor {
             PresenceState::Same => {}
             PresenceState::Repaired => {
                 self.state.edit();
-                self.checks.reopen_sockets();
+                self.checks.reopen_sockets(&self.runs);
             }
             PresenceState::Displaced => {
                 self.state.displace();

@@ -598,6 +598,22 @@ impl Runs {
         all.find(|(_, record)| is(record)).map(|(key, _)| *key)
     }
 
+    /// Whether that process is one of a run's: by cgroup, session, parents or marker. None: it has ended.
+    pub(super) fn has_member(&self, key: RunKey, pid: i32) -> Option<bool> {
+        let process = proc::process(pid)?;
+        let Some(record) = self.records.get(&key) else {
+            return Some(false);
+        };
+        let is_of = |p: &Proc| [p.pid, p.sid, p.pgid].contains(&record.pid);
+        let in_cgroup = |group: &Cgroup| group.processes().contains(&pid);
+        Some(
+            is_of(&process)
+                || proc::ancestors(&process).iter().any(is_of)
+                || record.cgroup.as_ref().is_some_and(in_cgroup)
+                || proc::marker(pid).is_some_and(|marker| self.key_of(&marker) == Some(key)),
+        )
+    }
+
     /// Nothing is left of a run, or nothing that matters.
     fn close(&mut self, key: RunKey) -> Option<RunRecord> {
         let record = self.records.remove(&key)?;
