@@ -44,7 +44,7 @@ struct View<'a> {
 pub(super) fn logs(call: &Call) -> Result<u8> {
     let lines = call.number("lines", "a number of lines")?.unwrap_or(LINES);
     call.choice("stream")?;
-    let params = params(call, lines)?;
+    let mut params = params(call, lines)?;
     let (project, mut source) = Source::of(call, "show the logs", &call.names()?)?;
     let mut view = View {
         call,
@@ -55,6 +55,9 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         names: Vec::new(),
         waits: false,
     };
+    if view.paint.is_on() && !call.has("json") {
+        params["color"] = "set".into();
+    }
     let mut cursors = match view.past(&mut source, &params) {
         Ok(cursors) => cursors,
         Err(Stop::Refused(message)) => {

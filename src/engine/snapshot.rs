@@ -106,6 +106,8 @@ pub struct UnitView {
     pub depends_on: Vec<String>,
     /// The port that its settings give it.
     pub port: Option<u16>,
+    /// Its settings ask for colours: `color` or `tty`.
+    pub colours: bool,
     /// It has something to build.
     pub builds: bool,
     /// Its run was taken over from a daemon that died.
@@ -131,6 +133,7 @@ impl UnitView {
             exits: Arc::default(),
             depends_on: Vec::new(),
             port: None,
+            colours: false,
             builds: false,
             adopted: false,
             warnings: Vec::new(),

@@ -51,6 +51,14 @@ pub fn coloured_into(line: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// A line with its colours, as [`coloured_into`] shows it; None where it has none. Invalid UTF-8 is replaced.
+pub fn coloured(line: &[u8]) -> Option<Box<str>> {
+    memchr(ESC, line)?;
+    let mut out = Vec::with_capacity(line.len());
+    coloured_into(line, &mut out);
+    out.ends_with(RESET).then(|| lossy(&out).into())
+}
+
 /// The text of a line: what [`shown`] leaves of it, without escape sequences; invalid UTF-8 replaced.
 pub fn text_of(line: &[u8]) -> String {
     if memchr(ESC, line).is_none() {

@@ -37,6 +37,11 @@ impl Paint {
         Self { on }
     }
 
+    /// Colours are on.
+    pub fn is_on(self) -> bool {
+        self.on
+    }
+
     /// The text in its colour.
     pub fn paint(self, tone: Tone, text: &str) -> String {
         const NAMES: [&str; 6] = ["36", "35", "34", "32", "33", "96"];

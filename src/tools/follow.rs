@@ -48,6 +48,7 @@ const ROWS: &[Row] = &[
     Row::may("since", Kind::Text, ""),
     Row::may("stream", Kind::OneOf(&["stdout", "stderr"]), ""),
     Row::may("follow", Kind::Flag, ""),
+    Row::may("color", Kind::OneOf(&["all", "set"]), ""),
 ];
 
 /// The method.
@@ -98,6 +99,11 @@ pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
             .map_err(|e| bad_pattern(&e))?,
         query,
         after,
+        colours: match args.text("color") {
+            Some("all") => Colours::All,
+            Some(_) => Colours::Set,
+            None => Colours::None,
+        },
         snapshot_seq: snapshot.seq,
         sources: Vec::new(),
         turn: 0,
@@ -141,6 +147,7 @@ struct Follow {
     matcher: Option<Matcher>,
     query: Query,
     after: Table<String, u64>,
+    colours: Colours,
     snapshot_seq: u64,
     sources: Vec<Source>,
     /// Who is first to have the room, so that a loud process does not silence the others.
@@ -148,6 +155,15 @@ struct Follow {
     /// Room ended before the lines did.
     more: bool,
     waker: Option<Arc<Waker>>,
+}
+
+/// The processes whose lines are sent with their colours.
+#[derive(Debug, Clone, Copy)]
+enum Colours {
+    None,
+    /// Those whose settings ask for colours.
+    Set,
+    All,
 }
 
 struct Source {
@@ -292,7 +308,7 @@ impl Follow {
             while *room > 0
                 && let Some(line) = lines.pop_front()
             {
-                *room = room.saturating_sub(line.text.len() + FRAME);
+                *room = room.saturating_sub(size(std::slice::from_ref(&line)));
                 some.push(line);
             }
             self.more = !lines.is_empty();
@@ -303,7 +319,7 @@ impl Follow {
                 Some(line) if self.more => line.seq.unwrap_or(source.cursor),
                 Some(_) | None => source.cursor,
             };
-            emit(source, self.builds, &some, 0, next, out);
+            emit(source, self.builds, self.colours, &some, 0, next, out);
             source.cut = None;
             if self.more {
                 return Ok(());
@@ -331,6 +347,7 @@ impl Follow {
                 emit(
                     source,
                     self.builds,
+                    self.colours,
                     &wanted,
                     pulled.dropped,
                     pulled.next,
@@ -343,7 +360,8 @@ impl Follow {
 
 /// About as many bytes as these lines take on the wire.
 fn size(lines: &[Line]) -> usize {
-    lines.iter().map(|line| line.text.len() + FRAME).sum()
+    let one = |line: &Line| line.coloured.as_ref().map_or(line.text.len(), |c| c.len()) + FRAME;
+    lines.iter().map(one).sum()
 }
 
 impl Source {
@@ -400,18 +418,28 @@ fn meant(line: &Line, stream: Option<Stream>, matcher: Option<&Matcher>) -> bool
 fn emit(
     source: &Source,
     builds: bool,
+    colours: Colours,
     lines: &[Line],
     dropped: u64,
     next: u64,
     out: &mut Vec<Value>,
 ) {
+    let coloured = match colours {
+        Colours::None => false,
+        Colours::Set => source.unit.colours,
+        Colours::All => true,
+    };
+    let text = |line: &Line| -> String {
+        let shown = line.coloured.as_deref().filter(|_| coloured);
+        shown.unwrap_or(&line.text).into()
+    };
     let lines = lines.iter().map(|line| {
         object([
             ("seq", or_null(line.seq)),
             ("run", line.run.into()),
             ("time", line.at.rfc3339().into()),
             ("stream", line.stream.as_str().into()),
-            ("text", line.text.as_str().into()),
+            ("text", text(line).into()),
             ("match", line.matched.into()),
         ])
     });

@@ -5,6 +5,8 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bpm::os::pty::Pty;
+
 use crate::common::{Project, bpm, eventually, murder, nonblocking_pipe, until_full};
 use serde_json::Value;
 
@@ -27,6 +29,34 @@ fn lines(project: &Project, args: &[&str]) -> Vec<String> {
         .lines()
         .map(str::to_string)
         .collect()
+}
+
+/// What `bpm logs` writes to a terminal, up to the line `end`.
+fn on_a_terminal(project: &Project, args: &[&str]) -> String {
+    let pty = Pty::open().unwrap();
+    let mut child = project
+        .command(bpm())
+        .arg("logs")
+        .args(args)
+        .env_remove("NO_COLOR")
+        .stdin(Stdio::null())
+        .stdout(pty.terminal)
+        .spawn()
+        .unwrap();
+    let (mut master, mut text) = (std::fs::File::from(pty.master), String::new());
+    eventually(|| {
+        let mut bytes = [0; 4096];
+        if let Ok(n) = master.read(&mut bytes) {
+            text.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        }
+        let ended = child.try_wait().unwrap().is_some();
+        if ended && text.contains("end") {
+            Ok(())
+        } else {
+            Err(text.clone())
+        }
+    });
+    text
 }
 
 struct Follower {
@@ -326,5 +356,25 @@ fn logs_come_whole_where_the_output_does_not_block() {
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text.lines().count(), 10_000);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn colours_are_shown_on_a_terminal_where_the_settings_ask_for_them() {
+    let prints =
+        r"printf '\\033[31mred\\033[0m\\033]0;title\\007\\n\\033[2Jend\\n'; exec sleep 1000";
+    let project = up(&format!(
+        "[process.on]\ncolor = true\ncommand = \"{prints}\"\n[process.off]\ncommand = \"{prints}\"\n"
+    ));
+    let shown = |name: &str| {
+        eventually(|| match lines(&project, &[name]).len() {
+            2 => Ok(()),
+            n => Err(n),
+        });
+        on_a_terminal(&project, &[name])
+    };
+    assert_eq!(shown("on"), "\x1b[31mred\x1b[0m\x1b[0m\nend\n");
+    assert_eq!(shown("off"), "red\nend\n");
+    assert_eq!(lines(&project, &["on"]), ["red", "end"]);
     project.cli(["stop"]).exits(0);
 }

@@ -407,3 +407,20 @@ fn where_it_can_not_draw_it_says_what_can() {
     let _ = fs::metadata("/proc/self");
     assert!(lives(std::process::id() as i32));
 }
+
+#[test]
+fn the_colours_of_a_process_are_shown() {
+    if !is_there() {
+        return;
+    }
+    let mut project = Project::new(
+        "[process.a]\ncommand = \"printf 'in \\\\033[31mred\\\\033[0m\\\\n'; sleep 1000\"\n",
+    );
+    project.up();
+    let tmux = Tmux::new(&project, 80, 24);
+    tui(&project, &tmux, "");
+    tmux.sees(&["in red"]);
+    let coloured = tmux.run(&["capture-pane", "-p", "-e"]);
+    assert!(coloured.contains("\x1b[31mred\x1b["), "{coloured:?}");
+    tmux.keys(&["q"]).sees(&["bpm runs on"]);
+}

@@ -108,6 +108,7 @@ impl Unit {
             exits: Arc::clone(&self.exits),
             depends_on: process.depends_on.iter().map(|d| d.name.clone()).collect(),
             port,
+            colours: process.color || process.launch.tty,
             builds: MODES.into_iter().any(|mode| builds(process, mode)),
             adopted: false,
             warnings: Vec::new(),

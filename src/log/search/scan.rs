@@ -11,7 +11,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 use super::matcher::{Matcher, Needle};
 use super::{Found, Line, Query};
 use crate::log::block::{At, Block, Chunk, MergeIter, StreamSlice, is_piece};
-use crate::log::line::{shown_part, strip_into, text_of};
+use crate::log::line::{coloured, shown_part, strip_into, text_of};
 
 /// An answer holds at most this much text, bytes.
 const MOST_TEXT: usize = 32 << 20;
@@ -271,6 +271,7 @@ pub(crate) fn line(slice: &StreamSlice, at: &At, matched: bool) -> Line {
         at: when,
         stream: slice.stream,
         text: text_of(bytes),
+        coloured: coloured(bytes),
         matched,
         truncated: is_piece(bytes),
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
 use crate::log::block::{MAX_LINE, MergeIter, is_piece};
-use crate::log::line::text_of;
+use crate::log::line::{coloured, text_of};
 use crate::log::ring::{Ended, Ring, Scope};
 use crate::log::search::{
     Errors, Finder, Found, Line, Matcher, Query, QueryError, Search, line, search,
@@ -346,6 +346,7 @@ impl Log {
                 at: line.at,
                 stream: line.stream,
                 text: text_of(line.bytes),
+                coloured: coloured(line.bytes),
                 matched: false,
                 truncated: is_piece(line.bytes),
             });

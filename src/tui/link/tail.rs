@@ -139,6 +139,7 @@ impl Tail {
         let mut params = object([
             ("processes", list([self.view.process.as_str()])),
             ("build", self.view.builds.into()),
+            ("color", "all".into()),
         ]);
         self.pattern(&mut params);
         params
