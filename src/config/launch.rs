@@ -126,7 +126,6 @@ const STOPS: [(&str, StopTo); 3] = [
 ];
 
 pub(super) fn launch(doc: &mut Doc, s: &Section, unset: &[String]) -> Launch {
-    not_yet(doc, s, &["tty"]);
     let launch = Launch {
         unset_env: [unset.to_vec(), unset_env(doc, s)].concat(),
         stdin_open: doc.value(s, "stdin", read::word(&STDINS)),

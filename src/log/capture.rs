@@ -104,7 +104,7 @@ impl Captures {
         &self.pipes
     }
 
-    /// Starts reading. Both descriptors become non-blocking.
+    /// Starts reading. The descriptors become non-blocking. A terminal has no `stderr`.
     ///
     /// # Errors
     /// A descriptor can't be waited on, or there is no memory to do so.
@@ -113,19 +113,18 @@ impl Captures {
         log: Arc<Log>,
         run: u64,
         stdout: OwnedFd,
-        stderr: OwnedFd,
+        stderr: Option<OwnedFd>,
         on_drained: OnDrained,
     ) -> io::Result<Capture> {
-        for fd in [&stdout, &stderr] {
+        for fd in [Some(&stdout), stderr.as_ref()].into_iter().flatten() {
             set_nonblocking(fd, true)?;
         }
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         // Nothing but its end is reported of a pipe until the thread knows it.
         self.epoll
             .add(&stdout, event(number, Stream::Stdout, false))?;
-        if let Err(e) = self
-            .epoll
-            .add(&stderr, event(number, Stream::Stderr, false))
+        if let Some(stderr) = &stderr
+            && let Err(e) = self.epoll.add(stderr, event(number, Stream::Stderr, false))
         {
             let _ = self.epoll.delete(&stdout);
             return Err(e.into());
@@ -134,9 +133,9 @@ impl Captures {
             number,
             log,
             run,
-            lanes: [stdout, stderr].map(|fd| {
+            lanes: [Some(stdout), stderr].map(|fd| {
                 Some(Lane {
-                    pipe: self.pipes.add(fd),
+                    pipe: self.pipes.add(fd?),
                     pace: Pace::default(),
                     unfinished: None,
                     queued: false,
@@ -429,7 +428,7 @@ impl Output {
     /// Reads once. None: there is nothing now, or never again.
     fn read(&mut self, stream: Stream, buffer: &mut [u8], epoll: &Epoll) -> Option<usize> {
         let lane = self.lanes[stream as usize].as_mut()?;
-        let count = match read(&lane.pipe, buffer) {
+        let mut count = match read(&lane.pipe, buffer) {
             Ok(count @ 1..) => count,
             Err(Errno::EAGAIN) => return None,
             Err(Errno::EINTR) => return Some(0),
@@ -439,6 +438,11 @@ impl Output {
                 return None;
             }
         };
+        while lane.pipe.is_terminal()
+            && let Ok(more @ 1..) = read(&lane.pipe, &mut buffer[count..])
+        {
+            count += more;
+        }
         // A mistake of ours in one log must not be the end of all.
         let append = AssertUnwindSafe(|| self.log.append(self.run, stream, &buffer[..count]));
         match catch_unwind(append) {

@@ -83,6 +83,11 @@ impl Pipes {
 }
 
 impl Pipe {
+    /// It is a terminal: a read gives 4 KiB at most, however much there is.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.size == 0
+    }
+
     /// The bytes that it can hold, about.
     pub(super) fn size(&self) -> usize {
         self.size.max(NARROW)

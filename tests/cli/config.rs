@@ -1104,7 +1104,7 @@ fn rights_limits_and_streams_that_cannot_be_are_refused() {
 #[test]
 fn keys_without_effect_are_named() {
     let config = good(
-        "on_event = \"x\"\n[process.web]\ncommand = \"./web\"\ntty = true\nready = { notify = true, settle_seconds = 2 }\n",
+        "on_event = \"x\"\n[process.web]\ncommand = \"./web\"\nready = { notify = true, settle_seconds = 2 }\n",
     );
     let said: Vec<String> = config
         .not_in_effect
@@ -1115,7 +1115,6 @@ fn keys_without_effect_are_named() {
         said,
         [
             "\"on_event\" is not in effect in this version",
-            "\"tty\" in [process.web] is not in effect in this version",
             "\"settle_seconds\" in [process.web.ready] is not in effect in this version",
         ]
     );

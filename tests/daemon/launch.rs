@@ -2,10 +2,11 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use serde_json::json;
 
-use crate::common::{Project, eventually};
+use crate::common::{Project, eventually, lives};
 
 #[test]
 fn environment_has_nothing_of_the_call_that_started_the_daemon() {
@@ -178,4 +179,73 @@ fn unknown_user_is_named() {
         status["reason"].to_string().contains("there is no user"),
         "{status}"
     );
+}
+
+#[test]
+fn terminal_is_all_three_streams_and_the_controlling_one() {
+    let mut project = Project::new(
+        r#"
+[process.ink]
+command = "tty; stty size; echo $TERM >/dev/tty; test -t 2 && printf 'to the second\\r\\n' >&2; exec sleep 1000"
+tty = true
+"#,
+    );
+    project.env("TERM", "dumb");
+    project.serve();
+    let lines = eventually(|| match project.logs("ink") {
+        lines if lines.len() >= 4 => Ok(lines),
+        lines => Err(lines),
+    });
+    assert!(lines[0].starts_with("/dev/pts/"), "{lines:?}");
+    assert_eq!(lines[1..], ["40 120", "xterm-256color", "to the second"]);
+    let answer = project.call("search_logs", json!({"process": "ink", "stream": "stderr"}));
+    assert!(!answer.text().contains("to the second"));
+    let pid = project.running("ink");
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after = stat.rsplit(") ").next().unwrap();
+    // The foreground group of its terminal.
+    assert_eq!(after.split(' ').nth(5), Some(pid.to_string().as_str()));
+}
+
+#[test]
+fn terminal_whose_program_closed_it_does_not_hang_up() {
+    let mut project = Project::new(
+        r#"
+[process.quiet]
+command = "trap 'touch hup' HUP; trap 'touch bye; exit' TERM; exec </dev/null >/dev/null 2>&1; sleep 0.3; touch quiet; while :; do sleep 0.02; done"
+tty = true
+"#,
+    );
+    project.serve();
+    let there = |name: &str| project.root.join(name).exists().then_some(()).ok_or("");
+    eventually(|| there("quiet"));
+    project.call("stop", json!({"process": "quiet"})).ok();
+    assert_eq!(there("bye"), Ok(()));
+    assert_eq!(there("hup"), Err(""));
+}
+
+#[test]
+fn last_words_on_a_terminal_are_kept_and_the_daemons_death_hangs_up() {
+    let mut project = Project::new(
+        r#"
+[process.talks]
+type = "task"
+command = "seq 5000; echo the last word >&2; exit 3"
+tty = true
+[process.waits]
+command = "trap 'touch hup; exit' HUP; while :; do sleep 0.02; done"
+tty = true
+"#,
+    );
+    project.serve();
+    project.status_when("talks", |p| p["state"] == "failed");
+    let lines = project.logs("talks");
+    assert_eq!(lines.last().map(String::as_str), Some("the last word"));
+    let pid = project.running("waits");
+    project.signal(Signal::SIGKILL);
+    eventually(|| match project.root.join("hup").exists() {
+        true => Ok(()),
+        false => Err("no HUP came"),
+    });
+    eventually(|| if lives(pid) { Err(pid) } else { Ok(()) });
 }

@@ -26,6 +26,9 @@ use super::launch::{Starter, account};
 /// No environment is larger; direnv's errors are shorter.
 const LONGEST: usize = 4 << 20;
 
+/// The `TERM` of a process with `tty`: colours and cursor movements that nobody minds.
+const TERMINAL: &str = "xterm-256color";
+
 /// The variables that a child is given.
 pub(super) type Variables = Vec<(OsString, OsString)>;
 
@@ -307,10 +310,12 @@ pub(super) fn of_process(
     let login = login.map(|(name, value)| (name.into(), value));
     // A pipe makes Python keep what it prints, up to 8 KiB of it; PWD is a shell's, and that of another folder.
     let unbuffered = [("PYTHONUNBUFFERED".into(), "1".into())].into_iter();
-    let own = [("PWD".into(), process.cwd.clone().into())];
+    let own = [("PWD".into(), process.cwd.clone().into())].into_iter();
+    let terminal = process.launch.tty.then(|| ("TERM".into(), TERMINAL.into()));
     let base = unbuffered
         .chain(base.iter().cloned())
         .chain(own)
+        .chain(terminal)
         .chain(login);
     let mut env = config::environment(process, base, &files, port)?;
     env.insert("BPM_PROCESS".into(), process.name.clone().into());

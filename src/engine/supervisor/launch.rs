@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::BorrowedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::fchown;
 use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall};
@@ -16,7 +18,9 @@ use crate::log::store::Log;
 use crate::os::accounts::Account;
 use crate::os::cgroup::Cgroup;
 use crate::os::proc;
-use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, User, spawn};
+use crate::os::pty::Pty;
+use crate::os::reap::Child;
+use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, User, spawn, spawn_on};
 
 use super::Supervisor;
 use super::checks::RunChecks;
@@ -31,6 +35,36 @@ pub(super) struct Starter {
     pub(super) umask: u32,
 }
 
+/// A child that executes its program, and what it writes to.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) child: Child,
+    pub(super) streams: Streams,
+}
+
+/// bpm's sides of the standard streams of a child: two pipes, or a terminal's.
+#[derive(Debug)]
+pub(super) struct Streams {
+    pub(super) stdout: OwnedFd,
+    /// None with a terminal.
+    pub(super) stderr: Option<OwnedFd>,
+    /// The child's side of its terminal.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+impl From<Spawned> for Started {
+    fn from(spawned: Spawned) -> Self {
+        Self {
+            child: spawned.child,
+            streams: Streams {
+                stdout: spawned.stdout,
+                stderr: Some(spawned.stderr),
+                terminal: None,
+            },
+        }
+    }
+}
+
 /// What else a child gets.
 #[derive(Debug, Clone, Copy, Default)]
 struct With<'a> {
@@ -43,7 +77,8 @@ struct With<'a> {
 impl Starter {
     /// Starts a command beside the runs: no sockets, and no settings of a process.
     pub(super) fn command(&self, exec: &Exec, env: &Variables) -> Result<Spawned, SpawnError> {
-        self.start(exec, env, &config::Launch::default(), With::default())
+        let launch = config::Launch::default();
+        self.with_launch(exec, env, &launch, With::default(), spawn)
     }
 
     /// Starts a build, as the user that its process will run as.
@@ -57,17 +92,48 @@ impl Starter {
             account,
             ..With::default()
         };
-        self.start(exec, env, &config::Launch::default(), with)
+        self.with_launch(exec, env, &config::Launch::default(), with, spawn)
     }
 
-    /// Starts a command as `launch` says.
-    fn start(
+    /// Starts a run as `launch` says, with pipes or on a terminal.
+    fn run(
         &self,
         exec: &Exec,
         env: &Variables,
         launch: &config::Launch,
         with: With<'_>,
-    ) -> Result<Spawned, SpawnError> {
+    ) -> Result<Started, String> {
+        if !launch.tty {
+            let spawned = self.with_launch(exec, env, launch, with, spawn);
+            return spawned.map(Into::into).map_err(|e| e.to_string());
+        }
+        let no_terminal = |e: io::Error| format!("no terminal: {}", reason(&e));
+        let Pty { master, terminal } = Pty::open().map_err(no_terminal)?;
+        if let Some(account) = with.account {
+            // As login(1) does: it may open its terminal by name.
+            fchown(&terminal, Some(account.uid), None).map_err(no_terminal)?;
+        }
+        let on_terminal = |launch: &Launch<'_>| spawn_on(terminal.as_fd(), launch);
+        let child = self.with_launch(exec, env, launch, with, on_terminal);
+        Ok(Started {
+            child: child.map_err(|e| e.to_string())?,
+            streams: Streams {
+                stdout: master,
+                stderr: None,
+                terminal: Some(terminal),
+            },
+        })
+    }
+
+    /// Starts a command as `launch` says, by `spawn`.
+    fn with_launch<T>(
+        &self,
+        exec: &Exec,
+        env: &Variables,
+        launch: &config::Launch,
+        with: With<'_>,
+        spawn: impl FnOnce(&Launch<'_>) -> T,
+    ) -> T {
         let env = match exec.env.is_empty() {
             true => Cow::Borrowed(env),
             false => Cow::Owned(environments::with_command(env, exec)),
@@ -205,30 +271,25 @@ impl Supervisor {
             account: account.as_ref(),
             cgroup: cgroup.as_ref(),
         };
-        let spawned = starter.start(&exec, &env, &process.launch, with);
-        let spawned = match spawned {
-            Ok(spawned) => spawned,
-            Err(e) => {
+        let started = starter.run(&exec, &env, &process.launch, with);
+        let Started { child, streams } = match started {
+            Ok(started) => started,
+            Err(why) => {
                 if let Some(group) = cgroup {
                     group.remove();
                 }
-                log.end(run, Wall::now(), &format!("could not start: {e}"));
-                return Err(e.to_string());
+                log.end(run, Wall::now(), &format!("could not start: {why}"));
+                return Err(why);
             }
         };
-        let Spawned {
-            child,
-            stdout,
-            stderr,
-        } = spawned;
         let handle = Arc::clone(&self.handle);
         let drained = Box::new(move || handle.tell(Notice::Drained(key)));
-        let capture = self.runs.capture(log, run, [stdout, stderr], drained);
-        let capture = capture.map_err(|e| {
+        let output = self.runs.capture(log, run, streams, drained);
+        let output = output.map_err(|e| {
             child.signal_group(libc::SIGKILL);
             format!("its output can't be read: {}", reason(&e))
         })?;
-        let record = RunRecord::new(child, run, artifact.exe, capture, began, process, cgroup);
+        let record = RunRecord::new(child, run, artifact.exe, output, began, process, cgroup);
         let pid = record.pid();
         let start = proc::start_time(pid).unwrap_or(0);
         self.state.edit().started(&process.name, pid, start, run);

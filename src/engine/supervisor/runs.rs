@@ -23,6 +23,7 @@ use crate::os::proc::{self, Proc};
 use crate::os::reap::{self, Child, Death, End, reap_from};
 
 use super::Supervisor;
+use super::launch::Streams;
 
 /// How many lines of a crash are kept.
 const CRASH_LINES: usize = 40;
@@ -41,8 +42,7 @@ pub(super) struct RunRecord {
     run: u64,
     /// The binary of a build that it executes.
     exe: Option<PathBuf>,
-    /// Held so that late lines of what it left behind are still read.
-    capture: Capture,
+    output: Output,
     began: Mono,
     task: bool,
     /// Why bpm ended it, where nobody wanted it to.
@@ -52,6 +52,15 @@ pub(super) struct RunRecord {
     stop: Stop,
     /// Everything that it starts is in there, where one could be made.
     cgroup: Option<Cgroup>,
+}
+
+/// What reads the output of a run.
+pub(super) struct Output {
+    /// Held so that late lines of what it left behind are still read.
+    capture: Capture,
+    /// The run's side of its terminal, where it has one. While it is open here, the other side has no end that would
+    /// close it, and so hang up on a program that has closed its streams.
+    _terminal: Option<OwnedFd>,
 }
 
 /// How a run is stopped, and how far that is.
@@ -108,7 +117,7 @@ impl RunRecord {
         leader: Child,
         run: u64,
         exe: Option<PathBuf>,
-        capture: Capture,
+        output: Output,
         began: Mono,
         process: &Process,
         cgroup: Option<Cgroup>,
@@ -120,7 +129,7 @@ impl RunRecord {
             process: process.name.clone(),
             run,
             exe,
-            capture,
+            output,
             began,
             task: process.kind == Kind::Task,
             fault: None,
@@ -304,10 +313,14 @@ impl Runs {
         &self,
         log: Arc<Log>,
         run: u64,
-        [stdout, stderr]: [OwnedFd; 2],
+        streams: Streams,
         drained: OnDrained,
-    ) -> io::Result<Capture> {
-        self.captures.read(log, run, stdout, stderr, drained)
+    ) -> io::Result<Output> {
+        let (stdout, stderr) = (streams.stdout, streams.stderr);
+        Ok(Output {
+            capture: self.captures.read(log, run, stdout, stderr, drained)?,
+            _terminal: streams.terminal,
+        })
     }
 
     /// A run has begun.
@@ -485,7 +498,7 @@ impl Runs {
         };
         record.death = Some(death);
         // Its last output is in the pipes: the lifecycle hears of its end once it is in the log.
-        record.capture.leader_exited();
+        record.output.capture.leader_exited();
         self.draining.push_back((Mono::now().after(DRAIN), key));
         true
     }

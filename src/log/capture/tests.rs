@@ -35,7 +35,13 @@ impl Run {
         let number = log.begin(Wall::now());
         let (tell, drained) = channel();
         let told = Box::new(move || tell.send(()).unwrap());
-        let capture = captures.read(Arc::clone(&log), number, stdout.into(), stderr.into(), told);
+        let capture = captures.read(
+            Arc::clone(&log),
+            number,
+            stdout.into(),
+            Some(stderr.into()),
+            told,
+        );
         Self {
             capture: capture.unwrap(),
             log,
