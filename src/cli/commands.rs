@@ -112,7 +112,11 @@ pub const COMMANDS: &[Command] = &[
         about: "",
         options: &[
             JSON,
-            flag(Some('w'), "watch", "draw it anew with every change"),
+            flag(
+                Some('w'),
+                "watch",
+                "redraw it every second, cut to the terminal",
+            ),
         ],
         exits: &[
             (

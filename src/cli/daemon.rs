@@ -82,7 +82,7 @@ pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<
             }
         }
         match daemon::start(project, &options, &mut || Ok(()))? {
-            Started::Ended => return Ok(None),
+            Started::Ended(_) => return Ok(None),
             Started::Now { words, found } => {
                 new = true;
                 let found = found
@@ -155,7 +155,7 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
         quiet: true,
         ..StartOptions::default()
     };
-    daemon::start(&project, &options, &mut || {
+    let started = daemon::start(&project, &options, &mut || {
         let ourselves = Arc::new(Ourselves(project.clone()));
         let bridge = move || {
             if let Err(error) = proxy::run(ourselves) {
@@ -167,7 +167,10 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
         let thread = std::thread::Builder::new().name("bridge".into());
         thread.spawn(bridge).map(drop)
     })?;
-    Ok(0)
+    match started {
+        Started::Ended(code) => Ok(code),
+        Started::Now { .. } | Started::Already(_) => Ok(0),
+    }
 }
 
 /// The path by which this bpm was started, made absolute: it may name another binary later.
@@ -211,7 +214,7 @@ pub(super) fn begin(project: &Project, options: &StartOptions) -> Result<u8> {
             print(&format!("{name}: started ({words})\n{found}"))?;
         }
         Started::Already(pid) => print(&format!("{name}: already running (pid {pid})\n"))?,
-        Started::Ended => {}
+        Started::Ended(code) => return Ok(code),
     }
     Ok(0)
 }

@@ -17,6 +17,7 @@ mod mcp_config;
 mod metrics;
 mod orders;
 mod parse;
+mod screen;
 mod source;
 pub mod spec;
 mod status;

@@ -19,6 +19,7 @@ use crate::engine::state_file::State;
 use crate::os::lock::Lock;
 use crate::os::{poll, proc};
 
+use super::screen::Screen;
 use super::spec::Call;
 use super::{environment, note, paint, print};
 
@@ -32,16 +33,32 @@ pub(super) fn status(call: &Call) -> Result<u8> {
     if call.has("watch") {
         return watch(&project, name.as_deref(), call.has("json"));
     }
-    let (text, code) = picture(&project, name.as_deref(), call.has("json"))?;
-    print(&text)?;
-    Ok(code)
+    match picture(&project, name.as_deref(), call.has("json"))? {
+        Picture::Shown(text, code) => print(&text).map(|()| code),
+        Picture::Refused(why) => Ok(refused(&why)),
+    }
 }
 
-/// What `bpm status` shows, and its exit code.
-fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<(String, u8)> {
+fn refused(why: &str) -> u8 {
+    note(&format!("bpm: {why}\n"));
+    1
+}
+
+/// What `bpm status` shows.
+enum Picture {
+    /// For standard output, with the exit code.
+    Shown(String, u8),
+    /// The daemon has no such process: why.
+    Refused(String),
+}
+
+fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<Picture> {
     match judge(&project.dir, "cli")? {
         Verdict::Running(_, mut client) => of_client(project, &mut client, name, json),
-        verdict => Ok((without(project, &verdict, json), code(&verdict))),
+        verdict => {
+            let text = without(project, &verdict, json);
+            Ok(Picture::Shown(text, code(&verdict)))
+        }
     }
 }
 
@@ -50,7 +67,7 @@ fn of_client(
     client: &mut Client,
     name: Option<&str>,
     json: bool,
-) -> Result<(String, u8)> {
+) -> Result<Picture> {
     let params = match name {
         Some(name) => object([("process", name.into())]),
         None => object([]),
@@ -58,17 +75,14 @@ fn of_client(
     let until = Some(Mono::now().after(PATIENCE));
     let data = match client.call("bpm/status", params, until) {
         Ok(data) => data,
-        Err(CallError::Refused { message, .. }) => {
-            note(&format!("bpm: {message}\n"));
-            return Ok((String::new(), 1));
-        }
+        Err(CallError::Refused { message, .. }) => return Ok(Picture::Refused(message)),
         Err(fault) => return Err(fault.while_doing("tell the status")),
     };
     let text = match json {
         true => format!("{data}\n"),
         false => render::status(&data, paint(&project.env)),
     };
-    Ok((text, 0))
+    Ok(Picture::Shown(text, 0))
 }
 
 /// What is said of a project without a healthy daemon.
@@ -112,25 +126,29 @@ fn code(verdict: &Verdict) -> u8 {
     }
 }
 
-/// Draws anew until the daemon is stopped or the person has seen enough.
+/// Draws it every second until the person has seen enough.
 fn watch(project: &Project, name: Option<&str>, json: bool) -> Result<u8> {
-    let terminal = stdout().is_terminal() && !json;
+    let is_terminal = stdout().is_terminal() && !json;
+    let screen = is_terminal.then(Screen::take).transpose()?;
     loop {
-        let (text, code) = picture(project, name, json)?;
-        match terminal {
-            // Home, and what is below is cleared after the new picture is there: no flicker.
-            true => {
-                let text = text.replace('\n', "\x1b[K\n");
-                print(&format!("\x1b[H{text}\x1b[J"))?;
+        let text = match picture(project, name, json)? {
+            Picture::Shown(text, _) => text,
+            Picture::Refused(why) => {
+                drop(screen);
+                return Ok(refused(&why));
             }
-            false => print(&text)?,
-        }
-        if name.is_some() && code == 1 && text.is_empty() {
-            return Ok(code);
-        }
-        let out = stdout();
-        if poll::reader_gone(out.as_fd(), PICTURE).unwrap_or(true) {
-            return Err(Failure::ReaderGone.into());
+        };
+        match &screen {
+            Some(screen) => {
+                screen.draw(&text)?;
+                screen.wait(PICTURE)?;
+            }
+            None => {
+                print(&text)?;
+                if poll::reader_gone(stdout().as_fd(), PICTURE).unwrap_or(true) {
+                    return Err(Failure::ReaderGone.into());
+                }
+            }
         }
     }
 }

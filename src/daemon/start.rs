@@ -73,9 +73,12 @@ pub enum Started {
     },
     /// One runs already, with this pid.
     Already(i32),
-    /// We were it, and it is over.
-    Ended,
+    /// We were it, and it is over: the exit code.
+    Ended(u8),
 }
+
+/// The exit code where QUIT ended bpm, as a shell would tell it.
+const QUIT: u8 = 128 + 3;
 
 /// Starts bpm for a project: the one way behind `bpm`, `bpm -d`, `start`, `up`, `daemon start` and `proxy`.
 ///
@@ -111,7 +114,7 @@ pub fn start(
         Ok(Taken::Anothers(pid)) => match terminal.take() {
             Some(terminal) => {
                 terminal.already(pid);
-                return Ok(Started::Ended);
+                return Ok(Started::Ended(0));
             }
             None => Err(already(project, pid)),
         },
@@ -122,9 +125,9 @@ pub fn start(
         (Err(error), Some(terminal)) => {
             let hint = error.hint().map(|h| format!("\n{h}")).unwrap_or_default();
             terminal.failed(&format!("{error}{hint}"));
-            Ok(Started::Ended)
+            Ok(Started::Ended(0))
         }
-        (ended, _) => ended.map(|()| Started::Ended),
+        (ended, _) => ended.map(Started::Ended),
     }
 }
 
@@ -246,7 +249,7 @@ pub fn port(text: &str) -> Option<Port> {
     }
 }
 
-/// Serves until all has stopped. An error leaves nothing running.
+/// Serves until all has stopped; the exit code. An error leaves nothing running.
 fn serve(
     project: &Project,
     options: &StartOptions,
@@ -254,7 +257,7 @@ fn serve(
     locks: Locks,
     terminal: &mut Option<Ready>,
     serving: &mut dyn FnMut() -> io::Result<()>,
-) -> Result<()> {
+) -> Result<u8> {
     memory::one_heap();
     let foreground = terminal.is_none();
     let umask = match terminal {
@@ -374,7 +377,11 @@ fn serve(
     }
     log.write(Level::Info, "daemon", "stopped");
     drop(presence);
-    ended.map_err(|e| Error::system("go on", e))
+    match ended {
+        Ok(()) if supervisor.was_quit() => Ok(QUIT),
+        Ok(()) => Ok(0),
+        Err(e) => Err(Error::system("go on", e)),
+    }
 }
 
 fn identity(tcp: Option<&TcpListener>, socket: &Path) -> Identity {

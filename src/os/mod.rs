@@ -24,6 +24,7 @@ pub mod proc;
 pub mod pty;
 pub mod reap;
 pub mod run;
+pub mod screen;
 pub mod spawn;
 #[cfg(feature = "tui")]
 pub mod terminal;

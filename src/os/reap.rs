@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use signal_hook::SigId;
 use signal_hook::low_level;
@@ -245,15 +246,44 @@ pub struct Caught {
     pub child: bool,
     /// SIGUSR2.
     pub usr2: bool,
+    /// SIGQUIT.
+    pub quit: bool,
+    /// The last of those that would end bpm if nobody took them.
+    pub other: Option<i32>,
 }
 
-const SIGNALS: [i32; 5] = [
+const SIGNALS: [i32; 6] = [
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGHUP,
     libc::SIGCHLD,
     libc::SIGUSR2,
+    libc::SIGQUIT,
 ];
+
+/// Signals that end a process by default, mean nothing to bpm, and are no faults of its own (SEGV and the like keep
+/// their default). Real-time signals belong to them too.
+const OTHERS: [Signal; 9] = [
+    Signal::SIGUSR1,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGSTKFLT,
+    Signal::SIGXCPU,
+    Signal::SIGTRAP,
+];
+
+fn others() -> SigSet {
+    let mut set = *OTHERS.into_iter().collect::<SigSet>().as_ref();
+    for number in libc::SIGRTMIN()..=libc::SIGRTMAX() {
+        // SAFETY: writes the set, which was initialized.
+        unsafe { libc::sigaddset(&mut set, number) };
+    }
+    // SAFETY: it was initialized, and has valid signals only.
+    unsafe { SigSet::from_sigset_t_unchecked(set) }
+}
 
 /// TERM, as when a person sends it: it comes by [`Signals`].
 pub fn ask_ourselves_to_stop() {
@@ -273,24 +303,29 @@ pub fn may_hang_up() -> bool {
     !ignored && std::fs::File::open("/dev/tty").is_ok()
 }
 
-/// TERM, INT, HUP, CHLD and USR2 as a descriptor to wait on. None of them is ignored or blocked after,
-/// whatever whoever started us did: SIGCHLD ignored would lose exits.
+/// TERM, INT, HUP, CHLD, USR2 and QUIT as a descriptor to wait on. None of them is ignored or blocked after,
+/// whatever whoever started us did: SIGCHLD ignored would lose exits. Those that would end us by their default
+/// are blocked, and read from a descriptor of their own; threads begun later inherit that, children do not.
 #[derive(Debug)]
 pub struct Signals {
     pipe: UnixStream,
-    came: [Arc<AtomicBool>; 5],
+    came: [Arc<AtomicBool>; 6],
     ids: Vec<SigId>,
+    others: SignalFd,
 }
 
 impl Signals {
-    /// Installs the handlers, then lets all signals in.
+    /// Installs the handlers, then lets all signals in but those that would end us.
     pub fn new() -> io::Result<Self> {
         let (pipe, waker) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
+        let others = others();
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let mut all = Self {
             pipe,
             came: Default::default(),
             ids: Vec::new(),
+            others: SignalFd::with_flags(&others, flags)?,
         };
         for (signal, flag) in SIGNALS.into_iter().zip(&all.came) {
             // The flag first: actions run in this order, and the waker must not ring before it is set.
@@ -302,8 +337,13 @@ impl Signals {
         // A limit on the size of files is an error of write(2) then, as a full disk is.
         // SAFETY: no handler of ours is replaced; nothing runs at that signal any more.
         unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
-        SigSet::empty().thread_set_mask()?;
+        others.thread_set_mask()?;
         Ok(all)
+    }
+
+    /// Readable when one of the signals came that would have ended us.
+    pub fn others(&self) -> BorrowedFd<'_> {
+        self.others.as_fd()
     }
 
     /// Takes the signals since the last call. Never blocks.
@@ -314,16 +354,22 @@ impl Signals {
             .read(&mut rings)
             .is_ok_and(|n| n == rings.len())
         {}
-        let [term, int, hup, child, usr2] = self
+        let [term, int, hup, child, usr2, quit] = self
             .came
             .each_ref()
             .map(|f| f.swap(false, Ordering::SeqCst));
+        let mut other = None;
+        while let Ok(Some(came)) = self.others.read_signal() {
+            other = i32::try_from(came.ssi_signo).ok();
+        }
         Caught {
             term,
             int,
             hup,
             child,
             usr2,
+            quit,
+            other,
         }
     }
 }
@@ -442,13 +488,8 @@ mod tests {
             unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
             let masked = Masked::all();
             let signals = Signals::new().unwrap();
-            assert!(
-                nix::sys::signal::SigSet::thread_get_mask()
-                    .unwrap()
-                    .iter()
-                    .next()
-                    .is_none()
-            );
+            let mask = SigSet::thread_get_mask().unwrap();
+            assert!(mask.iter().all(|signal| OTHERS.contains(&signal)));
             assert_eq!(signals.take(), Caught::default());
             for signal in [Signal::SIGTERM, Signal::SIGTERM, Signal::SIGUSR2] {
                 nix::sys::signal::raise(signal).unwrap();
@@ -470,6 +511,29 @@ mod tests {
             assert_eq!(reap_orphan(pid).unwrap().end, End::Code(4));
             drop(masked);
         });
+    }
+
+    #[test]
+    fn signals_that_would_end_us_are_read() {
+        alone(
+            "os::reap::tests::signals_that_would_end_us_are_read",
+            || {
+                let signals = Signals::new().unwrap();
+                let mut numbers: Vec<i32> = OTHERS.iter().map(|signal| *signal as i32).collect();
+                numbers.extend(libc::SIGRTMIN()..=libc::SIGRTMAX());
+                for number in numbers {
+                    unsafe { libc::raise(number) };
+                    let mut fds = [PollFd::new(signals.others(), PollFlags::POLLIN)];
+                    assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(1), "{number}");
+                    assert_eq!(signals.take().other, Some(number));
+                }
+                nix::sys::signal::raise(Signal::SIGQUIT).unwrap();
+                let caught = signals.take();
+                assert!(caught.quit && caught.other.is_none(), "{caught:?}");
+                let line = line(&shell("grep SigBlk /proc/self/status; exec sleep 60", &[]).stdout);
+                assert!(line.ends_with("0000000000000000"), "{line}");
+            },
+        );
     }
 
     #[test]

@@ -20,4 +20,5 @@ mod init;
 mod install;
 mod logs;
 mod proxy;
+mod screen;
 mod trust;

@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 
-use crate::common::{Project, lives};
+use crate::common::{Project, eventually, lives};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -435,6 +435,51 @@ fn a_second_term_does_not_wait() {
     for (pid, _) in children {
         assert!(!lives(pid));
     }
+}
+
+#[test]
+fn quit_kills_all_that_runs_and_leaves() {
+    let mut project = Project::new(
+        "[process.stubborn]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 1000\n",
+    );
+    project.serve();
+    project.line("stubborn", "stubborn");
+    let children = project.inhabitants();
+    assert_eq!(children.len(), 3, "{children:?}");
+    let folder = project.state_folder().unwrap();
+    project.signal(Signal::SIGQUIT);
+    assert_eq!(project.ended(), Some(131));
+    for (pid, _) in children {
+        assert!(!lives(pid));
+    }
+    assert!(!folder.join("daemon.json").exists());
+}
+
+#[test]
+fn signals_without_a_meaning_end_nothing() {
+    let mut project = Project::new(NAP);
+    project.up();
+    let nap = project.running("nap");
+    let log = project.state_folder().unwrap().join("daemon.log");
+    for (signal, name) in [
+        (nix::libc::SIGUSR1, "USR1"),
+        (nix::libc::SIGALRM, "ALRM"),
+        (nix::libc::SIGPWR, "PWR"),
+        (nix::libc::SIGRTMIN() + 1, "RTMIN+1"),
+    ] {
+        let pid = project.pid().to_string();
+        let kill = project
+            .command("kill")
+            .args([&format!("-{signal}"), &pid])
+            .status();
+        assert!(kill.unwrap().success());
+        let line = format!("ignored signal {name}\n");
+        eventually(|| {
+            let log = std::fs::read_to_string(&log).unwrap();
+            log.contains(&line).then_some(()).ok_or(log)
+        });
+    }
+    assert_eq!(project.running("nap"), nap);
 }
 
 #[test]

@@ -30,12 +30,14 @@ pub(super) enum Input {
 pub(super) enum Signal {
     /// Children ended: any number of them.
     Child,
-    /// TERM, INT or the HUP of a terminal; `again`: not the first one.
+    /// TERM, INT or the HUP of a terminal; `again`: not the first one, or QUIT.
     Stop { again: bool },
     /// Any other HUP.
     Reload,
     /// USR2.
     Upgrade,
+    /// One that would end bpm if it were not taken.
+    Other(i32),
 }
 
 /// The part that a descriptor belongs to.
@@ -55,6 +57,7 @@ pub(super) struct Inputs {
     /// HUP is a terminal that went away.
     hangs_up: bool,
     stopped_before: bool,
+    was_quit: bool,
 }
 
 impl Inputs {
@@ -69,7 +72,13 @@ impl Inputs {
             waiting: VecDeque::new(),
             hangs_up,
             stopped_before: false,
+            was_quit: false,
         })
+    }
+
+    /// QUIT came.
+    pub(super) fn was_quit(&self) -> bool {
+        self.was_quit
     }
 
     /// The next one that has come.
@@ -86,7 +95,11 @@ impl Inputs {
         sources: &[(BorrowedFd<'_>, Source)],
         until: Option<Mono>,
     ) -> io::Result<()> {
-        let own = [self.signals.as_fd(), self.inbox.as_fd()];
+        let own = [
+            self.signals.as_fd(),
+            self.signals.others(),
+            self.inbox.as_fd(),
+        ];
         let fds = sources.iter().map(|(fd, _)| *fd).chain(own);
         let fds: Vec<_> = fds.map(|fd| (fd, Until::Readable)).collect();
         let left = until.map(|at| at.since(Mono::now()));
@@ -112,9 +125,11 @@ impl Inputs {
     /// Ends of children come first: what has ended by itself did not end for an order that came meanwhile.
     fn take_signals(&mut self) {
         let caught = self.signals.take();
+        let other = caught.other;
         let hangs_up = caught.hup && self.hangs_up;
-        let stop = caught.term || caught.int || hangs_up;
-        let again = self.stopped_before;
+        let stop = caught.term || caught.int || caught.quit || hangs_up;
+        let again = self.stopped_before || caught.quit;
+        self.was_quit |= caught.quit;
         self.stopped_before |= stop;
         let signals = [
             (caught.child, Signal::Child),
@@ -125,5 +140,7 @@ impl Inputs {
         let caught = signals.into_iter().filter(|(came, _)| *came);
         self.waiting
             .extend(caught.map(|(_, signal)| Input::Signal(signal)));
+        self.waiting
+            .extend(other.map(|number| Input::Signal(Signal::Other(number))));
     }
 }

@@ -80,7 +80,7 @@ pub struct Setup {
     pub nofile: Nofile,
     /// The umask of bpm's start.
     pub umask: u32,
-    /// INT and TERM stop it, the second kills; HUP stops too where this is set (a terminal that
+    /// INT and TERM stop it, the second kills, as QUIT does; HUP stops too where this is set (a terminal that
     /// went away), and reloads where not.
     pub hangs_up: bool,
     /// Over the configuration's, now and after a reload (`BPM_IDLE_TIMEOUT`).
@@ -302,6 +302,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// SIGQUIT ended it: it killed all that was left.
+    pub fn was_quit(&self) -> bool {
+        self.inputs.was_quit()
+    }
+
     /// The next input; waits for it where none has come.
     fn next_input(&mut self, presence: &dyn Presence) -> io::Result<Input> {
         loop {
@@ -330,6 +335,10 @@ impl Supervisor {
             Input::Signal(Signal::Upgrade) => {
                 let text = "USR2 came: this version can't upgrade itself yet";
                 self.events.say(Level::Warn, text);
+            }
+            Input::Signal(Signal::Other(number)) => {
+                let text = format!("ignored signal {}", reap::signal_name(number));
+                self.events.say(Level::Warn, &text);
             }
             Input::Command(request, slot) => {
                 self.obey(request, slot.clone());

@@ -35,13 +35,16 @@ struct Leftover {
 }
 
 impl Supervisor {
-    /// TERM or INT came: stops in order at first, kills when it came `again`.
+    /// TERM or INT came: stops in order at first, kills when it came `again` or was QUIT.
     pub(super) fn stop_by_signal(&mut self, again: bool) {
         self.begin_stop();
         if !again {
             return self.events.say(Level::Info, "told to stop");
         }
-        let text = "told to stop again: killing all that is left";
+        let text = match self.inputs.was_quit() {
+            true => "QUIT came: killing all that is left",
+            false => "told to stop again: killing all that is left",
+        };
         self.events.say(Level::Warn, text);
         self.settle();
         self.stop_at_once();
