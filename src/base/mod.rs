@@ -6,4 +6,5 @@ pub mod globs;
 pub mod json;
 pub mod logger;
 pub mod paths;
+pub mod saved;
 pub mod table;

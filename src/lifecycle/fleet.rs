@@ -4,7 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde_json::Value;
+
 use crate::base::clock::Mono;
+use crate::base::json::{list, object};
+use crate::base::saved::{Saved, field};
 use crate::config::{Condition, Mode};
 
 use super::policy::{Facts, Policy};
@@ -163,6 +167,53 @@ impl Fleet {
         self.units.insert(id, unit);
         self.with(id, |_| {});
         id
+    }
+
+    /// All lives as JSON, for an upgrade in place. None while a process is on its way out of the configuration.
+    pub fn save(&self) -> Option<Value> {
+        let units = self.units.iter();
+        let units = units.map(|(id, unit)| list([id.save(), unit.save()]));
+        self.leaving.is_empty().then(|| {
+            object([
+                ("units", list(units)),
+                ("next_id", self.next_id.save()),
+                ("turn", self.turn.save()),
+            ])
+        })
+    }
+
+    /// The lives that were saved, each with its settings.
+    ///
+    /// # Errors
+    /// The place of what can't be read.
+    pub fn load(saved: &Value, policy: impl Fn(UnitId) -> Option<Policy>) -> Result<Self, String> {
+        let mut fleet = Self::default();
+        let units: Vec<(UnitId, Value)> = field(saved, "units")?;
+        for (id, _) in &units {
+            fleet.next_id = *id;
+            fleet.add(policy(*id).ok_or_else(|| format!("units.{id}: is not configured"))?);
+        }
+        for (id, life) in units {
+            let mut read = Ok(());
+            fleet.with(id, |unit| read = unit.restore(&life));
+            read.map_err(|why| format!("units.{id}.{why}"))?;
+        }
+        fleet.next_id = field(saved, "next_id")?;
+        fleet.turn = field(saved, "turn")?;
+        Ok(fleet)
+    }
+
+    /// Runs that are still being made, each with its build: their start was given up for an upgrade, and is to be made
+    /// again.
+    pub fn in_the_making(&self) -> Vec<(RunKey, u64)> {
+        let units = self.units.values();
+        units.flat_map(|unit| unit.in_the_making()).collect()
+    }
+
+    /// The builds under way that nobody cancelled.
+    pub fn under_way(&self) -> Vec<(UnitId, u64, Mode)> {
+        let units = self.units.values();
+        units.filter_map(|unit| unit.under_way()).collect()
     }
 
     /// Wants a process up, and its dependencies: for the start, when nothing has been done yet. The effects

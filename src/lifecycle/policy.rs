@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::base::clock::Mono;
+use crate::base::saved::saved;
 use crate::config::{Backoff, Condition, Mode, Restart, StartLimit};
 
 use super::Generation;
@@ -76,6 +77,8 @@ pub(super) struct Throttle {
     /// Ends before readiness, as far back as they count.
     early_ends: Vec<Mono>,
 }
+
+saved! { Throttle { hold_until, in_a_row, last_delay, early_ends } }
 
 impl Throttle {
     /// One more failure: delays the next start.

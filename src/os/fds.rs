@@ -28,7 +28,7 @@ pub fn close_inherited() {
 }
 
 /// The descriptors above 2 of this process.
-fn open() -> Vec<RawFd> {
+pub(super) fn open() -> Vec<RawFd> {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
         return Vec::new();
     };

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -60,6 +61,11 @@ impl Lock {
         Ok(taken.then_some(Self { file }))
     }
 
+    /// One that this process has held since before an execve.
+    pub fn inherited(fd: OwnedFd) -> Self {
+        Self { file: fd.into() }
+    }
+
     /// Whether the locked file still has that name.
     pub fn is_at(&self, path: &Path) -> bool {
         same(&self.file, path)
@@ -72,6 +78,12 @@ impl Lock {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e),
         }
+    }
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

@@ -117,6 +117,13 @@ impl Child {
         Self { pid }
     }
 
+    /// One that this process made before an execve and has not reaped: a child of ours has its number until then.
+    /// None: it is no child of ours.
+    pub fn inherited(pid: i32) -> Option<Self> {
+        let parent = super::proc::process(pid).map(|p| p.ppid);
+        (parent == Some(std::process::id().cast_signed())).then_some(Self { pid })
+    }
+
     /// Its number, and that of its group and session.
     pub fn pid(&self) -> i32 {
         self.pid

@@ -163,6 +163,23 @@ pub fn read_env_file(
     }
 }
 
+/// A program that is to take this process over: nobody else may write it, as root also not the folders above it.
+///
+/// # Errors
+/// A sentence: who could.
+pub fn program(path: &Path, about: &Metadata) -> std::result::Result<(), String> {
+    let us = our_uid();
+    Owned::of(about).file(us, None)?;
+    if us == 0 {
+        for above in path.ancestors().skip(1) {
+            let about =
+                std::fs::metadata(above).map_err(|e| format!("its owner can't be told: {e}"))?;
+            Owned::of(&about).folder(us, above)?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ use super::{Effect, Generation, Policy, RunKey, UnitId, Why};
 
 mod events;
 mod reconcile;
+mod saved;
 mod tickets;
 mod view;
 

@@ -4,7 +4,7 @@
 
 use crate::config::Mode;
 use crate::lifecycle::fleet::Standing;
-use crate::lifecycle::{Facts, State};
+use crate::lifecycle::{Facts, RunKey, State, UnitId};
 
 use super::{Needs, Rest, Run, Swap, Unit, Want};
 
@@ -31,6 +31,22 @@ impl Unit {
         let known = self.builds.startable.into_iter();
         let known = known.chain([self.builds.fallback]).flatten();
         runs.chain(known).map(|b| b.id).collect()
+    }
+
+    /// The runs that are being made, each with its build.
+    pub(in crate::lifecycle) fn in_the_making(&self) -> impl Iterator<Item = (RunKey, u64)> {
+        let runs = self
+            .runs
+            .iter()
+            .filter(|run| run.started.is_none() && !run.dead);
+        runs.map(|run| (run.key(self.id), run.built.id))
+    }
+
+    /// The build that is under way and that nobody cancelled.
+    pub(in crate::lifecycle) fn under_way(&self) -> Option<(UnitId, u64, Mode)> {
+        let build = self.builds.under_way.as_ref();
+        let build = build.filter(|b| b.cancelled.is_none())?;
+        Some((self.id, build.id, build.mode))
     }
 
     pub(in crate::lifecycle) fn is_building(&self) -> bool {
