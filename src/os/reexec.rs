@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::fds::open;
 use super::reap::Masked;
 
+// SAFETY: libc has this variable, of this type.
 unsafe extern "C" {
     static environ: *const *const c_char;
 }
