@@ -162,6 +162,18 @@ pub fn run(process: &Process, artifact: &Artifact, expand: Expand<'_>) -> Result
     Ok(exec)
 }
 
+/// A command that is neither a build nor a process.
+///
+/// # Errors
+/// There is no program in it.
+pub fn command(command: &Command, cwd: &Path) -> Result<Exec, String> {
+    let words = match command {
+        Command::List(list) => list.clone(),
+        Command::Shell(line) => shell(line),
+    };
+    exec(words, cwd)
+}
+
 /// `cargo build` for this process.
 fn cargo_build(process: &Process, mode: Mode) -> Vec<String> {
     let mut words = vec!["cargo".to_string(), "build".into(), messages(process.color)];

@@ -209,7 +209,6 @@ fn success_code(value: &Value) -> Read<Success> {
 
 /// `on_event`: one command for all events, or a table of commands by event.
 pub(super) fn on_event(doc: &mut Doc, s: &Section) -> OnEvent {
-    not_yet(doc, s, &["on_event"]);
     let Some(DeValue::Table(_)) = s.get("on_event").map(|value| value.get_ref()) else {
         let command = doc.read(s, "on_event", read::command);
         return command.into_iter().map(|command| (None, command)).collect();

@@ -14,6 +14,7 @@ mod build;
 mod crash;
 mod dependencies;
 mod disk;
+mod hooks;
 mod launch;
 mod lifecycle;
 mod output;

@@ -9,7 +9,7 @@ use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::build::runner::{BuildJob, BuildOutcome, Builder, Report};
 use crate::build::{self, Artifact, BuildErrors, BuildPlan};
-use crate::config::{self, Environment, Mode, Process};
+use crate::config::{self, Environment, Happening, Mode, Process};
 use crate::engine::handle::Notice;
 use crate::engine::snapshot::{BuildState, BuildView};
 use crate::lifecycle::{Event, UnitId};
@@ -283,6 +283,11 @@ impl Supervisor {
             Err(why) => (Level::Warn, format!("build failed: {why}")),
         };
         self.happened(level, Some(unit), "build", text);
+        if let Err(why) = &result
+            && !cancelled
+        {
+            self.follow(unit, Happening::BuildFailed, why);
+        }
         self.lives.note(Event::Built { unit, id, result });
     }
 }

@@ -16,7 +16,7 @@ use crate::build::Exec;
 use crate::check::{
     self, Action, Attempt, CheckKey, CheckKind, Following, Prober, Schedule, Seen, Target, Timing,
 };
-use crate::config::{self, Expand, Process};
+use crate::config::{self, Expand, Happening, Process};
 use crate::engine::handle::{Handle, Notice};
 use crate::lifecycle::{Event, Fleet, RunKey, UnitId};
 use crate::log::store::Log;
@@ -482,6 +482,7 @@ impl Supervisor {
                 Finding::Unhealthy(run, saw) => {
                     let text = format!("not healthy: {saw}");
                     self.happened(Level::Warn, Some(run.unit), "health", text);
+                    self.follow(run.unit, Happening::Unhealthy, &saw);
                 }
                 Finding::Ignored(text) => self.events.say(Level::Warn, &text),
             }

@@ -45,6 +45,7 @@ pub(super) enum Signal {
 pub(super) enum Source {
     Presence,
     Direnv,
+    Hooks,
     Notify,
     Files,
 }

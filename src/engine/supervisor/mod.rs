@@ -6,13 +6,15 @@
 //!
 //! - `inputs`: all that can come in; `timers`: what bpm does by time; `stop`: the end;
 //! - `launch`, `environments`, `ports`, `sockets`: starting a run; `runs`: its end, and what is left of it;
-//! - `builds`; `checks`: readiness and health; `watching`: restarts when files change;
+//! - `builds`; `checks`: readiness and health; `watching`: restarts when files change; `hooks`: commands that follow
+//!   events;
 //! - `orders`: who waits for what; `reload`; `units`: the processes; `events`, `publish`: what others see.
 
 mod builds;
 mod checks;
 mod environments;
 mod events;
+mod hooks;
 mod inputs;
 mod launch;
 mod orders;
@@ -55,6 +57,7 @@ use builds::Builds;
 use checks::Checks;
 use environments::{Environments, Purpose};
 use events::EventLog;
+use hooks::Hooks;
 use inputs::{Input, Inputs, Signal, Source};
 use launch::Starter;
 use orders::Orders;
@@ -190,6 +193,7 @@ pub struct Supervisor {
     watch: FileWatch,
     orders: Orders,
     events: EventLog,
+    hooks: Hooks,
     timers: Timers,
     state: StateFile,
     phase: Phase,
@@ -225,6 +229,7 @@ impl Supervisor {
             watch: FileWatch::default(),
             orders: Orders::default(),
             events: EventLog::new(Arc::clone(&setup.logger), state.event),
+            hooks: Hooks::new(starter),
             timers: Timers::new(Mono::now(), setup.config.heartbeat, watchdog),
             state: StateFile::new(setup.dir.state(), state),
             phase: Phase::Working,
@@ -318,9 +323,11 @@ impl Supervisor {
             let direnv = self.environments.fds().map(|fd| (fd, Source::Direnv));
             let notify = self.checks.fds().map(|fd| (fd, Source::Notify));
             let files = self.watch.fd().map(|fd| (fd, Source::Files));
+            let hooks = self.hooks.fds().map(|fd| (fd, Source::Hooks));
             let sources = presence
                 .into_iter()
                 .chain(direnv)
+                .chain(hooks)
                 .chain(notify)
                 .chain(files);
             self.inputs.wait(&sources.collect::<Vec<_>>(), until)?;
@@ -349,6 +356,7 @@ impl Supervisor {
             Input::Notice(notice) => self.take_notice(notice),
             Input::Readable(Source::Presence) => self.check_presence(presence),
             Input::Readable(Source::Direnv) => self.read_direnv(),
+            Input::Readable(Source::Hooks) => self.run_hooks(),
             Input::Readable(Source::Notify) => self.checks.listen(&self.runs),
             Input::Readable(Source::Files) => self.read_changes(),
             Input::Time(now) => {
@@ -404,7 +412,8 @@ impl Supervisor {
             let ours = self.runs.reap(pid)
                 || self.environments.reap(pid)
                 || self.checks.reap(pid)
-                || self.builds.reap(pid);
+                || self.builds.reap(pid)
+                || self.reap_hook(pid);
             // One that nobody here has started came to us when its parent ended.
             if !ours && reap::reap_orphan(pid).is_none() {
                 break;
@@ -455,6 +464,7 @@ impl Supervisor {
         }
         self.begin_health();
         self.publish();
+        self.run_hooks();
         let answers = self.answers();
         if self.retire() {
             self.publish();
@@ -493,6 +503,7 @@ impl Supervisor {
             self.environments.deadline(Mono::now()),
             self.checks.deadline(),
             self.watch.deadline(),
+            self.hooks.deadline(),
             self.timers.deadline(),
             self.release_at(),
             self.idle_stop_at(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall};
 use crate::base::logger::Level;
-use crate::config::Mode;
+use crate::config::{Happening, Mode};
 use crate::engine::snapshot::{Snapshot, State, UnitView, log_trouble};
 use crate::lifecycle::{Facts, RunKey, UnitId};
 
@@ -46,6 +46,9 @@ impl Supervisor {
         };
         unit.log_trouble = trouble.is_some();
         self.events.say(level, &text);
+        if let Some(why) = trouble {
+            self.follow(id, Happening::LogTrouble, &why);
+        }
     }
 
     /// Replaces the snapshot if anything in it changed.
@@ -102,6 +105,7 @@ impl Supervisor {
         if !unit.changed && before == Some(&facts) {
             return false;
         }
+        let shown = before.map(|f| (f.state, f.rolled_back));
         let before = before.map(|f| (f.state, f.pid));
         let passed = before.is_none_or(|(state, _)| state != facts.state);
         if passed {
@@ -124,10 +128,13 @@ impl Supervisor {
             Some(self.runs.get(key)?.run())
         });
         let port = self.known_port(&process);
-        if let Some(unit) = self.units.get_mut(id) {
-            unit.view = Some(Arc::new(unit.view(facts, run, port)));
-            unit.changed = false;
-        }
+        let Some(unit) = self.units.get_mut(id) else {
+            return false;
+        };
+        let view = Arc::new(unit.view(facts, run, port));
+        unit.view = Some(Arc::clone(&view));
+        unit.changed = false;
+        self.follow_view(id, shown, &view);
         if told {
             self.events
                 .happened(level, Some(&process.name), "state", words);

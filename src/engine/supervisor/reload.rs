@@ -150,6 +150,7 @@ impl Supervisor {
             }
             self.units.remove(*id);
             self.sockets.close(*id);
+            self.hooks.forget(*id);
         }
         !gone.is_empty()
     }

@@ -11,7 +11,7 @@ use crate::base::clock::{Mono, Wall, human};
 use crate::base::logger::Level;
 use crate::base::table::{Set, Table};
 use crate::config::shell::{self, Receiver};
-use crate::config::{self, Command, Kind, Process, Restart, StopTo};
+use crate::config::{self, Command, Happening, Kind, Process, Restart, StopTo};
 use crate::engine::handle::Stopped;
 use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::clip;
@@ -689,9 +689,13 @@ impl Supervisor {
         let text = format!("{how} ({words}) after {}", human(exit.uptime));
         unit.log.end(exit.run, exit.at, &words);
         unit.counters.cpu += exit.cpu;
+        let crash = exit.crash.then(|| exit.fault.clone().unwrap_or(words));
         unit.exits = self.state.edit().ended(&unit.process.name, exit);
         unit.changed = true;
         self.happened(Level::Info, Some(key.unit), "exit", text);
+        if let Some(why) = crash {
+            self.follow(key.unit, Happening::Crashed, &why);
+        }
     }
 
     /// Signals what came to us of the runs that were sent their stop signal, and the rest of those whose leader had it.
@@ -753,6 +757,7 @@ impl Supervisor {
         let direnv = self.environments.children();
         let builds = self.builds.children();
         let children = direnv.chain(builds).chain(self.checks.children());
+        let children = children.chain(self.hooks.children());
         self.runs.pids().chain(children.map(Child::pid)).collect()
     }
 }
