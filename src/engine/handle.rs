@@ -150,8 +150,8 @@ pub enum Command {
 /// News from the engine's own threads.
 #[derive(Debug)]
 pub enum Notice {
-    /// All that the first process of a run had written at its end is in the log.
-    Drained(RunKey),
+    /// What a run had written when that was asked for is in its log; `all`: it can write no more.
+    Drained { run: RunKey, all: bool },
     /// A build's thread is done.
     Built {
         /// The unit's index.

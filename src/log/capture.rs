@@ -44,8 +44,8 @@ const MUCH: usize = 16 << 10;
 /// The inbox's token; those of pipes are twice their output's number, and one more for standard error.
 const INBOX: u64 = 0;
 
-/// Called once when the log has all that the leader had written at its end.
-pub type OnDrained = Box<dyn FnOnce() + Send>;
+/// Called after each [`Capture::drain`]; true: both pipes are at their end, so nothing more can come.
+pub type OnDrained = Box<dyn Fn(bool) + Send>;
 
 /// The thread that reads the output of all runs.
 pub struct Captures {
@@ -65,7 +65,7 @@ pub struct Capture {
 /// An order to the thread about one output.
 enum Order {
     Read(Box<Output>),
-    Exited,
+    Drain,
     Detach,
 }
 
@@ -141,10 +141,10 @@ impl Captures {
                     queued: false,
                 })
             }),
-            on_drained: Some(on_drained),
+            on_drained,
             detached: false,
         };
-        // The inbox is never full: a run sends three orders at most.
+        // The inbox is never full: a run sends four orders at most.
         let _ = self.inbox.send((number, Order::Read(Box::new(output))));
         Ok(Capture {
             inbox: Arc::clone(&self.inbox),
@@ -154,10 +154,10 @@ impl Captures {
 }
 
 impl Capture {
-    /// The leader has ended: the contents of the pipes are read, then `on_drained` called. A grandchild that
-    /// holds a pipe delays nothing, and its lines are still read.
-    pub fn leader_exited(&self) {
-        let _ = self.inbox.send((self.number, Order::Exited));
+    /// Reads what the pipes hold, then calls `on_drained`: whoever wrote it has ended. A grandchild that holds a
+    /// pipe delays nothing, and its lines are still read.
+    pub fn drain(&self) {
+        let _ = self.inbox.send((self.number, Order::Drain));
     }
 }
 
@@ -252,9 +252,9 @@ impl CaptureLoop {
                     }
                     self.outputs.insert(number, output);
                 }
-                (Order::Exited, Some(_)) => self.drain(number),
+                (Order::Drain, Some(_)) => self.drain(number),
                 (Order::Detach, Some(output)) => output.detached = true,
-                (Order::Exited | Order::Detach, None) => {}
+                (Order::Drain | Order::Detach, None) => {}
             }
             self.forget_if_done(number);
         }
@@ -362,9 +362,6 @@ impl CaptureLoop {
         let Some(output) = self.outputs.get_mut(&number) else {
             return;
         };
-        let Some(on_drained) = output.on_drained.take() else {
-            return;
-        };
         for stream in Stream::ALL {
             let lane = output.lanes[stream as usize].as_ref();
             let mut left = lane.map_or(0, |lane| lane.pipe.size());
@@ -374,7 +371,7 @@ impl CaptureLoop {
                 left = left.saturating_sub(count.max(1));
             }
         }
-        on_drained();
+        (output.on_drained)(output.is_at_end());
     }
 
     /// Forgets an output that has nothing left to do.
@@ -392,8 +389,8 @@ struct Output {
     run: u64,
     /// None: at its end.
     lanes: [Option<Lane>; 2],
-    on_drained: Option<OnDrained>,
-    /// Nobody waits for the end of its leader.
+    on_drained: OnDrained,
+    /// Nobody asks for it any more.
     detached: bool,
 }
 
@@ -407,9 +404,12 @@ struct Lane {
 }
 
 impl Output {
+    fn is_at_end(&self) -> bool {
+        self.lanes.iter().all(Option::is_none)
+    }
+
     fn is_done(&self) -> bool {
-        let ended = self.lanes.iter().all(Option::is_none);
-        ended && (self.detached || self.on_drained.is_none())
+        self.is_at_end() && self.detached
     }
 
     fn is_dense(&self, stream: Stream) -> bool {

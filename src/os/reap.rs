@@ -77,12 +77,17 @@ pub struct Death {
 /// A child that has ended and is not reaped. It comes again until it is reaped; its number, and
 /// that of its group, is nobody else's until then, so that what is left of the group can be killed.
 pub fn next_dead() -> Option<i32> {
+    dead_among(libc::P_ALL, 0)
+}
+
+/// The same among the children that are meant.
+fn dead_among(kind: libc::idtype_t, id: libc::id_t) -> Option<i32> {
     // Not nix's waitid: it fails on a child that was killed by a real-time signal, for ever.
     // SAFETY: a siginfo_t of zeros is valid, and is filled in by the call.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: writes `info`. With WNOHANG there is no EINTR.
-    let found = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, flags) } == 0;
+    let found = unsafe { libc::waitid(kind, id, &mut info, flags) } == 0;
     // SAFETY: for WEXITED the pid is set; it stays zero where no child is dead.
     let pid = unsafe { info.si_pid() };
     (found && pid != 0).then_some(pid)
@@ -151,6 +156,11 @@ impl Child {
         for signal in [signal, libc::SIGCONT] {
             self.signal_group(signal);
         }
+    }
+
+    /// It has ended, whether or not the signal of that was taken.
+    pub fn has_ended(&self) -> bool {
+        dead_among(libc::P_PID, self.pid as libc::id_t).is_some()
     }
 
     /// Reaps it.
@@ -424,13 +434,15 @@ mod tests {
                 ),
             ];
             for (script, end) in cases {
-                let pid = shell(&script, &[]).child.pid();
+                let child = shell(&script, &[]).child;
+                let pid = child.pid();
                 let dead = eventually("somebody is dead", next_dead);
                 assert_eq!(
                     (dead, next_dead()),
                     (pid, Some(pid)),
                     "it is told until it is reaped"
                 );
+                assert!(child.has_ended(), "this one is");
                 assert!(group::signal_group(pid, 0), "its number is still taken");
                 assert_eq!(reap_orphan(pid).unwrap().end, end);
                 assert_eq!((next_dead(), reap_orphan(pid)), (None, None));
@@ -442,6 +454,7 @@ mod tests {
     fn what_a_process_used_is_told_at_its_end() {
         let child = shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done", &[]);
         assert_eq!(reap_orphan(child.child.pid()), None, "it lives");
+        assert!(!child.child.has_ended());
         let death = ended(child.child.pid());
         assert!(death.cpu > Duration::from_millis(10), "{death:?}");
         assert!(death.peak_rss > 100_000, "{death:?}");

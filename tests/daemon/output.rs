@@ -263,6 +263,7 @@ fn query_that_cannot_be_done_is_refused() {
         "[process.web]\ncommand = [\"sleep\", \"1000\"]\n[process.api]\ncommand = [\"sleep\", \"1000\"]\n",
     );
     project.serve();
+    project.running("web");
     let error = |args: Value| project.call("search_logs", args).error();
     let unknown = error(json!({"process": "wbe"}));
     assert!(unknown.contains("unknown process \"wbe\""), "{unknown}");

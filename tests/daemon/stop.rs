@@ -339,11 +339,13 @@ fn stop_to_leader_signals_the_rest_once_the_leader_has_ended() {
     let mut project = Project::new(
         "[process.a]\ncommand = [\"sh\", \"-c\", \"sh counter & exec sleep 1000\"]\nstop_to = \"leader\"\n",
     );
-    let counter = "trap 'echo heard; exit 0' TERM; echo up; while :; do sleep 0.05; done\n";
+    let counter =
+        "trap 'seq 10000; echo heard; exit 0' TERM; echo up; while :; do sleep 0.05; done\n";
     project.file("counter", counter);
     project.serve();
     project.line("a", "up");
     let stopped = project.call("stop", json!({"process": "a"})).ok();
     assert_eq!(stopped["killed"], 0, "{stopped}");
+    // All that it wrote is in the log before the stop is answered.
     assert!(project.logs("a").contains(&"heard".to_string()));
 }

@@ -283,7 +283,7 @@ impl Supervisor {
             }
         };
         let handle = Arc::clone(&self.handle);
-        let drained = Box::new(move || handle.tell(Notice::Drained(key)));
+        let drained = Box::new(move |all| handle.tell(Notice::Drained { run: key, all }));
         let output = self.runs.capture(log, run, streams, drained);
         let output = output.map_err(|e| {
             child.signal_group(libc::SIGKILL);

@@ -398,7 +398,7 @@ impl Supervisor {
 
     fn take_notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Drained(run) => self.drained(run),
+            Notice::Drained { run, all } => self.drained(run, all),
             Notice::Built { unit, id, outcome } => self.build_read(unit, id, *outcome),
             Notice::LogTrouble { unit } => self.log_trouble(unit),
             Notice::Phase { unit, id, phase } => self.build_phase(unit, id, &phase),
@@ -540,7 +540,7 @@ impl Supervisor {
             let text =
                 "the last output of a run could not be read in time: does its log's disk hang?";
             self.events.say(Level::Warn, text);
-            self.drained(run);
+            self.drained(run, true);
         }
         self.checks.run_due();
         self.read_changes();

@@ -47,8 +47,7 @@ pub(super) struct RunRecord {
     task: bool,
     /// Why bpm ended it, where nobody wanted it to.
     fault: Option<String>,
-    /// The lifecycle knows that its first process ended.
-    told: bool,
+    read: Progress,
     stop: Stop,
     /// Everything that it starts is in there, where one could be made.
     cgroup: Option<Cgroup>,
@@ -61,6 +60,19 @@ pub(super) struct Output {
     /// The run's side of its terminal, where it has one. While it is open here, the other side has no end that would
     /// close it, and so hang up on a program that has closed its streams.
     _terminal: Option<OwnedFd>,
+}
+
+/// How far the output of a run is read: when its end is reported, all that it wrote is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Not to the end of its first process: the lifecycle does not know of that yet.
+    First,
+    /// To the end of its first process; what that left behind may write on.
+    Rest,
+    /// Nothing of the run is left, and what it left in the pipes is being read.
+    Last,
+    /// All of it, or as much as could be read in time.
+    Done,
 }
 
 /// How a run is stopped, and how far that is.
@@ -133,7 +145,7 @@ impl RunRecord {
             began,
             task: process.kind == Kind::Task,
             fault: None,
-            told: false,
+            read: Progress::First,
             stop: Stop::of(process),
             cgroup,
         }
@@ -361,7 +373,12 @@ impl Runs {
         };
         let (pid, signal) = (record.pid, record.stop.signal);
         let first = !record.stop.begun;
-        record.stop.asked |= record.leader.is_some();
+        // Its own end may have come first, and the signal of it be on its way still.
+        let lives = record
+            .leader
+            .as_ref()
+            .is_some_and(|leader| !leader.has_ended());
+        record.stop.asked |= lives;
         record.stop.begun = true;
         let mut group = None;
         if let Some(leader) = &record.leader {
@@ -498,17 +515,28 @@ impl Runs {
         };
         record.death = Some(death);
         // Its last output is in the pipes: the lifecycle hears of its end once it is in the log.
-        record.output.capture.leader_exited();
+        record.output.capture.drain();
         self.draining.push_back((Mono::now().after(DRAIN), key));
         true
     }
 
-    /// How a run ended, once, when all that it had written at its end is in its log.
-    fn take_exit(&mut self, key: RunKey, process: &Process) -> Option<Exit> {
-        let record = self.records.get_mut(&key).filter(|record| !record.told)?;
-        let death = record.death?;
-        record.told = true;
+    /// The pipes of a run were read; `all`: nothing more is to be waited for. The first time, that is the end of its
+    /// first process.
+    fn take_exit(&mut self, key: RunKey, all: bool, process: &Process) -> Option<Exit> {
         self.draining.retain(|(_, draining)| *draining != key);
+        let record = self.records.get_mut(&key)?;
+        let death = record.death?;
+        let first = record.read == Progress::First;
+        let goes_on = first && !all;
+        record.read = if goes_on {
+            Progress::Rest
+        } else {
+            Progress::Done
+        };
+        if !first {
+            self.ends_due = true;
+            return None;
+        }
         let kills = proc::oom_kills();
         let killed = matches!(death.end, End::Signal { number, .. } if number == libc::SIGKILL);
         let in_cgroup = record
@@ -551,7 +579,7 @@ impl Runs {
     pub(super) fn any_ending(&self) -> bool {
         self.records
             .values()
-            .any(|record| record.told || record.stop.killing)
+            .any(|record| record.read != Progress::First || record.stop.killing)
     }
 
     /// Of the runs whose first process has ended, finds what else there is; kills it where that is due; gives
@@ -560,7 +588,7 @@ impl Runs {
         let orphans = self.orphans(known);
         let mut gone = Vec::new();
         for (key, record) in self.records.iter_mut() {
-            if !record.told && !record.stop.killing {
+            if record.read == Progress::First && !record.stop.killing {
                 continue;
             }
             let left = members(*key, record, &orphans);
@@ -583,8 +611,14 @@ impl Runs {
                 }
             }
             // A zombie counts: its own children come to us when it is reaped.
-            if record.told && left.is_empty() {
-                gone.push(*key);
+            match record.read {
+                Progress::Rest if left.is_empty() => {
+                    record.read = Progress::Last;
+                    record.output.capture.drain();
+                    self.draining.push_back((Mono::now().after(DRAIN), *key));
+                }
+                Progress::Done if left.is_empty() => gone.push(*key),
+                Progress::First | Progress::Rest | Progress::Last | Progress::Done => {}
             }
         }
         gone
@@ -660,10 +694,10 @@ fn members(key: RunKey, record: &RunRecord, orphans: &[Orphan]) -> Vec<Proc> {
 }
 
 impl Supervisor {
-    /// All that a run had written at its end is in its log.
-    pub(super) fn drained(&mut self, key: RunKey) {
+    /// All that a run had written at the end of its first process, or of all of it, is in its log.
+    pub(super) fn drained(&mut self, key: RunKey, all: bool) {
         let process = self.units.process(key.unit);
-        let Some(exit) = process.and_then(|process| self.runs.take_exit(key, &process)) else {
+        let Some(exit) = process.and_then(|process| self.runs.take_exit(key, all, &process)) else {
             return;
         };
         self.record_exit(key, exit.view);
@@ -739,7 +773,7 @@ impl Supervisor {
             self.events.say(Level::Error, &text);
         }
         // Dead, but its capture is still reading: how it ended is known all the same.
-        self.drained(key);
+        self.drained(key, true);
         self.close_run(key);
         self.runs.stopped_of(key.unit).leftovers = named;
     }

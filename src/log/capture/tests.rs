@@ -22,7 +22,7 @@ struct Run {
     log: Arc<Log>,
     number: u64,
     capture: Capture,
-    drained: Receiver<()>,
+    drained: Receiver<bool>,
 }
 
 impl Run {
@@ -34,7 +34,7 @@ impl Run {
         let log = Log::new(LIMITS, 1, 1);
         let number = log.begin(Wall::now());
         let (tell, drained) = channel();
-        let told = Box::new(move || tell.send(()).unwrap());
+        let told = Box::new(move |ended| tell.send(ended).unwrap());
         let capture = captures.read(
             Arc::clone(&log),
             number,
@@ -57,7 +57,7 @@ impl Run {
     /// The lines of the log once the child has ended and its output is drained.
     fn finish(self, child: &mut Child) -> Found {
         child.wait().unwrap();
-        self.capture.leader_exited();
+        self.capture.drain();
         self.drained.recv_timeout(Duration::from_secs(10)).unwrap();
         self.log.end(self.number, Wall::now(), "exit code 0");
         self.log.find(&Query::unhurried()).unwrap()
@@ -125,17 +125,25 @@ fn hostile_output_is_kept() {
 #[test]
 fn grandchild_that_holds_the_pipe_delays_nothing_and_is_read() {
     let (out, mut hold) = std::io::pipe().unwrap();
-    let (err, _hold_err) = std::io::pipe().unwrap();
+    let (err, hold_err) = std::io::pipe().unwrap();
     hold.write_all(b"leader\n").unwrap();
     let run = Run::new(out, err);
-    run.capture.leader_exited();
-    run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
+    let drain = || {
+        run.capture.drain();
+        run.drained.recv_timeout(Duration::from_secs(10)).unwrap()
+    };
+    assert!(!drain(), "it may still write");
     assert_eq!(run.log.next_seq(), 2);
     run.log.end(run.number, Wall::now(), "exit code 0");
     hold.write_all(b"late\n").unwrap();
     run.lines(2);
     assert_eq!(run.log.tail(run.number, 1)[0].text, "late");
     assert!(run.drained.try_recv().is_err());
+    hold.write_all(b"last words").unwrap();
+    drop((hold, hold_err));
+    assert!(drain(), "nobody is left who could write");
+    assert_eq!(run.log.tail(run.number, 1)[0].text, "last words");
+    assert!(drain(), "it is asked again");
 }
 
 #[test]
@@ -144,7 +152,7 @@ fn end_of_both_pipes_is_not_the_end_of_the_leader() {
     let run = Run::new(out, std::io::pipe().unwrap().0);
     drop(end);
     // Both pipes are at their end; only the word of the leader's end counts.
-    run.capture.leader_exited();
+    run.capture.drain();
     run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
 }
 
@@ -165,7 +173,7 @@ fn lines_one_by_one_are_read_together_and_complete() {
     run.lines(2_000 + u64::from(MANY) + 4);
     // An order ends the pause at once.
     writer.write_all(b"last").unwrap();
-    run.capture.leader_exited();
+    run.capture.drain();
     run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(run.log.tail(run.number, 1)[0].text, "last");
 }
