@@ -83,12 +83,17 @@ pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<
         }
         match daemon::start(project, &options, &mut || Ok(()))? {
             Started::Ended(_) => return Ok(None),
-            Started::Now { words, found } => {
+            Started::Now {
+                words,
+                found,
+                warnings,
+            } => {
                 new = true;
                 let found = found
                     .map(|text| format!("bpm: {text}\n"))
                     .unwrap_or_default();
                 note(&format!("bpm: started the daemon ({words})\n{found}"));
+                warn(&warnings);
             }
             Started::Already(_) => {}
         }
@@ -205,13 +210,24 @@ pub(super) fn options(call: &Call, mode: RunMode) -> Result<StartOptions> {
     })
 }
 
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        note(&format!("bpm: warning: {warning}\n"));
+    }
+}
+
 /// Starts, and says how it went.
 pub(super) fn begin(project: &Project, options: &StartOptions) -> Result<u8> {
     let name = project.name();
     match daemon::start(project, options, &mut || Ok(()))? {
-        Started::Now { words, found } => {
+        Started::Now {
+            words,
+            found,
+            warnings,
+        } => {
             let found = found.map(|text| format!("{text}\n")).unwrap_or_default();
             print(&format!("{name}: started ({words})\n{found}"))?;
+            warn(&warnings);
         }
         Started::Already(pid) => print(&format!("{name}: already running (pid {pid})\n"))?,
         Started::Ended(code) => return Ok(code),

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use crate::base::error::{Error, Failure, Result, named};
 use crate::base::paths::{self, CONFIG_FILE, ProjectDir};
 use crate::client::connection::{Client, VERSION};
-use crate::client::verdict::{Descriptor, FolderId, Verdict, judge};
+use crate::client::verdict::{Descriptor, FolderId, Verdict, hidden, judge};
 use crate::daemon::{Env, Project};
 use crate::os::lock::Lock;
 use crate::os::{fds, poll};
@@ -144,11 +144,20 @@ fn no_daemon(what: &str, project: &Project, verdict: &Verdict) -> Error {
             Error::cannot(what, format!("the daemon does not answer{who}"))
                 .with_hint("\"bpm stop --force\" ends it, \"bpm -d --replace\" starts another")
         }
-        Verdict::Running(..) | Verdict::Stale(_) | Verdict::Stopped => Failure::NoDaemon {
-            what: what.into(),
-            project: project.name(),
+        Verdict::Running(..) | Verdict::Stale(_) | Verdict::Stopped => {
+            match hidden(&project.dir, &project.root) {
+                Some(daemon) => Error::cannot(
+                    what,
+                    format!("pid {} runs it, and its files are gone", daemon.pid),
+                )
+                .with_hint("\"bpm stop\" ends it"),
+                None => Failure::NoDaemon {
+                    what: what.into(),
+                    project: project.name(),
+                }
+                .into(),
+            }
         }
-        .into(),
     }
 }
 

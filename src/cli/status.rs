@@ -1,7 +1,9 @@
 //! `bpm status`, `bpm daemon status`, `bpm ps`: how it is.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, stdout};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use crate::base::json::object;
 use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
 use crate::client::connection::{CallError, Client, PATIENCE};
-use crate::client::verdict::{Descriptor, Verdict, judge};
+use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
 use crate::daemon::Project;
 use crate::engine::state_file::State;
 use crate::os::lock::Lock;
@@ -53,13 +55,23 @@ enum Picture {
 }
 
 fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<Picture> {
-    match judge(&project.dir, "cli")? {
+    match judged(project)? {
         Verdict::Running(_, mut client) => of_client(project, &mut client, name, json),
         verdict => {
             let text = without(project, &verdict, json);
             Ok(Picture::Shown(text, code(&verdict)))
         }
     }
+}
+
+/// The verdict, with a daemon that can't be found by its files as one that does not answer.
+fn judged(project: &Project) -> Result<Verdict> {
+    let verdict = judge(&project.dir, "cli")?;
+    let hidden = match verdict {
+        Verdict::Stopped | Verdict::Stale(_) => hidden(&project.dir, &project.root),
+        Verdict::Running(..) | Verdict::Unhealthy(_) => None,
+    };
+    Ok(hidden.map_or(verdict, |daemon| Verdict::Unhealthy(Some(daemon))))
 }
 
 fn of_client(
@@ -110,8 +122,12 @@ fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
             let who = d
                 .as_ref()
                 .map_or(String::new(), |d| format!(" (pid {})", d.pid));
+            let why = match project.dir.lock().exists() {
+                true => "does not answer",
+                false => "does not answer, its files are gone",
+            };
             format!(
-                "{name}: unhealthy: the daemon{who} does not answer\n\
+                "{name}: unhealthy: the daemon{who} {why}\n\
                  \"bpm stop --force\" ends it, \"bpm -d --replace\" starts another\n"
             )
         }
@@ -156,7 +172,7 @@ fn watch(project: &Project, name: Option<&str>, json: bool) -> Result<u8> {
 /// `bpm daemon status`.
 pub(super) fn daemon_status(call: &Call) -> Result<u8> {
     let project = call.project()?;
-    let verdict = judge(&project.dir, "cli")?;
+    let verdict = judged(&project)?;
     let code = code(&verdict);
     let word = verdict.word();
     let mut document = object([
@@ -257,6 +273,9 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
         let at = daemons.partition_point(|(before, _)| before.project <= descriptor.project);
         daemons.insert(at, (descriptor, word));
     }
+    for daemon in hidden_daemons(&state, &daemons) {
+        daemons.push((daemon, "unhealthy"));
+    }
     if call.has("prune") {
         return prune(&abandoned);
     }
@@ -266,6 +285,24 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
         false => print(&ps_table(&daemons, paint(&env)))?,
     }
     Ok(0)
+}
+
+/// Daemons that can't be found by their files, but by the processes that they have.
+fn hidden_daemons(state: &paths::State, known: &[(Descriptor, &str)]) -> Vec<Descriptor> {
+    let mut found = Vec::new();
+    let mut roots: Vec<PathBuf> = known.iter().map(|(d, _)| (&d.project).into()).collect();
+    for process in proc::find_marked("") {
+        let root = proc::variable(process.pid, "BPM_PROJECT").map(OsString::from_vec);
+        let Some(root) = root.map(PathBuf::from).filter(|root| !roots.contains(root)) else {
+            continue;
+        };
+        if let Some(daemon) = hidden(&state.project(&root), &root) {
+            let project = root.display().to_string();
+            found.push(Descriptor { project, ..daemon });
+        }
+        roots.push(root);
+    }
+    found
 }
 
 /// The state of a project whose folder is gone and of which nothing runs, with the folder's path.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Failure, Result};
 use crate::base::json::object;
-use crate::base::paths::ProjectDir;
+use crate::base::paths::{ProjectDir, State};
 use crate::client::connection::{
     CallError, Client, PATIENCE, PROTOCOL_VERSION, VERSION, is_own_fault, own_fault,
 };
@@ -306,6 +306,35 @@ fn undescribed(dir: &ProjectDir, kind: &str, until: Mono) -> Result<Option<Verdi
         // It leaves at this moment.
         Err(CallError::Lost(_) | CallError::Refused { .. }) => None,
     })
+}
+
+/// A daemon that lives and can't be found by its files, since they are gone, or hidden by another file system: it holds
+/// the lock of the project's folder, or is the parent of the project's processes, and has this project's lock file open.
+pub fn hidden(dir: &ProjectDir, root: &Path) -> Option<Descriptor> {
+    let marker = format!("{}/", dir.marker());
+    let marked = proc::find_marked(&marker).into_iter().map(|p| p.ppid);
+    let mut pids = lock::holder(root).into_iter().chain(marked);
+    let lock = dir.lock();
+    let lock: PathBuf = lock
+        .iter()
+        .rev()
+        .take(2)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect();
+    let is_ours = |pid: &i32| {
+        let owned = proc::owner(*pid).is_some_and(|uid| uid == peer::our_uid());
+        owned && proc::has_open(*pid, &lock) && keeps_its_state_in(*pid, dir)
+    };
+    let pid = pids.find(is_ours)?;
+    describe(dir, pid, socket_of(dir, pid), &Value::Null)
+}
+
+/// Whether the bpm with that pid has this folder of state, by the environment that it was started in.
+pub fn keeps_its_state_in(pid: i32, dir: &ProjectDir) -> bool {
+    let home = State::locate(&|name| proc::variable(pid, name).map(OsString::from_vec));
+    home.is_ok_and(|home| dir.path().parent() == Some(home.path()))
 }
 
 /// Where the daemon with that pid listens, by the environment that it was started in.

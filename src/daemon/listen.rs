@@ -8,53 +8,77 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Result, named, reason};
-use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
 use crate::config::{Config, Port};
 use crate::engine::state_file::State;
-use crate::os::net::{Accept, tcp_listener, unix_listener};
+use crate::os::net::{Accept, free_listener, tcp_listener, unix_listener};
 use crate::os::peer::{self, our_uid};
 use crate::os::{files, proc};
 use crate::server::net::{Policy, UidCheck};
 
-/// The TCP listener of `/mcp`, if there is to be one.
+/// The TCP listener of `/mcp`, if there is to be one. A port that is kept for the project stays so while another has it.
 pub(super) fn tcp(
     bind: IpAddr,
     port: Port,
     state: &mut State,
-    log: &dyn Logger,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<TcpListener>> {
-    let number = match port {
+    match port {
         Port::Off => return Ok(None),
-        Port::Fixed(port) => port,
-        Port::Any => {
-            let kept = state.port;
-            let again = kept.and_then(|p| tcp_listener(bind, p, Accept::AtOnce).ok());
-            if let Some(listener) = again {
-                return Ok(Some(listener));
-            }
-            0
+        Port::Fixed(port) => {
+            let listener = tcp_listener(bind, port, Accept::AtOnce);
+            return match listener {
+                Ok(listener) => Ok(Some(listener)),
+                Err(e) => Err(port_taken(bind, port, e)),
+            };
         }
+        Port::Any => {}
+    }
+    let kept = state
+        .port
+        .map(|port| (port, tcp_listener(bind, port, Accept::AtOnce)));
+    let lost = match kept {
+        Some((_, Ok(listener))) => return Ok(Some(listener)),
+        Some((port, Err(_))) => Some(port),
+        None => None,
     };
-    let listener = match tcp_listener(bind, number, Accept::AtOnce) {
+    let listener = match free_listener(bind) {
         Ok(listener) => listener,
         // A sandbox without TCP; nobody has asked for a port.
-        Err(e) if port == Port::Any && e.kind() == ErrorKind::PermissionDenied => {
-            let text = format!(
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+            warnings.push(format!(
                 "no TCP, the Unix socket only: cannot listen on {bind}: {}",
                 reason(&e)
-            );
-            log.write(Level::Warn, "daemon", &text);
+            ));
             return Ok(None);
         }
-        Err(e) => return Err(port_taken(bind, number, e)),
+        Err(e) => return Err(port_taken(bind, 0, e)),
     };
-    if port == Port::Any
-        && let Ok(address) = listener.local_addr()
-    {
-        state.port = Some(address.port());
+    let address = listener
+        .local_addr()
+        .map_err(|e| Error::system("tell the port", e))?;
+    match lost {
+        Some(kept) => warnings.push(format!(
+            "port {kept}, kept for this project, is in use by {}: an agent that connects to it talks to that one; until it \
+             is free, {} serves (\"bpm mcp-config\" prints the lines)",
+            holder(bind, kept),
+            url(address)
+        )),
+        None => state.port = Some(address.port()),
     }
     Ok(Some(listener))
+}
+
+/// `pid 4711 (nc) of user ann`, as far as it can be seen.
+fn holder(bind: IpAddr, port: u16) -> String {
+    let user = |uid: u32| format!("uid {uid} ({})", peer::user_name(uid));
+    match (proc::port_holder(bind, port), proc::port_owner(port)) {
+        (Some((pid, command)), Some(uid)) if uid == our_uid() => format!("pid {pid} ({command})"),
+        (Some((pid, command)), Some(uid)) => format!("pid {pid} ({command}) of {}", user(uid)),
+        (Some((pid, command)), None) => format!("pid {pid} ({command})"),
+        (None, Some(uid)) => user(uid),
+        (None, None) => "somebody who can't be seen".into(),
+    }
 }
 
 fn port_taken(bind: IpAddr, port: u16, e: io::Error) -> Error {

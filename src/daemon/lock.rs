@@ -13,7 +13,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Result, reason};
 use crate::base::paths::State;
 use crate::client::connection::PATIENCE;
-use crate::client::verdict::{Descriptor, Verdict};
+use crate::client::verdict::{Descriptor, Verdict, keeps_its_state_in};
 use crate::os::inotify::PathWatch;
 use crate::os::lock::{self, Lock};
 use crate::os::{files, peer, proc};
@@ -62,7 +62,7 @@ pub(super) fn take(project: &Project) -> Result<Taken> {
                     }));
                 }
                 // A daemon of this home, whose files were just removed, makes them again.
-                Err(Some(pid)) if is_of_this_home(project, pid) && Mono::now() < until => {}
+                Err(Some(pid)) if keeps_its_state_in(pid, &project.dir) && Mono::now() < until => {}
                 Err(holder) => return Err(held(project, holder)),
             }
         }
@@ -124,11 +124,15 @@ fn is_foreign(project: &Project, pid: i32) -> bool {
 
 fn held(project: &Project, holder: Option<i32>) -> Error {
     let who = holder.map_or("another bpm".into(), named);
+    let hint = match holder.is_some_and(|pid| keeps_its_state_in(pid, &project.dir)) {
+        true => "its files are gone: \"bpm stop\" ends it",
+        false => "stop that one first, with its BPM_HOME and as its user",
+    };
     Error::cannot(
         format!("start {}", project.name()),
         format!("{who} already runs this project"),
     )
-    .with_hint("stop that one first, with its BPM_HOME and as its user")
+    .with_hint(hint)
 }
 
 /// `the daemon (pid 4711, user ann, home /srv/bpm)`, as far as it can be seen.
@@ -151,8 +155,4 @@ fn named(pid: i32) -> String {
 /// Where the bpm with that pid keeps its state, by the environment it was started in.
 fn home(pid: i32) -> Result<State> {
     State::locate(&|name| proc::variable(pid, name).map(OsString::from_vec))
-}
-
-fn is_of_this_home(project: &Project, pid: i32) -> bool {
-    home(pid).is_ok_and(|home| home.project(&project.root) == project.dir)
 }

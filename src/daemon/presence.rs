@@ -14,7 +14,7 @@ use crate::base::error::{Error, Result};
 use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
 use crate::client::verdict::Descriptor;
-use crate::engine::supervisor::{Presence, PresenceState};
+use crate::engine::supervisor::{Presence, PresenceState, Trouble};
 use crate::os::files;
 use crate::os::inotify::PathWatch;
 use crate::os::lock::Lock;
@@ -35,13 +35,14 @@ pub(super) struct ProjectPresence<'a> {
     watch: Option<PathWatch>,
     /// Another bpm holds the lock: all that is there is its own.
     displaced: bool,
+    trouble: Option<Trouble>,
 }
 
 impl<'a> ProjectPresence<'a> {
-    /// Writes the descriptor: from here on others can find us.
+    /// Writes the descriptor, if there is room for it: from here on others can find us.
     ///
     /// # Errors
-    /// It can't be written.
+    /// Another bpm has the project.
     pub(super) fn new(
         dir: &'a ProjectDir,
         descriptor: &'a Descriptor,
@@ -58,8 +59,10 @@ impl<'a> ProjectPresence<'a> {
             socket: file_id(&descriptor.socket),
             watch: None,
             displaced: false,
+            trouble: None,
         };
-        presence.describe()?;
+        // Where there is no room for it, that is tried again and again.
+        let _ = presence.describe();
         if presence.repair() == PresenceState::Displaced {
             return Err(Error::cannot(
                 "start",
@@ -82,6 +85,7 @@ impl<'a> ProjectPresence<'a> {
             self.descriptor.socket.clone(),
         ];
         let mut repaired = Vec::new();
+        let trouble = self.trouble.take();
         for _ in 0..TURNS {
             // The watch begins before the look, so that a change in between is not missed.
             self.watch = PathWatch::of_places(&places);
@@ -89,8 +93,13 @@ impl<'a> ProjectPresence<'a> {
                 Ok(None) => break,
                 Ok(Some(what)) => repaired.push(what),
                 Err(e) => {
-                    let text = format!("bpm's files are gone, and can't be made again: {e}");
-                    self.log.write(Level::Error, "daemon", &text);
+                    let text = format!("bpm's files can't be made: {e}");
+                    if trouble.as_ref().is_none_or(|t| t.text != text) {
+                        self.log.write(Level::Error, "daemon", &text);
+                    }
+                    // Without the descriptor, the socket and the lock tell all there is to know.
+                    let can_be_found = self.is_reached();
+                    self.trouble = Some(Trouble { text, can_be_found });
                     break;
                 }
             }
@@ -104,9 +113,18 @@ impl<'a> ProjectPresence<'a> {
             return PresenceState::Same;
         }
         let (what, dir) = (repaired.join(", "), self.dir.path().display());
-        let text = format!("somebody removed {what} in {dir}: made again");
+        let text = match trouble {
+            Some(_) => format!("{what} in {dir} could be made again"),
+            None => format!("somebody removed {what} in {dir}: made again"),
+        };
         self.log.write(Level::Warn, "daemon", &text);
         PresenceState::Repaired
+    }
+
+    /// Lock and socket are where others look for them.
+    fn is_reached(&self) -> bool {
+        let socket = file_id(&self.descriptor.socket);
+        self.locks.state.is_at(&self.dir.lock()) && socket.is_some() && socket == self.socket
     }
 
     /// Makes the first thing that is missing, and names it.
@@ -153,11 +171,16 @@ impl Presence for ProjectPresence<'_> {
         self.watch.as_ref().and_then(PathWatch::notify_socket)
     }
 
-    fn check(&mut self) -> PresenceState {
-        match self.displaced || !self.watch.as_ref().is_some_and(PathWatch::take) {
+    fn check(&mut self, anyway: bool) -> PresenceState {
+        let changed = self.watch.as_ref().is_some_and(PathWatch::take);
+        match self.displaced || !changed && !anyway {
             true => PresenceState::Same,
             false => self.repair(),
         }
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.trouble.clone()
     }
 }
 

@@ -70,6 +70,8 @@ pub enum Started {
         words: String,
         /// What an earlier one that was killed had left, and that was stopped first.
         found: Option<String>,
+        /// What is wrong with it from the start.
+        warnings: Vec<String>,
     },
     /// One runs already, with this pid.
     Already(i32),
@@ -134,13 +136,7 @@ pub fn start(
 /// What came through the pipe from the daemon.
 fn outcome(project: &Project, verdict: detach::Verdict) -> Result<Started> {
     match verdict {
-        detach::Verdict::Ready(text) => {
-            let (words, found) = match text.split_once('\n') {
-                Some((words, found)) => (words.into(), Some(found.into())),
-                None => (text, None),
-            };
-            Ok(Started::Now { words, found })
-        }
+        detach::Verdict::Ready(text) => Ok(now(&text)),
         detach::Verdict::Already(pid) => Ok(Started::Already(pid)),
         detach::Verdict::Failed(text) => Err(error_of(&text)),
         detach::Verdict::Died => Err(Error::cannot(
@@ -148,6 +144,34 @@ fn outcome(project: &Project, verdict: detach::Verdict) -> Result<Started> {
             "the daemon died before it was ready",
         )
         .with_hint(named("see", &project.dir.log()))),
+    }
+}
+
+/// How lines through the pipe begin that are warnings.
+const WARNING: &str = "warning: ";
+
+/// What a daemon that serves says of itself through the pipe, lines; [`now`] reads it.
+fn said(words: String, found: Option<&str>, warnings: &[String]) -> String {
+    let found = found.into_iter().map(String::from);
+    let warnings = warnings.iter().map(|warning| format!("{WARNING}{warning}"));
+    let lines: Vec<String> = std::iter::once(words)
+        .chain(found)
+        .chain(warnings)
+        .collect();
+    lines.join("\n")
+}
+
+fn now(said: &str) -> Started {
+    let (words, rest) = said.split_once('\n').unwrap_or((said, ""));
+    let is_warning = |line: &&str| line.starts_with(WARNING);
+    let (warnings, found): (Vec<&str>, Vec<&str>) = rest.lines().partition(is_warning);
+    Started::Now {
+        words: words.into(),
+        found: (!found.is_empty()).then(|| found.join("\n")),
+        warnings: warnings
+            .iter()
+            .map(|line| line.trim_start_matches(WARNING).into())
+            .collect(),
     }
 }
 
@@ -271,14 +295,14 @@ fn serve(
     let log = DaemonLog::open(&project.dir, manner, settings.level)
         .map_err(|e| Error::file("write", &project.dir.log(), e))?;
     let log = Arc::new(log);
-    if let Some(warning) = &locks.warning {
-        log.write(Level::Warn, "daemon", warning);
-    }
     let nofile =
         fds::raise_nofile().map_err(|e| Error::system("raise the limit of open files", e))?;
     // Removed at each end but a violent one.
     let before = Descriptor::read(&project.dir.descriptor());
-    let killed_before = project.dir.descriptor().exists();
+    let runtime = project.env.get("XDG_RUNTIME_DIR");
+    let socket = project.dir.socket(runtime, peer::our_uid());
+    // On a full disk there may be no descriptor.
+    let killed_before = project.dir.descriptor().exists() || socket.exists();
     let (mut state, trouble) = State::read(&project.dir.state())?;
     state.stopped = None;
     state.root = Some(project.root.display().to_string());
@@ -287,9 +311,8 @@ fn serve(
     }
 
     let config = settings.config;
-    let tcp = listen::tcp(config.bind, settings.port, &mut state, log.as_ref())?;
-    let runtime = project.env.get("XDG_RUNTIME_DIR");
-    let socket = project.dir.socket(runtime, peer::our_uid());
+    let mut warnings: Vec<String> = locks.warning.iter().cloned().collect();
+    let tcp = listen::tcp(config.bind, settings.port, &mut state, &mut warnings)?;
     let unix = listen::unix(&project.dir, &socket)?;
     let mut identity = identity(tcp.as_ref(), &socket);
     identity.previous_end = killed_before.then(|| {
@@ -300,7 +323,10 @@ fn serve(
     let policy = listen::policy(&config, nofile.hard)?;
     if tcp.is_some() && policy.token.is_none() && policy.uid == UidCheck::Meaningless {
         let text = "uids prove nothing in this user namespace: nobody is served over TCP without token_file";
-        log.write(Level::Warn, "daemon", text);
+        warnings.push(text.into());
+    }
+    for warning in &warnings {
+        log.write(Level::Warn, "daemon", warning);
     }
     let passes_lines = !options.quiet
         && match config.passthrough {
@@ -322,6 +348,7 @@ fn serve(
         idle_shutdown: settings.idle_shutdown,
         killed_before,
         identity,
+        warnings: warnings.clone(),
         logger: Arc::clone(&log) as Arc<dyn Logger>,
         manager: Box::new(sd_notify.clone()),
         access: Box::new(move |config, apply| {
@@ -361,8 +388,7 @@ fn serve(
     let text = format!("bpm {VERSION} serves {}: {words}", project.name());
     log.write(Level::Info, "daemon", &text);
     if let Some(terminal) = terminal.take() {
-        let found = found.map(|text| format!("\n{text}")).unwrap_or_default();
-        terminal.ready(&format!("{words}{found}"));
+        terminal.ready(&said(words, found.as_deref(), &warnings));
     }
     sd_notify.tell("READY=1");
 
@@ -435,6 +461,26 @@ mod tests {
         assert_eq!(port("8080"), Some(Port::Fixed(8080)));
         assert_eq!(port("70000"), None);
         assert_eq!(port("-1"), None);
+    }
+
+    #[test]
+    fn start_comes_through_the_pipe_whole() {
+        let through = |found: Option<&str>, warnings: &[&str]| {
+            let warnings: Vec<String> = warnings.iter().map(|w| (*w).into()).collect();
+            now(&said("pid 1".into(), found, &warnings))
+        };
+        for found in [None, Some("found"), Some("found\nmore")] {
+            for warnings in [&[][..], &["a: b", "c"]] {
+                assert_eq!(
+                    through(found, warnings),
+                    Started::Now {
+                        words: "pid 1".into(),
+                        found: found.map(String::from),
+                        warnings: warnings.iter().map(|w| (*w).into()).collect(),
+                    }
+                );
+            }
+        }
     }
 
     #[test]

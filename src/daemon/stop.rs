@@ -12,7 +12,7 @@ use crate::base::error::{Error, Result};
 use crate::base::json::{object, strings};
 use crate::base::paths::ProjectDir;
 use crate::client::connection::{self, CallError, Client};
-use crate::client::verdict::{Descriptor, Verdict, judge};
+use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
 use crate::engine::state_file::{State, StoppedBy};
 use crate::os::group;
 use crate::os::lock::Lock;
@@ -69,7 +69,18 @@ pub fn stop(
         false => longest(project),
     };
     let mut stopped = Stopped::default();
-    let descriptor = match judge(&project.dir, "cli")? {
+    let verdict = judge(&project.dir, "cli")?;
+    let found = match verdict {
+        Verdict::Stopped | Verdict::Stale(_) => hidden(&project.dir, &project.root),
+        Verdict::Running(..) | Verdict::Unhealthy(_) => None,
+    };
+    if let Some(daemon) = &found {
+        say(&format!("pid {} runs it, its files are gone", daemon.pid));
+        stopped.pid = Some(daemon.pid);
+        stopped.killed = at_once;
+        end_hidden(project, daemon, at_once, patience)?;
+    }
+    let descriptor = match verdict {
         Verdict::Stopped => None,
         Verdict::Stale(descriptor) => Some(descriptor),
         Verdict::Running(descriptor, client) => {
@@ -220,6 +231,27 @@ fn end_unhealthy(daemon: &Descriptor) -> Result<bool> {
     }
     kill(daemon)?;
     Ok(true)
+}
+
+/// A daemon that can't be asked: TERM stops it in order.
+fn end_hidden(
+    project: &Project,
+    daemon: &Descriptor,
+    at_once: bool,
+    patience: Duration,
+) -> Result<()> {
+    if at_once {
+        return kill(daemon);
+    }
+    group::stop_if(daemon.pid, daemon.process_start, libc::SIGTERM);
+    match gone(daemon, patience + MORE)? {
+        true => Ok(()),
+        false => Err(Error::cannot(
+            format!("stop {}", project.name()),
+            format!("the daemon (pid {}) is still stopping", daemon.pid),
+        )
+        .with_hint("\"bpm stop --force\" ends it at once")),
+    }
 }
 
 fn kill(daemon: &Descriptor) -> Result<()> {

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub release_at: Option<Mono>,
     /// Orderly stop under way.
     pub stopping: bool,
+    /// What is wrong with bpm itself now, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 impl Snapshot {
@@ -60,6 +62,7 @@ impl Snapshot {
             mode: Mode::Release,
             release_at: None,
             stopping: false,
+            warnings: Vec::new(),
         }
     }
 

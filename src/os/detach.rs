@@ -84,7 +84,10 @@ fn second_half(pipe: OwnedFd) -> Ready {
         Ok(ForkResult::Child) => {}
         Ok(ForkResult::Parent { .. }) => leave(),
         Err(e) => {
-            let why = format!("no process for the daemon: {}", reason(&e.into()));
+            let why = format!(
+                "cannot make a process for the daemon: {}",
+                reason(&e.into())
+            );
             Ready::new(pipe).failed(&why);
             leave()
         }

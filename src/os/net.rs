@@ -1,5 +1,6 @@
 //! Sockets that listen, and ways to connect.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -145,18 +146,43 @@ pub fn loopback_listener(port: u16) -> Option<IpAddr> {
     })
 }
 
-/// A port on which nobody listens at the moment, at either loopback address.
+/// The lowest port that bpm takes by itself.
+const LOWEST: u16 = 20_000;
+
+/// A port on which nobody listens at the moment, at either loopback address: below those that the kernel gives to whoever
+/// connects (`ip_local_port_range`), one of which another program would have by the time it is wanted again.
 pub fn free_port() -> io::Result<u16> {
-    const TRIES: usize = 64;
-    let mut port = 0;
-    for _ in 0..TRIES {
-        let socket = TcpListener::from(bound(LOOPBACK[0], 0)?);
-        port = socket.local_addr()?.port();
-        if loopback_listener(port).is_none() {
-            break;
+    const TRIES: u64 = 256;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let range = range.unwrap_or_default();
+    let first = range.split_ascii_whitespace().next();
+    let above = first.and_then(|first| first.parse().ok()).unwrap_or(32_768);
+    if let Some(count) = u16::checked_sub(above, LOWEST).filter(|count| *count >= 100) {
+        let random = RandomState::new();
+        for n in 0..TRIES {
+            let port = LOWEST + (random.hash_one(n) % u64::from(count)) as u16;
+            if loopback_listener(port).is_none() {
+                return Ok(port);
+            }
         }
     }
-    Ok(port)
+    // The range begins too low, or everything is taken.
+    let socket = TcpListener::from(bound(LOOPBACK[0], 0)?);
+    Ok(socket.local_addr()?.port())
+}
+
+/// Listens on a port that [`free_port`] finds.
+pub fn free_listener(ip: IpAddr) -> io::Result<TcpListener> {
+    const TRIES: usize = 8;
+    let mut last = ErrorKind::AddrInUse.into();
+    for _ in 0..TRIES {
+        // Somebody may take it in between.
+        match tcp_listener(ip, free_port()?, Accept::AtOnce) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse => last = e,
+            done => return done,
+        }
+    }
+    Err(last)
 }
 
 /// A socket with that address that does not listen.

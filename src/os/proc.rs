@@ -1,10 +1,13 @@
 //! Processes as the kernel shows them (proc(5)).
 #![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::base::table::{Set, Table, in_order};
@@ -354,6 +357,7 @@ pub fn self_rss() -> u64 {
 struct Listener {
     ip: IpAddr,
     port: u16,
+    uid: u32,
     inode: u64,
 }
 
@@ -371,6 +375,12 @@ pub fn is_listened_on(port: u16) -> Option<bool> {
     Some(listeners().iter().any(|listener| listener.port == port))
 }
 
+/// The uid that listens on that port. None: nobody does, or the kernel's tables can't be read.
+pub fn port_owner(port: u16) -> Option<u32> {
+    let mut all = listeners().into_iter();
+    all.find(|listener| listener.port == port).map(|l| l.uid)
+}
+
 /// `0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 12345 ...`
 fn parse_listener(line: &str) -> Option<Listener> {
     const LISTEN: &str = "0A";
@@ -382,6 +392,7 @@ fn parse_listener(line: &str) -> Option<Listener> {
     Some(Listener {
         ip: parse_ip(ip)?,
         port: u16::from_str_radix(port, 16).ok()?,
+        uid: fields.get(7)?.parse().ok()?,
         inode: fields.get(9)?.parse().ok()?,
     })
 }
@@ -469,6 +480,20 @@ pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
         line.push_str("...");
     }
     Some((holder, line))
+}
+
+/// Whether a process has a file open whose path ends so, be that path hidden or removed by now.
+pub fn has_open(pid: i32, end: &Path) -> bool {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten();
+    entries.flatten().any(|entry| {
+        fs::read_link(entry.path()).is_ok_and(|target| {
+            let target = target.as_os_str().as_bytes();
+            let path = target.strip_suffix(b" (deleted)").unwrap_or(target);
+            Path::new(OsStr::from_bytes(path)).ends_with(end)
+        })
+    })
 }
 
 /// How many processes the kernel has killed for memory, in our control group or, where that can't be

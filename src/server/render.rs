@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::human;
-use crate::base::json::items;
+use crate::base::json::{items, strings};
 use crate::engine::snapshot;
 
 /// Colours on or off for one output.
@@ -192,7 +192,10 @@ pub fn status(data: &Value, paint: Paint) -> String {
 /// The lines below the table.
 pub fn notes(data: &Value) -> Vec<String> {
     let list = data["processes"].as_array().map_or(&[][..], Vec::as_slice);
-    let mut lines = troubles(list);
+    let mut lines: Vec<String> = strings(&data["warnings"])
+        .map(|warning| format!("bpm: {warning}"))
+        .collect();
+    lines.extend(troubles(list));
     if data["release_in_seconds"].is_number() {
         let span = span(&data["release_in_seconds"]);
         lines.push(format!(

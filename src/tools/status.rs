@@ -211,6 +211,10 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
             or_null(snapshot.release_at.map(|at| seconds(at.since(now)))),
         ),
         ("config_changed", usage.config_changed.into()),
+        (
+            "warnings",
+            list(snapshot.warnings.iter().map(String::as_str)),
+        ),
         ("events", list(events.iter().map(|e| event(e)))),
         ("events_missed", missed(snapshot, wish).into()),
     ]);
@@ -528,6 +532,9 @@ fn daemon_words(text: &mut String, handle: &Handle, snapshot: &Snapshot, now: Mo
         text.push_str(", stopping");
     }
     text.push('\n');
+    for warning in &snapshot.warnings {
+        let _ = writeln!(text, "Warning: {warning}");
+    }
     if let Some(end) = &id.previous_end {
         let _ = writeln!(text, "The daemon before this one: {end}");
     }

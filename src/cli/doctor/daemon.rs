@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::base::clock::Wall;
+use crate::base::clock::{Mono, Wall};
+use crate::base::json::{object, strings};
 use crate::base::paths::CONFIG_FILE;
 use crate::cli::commands::COMMANDS;
 use crate::cli::install;
-use crate::client::connection::VERSION;
-use crate::client::verdict::{Verdict, judge};
+use crate::client::connection::{PATIENCE, VERSION};
+use crate::client::verdict::{Verdict, hidden, judge};
 use crate::os::lock::{self, Lock};
 use crate::os::{host, peer, proc};
 
@@ -22,8 +23,13 @@ const EARLIEST: i64 = 1_735_689_600 * 1_000;
 pub(super) fn look(doctor: &mut Doctor) {
     let project = doctor.project;
     match judge(&project.dir, "cli") {
-        Ok(Verdict::Running(descriptor, _)) => {
+        Ok(Verdict::Running(descriptor, mut client)) => {
             doctor.ok("daemon", format!("runs, pid {}", descriptor.pid));
+            let until = Some(Mono::now().after(PATIENCE));
+            let status = client.call("bpm/status", object([]), until);
+            for warning in strings(&status.unwrap_or_default()["warnings"]) {
+                doctor.problem("daemon", warning, "\"bpm daemon logs\" says since when");
+            }
             doctor.daemon = Some(descriptor);
             age(doctor);
         }
@@ -100,6 +106,10 @@ fn another(doctor: &mut Doctor) {
 
 /// Processes whose daemon is gone.
 fn left(doctor: &mut Doctor) {
+    if let Some(daemon) = hidden(&doctor.project.dir, &doctor.project.root) {
+        let text = format!("pid {} runs it, and its files are gone", daemon.pid);
+        return doctor.problem("daemon", text, "\"bpm stop\" ends it");
+    }
     let found = proc::find_marked(&doctor.project.dir.marker());
     let shown: Vec<String> = found
         .iter()

@@ -26,6 +26,7 @@ mod sockets;
 mod stop;
 mod timers;
 mod units;
+mod warnings;
 mod watching;
 
 use std::collections::VecDeque;
@@ -66,6 +67,7 @@ use sockets::Sockets;
 use stop::Sweep;
 use timers::{Due, Timers};
 use units::{Unit, Units, policy};
+use warnings::Warnings;
 use watching::FileWatch;
 
 /// Applies the access rules of a configuration; false: only checks them.
@@ -92,6 +94,8 @@ pub struct Setup {
     pub killed_before: bool,
     /// The names of this bpm.
     pub identity: Identity,
+    /// What is wrong with it from the start, a sentence each.
+    pub warnings: Vec<String>,
     /// bpm's own log.
     pub logger: Arc<dyn Logger>,
     /// Called for each configuration that is read.
@@ -134,8 +138,19 @@ pub trait Manager: Send {
 pub trait Presence {
     /// Readable when something may be missing.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
-    /// Looks for what is missing, and repairs it.
-    fn check(&mut self) -> PresenceState;
+    /// Looks for what is missing, `anyway` or if something changed, and repairs it.
+    fn check(&mut self, anyway: bool) -> PresenceState;
+    /// What could not be made.
+    fn trouble(&self) -> Option<Trouble>;
+}
+
+/// Files by which others find this bpm that can't be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// In words.
+    pub text: String,
+    /// Others find this bpm all the same.
+    pub can_be_found: bool,
 }
 
 /// How it is after [`Presence::check`].
@@ -195,6 +210,7 @@ pub struct Supervisor {
     events: EventLog,
     hooks: Hooks,
     timers: Timers,
+    warnings: Warnings,
     state: StateFile,
     phase: Phase,
 }
@@ -231,6 +247,7 @@ impl Supervisor {
             events: EventLog::new(Arc::clone(&setup.logger), state.event),
             hooks: Hooks::new(starter),
             timers: Timers::new(Mono::now(), setup.config.heartbeat, watchdog),
+            warnings: Warnings::new(setup.warnings.clone()),
             state: StateFile::new(setup.dir.state(), state),
             phase: Phase::Working,
             handle,
@@ -298,6 +315,8 @@ impl Supervisor {
     /// # Errors
     /// Only when the system refuses to wait for descriptors.
     pub fn run(&mut self, presence: &mut dyn Presence) -> io::Result<()> {
+        self.note_presence(presence);
+        self.publish();
         while self.phase != Phase::Ended {
             let input = self.next_input(presence)?;
             self.handle_input(input, presence);
@@ -354,12 +373,13 @@ impl Supervisor {
                 slot.begin();
             }
             Input::Notice(notice) => self.take_notice(notice),
-            Input::Readable(Source::Presence) => self.check_presence(presence),
+            Input::Readable(Source::Presence) => self.check_presence(presence, false),
             Input::Readable(Source::Direnv) => self.read_direnv(),
             Input::Readable(Source::Hooks) => self.run_hooks(),
             Input::Readable(Source::Notify) => self.checks.listen(&self.runs),
             Input::Readable(Source::Files) => self.read_changes(),
             Input::Time(now) => {
+                self.try_again(now, presence);
                 self.pass_time(now);
                 self.settle();
             }
@@ -431,20 +451,6 @@ impl Supervisor {
         }
     }
 
-    fn check_presence(&mut self, presence: &mut dyn Presence) {
-        match presence.check() {
-            PresenceState::Same => {}
-            PresenceState::Repaired => {
-                self.state.edit();
-                self.checks.reopen_sockets(&self.runs);
-            }
-            PresenceState::Displaced => {
-                self.state.displace();
-                self.begin_stop();
-            }
-        }
-    }
-
     /// Carries out what has been noted until nothing follows from it any more, then shows it.
     fn settle(&mut self) {
         self.take_findings();
@@ -505,6 +511,7 @@ impl Supervisor {
             self.watch.deadline(),
             self.hooks.deadline(),
             self.timers.deadline(),
+            self.warnings.deadline(),
             self.release_at(),
             self.idle_stop_at(),
             self.runs.deadline(),
@@ -562,7 +569,11 @@ impl Supervisor {
         }
         for due in self.timers.due(now) {
             match due {
-                Due::Heartbeat => self.events.say(Level::Info, "heartbeat alive"),
+                Due::Heartbeat => {
+                    self.events.say(Level::Info, "heartbeat alive");
+                    // A file system that comes over bpm's folder is no event.
+                    self.warnings.look_at(now);
+                }
                 Due::Watchdog => self.setup.manager.tell("WATCHDOG=1"),
                 Due::Trim => memory::trim(),
             }
@@ -593,8 +604,15 @@ impl Supervisor {
         for (_, unit) in self.units.iter() {
             state.note_numbers(&unit.process.name, unit.numbers(reserve));
         }
-        if let Err(why) = self.state.save(durable) {
-            self.events.say(Level::Error, &why);
+        let why = self.state.save(durable).err();
+        let text = why
+            .as_ref()
+            .map(|why| format!("{why}; what changes is in memory only"));
+        if self.warnings.state_written(text.clone()) {
+            match text {
+                Some(text) => self.events.say(Level::Error, &text),
+                None => self.events.say(Level::Info, "state.json is written again"),
+            }
         }
     }
 

@@ -61,6 +61,7 @@ impl Supervisor {
         let mut changed = old.seq == 0
             || old.units.len() != ids.len()
             || (old.stopping, old.release_at) != (stopping, release_at);
+        changed |= self.warnings.take_changed();
         for id in ids {
             changed |= self.refresh(id);
         }
@@ -82,6 +83,7 @@ impl Supervisor {
             mode: if dev { Mode::Dev } else { Mode::Release },
             release_at,
             stopping,
+            warnings: self.warnings.list(),
         });
     }
 

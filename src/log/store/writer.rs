@@ -414,15 +414,11 @@ impl Writer {
         let Some(open) = &mut self.open else {
             return Ok(());
         };
-        match open.log.write(bytes) {
-            Ok(count) if count == bytes.len() => Ok(()),
-            half => {
-                // Without a part of it: the file holds what its index covers.
-                let _ = open.log.set_len(open.size());
-                let full = io::Error::from_raw_os_error(libc::ENOSPC);
-                Err(half.err().unwrap_or(full))
-            }
-        }
+        // What stops it in the middle is known by writing the rest: the disk is full, or the file may not grow.
+        open.log.write_all(bytes).inspect_err(|_| {
+            // Without a part of it: the file holds what its index covers.
+            let _ = open.log.set_len(open.size());
+        })
     }
 
     fn note(&mut self, stream: Stream, bytes: usize, ended: &Ended, at: Wall) -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! Calls: from a request to its answer, at once, by a worker, or as a ticket that waits.
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::Mono;
+use crate::base::error::reason;
 use crate::os::poll::Waker;
 use crate::server::ask::{self, Next};
 use crate::server::mcp::{self, Envelope, Era, Headers, Verb};
@@ -325,8 +327,11 @@ impl Context {
             // The inbox is never full or closed.
             let _ = inbox.send(super::Message::Finished(finished));
         };
-        if self.pool.submit(Box::new(job)).is_err() {
-            let why = "too many searches under way; try again";
+        if let Err(e) = self.pool.submit(Box::new(job)) {
+            let why = match e.kind() {
+                ErrorKind::QuotaExceeded => "too many searches under way; try again".to_owned(),
+                _ => format!("no thread for it: {}; try again", reason(&e)),
+            };
             self.finish(c, ticket, Err(Refusal::new(BUSY, why).status(503)));
         }
     }

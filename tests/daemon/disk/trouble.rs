@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use super::files::{folder, segments};
-use crate::common::{Project, eventually};
+use crate::common::{Project, eventually, lives, murder};
 
 /// A file system of its own on a folder, until it is dropped. None: only root can have one.
 struct Mount(PathBuf);
@@ -343,4 +343,120 @@ fn a_limit_on_the_size_of_files_stops_nobody() {
         (&json!(0), &Value::Null)
     );
     project.cli(["stop"]).exits(0);
+}
+
+/// Fills a file system to the last byte.
+fn fill(folder: &Path) -> PathBuf {
+    let path = folder.join("full");
+    let block = vec![0; 4096];
+    let mut file = fs::File::create(&path).unwrap();
+    while std::io::Write::write_all(&mut file, &block).is_ok() {}
+    path
+}
+
+/// The processes of the project that are a `sleep`.
+fn sleeping(project: &Project) -> Vec<i32> {
+    let all = project.inhabitants().into_iter();
+    all.filter(|(_, command)| command.starts_with("sleep "))
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+#[test]
+fn start_on_a_full_disk_serves_and_says_so() {
+    let project = Project::new("[process.p]\ncommand = \"echo said; exec sleep 1000\"\n");
+    let Some(_mount) = Mount::new(&project.home(), "size=64k,mode=700") else {
+        return;
+    };
+    let room = fill(&project.home());
+    project.cli(["-d"]).exits(0);
+    let json = || -> Value {
+        let status = project.cli(["status", "--json"]).exits(0).out;
+        serde_json::from_str(&status).unwrap()
+    };
+    let status = eventually(|| match json() {
+        s if s["processes"][0]["state"] == "running" && s["warnings"][1].is_string() => Ok(s),
+        s => Err(s),
+    });
+    for (at, file) in ["daemon.json", "state.json"].iter().enumerate() {
+        let text = status["warnings"][at].as_str().unwrap();
+        assert!(
+            text.contains(file) && text.contains("no space left"),
+            "{text}"
+        );
+    }
+    let shown = project.cli(["status"]).exits(0).out;
+    assert!(
+        shown.contains("daemon.json\": no space left on device"),
+        "{shown}"
+    );
+    let lines = || project.cli(["logs", "p"]).out;
+    eventually(|| lines().contains("said").then_some(()).ok_or_else(lines));
+    // Killed, it leaves a process, which the next start on the full disk ends.
+    let run = |status: &Value| status["processes"][0]["pid"].as_i64().unwrap() as i32;
+    murder(status["daemon"]["pid"].as_i64().unwrap() as i32);
+    project.cli(["-d"]).exits(0);
+    let again = eventually(|| match json() {
+        s if s["processes"][0]["state"] == "running" => Ok(s),
+        s => Err(s),
+    });
+    assert_eq!(sleeping(&project), [run(&again)], "not {}", run(&status));
+    // There is room again: what could not be written is written now.
+    fs::remove_file(room).unwrap();
+    eventually(|| match json() {
+        s if s["warnings"] == json!([]) => Ok(()),
+        s => Err(s),
+    });
+    let folder = project.state_folder().unwrap();
+    assert!(folder.join("daemon.json").exists() && folder.join("state.json").exists());
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn daemon_whose_files_are_hidden_is_named_and_ended() {
+    let project = Project::new(
+        "heartbeat_minutes = 0.01\nrelease_crash_backoff_initial_seconds = 0\n\
+         [process.p]\ncommand = [\"sleep\", \"1000\"]\n",
+    );
+    for stop in [&["stop"][..], &["stop", "--force"], &["-d", "--replace"]] {
+        project.cli(["up"]).exits(0);
+        let pid = || -> Option<i32> {
+            let path = project.state_folder()?.join("daemon.json");
+            let descriptor: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+            Some(descriptor["pid"].as_i64()? as i32)
+        };
+        let daemon = pid().unwrap();
+        let run = sleeping(&project)[0];
+        let replace = stop[0] == "-d";
+        let options = if replace {
+            "size=1M,mode=700"
+        } else {
+            "size=1M,mode=700,ro"
+        };
+        let Some(mount) = Mount::new(&project.home(), options) else {
+            project.cli(["stop"]).exits(0);
+            return;
+        };
+        let said = format!("pid {daemon}");
+        // One that may write makes its files again, by and by.
+        if !replace {
+            assert!(project.cli(["status"]).exits(1).out.contains(&said));
+            project
+                .cli(["restart", "p"])
+                .exits(1)
+                .says(&[&said, "its files are gone"]);
+            let ps = project.cli(["ps"]).exits(0).out;
+            assert!(ps.contains(&daemon.to_string()), "{ps}");
+            project.cli(["up"]).exits(1);
+            assert!(lives(run), "nobody ends its processes behind its back");
+        }
+        let ended = project.cli(stop).exits(0);
+        if !replace {
+            ended.says(&[&said, "its files are gone"]);
+        }
+        assert!(!lives(daemon) && !lives(run));
+        project.cli(["stop"]).exits(0);
+        drop(mount);
+        project.cli(["stop"]).exits(0);
+    }
 }
