@@ -189,6 +189,26 @@ impl Ring {
         number
     }
 
+    /// Goes on with a run of an earlier daemon, whose lines so far are none of this ring: it had that many. This one
+    /// has none yet, and its first one gets that number.
+    pub fn resume(&mut self, number: u64, started: Wall, first_seq: u64, lines: u64) {
+        (self.origin, self.next_seq) = (first_seq, first_seq);
+        let at = self.runs.partition_point(|run| run.number < number);
+        let run = Run {
+            number,
+            started,
+            ended: None,
+            tracks: [Track::default(), Track::default()],
+            kept: 0,
+            gone: Gone {
+                through: if lines > 0 { self.next_seq - 1 } else { 0 },
+                lines,
+            },
+        };
+        self.runs.insert(at, run);
+        self.next_run = self.next_run.max(number + 1);
+    }
+
     /// The number of its first line ever.
     pub fn origin(&self) -> u64 {
         self.origin

@@ -12,6 +12,7 @@ pub mod host;
 pub mod image;
 pub mod inbox;
 pub mod inotify;
+pub mod leader;
 pub mod lock;
 pub mod memory;
 pub mod net;

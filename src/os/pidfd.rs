@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::proc::start_time;
+use super::proc::{self, Proc, start_time};
 use super::reap::End;
 
 /// A process that cannot be mistaken for another one, alive or ended.
@@ -27,6 +27,8 @@ struct Info {
     exit_code: i32,
 }
 
+/// `PIDFD_SIGNAL_PROCESS_GROUP`.
+const SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
 /// `PIDFD_INFO_EXIT`.
 const EXIT: u64 = 1 << 3;
 /// `PIDFD_GET_INFO`: `_IOWR(0xFF, 11, struct pidfd_info)`.
@@ -75,16 +77,44 @@ impl PidFd {
         result == 0
     }
 
-    /// How it ended. None: it has not been reaped yet, or the kernel does not tell (before 6.15).
-    pub fn end(&self) -> Option<End> {
+    /// Sends a signal to all of the group that the process leads, or led: while the descriptor is open the number of
+    /// the group means no other one here.
+    pub fn signal_group(&self, leader: &Proc, signal: i32) {
+        // SAFETY: a null siginfo is allowed.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                SIGNAL_PROCESS_GROUP,
+            )
+        };
+        let refused = result != 0 && Errno::last() != Errno::ESRCH;
+        // Linux before 6.9: one by one, as long as the number is the leader's for sure.
+        if refused && start_time(leader.pid) == Some(leader.start) {
+            let all = proc::all_pids().filter_map(proc::process);
+            for member in all.filter(|p| p.pgid == leader.pid) {
+                member.signal(signal);
+            }
+        }
+    }
+
+    /// How it ended. None: it has not been reaped yet.
+    ///
+    /// # Errors
+    /// The kernel does not tell (before 6.15), or a filter refuses the call.
+    pub fn end(&self) -> io::Result<Option<End>> {
         let mut info = Info {
             mask: EXIT,
             ..Info::default()
         };
         // SAFETY: writes at most the size that the request's number names into `info`.
-        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), GET_INFO as libc::Ioctl, &mut info) };
+        Errno::result(unsafe {
+            libc::ioctl(self.0.as_raw_fd(), GET_INFO as libc::Ioctl, &mut info)
+        })?;
         // The bit is missing from the answer until the parent has reaped it.
-        (result == 0 && info.mask & EXIT != 0).then(|| End::of_status(info.exit_code))
+        Ok((info.mask & EXIT != 0).then(|| End::of_status(info.exit_code)))
     }
 
     /// A copy of its descriptor `number`.
@@ -103,17 +133,12 @@ impl PidFd {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixListener;
+pub(super) mod testing {
     use std::process::Command;
 
-    use super::super::poll::readable;
-    use super::super::testing::{Folder, eventually};
-    use super::*;
-
-    #[allow(clippy::disallowed_methods)] // the parent of the process must not be us
     /// A grandchild of ours whose parent is a shell that waits for it and then reads: (shell, pid of the grandchild).
-    fn grandchild(script: &str) -> (std::process::Child, i32) {
+    #[allow(clippy::disallowed_methods)] // the parent of the process must not be us
+    pub(crate) fn grandchild(script: &str) -> (std::process::Child, i32) {
         use std::io::{BufRead, BufReader};
         let mut shell = Command::new("sh")
             .args(["-c", &format!("({script}) & echo $!; wait $!; read x")])
@@ -126,6 +151,16 @@ mod tests {
         BufReader::new(out).read_line(&mut line).unwrap();
         (shell, line.trim().parse().unwrap())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::super::poll::readable;
+    use super::super::testing::{Folder, eventually};
+    use super::testing::grandchild;
+    use super::*;
 
     #[test]
     fn end_of_a_process_that_is_no_child_is_known() {
@@ -141,11 +176,11 @@ mod tests {
         ] {
             let (mut shell, pid) = grandchild(script);
             let fd = PidFd::open(pid, start_time(pid).unwrap()).unwrap().unwrap();
-            assert_eq!(fd.end(), None);
+            assert!(!matches!(fd.end(), Ok(Some(_))));
             assert!(readable([Some(fd.fd())], None).unwrap()[0]);
             // Reaped by its parent a moment after.
             let told = eventually("the parent has reaped it", || {
-                (start_time(pid).is_none()).then(|| fd.end())
+                (start_time(pid).is_none()).then(|| fd.end().ok().flatten())
             });
             // A kernel before 6.15 tells nothing.
             assert!(told.is_none_or(|told| told == end), "{told:?}");

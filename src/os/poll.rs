@@ -16,6 +16,8 @@ pub enum Until {
     Readable,
     /// It can be written, or is connected, or neither ever will.
     Writable,
+    /// Its other end is gone; of a pidfd, its process is reaped.
+    HungUp,
 }
 
 /// Waits until something happens to one of these, or until the time is over (None: for ever); tells
@@ -26,6 +28,7 @@ pub fn wait(fds: &[(BorrowedFd<'_>, Until)], timeout: Option<Duration>) -> io::R
         .map(|(fd, until)| match until {
             Until::Readable => PollFd::new(*fd, PollFlags::POLLIN),
             Until::Writable => PollFd::new(*fd, PollFlags::POLLOUT),
+            Until::HungUp => PollFd::new(*fd, PollFlags::empty()),
         })
         .collect();
     // Rounded up: a wait that ends before its time would only be repeated.

@@ -177,6 +177,17 @@ pub fn descendants_of(pid: i32) -> Vec<Proc> {
     }
 }
 
+/// The children of that process.
+pub fn children_of(pid: i32) -> Vec<Proc> {
+    match children(pid) {
+        Some(all) => all.into_iter().filter_map(process).collect(),
+        None => {
+            let everybody = all_pids().filter_map(process);
+            everybody.filter(|p| p.ppid == pid).collect()
+        }
+    }
+}
+
 /// Our children that are not among `known`, and everything below them: what came to us when its
 /// parent ended. One read where there is no such process, however many children are known.
 pub fn orphans(known: impl Fn(i32) -> bool) -> Vec<Proc> {

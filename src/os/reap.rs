@@ -29,6 +29,8 @@ pub enum End {
         /// A core was dumped.
         core: bool,
     },
+    /// It was not our child, and nobody told.
+    Unknown,
 }
 
 impl End {
@@ -55,6 +57,7 @@ impl End {
             Self::Code(0) => Ok(()),
             Self::Code(code) => Err(format!("exit code {code}")),
             Self::Signal { number, .. } => Err(format!("signal {}", signal_name(number))),
+            Self::Unknown => Err("status unknown".into()),
         }
     }
 }
@@ -72,6 +75,18 @@ pub struct Death {
     /// counts from before the execve, when the process shared our memory: never less than our own peak
     /// was at its start.
     pub peak_rss: u64,
+}
+
+impl Death {
+    /// Of a process of which no more is known.
+    pub(super) fn of(pid: i32, end: End) -> Self {
+        Self {
+            pid,
+            end,
+            cpu: Duration::ZERO,
+            peak_rss: 0,
+        }
+    }
 }
 
 /// A child that has ended and is not reaped. It comes again until it is reaped; its number, and

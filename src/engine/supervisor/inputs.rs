@@ -48,6 +48,8 @@ pub(super) enum Source {
     Hooks,
     Notify,
     Files,
+    /// Runs that were taken over.
+    Adopted,
 }
 
 /// Where inputs come from, and those that were not handled yet.
@@ -93,7 +95,7 @@ impl Inputs {
     /// The system refuses to wait for descriptors.
     pub(super) fn wait(
         &mut self,
-        sources: &[(BorrowedFd<'_>, Source)],
+        sources: &[(BorrowedFd<'_>, Until, Source)],
         until: Option<Mono>,
     ) -> io::Result<()> {
         let own = [
@@ -101,8 +103,9 @@ impl Inputs {
             self.signals.others(),
             self.inbox.as_fd(),
         ];
-        let fds = sources.iter().map(|(fd, _)| *fd).chain(own);
-        let fds: Vec<_> = fds.map(|fd| (fd, Until::Readable)).collect();
+        let own = own.map(|fd| (fd, Until::Readable));
+        let fds = sources.iter().map(|(fd, until, _)| (*fd, *until));
+        let fds: Vec<_> = fds.chain(own).collect();
         let left = until.map(|at| at.since(Mono::now()));
         let ready = poll::wait(&fds, left)?;
         self.take_signals();
@@ -114,7 +117,7 @@ impl Inputs {
                 Command::Notice(notice) => Input::Notice(notice),
             }));
         let sources = sources.iter().zip(ready).filter(|(_, ready)| *ready);
-        let mut sources: Vec<Source> = sources.map(|((_, source), _)| *source).collect();
+        let mut sources: Vec<Source> = sources.map(|((.., source), _)| *source).collect();
         // Each reads all of its descriptors.
         sources.dedup();
         self.waiting

@@ -17,6 +17,7 @@ use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::store::Log;
 use crate::os::accounts::Account;
 use crate::os::cgroup::Cgroup;
+use crate::os::leader::Leader;
 use crate::os::proc;
 use crate::os::pty::Pty;
 use crate::os::reap::Child;
@@ -289,7 +290,8 @@ impl Supervisor {
             child.signal_group(libc::SIGKILL);
             format!("its output can't be read: {}", reason(&e))
         })?;
-        let record = RunRecord::new(child, run, artifact.exe, output, began, process, cgroup);
+        let leader = Leader::Child(child);
+        let record = RunRecord::new(leader, run, artifact.exe, output, began, process, cgroup);
         let pid = record.pid();
         let start = proc::start_time(pid).unwrap_or(0);
         self.state.edit().started(&process.name, pid, start, run);

@@ -49,6 +49,7 @@ use crate::os::cgroup::Groups;
 use crate::os::fds::Nofile;
 use crate::os::files;
 use crate::os::memory;
+use crate::os::poll::Until;
 use crate::os::reap;
 
 pub use reload::read_config;
@@ -348,8 +349,12 @@ impl Supervisor {
                 .chain(direnv)
                 .chain(hooks)
                 .chain(notify)
-                .chain(files);
-            self.inputs.wait(&sources.collect::<Vec<_>>(), until)?;
+                .chain(files)
+                .map(|(fd, source)| (fd, Until::Readable, source));
+            let adopted = self.runs.fds();
+            let adopted = adopted.map(|(fd, until)| (fd, until, Source::Adopted));
+            self.inputs
+                .wait(&sources.chain(adopted).collect::<Vec<_>>(), until)?;
         }
     }
 
@@ -378,6 +383,7 @@ impl Supervisor {
             Input::Readable(Source::Hooks) => self.run_hooks(),
             Input::Readable(Source::Notify) => self.checks.listen(&self.runs),
             Input::Readable(Source::Files) => self.read_changes(),
+            Input::Readable(Source::Adopted) => self.runs.find_deaths(),
             Input::Time(now) => {
                 self.try_again(now, presence);
                 self.pass_time(now);
@@ -543,6 +549,7 @@ impl Supervisor {
 
     fn pass_time(&mut self, now: Mono) {
         self.lives.note(Event::Tick);
+        self.runs.find_late_deaths(now);
         while let Some(run) = self.runs.take_overdue(now) {
             let text =
                 "the last output of a run could not be read in time: does its log's disk hang?";

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,11 @@ use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::{Capture, Captures, OnDrained};
 use crate::log::store::Log;
 use crate::os::cgroup::{Cgroup, Groups, Limits};
+use crate::os::leader::{Leader, take_death};
+use crate::os::pidfd::PidFd;
+use crate::os::poll::Until;
 use crate::os::proc::{self, Proc};
-use crate::os::reap::{self, Child, Death, End, reap_from};
+use crate::os::reap::{self, Child, Death, End};
 
 use super::Supervisor;
 use super::launch::Streams;
@@ -34,8 +37,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub(super) struct RunRecord {
     /// The number of its first process, and of its group.
     pid: i32,
-    /// Its first process until that is reaped.
-    leader: Option<Child>,
+    /// Its first process until its end is known.
+    leader: Option<Leader>,
+    /// It was taken over: what it starts never comes to us.
+    adopted: Option<Adopted>,
     death: Option<Death>,
     /// The process's name, and the number in its log: the marker of all that it starts.
     process: String,
@@ -73,6 +78,16 @@ enum Progress {
     Last,
     /// All of it, or as much as could be read in time.
     Done,
+}
+
+/// Of a run that was taken over from a bpm that was killed.
+struct Adopted {
+    /// Gets its orphans, as it has got its first process.
+    reaper: i32,
+    /// When its first process began: its number may be another's once that is reaped.
+    start: u64,
+    /// What is left of it and is to end: nobody else tells us.
+    left: Vec<PidFd>,
 }
 
 /// How a run is stopped, and how far that is.
@@ -126,7 +141,7 @@ fn receiver(process: &Process) -> Receiver {
 impl RunRecord {
     /// Of a run that has just begun.
     pub(super) fn new(
-        leader: Child,
+        leader: Leader,
         run: u64,
         exe: Option<PathBuf>,
         output: Output,
@@ -136,6 +151,11 @@ impl RunRecord {
     ) -> Self {
         Self {
             pid: leader.pid(),
+            adopted: leader.adopted().map(|adopted| Adopted {
+                reaper: adopted.process().ppid,
+                start: adopted.process().start,
+                left: Vec::new(),
+            }),
             leader: Some(leader),
             death: None,
             process: process.name.clone(),
@@ -165,6 +185,11 @@ impl RunRecord {
         self.exe.as_ref()
     }
 
+    /// It was taken over from a bpm that was killed.
+    pub(super) fn is_adopted(&self) -> bool {
+        self.adopted.is_some()
+    }
+
     /// Its first process has not ended.
     pub(super) fn lives(&self) -> bool {
         self.leader.is_some()
@@ -181,6 +206,7 @@ impl RunRecord {
                 let name = reap::signal_name(number).into_owned();
                 (None, Some(name), core)
             }
+            End::Unknown => (None, None, false),
         };
         ExitView {
             run: self.run,
@@ -213,6 +239,7 @@ fn is_success(end: End, process: &Process) -> bool {
     let (code, signal) = match end {
         End::Code(code) => (Some(code), None),
         End::Signal { number, .. } => (None, Some(number)),
+        End::Unknown => (None, None),
     };
     config::is_success(&process.success, code, signal)
 }
@@ -436,7 +463,7 @@ impl Runs {
         let rest = self.records.values();
         let rest = rest.filter_map(|record| record.stop.rest_due);
         let draining = self.draining.front().map(|(due, _)| *due);
-        rest.chain(draining).min()
+        rest.chain(draining).chain(self.unreaped()).min()
     }
 
     /// Signals those as well that left the groups of these runs and came to us when their parents ended.
@@ -498,19 +525,58 @@ impl Runs {
     /// Reaps the first process of a run, if that is one.
     pub(super) fn reap(&mut self, pid: i32) -> bool {
         let key = self.by_pid.get(&pid).copied();
-        let record = key.and_then(|key| Some((key, self.records.get_mut(&key)?)));
-        let Some((key, record)) = record else {
+        key.is_some_and(|key| self.note_death(key))
+    }
+
+    /// What is waited for of runs that were taken over.
+    pub(super) fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Until)> {
+        let leaders = self.records.values().filter_map(|r| r.leader.as_ref());
+        let leaders = leaders.filter_map(|leader| Some(leader.adopted()?.fd()));
+        let adopted = self.records.values().filter_map(|r| r.adopted.as_ref());
+        let left = adopted.flat_map(|adopted| &adopted.left);
+        leaders.chain(left.map(|fd| (fd.fd(), Until::Readable)))
+    }
+
+    /// Notes the ends of runs that were taken over.
+    pub(super) fn find_deaths(&mut self) {
+        let adopted = self.records.iter().filter(|(_, r)| r.is_adopted());
+        let adopted: Vec<RunKey> = adopted.map(|(key, _)| *key).collect();
+        for key in adopted {
+            self.note_death(key);
+            self.ends_due = true;
+        }
+    }
+
+    /// Those whose parents have not reaped them in time.
+    pub(super) fn find_late_deaths(&mut self, now: Mono) {
+        if self.unreaped().is_some_and(|due| due <= now) {
+            self.find_deaths();
+        }
+    }
+
+    /// When [`Runs::find_late_deaths`] has something to do next.
+    fn unreaped(&self) -> Option<Mono> {
+        let leaders = self.records.values().filter_map(|r| r.leader.as_ref());
+        leaders
+            .filter_map(|leader| leader.adopted()?.deadline())
+            .min()
+    }
+
+    /// Notes how the first process of a run ended, once that is known.
+    fn note_death(&mut self, key: RunKey) -> bool {
+        let Some(record) = self.records.get_mut(&key) else {
             return false;
         };
         // A dead leader keeps its group's number until it is reaped: what is left of a crash is killed
         // while the number can be nobody else's.
         if let Some(leader) = &record.leader
+            && leader.has_ended()
             && !record.task
             && !record.stop.asked
         {
             leader.signal_group(libc::SIGKILL);
         }
-        let Some(death) = reap_from(&mut record.leader) else {
+        let Some(death) = take_death(&mut record.leader) else {
             return false;
         };
         record.death = Some(death);
@@ -610,6 +676,10 @@ impl Runs {
                     None => drop(in_group.any(|m| m.signal_group_of_ours(libc::SIGKILL))),
                 }
             }
+            if let Some(adopted) = &mut record.adopted {
+                let open = |p: &Proc| PidFd::open(p.pid, p.start).ok().flatten();
+                adopted.left = left.iter().filter_map(open).collect();
+            }
             // A zombie counts: its own children come to us when it is reaped.
             match record.read {
                 Progress::Rest if left.is_empty() => {
@@ -625,14 +695,45 @@ impl Runs {
     }
 
     /// Processes that came to us when their parents ended, each with its run: by its group, else by its marker. `known` are
-    /// the children that bpm started.
+    /// the children that bpm started. Those of runs that were taken over have come to somebody else.
     fn orphans(&self, known: &Set<i32>) -> Vec<Orphan> {
         let of = |p: &Proc| match self.by_pid.get(&p.pgid) {
             Some(key) => Some(*key),
             None => self.key_of(&proc::marker(p.pid)?),
         };
         let orphans = proc::orphans(|pid| known.has(&pid)).into_iter();
-        orphans.map(|p| (p, of(&p))).collect()
+        let mut all: Vec<Orphan> = orphans.map(|p| (p, of(&p))).collect();
+        let adopted = self.records.values();
+        let adopted = adopted.filter_map(|record| Some(record.adopted.as_ref()?.reaper));
+        for reaper in adopted.collect::<Set<i32>>().keys() {
+            for p in proc::children_of(*reaper) {
+                let key = of(&p).filter(|key| self.is_left_of(*key, &p));
+                if let Some(key) = key {
+                    all.push((p, Some(key)));
+                    let below = proc::descendants_of(p.pid).into_iter();
+                    all.extend(below.map(|p| (p, Some(key))));
+                }
+            }
+        }
+        // Their parents are not us: they are over when they have ended.
+        all.retain(|(p, key)| p.state != 'Z' || !self.is_adopted(*key));
+        all
+    }
+
+    fn is_adopted(&self, key: Option<RunKey>) -> bool {
+        key.and_then(|key| self.get(key))
+            .is_some_and(RunRecord::is_adopted)
+    }
+
+    /// The process is left of a run that was taken over; it is not its first one.
+    fn is_left_of(&self, key: RunKey, p: &Proc) -> bool {
+        let adopted = self
+            .get(key)
+            .and_then(|r| Some((r.pid, r.adopted.as_ref()?)));
+        adopted.is_some_and(|(pid, adopted)| {
+            // While it can be seen, its number is its own.
+            p.pid != pid && proc::start_time(pid).is_none_or(|start| start == adopted.start)
+        })
     }
 
     /// The run of a marker: `<project>/<process>/<run>`.

@@ -221,6 +221,24 @@ impl Log {
         run
     }
 
+    /// Goes on with a run of an earlier daemon: with its file, and with the lines that it left unfinished. The next
+    /// line gets the number behind those in the files, but at least that one. To be called before anything is written.
+    pub fn resume(&self, run: u64, started: Wall, first_seq: u64) {
+        let resumed = self.with_disk(|disk| {
+            let disk = disk.as_mut();
+            disk.map(|disk| disk.resume(run, started))
+                .unwrap_or_default()
+        });
+        let mut memory = self.memory();
+        let first_seq = first_seq.max(resumed.last + 1);
+        memory.ring.resume(run, started, first_seq, resumed.lines);
+        self.publish(&memory);
+        let (at, now) = (Wall::now(), Mono::now());
+        for (stream, line) in Stream::ALL.into_iter().zip(resumed.unfinished) {
+            memory.ring.append(run, stream, &line, at, now);
+        }
+    }
+
     /// The number that the next run gets.
     pub fn next_run(&self) -> u64 {
         self.memory().ring.next_run()

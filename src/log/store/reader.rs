@@ -283,6 +283,17 @@ impl Reader {
         slices
     }
 
+    /// The lines that the run has left unfinished, of each stream.
+    pub(super) fn unfinished(&mut self) -> [Vec<u8>; 2] {
+        let Some(at) = self.segments.len().checked_sub(1) else {
+            return Default::default();
+        };
+        let end = self.open(at).map(|opened| (opened.len(), opened.rests()));
+        let (record, rests) = end.unwrap_or_default();
+        let place = (at, record);
+        Stream::ALL.map(|stream| self.carried(place, stream, rests[stream as usize] as usize))
+    }
+
     /// The last `count` bytes of a stream before a place: the start of its unfinished line.
     fn carried(&mut self, place: Place, stream: Stream, count: usize) -> Vec<u8> {
         const STEP: usize = 64;

@@ -317,8 +317,17 @@ impl Opened {
         next.max(self.header.first)
     }
 
+    /// Its index for one who goes on writing it, with records for all bytes of the log: the header, the last record,
+    /// the number of records, those that are not in the file yet, and the highest number.
+    pub(super) fn into_written(self) -> Option<(Header, Record, usize, Vec<Record>, u64)> {
+        self.index.as_ref()?;
+        let (last, count) = (self.last_record(), self.len());
+        let highest = self.next_number() - 1;
+        Some((self.header, last, count, self.made, highest))
+    }
+
     /// Bytes of each stream's unfinished line at its end.
-    fn rests(&self) -> [u32; 2] {
+    pub(super) fn rests(&self) -> [u32; 2] {
         let entries = self.entries(self.len().saturating_sub(BACK)..self.len());
         Stream::ALL.map(|stream| {
             let last = entries.iter().rfind(|e| e.record.stream == stream);

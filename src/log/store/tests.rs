@@ -1,4 +1,4 @@
-use super::testing::Scratch;
+use super::testing::{Scratch, open, stored, text};
 use super::*;
 use crate::log::block::testing::Random;
 use crate::os::inbox::Mailbox;
@@ -274,4 +274,56 @@ fn output_of_a_gone_run_is_forgotten() {
     log.begin(Wall(1));
     assert!(!log.append(old, Stream::Stdout, b"late\n"));
     assert_eq!(log.next_seq(), 1);
+}
+
+#[test]
+fn resumed_run_goes_on_as_if_nothing_had_happened() {
+    for seed in 0..4 {
+        let mut random = Random(seed);
+        let (one, other) = (Scratch::new("whole"), Scratch::new("resumed"));
+        let whole = open(one.path(), 8 << 20);
+        let mut resumed = open(other.path(), 8 << 20);
+        let run = whole.begin(Wall(1));
+        assert_eq!(resumed.begin(Wall(1)), run);
+        for number in 0..40 {
+            let stream = Stream::ALL[random.below(2)];
+            let bytes = text(&mut random, number);
+            whole.append(run, stream, &bytes);
+            resumed.append(run, stream, &bytes);
+            if random.below(4) == 0 {
+                // Killed: nobody ends the run, and records that wait are lost.
+                resumed = open(other.path(), 8 << 20);
+                resumed.resume(run, Wall(1), 1);
+                assert_eq!(resumed.next_seq(), whole.next_seq(), "seed {seed}");
+            }
+        }
+        let lines = |log: &Log| {
+            let query = Query {
+                after: Some(0),
+                ..Query::unhurried()
+            };
+            let found = log.find(&query).unwrap();
+            assert_eq!(found.dropped, 0);
+            let lines = found.lines.into_iter();
+            let lines = lines.map(|l| (l.seq, l.run, l.stream, l.text));
+            (found.matches, lines.collect::<Vec<_>>())
+        };
+        assert_eq!(lines(&whole), lines(&resumed), "seed {seed}");
+        for log in [&whole, &resumed] {
+            log.end(run, Wall(9), "exit code 0");
+        }
+        assert_eq!(lines(&whole), lines(&resumed), "seed {seed}");
+        let files = |folder: &Scratch| {
+            let names = std::fs::read_dir(folder.path()).unwrap().flatten();
+            let mut names: Vec<_> = names.map(|f| f.path()).collect();
+            names.retain(|f| f.extension().is_some_and(|e| e == "log"));
+            names.sort();
+            names
+                .iter()
+                .flat_map(|f| std::fs::read(f).unwrap())
+                .collect::<Vec<u8>>()
+        };
+        assert!(files(&one) == files(&other), "seed {seed}");
+        assert_eq!(lines(&whole), lines(&stored(other.path())), "seed {seed}");
+    }
 }

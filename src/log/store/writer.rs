@@ -5,7 +5,7 @@
 //! index are found by the file's length.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -16,12 +16,13 @@ use nix::sys::stat::fstat;
 use nix::sys::statvfs::statvfs;
 
 use super::index::{HEADER, Header, RECORD, Record};
-use super::layout::{BLOCK, Folder, LARGEST, Meta, Segment, cost, in_order};
-use super::segment::last_number;
+use super::layout::{BLOCK, Folder, LARGEST, Meta, Segment, cost, in_order, lines_of};
+use super::reader::{Part, Reader};
+use super::segment::{Opened, last_number, meta};
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
 use crate::log::block::MAX_LINE;
-use crate::log::ring::Ended;
+use crate::log::ring::{Ended, Gone};
 use crate::log::stream::Stream;
 use crate::os::files::private_dir;
 
@@ -68,6 +69,17 @@ struct Trouble {
     why: String,
     since: Mono,
     is_full: bool,
+}
+
+/// The end of a run of an earlier daemon, from which this one goes on.
+#[derive(Debug, Default)]
+pub(super) struct Resumed {
+    /// Its complete lines.
+    pub lines: u64,
+    /// The highest number in the files.
+    pub last: u64,
+    /// The lines that it left unfinished, of each stream.
+    pub unfinished: [Vec<u8>; 2],
 }
 
 /// One run that is being written.
@@ -176,6 +188,46 @@ impl Disk {
         self.writers.retain(|w| w.ended.is_none());
         self.writers.reserve_exact(1);
         self.writers.push(Writer::new(run, at));
+    }
+
+    /// Goes on with a run of an earlier daemon, in its newest file.
+    pub(super) fn resume(&mut self, run: u64, started: Wall) -> Resumed {
+        let mut writer = Writer::new(run, started);
+        let of_run = self.segments.iter().rposition(|s| s.run == run);
+        let mut resumed = Resumed::default();
+        if let Some(at) = of_run {
+            let part = Part {
+                run,
+                gone: Some(Gone {
+                    through: u64::MAX,
+                    lines: 0,
+                }),
+                after: 0,
+                since: None,
+                stream: None,
+            };
+            resumed.unfinished = Reader::new(&self.folder, &self.segments, part).unfinished();
+            writer.next = self.segments[at].number + 1;
+            // If it can't be written, the next file of the run is.
+            let open = match self.limit() {
+                0 => Err(ErrorKind::Unsupported.into()),
+                _ => Open::again(&self.folder, &self.segments, at),
+            };
+            if let Ok(open) = open {
+                writer.started = open.header.started;
+                writer.lines = open.header.before + lines_of(open.last.lines, None);
+                resumed.last = open.highest;
+                writer.open = Some(Box::new(open));
+                self.segments.remove(at);
+            } else if let Some(meta) = meta(&self.folder, &self.segments, at) {
+                writer.started = meta.header.started;
+                writer.lines = meta.header.before + lines_of(meta.lines, None);
+            }
+            resumed.lines = writer.lines;
+        }
+        resumed.last = resumed.last.max(last_number(&self.folder, &self.segments));
+        self.writers.push(writer);
+        resumed
     }
 
     /// Ends a run; lines of a grandchild of it are still written.
@@ -488,6 +540,42 @@ impl Writer {
 }
 
 impl Open {
+    /// Opens a segment that an earlier daemon wrote, and adds to its index what that lacks.
+    fn again(folder: &Folder, all: &[Arc<Segment>], at: usize) -> io::Result<Self> {
+        let (run, number) = (all[at].run, all[at].number);
+        let read = Opened::read(folder, &all[at], &|| 1, false)?;
+        let lost = || io::Error::other("its index is lost");
+        let (mut header, last, records, made, highest) = read.into_written().ok_or_else(lost)?;
+        header.ended = None;
+        let open = |extension| {
+            let plain = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+            File::options()
+                .write(true)
+                .append(extension == "log")
+                .custom_flags(plain)
+                .open(folder.file(run, number, extension))
+        };
+        let mut open = Self {
+            number,
+            log: open("log")?,
+            index: open("idx")?,
+            header,
+            records: records as u64,
+            waiting: made.iter().flat_map(Record::encode).collect(),
+            checked: Wall(0),
+            last,
+            highest,
+        };
+        // A half record behind the last whole one would be taken for it.
+        open.index.set_len(open.index_size())?;
+        open.index.write_all_at(&open.header.encode(), 0)?;
+        open.flush()?;
+        match open.is_whole() {
+            true => Ok(open),
+            false => Err(io::Error::other("it is written meanwhile")),
+        }
+    }
+
     /// Bytes in the log.
     fn size(&self) -> u64 {
         u64::from(self.last.end)

@@ -1,0 +1,88 @@
+//! Pure: no system call, no thread, no clock.
+//!
+//! Runs and builds as the next bpm needs to know them, in JSON.
+
+use std::path::PathBuf;
+
+use crate::base::clock::Mono;
+use crate::base::saved::saved;
+use crate::build::Artifact;
+use crate::config::Mode;
+use crate::lifecycle::Generation;
+
+/// A run of which something may live, by what the next bpm knows it by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedRun {
+    pub process: String,
+    pub generation: Generation,
+    /// Its number in the log.
+    pub run: u64,
+    /// Its first process, and when that began, in clock ticks since the boot.
+    pub pid: i32,
+    pub start: u64,
+    pub began: Mono,
+    /// The number of the first line that it could write.
+    pub first_line: u64,
+    /// The inodes of the pipes that it writes to. None: a terminal.
+    pub pipes: Option<[u64; 2]>,
+    /// Of the settings that it was started with.
+    pub settings: u64,
+    /// The binary of a build that it executes.
+    pub exe: Option<PathBuf>,
+    pub cgroup: Option<PathBuf>,
+    /// The socket over which it says how it is.
+    pub notify: Option<PathBuf>,
+}
+
+/// A build that can still be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedBuild {
+    pub id: u64,
+    pub mode: Mode,
+    pub made: Artifact,
+}
+
+saved! {
+    SavedRun {
+        process, generation, run, pid, start, began, first_line, pipes, settings, exe, cgroup, notify,
+    }
+    SavedBuild { id, mode, made }
+    Artifact { exe, argv0, env }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::saved::Saved;
+
+    #[test]
+    fn runs_and_builds_come_back_as_they_were() {
+        let run = SavedRun {
+            process: "web".into(),
+            generation: 7,
+            run: 12,
+            pid: 4711,
+            start: 99,
+            began: Mono::from_nanos(12),
+            first_line: 5,
+            pipes: Some([1, 2]),
+            settings: u64::MAX,
+            exe: Some("/x".into()),
+            cgroup: None,
+            notify: Some("/n".into()),
+        };
+        let text = run.save().to_string();
+        let read = SavedRun::load(&serde_json::from_str(&text).unwrap());
+        assert_eq!(read, Ok(run));
+        let build = SavedBuild {
+            id: 3,
+            mode: Mode::Dev,
+            made: Artifact {
+                exe: Some("/x".into()),
+                argv0: Some("x".into()),
+                env: vec![("A".into(), "b".into())],
+            },
+        };
+        assert_eq!(SavedBuild::load(&build.save()), Ok(build));
+    }
+}
