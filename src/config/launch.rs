@@ -154,16 +154,6 @@ pub(super) fn unset_env(doc: &mut Doc, s: &Section) -> Vec<String> {
     doc.value(s, "unset_env", read::list(read::text))
 }
 
-/// Says of keys that are read and not acted on.
-pub(super) fn not_yet(doc: &mut Doc, s: &Section, keys: &[&str]) {
-    for key in keys {
-        if let Some(value) = s.get(key) {
-            let text = format!("\"{key}\"{} is not in effect in this version", s.suffix());
-            doc.remark(value.span().start, text);
-        }
-    }
-}
-
 fn limits(doc: &mut Doc, process: &Section) -> Limits {
     let Some((table, at)) = doc.table(process, "limits") else {
         return Limits::default();

@@ -8,7 +8,6 @@ use toml::de::{DeTable, DeValue};
 
 use super::address::{authority, is_held, parse_http, parse_tcp};
 use super::keys::{self, Place};
-use super::launch::not_yet;
 use super::read::{self, Doc, Read, Section, Value, quote, refuse, unfit};
 use super::values::checked;
 use super::{Health, PortWish, Probe, Ready};
@@ -128,7 +127,6 @@ pub(super) fn ready(
     let timeout = doc.value(&s, "timeout_seconds", read::seconds_above_0);
     let interval = doc.value(&s, "interval_seconds", interval);
     let settle = doc.read(&s, "settle_seconds", read::seconds);
-    not_yet(doc, &s, &["settle_seconds"]);
     let probe = probe(doc, &s)?;
     if let Probe::Delay(delay) = &probe
         && *delay >= timeout

@@ -384,7 +384,7 @@ impl Fleet {
                 self.with_run(run, |u, g| u.not_spawned(now, g, &why, out));
             }
             Event::Lost(run) => self.with_run(run, |u, g| u.lost(now, g, out)),
-            Event::Ready(run) => self.with_run(run, |u, g| u.ready(g)),
+            Event::Ready(run) => self.with_run(run, |u, g| u.ready(now, g)),
             Event::Health { run, healthy } => {
                 self.with_run(run, |u, g| u.health(now, g, healthy, out));
             }

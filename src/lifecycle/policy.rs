@@ -36,6 +36,8 @@ pub struct Policy {
     pub ready_within: Option<Duration>,
     /// A swap starts the new run before it stops the old one.
     pub overlap: bool,
+    /// It stops the old one only once the new one has been good for that time.
+    pub settle: Duration,
     pub build_timeout: Duration,
     /// The port that it has to have.
     pub port: Option<u16>,

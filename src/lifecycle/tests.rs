@@ -66,6 +66,7 @@ fn policy(name: &str) -> Policy {
         stop_timeout: Duration::from_secs(5),
         ready_within: None,
         overlap: false,
+        settle: Duration::ZERO,
         build_timeout: Duration::from_secs(1800),
         port: None,
         depends_on: Vec::new(),
@@ -379,6 +380,7 @@ fn random_project(dice: &mut Dice) -> Vec<Policy> {
             };
             p.ready_within = dice.chance(40).then_some(Duration::from_secs(60));
             p.overlap = !p.task && p.ready_within.is_some() && dice.chance(60);
+            p.settle = Duration::from_secs(dice.roll(3));
             p.port = dice.chance(40).then_some(80);
             p.limit = limit(if dice.chance(20) { 3 } else { 0 });
             p.pinned = if dice.chance(15) {
@@ -724,6 +726,37 @@ fn overlap_ends_the_old_run_only_once_the_new_one_is_ready() {
     w.settle();
     assert_eq!(w.answers[&ticket], Ok(()));
     assert!(!w.runs.contains_key(&old));
+}
+
+#[test]
+fn overlap_keeps_the_old_run_until_the_new_one_has_settled() {
+    let mut w = World::new(vec![Policy {
+        overlap: true,
+        ready_within: Some(Duration::from_secs(60)),
+        settle: Duration::from_secs(1),
+        ..policy("api")
+    }]);
+    w.up(0);
+    let old = w.newest(0);
+    let ticket = w.restart(0);
+    let new = w.newest(0);
+    w.spawned(new);
+    w.step(Event::Ready(new));
+    w.pass(Duration::from_millis(900));
+    assert_eq!(w.runs[&old], Sim::Up);
+    w.exits(new, false);
+    w.gone(new);
+    assert!(matches!(w.answers[&ticket], Err(Why::Ended(_))));
+    let reason = w.facts(0).reason.unwrap();
+    assert!(reason.contains("soon after it was ready"), "{reason}");
+    let ticket = w.restart(0);
+    let new = w.newest(0);
+    w.spawned(new);
+    w.step(Event::Ready(new));
+    w.pass(Duration::from_secs(1));
+    assert_eq!(w.runs[&old], Sim::Signaled);
+    w.settle();
+    assert_eq!(w.answers[&ticket], Ok(()));
 }
 
 #[test]

@@ -1100,18 +1100,3 @@ fn rights_limits_and_streams_that_cannot_be_are_refused() {
         assert!(said.contains(part), "{line}: {said}");
     }
 }
-
-#[test]
-fn keys_without_effect_are_named() {
-    let config =
-        good("[process.web]\ncommand = \"./web\"\nready = { notify = true, settle_seconds = 2 }\n");
-    let said: Vec<String> = config
-        .not_in_effect
-        .iter()
-        .map(|f| f.text.clone())
-        .collect();
-    assert_eq!(
-        said,
-        ["\"settle_seconds\" in [process.web.ready] is not in effect in this version",]
-    );
-}

@@ -191,6 +191,29 @@ fn a_new_version_that_fails_leaves_the_old_one_untouched() {
 }
 
 #[test]
+fn new_run_that_dies_soon_after_it_was_ready_leaves_the_old_one_untouched() {
+    let mut project = Project::new(
+        r#"
+[process.web]
+command = "echo ready; test ! -e broken || { sleep 0.05; exit 3; }; exec sleep 1000"
+swap = "overlap"
+ready = { log = "ready", settle_seconds = 0.5 }
+"#,
+    );
+    project.serve();
+    let old = project.running("web");
+    project.file("broken", "");
+    let error = restart(&project).error();
+    assert!(error.contains("exit code 3"), "{error}");
+    assert_eq!(project.running("web"), old);
+    let reason = project.status("web")["reason"].to_string();
+    assert!(reason.contains("soon after it was ready"), "{reason}");
+    project.remove("broken");
+    let done = restart(&project).ok();
+    assert_eq!(done["previous_pid"], old);
+}
+
+#[test]
 fn the_old_one_serves_until_the_new_one_is_ready_and_their_lines_are_told_apart() {
     let address = address();
     let mut project = Project::new(&format!(

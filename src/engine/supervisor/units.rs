@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::clock::Wall;
 use crate::base::table::Table;
@@ -236,6 +237,7 @@ pub(super) fn policy(process: &Process, config: &Config) -> Policy {
         stop_timeout: process.stop_timeout,
         ready_within: process.ready.as_ref().map(|r| r.timeout),
         overlap: process.swap == Swap::Overlap,
+        settle: process.ready.as_ref().map_or(Duration::ZERO, |r| r.settle),
         build_timeout: process.build_timeout,
         port: match process.port {
             Some(PortWish::Fixed(port)) => Some(port),

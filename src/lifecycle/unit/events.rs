@@ -148,9 +148,9 @@ impl Unit {
         }
     }
 
-    pub(in crate::lifecycle) fn ready(&mut self, generation: Generation) {
+    pub(in crate::lifecycle) fn ready(&mut self, now: Mono, generation: Generation) {
         if let Some(run) = self.runs.find(generation).filter(|r| r.serves()) {
-            run.good = true;
+            run.good.get_or_insert(now);
         }
     }
 
@@ -208,7 +208,7 @@ impl Unit {
             // Its successor is on its way already and takes over.
             let goes_on = self.policy.restart == Restart::Always;
             self.runs.crashes += u64::from(!success || goes_on);
-            let old = self.runs.current.as_ref().filter(|r| r.good);
+            let old = self.runs.current.as_ref().filter(|r| r.good.is_some());
             self.builds.fallback = old.map(|r| r.built);
             return;
         }
@@ -233,7 +233,7 @@ impl Unit {
             // Where the old one ended while the new one was on its way, the new one serves alone now.
             self.runs.current = self.runs.coming.take();
             if let (Swap::Wanted(_), Some(old)) = (self.swap, old) {
-                let good = old.good.then_some(old.built);
+                let good = old.good.map(|_| old.built);
                 self.builds.fallback = good.or(self.builds.fallback);
             }
             if self.runs.current.is_none() {
@@ -267,7 +267,7 @@ impl Unit {
         let Some(run) = self.runs.find(generation) else {
             return;
         };
-        let (good, built) = (run.good, run.built);
+        let (good, built) = (run.good.is_some(), run.built);
         let lived = run.started.map_or(Duration::ZERO, |s| now.since(s));
         // What could not begin has not crashed.
         self.runs.crashes += u64::from(!matches!(why, Why::Spawn(_)));
@@ -304,12 +304,17 @@ impl Unit {
             self.builds.startable[self.mode as usize] = Some(old.built);
         }
         self.swap = Swap::Refused;
+        let coming = self.runs.coming.as_ref();
+        let settling = coming.is_some_and(|r| r.good.is_some());
         let new = match why {
             Why::NotReady(_, why) => format!("the new run failed: {why}"),
             Why::Spawn(why) | Why::Dependency(why) | Why::Superseded(why) => {
                 format!("no new run: {why}")
             }
-            Why::Build { .. } | Why::Ended(_) => "the new run ended before it was good".into(),
+            Why::Build { .. } | Why::Ended(_) => match settling {
+                true => "the new run ended soon after it was ready".into(),
+                false => "the new run ended before it was good".into(),
+            },
         };
         self.reason = Some(format!("{new}; the old run serves on"));
         self.fail_fresh(why, out);

@@ -89,8 +89,8 @@ struct Run {
     /// None: being made (its environment may take a while).
     started: Option<Mono>,
     pid: Option<i32>,
-    /// It was ready, or has lived long enough where nothing checks that.
-    good: bool,
+    /// When it was ready, or had lived long enough where nothing checks that.
+    good: Option<Mono>,
     healthy: bool,
     /// The last result of its checks, where that is worth a word.
     saw: Option<String>,
@@ -119,7 +119,13 @@ impl Run {
     }
 
     fn is_good(&self) -> bool {
-        self.good && self.serves()
+        self.good.is_some() && self.serves()
+    }
+
+    /// It is good, and was so for that time.
+    fn has_settled(&self, settle: Duration, now: Mono) -> bool {
+        let good = self.good.filter(|_| self.serves());
+        good.is_some_and(|since| since.after(settle) <= now)
     }
 
     fn serves(&self) -> bool {

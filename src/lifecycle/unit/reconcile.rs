@@ -58,14 +58,16 @@ impl Unit {
         let runs = self.runs.iter().filter_map(|run| match run.stop {
             Some(Stop::Signaled { kill_at }) => run.started.map(|_| kill_at),
             Some(Stop::Killed { give_up_at }) => Some(give_up_at),
-            None if run.good => None,
+            None if run.good.is_some() => None,
             None => run.started.map(|at| at.after(within)),
         });
         let build = self.builds.under_way.as_ref();
         let build = build.filter(|b| b.cancelled.is_none()).map(|b| b.due);
         let idle = self.is_wanted() && self.runs.current.is_none();
         let hold = self.throttle.hold_until.filter(|_| idle);
-        runs.chain(build).chain(hold).min()
+        let coming = self.runs.coming.as_ref().and_then(|run| run.good);
+        let settled = coming.map(|since| since.after(self.policy.settle));
+        runs.chain(build).chain(hold).chain(settled).min()
     }
 
     fn cancel_late_build(&mut self, now: Mono, out: &mut Vec<Effect>) {
@@ -111,10 +113,14 @@ impl Unit {
     fn judge_runs(&mut self, now: Mono, out: &mut Vec<Effect>) {
         let ready_within = self.policy.ready_within;
         let mut late = None;
-        for run in self.runs.iter_mut().filter(|r| r.serves() && !r.good) {
+        for run in self
+            .runs
+            .iter_mut()
+            .filter(|r| r.serves() && r.good.is_none())
+        {
             let passed = |span| run.started.is_some_and(|at| at.after(span) <= now);
             match ready_within {
-                None => run.good = passed(GOOD_AFTER),
+                None => run.good = passed(GOOD_AFTER).then_some(now),
                 Some(within) if passed(within) => late = Some((run.generation, within)),
                 Some(_) => {}
             }
@@ -141,10 +147,12 @@ impl Unit {
         }
     }
 
-    /// The second half of an overlapping swap.
+    /// The second half of an overlapping swap. Programs say that they are ready and then die of what they load.
     fn finish_swap(&mut self, now: Mono, out: &mut Vec<Effect>) {
+        let settle = self.policy.settle;
         let runs = &mut self.runs;
-        if runs.leaving.is_some() || !runs.coming.as_ref().is_some_and(|r| r.is_good()) {
+        let settled = |run: &Run| run.has_settled(settle, now);
+        if runs.leaving.is_some() || !runs.coming.as_deref().is_some_and(settled) {
             return;
         }
         runs.leaving = runs.current.take();
@@ -248,7 +256,7 @@ impl Unit {
             self.runs.coming = Some(self.spawn(built, out));
             return;
         }
-        if run.good {
+        if run.good.is_some() {
             self.builds.fallback = Some(run.built);
         }
         self.gap_from = Some(now);
@@ -282,7 +290,7 @@ impl Unit {
             port: self.policy.port,
             started: None,
             pid: None,
-            good: false,
+            good: None,
             healthy: true,
             saw: None,
             gap: None,

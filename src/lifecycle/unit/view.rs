@@ -130,7 +130,7 @@ impl Unit {
         match &self.runs.current {
             Some(run) if run.dead && self.is_wanted() && !replaced => self.state_of_nothing(needs),
             Some(run) if run.stop.is_some() => State::Stopping,
-            Some(run) if run.good => State::Running,
+            Some(run) if run.good.is_some() => State::Running,
             Some(_) => State::Starting,
             None if self.runs.leaving.is_some() => State::Stopping,
             None => self.state_of_nothing(needs),
@@ -206,7 +206,7 @@ impl Unit {
     ) -> bool {
         self.runs
             .iter()
-            .any(|r| r.generation == generation && (r.good || r.stop.is_some() || r.dead))
+            .any(|r| r.generation == generation && (r.good.is_some() || r.stop.is_some() || r.dead))
     }
 
     #[cfg(test)]
@@ -219,7 +219,7 @@ impl Run {
     /// The last result of its checks.
     fn words(&self) -> Option<String> {
         let saw = self.saw.as_ref().filter(|_| self.serves())?;
-        Some(match self.good {
+        Some(match self.good.is_some() {
             true => saw.clone(),
             false => format!("not ready yet: {saw}"),
         })
