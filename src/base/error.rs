@@ -254,11 +254,12 @@ pub fn reason(e: &io::Error) -> String {
     text
 }
 
-/// The known name that was probably meant: at most a third of its commands are wrong.
+/// The known name that was probably meant, of the first thousand: at most a third of its letters are wrong.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).max(1);
     known
         .into_iter()
+        .take(1_000)
         .map(|k| {
             (
                 distance(&name.to_ascii_lowercase(), &k.to_ascii_lowercase()),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::cargo;
 use crate::config::shell::is_simple;
-use crate::config::{Command, Expand, Kind, Mode, Process};
+use crate::config::{self, Command, Expand, Kind, Mode, Process};
 
 /// What a build made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -194,7 +194,17 @@ fn cargo_build(process: &Process, mode: Mode) -> Vec<String> {
 }
 
 fn expand_all(words: &[String], expand: Expand<'_>) -> Result<Vec<String>, String> {
-    words.iter().map(|w| expand(w)).collect()
+    let mut expanded = Vec::with_capacity(words.len());
+    let mut size = 0;
+    for word in words {
+        let word = expand(word)?;
+        size += word.len();
+        if size > config::LARGEST {
+            return Err("the arguments are longer than any program can be given".into());
+        }
+        expanded.push(word);
+    }
+    Ok(expanded)
 }
 
 fn messages(color: bool) -> String {

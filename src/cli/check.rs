@@ -1,7 +1,10 @@
 //! `bpm check`: every mistake of the configuration.
 
-use crate::base::error::Result;
-use crate::daemon::read_config;
+use crate::base::error::{Failure, Fault, Result};
+use crate::base::table::Set;
+use crate::config::{Config, EnvNotes, environment};
+use crate::daemon::{Env, read_config};
+use crate::engine::supervisor::read_env_file;
 
 use super::print;
 use super::spec::Call;
@@ -10,12 +13,42 @@ use super::spec::Call;
 pub(super) fn check(call: &Call) -> Result<u8> {
     let project = call.project()?;
     let config = read_config(&project.root)?;
-    let mut text = String::new();
-    for note in &config.not_in_effect {
-        text.push_str(&format!("{note}\n"));
+    let mut notes: Set<Fault> = config.not_in_effect.iter().cloned().collect();
+    let mistakes = env_files(&config, &project.env, &mut notes);
+    let mut text: String = notes.keys().map(|note| format!("{note}\n")).collect();
+    if !mistakes.is_empty() {
+        print(&text)?;
+        return Err(Failure::Config(mistakes.into_keys()).into());
     }
     let names: Vec<&str> = config.processes.iter().map(|p| p.name.as_str()).collect();
     text.push_str(&format!("no mistakes; processes: {}\n", names.join(", ")));
     print(&text)?;
     Ok(0)
+}
+
+/// What is wrong with `env_file`s, and what is to be said of them, as far as it can be told in this environment.
+fn env_files(config: &Config, env: &Env, notes: &mut Set<Fault>) -> Set<Fault> {
+    let mut mistakes = Set::default();
+    for process in &config.processes {
+        let mut files = Vec::new();
+        for file in &process.env_files {
+            match read_env_file(&config.root, file) {
+                Ok(file) => files.push(file),
+                Err(fault) => {
+                    mistakes.add(fault);
+                }
+            }
+        }
+        let mut found = EnvNotes::default();
+        // Another reason why it can't be made: `env` names a variable that may be set where the daemon is started.
+        let _ = environment(process, env.0.iter().cloned(), &files, None, &mut found);
+        let of_files = files.into_iter().flat_map(|file| file.notes);
+        for note in of_files.chain(found.unset).chain(found.bare) {
+            notes.add(note);
+        }
+        for wrong in found.too_long {
+            mistakes.add(wrong);
+        }
+    }
+    mistakes
 }

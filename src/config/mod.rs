@@ -5,8 +5,10 @@
 //! Reading a configuration never runs anything and asks the system nothing.
 
 mod address;
+mod claims;
 mod depend;
 mod diff;
+mod dotenv;
 mod expand;
 pub mod graph;
 pub mod inherit;
@@ -15,6 +17,8 @@ mod launch;
 mod parse;
 mod probe;
 mod read;
+mod references;
+mod room;
 pub mod shell;
 mod signal;
 mod values;
@@ -22,10 +26,12 @@ mod values;
 pub use address::{HttpTarget, Listen, parse_http, parse_listen, parse_tcp};
 pub use depend::graph_node;
 pub use diff::{Diff, diff, fingerprint, needs_restart};
-pub use expand::{Environment, Expand, environment, expand, parse_dotenv, variable_of};
+pub use dotenv::{Dotenv, Variable, parse_dotenv};
+pub use expand::{EnvNotes, Environment, Expand, LARGEST, environment, expand, variable_of};
 pub use keys::{Fallback, KEYS, Key, Place};
 pub use launch::{Happening, Launch, Limits, OnEvent, StopTo, Success, is_success};
 pub use parse::{parse, parse_bytes};
+pub use references::{Reference, with_ports};
 pub use signal::signal_number;
 
 use std::net::IpAddr;
@@ -87,7 +93,7 @@ impl Config {
                 file.says = contents(&file.path).map(|bytes| {
                     let text = String::from_utf8_lossy(&bytes);
                     match parse_dotenv(&text, "") {
-                        Ok(variables) => fnv1a_64(format!("{variables:?}").as_bytes()),
+                        Ok(file) => file.fingerprint(),
                         Err(_) => fnv1a_64(&bytes),
                     }
                 });
@@ -215,6 +221,8 @@ pub struct Process {
     pub log_runs: usize,
     /// `log_disk`; zero: none.
     pub log_disk: u64,
+    /// The processes whose ports its texts name.
+    pub references: Vec<Reference>,
 }
 
 /// `type`.

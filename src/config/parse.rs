@@ -8,16 +8,20 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
+use super::claims::Claims;
 use super::depend::{resolve, wishes_in};
 use super::keys::Place;
 use super::launch::{self, OnEvent};
 use super::probe::{check_overlap, health, ready};
 use super::read::{self, Doc, Section, quote};
+use super::references::{self, Ports};
+use super::room::{self, Sizes};
 use super::values;
-use super::{Backoff, Config, EnvFile, Http, Kind, Mode, Port, Process, Restart, StartLimit, Swap};
+use super::{
+    Backoff, Command, Config, EnvFile, Http, Kind, Mode, Port, Process, Restart, StartLimit, Swap,
+};
 use crate::base::clock;
 use crate::base::error::{Error, Failure, nearest};
-use crate::base::table::Table;
 
 /// A file larger than this is none that a person wrote.
 const LARGEST_FILE: usize = 1 << 20;
@@ -46,8 +50,13 @@ const SWAPS: [(&str, Swap); 2] = [("stop-start", Swap::StopStart), ("overlap", S
 /// Reads a `.mcp-run`. `file` is what it is called in faults; `root` is its folder, canonical.
 /// The error is [`Failure::Config`] with everything that is wrong, by place.
 pub fn parse(text: &str, file: &str, root: &Path) -> Result<Config, Error> {
+    parse_for(text, file, root, room::USUAL)
+}
+
+fn parse_for(text: &str, file: &str, root: &Path, room: usize) -> Result<Config, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut doc = Doc::new(file, text);
+    doc.room = room;
     if text.len() > LARGEST_FILE {
         doc.fault(0, "the file is larger than 1 MiB");
         return Err(mistakes(doc));
@@ -65,10 +74,11 @@ pub fn parse(text: &str, file: &str, root: &Path) -> Result<Config, Error> {
     Ok(config)
 }
 
-/// The same for what was read from disk: invalid UTF-8 is a fault at its place.
-pub fn parse_bytes(bytes: &[u8], file: &str, root: &Path) -> Result<Config, Error> {
+/// The same for what was read from disk: invalid UTF-8 is a fault at its place. `room` is what a program may be given,
+/// arguments and environment together.
+pub fn parse_bytes(bytes: &[u8], file: &str, root: &Path, room: usize) -> Result<Config, Error> {
     let wrong = match std::str::from_utf8(bytes) {
-        Ok(text) => return parse(text, file, root),
+        Ok(text) => return parse_for(text, file, root, room),
         Err(wrong) => wrong,
     };
     let good = String::from_utf8_lossy(&bytes[..wrong.valid_up_to()]);
@@ -84,7 +94,7 @@ fn mistakes(doc: Doc) -> Error {
 }
 
 /// What the top level gives to each process.
-struct Defaults {
+struct Defaults<'a> {
     env: Vec<(String, String)>,
     env_files: Vec<EnvFile>,
     unset_env: Vec<String>,
@@ -93,12 +103,40 @@ struct Defaults {
     log_bytes: u64,
     log_runs: usize,
     log_disk: u64,
+    /// Of its `env`.
+    sizes: Sizes<'a>,
+}
+
+impl Defaults<'_> {
+    /// About how much a copy of them takes.
+    fn bytes(&self) -> usize {
+        let pairs = self
+            .env
+            .iter()
+            .map(|(name, value)| name.len() + value.len());
+        let files = self
+            .env_files
+            .iter()
+            .map(|file| file.path.as_os_str().len());
+        let lists = [self.env.len(), self.env_files.len(), self.unset_env.len()];
+        let commands = self.on_event.iter().map(|(_, command)| match command {
+            Command::List(words) => words.iter().map(|word| word.len() + 24).sum(),
+            Command::Shell(line) => line.len(),
+        });
+        let texts = pairs
+            .chain(files)
+            .chain(self.unset_env.iter().map(String::len));
+        texts.chain(commands).sum::<usize>() + lists.iter().sum::<usize>() * 48
+    }
 }
 
 fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
     let top = &doc.section(Place::Top, String::new(), table, 0);
+    let mut sizes = Sizes::default();
+    let mut claims = Claims::default();
     let defaults = Defaults {
-        env: doc.env(top),
+        env: doc.env(top, &mut sizes),
+        sizes,
         env_files: env_files(doc, top, root),
         unset_env: launch::unset_env(doc, top),
         on_event: launch::on_event(doc, top),
@@ -109,14 +147,17 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
     };
     let token_file = doc.read(top, "token_file", read::text);
     let metrics_token_file = doc.read(top, "metrics_token_file", read::text);
+    let port = match doc.read(top, "mcp_port", read::integer(0, 65535)) {
+        None => Port::Any,
+        Some(0) => Port::Off,
+        Some(n) => u16::try_from(n).map_or(Port::Any, Port::Fixed),
+    };
+    let bind = bind(doc, top);
+    claims.own(top, port, bind);
     Config {
         root: root.to_path_buf(),
-        port: match doc.read(top, "mcp_port", read::integer(0, 65535)) {
-            None => Port::Any,
-            Some(0) => Port::Off,
-            Some(n) => u16::try_from(n).map_or(Port::Any, Port::Fixed),
-        },
-        bind: bind(doc, top),
+        port,
+        bind,
         http: Http {
             token_file: token_file.map(|path| join(root, &path)),
             metrics_token_file: metrics_token_file.map(|path| join(root, &path)),
@@ -131,7 +172,7 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         idle_shutdown: doc.value(top, "idle_shutdown_minutes", read::time(MINUTE, 0.0)),
         direnv: doc.value(top, "direnv", read::toggle),
         cgroup: doc.value(top, "cgroup", read::toggle),
-        processes: shared(processes(doc, top, &defaults, root)),
+        processes: shared(processes(doc, top, &defaults, root, claims)),
         not_in_effect: Vec::new(),
     }
 }
@@ -185,7 +226,13 @@ fn backoff(doc: &mut Doc, top: &Section) -> Backoff {
     }
 }
 
-fn processes(doc: &mut Doc, top: &Section, defaults: &Defaults, root: &Path) -> Vec<Process> {
+fn processes(
+    doc: &mut Doc,
+    top: &Section,
+    defaults: &Defaults,
+    root: &Path,
+    mut claims: Claims,
+) -> Vec<Process> {
     let none = DeTable::new();
     let table = match top.get("process") {
         None => &none,
@@ -200,8 +247,11 @@ fn processes(doc: &mut Doc, top: &Section, defaults: &Defaults, root: &Path) -> 
             "there is no process; add one, such as [process.web] with a \"command\"",
         );
     }
-    let (mut all, mut wishes) = (Vec::new(), Vec::new());
-    let mut held = Table::default();
+    let at = top.place_of("process");
+    if !room::can_copy(doc, at, defaults.bytes(), table.len()) {
+        return Vec::new();
+    }
+    let (mut all, mut wishes, mut sections) = (Vec::new(), Vec::new(), Vec::new());
     for (key, value) in read::entries(table) {
         let name: &str = key.get_ref();
         if let Err(why) = check_name(name) {
@@ -215,10 +265,17 @@ fn processes(doc: &mut Doc, top: &Section, defaults: &Defaults, root: &Path) -> 
         };
         let section = doc.section(Place::Process, title, table, at);
         let process = process(doc, name, &section, defaults, root);
-        hold(doc, &section, &process, &mut held);
+        claims.of(&section, &process);
         wishes.push(doc.value(&section, "depends_on", wishes_in));
         all.push(process);
+        sections.push(section);
     }
+    claims.check(doc);
+    let ports: Ports = all.iter().map(|p| (p.name.clone(), p.port)).collect();
+    for section in std::iter::once(top).chain(&sections) {
+        references::check(doc, section, &ports);
+    }
+    references::resolve(&mut all, &ports);
     resolve(doc, &mut all, &wishes);
     all
 }
@@ -266,7 +323,9 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
         check_overlap(doc, s, &ready.probe, port, &listen);
     }
     let cwd = doc.value(s, "cwd", read::text);
-    Process {
+    let mut sizes = Sizes::over(&defaults.sizes);
+    let env = [defaults.env.clone(), doc.env(s, &mut sizes)].concat();
+    let process = Process {
         name: name.into(),
         kind,
         args: doc.value(s, "args", read::list(read::expandable)),
@@ -280,7 +339,7 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
         cargo_args: doc.value(s, "cargo_args", read::list(read::text)),
         mode: doc.value(s, "mode", read::word(&MODES)),
         cwd: join(root, &cwd),
-        env: [defaults.env.clone(), doc.env(s)].concat(),
+        env,
         env_files: [defaults.env_files.clone(), env_files(doc, s, root)].concat(),
         autostart: doc.value(s, "autostart", read::boolean),
         restart: doc
@@ -316,7 +375,10 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
         log_disk: doc
             .read(s, "log_disk", read::size(0))
             .unwrap_or(defaults.log_disk),
-    }
+        references: Vec::new(),
+    };
+    room::check(doc, s, &process, &sizes);
+    process
 }
 
 /// What a type needs, and what another type's keys are doing here.
@@ -370,23 +432,4 @@ fn env_files(doc: &mut Doc, s: &Section, root: &Path) -> Vec<EnvFile> {
             says: None,
         })
         .collect()
-}
-
-/// A socket is held once: two processes, or one twice, can't have the same.
-fn hold(doc: &mut Doc, s: &Section, process: &Process, held: &mut Table<String, String>) {
-    let Some(DeValue::Array(places)) = s.get("listen").map(|value| value.get_ref()) else {
-        return;
-    };
-    for (address, place) in process.listen.iter().zip(places.iter()) {
-        // what ${PORT} is differs between processes
-        let scope = if address.contains('$') { &s.title } else { "" };
-        let holder = held.insert(format!("{scope}{address}"), s.title.clone());
-        if let Some(holder) = holder {
-            let text = format!(
-                "\"listen\" in {}: {address:?} is in {holder} already",
-                s.title
-            );
-            doc.fault(place.span().start, text);
-        }
-    }
 }

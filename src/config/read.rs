@@ -7,8 +7,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::expand::{LONGEST, TOO_LONG, expanded_length};
 use super::keys::{self, Fallback, Key, Place};
 use super::parse::check_name;
+use super::room::{self, Sizes};
 use super::{Command, Toggle};
 use crate::base::error::{Fault, nearest};
 use crate::base::table::{Set, in_order};
@@ -265,7 +267,7 @@ pub(super) fn one_or_list<T>(
 /// A string in which `${...}` is well formed.
 pub(super) fn expandable(value: &Value) -> Read<String> {
     let text = any_text(value)?;
-    match super::expand(&text, |_| Some(String::new())) {
+    match expanded_length(&text, |_| Some(0)) {
         Ok(_) => Ok(text),
         Err(why) => refuse(value, why),
     }
@@ -285,7 +287,14 @@ pub(super) fn program(value: &Value) -> Read<Vec<String>> {
 pub(super) fn command(value: &Value) -> Read<Command> {
     match value.get_ref() {
         DeValue::String(s) if s.trim().is_empty() => refuse(value, "it is empty; name a program"),
-        DeValue::String(_) => any_text(value).map(Command::Shell),
+        DeValue::String(_) => {
+            let line = any_text(value)?;
+            // `exec ` may come before it.
+            match line.len() + 6 > LONGEST {
+                true => refuse(value, TOO_LONG),
+                false => Ok(Command::Shell(line)),
+            }
+        }
         _ => program(value).map(Command::List),
     }
 }
@@ -351,6 +360,8 @@ pub(super) struct Doc<'a> {
     /// Byte at which each line begins.
     lines: Vec<usize>,
     faults: Vec<Fault>,
+    /// What a program may be given, arguments and environment together.
+    pub(super) room: usize,
     /// Keys whose effect is not built yet.
     pub(super) notes: Vec<Fault>,
 }
@@ -366,6 +377,7 @@ impl<'a> Doc<'a> {
                 .chain(after_newlines.map(|(i, _)| i + 1))
                 .collect(),
             faults: Vec::new(),
+            room: room::USUAL,
             notes: Vec::new(),
         }
     }
@@ -478,8 +490,10 @@ impl<'a> Doc<'a> {
 
     /// Something that is no fault, and that the person should know.
     pub(super) fn remark(&mut self, at: usize, text: String) {
-        let fault = self.at(at, text);
-        self.notes.push(fault);
+        if self.notes.len() < MOST_FAULTS {
+            let fault = self.at(at, text);
+            self.notes.push(fault);
+        }
     }
 
     /// `"key" in [process.web]: text`, at the key's value.
@@ -575,14 +589,17 @@ impl<'a> Doc<'a> {
     }
 
     /// An `env` table, in the order of the file. Its values may be secrets and are never quoted.
-    pub(super) fn env(&mut self, section: &Section) -> Vec<(String, String)> {
+    /// `sizes` takes their lengths.
+    pub(super) fn env(&mut self, section: &Section, sizes: &mut Sizes) -> Vec<(String, String)> {
         let mut variables = Vec::new();
         let Some((table, _)) = self.table(section, "env") else {
             return variables;
         };
         for (key, value) in entries(table) {
             let name = key.get_ref();
-            match variable(name, value.get_ref()) {
+            let text = variable(name, value.get_ref())
+                .and_then(|text| sizes.set(name, &text, self.room).map(|()| text));
+            match text {
                 Ok(text) => variables.push((name.to_string(), text)),
                 Err(why) => {
                     let key = quote(&format!("env.{name}"));
@@ -613,7 +630,7 @@ fn variable(name: &str, value: &DeValue) -> Result<String, String> {
     if text.contains('\0') {
         return Err("it has a NUL character in it".into());
     }
-    super::expand(text, |_| Some(String::new()))?;
+    expanded_length(text, |_| Some(0))?;
     Ok(text.to_string())
 }
 

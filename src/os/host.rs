@@ -25,6 +25,14 @@ const REMOTE: [(i64, &str); 9] = [
     (0x0bd0_0bd0, "Lustre"),
 ];
 
+/// Bytes that a program may be given, arguments and environment together: a quarter of the stack's limit, within bounds
+/// (`bprm_stack_limits` of the kernel).
+pub fn argument_room() -> usize {
+    let (least, most) = (128 << 10, 6 << 20);
+    let stack = getrlimit(Resource::RLIMIT_STACK).map_or(u64::MAX, |(soft, _)| soft);
+    usize::try_from(stack / 4).map_or(most, |quarter| quarter.clamp(least, most))
+}
+
 /// The disk below a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {

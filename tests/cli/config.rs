@@ -176,6 +176,7 @@ fn defaults_are_those_of_the_specification() {
         log_bytes: 1 << 20,
         log_runs: 10,
         log_disk: 64 << 20,
+        references: Vec::new(),
     };
     assert_eq!(processes, [expected.into()]);
 }
@@ -680,7 +681,7 @@ fn overlap_needs_a_probe_that_only_the_new_one_can_answer() {
     // A connection to the port that bpm holds itself would tell nothing: it is no check then.
     for port in ["8080", "\"auto\""] {
         let web = process(&format!(
-            "listen = [\"0.0.0.0:8080\", \"0.0.0.0:${{PORT}}\"]\nport = {port}"
+            "listen = [\"0.0.0.0:8081\", \"0.0.0.0:${{PORT}}\"]\nport = {port}"
         ));
         assert_eq!((web.ready, web.swap), (None, Swap::StopStart));
     }
@@ -697,6 +698,239 @@ fn a_socket_is_held_by_one_process() {
         bad(text),
         ["8:32: \"listen\" in [process.b]: \"127.0.0.1:1\" is in [process.a] already"]
     );
+}
+
+#[test]
+fn a_port_belongs_to_one_process() {
+    let two = |a: &str, b: &str| {
+        format!("[process.a]\ncommand = \"a\"\n{a}\n[process.b]\ncommand = \"b\"\n{b}\n")
+    };
+    let text = two("port = 80", "port = 80");
+    assert_eq!(
+        bad(&text),
+        ["6:8: \"port\" in [process.b]: 80 is in [process.a] already"]
+    );
+    let listen = |address: &str| format!("listen = [\"{address}\"]");
+    for (a, b) in [
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("127.0.0.1:80", "0.0.0.0:80"),
+        ("[::]:80", "127.0.0.1:80"),
+        ("0.0.0.0:80", "[::]:80"),
+        ("[::1]:80", "[::]:80"),
+        ("10.0.0.1:80", "0.0.0.0:80"),
+    ] {
+        assert_eq!(
+            bad(&two(&listen(a), &listen(b))),
+            [format!(
+                "6:11: \"listen\" in [process.b]: \"{b}\" overlaps with what is in [process.a]: \"{a}\""
+            )]
+        );
+    }
+    for (a, b) in [
+        ("127.0.0.1:80", "127.0.0.2:80"),
+        ("127.0.0.1:80", "[::1]:80"),
+        ("0.0.0.0:80", "[::1]:80"),
+        ("10.0.0.1:80", "127.0.0.1:80"),
+        ("127.0.0.1:80", "127.0.0.1:81"),
+    ] {
+        good(&two(&listen(a), &listen(b)));
+    }
+    // A program that is given a port may listen on it at any loopback address.
+    bad(&two("port = 80", &listen("[::1]:80")));
+    bad(&two(&listen("0.0.0.0:80"), "port = 80"));
+    good(&two("port = 80", &listen("10.0.0.1:80")));
+    good(&two(
+        "port = 80\nlisten = [\"0.0.0.0:80\"]\nswap = \"stop-start\"",
+        "port = 81",
+    ));
+    let text = format!("mcp_port = 80\n{}", two("port = 80", ""));
+    assert_eq!(
+        bad(&text),
+        [
+            "4:8: \"port\" in [process.a]: 80 overlaps with what is bpm's own: 80 is its \"mcp_port\""
+        ]
+    );
+    // One of two that is started by hand may be meant to run in place of the other.
+    let config = good(&two("port = 80", "port = 80\nautostart = false"));
+    assert_eq!(
+        config.not_in_effect[0].to_string(),
+        ".mcp-run:6:8: \"port\" in [process.b]: 80 is in [process.a] already"
+    );
+}
+
+#[test]
+fn ports_of_others_are_named_and_known() {
+    let text = "[process.api]\ncommand = \"a\"\nport = 81\n[process.\"web.v1\"]\ncommand = [\"b\", \"${api.port}\"]\n\
+                args = [\"$${api.port}${api.url}/x\"]\nport = \"auto\"\nenv = { A = \"${web.v1.url}\", B = \"${X:-${api.port}}\" }\n\
+                ready.tcp = \"127.0.0.1:${api.port}\"\n";
+    let process = good(text).processes[1].clone();
+    let named: Vec<_> = process
+        .references
+        .iter()
+        .map(|r| (&*r.name, r.port, r.url))
+        .collect();
+    assert_eq!(
+        named,
+        [
+            ("api", PortWish::Fixed(81), false),
+            ("api", PortWish::Fixed(81), true),
+            ("web.v1", PortWish::Auto, true)
+        ]
+        .map(|(name, port, url)| (name, port, url))
+    );
+    let ports = |name: &str| Some(("h".to_string(), if name == "api" { 81 } else { 82 }));
+    let process = config::with_ports(&process, &ports);
+    assert_eq!(
+        process.command,
+        Some(Command::List(vec!["b".into(), "81".into()]))
+    );
+    assert_eq!(process.args, ["$${api.port}http://h:81/x"]);
+    let env = [("A", "http://h:82"), ("B", "${X:-81}")];
+    assert_eq!(
+        process.env,
+        env.map(|(n, v)| (n.to_string(), v.to_string()))
+    );
+    assert_eq!(
+        process.ready.unwrap().probe,
+        Probe::Tcp("127.0.0.1:81".into())
+    );
+    // Another port of the one that is named is a change of who names it.
+    let diff = config::diff(&good(text), &good(&text.replace("81", "91")));
+    assert_eq!(diff.changed, ["api", "web.v1"]);
+    // Two may name each other.
+    good(
+        "[process.a]\ncommand = [\"${b.port}\"]\nport = 1\n[process.b]\ncommand = [\"${a.port}\"]\nport = 2\n",
+    );
+}
+
+#[test]
+fn ports_of_nobody_are_mistakes() {
+    let text = "env.A = \"${wbe.url}\"\n[process.web]\ncommand = [\"x\", \"${db.port}\"]\nport = 1\n\
+                env.B = \"é${web.host}\"\nready.command = [\"${web.prot}\"]\nlisten = [\"127.0.0.1:${w.port}\"]\n\
+                [process.db]\ncommand = \"${no.port} is the shell's\"\n";
+    assert_eq!(
+        bad(text),
+        [
+            "1:9: \"env.A\": unknown process \"wbe\"; did you mean \"web\"?",
+            "3:17: \"command\" in [process.web]: [process.db] has no \"port\"",
+            "5:9: \"env.B\" in [process.web]: \"${web.host}\" is neither ${web.port} nor ${web.url}",
+            "6:18: \"ready\" in [process.web]: \"${web.prot}\" is neither ${web.port} nor ${web.url}",
+            "7:11: \"listen\" in [process.web]: unknown process \"w\"",
+        ]
+    );
+    assert_eq!(
+        bad_process("port = 1\nenv.A = \"${web.port:-1}\""),
+        ["4:9: \"env.A\" in [process.web]: \"${web.port\" goes on without \"}\""]
+    );
+}
+
+#[test]
+fn what_no_program_can_be_given_is_a_mistake() {
+    let growing = |n: usize| -> String {
+        let mut text = String::from("env.A0 = \"xxxxxxxxxx\"\n");
+        for i in 1..n {
+            text += &format!("env.A{i} = \"${{A{}}}${{A{}}}\"\n", i - 1, i - 1);
+        }
+        text
+    };
+    let too_long = "longer than 128 KiB, the most that a program can be given";
+    let said = bad_process(&growing(60));
+    assert_eq!(
+        said[0],
+        format!("17:11: \"env.A14\" in [process.web]: {too_long}")
+    );
+    assert!(said.len() < 60, "{said:?}");
+    assert_eq!(
+        bad_top(&growing(20))[0],
+        format!("15:11: \"env.A14\": {too_long}")
+    );
+    process(&growing(14));
+    let long = "x".repeat(131_064);
+    process(&format!("env.A = \"{long}\""));
+    assert_eq!(
+        bad_process(&format!("env.NAME = \"{long}{long}\"")),
+        [format!("3:12: \"env.NAME\" in [process.web]: {too_long}")]
+    );
+    assert_eq!(
+        bad_process(&format!("args = [\"{long}{long}\"]")),
+        [format!("3:9: \"args\" in [process.web]: {too_long}")]
+    );
+    assert_eq!(
+        bad(&format!("[process.a]\ncommand = \"{long}xxx\"\n")),
+        [format!("2:11: \"command\" in [process.a]: {too_long}")]
+    );
+    let many = "\"${A}\", ".repeat(30);
+    assert_eq!(
+        bad_process(&format!(
+            "env.A = \"{}\"\nargs = [{many}]",
+            "x".repeat(100_000)
+        )),
+        [
+            "4:8: \"args\" in [process.web]: arguments and environment together: more than 2048 KiB, the most that a program can be given here"
+        ]
+    );
+    // The same settings for very many processes.
+    let mut text = format!("env.A = \"{}\"\n", "x".repeat(100_000));
+    for i in 0..1000 {
+        text += &format!("[process.p{i}]\ncommand = \"x\"\n");
+    }
+    assert_eq!(
+        bad(&text),
+        ["2:2: the settings of the top level for all of 1000 processes take more than 64 MiB"]
+    );
+}
+
+#[test]
+fn a_hostile_file_is_read_in_time() {
+    let each = |part: &dyn Fn(usize) -> String, top: &str| {
+        let mut text = String::from(top);
+        let mut i = 0;
+        while text.len() < 300_000 {
+            text += &part(i);
+            i += 1;
+        }
+        text
+    };
+    let process = "[process.a]\ncommand = [\"x\"]\n";
+    for text in [
+        each(
+            &|i| format!("[process.p{i}]\ncommand=\"x\"\nport=80\nautostart=false\n"),
+            "",
+        ),
+        each(
+            &|i| {
+                format!(
+                    "[process.p{}]\ncommand=\"x\"\nlisten=[\"127.{}.{}.1:80\"]\n",
+                    90_000 - i,
+                    200 - i / 250,
+                    250 - i % 250
+                )
+            },
+            "",
+        ),
+        each(
+            &|i| format!("[process.p{i}]\ncommand=[\"${{q{i}.port}}\"]\n"),
+            "",
+        ),
+        each(
+            &|i| format!("[process.p{i}]\ncommand=[\"x\"]\ndepends_on=[\"q{i}\"]\n"),
+            "",
+        ),
+        each(
+            &|i| format!("A{}=\"${{A{}}}\"\n", 90_000 - i, 90_001 - i),
+            &format!("{process}[process.a.env]\n"),
+        ),
+        each(&|i| format!("k{}{i}=1\n", "x".repeat(i % 4000)), ""),
+        format!("{process}x = {}", "[".repeat(300_000)),
+        format!("{process}{} = 1", "a.".repeat(150_000)),
+        format!("{process}x = {}", "{a=".repeat(100_000)),
+        format!("{process}env.A = \"{}\"", "${A:-".repeat(20_000)),
+    ] {
+        let began = Instant::now();
+        let _ = read(&text);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(20), "{took:?}: {}", &text[..200]);
+    }
 }
 
 #[test]
@@ -867,7 +1101,8 @@ fn columns_are_characters_and_files_come_from_anywhere() {
         "{said:?}"
     );
     good("\u{feff}[process.web]\r\ncommand = \"x\"\r\n");
-    let bytes = |b: &[u8]| config::parse_bytes(b, ".mcp-run", Path::new(ROOT)).map_err(faults);
+    let bytes =
+        |b: &[u8]| config::parse_bytes(b, ".mcp-run", Path::new(ROOT), 2 << 20).map_err(faults);
     assert_eq!(
         bytes(b"\xef\xbb\xbf# \xc3\xa9\nx = \"\xc3\xa9\xff\"\n").unwrap_err()[0].to_string(),
         ".mcp-run:2:7: not UTF-8: save the file in that encoding"

@@ -77,6 +77,42 @@ fn systemd_gets_a_service_each_and_a_target() {
 }
 
 #[test]
+fn ports_of_other_processes_are_what_each_engine_has_for_them() {
+    let project = Project::new(
+        "[process.api]\ncommand = \"x\"\nport = 81\n[process.web]\ncommand = [\"sh\", \"${api.url}/x\"]\n\
+         env.API = \"127.0.0.1:${api.port}\"\n",
+    );
+    let out = project.cli(["export", "systemd", "--strict"]).exits(0).out;
+    has(
+        &out,
+        &[
+            "sh http://127.0.0.1:81/x\n",
+            "Environment=API=127.0.0.1:81\n",
+        ],
+    );
+    for engine in ["compose", "kubernetes"] {
+        let said = project.cli(["export", engine, "--image", "x"]).exits(0);
+        has(
+            &said.out,
+            &[
+                "\"http://api:81/x\"",
+                "127.0.0.1:81",
+                "# no counterpart for ${NAME.port}: ",
+            ],
+        );
+        has(&said.err, &["1 setting has no counterpart"]);
+    }
+    let said = project.cli(["export", "nomad"]).exits(0);
+    has(
+        &said.out,
+        &[
+            "# no counterpart for ${NAME.port}: ",
+            "# no counterpart for ${NAME.url}: ",
+        ],
+    );
+}
+
+#[test]
 fn compose_gets_services_with_conditions() {
     let project = Project::new(SHOP);
     let said = project
@@ -242,7 +278,8 @@ fn every_refusal_names_the_next_step() {
         project.cli(["export", "compose", "--image", "x"]).exits(0);
     }
     project.config(
-        "[process.a]\ncommand = \"x\"\nport = 80\n[process.b]\ncommand = \"x\"\nport = 80\n",
+        "[process.a]\ncommand = \"x\"\nport = 80\ndepends_on = [\"b\"]\n\
+         [process.b]\ncommand = \"x\"\nport = 80\nautostart = false\n",
     );
     for engine in ["systemd", "nomad"] {
         project.cli(["export", engine]).exits(1).says(&[

@@ -591,3 +591,34 @@ autostart = false
     assert!(error.contains(&pid) && error.contains("fixture"), "{error}");
     assert!(!error.contains("s3cr3t"), "{error}");
 }
+
+#[test]
+fn a_process_is_told_the_port_of_another() {
+    let mut project = Project::new(
+        "[process.api]\ncommand = [\"sleep\", \"1000\"]\nport = \"auto\"\nready.delay_seconds = 0.01\n\
+         [process.web]\ncommand = \"echo $API $PORT_OF; exec sleep 1000\"\ndepends_on = [\"api\"]\n\
+         env = { API = \"${api.url}/v1\", PORT_OF = \"${api.port}\" }\nready.log = \"http\"\n",
+    );
+    project.serve();
+    project.running("web");
+    let status = project.call("get_status", json!({"process": "api", "verbose": true}));
+    let url = status.ok()["processes"][0]["url"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    let port = url.rsplit(':').next().unwrap();
+    assert_eq!(project.logs("web"), [format!("{url}/v1 {port}")]);
+    // A fixed port in its place is a change of both.
+    let fixed = free_port();
+    let text = std::fs::read_to_string(project.root.join(".mcp-run")).unwrap();
+    project.config(&text.replace("\"auto\"", &fixed.to_string()));
+    let done = project.call("reload", json!({})).ok();
+    assert_eq!(done["changed"], json!(["api", "web"]), "{done}");
+    eventually(|| {
+        let lines = project.logs("web");
+        match lines.last() == Some(&format!("http://127.0.0.1:{fixed}/v1 {fixed}")) {
+            true => Ok(()),
+            false => Err(lines),
+        }
+    });
+}

@@ -164,3 +164,75 @@ fn edited_env_file_is_a_change_to_reload() {
     assert_eq!(reload()["changed"], json!([]));
     assert_eq!(project.running("other"), other);
 }
+
+#[test]
+fn a_file_that_grows_without_end_changes_nothing() {
+    let mut project = Project::new("[process.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    project.serve();
+    let pid = project.running("a");
+    let mut text = String::from(
+        "[process.a]\ncommand = [\"sleep\", \"1000\"]\n[process.a.env]\nA0 = \"xxxxxxxxxx\"\n",
+    );
+    for i in 1..60 {
+        text += &format!("A{i} = \"${{A{}}}${{A{}}}\"\n", i - 1, i - 1);
+    }
+    project.config(&text);
+    project
+        .cli(["check"])
+        .exits(1)
+        .says(&[".mcp-run:18:7: \"env.A14\" in [process.a]: longer than 128 KiB"]);
+    project.cli(["reload"]).exits(1);
+    assert_eq!(project.running("a"), pid);
+    // The same in a file that is read at the start of a process only.
+    let mut text = String::from("A0=xxxxxxxxxx\n");
+    for i in 1..60 {
+        text += &format!("A{i}=${{A{}}}${{A{}}}\n", i - 1, i - 1);
+    }
+    project.file(".env", &text);
+    project.config("[process.a]\ncommand = [\"sleep\", \"1000\"]\nenv_file = \".env\"\n");
+    project
+        .cli(["check"])
+        .exits(1)
+        .says(&[".env:15:1: A14: longer than 128 KiB"]);
+    project
+        .cli(["reload"])
+        .exits(1)
+        .says(&["A14: longer than 128 KiB"]);
+    project.cli(["status"]);
+    project.config("[process.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    project.cli(["reload"]).exits(0);
+    project.running("a");
+}
+
+#[test]
+fn env_files_are_expanded_and_checked() {
+    let mut project = Project::new(
+        "[process.a]\ncommand = \"echo \\\"$URL $PW\\\"; exec sleep 1000\"\nenv_file = \".env\"\nready.log = \"x://\"\n",
+    );
+    project.file(
+        ".env",
+        "DB=db\nURL=\"x://${DB}:${NO_PORT:-5432}/${NO_NAME}\"\nPW=a$DB\nOTHER\n",
+    );
+    let said = project.cli(["check"]).exits(0);
+    for line in [
+        ".env:2:1: URL: ${NO_NAME} is not set, and replaced by nothing\n",
+        ".env:3:1: PW: $DB stays as it is; ${DB} would be replaced\n",
+        ".env:4:1: a name without a value: that variable stays as it is\n",
+        "no mistakes; processes: a\n",
+    ] {
+        assert!(said.out.contains(line), "{line}: {}", said.out);
+    }
+    project.serve();
+    project.running("a");
+    assert_eq!(project.logs("a"), ["x://db:5432/ a$DB"]);
+    project.file(".env", "DB='d\n");
+    project
+        .cli(["check"])
+        .exits(1)
+        .says(&[".env:1:4: the quote of DB is not closed"]);
+    project.remove(".env");
+    project
+        .cli(["check"])
+        .exits(1)
+        .says(&[".env:1:1: no such file or directory"]);
+}

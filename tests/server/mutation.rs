@@ -209,7 +209,8 @@ fn a_configuration_is_taken_or_each_mistake_has_its_place() {
         b"\xc3\xa9",
         b"[process.a]\n",
     ];
-    let read = |text: &[u8]| config::parse_bytes(text, ".mcp-run", Path::new("/home/me/app"));
+    let read =
+        |text: &[u8]| config::parse_bytes(text, ".mcp-run", Path::new("/home/me/app"), 2 << 20);
     for text in &corpus {
         assert_eq!(read(text).err().map(|e| e.to_string()), None);
     }

@@ -84,7 +84,7 @@ pub(super) fn export(call: &Call) -> Result<u8> {
         let unit = super::install::unit(&project, &config, options.user, None)?;
         vec![(unit.name, unit.text)]
     } else {
-        let plan = plan::plan(&project, config, options.secrets)?;
+        let plan = plan::plan(&project, config, options.secrets, engine)?;
         one_port_each(&plan, engine)?;
         written(&plan, engine, &options, &mut out)?
     };

@@ -74,6 +74,17 @@ const NO_EVENTS: &str = "it runs no command of its own when something happens";
 const CODES: &str = "only exit code 0 is success there";
 const NOT_THERE: &str = "it has no such setting for one process";
 
+const OWN_LOOPBACK: &str = "127.0.0.1 is the container's own there: its host is the service's name";
+const NO_PLACE: &str = "the other group may run elsewhere, with a port that Nomad chooses";
+
+fn names_port(process: &Process) -> bool {
+    process.references.iter().any(|other| !other.url)
+}
+
+fn names_url(process: &Process) -> bool {
+    process.references.iter().any(|other| other.url)
+}
+
 const fn lack(setting: &'static str, is_set: fn(&Process) -> bool, why: [&'static str; 4]) -> Lack {
     Lack {
         setting,
@@ -84,6 +95,8 @@ const fn lack(setting: &'static str, is_set: fn(&Process) -> bool, why: [&'stati
 
 #[rustfmt::skip]
 const LACKING: &[Lack] = &[
+    lack("${NAME.port}", names_port, ["", OWN_LOOPBACK, OWN_LOOPBACK, NO_PLACE]),
+    lack("${NAME.url}", names_url, ["", "", "", NO_PLACE]),
     lack("watch", |p| !p.watch.is_empty(), [NO_RESTART; 4]),
     lack("listen", |p| !p.listen.is_empty(), ["", NO_SOCKETS, NO_SOCKETS, NO_SOCKETS]),
     lack("swap = \"overlap\"", |p| p.swap == Swap::Overlap && p.listen.is_empty(), [NO_OVERLAP, NO_OVERLAP, "", ""]),

@@ -7,15 +7,16 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::base::error::{Error, Result, named};
-use crate::base::table::Set;
+use crate::base::table::{Set, Table};
 use crate::build::plan::{self, Artifact};
 use crate::cli::init::cargo;
 use crate::config::{
-    self, Condition, Config, EnvFile, Kind, Mode, PortWish, Probe, Process, environment,
-    variable_of,
+    self, Condition, Config, Dotenv, EnvFile, EnvNotes, Kind, Mode, PortWish, Probe, Process,
+    environment, variable_of,
 };
 use crate::daemon::Project;
 
+use super::Engine;
 use super::quote::VARIABLE;
 
 /// Parts of names of variables that hold secrets.
@@ -105,7 +106,12 @@ pub(super) fn is_secret(name: &str) -> bool {
 }
 
 /// Reads what there is to export. `secrets`: their values too.
-pub(super) fn plan(project: &Project, config: Config, secrets: bool) -> Result<Plan> {
+pub(super) fn plan(
+    project: &Project,
+    config: Config,
+    secrets: bool,
+    engine: Engine,
+) -> Result<Plan> {
     // Read as it is: the daemon alone sets a damaged one aside.
     let state = fs::read(project.dir.state()).unwrap_or_default();
     let state: Value = serde_json::from_slice(&state).unwrap_or_default();
@@ -116,7 +122,7 @@ pub(super) fn plan(project: &Project, config: Config, secrets: bool) -> Result<P
         .iter()
         .filter_map(|p| fixed_port(p))
         .collect();
-    let mut units = Vec::new();
+    let mut ports: Table<&str, u16> = Table::default();
     for process in &config.processes {
         let port = match process.port {
             Some(PortWish::Fixed(port)) => Some(port),
@@ -125,9 +131,25 @@ pub(super) fn plan(project: &Project, config: Config, secrets: bool) -> Result<P
                 .or_else(|| free.find(|port| !fixed.contains(port))),
             None => None,
         };
+        if let Some(port) = port {
+            ports.insert(&process.name, port);
+        }
+    }
+    let at = |name: &str| {
+        let host = match engine {
+            Engine::Systemd | Engine::Nomad => "127.0.0.1",
+            // A service's name is its host's.
+            Engine::Compose | Engine::Kubernetes => name,
+        };
+        Some((host.to_string(), *ports.get(name)?))
+    };
+    let mut units = Vec::new();
+    for process in &config.processes {
+        let port = ports.get(process.name.as_str()).copied();
+        let process = config::with_ports(process, &at);
         let what = || format!("export {:?}", process.name);
-        let unit =
-            unit(process, &config.root, port, secrets).map_err(|why| Error::cannot(what(), why))?;
+        let unit = unit(&process, &config.root, port, secrets)
+            .map_err(|why| Error::cannot(what(), why))?;
         units.push(unit);
     }
     want(&mut units);
@@ -191,7 +213,11 @@ fn unit(
     }
     let mut left_out: Set<String> = Set::default();
     if !secrets {
-        let all = files.iter_mut().flatten().chain(process.env.iter_mut());
+        let files = files
+            .iter_mut()
+            .flat_map(|file: &mut Dotenv| &mut file.variables);
+        let files = files.map(|v| (&v.name, &mut v.value));
+        let all = files.chain(process.env.iter_mut().map(|(name, value)| (&*name, value)));
         for (name, value) in all.filter(|(name, _)| is_secret(name)) {
             left_out.add(name.clone());
             *value = marked(name);
@@ -203,7 +229,9 @@ fn unit(
         Some(config::Command::List(words)) => words.iter(),
         Some(config::Command::Shell(_)) | None => [].iter(),
     });
+    let in_files = files.iter().flat_map(|file| &file.variables);
     let open: Set<String> = texts
+        .chain(in_files.map(|v| v.value.as_str()))
         .chain(lists.map(String::as_str))
         .chain(process.listen.iter().map(String::as_str))
         .chain(probes(&process))
@@ -213,15 +241,15 @@ fn unit(
     let base = open
         .keys()
         .map(|name| (OsString::from(name), OsString::from(marked(name))));
-    let all = environment(&process, base, &files, port)?;
+    let all = environment(&process, base, &files, port, &mut EnvNotes::default())?;
     let expand = |text: &str| config::expand(text, |name| variable_of(&all, name));
     let (artifact, build) = built(&process, root);
     let run = plan::run(&process, &artifact, &expand)?;
     let command = std::iter::once(run.program).chain(run.args).collect();
     let mut from_files: Set<&str> = files
         .iter()
-        .flatten()
-        .map(|(name, _)| name.as_str())
+        .flat_map(|file| &file.variables)
+        .map(|v| v.name.as_str())
         .collect();
     for (name, _) in &process.env {
         from_files.remove(name.as_str());

@@ -67,10 +67,10 @@ fn environment(dotenv: Option<&str>, draft: &mut Draft) -> u16 {
         return FIRST_PORT;
     };
     match config::parse_dotenv(text, ".env") {
-        Ok(variables) => {
+        Ok(file) => {
             draft.top("env_file = \".env?\"");
-            let port = variables.iter().rev().find(|(name, _)| name == "PORT");
-            port.and_then(|(_, value)| value.parse().ok())
+            let port = file.variables.iter().rev().find(|v| v.name == "PORT");
+            port.and_then(|v| v.value.parse().ok())
                 .unwrap_or(FIRST_PORT)
         }
         Err(fault) => {

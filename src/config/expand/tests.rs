@@ -54,60 +54,6 @@ fn what_can_not_be_replaced_is_named() {
     assert_eq!(expand(&less, lookup).as_deref(), Ok("x"));
 }
 
-fn dotenv(text: &str) -> Result<Vec<(String, String)>, String> {
-    parse_dotenv(text, ".env").map_err(|f| f.to_string())
-}
-
-#[test]
-fn a_dotenv_file_is_read() {
-    let text = "\u{feff}# comment\r\n\r\nA=1\r\n  B = two words  # comment\nexport C=a#b\nexport\t D.x-y=\n\
-            E='as $is \\n # \"' # comment\nF=\"a\\n\\t\\r\\\\\\\"\\$\\x\"\nG=\"over\ntwo\"\nH='and\nthree'\nexport=4\nI==#\nJ=#c\nK=${A}";
-    let expected = [
-        ("A", "1"),
-        ("B", "two words"),
-        ("C", "a#b"),
-        ("D.x-y", ""),
-        ("E", "as $is \\n # \""),
-        ("F", "a\n\t\r\\\"$\\x"),
-        ("G", "over\ntwo"),
-        ("H", "and\nthree"),
-        ("export", "4"),
-        ("I", "=#"),
-        ("J", ""),
-        ("K", "${A}"),
-    ];
-    let expected = expected.map(|(n, v)| (n.to_string(), v.to_string()));
-    assert_eq!(dotenv(text).unwrap(), expected);
-    assert_eq!(dotenv("").unwrap(), []);
-}
-
-#[test]
-fn a_broken_dotenv_file_is_told_without_its_values() {
-    for (text, expected) in [
-        ("A=1\n  secret\n", ".env:2:3: expected NAME=value"),
-        ("é=secret", ".env:1:1: expected NAME=value"),
-        ("A B=secret", ".env:1:1: expected NAME=value"),
-        ("=secret", ".env:1:1: a variable without a name"),
-        ("A=1\nB = 'secret", ".env:2:5: the quote of B is not closed"),
-        ("A=\"secret\\\"", ".env:1:3: the quote of A is not closed"),
-        ("A=\"secret\\", ".env:1:3: the quote of A is not closed"),
-        (
-            "A='x'secret",
-            ".env:1:6: something follows the closing quote of A",
-        ),
-        (
-            "A=\"x\" secret",
-            ".env:1:6: something follows the closing quote of A",
-        ),
-        (
-            "A=sec\0ret",
-            ".env:1:1: the value of A has a NUL character in it",
-        ),
-    ] {
-        assert_eq!(dotenv(text).expect_err(text), expected);
-    }
-}
-
 fn process(text: &str) -> Process {
     let text = format!("[process.web]\ncommand = \"x\"\n{text}");
     let root = std::path::Path::new("/app");
@@ -120,10 +66,22 @@ fn process(text: &str) -> Process {
 }
 
 fn made(process: &Process, files: &[&str], port: Option<u16>) -> Result<Vec<String>, String> {
+    with_notes(process, files, port, &mut EnvNotes::default())
+}
+
+fn with_notes(
+    process: &Process,
+    files: &[&str],
+    port: Option<u16>,
+    notes: &mut EnvNotes,
+) -> Result<Vec<String>, String> {
     let base = [("HOME", "/me"), ("PORT", "1"), ("A", "base")];
     let base = base.map(|(n, v)| (n.into(), v.into()));
-    let files: Vec<_> = files.iter().map(|f| dotenv(f).unwrap()).collect();
-    let all = environment(process, base, &files, port)?;
+    let files = files
+        .iter()
+        .map(|text| crate::config::parse_dotenv(text, ".env").unwrap());
+    let files: Vec<Dotenv> = files.collect();
+    let all = environment(process, base, &files, port, notes)?;
     let pair = |(n, v): (OsString, OsString)| format!("{}={}", n.display(), v.display());
     Ok(all.into_iter().map(pair).collect())
 }
@@ -137,7 +95,7 @@ fn the_environment_is_composed_in_its_order() {
     );
     assert_eq!(
         made(&plain, &["A=one\nB=${A}", "A=two"], None).unwrap(),
-        ["A=two", "B=${A}", "HOME=/me", "PORT=1"]
+        ["A=two", "B=one", "HOME=/me", "PORT=1"]
     );
     let full = process(
         "port = \"auto\"\ncolor = true\n[process.web.env]\nURL = \"http://${HOST:-localhost}:${PORT}\"\n\
@@ -171,4 +129,89 @@ fn an_unset_variable_is_an_error_with_its_place() {
         made(&wrong, &[], None),
         Err("\"env.B\": variable C is not set".into())
     );
+}
+
+#[test]
+fn env_files_are_expanded_by_all_before_them() {
+    let mut notes = EnvNotes::default();
+    let process = process("env.Z = \"${URL}!\"");
+    let files = [
+        "URL=x://${A}@${HOST:-h}\nE=\"${HOME}\\${HOME}$HOME\"\nS='${A}'\nP=pa$$w$o${rd$HOME",
+        "A=\"<${URL}>\"\nN=${NONE}\nF=${NONE:-${OTHER}${A}$A}",
+    ];
+    let all = with_notes(&process, &files, None, &mut notes).unwrap();
+    for expected in [
+        "A=<x://base@h>",
+        "E=/me${HOME}$HOME",
+        "F=<x://base@h>$A",
+        "N=",
+        "P=pa$$w$o${rd$HOME",
+        "S=${A}",
+        "URL=x://base@h",
+        "Z=x://base@h!",
+    ] {
+        assert!(all.contains(&expected.into()), "{expected} in {all:?}");
+    }
+    let lines = |notes: &[Fault]| notes.iter().map(Fault::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        lines(&notes.unset),
+        [
+            ".env:2:1: N: ${NONE} is not set, and replaced by nothing",
+            ".env:3:1: F: ${OTHER} is not set, and replaced by nothing"
+        ]
+    );
+    assert_eq!(
+        lines(&notes.bare),
+        [
+            ".env:2:1: E: $HOME stays as it is; ${HOME} would be replaced",
+            ".env:4:1: P: $HOME stays as it is; ${HOME} would be replaced",
+            ".env:3:1: F: $A stays as it is; ${A} would be replaced"
+        ]
+    );
+}
+
+#[test]
+fn growth_is_stopped_before_it_takes_memory() {
+    let mut file = String::from("A0=xxxxxxxxxx\n");
+    for i in 1..40 {
+        file += &format!("A{i}=${{A{}}}${{A{}}}\n", i - 1, i - 1);
+    }
+    let mut notes = EnvNotes::default();
+    let why = with_notes(&process(""), &[&file], None, &mut notes).unwrap_err();
+    assert_eq!(
+        why,
+        ".env:15:1: A14: longer than 128 KiB, the most that a program can be given"
+    );
+    assert_eq!(notes.too_long.len(), 1);
+    // Many that are long, none of them too long.
+    let long = "x".repeat(100_000);
+    let mut file = format!("B={long}\n");
+    for i in 0..100 {
+        file += &format!("C{i}=${{B}}\n");
+    }
+    let why = made(&process(""), &[&file], None).unwrap_err();
+    assert_eq!(
+        why,
+        ".env:63:1: C61: the environment is larger than any program can be given"
+    );
+}
+
+#[test]
+fn length_is_that_of_the_text() {
+    for text in [
+        "",
+        "a${A}${NONE:-${B_2}}$$",
+        "${A:-${NONE}}x",
+        "${EMPTY:-abc}$",
+    ] {
+        let length = expanded_length(text, |name| lookup(name).map(|value| value.len()));
+        assert_eq!(length, Ok(expand(text, lookup).unwrap().len()), "{text}");
+    }
+}
+
+#[test]
+fn ports_of_processes_have_no_fallback() {
+    for text in ["${api.port:-80}", "${api.port", "${a b.port}"] {
+        assert!(expand(text, lookup).is_err(), "{text}");
+    }
 }

@@ -117,7 +117,8 @@ impl Supervisor {
     ) {
         let started = match self.units.process(unit) {
             Some(process) => base.and_then(|base| {
-                let env = self.environment(&process, &base)?;
+                let process = self.with_ports(&process)?;
+                let env = self.environment(&process, &base, &mut Vec::new())?;
                 self.try_build(unit, id, mode, &process, env)
             }),
             None => Err("it was taken out of the configuration".into()),

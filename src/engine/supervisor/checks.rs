@@ -514,7 +514,8 @@ impl Supervisor {
     ) -> Result<(), String> {
         // direnv is not asked for this: a variable that only it knows is missed here.
         let base = self.environments.base();
-        let mut env = self.environment(process, &base)?;
+        let process = &self.with_ports(process)?;
+        let mut env = self.environment(process, &base, &mut Vec::new())?;
         environments::mark_run(&mut env, process, &self.marker(), run);
         let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
         let checks = RunChecks::new(process, &expand)?;

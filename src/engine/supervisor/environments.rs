@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::{Mono, human};
+use crate::base::error::Fault;
 use crate::build::{Exec, direnv};
-use crate::config::{self, Config, EnvFile, Environment, Mode, Process, Toggle};
+use crate::config::{self, Config, Dotenv, EnvFile, EnvNotes, Environment, Mode, Process, Toggle};
 use crate::lifecycle::{RunKey, UnitId};
 use crate::os::proc;
 use crate::os::reap::{Child, Death, reap_from};
@@ -302,9 +303,12 @@ pub(super) fn of_process(
     root: &Path,
     base: &Variables,
     port: Option<u16>,
+    notes: &mut Vec<Fault>,
 ) -> Result<Environment, String> {
     let files = process.env_files.iter().map(|f| read_env_file(root, f));
-    let files: Vec<_> = files.collect::<Result<_, _>>()?;
+    let files = files.collect::<Result<Vec<_>, Fault>>();
+    let files = files.map_err(|fault| format!("env_file {fault}"))?;
+    notes.extend(files.iter().flat_map(|file| file.notes.iter().cloned()));
     let login = account(&process.launch)?.map(|account| account.env);
     let login = login.into_iter().flatten();
     let login = login.map(|(name, value)| (name.into(), value));
@@ -317,7 +321,9 @@ pub(super) fn of_process(
         .chain(own)
         .chain(terminal)
         .chain(login);
-    let mut env = config::environment(process, base, &files, port)?;
+    let mut found = EnvNotes::default();
+    let mut env = config::environment(process, base, &files, port, &mut found)?;
+    notes.extend(found.unset);
     env.insert("BPM_PROCESS".into(), process.name.clone().into());
     env.insert("BPM_PROJECT".into(), root.into());
     Ok(env)
@@ -347,15 +353,26 @@ pub(super) fn with_command(env: &Variables, exec: &Exec) -> Variables {
     env
 }
 
-fn read_env_file(root: &Path, file: &EnvFile) -> Result<Vec<(String, String)>, String> {
-    let wrong = |why: &str| Err(format!("env_file {:?}: {why}", file.path));
+/// Reads one of the `env_file`s of a process.
+///
+/// # Errors
+/// It can't be read or used: why, with its path.
+pub fn read_env_file(root: &Path, file: &EnvFile) -> Result<Dotenv, Fault> {
+    let shown = file.path.display().to_string();
+    let wrong = |why: &str| {
+        Err(Fault {
+            file: shown.clone(),
+            line: 1,
+            column: 1,
+            text: why.into(),
+        })
+    };
     match trust::read_env_file(root, &file.path, None) {
         Ok(Some(bytes)) => match std::str::from_utf8(&bytes) {
-            Ok(text) => config::parse_dotenv(text, &file.path.display().to_string())
-                .map_err(|fault| fault.to_string()),
+            Ok(text) => config::parse_dotenv(text, &shown),
             Err(_) => wrong("it is not UTF-8"),
         },
-        Ok(None) if file.optional => Ok(Vec::new()),
+        Ok(None) if file.optional => Ok(Dotenv::default()),
         Ok(None) => wrong("no such file or directory"),
         Err(why) => wrong(&why),
     }

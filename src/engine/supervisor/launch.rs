@@ -8,7 +8,7 @@ use std::os::unix::fs::fchown;
 use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall};
-use crate::base::error::reason;
+use crate::base::error::{Fault, reason};
 use crate::base::logger::Level;
 use crate::build::{self, Artifact, Exec};
 use crate::config::{self, Environment, Listen, Process};
@@ -219,7 +219,13 @@ impl Supervisor {
         }
         let started = base.and_then(|base| {
             self.free_port(key.unit, &process)?;
-            let env = self.environment(&process, &base)?;
+            let process = self.with_ports(&process)?;
+            let mut notes = Vec::new();
+            let env = self.environment(&process, &base, &mut notes)?;
+            for note in notes {
+                self.events
+                    .say(Level::Warn, &format!("{}: {note}", process.name));
+            }
             self.try_launch(key, &process, artifact, log, env)
         });
         if let Err(why) = started {
@@ -306,9 +312,10 @@ impl Supervisor {
         &mut self,
         process: &Process,
         base: &Variables,
+        notes: &mut Vec<Fault>,
     ) -> Result<Environment, String> {
         let port = self.port_of(process)?;
-        environments::of_process(process, &self.setup.config.root, base, port)
+        environments::of_process(process, &self.setup.config.root, base, port, notes)
     }
 
     /// Opens all sockets that can be opened before anything is built: connections wait from then on.
@@ -340,7 +347,8 @@ impl Supervisor {
                 continue;
             };
             if !process.listen.is_empty()
-                && let Ok(env) = self.environment(&process, &base)
+                && let Ok(process) = self.with_ports(&process)
+                && let Ok(env) = self.environment(&process, &base, &mut Vec::new())
                 && let Ok(addresses) = addresses(&process, &env)
             {
                 wanted.push((id, addresses));

@@ -52,6 +52,7 @@ use crate::os::memory;
 use crate::os::poll::Until;
 use crate::os::reap;
 
+pub use environments::read_env_file;
 pub use reload::read_config;
 pub use units::log_limits;
 

@@ -1,7 +1,11 @@
 //! The ports that processes are given.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
 use crate::base::error::reason;
-use crate::config::{PortWish, Process};
+use crate::base::table::Table;
+use crate::config::{self, PortWish, Process};
 use crate::lifecycle::UnitId;
 use crate::os::{net, proc};
 
@@ -25,6 +29,23 @@ impl Supervisor {
             PortWish::Fixed(port) => Some(port),
             PortWish::Auto => self.state.get().port_of(&process.name),
         }
+    }
+
+    /// A process whose texts have the ports of the others that they name.
+    pub(super) fn with_ports(&mut self, process: &Arc<Process>) -> Result<Arc<Process>, String> {
+        if process.references.is_empty() {
+            return Ok(Arc::clone(process));
+        }
+        let mut ports: Table<&str, u16> = Table::default();
+        for other in &process.references {
+            let port = match (other.port, self.state.get().port_of(&other.name)) {
+                (PortWish::Fixed(port), _) | (PortWish::Auto, Some(port)) => port,
+                (PortWish::Auto, None) => self.take_port(&other.name)?,
+            };
+            ports.insert(&other.name, port);
+        }
+        let at = |name: &str| Some((Ipv4Addr::LOCALHOST.to_string(), *ports.get(name)?));
+        Ok(Arc::new(config::with_ports(process, &at)))
     }
 
     /// Sees that the port is free: its holder is named before the process would die of it, and one of

@@ -10,7 +10,7 @@ use crate::base::paths::CONFIG_FILE;
 use crate::config::{self, Config, Diff, Process};
 use crate::engine::handle::{Reloaded, Reply, ReplySlot, STOPPING};
 use crate::lifecycle::{Order, UnitId};
-use crate::os::{files, trust};
+use crate::os::{files, host, trust};
 
 use super::orders::Wanted;
 use super::units::policy;
@@ -21,7 +21,8 @@ use super::{Phase, Supervisor};
 /// # Errors
 /// All mistakes in it; it can't be read; another user could have written it.
 pub fn read_config(root: &Path) -> Result<Config> {
-    let mut config = config::parse_bytes(&trust::read_config(root)?, CONFIG_FILE, root)?;
+    let bytes = trust::read_config(root)?;
+    let mut config = config::parse_bytes(&bytes, CONFIG_FILE, root, host::argument_room())?;
     config.read_env_files(|path| trust::read_env_file(root, path, None).ok().flatten());
     Ok(config)
 }
