@@ -1,7 +1,8 @@
 //! Commands about the daemon as such: starting it in all ways, and the proxy.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::error::{Error, Result};
@@ -22,6 +23,19 @@ pub(super) fn bare(call: &Call) -> Result<u8> {
     };
     let options = options(call, mode)?;
     begin(&call.project_here()?, &options)
+}
+
+/// [`daemon::START`]: what comes after it.
+pub(super) fn start_some(args: &[OsString]) -> Result<u8> {
+    let Some((root, names)) = args.split_first() else {
+        return Err(Error::usage("a folder is missing"));
+    };
+    let names = names.iter().map(|name| name.to_string_lossy().into_owned());
+    let options = StartOptions {
+        only: Some(names.collect()),
+        ..StartOptions::default()
+    };
+    begin(&super::project(Some(Path::new(root)))?, &options)
 }
 
 /// `bpm serve [DIR]`.

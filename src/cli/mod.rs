@@ -34,7 +34,7 @@ use crate::base::error::{Error, Failure, Result, named};
 use crate::base::paths::{self, CONFIG_FILE, ProjectDir};
 use crate::client::connection::{Client, VERSION};
 use crate::client::verdict::{Descriptor, FolderId, Verdict, hidden, judge};
-use crate::daemon::{Env, Project};
+use crate::daemon::{Env, Project, START};
 use crate::os::lock::Lock;
 use crate::os::{fds, poll};
 pub use crate::server::render;
@@ -61,6 +61,9 @@ fn asked(args: impl IntoIterator<Item = OsString>) -> Result<u8> {
     let args: Vec<OsString> = args.into_iter().collect();
     if args.get(1).is_some_and(|a| a == complete::NAMES) {
         return complete::names();
+    }
+    if args.get(1).is_some_and(|a| a == START) {
+        return daemon::start_some(&args[2..]);
     }
     match parse::parse(args)? {
         Asked::Version => print(&format!("bpm {VERSION}\n")).map(|()| 0),

@@ -8,12 +8,13 @@ use crate::base::clock::{Mono, human};
 use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{items, object, strings};
 use crate::client::connection::{self, CallError, Client, ToolResult};
+use crate::client::offline::Offline;
 use crate::client::verdict::{Verdict, judge};
 use crate::daemon::{self, RunMode};
 
 use super::daemon::{begin, options, reach, stop_all};
 use super::spec::Call;
-use super::{note, print};
+use super::{cannot_ask, note, print};
 
 /// The most that a tool waits; who waits longer asks again.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -237,9 +238,14 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
 
 /// `bpm why`.
 pub(super) fn why(call: &Call) -> Result<u8> {
-    let (_, _, mut client) = call.daemon("tell why")?;
     let name = call.names()?.remove(0);
-    match client.call("bpm/why", object([("process", name.into())]), None) {
+    let params = object([("process", name.as_str().into())]);
+    let mut client = match call.daemon("tell why") {
+        Ok((_, _, client)) => client,
+        Err(error) if cannot_ask(&error) => return why_on_disk(call, &name, &params, error),
+        Err(error) => return Err(error),
+    };
+    match client.call("bpm/why", params, None) {
         Ok(card) => {
             let text = card["text"].as_str().unwrap_or_default();
             print(&format!("{}\n", text.trim_end()))?;
@@ -251,6 +257,21 @@ pub(super) fn why(call: &Call) -> Result<u8> {
         }
         Err(fault) => Err(fault.while_doing("tell why")),
     }
+}
+
+/// The last end that was written down, for who may not ask the daemon: nothing about how the process is now.
+fn why_on_disk(call: &Call, name: &str, params: &Value, error: Error) -> Result<u8> {
+    let project = call.project()?;
+    let stored = Offline::open(&project.root, &project.dir, &[name.to_owned()])?;
+    let Ok(card) = stored.call("bpm/why", params, &mut |_| {}) else {
+        return Err(error);
+    };
+    note(&format!("bpm: {error}; what follows is on disk\n"));
+    let text = card["text"].as_str().unwrap_or_default();
+    let is_past = |line: &&str| !line.starts_with("what happens next");
+    let lines = text.lines().skip(1).filter(is_past);
+    print(&lines.map(|line| format!("{line}\n")).collect::<String>())?;
+    Ok(1)
 }
 
 /// `bpm reload`.

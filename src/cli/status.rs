@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::error::{Error, Failure, Result};
-use crate::base::json::object;
+use crate::base::json::{list, object, or_null};
 use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
 use crate::client::connection::{CallError, Client, PATIENCE};
@@ -55,7 +55,13 @@ enum Picture {
 }
 
 fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<Picture> {
-    match judged(project)? {
+    let verdict = match judged(project) {
+        Err(error) if super::cannot_ask(&error) => {
+            return Ok(Picture::Shown(on_disk(project, name, &error, json), 1));
+        }
+        verdict => verdict?,
+    };
+    match verdict {
         Verdict::Running(_, mut client) => of_client(project, &mut client, name, json),
         verdict => {
             let text = without(project, &verdict, json);
@@ -95,6 +101,47 @@ fn of_client(
         false => render::status(&data, paint(&project.env)),
     };
     Ok(Picture::Shown(text, 0))
+}
+
+/// What the daemon wrote down, for who may not ask it.
+fn on_disk(project: &Project, name: Option<&str>, error: &Error, json: bool) -> String {
+    let state = State::look(&project.dir.state());
+    let meant = |known: &(&str, Option<i32>)| name.is_none_or(|name| known.0 == name);
+    let processes: Vec<_> = state.known().filter(meant).collect();
+    let last = |name: &str| state.exits(name).back().cloned();
+    if json {
+        let processes = processes.iter().map(|&(name, pid)| {
+            let exit = last(name).map(|exit| exit.words());
+            object([
+                ("name", name.into()),
+                ("pid", or_null(pid)),
+                ("exit", or_null(exit)),
+            ])
+        });
+        let document = object([
+            ("schema", 1.into()),
+            ("project", project.name().into()),
+            ("verdict", Value::Null),
+            ("error", error.to_string().into()),
+            ("daemon", Value::Null),
+            ("processes", list(processes)),
+        ]);
+        return format!("{document}\n");
+    }
+    note(&format!(
+        "bpm: {error}; what follows is what it wrote down\n"
+    ));
+    let head = ["NAME", "RUNS AS PID", "LAST END"].map(|h| Cell::toned(Tone::Bold, h));
+    let mut rows = vec![head.to_vec()];
+    for (name, pid) in processes {
+        let end = last(name).map(|exit| format!("{}, {}", exit.words(), exit.at.rfc3339()));
+        rows.push(vec![
+            Cell::plain(name),
+            Cell::plain(pid.map_or("-".into(), |pid| pid.to_string())),
+            Cell::plain(end.unwrap_or_else(|| "-".into())),
+        ]);
+    }
+    render::table(&rows, paint(&project.env))
 }
 
 /// What is said of a project without a healthy daemon.

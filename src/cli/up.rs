@@ -48,8 +48,10 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         return Ok(0);
     };
     let builds = Builds::follow(&reached.descriptor.socket, since, paint_err(&project))?;
+    let mut client = reached.client;
+    take_additions(&mut client)?;
     let mut run = Run {
-        client: reached.client,
+        client,
         builds,
         patience,
         waits: Table::default(),
@@ -63,6 +65,9 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         .cloned()
         .collect();
     print(&render::reached(&shown, paint(&project.env)))?;
+    if data["config_changed"] == true {
+        note(&format!("bpm: {}\n", render::CHANGED));
+    }
     match failed {
         0 => {
             let url = reached.descriptor.url.as_deref();
@@ -78,6 +83,15 @@ fn paint_err(project: &Project) -> Paint {
     use std::io::IsTerminal;
     let plain = project.env.get("NO_COLOR").is_some();
     Paint::new(!plain && std::io::stderr().is_terminal())
+}
+
+/// Has the daemon take over processes that are new in the file; nothing that runs is touched.
+fn take_additions(client: &mut Client) -> Result<()> {
+    let params = object([("additions", true.into())]);
+    match client.call("bpm/reload", params, None) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(lost(fault)),
+    }
 }
 
 /// What is waited for.

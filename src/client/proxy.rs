@@ -71,11 +71,12 @@ pub trait Connect: Send + Sync {
     /// # Errors
     /// There is no project, or its daemon can't be asked or does not answer.
     fn find(&self) -> Result<Option<Client>>;
-    /// Connects to the daemon; one is started if none runs.
+    /// Connects to the daemon. If none runs, one is started with these processes and what they depend on; without
+    /// names, with all that start by themselves.
     ///
     /// # Errors
     /// Why there is none.
-    fn start(&self) -> Result<Client>;
+    fn start(&self, only: &[String]) -> Result<Client>;
     /// A person stopped the daemon on purpose, and nobody has started it since: what and when.
     fn stopped(&self) -> Option<String>;
     /// What answers without a daemon.
@@ -267,24 +268,50 @@ struct Asked {
 }
 
 impl Asked {
-    /// Only a daemon can answer that, so one is started for it. Reading starts nothing, and after a stop on purpose
-    /// only an order to start does.
-    fn needs_daemon(&self, stopped: bool) -> bool {
-        self.requests.iter().any(|request| {
-            let tool = request.params.get("name").and_then(Value::as_str);
-            match (request.method.as_str(), tool) {
-                ("tools/call", Some("start" | "restart")) => true,
-                ("tools/call", Some("stop" | "reload")) => false,
-                ("tools/call", Some(name)) => !stopped && tools::is_tool(name),
-                _ => false,
+    /// What is started so that a daemon can answer that. Reading starts nothing, and after a stop on purpose only an
+    /// order to start does, and no more than it names.
+    fn needs(&self, stopped: bool) -> Option<Start> {
+        let needs = self.requests.iter().filter_map(|request| {
+            if request.method != "tools/call" {
+                return None;
             }
-        })
+            let params = &request.params;
+            let process = params.get("arguments").and_then(|a| a["process"].as_str());
+            match (params.get("name")?.as_str()?, process) {
+                ("stop" | "reload", _) => None,
+                // What is wrong with it is said without one.
+                ("start" | "restart", None | Some("")) => None,
+                ("start" | "restart", Some(name)) if stopped && name != "*" => {
+                    Some(Start::Only(vec![name.into()]))
+                }
+                ("start" | "restart", Some(_)) => Some(Start::All),
+                (name, _) => (!stopped && tools::is_tool(name)).then_some(Start::All),
+            }
+        });
+        needs.reduce(Start::and)
     }
 
     /// It is answered by a stream that goes on.
     fn is_subscription(&self) -> bool {
         let mut methods = self.requests.iter().map(|r| r.method.as_str());
         methods.any(|method| method == "subscriptions/listen")
+    }
+}
+
+/// What a new daemon is to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Start {
+    All,
+    /// These, and what they depend on.
+    Only(Vec<String>),
+}
+
+impl Start {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Only(some), Self::Only(more)) => Self::Only([some, more].concat()),
+            (Self::All, _) | (_, Self::All) => Self::All,
+        }
     }
 }
 
@@ -331,8 +358,8 @@ struct Proxy {
     dials: bool,
     /// A connection was made, or was tried for.
     tried: bool,
-    /// No daemon runs, and what waits needs one.
-    starts: bool,
+    /// No daemon runs, and what waits needs one that starts this.
+    starts: Option<Start>,
     link: Option<Link>,
     output: Output,
     /// Wait for a connection.
@@ -356,7 +383,7 @@ impl Proxy {
             dialed: Inbox::new()?,
             dials: false,
             tried: false,
-            starts: false,
+            starts: None,
             parked: Vec::new(),
             link: None,
             output: Output {
@@ -530,8 +557,9 @@ impl Proxy {
         let thread = std::thread::Builder::new().name("connect".into());
         let starts = std::mem::take(&mut self.starts);
         let work = move || match starts {
-            true => connect.start().map(Some),
-            false => connect.find(),
+            Some(Start::All) => connect.start(&[]).map(Some),
+            Some(Start::Only(names)) => connect.start(&names).map(Some),
+            None => connect.find(),
         };
         thread.spawn(move || drop(dialed.send(work())))?;
         self.dials = true;
@@ -590,8 +618,11 @@ impl Proxy {
         let stopped = matches!(absence, Absence::Stopped(_));
         let failed = matches!(absence, Absence::Failed(_));
         for asked in queue {
-            if !failed && asked.needs_daemon(stopped) {
-                self.starts = true;
+            if !failed && let Some(start) = asked.needs(stopped) {
+                self.starts = Some(match self.starts.take() {
+                    Some(before) => before.and(start),
+                    None => start,
+                });
                 self.queue.push(asked);
                 continue;
             }

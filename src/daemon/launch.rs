@@ -1,5 +1,6 @@
 //! Starting a daemon from a process that has threads, which a fork does not allow: another bpm is executed for it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,6 +21,10 @@ use crate::os::{group, proc};
 use super::lock::unhealthy;
 use super::project::Project;
 use super::stop::judge_lasting;
+
+/// The hidden command `bpm __start ROOT NAME...`: `bpm -d ROOT`, but of the processes only these are started, and
+/// what they depend on.
+pub const START: &str = "__start";
 
 /// What the proxy says it is.
 const KIND: &str = "proxy";
@@ -45,17 +50,22 @@ impl Launcher {
         Self { locate, image }
     }
 
-    /// Executes `bpm -d` and waits for its end.
+    /// Executes `bpm -d`, or [`START`] with names, and waits for its end.
     ///
     /// # Errors
     /// What it said.
-    fn launch(&self, project: &Project) -> Result<()> {
+    fn launch(&self, project: &Project, only: &[String]) -> Result<()> {
         let cannot = |why: String| Error::cannot("start the daemon", why);
         let program = match self.image.exists() {
             true => &self.image,
             false => Path::new("/proc/self/exe"),
         };
-        let args = ["-d".into(), project.root.clone().into()];
+        let verb = if only.is_empty() { "-d" } else { START };
+        let names = only.iter().map(OsString::from);
+        let args: Vec<OsString> = [verb.into(), project.root.clone().into()]
+            .into_iter()
+            .chain(names)
+            .collect();
         let (env, cwd) = (&project.env.0, &project.root);
         let spawned = spawn(&Launch {
             argv0: Some(self.image.as_os_str()),
@@ -86,12 +96,12 @@ impl Connect for Launcher {
         }
     }
 
-    fn start(&self) -> Result<Client> {
+    fn start(&self, only: &[String]) -> Result<Client> {
         for _ in 0..ATTEMPTS {
             if let Some(client) = self.find()? {
                 return Ok(client);
             }
-            self.launch(&(self.locate)()?)?;
+            self.launch(&(self.locate)()?, only)?;
         }
         Err(Error::cannot("reach the daemon", "it was stopped at once"))
     }
@@ -143,7 +153,7 @@ impl Connect for Ourselves {
         }
     }
 
-    fn start(&self) -> Result<Client> {
+    fn start(&self, _: &[String]) -> Result<Client> {
         Err(Error::cannot("reach bpm", "it is stopping"))
     }
 

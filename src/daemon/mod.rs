@@ -10,7 +10,7 @@ mod sd_notify;
 mod start;
 mod stop;
 
-pub use launch::{Launcher, Locate, Ourselves};
+pub use launch::{Launcher, Locate, Ourselves, START};
 pub use lock::unhealthy;
 pub use project::Project;
 pub use sd_notify::{Env, SdNotify};

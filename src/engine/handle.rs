@@ -28,10 +28,7 @@ pub enum Request {
         names: Vec<String>,
     },
     /// Read `.mcp-run` again.
-    Reload {
-        /// Only list.
-        dry_run: bool,
-    },
+    Reload(Reload),
     /// Stop everything and leave.
     Shutdown {
         /// Kill at once.
@@ -39,6 +36,17 @@ pub enum Request {
         /// The command of a person who wants it stopped until somebody starts it; None: it may come back by itself.
         by: Option<String>,
     },
+}
+
+/// How much of `.mcp-run` is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// All of it.
+    Whole,
+    /// Nothing: what would be done is only listed.
+    DryRun,
+    /// Processes that are new in it, without starting them.
+    Additions,
 }
 
 /// The answer to a request.

@@ -223,6 +223,15 @@ impl State {
             .retain(|r| r.process != process || r.run != run);
     }
 
+    /// The processes that are known, each with the pid that was written down for it where one runs.
+    pub fn known(&self) -> impl Iterator<Item = (&str, Option<i32>)> {
+        self.processes.keys().map(|name| {
+            let mut running = self.running.iter().rev();
+            let found = running.find(|r| r.process == *name);
+            (name.as_str(), found.map(|r| r.pid))
+        })
+    }
+
     /// Processes of an earlier bpm may run.
     pub fn may_have_left(&self) -> bool {
         self.damaged || !self.running.is_empty()

@@ -138,6 +138,23 @@ pub fn open_append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// What changes with each write to a file, and when another one takes its name; None: there is none.
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let file = fs::metadata(path).ok()?;
+    Some(Stamp([
+        file.dev() as i64,
+        file.ino() as i64,
+        file.len() as i64,
+        file.mtime(),
+        file.mtime_nsec(),
+        file.ctime_nsec(),
+    ]))
+}
+
+/// See [`stamp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp([i64; 6]);
+
 /// A number for the contents of a file, to tell whether they have changed; None: it can't be read.
 pub fn digest(path: &Path) -> Option<u64> {
     let (bytes, _) = read_named(path).ok()?;

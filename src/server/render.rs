@@ -189,6 +189,9 @@ pub fn status(data: &Value, paint: Paint) -> String {
     text
 }
 
+/// What a person is told where `.mcp-run` is not what the daemon has read.
+pub const CHANGED: &str = ".mcp-run has changed since it was read: \"bpm reload\" takes it over";
+
 /// The lines below the table.
 pub fn notes(data: &Value) -> Vec<String> {
     let list = data["processes"].as_array().map_or(&[][..], Vec::as_slice);
@@ -203,7 +206,7 @@ pub fn notes(data: &Value) -> Vec<String> {
         ));
     }
     if data["config_changed"] == true {
-        lines.push(".mcp-run has changed since it was read: \"bpm reload\" takes it over".into());
+        lines.push(CHANGED.into());
     }
     lines
 }

@@ -17,7 +17,8 @@
 //!   or null; `tail` its last lines; `hint` what such an end often means, or null; `changed` the events since
 //!   the last good run; `build_tail` the last lines of the newest build, if it failed; `next` what happens
 //!   next, in words; `text` all of it for a person.
-//! - `bpm/reload` `{dry_run}`: the data of `reload`, with more patience.
+//! - `bpm/reload` `{dry_run, additions}`: the data of `reload`, with more patience; `additions`: only takes over
+//!   processes that are new in the file, without starting them.
 //! - `bpm/shutdown` `{force, by}` (`by`: the command of a person who wants it to stay stopped): `{"ok": true}` once all processes are stopped, just before bpm leaves; until
 //!   then, whenever it changes, a notification `bpm/stopping` `{"waiting_for": [names]}`. The end of the
 //!   connection means the same as the answer.
@@ -534,19 +535,26 @@ impl Tools {
     }
 
     /// Why a call is not carried out; a process that `.mcp-run` has by now is not just unknown.
-    fn refused(&self, sent: &Value, why: String) -> Step {
+    fn refused(
+        &self,
+        process: &str,
+        why: String,
+        reader: Reader,
+        by: fn(String) -> Answer,
+    ) -> Step {
         let snapshot = self.handle.snapshot.now();
-        let name = sent["process"].as_str().unwrap_or_default();
-        if name.is_empty() || snapshot.unit(name).is_some() || snapshot.config.is_none() {
-            return Step::Done(Answer::Fail(why));
+        if process.is_empty() || snapshot.unit(process).is_some() || snapshot.config.is_none() {
+            return Step::Done(by(why));
         }
-        let name = name.to_owned();
+        let name = process.to_owned();
         Step::Work(Box::new(move || {
             let known = config_changed(&snapshot) && is_configured(&snapshot, &name);
-            Answer::Fail(match known {
-                true => format!(
-                    "{name:?} stands in .mcp-run, which has changed since it was read: reload takes it over"
-                ),
+            by(match known {
+                true => {
+                    let changed = orders::changed_words(reader);
+                    let changed = changed.trim_start_matches(CONFIG_FILE);
+                    format!("{name:?} stands in {CONFIG_FILE}, which{changed}")
+                }
                 false => why,
             })
         }))
@@ -610,7 +618,9 @@ impl Service for Tools {
                 args: &args,
             })
         });
-        Some(step.unwrap_or_else(|why| self.refused(sent, why)))
+        let process = sent["process"].as_str().unwrap_or_default();
+        let refused = |why| self.refused(process, why, caller.into(), Answer::Fail);
+        Some(step.unwrap_or_else(refused))
     }
 
     fn ignored(&self, name: &str, sent: &Value) -> Vec<String> {

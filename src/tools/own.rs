@@ -10,10 +10,11 @@ use super::metrics::Sources;
 use super::resources::JSON;
 use super::schema::{Args, COUNT, Kind, Row};
 use super::status::{self, Wish};
+use super::text::Reader;
 use super::why::Card;
 use super::{Call, PROCESS, PROCESSES, Tools, VERSION, reload};
 use crate::base::clock::{Mono, Wall};
-use crate::base::json::{list, object};
+use crate::base::json::{list, object, strings};
 use crate::engine::handle::{Handle, Reply, ReplySlot, Request};
 use crate::engine::snapshot::State;
 use crate::os::poll::Waker;
@@ -37,7 +38,10 @@ pub(super) fn checked(
 ) -> Step {
     Args::check(name, rows, params, &|| tools.handle.snapshot.now().names())
         .and_then(|args| then(&args))
-        .unwrap_or_else(|why| Step::Done(refused(why)))
+        .unwrap_or_else(|why| {
+            let process = params["process"].as_str().unwrap_or_default();
+            tools.refused(process, why, Reader::Person, refused)
+        })
 }
 
 /// Methods of bpm's own.
@@ -46,7 +50,10 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
         Row::may("process", PROCESSES, ""),
         Row::may("events_since", COUNT, ""),
     ];
-    const DRY: &[Row] = &[Row::may("dry_run", Kind::Flag, "")];
+    const RELOAD: &[Row] = &[
+        Row::may("dry_run", Kind::Flag, ""),
+        Row::may("additions", Kind::Flag, ""),
+    ];
     const SHUTDOWN: &[Row] = &[
         Row::may("force", Kind::Flag, ""),
         Row::may("by", Kind::Text, ""),
@@ -65,7 +72,11 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
                 ("started_at", us.started_at.rfc3339().into()),
             ])))
         }
-        "bpm/follow" => follow(tools, params).unwrap_or_else(|why| Step::Done(refused(why))),
+        "bpm/follow" => follow(tools, params).unwrap_or_else(|why| {
+            let known = |name: &&str| tools.handle.snapshot.now().unit(name).is_some();
+            let unknown = strings(&params["processes"]).find(|name| !known(name));
+            tools.refused(unknown.unwrap_or_default(), why, Reader::Person, refused)
+        }),
         "bpm/status" => checked(tools, method, STATUS, params, &|args| {
             let wish = Wish {
                 process: args.process().map(str::to_owned),
@@ -92,7 +103,7 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
                 Answer::Result(Card::of(&snapshot, &unit).value(&unit, now))
             })))
         }),
-        "bpm/reload" => checked(tools, method, DRY, params, &|args| {
+        "bpm/reload" => checked(tools, method, RELOAD, params, &|args| {
             let call = Call {
                 tools,
                 caller,

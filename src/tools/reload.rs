@@ -12,7 +12,7 @@ use super::ticket::{End, Ticket};
 use crate::base::clock::{Mono, human};
 use crate::base::error::listed;
 use crate::base::json::{list, object};
-use crate::engine::handle::{Reloaded, Reply, Request};
+use crate::engine::handle::{Reload, Reloaded, Reply, Request};
 use crate::os::poll::Waker;
 use crate::server::service::{Answer, Step, Task};
 
@@ -25,9 +25,14 @@ pub(super) fn reload(call: &Call<'_>) -> Result<Step, String> {
 
 /// The same for a client that can wait longer.
 pub(super) fn reloading(call: &Call<'_>, patience: Duration) -> Step {
-    let dry_run = call.args.flag("dry_run").unwrap_or(false);
+    let asked = |flag| call.args.flag(flag).unwrap_or(false);
+    let how = match (asked("dry_run"), asked("additions")) {
+        (true, _) => Reload::DryRun,
+        (false, true) => Reload::Additions,
+        (false, false) => Reload::Whole,
+    };
     Step::Wait(Box::new(Reloading {
-        ticket: Ticket::new(call, Request::Reload { dry_run }, patience),
+        ticket: Ticket::new(call, Request::Reload(how), patience),
     }))
 }
 

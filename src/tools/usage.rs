@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::Mono;
+use crate::base::paths::CONFIG_FILE;
 use crate::base::table::Table;
 use crate::engine::snapshot::Snapshot;
+use crate::os::files::{self, Stamp};
 use crate::os::proc;
 
 /// What one process and all it started use.
@@ -64,6 +66,8 @@ pub(super) struct Reading {
     pub(super) own_rss: Option<u64>,
     /// `.mcp-run` is not what was read.
     pub(super) config_changed: bool,
+    /// Of `.mcp-run`, when that was looked at.
+    config: Option<Stamp>,
 }
 
 /// What a group used at a reading.
@@ -116,7 +120,8 @@ impl Usage {
                 .filter_map(|unit| Some((unit.facts.pid?, unit)));
             runs.all(|(pid, unit)| last.ready.get(&pid) == Some(&unit.facts.ready))
         };
-        (young && whole()).then_some(last)
+        let same_file = || last.config == config_stamp(snapshot);
+        (young && whole() && same_file()).then_some(last)
     }
 
     /// Reads anew where the last reading won't do. For a worker: the kernel walks tables for this.
@@ -138,8 +143,11 @@ impl Usage {
             .zip(self.meter.groups(&pids))
             .map(|(&(pid, started), group)| (pid, used(group, before.of(pid), started, now)))
             .collect();
+        // Before the file is read: what is written in between counts as a change.
+        let config = config_stamp(snapshot);
         let next = Arc::new(Reading {
             at: now,
+            config,
             groups,
             ready: snapshot
                 .units
@@ -152,6 +160,11 @@ impl Usage {
         *lock(&self.last) = Arc::clone(&next);
         next
     }
+}
+
+/// One system call, and cheap enough for each request.
+fn config_stamp(snapshot: &Snapshot) -> Option<Stamp> {
+    files::stamp(&snapshot.root.join(CONFIG_FILE))
 }
 
 /// A group's percentage counts from the reading before; at the first, from its start.

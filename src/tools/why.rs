@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::orders::changed_words;
 use super::status::{event, event_words, exit};
-use super::text::{bounded, clip, doing, recent, tail, thousands};
+use super::text::{Reader, bounded, clip, doing, recent, tail, thousands};
 use super::{build, config_changed, text};
 use crate::base::clock::{Mono, human};
 use crate::base::json::{list, object, or_null, seconds};
@@ -100,12 +101,12 @@ impl Card {
             ("changed", list(self.changed.iter().map(|e| event(e)))),
             ("next_start_in_seconds", or_null(next_start)),
             ("next", outlook(unit, now).into()),
-            ("text", self.words(unit, now).into()),
+            ("text", self.words(unit, now, Reader::Person).into()),
         ])
     }
 
     /// For a person, or a model.
-    pub(super) fn words(&self, unit: &UnitView, now: Mono) -> String {
+    pub(super) fn words(&self, unit: &UnitView, now: Mono, reader: Reader) -> String {
         let mut text = format!("{}: {}\n", unit.name, doing(unit, now));
         match &self.exit {
             None => text.push_str("it has not ended by itself\n"),
@@ -141,7 +142,7 @@ impl Card {
             }
         }
         if self.config_changed {
-            let _ = writeln!(text, ".mcp-run has changed since it was read");
+            let _ = writeln!(text, "{}", changed_words(reader));
         }
         let _ = write!(text, "what happens next: {}", outlook(unit, now));
         bounded(text, "see the log", "")

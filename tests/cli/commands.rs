@@ -87,6 +87,57 @@ fn up_runs_a_task_that_fails_once_each_time() {
 }
 
 #[test]
+fn up_takes_over_what_is_new_in_the_file_alone() {
+    let one = "[process.one]\ncommand = \"echo FIRST; exec FIXTURE nap\"\n";
+    let mut project = Project::new(one);
+    project.up();
+    let pid = project.running("one");
+    let changed = ".mcp-run has changed since it was read: \"bpm reload\" takes it over";
+    let is_told = |args: &[&str], told: bool| {
+        let ended = project.cli(args).exits(0);
+        let said = [ended.out, ended.err].concat();
+        assert_eq!(said.contains(changed), told, "{args:?}: {said}");
+    };
+    is_told(&["status"], false);
+    // Asked within the second for which figures are kept.
+    let two = "[process.two]\ncommand = [\"FIXTURE\", \"nap\"]\n";
+    project.config(&[one, two].concat());
+    for args in [&["status"][..], &["why", "one"], &["start", "one"]] {
+        is_told(args, true);
+    }
+    for args in [
+        &["status", "two"][..],
+        &["start", "two"],
+        &["restart", "two"],
+        &["logs", "two"],
+        &["why", "two"],
+        &["wait", "two"],
+    ] {
+        let said = project.cli(args).exits(1).err;
+        assert!(
+            said.contains("\"two\" stands in .mcp-run"),
+            "{args:?}: {said}"
+        );
+        assert!(!said.contains("unknown"), "{args:?}: {said}");
+    }
+    // That was all that is new: the file is read.
+    is_told(&["up"], false);
+    assert_eq!(project.running("one"), pid);
+    project.running("two");
+    // What changes something that runs is said, and left to reload.
+    let three = "[process.three]\ncommand = [\"FIXTURE\", \"nap\"]\n";
+    project.config(&[&one.replace("FIRST", "SECOND"), two, three].concat());
+    is_told(&["up"], true);
+    project.running("three");
+    assert_eq!(project.running("one"), pid);
+    is_told(&["restart", "two"], true);
+    assert_eq!(project.logs("one"), ["FIRST"]);
+    project.cli(["reload"]).exits(0);
+    is_told(&["status"], false);
+    assert_eq!(project.line("one", "SECOND"), "SECOND");
+}
+
+#[test]
 fn up_of_some_starts_no_others() {
     let project = Project::new(TWO);
     let said = project.cli(["up", "more"]).exits(0);

@@ -208,6 +208,54 @@ fn stop_on_purpose_lasts_until_somebody_starts() {
     project.cli(["stop"]).exits(0);
 }
 
+/// Names and whether each is wanted.
+fn wanted(project: &Project) -> Vec<(String, bool)> {
+    let status = project.cli(["status", "--json"]).exits(0);
+    let status: Value = serde_json::from_str(&status.out).unwrap();
+    let processes = status["processes"].as_array().unwrap().iter();
+    let row = |p: &Value| (p["name"].as_str().unwrap().into(), p["wanted"] == true);
+    processes.map(row).collect()
+}
+
+#[test]
+fn start_after_a_stop_on_purpose_starts_no_others() {
+    let nap = |name: &str, more: &str| {
+        format!("[process.{name}]\ncommand = [\"FIXTURE\", \"nap\"]\n{more}\n")
+    };
+    let config = [
+        nap("db", ""),
+        nap("api", "depends_on = [\"db\"]"),
+        nap("web", ""),
+    ];
+    let project = Project::new(&config.concat());
+    project.cli(["up"]).exits(0);
+    project.cli(["stop"]).exits(0);
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let start = |process: &str| json!({"name": "start", "arguments": {"process": process}});
+    // A call that can't be carried out starts nothing either.
+    for arguments in [json!({}), json!({"process": ""}), json!({"process": "wbe"})] {
+        let call = json!({"name": "start", "arguments": arguments});
+        let answer = proxy.call("tools/call", call);
+        assert_eq!(answer["result"]["isError"], true, "{answer}");
+        project.cli(["status"]).exits(3);
+    }
+    let answer = proxy.call("tools/call", start("api"));
+    assert_eq!(answer["result"]["isError"], false, "{answer}");
+    let started = |name: &str, wanted| (name.to_owned(), wanted);
+    let rows = [
+        started("db", true),
+        started("api", true),
+        started("web", false),
+    ];
+    assert_eq!(wanted(&project), rows);
+    project.cli(["stop"]).exits(0);
+    proxy.call("tools/call", start("*"));
+    assert!(wanted(&project).iter().all(|(_, wanted)| *wanted));
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
 #[test]
 fn missing_configuration_does_not_end_the_session() {
     let project = Project::empty();

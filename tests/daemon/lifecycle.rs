@@ -904,7 +904,8 @@ fn daemon_of_another_home_is_refused_and_named() {
 
 #[test]
 fn sandbox_without_sockets_gets_no_verdict() {
-    let project = Project::new(NAP);
+    let project =
+        Project::new("[process.nap]\ncommand = \"echo up and napping; exec sleep 1000\"\n");
     project.cli(["-d"]).exits(0);
     let daemon = pid(&project);
     for call in [libc::SYS_connect, libc::SYS_socket] {
@@ -935,6 +936,28 @@ fn sandbox_without_sockets_gets_no_verdict() {
                 );
             }
         }
+    }
+    // What is on disk is shown.
+    for (args, shown) in [
+        (&["status"][..], "nap"),
+        (&["status", "--json"], "\"verdict\":null"),
+        (&["logs"], "up and napping"),
+        (&["why", "nap"], "has not ended by itself"),
+    ] {
+        let out = eventually(|| {
+            let mut command = project.command(bpm());
+            command.args(args).stdin(Stdio::null());
+            let output = refusing(&mut command, libc::SYS_connect).output().unwrap();
+            let out = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+            // The disk is some time behind.
+            if out.contains(shown) {
+                Ok(out)
+            } else {
+                Err(output)
+            }
+        });
+        assert!(!out.contains("stopped"), "{args:?}: {out}");
     }
     assert!(lives(daemon));
     project.cli(["status"]).exits(0);

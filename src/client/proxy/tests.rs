@@ -58,7 +58,7 @@ impl Connect for Nobody {
         Ok(None)
     }
 
-    fn start(&self) -> Result<Client> {
+    fn start(&self, _: &[String]) -> Result<Client> {
         Err(Error::cannot("connect", "nobody is there"))
     }
 
@@ -206,9 +206,13 @@ fn a_daemon_that_says_nothing_is_asked_and_then_given_up() {
 fn reading_needs_no_daemon_and_a_stop_on_purpose_lasts() {
     let needs = |message: &str, stopped: bool| {
         let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":{message}}}"#);
-        asked_again(line.as_bytes()).unwrap().needs_daemon(stopped)
+        asked_again(line.as_bytes()).unwrap().needs(stopped)
     };
-    let call = |name: &str| format!(r#""tools/call","params":{{"name":"{name}"}}"#);
+    let call = |name: &str, process: &str| {
+        let args = format!(r#"{{"process":"{process}"}}"#);
+        format!(r#""tools/call","params":{{"name":"{name}","arguments":{args}}}"#)
+    };
+    let (all, one) = (Some(Start::All), Some(Start::Only(vec!["web".into()])));
     for method in [
         "initialize",
         "ping",
@@ -216,19 +220,21 @@ fn reading_needs_no_daemon_and_a_stop_on_purpose_lasts() {
         "resources/read",
         "prompts/get",
     ] {
-        assert!(!needs(&format!("{method:?}"), false), "{method}");
+        assert_eq!(needs(&format!("{method:?}"), false), None, "{method}");
     }
-    for (name, not_started, stopped) in [
-        ("get_status", true, false),
-        ("search_logs", true, false),
-        ("wait", true, false),
-        ("start", true, true),
-        ("restart", true, true),
-        ("stop", false, false),
-        ("reload", false, false),
-        ("no such", false, false),
+    for (name, process, not_started, stopped) in [
+        ("get_status", "web", &all, &None),
+        ("search_logs", "web", &all, &None),
+        ("wait", "web", &all, &None),
+        ("start", "web", &all, &one),
+        ("restart", "web", &all, &one),
+        ("start", "*", &all, &all),
+        ("start", "", &None, &None),
+        ("stop", "web", &None, &None),
+        ("reload", "", &None, &None),
+        ("no such", "", &None, &None),
     ] {
-        assert_eq!(needs(&call(name), false), not_started, "{name}");
-        assert_eq!(needs(&call(name), true), stopped, "{name}");
+        assert_eq!(&needs(&call(name, process), false), not_started, "{name}");
+        assert_eq!(&needs(&call(name, process), true), stopped, "{name}");
     }
 }

@@ -41,7 +41,9 @@ use crate::base::clock::{Mono, Wall};
 use crate::base::logger::{Level, Logger};
 use crate::base::paths::{CONFIG_FILE, ProjectDir};
 use crate::config::{Config, Process, Toggle};
-use crate::engine::handle::{Handle, Identity, Notice, Reply, ReplySlot, Request, STOPPING};
+use crate::engine::handle::{
+    Handle, Identity, Notice, Reload, Reply, ReplySlot, Request, STOPPING,
+};
 use crate::engine::snapshot::{Snapshot, SnapshotCell};
 use crate::engine::state_file::{BLOCK, State, StateFile, StoppedBy};
 use crate::lifecycle::{Effect, Event, Fleet, Order, UnitId};
@@ -363,7 +365,7 @@ impl Supervisor {
         match input {
             Input::Signal(Signal::Child) => self.reap(),
             Input::Signal(Signal::Stop { again }) => self.stop_by_signal(again),
-            Input::Signal(Signal::Reload) => self.reload(false, ReplySlot::nobody()),
+            Input::Signal(Signal::Reload) => self.reload(Reload::Whole, ReplySlot::nobody()),
             Input::Signal(Signal::Upgrade) => {
                 let text = "USR2 came: this version can't upgrade itself yet";
                 self.events.say(Level::Warn, text);
@@ -401,13 +403,13 @@ impl Supervisor {
                 order: Order::Start | Order::Restart { .. },
                 ..
             }
-            | Request::Reload { .. }
+            | Request::Reload(_)
                 if stopping =>
             {
                 slot.put(Reply::Refused(STOPPING.into()));
             }
             Request::Order { order, names } => self.order_all(order, &names, slot),
-            Request::Reload { dry_run } => self.reload(dry_run, slot),
+            Request::Reload(how) => self.reload(how, slot),
             Request::Shutdown { force, by } => {
                 if let Some(by) = by {
                     let at = Wall::now();

@@ -8,7 +8,7 @@ use crate::base::error::Result;
 use crate::base::logger::Level;
 use crate::base::paths::CONFIG_FILE;
 use crate::config::{self, Config, Diff, Process};
-use crate::engine::handle::{Reloaded, Reply, ReplySlot, STOPPING};
+use crate::engine::handle::{Reload, Reloaded, Reply, ReplySlot, STOPPING};
 use crate::lifecycle::{Order, UnitId};
 use crate::os::{files, host, trust};
 
@@ -29,25 +29,26 @@ pub fn read_config(root: &Path) -> Result<Config> {
 
 impl Supervisor {
     /// Reads the file and does what follows from it. A mistake in the file changes nothing.
-    pub(super) fn reload(&mut self, dry_run: bool, slot: ReplySlot) {
+    pub(super) fn reload(&mut self, how: Reload, slot: ReplySlot) {
         if self.phase != Phase::Working {
             return slot.put(Reply::Refused(STOPPING.into()));
         }
-        if dry_run {
-            return self.read_again(true, slot);
+        if how != Reload::Whole {
+            return self.read_again(how, slot);
         }
         // Both are told whatever comes of it: a service manager that sent HUP waits for them (systemd.service(5),
         // Type=notify-reload).
         let now = Mono::now().as_nanos() / 1_000;
         let text = format!("RELOADING=1\nMONOTONIC_USEC={now}");
         self.setup.manager.tell(&text);
-        self.read_again(false, slot);
+        self.read_again(how, slot);
         self.setup.manager.tell("READY=1");
     }
 
-    fn read_again(&mut self, dry_run: bool, slot: ReplySlot) {
+    fn read_again(&mut self, how: Reload, slot: ReplySlot) {
         let read = read_config(&self.setup.config.root);
-        let read = read.and_then(|new| (self.setup.access)(&new, !dry_run).map(|()| new));
+        let read =
+            read.and_then(|new| (self.setup.access)(&new, how == Reload::Whole).map(|()| new));
         let new = match read {
             Ok(new) => new,
             Err(e) => {
@@ -65,8 +66,13 @@ impl Supervisor {
             unchanged: [&diff.adjusted[..], &diff.unchanged[..]].concat(),
             errors: not_applied(&self.setup.config, &new).into_iter().collect(),
         };
-        if dry_run {
-            return slot.put(Reply::Reload(reloaded));
+        match how {
+            Reload::Whole => {}
+            Reload::DryRun => return slot.put(Reply::Reload(reloaded)),
+            Reload::Additions => {
+                self.take_additions(&new, &diff);
+                return slot.put(Reply::Reload(reloaded));
+            }
         }
         let wanted = self.apply(&new, &diff);
         self.units
@@ -83,6 +89,33 @@ impl Supervisor {
         );
         self.happened(Level::Info, None, "reload", text);
         self.order(wanted, Some(Box::new(reloaded)), slot);
+    }
+
+    /// Takes over the processes that are new in the file, and nothing else of it. They are not started.
+    fn take_additions(&mut self, new: &Config, diff: &Diff) {
+        if diff.added.is_empty() {
+            return;
+        }
+        let mut merged = self.setup.config.clone();
+        let is_new = |process: &&Arc<Process>| diff.added.contains(&process.name);
+        merged
+            .processes
+            .extend(new.processes.iter().filter(is_new).cloned());
+        let added: Vec<Arc<Process>> = new.processes.iter().filter(is_new).cloned().collect();
+        for process in added {
+            self.add(process);
+        }
+        let rest = config::diff(&merged, new);
+        let same = rest.changed.is_empty() && rest.adjusted.is_empty() && rest.removed.is_empty();
+        if same && top_level(&merged) == top_level(new) {
+            self.units
+                .set_digest(files::digest(&new.root.join(CONFIG_FILE)));
+        }
+        self.setup.config = merged;
+        self.hold_all_sockets();
+        self.watch_files();
+        let text = format!("reload: {} added, nothing else touched", diff.added.len());
+        self.happened(Level::Info, None, "reload", text);
     }
 
     /// New settings for all, and an order for each process that needs one.
@@ -154,6 +187,15 @@ impl Supervisor {
             self.hooks.forget(*id);
         }
         !gone.is_empty()
+    }
+}
+
+/// A configuration without its processes.
+fn top_level(config: &Config) -> Config {
+    Config {
+        processes: Vec::new(),
+        not_in_effect: Vec::new(),
+        ..config.clone()
     }
 }
 
