@@ -371,12 +371,22 @@ pub const COMMANDS: &[Command] = &[
         },
         summary: "the line or file that connects an agent; all without a name",
         about: "",
-        options: &[flag(
-            None,
-            "stdio",
-            "only the form over bpm proxy, which survives a change of port",
+        options: &[
+            flag(
+                None,
+                "stdio",
+                "only the form over bpm proxy, which survives a change of port",
+            ),
+            flag(
+                None,
+                "check",
+                "connect as the agent would, and say how it went",
+            ),
+        ],
+        exits: &[(
+            1,
+            "there is no such project; with --check: an agent could not connect",
         )],
-        exits: &[(1, "there is no such project")],
         run: mcp_config::mcp_config,
     },
     Command {

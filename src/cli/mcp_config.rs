@@ -13,6 +13,7 @@ use crate::daemon::{Project, read_config};
 use crate::engine::state_file::State;
 
 use super::daemon::own_path;
+use super::mcp_check::Entry;
 use super::print;
 use super::spec::Call;
 
@@ -61,6 +62,20 @@ impl Stdio {
             },
             root: project.root.display().to_string(),
             env: env.collect(),
+        }
+    }
+
+    /// How a client starts its server by what is printed for it.
+    fn entry<'a>(&'a self, client: &'a str) -> Entry<'a> {
+        let of_user = matches!(client, "codex" | "gemini" | "zed");
+        let names_root = of_user || matches!(client, "cursor" | "vscode");
+        let mut command = vec![self.bpm.clone(), "proxy".into()];
+        command.extend(names_root.then(|| self.root.clone()));
+        Entry {
+            client,
+            command,
+            env: &self.env,
+            of_user,
         }
     }
 
@@ -152,6 +167,9 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
         false => url(&project),
     };
     let one = call.operands.first().and_then(|c| c.to_str());
+    if call.has("check") {
+        return check(&project, &stdio, one, url.as_deref());
+    }
     let mut text = String::new();
     let all = CLIENTS.iter().zip(&HTTP);
     for (client, http) in all.filter(|(c, _)| one.is_none_or(|one| one == **c)) {
@@ -170,6 +188,19 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
     }
     print(text.trim_end_matches('\n'))?;
     print("\n")?;
+    Ok(0)
+}
+
+/// Connects as these clients would; HTTP only where a daemon runs, since nothing else answers there.
+fn check(project: &Project, stdio: &Stdio, one: Option<&str>, url: Option<&str>) -> Result<u8> {
+    let serves = Descriptor::read(&project.dir.descriptor()).is_some();
+    for client in CLIENTS.iter().filter(|c| one.is_none_or(|one| one == **c)) {
+        let entry = stdio.entry(client);
+        print(&entry.check(project, url.filter(|_| serves))?)?;
+    }
+    if url.is_some() && !serves {
+        print("http was not tried: no daemon runs\n")?;
+    }
     Ok(0)
 }
 

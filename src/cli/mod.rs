@@ -13,6 +13,7 @@ mod help;
 mod init;
 mod install;
 mod logs;
+mod mcp_check;
 mod mcp_config;
 mod metrics;
 mod orders;

@@ -509,9 +509,20 @@ impl Proxy {
 
     /// Sends a message to the daemon, or queues it until there is one.
     fn ask(&mut self, asked: Asked) {
+        match self.link {
+            Some(_) => {
+                self.hand_over(&asked);
+                self.send();
+            }
+            None => self.queue.push(asked),
+        }
+    }
+
+    /// Notes a message as sent to the daemon; [`Self::send`] does it.
+    fn hand_over(&mut self, asked: &Asked) {
         let waits = self.calls.values().any(|c| c.progress == Progress::Sent);
         let Some(link) = &mut self.link else {
-            return self.queue.push(asked);
+            return;
         };
         if !waits {
             link.heard = Mono::now();
@@ -522,7 +533,6 @@ impl Proxy {
                 call.progress = Progress::Sent;
             }
         }
-        self.send();
     }
 
     /// Writes to the daemon what it takes. That it is gone is noticed by reading.
@@ -669,8 +679,9 @@ impl Proxy {
         }
         self.link = Some(link);
         self.queue.append(&mut self.parked);
+        // All of them before anything is sent: behind the last one the connection may be shut.
         for asked in std::mem::take(&mut self.queue) {
-            self.ask(asked);
+            self.hand_over(&asked);
         }
         self.send();
     }

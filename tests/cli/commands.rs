@@ -1,5 +1,7 @@
 //! The commands that give orders and ask how it is, as a person types them.
 
+use std::os::unix::fs::PermissionsExt;
+
 use crate::common::{Project, bpm};
 use serde_json::Value;
 
@@ -84,6 +86,42 @@ fn up_runs_a_task_that_fails_once_each_time() {
         assert_eq!(project.read("ran"), "ran\n".repeat(times));
     }
     project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn connections_are_checked_as_agents_make_them() {
+    let mut project = Project::new("[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n");
+    let all = project.cli(["mcp-config", "--check"]).exits(0).out;
+    for client in [
+        "claude", "codex", "cursor", "vscode", "gemini", "opencode", "zed",
+    ] {
+        let ok = format!("{client}: ok: stdio (bpm ");
+        assert!(all.contains(&ok), "{all}");
+    }
+    // Looking starts nothing.
+    project.cli(["status"]).exits(3);
+    project.up();
+    let one = project.cli(["mcp-config", "codex", "--check"]).exits(0).out;
+    assert!(one.ends_with("), http\n"), "{one}");
+    // Over TCP it would need the token; over stdio it does not.
+    let config = project.read(".mcp-run");
+    project.file("token", "a-token-of-some-length\n");
+    let token = project.root.join("token");
+    std::fs::set_permissions(token, PermissionsExt::from_mode(0o600)).unwrap();
+    project.config(&format!("token_file = \"token\"\n{config}"));
+    project.cli(["reload"]).exits(0);
+    project
+        .cli(["mcp-config", "claude", "--check"])
+        .exits(1)
+        .says(&["cannot connect as claude: http://127.0.0.1:", "status 401"]);
+    project
+        .cli(["mcp-config", "claude", "--check", "--stdio"])
+        .exits(0);
+    project.config("[process.nap]\ncomand = \"x\"\n");
+    project
+        .cli(["mcp-config", "zed", "--check"])
+        .exits(1)
+        .says(&["cannot connect as zed: ", "did you mean \"command\"?"]);
 }
 
 #[test]

@@ -502,6 +502,31 @@ fn what_was_asked_last_is_answered_after_the_end_of_the_input() {
 }
 
 #[test]
+fn all_of_an_input_that_has_ended_is_answered() {
+    let mut project = Project::new(NAP);
+    project.up();
+    let requests: String = (1..=5)
+        .map(|id| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"tools/list\"}}\n"))
+        .collect();
+    project.file("requests", &requests);
+    let output = project
+        .command(bpm())
+        .arg("proxy")
+        .stdin(std::fs::File::open(project.root.join("requests")).unwrap())
+        .output()
+        .unwrap();
+    let answers = String::from_utf8(output.stdout).unwrap();
+    let mut answered: Vec<u64> = answers
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|answer| answer["result"]["tools"].is_array())
+        .map(|answer| answer["id"].as_u64().unwrap())
+        .collect();
+    answered.sort();
+    assert_eq!(answered, [1, 2, 3, 4, 5], "{answers}");
+}
+
+#[test]
 fn alone_it_serves_and_takes_its_processes_with_it() {
     for way in ["--standalone", "BPM_DISABLE_DAEMON"] {
         let mut project = Project::new(NAP);

@@ -6,6 +6,7 @@ use bpm::base::clock::{Mono, Wall};
 use bpm::config::Mode;
 use bpm::engine::handle::Command;
 use bpm::engine::handle::Done;
+use bpm::engine::handle::Reload;
 use bpm::engine::handle::Reloaded;
 use bpm::engine::handle::Reply;
 use bpm::engine::handle::Request;
@@ -418,7 +419,7 @@ fn reload_lists_what_it_did() {
         ..Reloaded::default()
     };
     let (ask, answer) = stage.order("reload", json!({"dry_run": true}), Reply::Reload(done));
-    assert_eq!(ask, Request::Reload { dry_run: true });
+    assert_eq!(ask, Request::Reload(Reload::DryRun));
     let (value, text) = stage.checked("reload", answer);
     assert_eq!(
         value,
