@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::logs::{self, moment, not_yet};
-use super::text::{LIMIT, Reader, clip, count, doing, escaped, fitting, thousands};
+use super::text::{LIMIT, LINE, Reader, clip, count, doing, escaped, fitting, thousands};
 use super::{Call, build, why};
 use crate::base::clock::{Mono, Wall};
 use crate::base::json::{list, object, or_null};
@@ -140,7 +140,8 @@ impl All {
         }
         let found = match log.find_errors(&query, max) {
             Err(QueryError::NoRun { known, .. }) if known == 0 || !one => {
-                if one {
+                // Why it did not run is said below, where it is known.
+                if one && (scope.builds || !is_down(unit) || unit.facts.reason.is_none()) {
                     self.notes.push(not_yet(unit, scope.builds));
                 }
                 Errors {
@@ -198,24 +199,40 @@ impl All {
         if scope.builds {
             return;
         }
-        let down = matches!(unit.facts.state, State::Crashed | State::Failed);
         let failed = unit.build.as_ref().filter(|build| build.ok == Some(false));
         if let Some(build) = failed {
             let first = build.errors.list.first().map(build::headline);
             let first = first.map_or(String::new(), |first| format!(": {first}"));
             self.notes
                 .push(format!("{name}: build {} failed{first}", build.id));
-        } else if down && no_crash {
-            self.notes
-                .push(format!("{name}: {}", doing(unit, Mono::now())));
+        } else if is_down(unit) && no_crash {
+            let now = Mono::now();
+            self.notes.push(match &unit.facts.reason {
+                Some(why) => {
+                    let next = why::outlook(unit, now);
+                    format!("{name}: {}; what happens next: {next}", clip(why, LINE))
+                }
+                None => format!("{name}: {}", doing(unit, now)),
+            });
         }
     }
 
     fn answer(mut self, one: Option<&str>, reader: Reader) -> Answer {
         let share = (LIMIT - NOTES) / (self.groups.len() + self.crashes.len()).max(1);
         let room = share.saturating_sub(HEAD).max(SAMPLE);
-        for (_, group) in &mut self.groups {
-            group.sample = shortened(&group.sample, room);
+        let crashes = &self.crashes;
+        let is_shown = |unit: &UnitView, line: &str| {
+            let own = crashes.iter().filter(|c| c.unit.name == unit.name);
+            own.filter(|c| c.room > 0)
+                .any(|c| c.exit.tail.iter().any(|l| l == line))
+        };
+        for (unit, group) in &mut self.groups {
+            // What stands among the last lines of a crash is not shown a second time.
+            let last = group.sample.lines().last().unwrap_or_default();
+            group.sample = match is_shown(unit, last) {
+                true => shortened(last, room),
+                false => shortened(&group.sample, room),
+            };
         }
         for crash in &mut self.crashes {
             crash.room = crash.room.min(share);
@@ -283,8 +300,8 @@ impl All {
         if reader == Reader::Person {
             return text.trim_end().into();
         }
-        let (groups, searched) = (self.groups.len(), thousands(self.searched));
-        let _ = write!(text, "[{groups} groups in {searched} lines");
+        let groups = count(self.groups.len() as u64, "group");
+        let _ = write!(text, "[{groups} in {}", count(self.searched, "line"));
         match self.next.filter(|_| one.is_some()) {
             Some(next) => {
                 let _ = write!(text, " | next {next}]");
@@ -293,6 +310,10 @@ impl All {
         }
         text
     }
+}
+
+fn is_down(unit: &UnitView) -> bool {
+    matches!(unit.facts.state, State::Crashed | State::Failed)
 }
 
 /// The ends that are meant and that nobody asked for, the newest first.

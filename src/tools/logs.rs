@@ -585,7 +585,7 @@ pub(super) fn not_yet(unit: &UnitView, builds: bool) -> String {
     let did = if builds { "been built" } else { "run" };
     let (name, state) = (&unit.name, unit.facts.state.as_str());
     match &unit.facts.reason {
-        Some(reason) => format!("{name} has not {did} yet (it is {state}: {reason})"),
+        Some(reason) => format!("{name} has not {did} yet: {reason}"),
         None => format!("{name} has not {did} yet (it is {state})"),
     }
 }

@@ -23,6 +23,11 @@ use crate::server::service::{Answer, Step};
 /// Without a cursor an answer has the newest few events, with one the next few.
 const RECENT: usize = 5;
 const NEXT_EVENTS: usize = 50;
+/// Characters of an event's text, and in a short answer.
+const EVENT: usize = 300;
+const SHORT_EVENT: usize = 160;
+/// Characters of a crash's last line in a short answer.
+const LAST_LINE: usize = 120;
 /// Of a failed build in a short answer.
 const SHORT_ERRORS: usize = 3;
 /// Fields of a process that a short answer never has.
@@ -215,7 +220,13 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
             "warnings",
             list(snapshot.warnings.iter().map(String::as_str)),
         ),
-        ("events", list(events.iter().map(|e| event(e)))),
+        (
+            "events",
+            list(events.iter().map(|e| match wish.verbose {
+                true => event(e),
+                false => clipped_event(e, SHORT_EVENT),
+            })),
+        ),
         ("events_missed", missed(snapshot, wish).into()),
     ]);
     let processes = units(snapshot, wish)
@@ -235,9 +246,16 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
     document["daemon"] = daemon;
     let alone = wish.process.is_some();
     let short: Vec<(State, Value)> = processes
-        .map(|(state, value)| match alone {
+        .zip(units(snapshot, wish))
+        .map(|((state, value), unit)| match alone {
             true => (state, pruned(&value, &|_, value| value.is_null())),
-            false => (state, short(value, snapshot.mode)),
+            false => {
+                let mut short = short(value, snapshot.mode);
+                if let (Some(exit), Some(line)) = (short.get_mut("exit"), crash_line(unit)) {
+                    exit["last_line"] = clip(line, LAST_LINE).as_ref().into();
+                }
+                (state, short)
+            }
         })
         .collect();
     if let Some(unit) = units(snapshot, wish).first().filter(|_| alone) {
@@ -265,6 +283,17 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
     }
     document["next"] = next.into();
     document
+}
+
+/// The last line of a crash: more often than not the cause.
+fn crash_line(unit: &UnitView) -> Option<&str> {
+    let exit = unit.exits.back().filter(|exit| exit.crash)?;
+    let said = exit
+        .tail
+        .iter()
+        .rev()
+        .find(|line| !line.trim().is_empty())?;
+    Some(said.trim())
 }
 
 /// How many are in each state.
@@ -297,6 +326,8 @@ fn pruned(value: &Value, drop: &dyn Fn(&str, &Value) -> bool) -> Value {
 
 /// A process without what is as expected.
 fn short(value: Value, mode: Mode) -> Value {
+    let done = value["state"] == "done";
+    let runs = !value["pid"].is_null();
     let mut short = pruned(&value, &|key, value| {
         let expected = match key {
             "wanted" | "ready" | "healthy" => *value == Value::Bool(true),
@@ -304,7 +335,9 @@ fn short(value: Value, mode: Mode) -> Value {
             "build" => {
                 value["state"] != "queued" && value["state"] != "running" && value["ok"] != false
             }
-            "exit" => value["asked"] == true,
+            "exit" => value["asked"] == true || done,
+            // Who answers there now is another.
+            "url" => !runs,
             _ => false,
         };
         let unwanted =
@@ -318,7 +351,9 @@ fn short(value: Value, mode: Mode) -> Value {
         });
     }
     if let Some(exit) = short.get_mut("exit") {
-        *exit = pruned(exit, &|_, value| is_nothing(value));
+        *exit = pruned(exit, &|key, value| {
+            value.is_null() || key != "code" && is_nothing(value)
+        });
     }
     if let Some(build) = short.get_mut("build") {
         if let Some(errors) = build["errors"].as_array_mut() {
@@ -435,19 +470,23 @@ pub(super) fn exit(exit: &ExitView) -> Value {
 }
 
 pub(super) fn event(event: &EventView) -> Value {
+    clipped_event(event, EVENT)
+}
+
+fn clipped_event(event: &EventView, most: usize) -> Value {
     object([
         ("seq", event.seq.into()),
         ("time", event.at.rfc3339().into()),
         ("process", or_null(event.process.as_deref())),
         ("kind", event.kind.into()),
-        ("text", clip(&event.text, 300).as_ref().into()),
+        ("text", clip(&event.text, most).as_ref().into()),
     ])
 }
 
 /// `2026-11-21T02:46:50.123Z state: running (pid 4711)`.
 pub(super) fn event_words(event: &EventView) -> String {
     let at = event.at.rfc3339();
-    format!("{at} {}: {}", event.kind, shown(&event.text, 300))
+    format!("{at} {}: {}", event.kind, shown(&event.text, EVENT))
 }
 
 /// The same for a client that reads texts, in the form of the first background-process-manager: what it reads
@@ -599,9 +638,13 @@ fn block(unit: &UnitView, events: &[&Arc<EventView>], view: &View<'_>, wish: &Wi
     if let Some(exit) = last {
         let asked = if exit.asked { " (asked)" } else { "" };
         let (at, uptime) = (exit.at.rfc3339(), human(exit.uptime));
+        let line = crash_line(unit).filter(|_| wish.process.is_none());
+        let line = line.map(|line| format!("; last line: {}", clip(line, LAST_LINE)));
+        let end = why::end_words(exit);
+        let line = line.unwrap_or_default();
         say(
             "last exit",
-            &format!("{}{asked}, {at}, after {uptime}", why::end_words(exit)),
+            &format!("{end}{asked}, {at}, after {uptime}{line}"),
         );
     }
     if wish.process.is_some() {

@@ -249,7 +249,7 @@ fn a_process_that_could_not_start_says_why() {
     let answer = stage.call("get_errors", json!({}));
     let (value, text) = stage.checked("get_errors", answer);
     assert_eq!(value["crashes"], json!([]));
-    let note = "admin: crashed; port 3000 is in use by pid 99 (node)";
+    let note = "admin: port 3000 is in use by pid 99 (node); what happens next: it starts again";
     assert_eq!(value["notes"], json!([note]));
     assert!(text.starts_with(note), "{text}");
 }

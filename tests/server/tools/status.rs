@@ -182,6 +182,23 @@ fn the_words_of_many_processes_stay_short() {
 
 /// What is as expected is not said, so that many processes fit into what a model is shown.
 #[test]
+fn a_short_answer_tells_ends_that_surprise_alone() {
+    let mut done = idle("migrate", State::Done);
+    done.exits = Arc::new(VecDeque::from([exit(1, 0)]));
+    let mut css = idle("css", State::Crashed);
+    css.exits = Arc::new(VecDeque::from([exit(1, 0)]));
+    let stage = Stage::new(vec![done, css]);
+    let value = stage.data("get_status", json!({}));
+    let [css, migrate] = value["processes"].as_array().unwrap().as_slice() else {
+        panic!("{value}");
+    };
+    assert_eq!(migrate["name"], "migrate");
+    assert!(migrate.get("exit").is_none(), "{migrate}");
+    // That it ended with 0 is just what has to be known.
+    assert_eq!(css["exit"]["code"], 0);
+}
+
+#[test]
 fn a_short_answer_has_what_is_not_as_expected() {
     let mut units: Vec<UnitView> = (0..9).map(|i| unit(&format!("worker-{i}"))).collect();
     let mut down = idle("mailer", State::Crashed);
@@ -211,6 +228,12 @@ fn a_short_answer_has_what_is_not_as_expected() {
     assert_eq!(
         (&first["exit"]["code"], &first["crashes"]),
         (&json!(1), &json!(3))
+    );
+    assert_eq!(first["exit"]["last_line"], "thread 'main' panicked");
+    assert!(first.get("url").is_none(), "it does not run");
+    assert!(
+        text.contains("; last line: thread 'main' panicked\n"),
+        "{text}"
     );
     assert!(first["next_start_in_seconds"].is_number());
     let second = value["processes"][1].as_object().unwrap();
