@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use memchr::{memchr, memchr_iter, memrchr};
 
 use crate::base::clock::Wall;
+use crate::base::saved::saved;
 use crate::log::stream::Stream;
 
 /// A line ends here at the latest (spec: supervision, Logs).
@@ -74,6 +75,8 @@ pub struct Chunk {
     /// The number of its lines; never zero.
     pub lines: u32,
 }
+
+saved! { Chunk { first, at, end, lines } }
 
 impl Chunk {
     /// The number of its last line.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,6 +67,32 @@ enum Order {
     Read(Box<Output>),
     Drain,
     Detach,
+    /// Say what is read, then read nothing until somebody says so.
+    Freeze(Arc<Inbox<Vec<Frozen>>>, Arc<Inbox<()>>),
+}
+
+/// One run's output while nothing is read.
+pub struct Frozen {
+    /// That of its [`Capture`].
+    pub number: u64,
+    pub log: Arc<Log>,
+    pub run: u64,
+    /// None: at its end.
+    pub pipes: [Option<RawFd>; 2],
+    /// Its [`Capture`] is gone.
+    pub detached: bool,
+}
+
+/// Nothing is read while this is there.
+pub struct Freeze {
+    pub outputs: Vec<Frozen>,
+    thaw: Arc<Inbox<()>>,
+}
+
+impl Drop for Freeze {
+    fn drop(&mut self) {
+        let _ = self.thaw.send(());
+    }
 }
 
 impl Captures {
@@ -116,28 +142,45 @@ impl Captures {
         stderr: Option<OwnedFd>,
         on_drained: OnDrained,
     ) -> io::Result<Capture> {
-        for fd in [Some(&stdout), stderr.as_ref()].into_iter().flatten() {
-            set_nonblocking(fd, true)?;
-        }
+        self.go_on(log, run, [Some(stdout), stderr], on_drained)
+    }
+
+    /// The same for a run that another bpm has read from. No pipe: it is at its end.
+    ///
+    /// # Errors
+    /// As [`Captures::read`].
+    pub fn go_on(
+        &self,
+        log: Arc<Log>,
+        run: u64,
+        pipes: [Option<OwnedFd>; 2],
+        on_drained: OnDrained,
+    ) -> io::Result<Capture> {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        // Nothing but its end is reported of a pipe until the thread knows it.
-        self.epoll
-            .add(&stdout, event(number, Stream::Stdout, false))?;
-        if let Some(stderr) = &stderr
-            && let Err(e) = self.epoll.add(stderr, event(number, Stream::Stderr, false))
-        {
-            let _ = self.epoll.delete(&stdout);
-            return Err(e.into());
+        let mut known: Vec<&OwnedFd> = Vec::new();
+        for (fd, stream) in pipes.iter().zip(Stream::ALL) {
+            let Some(fd) = fd else { continue };
+            // Nothing but its end is reported of a pipe until the thread knows it.
+            let added = set_nonblocking(fd, true)
+                .and_then(|()| Ok(self.epoll.add(fd, event(number, stream, false))?));
+            if let Err(e) = added {
+                for fd in known {
+                    let _ = self.epoll.delete(fd);
+                }
+                return Err(e);
+            }
+            known.push(fd);
         }
         let output = Output {
             number,
             log,
             run,
-            lanes: [Some(stdout), stderr].map(|fd| {
+            lanes: pipes.map(|fd| {
                 Some(Lane {
                     pipe: self.pipes.add(fd?),
                     pace: Pace::default(),
-                    unfinished: None,
+                    // Who waits for a line to stand still is told in any case.
+                    unfinished: Some(Mono::now()),
                     queued: false,
                 })
             }),
@@ -151,9 +194,33 @@ impl Captures {
             number,
         })
     }
+
+    /// Carries out what was ordered, then reads nothing while the result is there. None: the thread does not come to
+    /// that within `patience`, since a disk hangs.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn freeze(&self, patience: Duration) -> io::Result<Option<Freeze>> {
+        let (frozen, thaw) = (Inbox::new()?, Inbox::new()?);
+        let order = Order::Freeze(Arc::clone(&frozen), Arc::clone(&thaw));
+        let _ = self.inbox.send((0, order));
+        let mut freeze = Freeze {
+            outputs: Vec::new(),
+            thaw,
+        };
+        Ok(frozen.wait(patience).map(|outputs| {
+            freeze.outputs = outputs;
+            freeze
+        }))
+    }
 }
 
 impl Capture {
+    /// Names it among those that are frozen.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Reads what the pipes hold, then calls `on_drained`: whoever wrote it has ended. A grandchild that holds a
     /// pipe delays nothing, and its lines are still read.
     pub fn drain(&self) {
@@ -251,6 +318,14 @@ impl CaptureLoop {
                         output.arm(stream, &self.epoll, true);
                     }
                     self.outputs.insert(number, output);
+                    for stream in Stream::ALL {
+                        self.expect_still(number, stream);
+                    }
+                }
+                (Order::Freeze(frozen, thaw), _) => {
+                    let outputs = self.outputs.values().map(|o| o.frozen()).collect();
+                    let _ = frozen.send(outputs);
+                    let _ = thaw.wait(Duration::MAX);
                 }
                 (Order::Drain, Some(_)) => self.drain(number),
                 (Order::Detach, Some(output)) => output.detached = true,
@@ -339,11 +414,6 @@ impl CaptureLoop {
         };
         lane.pace.note(last);
         let token = token_of(number, stream);
-        if let Some(since) = lane.unfinished
-            && !std::mem::replace(&mut lane.queued, true)
-        {
-            self.unfinished.push_back((since.after(STILL), token));
-        }
         let is_dense = lane.pace.is_dense();
         if is_dense != was_dense {
             output.arm(stream, &self.epoll, !is_dense);
@@ -353,6 +423,20 @@ impl CaptureLoop {
                 self.tick = Mono::now().after(PAUSE);
             }
             self.dense.push(token);
+        }
+        self.expect_still(number, stream);
+    }
+
+    /// A line was left unfinished: whether it stands still is checked later.
+    fn expect_still(&mut self, number: u64, stream: Stream) {
+        let output = self.outputs.get_mut(&number);
+        let lane = output.and_then(|o| o.lanes[stream as usize].as_mut());
+        if let Some(lane) = lane
+            && let Some(since) = lane.unfinished
+            && !std::mem::replace(&mut lane.queued, true)
+        {
+            let token = token_of(number, stream);
+            self.unfinished.push_back((since.after(STILL), token));
         }
     }
 
@@ -406,6 +490,17 @@ struct Lane {
 impl Output {
     fn is_at_end(&self) -> bool {
         self.lanes.iter().all(Option::is_none)
+    }
+
+    fn frozen(&self) -> Frozen {
+        let number = |lane: &Option<Lane>| Some(lane.as_ref()?.pipe.as_fd().as_raw_fd());
+        Frozen {
+            number: self.number,
+            log: Arc::clone(&self.log),
+            run: self.run,
+            pipes: self.lanes.each_ref().map(number),
+            detached: self.detached,
+        }
     }
 
     fn is_done(&self) -> bool {

@@ -8,10 +8,13 @@
 //! Bounded by bytes (all runs together, the index of the lines included), by lines of a run and by
 //! runs. The oldest go first.
 
+mod saved;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall};
+use crate::base::saved::saved;
 use crate::log::block::{Block, Chunk, MAX_LINE, StreamSlice, cut};
 use crate::log::stream::Stream;
 
@@ -83,6 +86,8 @@ pub struct Gone {
     /// The number of them.
     pub lines: u64,
 }
+
+saved! { Gone { through, lines } }
 
 impl Gone {
     fn add(&mut self, through: u64, lines: u64) {

@@ -2,6 +2,8 @@
 //!
 //! The two outputs of a process.
 
+use crate::base::saved::saved_enum;
+
 /// One of a process's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
@@ -10,6 +12,8 @@ pub enum Stream {
     /// Standard error.
     Stderr,
 }
+
+saved_enum! { Stream { Stdout, Stderr } }
 
 impl Stream {
     /// Both, in the order of their numbers.

@@ -6,6 +6,7 @@
 
 use crate::base::clock::Wall;
 use crate::base::paths::fnv1a_64;
+use crate::base::saved::saved;
 use crate::log::block::{MAX_LINE, cut};
 use crate::log::stream::Stream;
 
@@ -36,6 +37,11 @@ pub(super) struct Header {
     pub first: u64,
     /// The time and the manner of the run's end.
     pub ended: Option<(Wall, String)>,
+}
+
+saved! {
+    Header { started, before, first, ended }
+    Record { end, stream, carry, at, first, lines }
 }
 
 impl Header {

@@ -4,6 +4,7 @@ mod index;
 mod layout;
 mod query;
 mod reader;
+mod saved;
 mod segment;
 #[cfg(test)]
 mod testing;
@@ -181,7 +182,10 @@ impl Log {
     }
 
     fn with(limits: Limits, disk: Option<Disk>, first_seq: u64, first_run: u64) -> Arc<Self> {
-        let ring = Ring::new(limits, first_seq, first_run);
+        Self::of(Ring::new(limits, first_seq, first_run), disk)
+    }
+
+    fn of(ring: Ring, disk: Option<Disk>) -> Arc<Self> {
         Arc::new(Self {
             next: AtomicU64::new(ring.next_seq()),
             disk: Mutex::new(disk),

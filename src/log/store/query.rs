@@ -22,8 +22,15 @@ pub(super) fn runs(ring: &Ring, stored: Option<&Stored>) -> Vec<u64> {
     let in_memory = ring.runs().iter().map(|run| run.number);
     let runs: BTreeSet<u64> = on_disk.map(|s| s.run).chain(in_memory).collect();
     let most = ring.limits().runs.max(ring.runs().len());
-    let surplus = runs.len().saturating_sub(most);
-    runs.into_iter().skip(surplus).collect()
+    let mut surplus = runs.len().saturating_sub(most);
+    // A run that is open stays, however many others have come and gone meanwhile.
+    let is_known = |number: &u64| ring.runs().iter().any(|run| run.number == *number);
+    let mut goes = |number: &u64| {
+        let goes = surplus > 0 && !is_known(number);
+        surplus -= usize::from(goes);
+        goes
+    };
+    runs.into_iter().filter(|number| !goes(number)).collect()
 }
 
 /// The lines that are asked for, chosen while the log is locked.

@@ -327,3 +327,88 @@ fn resumed_run_goes_on_as_if_nothing_had_happened() {
         assert_eq!(lines(&whole), lines(&stored(other.path())), "seed {seed}");
     }
 }
+
+type SeenLine = (Option<u64>, u64, Stream, String);
+
+/// What a follower sees of a log, but for times.
+fn seen(log: &Log) -> (Vec<SeenLine>, u64, u64) {
+    let (mut lines, mut dropped, mut after) = (Vec::new(), 0, 0);
+    while after + 1 < log.next_seq() {
+        let pulled = log.pull(after, 1 << 20);
+        dropped += pulled.dropped;
+        after = pulled.next;
+        lines.extend(pulled.lines);
+    }
+    let lines = lines.into_iter();
+    let lines = lines.map(|line| (line.seq, line.run, line.stream, line.text));
+    (lines.collect(), dropped, log.stats().printed)
+}
+
+fn assert_same(logs: &[Arc<Log>; 2], place: &str) {
+    let [a, b] = logs.each_ref().map(|log| seen(log));
+    assert_eq!((a.0.len(), a.1, a.2), (b.0.len(), b.1, b.2), "{place}");
+    for (a, b) in a.0.iter().zip(&b.0) {
+        assert_eq!((a.0, a.1, a.2), (b.0, b.1, b.2), "{place}");
+        assert!(a.3 == b.3, "{place}: {:?} is another", a.0);
+    }
+}
+
+#[test]
+fn restored_log_goes_on_as_if_nothing_had_been() {
+    for (seed, disk) in (0..12).zip([0, 64 << 10, 80 << 20].into_iter().cycle()) {
+        let mut random = Random(seed + 1);
+        let folders = ["a", "b"].map(|name| Scratch::new(&format!("restored-{name}-{seed}")));
+        let limits = Limits {
+            lines: 1_000_000,
+            bytes: 16 << 20,
+            runs: 4,
+            disk,
+        };
+        let mut logs = folders
+            .each_ref()
+            .map(|folder| Log::open(folder.path().into(), Kind::Runs, limits, 1, 1));
+        let mut runs = Vec::new();
+        for step in 0..150_i64 {
+            match random.below(40) {
+                0 => runs.push(logs.each_ref().map(|log| log.begin(Wall(step)))[0]),
+                1 if !runs.is_empty() => {
+                    let run = runs.swap_remove(random.below(runs.len()));
+                    logs.iter()
+                        .for_each(|log| log.end(run, Wall(step), "exit code 0"));
+                }
+                2..6 => {
+                    let mut bytes = Vec::new();
+                    let saved = logs[1].save(&mut bytes).to_string();
+                    let saved = serde_json::from_str(&saved).unwrap();
+                    let folder = folders[1].path().into();
+                    let log = Log::restore(Some(&folder), Kind::Runs, limits, &saved, &bytes);
+                    logs[1] = log.unwrap();
+                    assert_same(&logs, &format!("seed {seed}, step {step}"));
+                }
+                _ if !runs.is_empty() => {
+                    let run = runs[random.below(runs.len())];
+                    let stream = Stream::ALL[random.below(2)];
+                    let text = super::testing::text(&mut random, step);
+                    for log in &logs {
+                        log.append(run, stream, &text);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (log, run) in logs
+            .iter()
+            .flat_map(|log| runs.iter().map(move |run| (log, *run)))
+        {
+            log.end(run, Wall(1_000), "exit code 0");
+        }
+        assert_same(&logs, &format!("seed {seed}"));
+        assert_eq!(logs[1].next_run(), logs[0].next_run());
+        let files = |log: &Log| log.with_disk(|disk| disk.as_mut().map(|d| d.segments().len()));
+        assert_eq!(
+            files(&logs[1]),
+            files(&logs[0]),
+            "seed {seed}: the same files"
+        );
+    }
+}

@@ -4,6 +4,8 @@
 //! The bytes are written before anybody is shown them, then the index; bytes that a crash leaves without an
 //! index are found by the file's length.
 
+mod saved;
+
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -61,6 +63,8 @@ pub(super) struct Disk {
     trouble: Option<Trouble>,
     /// The trouble has changed since it was asked for.
     changed: bool,
+    /// Lines were left out since they could not be written, or were not to be.
+    has_gaps: bool,
 }
 
 /// The failure that keeps lines from being written.
@@ -122,6 +126,7 @@ impl Disk {
             writers: Vec::new(),
             trouble: None,
             changed: false,
+            has_gaps: false,
         }
     }
 
@@ -260,6 +265,7 @@ impl Disk {
     pub(super) fn write(&mut self, run: u64, bytes: &[u8], at: Wall, next: u64) {
         let limit = self.limit();
         if limit == 0 {
+            self.has_gaps = true;
             return;
         }
         let index = self.writer(run, at);
@@ -308,6 +314,7 @@ impl Disk {
         }
         let path = self.folder.file(run, number, "log");
         self.changed = true;
+        self.has_gaps = true;
         self.trouble = Some(Trouble {
             why: format!("cannot write {}: {}", path.display(), reason(e)),
             since: Mono::now(),
