@@ -859,6 +859,8 @@ impl Supervisor {
 
     /// Leaves behind what survived KILL, and names it.
     pub(super) fn give_up(&mut self, key: RunKey) {
+        // bpm may be the one that is late: what has ended meanwhile did not survive.
+        self.reap();
         let orphans = self.runs.orphans(&self.known());
         let left = self
             .runs
@@ -867,6 +869,7 @@ impl Supervisor {
         let left = left.unwrap_or_default();
         let named: Vec<(i32, String)> = left
             .iter()
+            .filter(|p| p.state != 'Z')
             .map(|p| (p.pid, proc::program(p.pid).unwrap_or_else(|| "?".into())))
             .collect();
         if !named.is_empty() {
