@@ -16,6 +16,7 @@ use super::probe::{check_overlap, health, ready};
 use super::read::{self, Doc, Section, quote};
 use super::references::{self, Ports};
 use super::room::{self, Sizes};
+use super::shell::{self, Hides};
 use super::values;
 use super::{
     Backoff, Command, Config, EnvFile, Http, Kind, Mode, Port, Process, Restart, StartLimit, Swap,
@@ -378,7 +379,47 @@ fn process(doc: &mut Doc, name: &str, s: &Section, defaults: &Defaults, root: &P
         references: Vec::new(),
     };
     room::check(doc, s, &process, &sizes);
+    remark_sockets(doc, s, &process);
     process
+}
+
+/// Says where what `listen` holds can't reach the program.
+fn remark_sockets(doc: &mut Doc, s: &Section, process: &Process) {
+    let (Some(command), false) = (&process.command, process.listen.is_empty()) else {
+        return;
+    };
+    let (first, hides) = match command {
+        Command::List(words) => {
+            let words: Vec<&str> = words
+                .iter()
+                .chain(&process.args)
+                .map(String::as_str)
+                .collect();
+            (words.first().copied(), shell::hides_sockets(&words))
+        }
+        Command::Shell(line) => (
+            line.split_whitespace().next(),
+            shell::line_hides_sockets(line),
+        ),
+    };
+    let first = quote(first.unwrap_or_default());
+    let why = match hides {
+        None => return,
+        Some(Hides::Closes) => {
+            format!("{first} closes the sockets that it is handed: run the program itself")
+        }
+        Some(Hides::Child) => format!(
+            "{first} starts the program as a child, which LISTEN_PID does not name: run the program itself, or tell it \
+             descriptor 3"
+        ),
+        Some(Hides::Shell) => {
+            "a shell stays before the program, which LISTEN_PID does not name: write exec before the program".into()
+        }
+    };
+    doc.remark(
+        s.place_of("listen"),
+        format!("\"listen\"{}: {why}", s.suffix()),
+    );
 }
 
 /// What a type needs, and what another type's keys are doing here.

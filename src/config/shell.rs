@@ -140,6 +140,67 @@ pub fn receiver(first: &str, signal: &str) -> Receiver {
     }
 }
 
+/// How a command hides held sockets from its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hides {
+    /// It closes the descriptors.
+    Closes,
+    /// The program is a child of it: the descriptors are there, and `LISTEN_PID` is another's.
+    Child,
+    /// A shell stays in between: likewise.
+    Shell,
+}
+
+/// A runner that starts a program, and the words that make it do that; none: any.
+type Starts = (&'static str, &'static [&'static str]);
+
+/// Run with a program that looks at descriptor 3: npm 12.2.0, yarn 4.18.1, bun 1.4.4; uv 0.13.8, pnpm 12.21.0, GNU make
+/// 4.3, deno 2.9.6.
+const CLOSES: [Starts; 5] = [
+    ("npm", &[]),
+    ("npx", &[]),
+    ("yarn", &[]),
+    ("bun", &["run", "x"]),
+    ("bunx", &[]),
+];
+const CHILD: [Starts; 4] = [
+    ("uv", &["run"]),
+    ("pnpm", &[]),
+    ("make", &[]),
+    ("deno", &["task"]),
+];
+
+/// Whether a command that is executed word by word hides held sockets from its program.
+pub fn hides_sockets(words: &[&str]) -> Option<Hides> {
+    let (first, rest) = words.split_first()?;
+    let name = first.rsplit('/').next().unwrap_or(first);
+    let starts = |(runner, with): &Starts| {
+        let second = rest.first().copied().unwrap_or_default();
+        *runner == name && (with.is_empty() || with.contains(&second))
+    };
+    // `bun run server.ts` is the program itself.
+    let file = name == "bun" && rest.get(1).is_some_and(|word| word.contains(['.', '/']));
+    if CLOSES.iter().any(starts) && !file {
+        return Some(Hides::Closes);
+    }
+    // A program that is told the number needs no LISTEN_PID.
+    let told = |word: &&str| word.starts_with("--fd") || word.contains("fd://");
+    (CHILD.iter().any(starts) && !rest.iter().any(told)).then_some(Hides::Child)
+}
+
+/// The same of a string for `sh -c`.
+pub fn line_hides_sockets(line: &str) -> Option<Hides> {
+    let command = line.trim_start();
+    let command = command.strip_prefix("exec ").unwrap_or(command);
+    if is_simple(command) {
+        return hides_sockets(&command.split_whitespace().collect::<Vec<_>>());
+    }
+    let told = ["exec ", "--fd", "fd://"]
+        .iter()
+        .any(|word| line.contains(word));
+    (!told).then_some(Hides::Shell)
+}
+
 /// The program that a string for `sh -c` begins with, behind `exec`, where it is one simple command.
 pub fn program(text: &str) -> Option<String> {
     let text = text.trim_start();
@@ -207,6 +268,32 @@ mod tests {
             Some("/usr/bin/make")
         );
         assert_eq!(program("cd x && make"), None);
+    }
+
+    #[test]
+    fn commands_that_hide_held_sockets_are_known() {
+        for (line, hides) in [
+            ("npm run dev", Some(Hides::Closes)),
+            ("/usr/bin/yarn dev", Some(Hides::Closes)),
+            ("bun run dev", Some(Hides::Closes)),
+            ("bun run server.ts", None),
+            ("bun server.ts", None),
+            ("exec uv run gunicorn app:app", Some(Hides::Child)),
+            ("uv run uvicorn app:app --fd 3", None),
+            ("uv sync", None),
+            ("deno task dev", Some(Hides::Child)),
+            ("deno run -A serve.ts", None),
+            ("make serve", Some(Hides::Child)),
+            ("gunicorn app:app", None),
+            ("poetry run gunicorn app:app", None),
+            ("cd x && gunicorn app:app", Some(Hides::Shell)),
+            ("cd x && exec gunicorn app:app", None),
+            ("cd x && uvicorn --fd 3 app:app", None),
+        ] {
+            assert_eq!(line_hides_sockets(line), hides, "{line}");
+        }
+        assert_eq!(hides_sockets(&["pnpm", "dev"]), Some(Hides::Child));
+        assert_eq!(hides_sockets(&[]), None);
     }
 
     #[test]

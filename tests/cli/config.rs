@@ -759,6 +759,24 @@ fn a_port_belongs_to_one_process() {
 }
 
 #[test]
+fn a_socket_that_can_not_reach_its_program_is_said() {
+    let said = |command: &str| {
+        let config = good(&format!(
+            "[process.web]\ncommand = {command}\nlisten = [\"127.0.0.1:1\"]\n"
+        ));
+        let notes = config.not_in_effect.iter().map(Fault::to_string);
+        notes.collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(
+        said("[\"npm\", \"run\", \"dev\"]"),
+        ".mcp-run:3:10: \"listen\" in [process.web]: \"npm\" closes the sockets that it is handed: run the program itself"
+    );
+    assert!(said("\"uv run gunicorn a:a\"").contains("\"uv\" starts the program as a child"));
+    assert!(said("\"cd x; gunicorn a:a\"").contains("a shell stays before the program"));
+    assert_eq!(said("[\"gunicorn\", \"a:a\"]"), "");
+}
+
+#[test]
 fn ports_of_others_are_named_and_known() {
     let text = "[process.api]\ncommand = \"a\"\nport = 81\n[process.\"web.v1\"]\ncommand = [\"b\", \"${api.port}\"]\n\
                 args = [\"$${api.port}${api.url}/x\"]\nport = \"auto\"\nenv = { A = \"${web.v1.url}\", B = \"${X:-${api.port}}\" }\n\
