@@ -107,10 +107,10 @@ impl Leader {
         }
     }
 
-    /// It has ended; of a child that is known from waitid(2) alone.
+    /// It has ended, whether or not the signal of that was taken.
     pub fn has_ended(&self) -> bool {
         match self {
-            Self::Child(_) => true,
+            Self::Child(child) => child.has_ended(),
             Self::Adopted(adopted) => adopted.has_ended(),
         }
     }
