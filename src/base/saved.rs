@@ -50,7 +50,7 @@ macro_rules! saved {
                 ])
             }
 
-            fn load(value: &serde_json::Value) -> Result<Self, String> {
+            fn load(value: &serde_json::Value) -> std::result::Result<Self, String> {
                 Ok(Self {
                     $($field: $crate::base::saved::field(value, stringify!($field))?),*
                 })

@@ -13,6 +13,11 @@ const REPLACE: Opt = flag(
     "replace",
     "stop a daemon that runs already, then start",
 );
+const FRESH: Opt = flag(
+    None,
+    "fresh",
+    "stop what a killed daemon left instead of taking it over",
+);
 const PORT: Opt = with(
     None,
     "port",
@@ -39,6 +44,7 @@ pub const COMMANDS: &[Command] = &[
         options: &[
             flag(Some('d'), "detach", "as a daemon; back once it is ready"),
             REPLACE,
+            FRESH,
             PORT,
         ],
         exits: &[(
@@ -52,7 +58,7 @@ pub const COMMANDS: &[Command] = &[
         operands: Operands::Dir,
         summary: "run the project in the foreground",
         about: "The same as bpm without a command.",
-        options: &[REPLACE, PORT],
+        options: &[REPLACE, FRESH, PORT],
         exits: &[(1, "it could not be started, or it runs already")],
         run: daemon::serve,
     },
@@ -63,12 +69,15 @@ pub const COMMANDS: &[Command] = &[
         about: "Starts the daemon if there is none, starts what does not run, shows builds as they go, \
                 waits until all is ready, then prints the URLs and the lines that connect an agent. What \
                 runs already is left alone.",
-        options: &[with(
-            None,
-            "timeout",
-            "S",
-            "seconds to wait for readiness, counted from the end of each build (60)",
-        )],
+        options: &[
+            FRESH,
+            with(
+                None,
+                "timeout",
+                "S",
+                "seconds to wait for readiness, counted from the end of each build (60)",
+            ),
+        ],
         exits: &[(1, "something failed to build or to start"), TIMED_OUT],
         run: up::up,
     },
@@ -78,7 +87,7 @@ pub const COMMANDS: &[Command] = &[
         summary: "start the daemon, or these processes and what they depend on",
         about: "Without a name it is bpm -d. With names and without a daemon, the daemon is started \
                 without the other processes. Waits until what was asked for is good.",
-        options: &[REPLACE, PORT],
+        options: &[REPLACE, FRESH, PORT],
         exits: &[(1, "it could not be started")],
         run: orders::start,
     },
@@ -469,6 +478,7 @@ pub const COMMANDS: &[Command] = &[
         options: &[
             flag(None, "foreground", "the same as bpm serve"),
             REPLACE,
+            FRESH,
             PORT,
         ],
         exits: &[(1, "it could not be started")],

@@ -220,6 +220,7 @@ pub(super) fn options(call: &Call, mode: RunMode) -> Result<StartOptions> {
         mode,
         port,
         replace: call.has("replace"),
+        fresh: call.has("fresh"),
         ..StartOptions::default()
     })
 }

@@ -41,6 +41,7 @@ pub(super) fn up(call: &Call) -> Result<u8> {
     };
     let options = StartOptions {
         only: (!named.is_empty()).then_some(named),
+        fresh: call.has("fresh"),
         ..StartOptions::default()
     };
     let since = Wall::now();

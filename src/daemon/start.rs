@@ -55,6 +55,8 @@ pub struct StartOptions {
     pub port: Option<Port>,
     /// `--replace`: stop the one that runs.
     pub replace: bool,
+    /// `--fresh`: what a killed daemon left is stopped, not taken over.
+    pub fresh: bool,
     /// Start these and what they depend on, rather than all with `autostart`.
     pub only: Option<Vec<String>>,
     /// Foreground without the processes' lines: standard output belongs to somebody else.
@@ -347,6 +349,8 @@ fn serve(
         hangs_up: foreground && reap::may_hang_up(),
         idle_shutdown: settings.idle_shutdown,
         killed_before,
+        fresh: options.fresh,
+        only: options.only.is_some(),
         identity,
         warnings: warnings.clone(),
         logger: Arc::clone(&log) as Arc<dyn Logger>,

@@ -114,20 +114,24 @@ pub fn stop(
     Ok(stopped)
 }
 
-/// Notes who stopped the project, unless the daemon has done so itself. To be called by who holds the lock.
+/// Notes who stopped the project, and that nothing is left of a daemon that was killed, unless the daemon has done so
+/// itself. To be called by who holds the lock.
 fn note(project: &Project, by: Option<&str>) -> Result<()> {
     let path = project.dir.state();
-    let Some(by) = by else { return Ok(()) };
     let (mut state, _) = State::read(&path)?;
-    if state.stopped.is_none() {
+    let new = by.filter(|_| state.stopped.is_none());
+    if new.is_none() && state.daemon.is_none() && !state.may_have_left() {
+        return Ok(());
+    }
+    state.forget_lives();
+    if let Some(by) = new {
         let at = Wall::now();
         let by = by.into();
         state.stopped = Some(StoppedBy { by, at });
-        state
-            .write(&path)
-            .map_err(|e| Error::file("write", &path, e))?;
     }
-    Ok(())
+    state
+        .write(&path)
+        .map_err(|e| Error::file("write", &path, e))
 }
 
 /// Judges the daemon of a project for who needs one that stays: the end of one that
@@ -308,17 +312,15 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
     ))
 }
 
-/// The processes of this project that no living bpm stands behind: one may have been started meanwhile.
+/// The processes of this project that no living bpm stands behind: one may have been started meanwhile, and have taken
+/// over what was left.
 ///
 /// # Errors
 /// The lock can't be looked at: then a bpm may live.
 fn left(dir: &ProjectDir) -> Result<Vec<Proc>> {
-    let mut found = proc::find_marked(&format!("{}/", dir.marker()));
-    // Read after the processes: a bpm writes its descriptor before it starts anything. The lock decides whether it
-    // lives: one that was killed and that nobody has reaped still has its pid.
+    let found = proc::find_marked(&format!("{}/", dir.marker()));
+    // Asked after the processes: a bpm has the lock before it starts or takes over anything. The lock decides whether
+    // it lives: one that was killed and that nobody has reaped still has its pid.
     let held = Lock::probe(&dir.lock()).map_err(|e| Error::file("look at", &dir.lock(), e))?;
-    if let Some(living) = Descriptor::read(&dir.descriptor()).filter(|_| held) {
-        found.retain(|process| process.start < living.process_start);
-    }
-    Ok(found)
+    Ok(if held { Vec::new() } else { found })
 }

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::base::clock::Mono;
 use crate::base::saved::saved;
 use crate::build::Artifact;
@@ -34,6 +36,14 @@ pub struct SavedRun {
     pub notify: Option<PathBuf>,
 }
 
+/// What is known of a process besides its runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedLife {
+    /// As the lifecycle has it.
+    pub life: Value,
+    pub builds: Vec<SavedBuild>,
+}
+
 /// A build that can still be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedBuild {
@@ -46,18 +56,18 @@ saved! {
     SavedRun {
         process, generation, run, pid, start, began, first_line, pipes, settings, exe, cgroup, notify,
     }
+    SavedLife { life, builds }
     SavedBuild { id, mode, made }
     Artifact { exe, argv0, env }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::base::saved::Saved;
 
-    #[test]
-    fn runs_and_builds_come_back_as_they_were() {
-        let run = SavedRun {
+    pub(in crate::engine) fn run() -> SavedRun {
+        SavedRun {
             process: "web".into(),
             generation: 7,
             run: 12,
@@ -70,7 +80,12 @@ mod tests {
             exe: Some("/x".into()),
             cgroup: None,
             notify: Some("/n".into()),
-        };
+        }
+    }
+
+    #[test]
+    fn runs_and_builds_come_back_as_they_were() {
+        let run = run();
         let text = run.save().to_string();
         let read = SavedRun::load(&serde_json::from_str(&text).unwrap());
         assert_eq!(read, Ok(run));

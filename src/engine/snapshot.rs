@@ -290,7 +290,7 @@ pub fn exit_words(signal: Option<&str>, code: Option<i64>, core: bool, oom: bool
             format!("signal {signal}{core}{oom}")
         }
         (None, Some(code)) => format!("exit code {code}"),
-        (None, None) => "an unknown end".into(),
+        (None, None) => "status unknown (adopted)".into(),
     }
 }
 

@@ -19,7 +19,9 @@ use serde_json::Value;
 use crate::base::clock::Wall;
 use crate::base::error::{Error, Result, reason};
 use crate::base::json::{self, object, strings};
+use crate::base::saved::{Saved, field, saved};
 use crate::base::table::Table;
+use crate::engine::saved::{SavedLife, SavedRun};
 use crate::engine::snapshot::ExitView;
 use crate::os::files;
 
@@ -76,19 +78,20 @@ struct Kept {
     /// The port that `port = "auto"` was given.
     port: Option<u16>,
     exits: Exits,
+    life: Option<SavedLife>,
+    /// Lines of it may not be in its files: their numbers are known from here alone.
+    unwritten: bool,
 }
 
-/// A process that runs, or that ran when bpm was killed.
+/// A daemon, by which the next one knows that it was killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Running {
-    process: String,
-    /// Its first pid.
-    pid: i32,
-    /// When that pid began, in clock ticks since the boot.
-    start: u64,
-    /// Its run in the log.
-    run: u64,
+pub struct DaemonId {
+    pub pid: i32,
+    /// Pids, start times and times of this file mean something within one boot alone.
+    pub boot: String,
 }
+
+saved! { DaemonId { pid, boot } }
 
 /// A stop on purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,8 +114,10 @@ pub struct State {
     pub stopped: Option<StoppedBy>,
     /// The project's folder, by which its files are known when it is gone.
     pub root: Option<String>,
+    /// The daemon that wrote the file, unless it ended in order.
+    pub daemon: Option<DaemonId>,
     processes: Table<String, Kept>,
-    running: Vec<Running>,
+    running: Vec<SavedRun>,
     /// The file of before could not be read: processes may run that nobody wrote down.
     damaged: bool,
 }
@@ -197,13 +202,33 @@ impl State {
     }
 
     /// A run has begun.
-    pub fn started(&mut self, process: &str, pid: i32, start: u64, run: u64) {
-        self.running.push(Running {
-            process: process.into(),
-            pid,
-            start,
-            run,
-        });
+    pub fn started(&mut self, run: SavedRun) {
+        self.running.push(run);
+    }
+
+    /// The runs of which something lives, or lived when bpm was killed.
+    pub fn running(&self) -> &[SavedRun] {
+        &self.running
+    }
+
+    /// What the daemon that was killed knew of a process.
+    pub fn life(&self, process: &str) -> Option<&SavedLife> {
+        self.processes.get(process)?.life.as_ref()
+    }
+
+    /// Keeps what is known of a process.
+    pub fn note_life(&mut self, process: &str, life: SavedLife) {
+        self.kept(process).life = Some(life);
+    }
+
+    /// Lines of a process may not be in its files.
+    pub fn is_unwritten(&self, process: &str) -> bool {
+        self.processes.get(process).is_some_and(|k| k.unwritten)
+    }
+
+    /// Lines of a process are in its files, or not.
+    pub fn note_unwritten(&mut self, process: &str, unwritten: bool) {
+        self.kept(process).unwritten = unwritten;
     }
 
     /// Its first process ended. Gives the exits with this one.
@@ -237,10 +262,29 @@ impl State {
         self.damaged || !self.running.is_empty()
     }
 
-    /// Processes of an earlier bpm have been dealt with.
+    /// The file of before could not be read.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
+    /// What the damaged file did not say is known by now.
+    pub fn forget_damage(&mut self) {
+        self.damaged = false;
+    }
+
+    /// The runs that were written down have been dealt with.
     pub fn forget_running(&mut self) {
         self.running.clear();
+    }
+
+    /// The daemon ends in order, or what it left was ended: the next one begins from the configuration.
+    pub fn forget_lives(&mut self) {
+        self.forget_running();
         self.damaged = false;
+        self.daemon = None;
+        for (_, kept) in self.processes.iter_mut() {
+            kept.life = None;
+        }
     }
 
     fn kept(&mut self, process: &str) -> &mut Kept {
@@ -253,7 +297,8 @@ impl State {
             return None;
         }
         let processes = value["processes"].as_object()?.iter();
-        let running = value["running"].as_array()?.iter();
+        let rows = value["running"].as_array()?;
+        let running: Vec<SavedRun> = rows.iter().filter_map(|r| SavedRun::load(r).ok()).collect();
         let mut state = Self {
             port: port(&value["port"]),
             event: value["event"].as_u64().unwrap_or_default(),
@@ -263,9 +308,11 @@ impl State {
                 at: Wall(value["stopped"]["at"].as_i64().unwrap_or_default()),
             }),
             root: value["root"].as_str().map(Into::into),
+            daemon: field(&value, "daemon").unwrap_or_default(),
             processes: Table::default(),
-            running: running.filter_map(running_of).collect(),
-            damaged: false,
+            // Of another version: they are looked for.
+            damaged: running.len() != rows.len(),
+            running,
         };
         for (name, row) in processes {
             let mut kept = kept(row);
@@ -290,8 +337,9 @@ impl State {
             ("event_used", self.event_used.into()),
             ("stopped", stopped.into()),
             ("root", self.root.as_deref().into()),
+            ("daemon", self.daemon.save()),
             ("processes", json::entries(&mut processes)),
-            ("running", json::list(self.running.iter().map(running_to))),
+            ("running", self.running.save()),
         ])
     }
 }
@@ -346,6 +394,8 @@ fn kept(row: &Value) -> Kept {
             build_run: number("build_run"),
         },
         port: port(&row["port"]),
+        life: field(row, "life").unwrap_or_default(),
+        unwritten: row["unwritten"] == true,
         exits: Arc::new(exits.into_iter().skip(skipped).collect()),
     }
 }
@@ -369,25 +419,9 @@ fn kept_to(kept: &Kept, mut tails: usize) -> Value {
     object([
         ("next", object(next)),
         ("port", kept.port.into()),
+        ("life", kept.life.save()),
+        ("unwritten", kept.unwritten.into()),
         ("exits", exits.into()),
-    ])
-}
-
-fn running_of(row: &Value) -> Option<Running> {
-    Some(Running {
-        process: row["process"].as_str()?.into(),
-        pid: i32::try_from(row["pid"].as_i64()?).ok()?,
-        start: row["start"].as_u64()?,
-        run: row["run"].as_u64()?,
-    })
-}
-
-fn running_to(running: &Running) -> Value {
-    object([
-        ("process", running.process.as_str().into()),
-        ("pid", running.pid.into()),
-        ("start", running.start.into()),
-        ("run", running.run.into()),
     ])
 }
 
@@ -565,6 +599,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::saved::tests::run;
     use crate::os::testing::Folder;
 
     fn exit(run: u64, tail: Vec<String>) -> ExitView {
@@ -604,7 +639,7 @@ mod tests {
         };
         state.note_numbers("web", numbers);
         state.keep_port("web", 8_080);
-        state.started("web", 4_711, 99, 2);
+        state.started(run());
         state.ended("web", exit(1, vec!["last \"words\"".into()]));
         assert_eq!(parsed(&state), state);
         assert!(state.is_kept_for_another(8_080, "api"));
@@ -641,8 +676,8 @@ mod tests {
         }
         assert_eq!(state.exits("web").len(), 32);
         assert_eq!(state.exits("web")[0].run, 8);
-        state.started("web", 1, 2, 3);
-        state.gone("web", 3);
+        state.started(run());
+        state.gone("web", run().run);
         assert!(!state.may_have_left());
     }
 

@@ -203,6 +203,33 @@ impl Fleet {
         Ok(fleet)
     }
 
+    /// The life of one process as JSON, for a daemon that takes over from this one should it be killed.
+    pub fn life(&self, id: UnitId) -> Option<Value> {
+        Some(self.units.get(&id)?.save())
+    }
+
+    /// Goes on with the life of a process as [`Fleet::life`] of a daemon that was killed had it. Gives the run that
+    /// was in service. The effects come with the next step.
+    ///
+    /// # Errors
+    /// The place of what can't be read; then it is as it was.
+    pub fn take_up(&mut self, id: UnitId, life: &Value) -> Result<Option<Generation>, String> {
+        let mut read = Ok(None);
+        self.with(id, |unit| {
+            read = unit.take_up(life);
+        });
+        if let Ok(Some(turn)) = read {
+            self.turn = self.turn.max(turn);
+        }
+        read?;
+        Ok(self.facts(id).and_then(|facts| facts.generation))
+    }
+
+    /// The run that was in service could not be taken over.
+    pub fn lose_run(&mut self, id: UnitId) {
+        self.with(id, Unit::lose_run);
+    }
+
     /// Runs that are still being made, each with its build: their start was given up for an upgrade, and is to be made
     /// again.
     pub fn in_the_making(&self) -> Vec<(RunKey, u64)> {

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -37,6 +38,31 @@ pub(super) fn open() -> Vec<RawFd> {
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .filter(|fd| *fd > 2)
         .collect()
+}
+
+/// Opens for reading the pipe that a process has as that descriptor, if it is the one with that inode. Does not block.
+///
+/// # Errors
+/// It is another file now; the process may not be looked into, or has ended.
+pub fn pipe_of(pid: i32, number: i32, inode: u64) -> io::Result<OwnedFd> {
+    let path = format!("/proc/{pid}/fd/{number}");
+    // Looked at before it is opened: to open a device may do something.
+    if std::fs::read_link(&path)?.as_os_str() != format!("pipe:[{inode}]").as_str() {
+        return Err(io::Error::other("it goes elsewhere now"));
+    }
+    let pipe = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    match pipe.metadata()?.ino() == inode {
+        true => Ok(pipe.into()),
+        false => Err(io::Error::other("it goes elsewhere now")),
+    }
+}
+
+/// The inode of an open file.
+pub fn inode(fd: impl AsFd) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(fd)?.st_ino)
 }
 
 /// A limit of open files.

@@ -42,6 +42,12 @@ pub struct Disk {
     pub remote: Option<&'static str>,
 }
 
+/// Names the time since the machine was started; another one after each start. None: /proc can't be read.
+pub fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
 /// Asks about the disk that holds this path, which must be there.
 pub fn disk(path: &Path) -> io::Result<Disk> {
     let about = statvfs(path)?;

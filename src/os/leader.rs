@@ -1,7 +1,7 @@
 //! The first process of a run: a child of ours, or one that a bpm before us started and that was taken over.
 //!
-//! The end of a child comes by SIGCHLD and is known by reaping it. The end of another one comes by its pidfd, and is
-//! known once its parent has reaped it, if the kernel tells (Linux 6.15).
+//! The end of a child comes by SIGCHLD and is known by reaping it. The end of another one comes by its pidfd; how it
+//! ended stands in proc(5) until its parent reaps it, and is told by its pidfd after that (Linux 6.15).
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::pidfd::PidFd;
 use super::poll::{Until, readable};
-use super::proc::Proc;
+use super::proc::{self, Proc};
 use super::reap::{Child, Death, End};
 use crate::base::clock::Mono;
 
@@ -82,6 +82,10 @@ impl Adopted {
             self.ended = self.has_ended().then(Mono::now);
         }
         let late = self.deadline()? <= Mono::now();
+        // A parent may take its time: while it is not reaped, proc(5) tells its status.
+        if let Some(status) = proc::status_of_dead(&self.process) {
+            return Some(End::of_status(status));
+        }
         match self.fd.end() {
             Ok(None) if !late => None,
             Ok(end) => Some(end.unwrap_or(End::Unknown)),
@@ -164,8 +168,7 @@ pub fn take_death(slot: &mut Option<Leader>) -> Option<Death> {
 #[cfg(test)]
 mod tests {
     use super::super::pidfd::testing::grandchild;
-    use super::super::proc;
-    use super::super::testing::eventually;
+    use super::super::testing::{eventually, line, shell};
     use super::*;
 
     #[test]
@@ -193,18 +196,28 @@ mod tests {
     }
 
     #[test]
-    fn adopted_leader_that_nobody_reaps_has_an_unknown_end() {
-        // Its parent does not wait for it.
-        let child = super::super::testing::shell("sleep 60 & echo $!; exec sleep 61", &[]);
-        let pid: i32 = super::super::testing::line(&child.stdout).parse().unwrap();
-        let process = proc::process(pid).unwrap();
-        let mut slot = Adopted::open(process).unwrap().map(Leader::Adopted);
-        slot.as_ref().unwrap().stop(libc::SIGKILL);
-        let begun = Mono::now();
-        let death = eventually("it is given up", || take_death(&mut slot));
-        assert_eq!(death.end, End::Unknown);
-        assert!(Mono::now().since(begun) < 60 * UNREAPED);
-        child.child.signal_group(libc::SIGKILL);
+    fn end_of_an_adopted_leader_that_nobody_reaps_is_known() {
+        for (script, end) in [
+            ("exit 7", End::Code(7)),
+            ("exit 0", End::Code(0)),
+            (
+                "kill -KILL $(sh -c 'echo $PPID')",
+                End::Signal {
+                    number: libc::SIGKILL,
+                    core: false,
+                },
+            ),
+        ] {
+            // Its parent does not wait for it.
+            let text = format!("(sleep 0.5; {script}) & echo $!; exec sleep 61");
+            let child = shell(&text, &[]);
+            let pid: i32 = line(&child.stdout).parse().unwrap();
+            let process = proc::process(pid).unwrap();
+            let mut slot = Adopted::open(process).unwrap().map(Leader::Adopted);
+            let death = eventually("it has ended", || take_death(&mut slot));
+            assert_eq!(death.end, end, "{script}");
+            child.child.signal_group(libc::SIGKILL);
+        }
     }
 
     #[test]

@@ -54,8 +54,13 @@ pub fn usage(groups: &[i32]) -> Vec<Usage> {
     let mut all = vec![Usage::default(); groups.len()];
     let by_group: Table<i32, usize> = groups.iter().copied().zip(0..).collect();
     let mut owner: Table<i32, usize> = Table::default();
+    let mut living = census();
+    // One that was taken over is no descendant of ours.
+    let ours: Set<i32> = living.iter().map(|s| s.proc.pid).collect();
+    let others = groups.iter().filter(|pid| !ours.has(pid)).copied();
+    living.extend(walk(others.collect()));
     // Parents come before their children.
-    for stat in census() {
+    for stat in living {
         let of = by_group
             .get(&stat.proc.pgid)
             .or_else(|| owner.get(&stat.proc.ppid));
@@ -113,6 +118,19 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         rss: count(24)? * page(),
         tasks: count(20)?,
     })
+}
+
+/// The status, in the form of wait(2), of a process that has ended and is not reaped; it need not be our child. None:
+/// it lives, or is reaped, or is not ours to ask about.
+pub(super) fn status_of_dead(dead: &Proc) -> Option<i32> {
+    let text = fs::read(format!("/proc/{}/stat", dead.pid)).ok()?;
+    let now = parse_stat(&text)?.proc;
+    let user = super::peer::our_uid();
+    // To others it is zero.
+    let ours = user == 0 || owner(dead.pid) == Some(user);
+    let is_dead = now.start == dead.start && now.state == 'Z' && ours;
+    let status = text.trim_ascii_end().rsplit(|b| *b == b' ').next()?;
+    is_dead.then(|| number(status))?
 }
 
 fn number(digits: &[u8]) -> Option<i32> {

@@ -210,7 +210,7 @@ impl Project {
         self
     }
 
-    /// Arguments of `serve`, before the folder.
+    /// Arguments of `serve`, before the folder, and of `up`.
     pub fn args(&mut self, args: &[&str]) -> &mut Self {
         self.args = args.iter().map(|a| (*a).to_string()).collect();
         self
@@ -334,7 +334,8 @@ impl Project {
     /// Starts the daemon with `bpm -d`.
     #[track_caller]
     pub fn up(&mut self) -> &mut Self {
-        self.cli(["-d"]).exits(0);
+        let args = self.args.iter().map(String::as_str);
+        self.cli(["-d"].into_iter().chain(args)).exits(0);
         self.served = Some(Served {
             child: None,
             descriptor: self.on_disk().expect("a descriptor"),

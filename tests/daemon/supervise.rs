@@ -566,6 +566,7 @@ autostart = false
     let left = project.inhabitants();
     crate::common::murder(project.pid());
     project.ended();
+    project.args(&["--fresh"]);
     project.serve();
     let states = ["slow", "base", "idle"].map(|name| project.status(name)["state"].clone());
     assert_eq!(states, ["waiting", "starting", "stopped"]);

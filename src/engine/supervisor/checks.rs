@@ -122,6 +122,16 @@ impl RunChecks {
         all
     }
 
+    /// The run was ready before: only its health is checked.
+    pub(super) fn is_ready_already(&mut self) {
+        self.ready = None;
+    }
+
+    /// The socket over which the run says how it is.
+    pub(super) fn socket(&self) -> Option<PathBuf> {
+        self.notify.as_ref().map(|socket| socket.path.clone())
+    }
+
     /// The run has begun, with this environment and as that run of its log.
     pub(super) fn follow(&mut self, env: &Arc<Variables>, log: &Arc<Log>, run: u64, first: u64) {
         self.keep_environment(env);
@@ -525,6 +535,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// It is the run in service, and ready.
+    pub(super) fn is_good(&self, key: RunKey) -> bool {
+        is_good(&self.lives.fleet, key)
+    }
+
     /// Health checks begin for runs that are good now.
     pub(super) fn begin_health(&mut self) {
         let fleet = &self.lives.fleet;
@@ -533,7 +548,9 @@ impl Supervisor {
 
     /// Where the `NOTIFY_SOCKET` of a run is.
     pub(super) fn notify_path(&self, key: RunKey) -> Result<PathBuf, String> {
-        let name = format!("notify-{}-{}", key.unit, key.generation);
+        // A run that is taken over keeps its own, whatever number its process has then.
+        let pid = std::process::id();
+        let name = format!("notify-{pid}-{}-{}", key.unit, key.generation);
         let path = self.setup.dir.path().join(&name);
         if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
             return Ok(path);

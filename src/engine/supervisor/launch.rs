@@ -13,10 +13,12 @@ use crate::base::logger::Level;
 use crate::build::{self, Artifact, Exec};
 use crate::config::{self, Environment, Listen, Process};
 use crate::engine::handle::Notice;
+use crate::engine::saved::SavedRun;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::store::Log;
 use crate::os::accounts::Account;
 use crate::os::cgroup::Cgroup;
+use crate::os::fds;
 use crate::os::leader::Leader;
 use crate::os::proc;
 use crate::os::pty::Pty;
@@ -24,6 +26,7 @@ use crate::os::reap::Child;
 use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, User, spawn, spawn_on};
 
 use super::Supervisor;
+use super::adopt::settings_of;
 use super::checks::RunChecks;
 use super::environments::{self, Base, Purpose, Variables};
 use super::runs::RunRecord;
@@ -51,6 +54,14 @@ pub(super) struct Streams {
     pub(super) stderr: Option<OwnedFd>,
     /// The child's side of its terminal.
     pub(super) terminal: Option<OwnedFd>,
+}
+
+impl Streams {
+    /// Of its pipes, by which the next bpm knows them.
+    fn inodes(&self) -> Option<[u64; 2]> {
+        let inode = |fd: &OwnedFd| fds::inode(fd).ok();
+        Some([inode(&self.stdout)?, inode(self.stderr.as_ref()?)?])
+    }
 }
 
 impl From<Spawned> for Started {
@@ -291,16 +302,29 @@ impl Supervisor {
         };
         let handle = Arc::clone(&self.handle);
         let drained = Box::new(move |all| handle.tell(Notice::Drained { run: key, all }));
+        let pipes = streams.inodes();
         let output = self.runs.capture(log, run, streams, drained);
         let output = output.map_err(|e| {
             child.signal_group(libc::SIGKILL);
             format!("its output can't be read: {}", reason(&e))
         })?;
         let leader = Leader::Child(child);
+        let pid = leader.pid();
+        self.state.edit().started(SavedRun {
+            process: process.name.clone(),
+            generation: key.generation,
+            run,
+            pid,
+            start: proc::start_time(pid).unwrap_or(0),
+            began,
+            first_line,
+            pipes,
+            settings: settings_of(process, self.setup.config.direnv),
+            exe: artifact.exe.clone(),
+            cgroup: cgroup.as_ref().map(|group| group.path().into()),
+            notify: checks.socket(),
+        });
         let record = RunRecord::new(leader, run, artifact.exe, output, began, process, cgroup);
-        let pid = record.pid();
-        let start = proc::start_time(pid).unwrap_or(0);
-        self.state.edit().started(&process.name, pid, start, run);
         self.runs.enter(key, record);
         self.lives.note(Event::Spawned { run: key, pid });
         self.checks.begin(key, checks);

@@ -10,6 +10,7 @@
 //!   events;
 //! - `orders`: who waits for what; `reload`; `units`: the processes; `events`, `publish`: what others see.
 
+mod adopt;
 mod builds;
 mod checks;
 mod environments;
@@ -58,6 +59,7 @@ pub use environments::read_env_file;
 pub use reload::read_config;
 pub use units::log_limits;
 
+use adopt::Found;
 use builds::Builds;
 use checks::Checks;
 use environments::{Environments, Purpose};
@@ -96,6 +98,10 @@ pub struct Setup {
     pub idle_shutdown: Option<Duration>,
     /// The bpm before did not end in order: it may have left processes.
     pub killed_before: bool,
+    /// What it left is stopped, and nothing of it taken over.
+    pub fresh: bool,
+    /// Those with `autostart` are to be started, whether they were stopped or not.
+    pub only: bool,
     /// The names of this bpm.
     pub identity: Identity,
     /// What is wrong with it from the start, a sentence each.
@@ -216,6 +222,8 @@ pub struct Supervisor {
     timers: Timers,
     warnings: Warnings,
     state: StateFile,
+    /// What a bpm left that was killed.
+    found: Found,
     phase: Phase,
 }
 
@@ -253,6 +261,7 @@ impl Supervisor {
             timers: Timers::new(Mono::now(), setup.config.heartbeat, watchdog),
             warnings: Warnings::new(setup.warnings.clone()),
             state: StateFile::new(setup.dir.state(), state),
+            found: Found::default(),
             phase: Phase::Working,
             handle,
             setup,
@@ -261,11 +270,7 @@ impl Supervisor {
             supervisor.add(process);
         }
         // Before anybody can ask: a process that is about to start is not shown as stopped.
-        for (id, unit) in supervisor.units.iter() {
-            if unit.process.autostart {
-                supervisor.lives.fleet.want(id);
-            }
-        }
+        supervisor.take_up();
         supervisor.publish();
         Ok(supervisor)
     }
@@ -278,7 +283,7 @@ impl Supervisor {
     /// Opens held sockets before others can find us: a connection that is made as soon as bpm answers waits in them.
     pub fn open_sockets(&mut self) {
         // What a killed bpm left may have the addresses until `begin` ends it.
-        if !self.setup.killed_before && !self.state.get().may_have_left() {
+        if !self.setup.killed_before && !self.state.get().is_damaged() {
             self.hold_all_sockets();
         }
     }
@@ -286,9 +291,9 @@ impl Supervisor {
     /// Starts what starts by itself. Says what an earlier bpm that was killed had left running, and
     /// that was stopped first.
     pub fn begin(&mut self) -> Option<String> {
+        self.note_start();
         let found = self.end_leftovers();
         self.hold_all_sockets();
-        self.note_start();
         // Numbers are on the disk before a line has one of them.
         self.save(true);
         for at in &self.setup.config.not_in_effect {
@@ -325,7 +330,7 @@ impl Supervisor {
             let input = self.next_input(presence)?;
             self.handle_input(input, presence);
         }
-        self.state.edit().forget_running();
+        self.state.edit().forget_lives();
         self.save(true);
         Ok(())
     }
@@ -484,11 +489,12 @@ impl Supervisor {
         if self.retire() {
             self.publish();
         }
+        // What is answered holds for the next bpm too, should this one be killed.
+        self.save(false);
         // Only now: those who are answered may read the snapshot at once.
         for (slot, reply) in answers {
             slot.put(reply);
         }
-        self.save(false);
         self.sweep();
     }
 

@@ -45,6 +45,8 @@ impl Supervisor {
             (Some(_), true) | (None, false) => return,
         };
         unit.log_trouble = trouble.is_some();
+        let name = name.clone();
+        self.state.edit().note_unwritten(&name, trouble.is_some());
         self.events.say(level, &text);
         if let Some(why) = trouble {
             self.follow(id, Happening::LogTrouble, &why);
@@ -127,7 +129,8 @@ impl Supervisor {
                 unit: id,
                 generation,
             };
-            Some(self.runs.get(key)?.run())
+            let record = self.runs.get(key)?;
+            Some((record.run(), record.is_adopted()))
         });
         let port = self.known_port(&process);
         let Some(unit) = self.units.get_mut(id) else {
@@ -137,6 +140,7 @@ impl Supervisor {
         unit.view = Some(Arc::clone(&view));
         unit.changed = false;
         self.follow_view(id, shown, &view);
+        self.note_life(id);
         if told {
             self.events
                 .happened(level, Some(&process.name), "state", words);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -171,10 +171,6 @@ impl RunRecord {
         }
     }
 
-    pub(super) fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// Its number in the log.
     pub(super) fn run(&self) -> u64 {
         self.run
@@ -326,6 +322,24 @@ impl Runs {
             (None, Some(group)) => group.limit(&limits),
             (None, None) => Err("limits are not in effect: the run has no cgroup".into()),
         }
+    }
+
+    /// The cgroup of a run that is taken over.
+    pub(super) fn cgroup_at(&self, path: Option<&Path>) -> Option<Cgroup> {
+        let groups = self.groups.as_ref().ok()?;
+        let name = path?.file_name()?.to_str()?;
+        groups.find(name).filter(|group| Some(group.path()) == path)
+    }
+
+    /// The process belongs to a run that was taken over: by its marker, its session, its cgroup or its parents.
+    pub(super) fn is_of_adopted(&self, p: &Proc) -> bool {
+        let by_session = self.by_pid.get(&p.sid).copied();
+        let by_marker = || self.key_of(&proc::marker(p.pid)?);
+        let in_group = || {
+            let mut groups = self.records.values().filter_map(|r| r.cgroup.as_ref());
+            groups.any(|group| group.processes().contains(&p.pid))
+        };
+        self.is_adopted(by_session.or_else(by_marker)) || in_group()
     }
 
     /// Processes in the cgroups that a killed bpm left.
@@ -811,7 +825,7 @@ impl Supervisor {
         }
     }
 
-    fn record_exit(&mut self, key: RunKey, mut exit: ExitView) {
+    pub(super) fn record_exit(&mut self, key: RunKey, mut exit: ExitView) {
         let Some(unit) = self.units.get_mut(key.unit) else {
             return;
         };

@@ -1,22 +1,18 @@
-//! The end of bpm, and what the bpm before has left.
+//! The end of bpm.
 
 use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::logger::Level;
 use crate::lifecycle::Event;
-use crate::os::group;
 use crate::os::proc::{self, Proc};
 
 use super::{Phase, Supervisor};
 
-/// Processes that tasks have left running on purpose have this long to end, when bpm does; so have those that a killed
-/// bpm left and the configuration does not know.
+/// Processes that tasks have left running on purpose have this long to end, when bpm does.
 const LEFT_BY_TASKS: Duration = Duration::from_secs(5);
 /// After this time, what survives KILL is named and left behind.
 const GIVE_UP: Duration = Duration::from_secs(2);
-/// How many characters of a command are shown of what was left.
-const LONGEST_COMMAND: usize = 60;
 
 /// How far the end of what tasks have left is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,14 +20,6 @@ pub(super) enum Sweep {
     Begun,
     Signalled,
     Killed,
-}
-
-/// A process that a killed bpm has left.
-struct Leftover {
-    proc: Proc,
-    command: String,
-    signal: i32,
-    timeout: Duration,
 }
 
 impl Supervisor {
@@ -143,71 +131,5 @@ impl Supervisor {
         let mut left = proc::orphans(|_| false);
         left.retain(|p| p.state != 'Z' && ours(p));
         left
-    }
-
-    /// A bpm of this project that was killed has left processes: they are stopped before anything is started a
-    /// second time. Says which, where there were any.
-    pub(super) fn end_leftovers(&mut self) -> Option<String> {
-        // A process may have begun that it could not write down.
-        if !self.state.get().may_have_left() && !self.setup.killed_before {
-            return None;
-        }
-        self.state.edit().forget_running();
-        let marker = format!("{}/", self.marker());
-        let mut found = proc::find_marked(&marker);
-        for unmarked in self.runs.left_in_groups() {
-            if found.iter().all(|p| p.pid != unmarked.pid) {
-                found.push(unmarked);
-            }
-        }
-        let found: Vec<Leftover> = found
-            .into_iter()
-            .filter(|p| p.state != 'Z')
-            .map(|p| self.leftover(p, &marker))
-            .collect();
-        if found.is_empty() {
-            return None;
-        }
-        for left in &found {
-            left.proc.stop(left.signal);
-        }
-        let began = Mono::now();
-        for Leftover { proc, timeout, .. } in &found {
-            let left = began.after(*timeout).since(Mono::now());
-            if !matches!(group::wait_gone(proc.pid, proc.start, left), Ok(true)) {
-                proc.signal(libc::SIGKILL);
-                // A process that survives that as well is held by the kernel.
-                let _ = group::wait_gone(proc.pid, proc.start, GIVE_UP);
-            }
-        }
-        let named = found
-            .iter()
-            .map(|l| format!("{} ({})", l.proc.pid, l.command));
-        let named: Vec<String> = named.collect();
-        let text = format!(
-            "the bpm before was killed; stopped what it left: {}",
-            named.join(", ")
-        );
-        self.happened(Level::Warn, None, "leftovers", text.clone());
-        Some(text)
-    }
-
-    /// How to stop what a killed bpm left: as the file says, where it has the process.
-    fn leftover(&self, proc: Proc, marker: &str) -> Leftover {
-        let own = proc::marker(proc.pid).unwrap_or_default();
-        let name = own.strip_prefix(marker).and_then(|m| m.rsplit_once('/'));
-        let name = name.map_or("", |(name, _)| name);
-        let process = self.setup.config.processes.iter().find(|p| p.name == name);
-        let mut command = proc::program(proc.pid).unwrap_or_else(|| "?".into());
-        if let Some((cut, _)) = command.char_indices().nth(LONGEST_COMMAND) {
-            command.truncate(cut);
-            command.push_str("...");
-        }
-        Leftover {
-            proc,
-            command,
-            signal: process.map_or(libc::SIGTERM, |p| p.stop_signal),
-            timeout: process.map_or(LEFT_BY_TASKS, |p| p.stop_timeout),
-        }
     }
 }

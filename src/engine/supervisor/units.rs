@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::base::clock::Wall;
 use crate::base::table::Table;
 use crate::build::{self, Artifact};
 use crate::config::{self, Command, Config, Mode, PortWish, Process, Swap};
 use crate::engine::handle::{Handle, Notice};
+use crate::engine::saved::{SavedBuild, SavedLife};
 use crate::engine::snapshot::{BuildView, Counters, UnitView};
 use crate::engine::state_file::{Exits, Numbers};
 use crate::lifecycle::{Facts, Policy, UnitId};
@@ -94,14 +97,33 @@ impl Unit {
         }
     }
 
+    /// What the next bpm needs to know of it, with its life as the lifecycle has it.
+    pub(super) fn saved(&self, life: Value) -> SavedLife {
+        let builds = self.artifacts.iter();
+        let builds = builds.map(|(id, (mode, made))| SavedBuild {
+            id: *id,
+            mode: *mode,
+            made: made.clone(),
+        });
+        SavedLife {
+            life,
+            builds: builds.collect(),
+        }
+    }
+
     /// The view that others have of it.
-    pub(super) fn view(&self, facts: Facts, run: Option<u64>, port: Option<u16>) -> UnitView {
+    pub(super) fn view(
+        &self,
+        facts: Facts,
+        run: Option<(u64, bool)>,
+        port: Option<u16>,
+    ) -> UnitView {
         let process = &self.process;
         UnitView {
             name: process.name.clone(),
             kind: process.kind,
             since: self.since,
-            run,
+            run: run.map(|(number, _)| number),
             build: self.build_view(&facts),
             built: self.built.clone(),
             counters: self.counters,
@@ -111,7 +133,7 @@ impl Unit {
             port,
             colours: process.color || process.launch.tty,
             builds: MODES.into_iter().any(|mode| builds(process, mode)),
-            adopted: false,
+            adopted: run.is_some_and(|(_, adopted)| adopted),
             warnings: Vec::new(),
             log: Arc::clone(&self.log),
             build_log: Arc::clone(&self.build_log),

@@ -47,6 +47,46 @@ impl Unit {
         ])
     }
 
+    /// Goes on after the daemon was killed: its callers are gone, builds and swaps that were under way begin again, and
+    /// a run that was not in service is none of its own any more.
+    pub(in crate::lifecycle) fn after_death(&mut self) {
+        self.waiting.clear();
+        self.hopeless = false;
+        if self.want == Want::Leaving {
+            self.want = Want::Down;
+        }
+        if let Some(build) = self.builds.under_way.take()
+            && build.cancelled != Some(Cancel::Unwanted)
+        {
+            self.builds.wish.get_or_insert((build.mode, 0));
+        }
+        if let Some(new) = self.runs.coming.take() {
+            self.swap = Swap::Wanted(new.built.mode);
+        }
+        self.runs.leaving = None;
+        if let Some(run) = self.runs.current.take_if(|run| !run.serves()) {
+            // It was about to be started.
+            self.runs.starts -= u64::from(run.started.is_none() && self.runs.starts > 0);
+        }
+    }
+
+    /// Its run could not be taken over, and is ended by others: the next one is built and started as if this one had
+    /// never been.
+    pub(in crate::lifecycle) fn lose_run(&mut self) {
+        self.runs.current = None;
+        self.swap = Swap::No;
+        self.builds.startable = [None; 2];
+        self.builds.fallback = None;
+        self.reason = None;
+    }
+
+    /// Takes up the life that a daemon had which was killed. Gives the turn in which it wants to be built.
+    pub(in crate::lifecycle) fn take_up(&mut self, saved: &Value) -> Result<Option<u64>, String> {
+        self.restore(saved)?;
+        self.after_death();
+        Ok(self.turn())
+    }
+
     /// Takes up the life that was saved.
     pub(in crate::lifecycle) fn restore(&mut self, saved: &Value) -> Result<(), String> {
         self.want = field(saved, "want")?;

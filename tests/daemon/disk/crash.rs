@@ -120,6 +120,8 @@ fn nothing_that_was_shown_is_lost_with_the_daemon() {
         "log_disk = \"256M\"\n[process.p]\n\
          command = \"while [ ! -e go ]; do sleep 0.02; done; exec FIXTURE count\"\n",
     );
+    // A run for each round.
+    project.args(&["--fresh"]);
     let mut random = u64::from(std::process::id());
     let mut highest = 0;
     let mut before: Vec<Shown> = Vec::new();
@@ -189,6 +191,7 @@ fn nothing_that_was_shown_is_lost_with_the_daemon() {
 fn a_follower_goes_on_over_a_kill_with_what_it_had_not_seen() {
     let mut project =
         Project::new("[process.p]\ncommand = [\"FIXTURE\", \"rate\", \"4000\", \"600\"]\n");
+    project.args(&["--fresh"]);
     project.up();
     let follower = Follower::new(&project, &["-n", "10000"]);
     let lines_of = |project: &Project, run: u64, text: &str| {

@@ -1,0 +1,419 @@
+//! What a bpm that was killed has left: runs that are as they would be started are taken over without a restart, the
+//! rest is stopped before anything is started a second time.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::base::clock::{Mono, Wall, human};
+use crate::base::error::reason;
+use crate::base::logger::Level;
+use crate::base::table::{Set, Table};
+use crate::config::{self, Process, Toggle};
+use crate::engine::handle::Notice;
+use crate::engine::saved::SavedRun;
+use crate::engine::snapshot::ExitView;
+use crate::engine::state_file::{BLOCK, DaemonId};
+use crate::lifecycle::{Event, RunKey, UnitId};
+use crate::os::leader::{Adopted, Leader};
+use crate::os::proc::{self, Proc};
+use crate::os::{fds, group, host};
+
+use super::Supervisor;
+use super::checks::RunChecks;
+use super::environments;
+use super::launch::Streams;
+use super::runs::RunRecord;
+
+/// What a killed bpm left and the configuration does not know has this long to end, and so has a process that survives
+/// KILL before it is left behind.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// What was left, as it is told.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The daemon that was killed, where it is known.
+    daemon: Option<i32>,
+    adopted: Vec<String>,
+    /// By process: why it was not taken over.
+    reasons: Table<String, String>,
+    /// By number: first processes of runs that were written down and are not taken over, and when they began.
+    others: Vec<(i32, u64, String)>,
+}
+
+/// A run was not taken over.
+enum NotAdopted {
+    /// It had ended meanwhile.
+    Ended,
+    Because(String),
+}
+
+/// A process that is to end.
+struct Leftover {
+    proc: Proc,
+    /// What it is of: a process of the configuration, or a program.
+    name: String,
+    signal: i32,
+    timeout: std::time::Duration,
+}
+
+/// The settings that a run is started with, as a number.
+pub(super) fn settings_of(process: &Process, direnv: Toggle) -> u64 {
+    let direnv = match direnv {
+        Toggle::Auto => 0,
+        Toggle::On => 1,
+        Toggle::Off => 2,
+    };
+    config::fingerprint(process).wrapping_add(direnv)
+}
+
+impl Supervisor {
+    /// Goes on with what the daemon before knew, where it was killed since this boot; else wants what starts by itself.
+    pub(super) fn take_up(&mut self) {
+        let us = DaemonId {
+            pid: self.setup.identity.pid,
+            boot: host::boot_id().unwrap_or_default(),
+        };
+        let state = self.state.edit();
+        let before = state.daemon.replace(us.clone());
+        self.found.daemon = before.as_ref().map(|daemon| daemon.pid);
+        let same_boot = before.is_none_or(|daemon| daemon.boot == us.boot) && !us.boot.is_empty();
+        if !same_boot {
+            // Nothing lives of what was written down, and its numbers and times mean something else.
+            state.forget_lives();
+            state.daemon = Some(us.clone());
+            self.setup.killed_before = false;
+        }
+        let runs = state.running().to_vec();
+        if self.setup.fresh {
+            self.found.reasons = runs
+                .iter()
+                .map(|r| (r.process.clone(), "--fresh".into()))
+                .collect();
+            self.found.others = runs
+                .into_iter()
+                .map(|r| (r.pid, r.start, r.process))
+                .collect();
+            state.forget_lives();
+            state.daemon = Some(us);
+        } else {
+            state.forget_running();
+            self.take_up_lives(runs);
+        }
+        for id in self.units.ids() {
+            let Some(process) = self.units.process(id) else {
+                continue;
+            };
+            let known = !self.setup.only && self.state.get().life(&process.name).is_some();
+            if process.autostart && !known {
+                self.lives.fleet.want(id);
+            }
+        }
+    }
+
+    fn take_up_lives(&mut self, mut runs: Vec<SavedRun>) {
+        for id in self.units.ids() {
+            let Some(process) = self.units.process(id) else {
+                continue;
+            };
+            let Some(saved) = self.state.get().life(&process.name).cloned() else {
+                continue;
+            };
+            let serving = match self.lives.fleet.take_up(id, &saved.life) {
+                Ok(serving) => serving,
+                Err(why) => {
+                    let text = format!("{}: its state can't be read: {why}", process.name);
+                    self.events.say(Level::Warn, &text);
+                    continue;
+                }
+            };
+            if let Some(unit) = self.units.get_mut(id) {
+                let builds = saved.builds.into_iter();
+                unit.artifacts = builds.map(|b| (b.id, (b.mode, b.made))).collect();
+            }
+            let Some(generation) = serving else { continue };
+            let key = RunKey {
+                unit: id,
+                generation,
+            };
+            let is = |run: &SavedRun| run.process == process.name && run.generation == generation;
+            let run = runs.iter().position(is).map(|at| runs.swap_remove(at));
+            let Some(run) = run else {
+                self.lost_run(key, None);
+                continue;
+            };
+            match self.take_over(key, &process, &run) {
+                Ok(pid) => {
+                    let up = human(Mono::now().since(run.began));
+                    let name = &process.name;
+                    self.found
+                        .adopted
+                        .push(format!("{name} (pid {pid}, up {up})"));
+                }
+                Err(NotAdopted::Ended) => self.lost_run(key, Some(&run)),
+                Err(NotAdopted::Because(why)) => {
+                    self.lives.fleet.lose_run(id);
+                    self.found.reasons.insert(process.name.clone(), why);
+                    runs.push(run);
+                }
+            }
+        }
+        self.found.others = runs
+            .into_iter()
+            .map(|r| (r.pid, r.start, r.process))
+            .collect();
+    }
+
+    /// A run ended while no daemon was there.
+    fn lost_run(&mut self, key: RunKey, run: Option<&SavedRun>) {
+        if let Some(run) = run {
+            let exit = ExitView {
+                run: run.run,
+                code: None,
+                signal: None,
+                core: false,
+                oom: false,
+                asked: false,
+                crash: true,
+                fault: None,
+                at: Wall::now(),
+                uptime: Mono::now().since(run.began),
+                cpu: std::time::Duration::ZERO,
+                peak_rss: 0,
+                tail: Arc::default(),
+            };
+            self.record_exit(key, exit);
+        }
+        self.lives.note(Event::Exited {
+            run: key,
+            success: false,
+        });
+        self.lives.note(Event::Gone(key));
+    }
+
+    /// Takes a run over, as if this bpm had started it. Gives its pid.
+    fn take_over(
+        &mut self,
+        key: RunKey,
+        process: &Arc<Process>,
+        saved: &SavedRun,
+    ) -> Result<i32, NotAdopted> {
+        let because = |why: String| NotAdopted::Because(why);
+        let proc = proc::process(saved.pid).filter(|p| p.start == saved.start && p.state != 'Z');
+        let proc = proc.ok_or(NotAdopted::Ended)?;
+        if saved.settings != settings_of(process, self.setup.config.direnv) {
+            return Err(because("its settings changed".into()));
+        }
+        let inodes = saved
+            .pipes
+            .ok_or_else(|| because("its terminal is gone".into()))?;
+        let adopted = Adopted::open(proc)
+            .map_err(|e| because(format!("its end can't be watched: {}", reason(&e))))?
+            .ok_or(NotAdopted::Ended)?;
+        let pipe = |number: i32, inode| -> Result<OwnedFd, NotAdopted> {
+            let pipe = fds::pipe_of(saved.pid, number, inode);
+            pipe.map_err(|e| because(format!("its output can't be read: {}", reason(&e))))
+        };
+        let (stdout, stderr) = (pipe(1, inodes[0])?, pipe(2, inodes[1])?);
+        // Both were opened by its number, which is another's only if it has ended.
+        let leader = Leader::Adopted(adopted);
+        if leader.has_ended() {
+            return Err(NotAdopted::Ended);
+        }
+        let Some(unit) = self.units.get(key.unit) else {
+            return Err(because("it is not in .mcp-run any more".into()));
+        };
+        let log = Arc::clone(&unit.log);
+        let numbers = self.state.edit().reserve(&process.name);
+        // All that was shown is in the files, unless they could not be written; else it may be anything that was reserved.
+        let written = process.log_disk > 0 && !self.state.get().is_unwritten(&process.name);
+        let reserved = if written { BLOCK } else { 0 };
+        let uptime = Mono::now().since(saved.began);
+        let first_seq = numbers.seq.saturating_sub(reserved);
+        log.resume(saved.run, Wall::now().before(uptime), first_seq);
+        let handle = Arc::clone(&self.handle);
+        let drained = Box::new(move |all| handle.tell(Notice::Drained { run: key, all }));
+        let streams = Streams {
+            stdout,
+            stderr: Some(stderr),
+            terminal: None,
+        };
+        let output = self
+            .runs
+            .capture(Arc::clone(&log), saved.run, streams, drained);
+        let output =
+            output.map_err(|e| because(format!("its output can't be read: {}", reason(&e))))?;
+        let cgroup = self.runs.cgroup_at(saved.cgroup.as_deref());
+        let record = RunRecord::new(
+            leader,
+            saved.run,
+            saved.exe.clone(),
+            output,
+            saved.began,
+            process,
+            cgroup,
+        );
+        self.runs.enter(key, record);
+        self.state.edit().started(saved.clone());
+        if let Err(why) = self.check_again(key, process, saved) {
+            let text = format!(
+                "{}: it is not checked until its next start: {why}",
+                process.name
+            );
+            self.events.say(Level::Warn, &text);
+        }
+        Ok(saved.pid)
+    }
+
+    /// The checks of a run that was taken over go on.
+    fn check_again(
+        &mut self,
+        key: RunKey,
+        process: &Arc<Process>,
+        saved: &SavedRun,
+    ) -> Result<(), String> {
+        // direnv is not asked for this: a variable that only it knows is missed here.
+        let base = self.environments.base();
+        let mut env = self.environment(process, &base, &mut Vec::new())?;
+        environments::mark_run(&mut env, process, &self.marker(), saved.run);
+        let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
+        let mut checks = RunChecks::new(process, &expand)?;
+        if let Some(path) = saved.notify.clone().filter(|_| checks.needs_socket()) {
+            checks.open_socket(path)?;
+        }
+        let log = self.units.get(key.unit).map(|u| Arc::clone(&u.log));
+        let log = log.ok_or("it is not in .mcp-run any more")?;
+        let env = Arc::new(env.into_iter().collect());
+        checks.follow(&env, &log, saved.run, saved.first_line);
+        if self.is_good(key) {
+            checks.is_ready_already();
+        }
+        self.checks.begin(key, checks);
+        Ok(())
+    }
+
+    /// Stops what a bpm of this project that was killed has left and that was not taken over. Says what was found.
+    pub(super) fn end_leftovers(&mut self) -> Option<String> {
+        let found = std::mem::take(&mut self.found);
+        // A process may have begun that it could not write down.
+        let looks =
+            self.setup.killed_before || self.state.get().is_damaged() || found.daemon.is_some();
+        let left = match looks || !found.others.is_empty() {
+            true => self.leftovers(&found),
+            false => Vec::new(),
+        };
+        if self.state.get().is_damaged() {
+            self.state.edit().forget_damage();
+        }
+        for left in &left {
+            left.proc.stop(left.signal);
+        }
+        let began = Mono::now();
+        for Leftover { proc, timeout, .. } in &left {
+            let rest = began.after(*timeout).since(Mono::now());
+            if !matches!(group::wait_gone(proc.pid, proc.start, rest), Ok(true)) {
+                proc.signal(libc::SIGKILL);
+                // A process that survives that as well is held by the kernel.
+                let _ = group::wait_gone(proc.pid, proc.start, PATIENCE);
+            }
+        }
+        let mut names: Vec<&str> = left.iter().map(|l| l.name.as_str()).collect();
+        names.dedup();
+        let mut told: Set<&str> = Set::default();
+        let stopped = names.into_iter().filter(|name| told.add(*name));
+        let stopped: Vec<String> = stopped
+            .map(|name| match found.reasons.get(name) {
+                Some(why) => format!("{name} ({why})"),
+                None if self.units.id_of(name).is_some() => {
+                    format!("{name} (its run was not written down)")
+                }
+                None => format!("{name} (it is not in .mcp-run)"),
+            })
+            .collect();
+        let parts = [("adopted", &found.adopted), ("stopped", &stopped)];
+        let parts = parts.iter().filter(|(_, names)| !names.is_empty());
+        let parts: Vec<String> = parts
+            .map(|(what, names)| format!("{what} {}", names.join(", ")))
+            .collect();
+        if parts.is_empty() {
+            return None;
+        }
+        let pid = found
+            .daemon
+            .map_or(String::new(), |pid| format!("pid {pid}, "));
+        let text = format!(
+            "found what the daemon ({pid}killed) left: {}",
+            parts.join("; ")
+        );
+        self.happened(Level::Warn, None, "daemon", text.clone());
+        Some(text)
+    }
+
+    /// All that is left, by marker, cgroup and what was written down.
+    fn leftovers(&self, found: &Found) -> Vec<Leftover> {
+        let prefix = format!("{}/", self.marker());
+        let mut all: Vec<(Proc, Option<String>)> = Vec::new();
+        let mut add = |proc: Proc, name: Option<String>| {
+            let known = all.iter().any(|(p, _)| p.pid == proc.pid);
+            if !known && proc.state != 'Z' && !self.runs.is_of_adopted(&proc) {
+                all.push((proc, name));
+            }
+        };
+        for (pid, start, name) in &found.others {
+            if let Some(proc) = proc::process(*pid).filter(|p| p.start == *start) {
+                add(proc, Some(name.clone()));
+                for below in proc::descendants_of(*pid) {
+                    add(below, Some(name.clone()));
+                }
+            }
+        }
+        for proc in proc::find_marked(&prefix) {
+            let own = proc::marker(proc.pid).unwrap_or_default();
+            let of = own.strip_prefix(&prefix).and_then(|m| m.rsplit_once('/'));
+            // A task that is done may have left it on purpose.
+            if of.is_some_and(|(name, run)| !run.starts_with('b') && self.is_done_task(name)) {
+                continue;
+            }
+            add(proc, of.map(|(name, _)| name.into()));
+        }
+        for proc in self.runs.left_in_groups() {
+            add(proc, None);
+        }
+        all.into_iter()
+            .map(|(proc, name)| self.leftover(proc, name))
+            .collect()
+    }
+
+    /// It is a task that has ended well.
+    fn is_done_task(&self, name: &str) -> bool {
+        let id = self.units.id_of(name);
+        let process = id.and_then(|id| self.units.process(id));
+        let facts = id.and_then(|id| self.lives.fleet.facts(id));
+        process.is_some_and(|p| p.kind == config::Kind::Task)
+            && facts.is_some_and(|f| f.state == crate::lifecycle::State::Done)
+    }
+
+    /// How to stop it: as the file says, where it has the process.
+    fn leftover(&self, proc: Proc, name: Option<String>) -> Leftover {
+        let process = name.as_ref().and_then(|name| {
+            let mut all = self.setup.config.processes.iter();
+            all.find(|p| p.name == *name)
+        });
+        Leftover {
+            proc,
+            signal: process.map_or(libc::SIGTERM, |p| p.stop_signal),
+            timeout: process.map_or(PATIENCE, |p| p.stop_timeout),
+            name: name.unwrap_or_else(|| proc::program(proc.pid).unwrap_or_else(|| "?".into())),
+        }
+    }
+
+    /// Writes down what is known of a process, where that changed.
+    pub(super) fn note_life(&mut self, id: UnitId) {
+        let (Some(life), Some(unit)) = (self.lives.fleet.life(id), self.units.get(id)) else {
+            return;
+        };
+        let life = unit.saved(life);
+        if self.state.get().life(&unit.process.name) != Some(&life) {
+            self.state.edit().note_life(&unit.process.name, life);
+        }
+    }
+}
