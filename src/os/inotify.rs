@@ -36,6 +36,8 @@ pub struct Event {
 pub enum Kind {
     /// It was open for writing and is closed.
     Written,
+    /// Its contents or its length changed; told only of folders that were widened.
+    Wrote,
     /// Its times, mode, owner or number of names changed.
     Touched,
     /// It is new.
@@ -62,6 +64,8 @@ pub enum Scope {
     Contents,
     /// And where it goes.
     Itself,
+    /// Names that appear, and no more.
+    Names,
 }
 
 /// Why a folder is not watched.
@@ -97,12 +101,22 @@ impl Inotify {
 
     /// Watches a folder, never through a link in its last name. One that is watched already keeps its mark.
     pub fn add(&self, folder: &Path, scope: Scope) -> Result<Mark, Refusal> {
-        match self.inner.add_watch(folder, mask(scope)) {
+        self.add_with(folder, mask(scope))
+    }
+
+    fn add_with(&self, folder: &Path, mask: AddWatchFlags) -> Result<Mark, Refusal> {
+        match self.inner.add_watch(folder, mask) {
             Ok(mark) => Ok(mark),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Err(Refusal::NoFolder),
             Err(Errno::ENOSPC) => Err(Refusal::Limit(limit_reached("max_user_watches"))),
             Err(e) => Err(Refusal::Other(e.into())),
         }
+    }
+
+    /// Has a folder tell writes as well, which may be many; it is watched from now on if it was not.
+    pub fn widen(&self, folder: &Path) -> Result<Mark, Refusal> {
+        let more = AddWatchFlags::from_bits_retain(libc::IN_MODIFY | libc::IN_MASK_ADD);
+        self.add_with(folder, mask(Scope::Contents) | more)
     }
 
     /// Lets a folder go; [`Kind::Gone`] follows. Nothing happens where it is gone already.
@@ -145,6 +159,9 @@ fn mask(scope: Scope) -> AddWatchFlags {
     match scope {
         Scope::Contents => contents,
         Scope::Itself => contents | AddWatchFlags::IN_MOVE_SELF,
+        Scope::Names => {
+            AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR
+        }
     }
 }
 
@@ -155,6 +172,7 @@ fn event(raw: InotifyEvent) -> Option<Event> {
         (AddWatchFlags::IN_IGNORED, Kind::Gone),
         (AddWatchFlags::IN_MOVE_SELF, Kind::SelfMoved),
         (AddWatchFlags::IN_CLOSE_WRITE, Kind::Written),
+        (AddWatchFlags::IN_MODIFY, Kind::Wrote),
         (AddWatchFlags::IN_ATTRIB, Kind::Touched),
         (AddWatchFlags::IN_CREATE, Kind::Made),
         (AddWatchFlags::IN_MOVED_TO, Kind::MovedIn(raw.cookie)),

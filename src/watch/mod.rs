@@ -1,5 +1,6 @@
 //! Watched files: the patterns, and the tree that inotify(7) follows.
 
+mod folders;
 pub mod watcher;
 
 pub use watcher::*;

@@ -5,10 +5,12 @@
 //! then [`Watcher::due`] with one and the same time. [`Watcher::set`] says what is watched, at the
 //! start and after each reload.
 //!
-//! A change is a file that was written and closed, made, moved, removed, or given a new modification time
-//! (`touch`). Reading, `chmod`, another hard link and an empty folder are none. Folders that appear are
-//! watched from then on, and what was made in them before that is found by looking. Links are not
-//! followed: a change behind one is not seen.
+//! A change is a file that was written and closed, made, moved, removed, shortened (`truncate`(2) closes nothing), or
+//! given a new modification time (`touch`). Reading, `chmod`, another hard link and an empty folder are none. Folders
+//! that appear are watched from then on, and what was made in them before that is found by looking. Links are followed,
+//! unless one leads to a folder that it is in itself: what is behind a link counts at the link's path, and a link on
+//! the way that is changed counts as a change of what is behind it. A project's folder that is moved away is taken up
+//! again once there is one of its name.
 //!
 //! Folders are looked through in slices of some 5 ms, one with each `read`, until none is left;
 //! `deadline` is at once meanwhile. A change in a folder that the first look has not come to yet is not
@@ -17,22 +19,24 @@
 //! While changes go on, nothing is due: a process that writes to a watched file several times
 //! a second is never started anew.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsStr;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry, ReadDir};
-use std::ops::Bound;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Result, named, reason};
 use crate::base::globs::{Glob, Ignores};
+use crate::base::paths::fnv1a_64;
 use crate::base::table::{Set, Table};
 use crate::lifecycle::UnitId;
 use crate::os::inotify::{Event, Inotify, Kind, Mark, Refusal, Scope};
+
+use super::folders::Folders;
 
 /// A process is due so long after the last change (spec: config, `watch`).
 pub const QUIET: Duration = Duration::from_millis(300);
@@ -51,6 +55,12 @@ const FOLDER_COST: usize = 16;
 
 /// Watches let go for one call of `read`: each puts an event in the kernel's queue, which holds 16,384.
 const LET_GO: usize = 1_024;
+
+/// Links on the way to a file, and links within the path of a folder.
+const MOST_LINKS: u8 = 8;
+
+/// Files whose lengths are kept, to tell one that was shortened.
+const MOST_LENGTHS: usize = 65_536;
 
 /// A process whose files changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +82,11 @@ pub struct Watcher {
     stale: BTreeSet<Mark>,
     walk: Walk,
     /// The last folder that left its place: it may have come to another.
-    moved: Option<(u32, PathBuf)>,
+    moved: Option<(u32, Vec<PathBuf>)>,
+    /// Lengths of files that are meant, by the hash of their paths.
+    lengths: HashMap<u64, u64>,
+    /// The folder of the project's folder, while that is gone.
+    parent: Option<Mark>,
     changed: Table<UnitId, Changed>,
     problems: Vec<String>,
     told: Set<Problem>,
@@ -110,6 +124,8 @@ impl Watcher {
             stale: BTreeSet::new(),
             walk: Walk::default(),
             moved: None,
+            lengths: HashMap::new(),
+            parent: None,
             changed: Table::default(),
             problems: Vec::new(),
             told: Set::default(),
@@ -185,9 +201,15 @@ impl Watcher {
     fn take(&mut self, event: Event, now: Mono) {
         match event.kind {
             Kind::Lost => return self.everything(now),
-            Kind::Gone => return self.gone(event.mark),
-            Kind::SelfMoved => return self.root_is_gone(),
+            Kind::Gone => return self.gone(event.mark, now),
+            Kind::SelfMoved => return self.root_is_gone(now),
             _ => {}
+        }
+        if self.parent == Some(event.mark) {
+            if self.root.file_name() == Some(&event.name) {
+                self.root_is_back(now);
+            }
+            return;
         }
         let came_from = match event.kind {
             Kind::MovedIn(cookie) => self.moved.take_if(|(c, _)| *c == cookie),
@@ -197,35 +219,110 @@ impl Watcher {
         let Some(folder) = self.folders.get(event.mark) else {
             return;
         };
-        let path = folder.path.join(&event.name);
-        if !event.is_folder {
-            if event.kind != Kind::Touched || self.has_new_time(&path) {
-                self.note(&path, now);
-            }
-            return;
+        let paths: Vec<PathBuf> = folder.paths().map(|path| path.join(&event.name)).collect();
+        for link in folder.links(&event.name) {
+            self.behind(&link, event.kind, now);
         }
-        match event.kind {
+        let mut came_from = came_from.map(|(_, from)| from).unwrap_or_default();
+        for path in &paths {
+            let from = (!came_from.is_empty()).then(|| came_from.remove(0));
+            match event.is_folder {
+                true => self.take_folder(path, event.kind, from, now),
+                false => self.take_file(path, event.kind, now),
+            }
+        }
+        if let (true, Kind::MovedOut(cookie)) = (event.is_folder, event.kind) {
+            self.moved = Some((cookie, paths));
+        }
+    }
+
+    fn take_folder(&mut self, path: &Path, kind: Kind, came_from: Option<PathBuf>, now: Mono) {
+        match kind {
             Kind::Made | Kind::MovedIn(_) => {
-                self.drop_below(&path);
+                self.drop_below(path);
                 let visit = Visit {
-                    folder: path,
-                    is_new: true,
-                    came_from: came_from.map(|(_, from)| from),
+                    came_from,
+                    ..Visit::new(path.into(), true)
                 };
                 self.plan(visit, now);
             }
-            Kind::MovedOut(cookie) => {
-                self.drop_below(&path);
-                self.moved = Some((cookie, path));
+            Kind::MovedOut(_) | Kind::Removed => self.drop_below(path),
+            Kind::Written
+            | Kind::Wrote
+            | Kind::Touched
+            | Kind::SelfMoved
+            | Kind::Gone
+            | Kind::Lost => {}
+        }
+    }
+
+    fn take_file(&mut self, path: &Path, kind: Kind, now: Mono) {
+        let counts = match kind {
+            Kind::Touched => self.has_new_time(path),
+            Kind::Wrote => self.is_shorter(path),
+            Kind::Made | Kind::MovedIn(_) => {
+                if self.root.join(path).is_symlink() {
+                    self.drop_below(path);
+                    self.meet_link(Visit::new(path.into(), true), now);
+                }
+                true
             }
-            Kind::Removed => self.drop_below(&path),
-            Kind::Written | Kind::Touched | Kind::SelfMoved | Kind::Gone | Kind::Lost => {}
+            Kind::MovedOut(_) | Kind::Removed => {
+                // A link, if anything was below it.
+                if self.folders.has_below(path) {
+                    self.drop_below(path);
+                    self.note_below(path, now);
+                }
+                true
+            }
+            Kind::Written | Kind::SelfMoved | Kind::Gone | Kind::Lost => true,
+        };
+        if counts && self.is_meant(path) {
+            self.note(path, now);
+            self.know(path);
+        }
+    }
+
+    /// Something happened to what a link depends on.
+    fn behind(&mut self, link: &Path, kind: Kind, now: Mono) {
+        let path = self.root.join(link);
+        if !path.is_symlink() {
+            return;
+        }
+        let replaced = matches!(
+            kind,
+            Kind::Made | Kind::MovedIn(_) | Kind::MovedOut(_) | Kind::Removed
+        );
+        if replaced && (path.is_dir() || self.folders.has_below(link)) {
+            self.drop_below(link);
+            self.note_below(link, now);
+            return self.meet_link(Visit::new(link.into(), true), now);
+        }
+        if path.is_dir() {
+            return;
+        }
+        let counts = match kind {
+            Kind::Touched => self.has_new_time(link),
+            Kind::Wrote => self.is_shorter(link),
+            _ => true,
+        };
+        if counts {
+            self.note(link, now);
+            self.know(link);
+        }
+        if replaced {
+            self.follow(link);
         }
     }
 
     /// A folder that left and came to no other place that we see: its files are gone.
     fn left(&mut self, now: Mono) {
-        if let Some((_, path)) = self.moved.take() {
+        for path in self
+            .moved
+            .take()
+            .map(|(_, paths)| paths)
+            .unwrap_or_default()
+        {
             self.note_below(&path, now);
         }
     }
@@ -233,8 +330,50 @@ impl Watcher {
     /// The time of a change of the inode is that of its contents only where both were set: after
     /// `touch`, not after `chmod` or `ln`. Within a second, as old file systems count.
     fn has_new_time(&self, path: &Path) -> bool {
-        fs::symlink_metadata(self.root.join(path))
-            .is_ok_and(|file| (0..=1).contains(&(file.ctime() - file.mtime())))
+        let path = self.root.join(path);
+        let about = fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path));
+        about.is_ok_and(|file| (0..=1).contains(&(file.ctime() - file.mtime())))
+    }
+
+    /// A file that was written to, maybe by nobody who has it open: what is written is a change when it is closed.
+    fn is_shorter(&mut self, path: &Path) -> bool {
+        if !self.is_meant(path) {
+            return false;
+        }
+        let Ok(about) = fs::metadata(self.root.join(path)) else {
+            return false;
+        };
+        match self.set_length(path, about.len()) {
+            Some(before) => about.len() < before,
+            None => about.len() == 0,
+        }
+    }
+
+    fn set_length(&mut self, path: &Path, length: u64) -> Option<u64> {
+        let key = fnv1a_64(path.as_os_str().as_bytes());
+        let fits = self.lengths.len() < MOST_LENGTHS || self.lengths.contains_key(&key);
+        fits.then(|| self.lengths.insert(key, length)).flatten()
+    }
+
+    /// Keeps the length of a file that is meant, and has its folder tell when it is written to.
+    fn know(&mut self, path: &Path) {
+        if let Ok(about) = fs::metadata(self.root.join(path)) {
+            self.set_length(path, about.len());
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let Some(known) = self.folders.at(folder).filter(|known| !known.tells_writes) else {
+            return;
+        };
+        known.tells_writes = true;
+        // One that is gone says so by itself.
+        if let Ok(folder) = fs::canonicalize(self.root.join(folder)) {
+            let _ = self.inotify.widen(&folder);
+        }
+    }
+
+    fn is_meant(&self, path: &Path) -> bool {
+        let mut globs = self.wanted.iter().flat_map(|(_, globs)| globs);
+        globs.any(|glob| glob.matches(path)) && !self.ignores.covers(path)
     }
 
     fn note(&mut self, path: &Path, now: Mono) {
@@ -261,26 +400,45 @@ impl Watcher {
 
     /// Events are lost: anything may have changed, and folders may have appeared.
     fn everything(&mut self, now: Mono) {
-        for (unit, _) in &self.wanted {
-            mark_changed(&mut self.changed, *unit, now, || {
-                "(too many files to tell)".into()
-            });
-        }
+        self.change_all(now, "(too many files to tell)");
         self.moved = None;
         self.walk.begin();
     }
 
-    fn gone(&mut self, mark: Mark) {
-        self.stale.remove(&mark);
-        let was = self.folders.remove(mark);
-        if was.is_some_and(|path| path.as_os_str().is_empty()) {
-            self.root_is_gone();
+    fn change_all(&mut self, now: Mono, why: &str) {
+        for (unit, _) in &self.wanted {
+            mark_changed(&mut self.changed, *unit, now, || why.into());
         }
     }
 
-    fn root_is_gone(&mut self) {
+    fn gone(&mut self, mark: Mark, now: Mono) {
+        self.stale.remove(&mark);
+        if self.parent == Some(mark) {
+            self.parent = None;
+        }
+        let was = self.folders.remove(mark);
+        if was.iter().any(|path| path.as_os_str().is_empty()) {
+            self.root_is_gone(now);
+        }
+    }
+
+    /// The folder itself left, with all in it. Its own folder is asked for another one of its name.
+    fn root_is_gone(&mut self, now: Mono) {
+        self.drop_below(Path::new(""));
+        let parent = self.root.parent().unwrap_or(Path::new("/"));
+        self.parent = self.inotify.add(parent, Scope::Names).ok();
+        if self.root.is_dir() {
+            return self.root_is_back(now);
+        }
         let e = Error::cannot("watch files", "the project's folder was moved or removed");
-        self.say(Problem::Root, &e.with_hint("reload once it is back"));
+        self.say(Problem::Root, &e.with_hint("put it back"));
+    }
+
+    fn root_is_back(&mut self, now: Mono) {
+        self.stale.extend(self.parent.take());
+        self.told.remove(&Problem::Root);
+        self.change_all(now, "(the project's folder was replaced)");
+        self.walk.begin();
     }
 
     fn drop_below(&mut self, folder: &Path) {
@@ -321,7 +479,7 @@ impl Watcher {
                     left -= 1;
                 }
                 None => {
-                    self.next_folder();
+                    self.next_folder(now);
                     left = left.saturating_sub(FOLDER_COST);
                 }
             }
@@ -338,18 +496,94 @@ impl Watcher {
         };
         let inside = visit.inside(&entry.file_name());
         if kind.is_dir() {
-            self.plan(inside, now);
-        } else if inside.is_new {
+            return self.plan(inside, now);
+        }
+        if self.is_meant(&inside.folder) {
+            self.know(&inside.folder);
+        }
+        if inside.is_new {
             self.note(&inside.folder, now);
-            if let Some(was) = inside.came_from {
-                self.note(&was, now);
+            if let Some(was) = &inside.came_from {
+                self.note(was, now);
             }
+        }
+        if kind.is_symlink() {
+            self.meet_link(inside, now);
+        }
+    }
+
+    /// Follows a link, to a folder or to a file that is meant.
+    fn meet_link(&mut self, mut visit: Visit, now: Mono) {
+        let path = self.root.join(&visit.folder);
+        if !path.is_dir() {
+            if self.is_meant(&visit.folder) {
+                self.follow(&visit.folder);
+            }
+            return;
+        }
+        visit.is_link = true;
+        visit.links += 1;
+        let above = path.parent().and_then(|above| fs::canonicalize(above).ok());
+        let leads_up = match (above, fs::canonicalize(&path)) {
+            (Some(above), Ok(target)) => above.starts_with(target),
+            _ => true,
+        };
+        if visit.links > MOST_LINKS || leads_up || !self.is_wanted(&visit.folder) {
+            return;
+        }
+        self.follow(&visit.folder);
+        self.plan(visit, now);
+    }
+
+    /// Watches the names by which a link is followed, all but its own, which its folder tells of.
+    fn follow(&mut self, link: &Path) {
+        let own = self.root.join(link);
+        let mut at = self.root.clone();
+        let mut parts: Vec<OsString> = names(link).collect();
+        parts.reverse();
+        let mut links = 0;
+        while let Some(name) = parts.pop() {
+            let path = at.join(&name);
+            let target = fs::read_link(&path).ok();
+            let is_last = parts.is_empty() && target.is_none();
+            if path != own && (target.is_some() || is_last) {
+                self.depend(&at, &name, link);
+            }
+            match target {
+                None if name == ".." => at = at.parent().unwrap_or(Path::new("/")).into(),
+                None => at = path,
+                Some(_) if links == MOST_LINKS => return,
+                Some(target) => {
+                    links += 1;
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    let before = parts.len();
+                    parts.extend(names(&target));
+                    parts[before..].reverse();
+                }
+            }
+        }
+    }
+
+    fn depend(&mut self, folder: &Path, name: &OsStr, link: &Path) {
+        if self.folders.count() >= self.most {
+            return;
+        }
+        match self.inotify.widen(folder) {
+            Ok(mark) => {
+                self.stale.remove(&mark);
+                self.folders.insert_link(mark, name, link, self.walk.round);
+            }
+            Err(Refusal::NoFolder) => {}
+            Err(Refusal::Limit(e)) => self.say(Problem::Limit, &e),
+            Err(Refusal::Other(e)) => self.cannot_watch(folder, &e),
         }
     }
 
     /// Watches the next folder, and opens it: in this order, so that a file made
     /// meanwhile is seen at least once.
-    fn next_folder(&mut self) {
+    fn next_folder(&mut self, now: Mono) {
         let Some(visit) = self.walk.todo.pop() else {
             // All that is to be watched has been seen; the rest was watched for something else.
             self.stale
@@ -361,7 +595,11 @@ impl Watcher {
         if !self.is_wanted(&visit.folder) {
             return;
         }
-        let path = self.root.join(&visit.folder);
+        let mut path = self.root.join(&visit.folder);
+        if visit.is_link {
+            // inotify is asked for no link.
+            path = fs::canonicalize(&path).unwrap_or(path);
+        }
         let is_root = visit.folder.as_os_str().is_empty();
         let scope = if is_root {
             Scope::Itself
@@ -369,13 +607,16 @@ impl Watcher {
             Scope::Contents
         };
         match self.inotify.add(&path, scope) {
-            Ok(mark) if self.is_seen_elsewhere(mark, &visit.folder) => return,
+            Ok(mark) if visit.links == 0 && self.is_seen_elsewhere(mark, &visit.folder) => return,
             Ok(mark) => {
                 let replaced = self.folders.insert(mark, &visit.folder, self.walk.round);
                 self.stale.extend(replaced);
                 self.stale.remove(&mark);
+                if visit.links == 0 {
+                    self.drop_places_that_are_gone(mark, &visit.folder);
+                }
             }
-            Err(Refusal::NoFolder) if is_root => return self.root_is_gone(),
+            Err(Refusal::NoFolder) if is_root => return self.root_is_gone(now),
             Err(Refusal::NoFolder) => return,
             Err(Refusal::Limit(e)) => return self.say(Problem::Limit, &e),
             Err(Refusal::Other(e)) => return self.cannot_watch(&path, &e),
@@ -387,14 +628,28 @@ impl Watcher {
         }
     }
 
-    /// A folder that this walk has seen by another path, which is still there: a bind mount. To go on
+    /// A folder that this walk has seen by another path without a link, which is still there: a bind mount. To go on
     /// below it might never end.
     fn is_seen_elsewhere(&self, mark: Mark, path: &Path) -> bool {
-        self.folders.get(mark).is_some_and(|known| {
-            known.round == self.walk.round
-                && *known.path != *path
-                && self.root.join(&known.path).is_dir()
+        let Some(known) = self.folders.get(mark) else {
+            return false;
+        };
+        let mut others = known
+            .seen(self.walk.round)
+            .filter(|other| ***other != *path);
+        others.any(|other| {
+            let other = self.root.join(other);
+            other.is_dir() && fs::canonicalize(&other).is_ok_and(|real| real == other)
         })
+    }
+
+    /// A folder that was moved here, before we heard that it left.
+    fn drop_places_that_are_gone(&mut self, mark: Mark, path: &Path) {
+        let known = self.folders.get(mark).into_iter().flat_map(|f| f.paths());
+        let others = known.filter(|other| ***other != *path && !self.root.join(other).is_dir());
+        for other in others.cloned().collect::<Vec<_>>() {
+            self.folders.drop_view(mark, &other);
+        }
     }
 
     fn cannot_watch(&mut self, path: &Path, e: &std::io::Error) {
@@ -460,14 +715,40 @@ struct Visit {
     is_new: bool,
     /// Where it was before.
     came_from: Option<PathBuf>,
+    /// It is a link itself.
+    is_link: bool,
+    /// Links in its path.
+    links: u8,
+}
+
+/// The names that a path is made of, `..` among them.
+fn names(path: &Path) -> impl Iterator<Item = OsString> {
+    let parts = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name),
+        Component::ParentDir => Some(OsStr::new("..")),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+    });
+    parts.map(OsStr::to_os_string)
 }
 
 impl Visit {
+    fn new(folder: PathBuf, is_new: bool) -> Self {
+        Self {
+            folder,
+            is_new,
+            came_from: None,
+            is_link: false,
+            links: 0,
+        }
+    }
+
     fn inside(&self, name: &OsStr) -> Self {
         Self {
             folder: self.folder.join(name),
             is_new: self.is_new,
             came_from: self.came_from.as_ref().map(|from| from.join(name)),
+            is_link: false,
+            links: self.links,
         }
     }
 }
@@ -476,11 +757,7 @@ impl Walk {
     /// From the root; new folders that are yet to be seen stay new.
     fn begin(&mut self) {
         self.todo.retain(|visit| visit.is_new);
-        let root = Visit {
-            folder: PathBuf::new(),
-            is_new: false,
-            came_from: None,
-        };
+        let root = Visit::new(PathBuf::new(), false);
         self.todo.insert(0, root);
         self.is_whole = true;
         self.round += 1;
@@ -498,83 +775,6 @@ impl Walk {
             self.open = None;
         }
         entry
-    }
-}
-
-/// The folders that are watched, by number and by path.
-#[derive(Debug, Default)]
-struct Folders {
-    by_mark: HashMap<Mark, Folder>,
-    by_path: BTreeMap<Arc<Path>, Mark>,
-}
-
-#[derive(Debug)]
-struct Folder {
-    path: Arc<Path>,
-    /// The walk that saw it last.
-    round: u32,
-}
-
-impl Folders {
-    fn count(&self) -> usize {
-        self.by_mark.len()
-    }
-
-    fn get(&self, mark: Mark) -> Option<&Folder> {
-        self.by_mark.get(&mark)
-    }
-
-    /// Returns the folder that had this path before, if it was another one.
-    fn insert(&mut self, mark: Mark, path: &Path, round: u32) -> Option<Mark> {
-        if let Some(known) = self.by_mark.get_mut(&mark)
-            && *known.path == *path
-        {
-            known.round = round;
-            return None;
-        }
-        self.remove(mark);
-        let path: Arc<Path> = path.into();
-        let folder = Folder {
-            path: Arc::clone(&path),
-            round,
-        };
-        self.by_mark.insert(mark, folder);
-        let replaced = self.by_path.insert(path, mark);
-        replaced.inspect(|old| {
-            self.by_mark.remove(old);
-        })
-    }
-
-    fn remove(&mut self, mark: Mark) -> Option<Arc<Path>> {
-        let folder = self.by_mark.remove(&mark)?;
-        self.by_path.remove(&folder.path);
-        Some(folder.path)
-    }
-
-    /// A folder and all below it.
-    fn remove_below(&mut self, folder: &Path) -> Vec<Mark> {
-        // Paths are ordered by their names: what is below a folder follows it.
-        let below = self
-            .by_path
-            .range::<Path, _>((Bound::Included(folder), Bound::Unbounded));
-        let marks: Vec<Mark> = below
-            .take_while(|(path, _)| path.starts_with(folder))
-            .map(|(_, mark)| *mark)
-            .collect();
-        for mark in &marks {
-            self.remove(*mark);
-        }
-        marks
-    }
-
-    /// Those that this walk has not seen.
-    fn remove_unseen(&mut self, round: u32) -> Vec<Mark> {
-        let unseen = self.by_mark.iter().filter(|(_, f)| f.round != round);
-        let marks: Vec<Mark> = unseen.map(|(mark, _)| *mark).collect();
-        for mark in &marks {
-            self.remove(*mark);
-        }
-        marks
     }
 }
 

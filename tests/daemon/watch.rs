@@ -93,3 +93,41 @@ fn what_changed_before_a_restart_that_was_asked_for_is_seen_by_it() {
     }
     assert_eq!(project.read("built"), "1\n2\n3\n4\n");
 }
+
+#[test]
+fn links_truncation_and_a_folder_that_was_replaced_are_seen() {
+    let mut project = Project::new(
+        "[process.web]\ncommand = [\"sleep\", \"1000\"]\nwatch = [\"src/link/*.py\", \"app.cfg\"]\n",
+    );
+    project.file("real/a.py", "12");
+    project.file("conf/t.cfg", "12");
+    std::fs::create_dir(project.root.join("src")).unwrap();
+    std::os::unix::fs::symlink("../real", project.root.join("src/link")).unwrap();
+    std::os::unix::fs::symlink("conf/t.cfg", project.root.join("app.cfg")).unwrap();
+    project.serve();
+    project.running("web");
+    project.file("real/a.py", "123");
+    project.status_when("web", |s| s["restarts"] == 1);
+    project.running("web");
+    project.file("conf/t.cfg", "123");
+    project.status_when("web", |s| s["restarts"] == 2);
+    project.running("web");
+    nix::unistd::truncate(&project.root.join("conf/t.cfg"), 1).unwrap();
+    project.status_when("web", |s| s["restarts"] == 3);
+    project.running("web");
+    let (old, new) = (
+        project.root.with_extension("old"),
+        project.root.with_extension("new"),
+    );
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([&project.root, &new])
+        .status();
+    assert!(copied.unwrap().success());
+    std::fs::rename(&project.root, &old).unwrap();
+    std::fs::rename(&new, &project.root).unwrap();
+    project.status_when("web", |s| s["restarts"] == 4);
+    project.running("web");
+    project.file("real/a.py", "1234");
+    project.status_when("web", |s| s["restarts"] == 5);
+}

@@ -99,7 +99,7 @@ impl Scene {
     }
 
     fn folders(&self) -> Vec<&str> {
-        let paths = self.watcher.folders.by_path.keys();
+        let paths = self.watcher.folders.all();
         paths.map(|path| path.to_str().unwrap()).collect()
     }
 }
@@ -339,18 +339,145 @@ fn a_watched_folder_may_go_and_come_back() {
 }
 
 #[test]
-fn links_are_not_followed() {
-    let outside = Scene::new("behind", &["x"]);
+fn what_is_behind_links_counts() {
+    let outside = Scene::new("behind", &["x", "y/z"]);
     let mut scene = Scene::new("links", &["src/a/x"]);
     symlink(&outside.root, scene.at("src/out")).unwrap();
     symlink("..", scene.at("src/a/up")).unwrap();
+    symlink("/", scene.at("src/a/all")).unwrap();
     scene.set(&[(0, &["src"])]);
+    assert_eq!(
+        scene.folders(),
+        ["", "src", "src/a", "src/out", "src/out/y"]
+    );
+    outside.write("x");
+    scene.counts();
+    outside.write("y/z");
+    scene.counts();
+    outside.write("new/z");
+    scene.counts();
+    // To a folder that it is in itself: there would be no end.
+    symlink("..", scene.at("src/up")).unwrap();
+    scene.counts();
+    assert!(!scene.folders().contains(&"src/up"));
+    fs::remove_file(scene.at("src/out")).unwrap();
+    scene.counts();
     assert_eq!(scene.folders(), ["", "src", "src/a"]);
     outside.write("x");
     scene.counts_not();
-    symlink("..", scene.at("src/up")).unwrap();
+    symlink(&outside.root, scene.at("src/out")).unwrap();
     scene.counts();
-    assert_eq!(scene.folders(), ["", "src", "src/a"]);
+    outside.write("x");
+    scene.counts();
+}
+
+#[test]
+fn one_folder_counts_by_each_of_its_paths() {
+    let mut scene = Scene::new("twice", &["real/x.py", "src/a.py"]);
+    symlink("../real", scene.at("src/link")).unwrap();
+    scene.set(&[
+        (0, &["real/*.py"]),
+        (1, &["src/link/*.py"]),
+        (2, &["src/*.py"]),
+    ]);
+    scene.write("real/x.py");
+    assert_eq!(scene.due(), [0, 1]);
+    scene.write("real/x.md");
+    scene.counts_not();
+    scene.mv("real", "other");
+    assert_eq!(scene.due(), [0, 1]);
+    scene.mv("other", "real");
+    assert_eq!(scene.due(), [0, 1]);
+    scene.write("src/link/y.py");
+    assert_eq!(scene.due(), [0, 1]);
+}
+
+#[test]
+fn a_watched_file_that_is_a_link_counts_with_its_target() {
+    let outside = Scene::new("target", &["t.cfg"]);
+    // As a volume of Kubernetes: the link in the middle is what is replaced.
+    let mut scene = Scene::new("file", &["..1/b.cfg", "..2/b.cfg", "c/real.cfg"]);
+    symlink(outside.at("t.cfg"), scene.at("a.cfg")).unwrap();
+    symlink("..1", scene.at("..data")).unwrap();
+    symlink("..data/b.cfg", scene.at("b.cfg")).unwrap();
+    symlink("c/real.cfg", scene.at("d.cfg")).unwrap();
+    scene.set(&[(0, &["a.cfg"]), (1, &["b.cfg"]), (2, &["d.cfg"])]);
+    outside.write("t.cfg");
+    assert_eq!(scene.due(), [0]);
+    outside.write("other.cfg");
+    assert_eq!(scene.due(), [0; 0]);
+    outside.write("new");
+    outside.mv("new", "t.cfg");
+    assert_eq!(scene.due(), [0]);
+    scene.write("..1/b.cfg");
+    assert_eq!(scene.due(), [1]);
+    symlink("..2", scene.at("..new")).unwrap();
+    scene.mv("..new", "..data");
+    assert_eq!(scene.due(), [1]);
+    scene.write("..2/b.cfg");
+    assert_eq!(scene.due(), [1]);
+    scene.write("c/real.cfg");
+    assert_eq!(scene.due(), [2]);
+    fs::remove_file(scene.at("c/real.cfg")).unwrap();
+    assert_eq!(scene.due(), [2]);
+    scene.write("c/real.cfg");
+    assert_eq!(scene.due(), [2]);
+}
+
+#[test]
+fn a_file_that_is_shortened_counts_and_one_that_is_being_written_does_not() {
+    use std::io::Write;
+    let mut scene = Scene::new("short", &["src/a", "src/b"]).watching(&["src/a"]);
+    let cut = |path: &Path, length: i64| nix::unistd::truncate(path, length).unwrap();
+    cut(&scene.at("src/a"), 2);
+    scene.counts();
+    cut(&scene.at("src/a"), 0);
+    scene.counts();
+    cut(&scene.at("src/b"), 0);
+    scene.counts_not();
+    let mut open = fs::File::options()
+        .append(true)
+        .open(scene.at("src/a"))
+        .unwrap();
+    for _ in 0..3 {
+        open.write_all(b"more").unwrap();
+        scene.counts_not();
+    }
+    drop(open);
+    scene.counts();
+    // One that is made later.
+    scene.write("src/c/a");
+    scene.counts_not();
+    scene.set(&[(0, &["src/**"])]);
+    scene.write("src/c/b");
+    scene.counts();
+    cut(&scene.at("src/c/b"), 1);
+    scene.counts();
+}
+
+#[test]
+fn a_project_that_is_replaced_is_taken_up_again() {
+    let mut scene = Scene::new("swap", &["src/x"]).watching(&["src"]);
+    for n in 0..3 {
+        let (old, new) = (
+            scene.root.with_extension(format!("old{n}")),
+            scene.root.with_extension("new"),
+        );
+        fs::create_dir_all(new.join("src")).unwrap();
+        fs::rename(&scene.root, &old).unwrap();
+        // Heard of before or after the other one is there.
+        if n == 1 {
+            assert_eq!(scene.read().len(), 1);
+        }
+        fs::rename(&new, &scene.root).unwrap();
+        scene.counts();
+        fs::write(old.join("src/x"), "").ok();
+        scene.counts_not();
+        scene.write("src/x");
+        scene.counts();
+        fs::remove_dir_all(&old).unwrap();
+        scene.counts_not();
+    }
 }
 
 #[test]
@@ -468,9 +595,7 @@ fn a_project_that_goes_is_told() {
         let problems = scene.read();
         assert_eq!(
             problems,
-            [
-                "cannot watch files: the project's folder was moved or removed; reload once it is back"
-            ]
+            ["cannot watch files: the project's folder was moved or removed; put it back"]
         );
         assert!(!scene.is_readable());
     }
