@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use crate::base::escape::escaped;
 use crate::base::paths::CONFIG_FILE;
 
 /// The result of whatever can fail for a reason that a person should read.
@@ -137,7 +138,7 @@ impl Error {
         if let Some(hint) = self.hint() {
             text.push_str(&format!("hint: {hint}\n"));
         }
-        Some(text)
+        Some(escaped(&text).into_owned())
     }
 
     /// The kind of failure, with its data.

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod error;
+pub mod escape;
 pub mod globs;
 pub mod json;
 pub mod logger;

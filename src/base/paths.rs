@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::Error;
+use crate::base::escape::in_line;
 
 /// The file that makes a folder a project.
 pub const CONFIG_FILE: &str = ".mcp-run";
@@ -79,11 +80,17 @@ impl State {
         lines.map(|l| PathBuf::from(OsStr::from_bytes(l))).collect()
     }
 
-    /// The folder of a project; `root` is canonical.
+    /// The folder of a project; `root` is canonical. Roots may have the same hash, by chance or because somebody made it
+    /// so: the second one has `-2` behind its name.
     pub fn project(&self, root: &Path) -> ProjectDir {
-        ProjectDir {
-            dir: self.home.join(project_dir_name(root)),
+        let name = project_dir_name(root);
+        let first = ProjectDir::at(self.home.join(&name));
+        let is_free = |dir: &ProjectDir| dir.root().is_none_or(|of| of == root);
+        if is_free(&first) {
+            return first;
         }
+        let more = (2_u32..).map(|n| ProjectDir::at(self.home.join(format!("{name}-{n}"))));
+        more.into_iter().find(is_free).unwrap_or(first)
     }
 }
 
@@ -100,12 +107,20 @@ pub fn is_trusted(root: &Path) -> bool {
     state.is_ok_and(|state| state.trusted().iter().any(|folder| folder == root))
 }
 
-/// A path as a shell takes it back.
+/// A path as a shell takes it back; one with hidden characters as bash, zsh and ksh do.
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=,:@%".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
         true => text,
+        false if in_line(&text) != text => {
+            let bytes = text.bytes().map(|byte| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+                b' '..=b'~' => char::from(byte).into(),
+                _ => format!("\\x{byte:02x}"),
+            });
+            format!("$'{}'", bytes.collect::<String>())
+        }
         false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
@@ -158,6 +173,32 @@ impl ProjectDir {
         &self.dir
     }
 
+    /// The root of the project that has this folder. None: nobody has it yet.
+    pub fn root(&self) -> Option<PathBuf> {
+        if let Ok(root) = std::fs::read_link(self.root_link()) {
+            return Some(root);
+        }
+        // An earlier version made it.
+        let text = |path: &Path, key: &str| {
+            let value: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+            value[key].as_str().map(PathBuf::from)
+        };
+        self.dir.exists().then_some(())?;
+        text(&self.descriptor(), "project").or_else(|| text(&self.state(), "root"))
+    }
+
+    /// Notes the root of the project, which takes no room on a full disk. To be called by who holds the lock.
+    pub fn note_root(&self, root: &Path) {
+        // Where it can't be noted, the descriptor and the state have it.
+        let _ = std::os::unix::fs::symlink(root, self.root_link());
+    }
+
+    /// A link to the project's root.
+    fn root_link(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
     /// A folder that is known already, as from a list of all of them.
     pub fn at(dir: PathBuf) -> Self {
         Self { dir }
@@ -190,8 +231,8 @@ impl ProjectDir {
     }
 
     /// `$XDG_RUNTIME_DIR/bpm-<hash>`, else (unset, relative, or too long itself) `/tmp/bpm-<uid>-<hash>`;
-    /// the hash, 16 digits, is of this folder's path. Who makes it: 0700, and in `/tmp` a folder that is
-    /// there already must be a true folder of ours, since anybody may have made it.
+    /// the hash, 16 digits, is of this folder's path. It is made with mode 0700. In `/tmp` anybody may have made it before:
+    /// the daemon then takes a name that nobody can foretell, which its descriptor has.
     pub fn short_folder(&self, runtime: Option<&OsStr>, uid: u32) -> PathBuf {
         let hash = fnv1a_64(self.dir.as_os_str().as_bytes());
         runtime
@@ -313,6 +354,50 @@ mod tests {
         assert_ne!(name("/a/shop"), name("/b/shop"));
         let odd = Path::new(OsStr::from_bytes(b"/a/\xff\n"));
         assert!(project_dir_name(odd).starts_with("__-"));
+    }
+
+    #[test]
+    fn quoted_path_is_what_a_shell_takes_back() {
+        let of = |path: &str| quoted(Path::new(path));
+        assert_eq!(of("/a/b-c"), "/a/b-c");
+        assert_eq!(of("/a b/'c'"), r"'/a b/'\''c'\'''");
+        let odd = "/ä b/'c'\\\u{1b}[2J\n";
+        assert_eq!(of(odd), r"$'/\xc3\xa4 b/\'c\'\\\x1b[2J\x0a'");
+    }
+
+    #[test]
+    fn roots_with_one_hash_have_folders_of_their_own() {
+        // Found in 28 s on one core.
+        let roots = [
+            "/tmp/atk/coll/home/shop",
+            "/tmp/atk/coll/clone/d13cece7f/shop",
+        ]
+        .map(Path::new);
+        let name = "shop-debd3986";
+        assert_eq!(roots.map(project_dir_name), [name, name]);
+        let home = std::env::temp_dir().join(format!("bpm-one-hash-{}", std::process::id()));
+        let state = State { home: home.clone() };
+        let folder = |at: usize| state.project(roots[at]).path().to_path_buf();
+        assert_eq!([folder(0), folder(1)], [home.join(name), home.join(name)]);
+        // An earlier version noted it in one of its files alone.
+        std::fs::create_dir_all(home.join(name)).unwrap();
+        for (file, text) in [
+            ("state.json", r#"{"root": "/tmp/atk/coll/home/shop"}"#),
+            ("daemon.json", r#"{"project": "/tmp/atk/coll/home/shop"}"#),
+        ] {
+            std::fs::write(home.join(name).join(file), text).unwrap();
+            assert_eq!(
+                [folder(0), folder(1)],
+                [home.join(name), home.join("shop-debd3986-2")]
+            );
+            std::fs::remove_file(home.join(name).join(file)).unwrap();
+        }
+        let second = home.join("shop-debd3986-2");
+        std::fs::create_dir(&second).unwrap();
+        state.project(roots[0]).note_root(roots[0]);
+        state.project(roots[1]).note_root(roots[1]);
+        assert_eq!([folder(0), folder(1)], [home.join(name), second]);
+        std::fs::remove_dir_all(&home).unwrap();
     }
 
     #[test]

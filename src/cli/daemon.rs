@@ -140,7 +140,7 @@ pub(super) fn stop_all(project: &Project, force: bool, by: Option<&str>) -> Resu
     let stopped = daemon::stop(project, force, by, &mut |line| {
         note(&format!("bpm: {line}\n"))
     })?;
-    let name = project.name();
+    let name = project.shown();
     let mut text = match (stopped.pid, stopped.killed) {
         (Some(pid), false) => format!("{name}: stopped (pid {pid})\n"),
         (Some(pid), true) => format!("{name}: killed (pid {pid})\n"),
@@ -233,7 +233,7 @@ fn warn(warnings: &[String]) {
 
 /// Starts, and says how it went.
 pub(super) fn begin(project: &Project, options: &StartOptions) -> Result<u8> {
-    let name = project.name();
+    let name = project.shown();
     match daemon::start(project, options, &mut || Ok(()))? {
         Started::Now {
             words,

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::error::{Error, Result, named};
-use crate::base::paths::CONFIG_FILE;
+use crate::base::escape::in_line;
+use crate::base::paths::{self, CONFIG_FILE};
 use crate::client::connection::VERSION;
 use crate::client::verdict::{Verdict, judge};
 use crate::config::Config;
@@ -143,7 +144,7 @@ pub(super) fn unit(
     let longest = config.processes.iter().map(|p| p.stop_timeout).max();
     let patience = longest.unwrap_or_default() + MARGIN;
     let mut text = format!(
-        "# Written by bpm {VERSION} for {root}/{CONFIG_FILE}\n\
+        "# Written by bpm {VERSION} for {}/{CONFIG_FILE}\n\
          # Use: bpm install does it all; bpm uninstall takes it away.\n\
          [Unit]\n\
          Description=bpm: {}\n\
@@ -164,6 +165,7 @@ pub(super) fn unit(
          FileDescriptorStoreMax=1024\n\
          OOMPolicy=continue\n\
          Delegate=yes\n",
+        in_line(&root),
         systemd_path(&project.name()),
         command(&["serve", &root]),
         command(&["-C", &root, "reload"]),
@@ -247,7 +249,8 @@ fn account(call: &Call) -> Result<Option<&str>> {
 fn place(unit: &Unit, manager: Manager, project: &Project) -> Result<(PathBuf, Option<bool>)> {
     let path = manager.folder(&project.env)?.join(&unit.name);
     let there = fs::read_to_string(&path).ok();
-    let root = format!(" for {}/{CONFIG_FILE}", project.root.display());
+    let root = project.root.display().to_string();
+    let root = format!(" for {}/{CONFIG_FILE}", in_line(&root));
     let ours = there.map(|text| {
         let first = text.lines().next().unwrap_or_default();
         first.starts_with("# Written by bpm ") && first.ends_with(&root)
@@ -363,11 +366,7 @@ fn without_systemd(project: &Project, unit: &Unit, account: Option<&str>) -> Res
 }
 
 fn shell(text: &str) -> String {
-    let simple = |c: char| c.is_ascii_alphanumeric() || "_./:@+,=-".contains(c);
-    match text.chars().all(simple) {
-        true => text.into(),
-        false => format!("'{}'", text.replace('\'', r"'\''")),
-    }
+    paths::quoted(Path::new(text))
 }
 
 /// Units of this user run on after the last logout.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::base::clock::{Wall, parse_span};
 use crate::base::error::{Error, Failure, Result};
+use crate::base::escape::escaped;
 use crate::base::json::object;
 use crate::base::table::in_order;
 use crate::cli::render::{Paint, Tone};
@@ -390,7 +391,7 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             return Err(Failure::NoDaemon {
                 what: "show the daemon's log".into(),
-                project: project.name(),
+                project: project.shown(),
             }
             .into());
         }
@@ -398,7 +399,9 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
     };
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(cannot)?;
-    print(&String::from_utf8_lossy(last_lines(&bytes, lines)))?;
+    print(&escaped(&String::from_utf8_lossy(last_lines(
+        &bytes, lines,
+    ))))?;
     if !call.has("follow") {
         return Ok(0);
     }
@@ -406,7 +409,7 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
     loop {
         let mut fresh = Vec::new();
         file.read_to_end(&mut fresh).map_err(cannot)?;
-        print(&String::from_utf8_lossy(&fresh))?;
+        print(&escaped(&String::from_utf8_lossy(&fresh)))?;
         // Begun anew by a new daemon, or since it grew too large.
         if let Ok(other) = File::open(&path)
             && let (Ok(now), Ok(before)) = (other.metadata(), file.metadata())

@@ -150,11 +150,7 @@ impl Stdio {
 
 /// As a shell takes it for one word.
 fn quoted(text: &str) -> String {
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
-    match !text.is_empty() && text.chars().all(is_safe) {
-        true => text.into(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
+    paths::quoted(Path::new(text))
 }
 
 /// `bpm mcp-config`.

@@ -157,7 +157,7 @@ fn no_daemon(what: &str, project: &Project, verdict: &Verdict) -> Error {
                 .with_hint("\"bpm stop\" ends it"),
                 None => Failure::NoDaemon {
                     what: what.into(),
-                    project: project.name(),
+                    project: project.shown(),
                 }
                 .into(),
             }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::error::{Error, Failure, Result};
+use crate::base::escape::in_line;
 use crate::base::json::{list, object, or_null};
 use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
@@ -156,7 +157,7 @@ fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
         ]);
         return format!("{document}\n");
     }
-    let name = project.name();
+    let name = project.shown();
     match verdict {
         Verdict::Running(..) => format!("{name}: running\n"),
         Verdict::Stopped => format!("{name}: stopped\n"),
@@ -263,10 +264,11 @@ fn describe(document: &mut Value, descriptor: &Descriptor) {
 fn daemon_words(document: &Value) -> String {
     let mut text = format!(
         "{}: {}\n",
-        document["project"].as_str().unwrap_or_default(),
+        in_line(document["project"].as_str().unwrap_or_default()),
         document["verdict"].as_str().unwrap_or_default()
     );
     let mut row = |label: &str, value: String| {
+        let value = in_line(&value);
         if !value.is_empty() {
             text.push_str(&format!("  {label:9}{value}\n"));
         }
@@ -368,7 +370,10 @@ fn prune(abandoned: &[(PathBuf, String)]) -> Result<u8> {
     }
     let list: String = abandoned
         .iter()
-        .map(|(folder, root)| format!("{} (of {root}, which is gone)\n", folder.display()))
+        .map(|(folder, root)| {
+            let root = in_line(root);
+            format!("{} (of {root}, which is gone)\n", folder.display())
+        })
         .collect();
     print(&list)?;
     for (folder, _) in abandoned {

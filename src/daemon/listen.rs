@@ -1,6 +1,7 @@
 //! Where the daemon listens, and who may connect.
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
@@ -101,6 +102,21 @@ pub(super) fn url(address: SocketAddr) -> String {
         ip => ip,
     };
     format!("http://{}/mcp", SocketAddr::new(ip, address.port()))
+}
+
+/// The Unix socket at that path, or where somebody has its short folder in `/tmp`, at another; and the path. To be called
+/// by who holds the project's lock.
+pub(super) fn unix_somewhere(dir: &ProjectDir, path: PathBuf) -> Result<(UnixListener, PathBuf)> {
+    let foretold = path.parent().filter(|folder| *folder != dir.path());
+    let path = match foretold.map(files::private_dir) {
+        Some(Err(_)) => {
+            let random = RandomState::new().hash_one(std::process::id());
+            let folder = format!("/tmp/bpm-{}-{random:016x}", our_uid());
+            Path::new(&folder).join("daemon.sock")
+        }
+        Some(Ok(())) | None => path,
+    };
+    Ok((unix(dir, &path)?, path))
 }
 
 /// The Unix socket at that path. To be called by who holds the project's lock.

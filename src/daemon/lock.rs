@@ -89,7 +89,7 @@ pub(super) fn take(project: &Project) -> Result<Taken> {
 pub fn unhealthy(project: &Project, descriptor: Option<&Descriptor>) -> Error {
     let who = descriptor.map_or(String::new(), |d| format!(" (pid {})", d.pid));
     Error::cannot(
-        format!("start {}", project.name()),
+        format!("start {}", project.shown()),
         format!("a daemon that does not answer holds its lock{who}"),
     )
     .with_hint("--replace, or \"bpm stop --force\", ends it")
@@ -129,7 +129,7 @@ fn held(project: &Project, holder: Option<i32>) -> Error {
         false => "stop that one first, with its BPM_HOME and as its user",
     };
     Error::cannot(
-        format!("start {}", project.name()),
+        format!("start {}", project.shown()),
         format!("{who} already runs this project"),
     )
     .with_hint(hint)

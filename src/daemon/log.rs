@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::Wall;
+use crate::base::escape::escaped;
 use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
 use crate::os::copy::copy_private;
@@ -90,6 +91,7 @@ impl Logger for DaemonLog {
         let stamp = now.log_stamp(proc::local_offset(now.0.div_euclid(1000)));
         let word = level.as_str();
         let mut lines = String::new();
+        let text = escaped(text);
         for line in text.lines() {
             lines.push_str(&format!("{stamp} [{word}] {room}: {line}\n"));
         }

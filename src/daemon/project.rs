@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::sd_notify::Env;
+use crate::base::escape::in_line;
 use crate::base::paths::ProjectDir;
 
 /// A project, found.
@@ -17,6 +18,11 @@ pub struct Project {
 }
 
 impl Project {
+    /// The name as it may be shown: a folder may have any name.
+    pub fn shown(&self) -> String {
+        in_line(&self.name()).into_owned()
+    }
+
     /// The root's last component, as people call the project.
     pub fn name(&self) -> String {
         match self.root.file_name() {

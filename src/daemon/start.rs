@@ -142,7 +142,7 @@ fn outcome(project: &Project, verdict: detach::Verdict) -> Result<Started> {
         detach::Verdict::Already(pid) => Ok(Started::Already(pid)),
         detach::Verdict::Failed(text) => Err(error_of(&text)),
         detach::Verdict::Died => Err(Error::cannot(
-            format!("start {}", project.name()),
+            format!("start {}", project.shown()),
             "the daemon died before it was ready",
         )
         .with_hint(named("see", &project.dir.log()))),
@@ -194,7 +194,7 @@ fn error_of(text: &str) -> Error {
 
 fn already(project: &Project, pid: i32) -> Error {
     Error::cannot(
-        format!("start {}", project.name()),
+        format!("start {}", project.shown()),
         format!("already running (pid {pid})"),
     )
     .with_hint("\"bpm logs -f\" shows its lines, --replace takes its place")
@@ -297,6 +297,12 @@ fn serve(
     let log = DaemonLog::open(&project.dir, manner, settings.level)
         .map_err(|e| Error::file("write", &project.dir.log(), e))?;
     let log = Arc::new(log);
+    project.dir.note_root(&project.root);
+    // Two roots with one hash were first used at the same moment.
+    if let Some(other) = project.dir.root().filter(|root| *root != project.root) {
+        let why = format!("{other:?} was quicker to take its folder of state; try again");
+        return Err(Error::cannot(format!("start {}", project.shown()), why));
+    }
     let nofile =
         fds::raise_nofile().map_err(|e| Error::system("raise the limit of open files", e))?;
     // Removed at each end but a violent one.
@@ -315,7 +321,7 @@ fn serve(
     let config = settings.config;
     let mut warnings: Vec<String> = locks.warning.iter().cloned().collect();
     let tcp = listen::tcp(config.bind, settings.port, &mut state, &mut warnings)?;
-    let unix = listen::unix(&project.dir, &socket)?;
+    let (unix, socket) = listen::unix_somewhere(&project.dir, socket)?;
     let mut identity = identity(tcp.as_ref(), &socket);
     identity.previous_end = killed_before.then(|| {
         let pid = before.map_or(String::new(), |d| format!(" (pid {})", d.pid));
@@ -389,7 +395,7 @@ fn serve(
         None => "on the Unix socket only",
     };
     let words = format!("pid {}, {place}", descriptor.pid);
-    let text = format!("bpm {VERSION} serves {}: {words}", project.name());
+    let text = format!("bpm {VERSION} serves {}: {words}", project.shown());
     log.write(Level::Info, "daemon", &text);
     if let Some(terminal) = terminal.take() {
         terminal.ready(&said(words, found.as_deref(), &warnings));

@@ -95,7 +95,7 @@ pub fn stop(
             Some(descriptor)
         }
         Verdict::Unhealthy(descriptor) => {
-            let what = format!("stop {}", project.name());
+            let what = format!("stop {}", project.shown());
             return Err(match descriptor {
                 Some(d) => {
                     Error::cannot(what, format!("the daemon does not answer (pid {})", d.pid))
@@ -149,7 +149,7 @@ pub fn judge_lasting(project: &Project, kind: &str) -> Result<Verdict> {
         let until = *until.get_or_insert_with(|| Mono::now().after(longest(project) + MORE));
         if !gone(&descriptor, until.since(Mono::now()))? {
             return Err(Error::cannot(
-                format!("start {}", project.name()),
+                format!("start {}", project.shown()),
                 format!("the daemon (pid {}) is still stopping", descriptor.pid),
             )
             .with_hint("\"bpm stop --force\" ends it at once"));
@@ -251,7 +251,7 @@ fn end_hidden(
     match gone(daemon, patience + MORE)? {
         true => Ok(()),
         false => Err(Error::cannot(
-            format!("stop {}", project.name()),
+            format!("stop {}", project.shown()),
             format!("the daemon (pid {}) is still stopping", daemon.pid),
         )
         .with_hint("\"bpm stop --force\" ends it at once")),

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::base::escape::escaped;
 use crate::base::table::{Set, Table, in_order};
 
 /// How many characters of another process's command line are shown.
@@ -359,10 +360,10 @@ pub fn cmdline(pid: i32) -> Option<String> {
     Some(in_line(&line))
 }
 
-/// Others choose their arguments: what ends a line or steers a terminal is a blank.
+/// Others choose their arguments: what ends a line or steers a terminal is a blank, and nothing is hidden.
 fn in_line(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    text.replace(char::is_control, " ")
+    escaped(&text.replace(char::is_control, " ")).into_owned()
 }
 
 /// Its program as it was called, without its arguments: those may be secrets that came from its environment.

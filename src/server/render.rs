@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::human;
+use crate::base::escape::in_line;
 use crate::base::json::{items, strings};
 use crate::engine::snapshot;
 
@@ -73,7 +74,7 @@ impl Cell {
     /// Plain.
     pub fn plain(text: impl Into<String>) -> Self {
         Self {
-            text: text.into(),
+            text: in_line(&text.into()).into_owned(),
             tone: None,
             right: false,
         }
@@ -183,7 +184,7 @@ pub fn status(data: &Value, paint: Paint) -> String {
         text.push('\n');
     }
     for line in below {
-        text.push_str(&line);
+        text.push_str(&in_line(&line));
         text.push('\n');
     }
     text

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::usage::{Group, Reading};
 use crate::base::clock::{Mono, Wall};
+use crate::base::escape::in_line;
 use crate::config::Mode;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{BuildState, ExitView, Snapshot, State, UnitView};
@@ -317,7 +318,10 @@ pub(super) fn text<'t>(
     let help = "The daemon, its version and its project; always 1.";
     put("bpm_info", Gauge, help, &mut |family| {
         family.add(
-            &[("version", super::VERSION), ("project", &snapshot.project)],
+            &[
+                ("version", super::VERSION),
+                ("project", &in_line(&snapshot.project)),
+            ],
             1.0,
         );
     });

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::{Mono, human};
+pub(super) use crate::base::escape::escaped;
 use crate::base::json::object;
 pub(super) use crate::base::json::thousands;
 use crate::engine::snapshot::UnitView;
@@ -91,36 +92,6 @@ pub(super) fn order_of(reader: Reader, verb: &str, process: &str) -> String {
         Reader::Model => format!("{verb} {{\"process\":\"{process}\"}}"),
         Reader::Person => format!("\"bpm {verb} {process}\""),
     }
-}
-
-/// Characters that a reader does not see, or sees elsewhere: controls, formats, bidi, tags. A model reads
-/// them all the same, so they are a way to tell it what a person never sees.
-fn is_hidden(c: char) -> bool {
-    matches!(c,
-        '\0'..='\u{8}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}'
-        | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'
-        | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1343f}'
-        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
-}
-
-/// With hidden characters written out: `\u{202e}`. Newlines and tabs stay.
-pub(super) fn escaped(text: &str) -> Cow<'_, str> {
-    if text
-        .bytes()
-        .all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t'))
-        || !text.chars().any(is_hidden)
-    {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match is_hidden(c) {
-            true => out.extend(c.escape_unicode()),
-            false => out.push(c),
-        }
-    }
-    Cow::Owned(out)
 }
 
 /// At most `max` characters: the middle of a longer line is replaced by how much it was.

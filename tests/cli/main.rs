@@ -19,6 +19,7 @@ mod help_and_man;
 mod init;
 mod install;
 mod logs;
+mod names;
 mod proxy;
 mod screen;
 mod trust;

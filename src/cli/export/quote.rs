@@ -5,6 +5,8 @@
 
 use std::fmt::Write;
 
+use crate::base::escape::in_line;
+
 /// Before and after the name of a variable.
 pub(super) const VARIABLE: char = '\0';
 
@@ -26,7 +28,7 @@ pub(super) fn shown(text: &str) -> String {
     for (is_variable, piece) in pieces(text) {
         match is_variable {
             true => out.extend(["${", piece, "}"]),
-            false => out.extend(piece.chars().map(|c| if c.is_control() { ' ' } else { c })),
+            false => out.push_str(&in_line(&piece.replace(char::is_control, " "))),
         }
     }
     out
@@ -70,9 +72,9 @@ pub(in crate::cli) fn systemd(text: &str, word: Word) -> String {
     out
 }
 
-/// The rest of a line that is a path: nothing is quoted there.
+/// The rest of a line that is a path: nothing is quoted there, and what would begin a line of its own can't be written.
 pub(in crate::cli) fn systemd_path(path: &str) -> String {
-    path.replace('%', "%%")
+    in_line(path).replace('%', "%%")
 }
 
 /// How a YAML text is read after YAML.
@@ -216,6 +218,15 @@ mod tests {
         assert_eq!(hcl("a\n\u{1b}\"\\"), r#""a\n\u001b\"\\""#);
         assert_eq!(hcl("x\0KEY\0"), "\"x$${KEY}\"");
         assert_eq!(shell("it's"), r"'it'\''s'");
+    }
+
+    #[test]
+    fn path_of_systemd_stays_on_its_line() {
+        assert_eq!(systemd_path("/a b/100%"), "/a b/100%%");
+        assert_eq!(
+            systemd_path("x\nExecStartPre=evil"),
+            "x\\u{a}ExecStartPre=evil"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::clock::Mono;
@@ -22,7 +22,7 @@ use crate::lifecycle::{Event, Fleet, RunKey, UnitId};
 use crate::log::store::Log;
 use crate::os::notify::{NotifyMessage, Receiver};
 use crate::os::reap::{Child, reap_from};
-use crate::os::{files, peer, proc};
+use crate::os::{files, proc};
 
 use super::Supervisor;
 use super::environments::{self, Variables};
@@ -555,12 +555,10 @@ impl Supervisor {
         if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
             return Ok(path);
         }
-        let mut env = self.setup.env.iter();
-        let runtime = env
-            .find(|(n, _)| n == "XDG_RUNTIME_DIR")
-            .map(|(_, v)| v.as_os_str());
-        let folder = self.setup.dir.short_folder(runtime, peer::our_uid());
-        files::private_dir(&folder).map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
+        // In the short folder of bpm's own socket.
+        let socket = self.setup.identity.socket.as_deref().map(Path::new);
+        let folder = socket.and_then(Path::parent).ok_or("no folder for it")?;
+        files::private_dir(folder).map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
         Ok(folder.join(name))
     }
 }
