@@ -228,7 +228,12 @@ pub fn processes(list: &[Value], paint: Paint) -> String {
     ];
     rows.extend(list.iter().map(|p| {
         let state = text(p, "state");
-        let ports: Vec<String> = items(&p["ports"]).map(integer).collect();
+        let is_open = |port: &Value| items(&p["open_ports"]).any(|open| open == port);
+        let ports = items(&p["ports"]).map(|port| match is_open(port) {
+            true => format!("*:{}", integer(port)),
+            false => integer(port),
+        });
+        let ports: Vec<String> = ports.collect();
         vec![
             Cell::plain(text(p, "name")),
             Cell::toned(tone(state), state),
@@ -285,6 +290,10 @@ pub fn troubles(list: &[Value]) -> Vec<String> {
         if p["healthy"] == false {
             say("its health check fails".into());
         }
+        let reason = p["reason"].as_str().unwrap_or_default();
+        strings(&p["warnings"])
+            .filter(|warning| !reason.contains(warning))
+            .for_each(|warning| say(warning.into()));
         if let Some(why) = p["log_trouble"].as_str() {
             say(format!("{why}; its new lines are in memory only"));
         }

@@ -87,6 +87,7 @@ impl Card {
             ("crashes", facts.crashes.into()),
             ("stale", facts.stale.into()),
             ("rolled_back", facts.rolled_back.into()),
+            ("warnings", list(unit.warnings.iter().map(String::as_str))),
             (
                 "build",
                 or_null(unit.build.as_ref().map(|b| build::value(b, now))),
@@ -108,6 +109,11 @@ impl Card {
     /// For a person, or a model.
     pub(super) fn words(&self, unit: &UnitView, now: Mono, reader: Reader) -> String {
         let mut text = format!("{}: {}\n", unit.name, doing(unit, now));
+        for warning in &unit.warnings {
+            if !text.contains(warning) {
+                let _ = writeln!(text, "warning: {warning}");
+            }
+        }
         match &self.exit {
             None => text.push_str("it has not ended by itself\n"),
             Some(exit) => {

@@ -104,6 +104,7 @@ fn connect_to(addresses: Vec<SocketAddr>) -> Connect {
         addresses,
         get: None,
         own: None,
+        before: None,
     }
 }
 

@@ -5,7 +5,7 @@
 //! its data; what needs several of them is a method here, in the file of its subject:
 //!
 //! - `inputs`: all that can come in; `timers`: what bpm does by time; `stop`: the end;
-//! - `launch`, `environments`, `ports`, `sockets`: starting a run; `runs`: its end, and what is left of it;
+//! - `launch`, `environments`, `ports`, `sockets`, `listening`: starting a run; `runs`: its end, and what is left of it;
 //! - `builds`; `checks`: readiness and health; `watching`: restarts when files change; `hooks`: commands that follow
 //!   events;
 //! - `orders`: who waits for what; `reload`; `units`: the processes; `events`, `publish`: what others see.
@@ -18,6 +18,7 @@ mod events;
 mod hooks;
 mod inputs;
 mod launch;
+mod listening;
 mod orders;
 mod ports;
 mod publish;
@@ -67,7 +68,9 @@ use events::EventLog;
 use hooks::Hooks;
 use inputs::{Input, Inputs, Signal, Source};
 use launch::Starter;
+use listening::Listening;
 use orders::Orders;
+use ports::Ports;
 use runs::Runs;
 use sockets::Sockets;
 use stop::Sweep;
@@ -215,6 +218,8 @@ pub struct Supervisor {
     builds: Builds,
     checks: Checks,
     sockets: Sockets,
+    ports: Ports,
+    listening: Listening,
     watch: FileWatch,
     orders: Orders,
     events: EventLog,
@@ -254,6 +259,8 @@ impl Supervisor {
             builds: Builds::default(),
             checks: Checks::new(&handle, starter)?,
             sockets: Sockets::default(),
+            ports: Ports::default(),
+            listening: Listening::default(),
             watch: FileWatch::default(),
             orders: Orders::default(),
             events: EventLog::new(Arc::clone(&setup.logger), state.event),
@@ -477,10 +484,12 @@ impl Supervisor {
             }
             // Once for all that was signalled, and that has ended: both look at every orphan.
             self.signal_orphans();
-            if !self.runs.take_ends_due() {
+            self.examine_listening();
+            if self.runs.take_ends_due() {
+                self.find_ends();
+            } else if self.lives.queue.is_empty() {
                 break;
             }
-            self.find_ends();
         }
         self.begin_health();
         self.publish();
@@ -523,6 +532,7 @@ impl Supervisor {
             self.lives.fleet.next_deadline(),
             self.environments.deadline(Mono::now()),
             self.checks.deadline(),
+            self.listening.deadline(),
             self.watch.deadline(),
             self.hooks.deadline(),
             self.timers.deadline(),

@@ -392,6 +392,13 @@ impl Runs {
         all.map(|(key, record)| (*key, record.as_ref()))
     }
 
+    /// The living processes of a run, but for those that came to us when their parents ended.
+    pub(super) fn processes(&self, key: RunKey) -> Vec<i32> {
+        let record = self.records.get(&key);
+        let all = record.map(|record| members(key, record, &[]));
+        all.into_iter().flatten().map(|p| p.pid).collect()
+    }
+
     /// Pids of first processes, dead ones too.
     pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
         self.by_pid.keys().copied()
@@ -817,6 +824,7 @@ impl Supervisor {
         };
         self.record_exit(key, exit.view);
         self.checks.end(key);
+        self.listening.end(key);
         let success = exit.success;
         self.lives.note(Event::Exited { run: key, success });
         match exit.leaves {
