@@ -702,3 +702,25 @@ fn a_process_is_told_the_port_of_another() {
         }
     });
 }
+
+/// As a deploy leaves it that switches a link: the daemon of the release before has the port.
+#[test]
+fn holder_of_a_port_is_named_with_its_project() {
+    let port = free_port();
+    let config =
+        format!("[process.web]\ncommand = [\"FIXTURE\", \"listen\", \"{port}\"]\nport = {port}\n");
+    let mut first = Project::new(&config);
+    first.up();
+    first.line("web", &port.to_string());
+    let mut second = Project::new(&config);
+    second.env("BPM_HOME", first.home());
+    let root = first.root.display().to_string();
+    second
+        .cli(["up", "--timeout", "5"])
+        .exits(1)
+        .says(&[&format!(
+            "port {port} is in use by process web of {root} (pid {}): \"bpm -C {root} stop\" frees it",
+            first.running("web")
+        )]);
+    second.cli(["stop"]).exits(0);
+}

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use crate::base::error::reason;
 use crate::base::logger::Level;
+use crate::base::paths::ProjectDir;
 use crate::base::table::Table;
 use crate::config::{self, PortWish, Process};
+use crate::engine::state_file::State;
 use crate::lifecycle::UnitId;
 use crate::os::{net, proc};
 
@@ -22,6 +24,34 @@ pub(super) struct Ports {
 }
 
 impl Supervisor {
+    /// The process that listens there: `pid 77 (node server.js)`.
+    fn holder(&self, ip: IpAddr, port: u16) -> String {
+        let Some((pid, command)) = proc::port_holder(ip, port) else {
+            return "another process".into();
+        };
+        match self.other_project(pid) {
+            Some((name, root)) => {
+                format!("process {name} of {root} (pid {pid}): \"bpm -C {root} stop\" frees it")
+            }
+            None => format!("pid {pid} ({command})"),
+        }
+    }
+
+    /// The process of another project that has that pid, and the project's root: what a deploy that switches a link
+    /// leaves behind, say.
+    fn other_project(&self, pid: i32) -> Option<(String, String)> {
+        let marker = proc::marker(pid)?;
+        let (project, rest) = marker.split_once('/')?;
+        let (name, _) = rest.rsplit_once('/')?;
+        if project == self.marker() {
+            return None;
+        }
+        let known = std::fs::read_dir(self.setup.dir.path().parent()?).ok()?;
+        let mut known = known.flatten().map(|entry| ProjectDir::at(entry.path()));
+        let dir = known.find(|dir| dir.marker() == project)?;
+        Some((name.into(), State::look(&dir.state()).root?))
+    }
+
     /// The port of `port`; one of `"auto"` is taken now if it was not before, and kept.
     pub(super) fn port_of(&mut self, process: &Process) -> Result<Option<u16>, String> {
         match (process.port, self.known_port(process)) {
@@ -71,7 +101,10 @@ impl Supervisor {
             return self.free_kept_port(&process.name, port);
         }
         match net::loopback_listener(port) {
-            Some(ip) => Err(format!("port {port} is in use by {}", holder(ip, port))),
+            Some(ip) => Err(format!(
+                "port {port} is in use by {}",
+                self.holder(ip, port)
+            )),
             None => Ok(()),
         }
     }
@@ -97,7 +130,7 @@ impl Supervisor {
         self.ports.stand_ins.insert(process.into(), stand_in);
         let text = format!(
             "port {kept}, kept for it, is in use by {}: {stand_in} until it is free",
-            holder(ip, kept)
+            self.holder(ip, kept)
         );
         let id = self.units.id_of(process);
         self.happened(Level::Warn, id, "port", text);
@@ -129,13 +162,5 @@ impl Supervisor {
         let mut stand_ins = self.ports.stand_ins.iter();
         let stands_in = stand_ins.any(|(name, taken)| name != process && *taken == port);
         fixed || stands_in || self.state.get().is_kept_for_another(port, process)
-    }
-}
-
-/// The process that listens there: `pid 77 (node server.js)`.
-fn holder(ip: IpAddr, port: u16) -> String {
-    match proc::port_holder(ip, port) {
-        Some((pid, command)) => format!("pid {pid} ({command})"),
-        None => "another process".into(),
     }
 }
