@@ -105,8 +105,8 @@ fn session_goes_on_whatever_happens_to_the_daemon() {
     let news = session.ok("get_status", json!({"events_since": cursor}));
     let daemon = |news: &Value| {
         let events = news["events"].as_array().unwrap().iter();
-        let of_daemon = events.filter(|event| event["kind"] == "daemon");
-        of_daemon.last().map(|event| event["text"].to_string())
+        let mut of_daemon = events.filter(|event| event["kind"] == "daemon");
+        of_daemon.next_back().map(|event| event["text"].to_string())
     };
     let said = daemon(&news).expect("an event tells of the restart");
     assert!(said.contains("was stopped"), "{said}");
