@@ -298,6 +298,7 @@ fn serve(
         .map_err(|e| Error::file("write", &project.dir.log(), e))?;
     let log = Arc::new(log);
     project.dir.note_root(&project.root);
+    files::remove_unfinished(project.dir.path());
     // Two roots with one hash were first used at the same moment.
     if let Some(other) = project.dir.root().filter(|root| *root != project.root) {
         let why = format!("{other:?} was quicker to take its folder of state; try again");

@@ -375,6 +375,28 @@ pub fn program(pid: i32) -> Option<String> {
     }
 }
 
+/// Why a process does not end that was killed: somebody traces it, it is not ours to kill, or the kernel waits for a
+/// device. None: nothing of that kind.
+pub fn why_held(pid: i32) -> Option<String> {
+    let field = |pid: i32, name: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let mut lines = status.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next());
+        value.map(String::from)
+    };
+    let number = |pid, name| field(pid, name)?.parse::<i32>().ok();
+    if let Some(thread) = number(pid, "TracerPid:").filter(|tracer| *tracer > 0) {
+        let tracer = number(thread, "Tgid:").unwrap_or(thread);
+        let name = program(tracer).unwrap_or_else(|| "?".into());
+        return Some(format!("held by its tracer, pid {tracer} ({name})"));
+    }
+    let us = super::peer::our_uid();
+    if let Some(uid) = owner(pid).filter(|uid| us != 0 && *uid != us) {
+        return Some(format!("it belongs to uid {uid}"));
+    }
+    (field(pid, "State:")? == "D").then(|| "the kernel waits for a device or a disk".into())
+}
+
 /// Our own resident memory in bytes.
 pub fn self_rss() -> u64 {
     let pages = fs::read_to_string("/proc/self/statm")

@@ -371,7 +371,7 @@ impl Outcome<'_> {
         let done = self.done;
         let builds = self.builds();
         let build = done.build.as_ref().map(|b| build::brief(b, self.now));
-        object([
+        let mut value = object([
             ("process", done.name.as_str().into()),
             ("ok", done.ok.into()),
             ("mode", or_null(builds.then(|| done.mode.as_str()))),
@@ -390,23 +390,31 @@ impl Outcome<'_> {
                 "release_in_seconds",
                 or_null(self.release_in().map(seconds)),
             ),
-        ])
+        ]);
+        if !done.stopped.leftovers.is_empty() {
+            value["leftovers"] = self.leftovers();
+        }
+        value
     }
 
-    fn stop_value(&self) -> Value {
-        let done = self.done;
-        let leftovers = done.stopped.leftovers.iter().map(|(pid, command)| {
+    fn leftovers(&self) -> Value {
+        let left = self.done.stopped.leftovers.iter();
+        list(left.map(|(pid, command)| {
             object([
                 ("pid", (*pid).into()),
                 ("command", clip(command, 200).as_ref().into()),
             ])
-        });
+        }))
+    }
+
+    fn stop_value(&self) -> Value {
+        let done = self.done;
         object([
             ("process", done.name.as_str().into()),
             ("ok", done.ok.into()),
             ("signalled", done.stopped.signalled.into()),
             ("killed", done.stopped.killed.into()),
-            ("leftovers", list(leftovers)),
+            ("leftovers", self.leftovers()),
             ("seconds", seconds(done.took)),
             ("timed_out", self.late.into()),
             ("next_call", or_null(self.next_call().map(|c| c.value()))),
@@ -457,10 +465,15 @@ impl Outcome<'_> {
         if let Some(reason) = &done.reason {
             let _ = write!(text, ": {}", clip(reason, LINE / 2));
         }
-        for (pid, command) in done.stopped.leftovers.iter().take(20) {
-            let _ = write!(text, "\n   still there: pid {pid} {}", clip(command, 200));
-        }
+        text.push_str(&self.survivors());
         text
+    }
+
+    /// What the order should have ended and could not, a line each.
+    fn survivors(&self) -> String {
+        let left = self.done.stopped.leftovers.iter().take(20);
+        left.map(|(pid, command)| format!("\n   still there: pid {pid} {}", clip(command, 200)))
+            .collect()
     }
 
     /// `web: restarted in dev, pid 4711 (before 4700), build 7 took 3.2s, ready, http://127.0.0.1:5173`, its
@@ -500,6 +513,7 @@ impl Outcome<'_> {
         if let Some(url) = self.url() {
             let _ = write!(text, ", {url}");
         }
+        text.push_str(&self.survivors());
         if let Some(release) = self.release_in() {
             let _ = write!(
                 text,

@@ -815,6 +815,15 @@ fn members(key: RunKey, record: &RunRecord, orphans: &[Orphan]) -> Vec<Proc> {
     all
 }
 
+/// A process that survived KILL: its program, and why it did, as far as it can be told.
+fn survivor(pid: i32) -> String {
+    let program = proc::program(pid).unwrap_or_else(|| "?".into());
+    match proc::why_held(pid) {
+        Some(why) => format!("{program} ({why})"),
+        None => program,
+    }
+}
+
 impl Supervisor {
     /// All that a run had written at the end of its first process, or of all of it, is in its log.
     pub(super) fn drained(&mut self, key: RunKey, all: bool) {
@@ -892,7 +901,7 @@ impl Supervisor {
         let named: Vec<(i32, String)> = left
             .iter()
             .filter(|p| p.state != 'Z')
-            .map(|p| (p.pid, proc::program(p.pid).unwrap_or_else(|| "?".into())))
+            .map(|p| (p.pid, survivor(p.pid)))
             .collect();
         if !named.is_empty() {
             let text = format!("survived KILL and is given up: {named:?}");
