@@ -1,6 +1,5 @@
 //! Watched files: the patterns, and the tree that inotify(7) follows.
 
 mod folders;
-pub mod watcher;
+pub(crate) mod watcher;
 
-pub use watcher::*;
