@@ -43,7 +43,7 @@ pub struct Built {
     pub executable: Option<String>,
 }
 
-/// What a compiler said.
+/// A compiler's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// For people, with its newline.
@@ -54,7 +54,7 @@ pub struct Message {
     pub error: Option<BuildError>,
 }
 
-/// What a build script said.
+/// The end of a build script.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Script {
     /// Of which package.

@@ -288,7 +288,6 @@ impl TextErrors {
         }
     }
 
-    /// What was found.
     fn take(mut self) -> BuildErrors {
         self.close();
         if let Some(summary) = self.summary.filter(|_| self.found.count == 0) {

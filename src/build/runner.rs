@@ -42,7 +42,6 @@ pub struct BuildJob {
     pub log: Arc<Log>,
     /// The run of this build in `log`; begun and ended by the supervisor.
     pub run: u64,
-    /// What was started.
     pub plan: BuildPlan,
     /// The project's root.
     pub root: PathBuf,
@@ -82,16 +81,16 @@ impl CopyPlace {
 /// What a build's thread reports.
 #[derive(Debug)]
 pub enum Report {
-    /// What the build is doing now, in words.
+    /// The phase of the build, in words.
     Phase(String),
     /// The last one.
     Ended(BuildOutcome),
 }
 
-/// What came of a build.
+/// The outcome of a build.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuildOutcome {
-    /// What can be started now; Err: why not, in words.
+    /// The artifact to start; Err: why there is none, in words.
     pub result: Result<Artifact, String>,
     pub errors: BuildErrors,
 }

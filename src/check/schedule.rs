@@ -49,7 +49,7 @@ pub struct Attempt {
     pub number: u64,
 }
 
-/// What an attempt saw; Err: it failed.
+/// The result of an attempt; Err: it failed.
 pub type Seen = Result<String, String>;
 
 /// A probe with its variables expanded.

@@ -31,7 +31,7 @@ const PULL: usize = 256 << 10;
 /// Bytes kept of a command's output, for its last line.
 const KEPT: usize = 1 << 10;
 
-/// What is done for an attempt.
+/// The work for an attempt.
 pub(super) enum Work {
     Connection(Connection),
     LineSearch(LineSearch),

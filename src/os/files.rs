@@ -156,7 +156,7 @@ pub fn open_append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What changes with each write to a file, and when another one takes its name; None: there is none.
+/// A stamp that changes with each write to a file, and when another one takes its name; None: there is no file.
 pub fn stamp(path: &Path) -> Option<Stamp> {
     let file = fs::metadata(path).ok()?;
     Some(Stamp([

@@ -58,7 +58,7 @@ fn order(call: &Call<'_>, order: Order) -> Step {
     let restart = matches!(order, Order::Restart { .. });
     let names: Vec<String> = match one {
         Some(name) => vec![name.into()],
-        // What somebody stopped stays stopped.
+        // A process that somebody stopped stays stopped.
         None => before
             .units
             .iter()
@@ -275,7 +275,7 @@ impl Pending {
     }
 }
 
-/// What is said where the file is not what was read.
+/// The note for a file that is not the one that was read.
 pub(super) fn changed_words(reader: Reader) -> String {
     let how = match reader {
         Reader::Model => "reload",
@@ -299,7 +299,7 @@ struct Outcome<'a> {
     now: Mono,
 }
 
-/// What a new run printed at first.
+/// The first lines of a new run.
 #[derive(Default)]
 struct First {
     /// When it was started.
@@ -582,7 +582,7 @@ impl Outcome<'_> {
         text
     }
 
-    /// What serves now, what happens next, and where more is written.
+    /// Says which run serves now, what happens next, and where more is written.
     fn whats_next(&self, reader: Reader, build: bool) -> String {
         let done = self.done;
         let pid = done

@@ -47,7 +47,7 @@ const LONG: [&str; 10] = [
 /// Fields of the daemon that a short answer has.
 const DAEMON: [&str; 4] = ["pid", "version", "uptime_seconds", "previous_end"];
 
-/// What of the snapshot is asked for.
+/// The part of the snapshot that is asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wish {
     pub(super) process: Option<String>,
@@ -56,7 +56,7 @@ pub(super) struct Wish {
     pub(super) verbose: bool,
 }
 
-/// What one look at the snapshot and at the usage gives.
+/// One reading of the snapshot and of the usage.
 pub(super) struct View<'a> {
     pub(super) handle: &'a Handle,
     pub(super) snapshot: &'a Snapshot,
@@ -336,7 +336,7 @@ fn short(value: Value, mode: Mode) -> Value {
                 value["state"] != "queued" && value["state"] != "running" && value["ok"] != false
             }
             "exit" => value["asked"] == true || done,
-            // Who answers there now is another.
+            // Another program answers there now.
             "url" => !runs,
             _ => false,
         };
@@ -672,7 +672,7 @@ fn block(unit: &UnitView, events: &[&Arc<EventView>], view: &View<'_>, wish: &Wi
     text
 }
 
-/// What it uses, and what it printed.
+/// The lines on resources and output.
 fn usage_words(say: &mut impl FnMut(&str, &str), unit: &UnitView, view: &View<'_>) {
     let facts = &unit.facts;
     say("type", unit.kind.as_str());

@@ -2,4 +2,3 @@
 
 mod folders;
 pub(crate) mod watcher;
-

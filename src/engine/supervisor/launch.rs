@@ -78,7 +78,7 @@ impl From<Spawned> for Started {
     }
 }
 
-/// What else a child gets.
+/// The sockets, the account and the cgroup of a child.
 #[derive(Debug, Clone, Copy, Default)]
 struct With<'a> {
     /// Become its descriptors 3, 4, ...

@@ -107,7 +107,7 @@ pub struct Setup {
     pub only: bool,
     /// The names of this bpm.
     pub identity: Identity,
-    /// What is wrong with it from the start, a sentence each.
+    /// Its faults from the start on, a sentence each.
     pub warnings: Vec<String>,
     /// bpm's own log.
     pub logger: Arc<dyn Logger>,
@@ -153,7 +153,7 @@ pub trait Presence {
     fn fd(&self) -> Option<BorrowedFd<'_>>;
     /// Looks for what is missing, `anyway` or if something changed, and repairs it.
     fn check(&mut self, anyway: bool) -> PresenceState;
-    /// What could not be made.
+    /// The file or socket that could not be made.
     fn trouble(&self) -> Option<Trouble>;
 }
 
@@ -289,7 +289,7 @@ impl Supervisor {
 
     /// Opens held sockets before others can find us: a connection that is made as soon as bpm answers waits in them.
     pub fn open_sockets(&mut self) {
-        // What a killed bpm left may have the addresses until `begin` ends it.
+        // Leftovers of a killed bpm may have the addresses until `begin` ends them.
         if !self.setup.killed_before && !self.state.get().is_damaged() {
             self.hold_all_sockets();
         }

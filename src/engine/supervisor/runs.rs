@@ -58,7 +58,7 @@ pub(super) struct RunRecord {
     cgroup: Option<Cgroup>,
 }
 
-/// What reads the output of a run.
+/// The capture of a run's output.
 pub(super) struct Output {
     /// Held so that late lines of what it left behind are still read.
     capture: Capture,
@@ -86,7 +86,7 @@ struct Adopted {
     reaper: i32,
     /// When its first process began: its number may be another's once that is reaped.
     start: u64,
-    /// What is left of it and is to end: nobody else tells us.
+    /// Leftovers of it that are to end: their pidfds report the end, since bpm is not the parent.
     left: Vec<PidFd>,
 }
 
@@ -122,7 +122,7 @@ impl Stop {
     }
 }
 
-/// Which processes of a run get the stop signal first.
+/// The processes of a run that get the stop signal first.
 fn receiver(process: &Process) -> Receiver {
     let first = match &process.command {
         Some(Command::List(words)) => words.first().cloned(),
@@ -549,7 +549,7 @@ impl Runs {
         key.is_some_and(|key| self.note_death(key))
     }
 
-    /// What is waited for of runs that were taken over.
+    /// The descriptors to poll for runs that were taken over.
     pub(super) fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Until)> {
         let leaders = self.records.values().filter_map(|r| r.leader.as_ref());
         let leaders = leaders.filter_map(|leader| Some(leader.adopted()?.fd()));
@@ -680,7 +680,7 @@ impl Runs {
             }
             let left = members(*key, record, &orphans);
             if record.stop.killing {
-                // What it starts meanwhile dies with it.
+                // Processes that it starts meanwhile die with it.
                 if let Some(group) = &record.cgroup
                     && !left.is_empty()
                 {
