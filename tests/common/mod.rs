@@ -744,6 +744,20 @@ impl Http {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
+    /// Sends the call of a tool; its answer is waited for by [`Http::response`].
+    pub fn send_call(&mut self, tool: &str, args: Value) {
+        let params = json!({"name": tool, "arguments": args});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        let body = body.to_string();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            self.path,
+            self.host,
+            body.len()
+        );
+        self.send(format!("{head}{body}").as_bytes());
+    }
+
     /// A request with these headers besides Host and Content-Length.
     #[track_caller]
     pub fn ask(

@@ -222,6 +222,7 @@ command = ["sleep", "1000"]
     );
     project.serve();
     let mut pid = project.running("app");
+    project.running("other");
     for round in 1..=3 {
         project.line("app", "child");
         project.line("app", "last words");

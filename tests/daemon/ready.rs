@@ -303,13 +303,13 @@ FIXTURE notify READY=1
 while ! [ -e silent ]; do FIXTURE notify WATCHDOG=1; sleep 0.05; done
 exec sleep 1000"""
 ready = { notify = true }
-health = { notify = true, interval_seconds = 0.5, failures = 2 }
+health = { notify = true, interval_seconds = 1, failures = 2 }
 "#,
     );
     project.serve();
     let pid = project.running("dog");
-    assert_eq!(project.line("dog", "every"), "every 1000000");
-    project.status_when("dog", |s| s["uptime_seconds"].as_f64() > Some(1.5));
+    assert_eq!(project.line("dog", "every"), "every 2000000");
+    project.status_when("dog", |s| s["uptime_seconds"].as_f64() > Some(0.5));
     assert_eq!(project.running("dog"), pid);
     // Its socket is gone with bpm's folder, and there again.
     let _ = std::fs::remove_dir_all(project.state_folder().unwrap());

@@ -226,19 +226,10 @@ fn crash_before_a_stop_is_recorded_as_a_crash() {
     let web = project.running("web");
     // bpm learns of the end and of the order at once.
     let mut http = project.http();
-    let body = json!({
-        "jsonrpc": "2.0", "id": 1, "method": "tools/call",
-        "params": {"name": "stop", "arguments": {"process": "web"}},
-    })
-    .to_string();
     project.signal(Signal::SIGSTOP);
     gate.open();
     eventually(|| if lives(web) { Err("it lives") } else { Ok(()) });
-    let head = format!(
-        "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    http.send(format!("{head}{body}").as_bytes());
+    http.send_call("stop", json!({"process": "web"}));
     project.signal(Signal::SIGCONT);
     assert_eq!(http.response().status, 200);
     let exit = project.status("web")["exit"].clone();
@@ -320,11 +311,13 @@ fn stop_to_leader_lets_the_program_hear_the_signal_once() {
         // A runner that passes TERM on a little later, and a program that listens for a while after the first.
         let runner = "trap 'sleep 0.2; kill -TERM $child; wait $child; exit 0' TERM\n\
                       sh counter & child=$!\nwait $child; wait $child\n";
-        let counter = "trap 'echo heard; heard=1' TERM; echo up\n\
-                       while [ -z \"$heard\" ]; do sleep 0.05; done\n\
-                       for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.05; done\n";
+        let counter = format!(
+            "heard=0; trap 'echo heard; heard=$((heard+1))' TERM; echo up\n\
+             until [ $heard -ge {times} ]; do sleep 0.05; done\n\
+             for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.05; done\n"
+        );
         project.file("runner", runner);
-        project.file("counter", counter);
+        project.file("counter", &counter);
         project.serve();
         project.line("a", "up");
         let stopped = project.call("stop", json!({"process": "a"})).ok();

@@ -11,9 +11,7 @@ const NAP: &str = "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n";
 
 #[test]
 fn the_mcp_run_of_an_earlier_manager_works() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let number = port.local_addr().unwrap().port();
-    drop(port);
+    let number = crate::common::free_port();
     let mut project = Project::new(&format!(
         r#"
 mcp_port = {number}

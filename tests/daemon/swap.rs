@@ -197,7 +197,7 @@ fn new_run_that_dies_soon_after_it_was_ready_leaves_the_old_one_untouched() {
 [process.web]
 command = "echo ready; test ! -e broken || { sleep 0.05; exit 3; }; exec sleep 1000"
 swap = "overlap"
-ready = { log = "ready", settle_seconds = 0.5 }
+ready = { log = "ready", settle_seconds = 2 }
 "#,
     );
     project.serve();
