@@ -17,6 +17,7 @@ mod faces;
 mod hostile;
 mod mcp_http;
 mod mutation;
+mod mutation_files;
 mod tools;
 mod transcripts;
 mod wire;
