@@ -3,6 +3,7 @@
 //! Values that go through JSON and come back the same: the state that an upgrade in place takes over. One list of fields
 //! serves the writer and the reader, so that they cannot disagree.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::clock::{Mono, Wall};
 use super::json::list;
@@ -35,7 +36,7 @@ pub fn field<T: Saved>(of: &Value, name: &str) -> Result<T, String> {
     })
 }
 
-/// The error for a value of another type.
+/// What a value is instead of what it should be.
 fn odd<T>(value: &Value) -> Result<T, String> {
     Err(format!("is {}", super::json::kind_of(value)))
 }
@@ -99,6 +100,38 @@ impl Saved for Value {
 
     fn load(value: &Value) -> Result<Self, String> {
         Ok(value.clone())
+    }
+}
+
+impl Saved for Map<String, Value> {
+    fn save(&self) -> Value {
+        self.clone().into()
+    }
+
+    fn load(value: &Value) -> Result<Self, String> {
+        value
+            .as_object()
+            .map_or_else(|| odd(value), |map| Ok(map.clone()))
+    }
+}
+
+impl Saved for () {
+    fn save(&self) -> Value {
+        Value::Null
+    }
+
+    fn load(_: &Value) -> Result<Self, String> {
+        Ok(())
+    }
+}
+
+impl Saved for Cow<'static, str> {
+    fn save(&self) -> Value {
+        self.as_ref().into()
+    }
+
+    fn load(value: &Value) -> Result<Self, String> {
+        String::load(value).map(Self::Owned)
     }
 }
 

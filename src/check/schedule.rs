@@ -8,11 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::{Mono, human};
-use crate::base::table::Set;
 use crate::config::{self, Expand, Health, HttpTarget, Probe, Ready};
 use crate::lifecycle::RunKey;
 use crate::os::notify::NotifyMessage;
@@ -49,7 +47,7 @@ pub struct Attempt {
     pub number: u64,
 }
 
-/// The result of an attempt; Err: it failed.
+/// What an attempt saw; Err: it failed.
 pub type Seen = Result<String, String>;
 
 /// A probe with its variables expanded.
@@ -74,9 +72,6 @@ pub struct Connect {
     /// The process's own port: a listener on it is enough, and is seen without a connection where that can
     /// be. A connection that says nothing is an error to some servers; and the port was free before the start.
     pub own: Option<u16>,
-    /// Sockets that listened before the run began: a connection to one of them says nothing of it. None: that can't be
-    /// told, or does not matter.
-    pub before: Option<Arc<Set<u64>>>,
 }
 
 impl Target {
@@ -87,7 +82,6 @@ impl Target {
                 addresses,
                 get,
                 own: None,
-                before: None,
             })
         };
         Ok(match probe {
@@ -103,7 +97,6 @@ impl Target {
                     addresses: both.to_vec(),
                     get: None,
                     own: Some(port),
-                    before: None,
                 })
             }
             Probe::Http(url) => {
@@ -121,15 +114,6 @@ impl Target {
             Probe::Notify => Self::Notify,
             Probe::Delay(span) => Self::Delay(*span),
         })
-    }
-}
-
-impl Target {
-    /// Sockets of before the run are not believed.
-    pub fn set_before(&mut self, before: &Option<Arc<Set<u64>>>) {
-        if let Self::Connect(connect) = self {
-            connect.before.clone_from(before);
-        }
     }
 }
 

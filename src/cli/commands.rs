@@ -4,7 +4,7 @@
 use super::spec::{Command, Operands, Opt, flag, with};
 use super::{
     check, complete, daemon, dash, doctor, errors, export, init, install, logs, mcp_config,
-    metrics, orders, status, trust, tui, up,
+    metrics, orders, status, trust, tui, up, upgrade,
 };
 
 const JSON: Opt = flag(None, "json", "one JSON document instead of text");
@@ -31,6 +31,31 @@ const FORCE: Opt = flag(
 );
 const NO_DAEMON: (u8, &str) = (3, "no daemon runs for the project");
 const TIMED_OUT: (u8, &str) = (124, "the time given was over");
+
+const UPGRADE: &[Opt] = &[
+    with(
+        None,
+        "binary",
+        "FILE",
+        "the program to run, instead of the one that runs this command",
+    ),
+    flag(
+        None,
+        "all",
+        "every daemon of this user, one after the other",
+    ),
+    flag(
+        None,
+        "now",
+        "cancel builds under way, and repeat them afterwards",
+    ),
+    flag(None, "force", "an older version too"),
+    JSON,
+];
+const UPGRADE_EXITS: &[(u8, &str)] = &[
+    (1, "it was refused or failed; the daemon is as it was"),
+    NO_DAEMON,
+];
 
 /// All commands, in the order of help.
 pub const COMMANDS: &[Command] = &[
@@ -222,6 +247,18 @@ pub const COMMANDS: &[Command] = &[
         options: &[flag(None, "dry-run", "only list what would be done")],
         exits: &[(1, "the file has mistakes, or a change failed"), NO_DAEMON],
         run: orders::reload,
+    },
+    Command {
+        name: "upgrade",
+        operands: Operands::None,
+        summary: "let another version of bpm take over the daemon; no process is restarted",
+        about: "The daemon executes the program in its own process: its pid, its processes with their pipes and exit \
+                codes, its sockets, logs and numbers stay. Whatever keeps the program from taking over is said, and \
+                nothing has happened then. Builds under way are finished first. USR2 does the same with the program of \
+                the daemon's start.",
+        options: UPGRADE,
+        exits: UPGRADE_EXITS,
+        run: upgrade::upgrade,
     },
     Command {
         name: "trust",
@@ -510,6 +547,15 @@ pub const COMMANDS: &[Command] = &[
         options: &[JSON],
         exits: &[(1, "it is stale or unhealthy"), NO_DAEMON],
         run: status::daemon_status,
+    },
+    Command {
+        name: "daemon upgrade",
+        operands: Operands::None,
+        summary: "the same as bpm upgrade",
+        about: "",
+        options: UPGRADE,
+        exits: UPGRADE_EXITS,
+        run: upgrade::upgrade,
     },
     Command {
         name: "daemon logs",

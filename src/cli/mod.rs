@@ -1,4 +1,4 @@
-//! The command line: a table of commands (`commands`, of the parts in `spec`), its readers (`parse`, `help`,
+//! What people type: a table of commands (`commands`, of the parts in `spec`), what reads it (`parse`, `help`,
 //! `complete`), and a file for each command or a few, which ask the daemon and show its answers.
 
 mod check;
@@ -25,6 +25,7 @@ mod status;
 mod trust;
 mod tui;
 mod up;
+mod upgrade;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, IsTerminal};
@@ -38,7 +39,7 @@ use crate::client::verdict::{Descriptor, FolderId, Verdict, hidden, judge};
 use crate::daemon::{Env, Project, START};
 use crate::os::lock::Lock;
 use crate::os::{fds, poll};
-pub(crate) use crate::server::render;
+pub use crate::server::render;
 use crate::server::render::Paint;
 
 use help::help;
@@ -47,9 +48,13 @@ use spec::Call;
 
 /// Does what the arguments say; the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    // Nothing of ours is open yet: what a caller left open is not held for a daemon's life.
-    fds::close_inherited();
-    match asked(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let done = upgrade::asked_by_daemon(&args).unwrap_or_else(|| {
+        // Nothing of ours is open yet: what a caller left open is not held for a daemon's life.
+        fds::close_inherited();
+        asked(args)
+    });
+    match done {
         Ok(code) => code,
         Err(error) => {
             complain(&error);

@@ -11,10 +11,11 @@ use crate::base::error::{Error, Result};
 pub struct Command {
     /// As typed: `restart`, `daemon start`; empty for bare `bpm`.
     pub name: &'static str,
+    /// What follows the name.
     pub operands: Operands,
     /// One line without a full stop.
     pub summary: &'static str,
-    /// Further advice; empty, or whole sentences.
+    /// What the person should know besides; empty, or whole sentences.
     pub about: &'static str,
     /// Its own options; those of every command are [`COMMON`].
     pub options: &'static [Opt],
@@ -40,7 +41,7 @@ pub fn families(table: &'static [Command]) -> impl Iterator<Item = &'static str>
     })
 }
 
-/// The operands of a command.
+/// What follows a command's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operands {
     /// Nothing.
@@ -59,6 +60,7 @@ pub enum Operands {
     Word {
         /// In the synopsis: `CLIENT`.
         label: &'static str,
+        /// What may stand there.
         words: &'static [&'static str],
         /// It can't be left out.
         needed: bool,
@@ -72,8 +74,9 @@ pub struct Opt {
     pub short: Option<char>,
     /// `--follow`; empty where there is only a short one.
     pub long: &'static str,
-    /// The name of its value; None: it takes none.
+    /// What its value is called; None: it takes none.
     pub value: Option<&'static str>,
+    /// What it does.
     pub help: &'static str,
 }
 
@@ -120,10 +123,11 @@ pub const COMMON: &[Opt] = &[
 pub struct Call {
     /// All commands.
     pub table: &'static [Command],
+    /// Which of them.
     pub command: &'static Command,
     /// `-C DIR`.
     pub dir: Option<PathBuf>,
-    /// The options, in order.
+    /// What stands for options, in order.
     pub options: Vec<(&'static Opt, OsString)>,
     /// The rest.
     pub operands: Vec<OsString>,

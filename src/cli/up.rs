@@ -95,7 +95,7 @@ fn take_additions(client: &mut Client) -> Result<()> {
     }
 }
 
-/// The state of one `bpm up`.
+/// What is waited for.
 struct Run {
     client: Client,
     builds: Builds,

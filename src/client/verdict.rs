@@ -150,7 +150,9 @@ pub fn speaks(theirs: &str, min_client_version: &str, protocol_version: u64) -> 
     if numbers(ours) < numbers(min_client_version) {
         return Err(Error::cannot(
             "talk to the daemon",
-            format!("bpm {ours} is too old for this daemon ({theirs}): run \"bpm upgrade\""),
+            format!(
+                "bpm {ours} is too old for this daemon ({theirs}): install {theirs}, or run \"bpm upgrade\" with it"
+            ),
         ));
     }
     if protocol_version != PROTOCOL_VERSION {
@@ -172,7 +174,7 @@ fn numbers(version: &str) -> Vec<u64> {
         .collect()
 }
 
-/// The state of a project's daemon.
+/// What a daemon is.
 #[derive(Debug)]
 pub enum Verdict {
     /// Lock held, hello answered.
@@ -406,7 +408,9 @@ mod tests {
         d.min_client_version = "99.0".into();
         let said = d.speaks().unwrap_err().to_string();
         assert!(
-            said.ends_with("is too old for this daemon (0.5.0): run \"bpm upgrade\""),
+            said.ends_with(
+                "is too old for this daemon (0.5.0): install 0.5.0, or run \"bpm upgrade\" with it"
+            ),
             "{said}"
         );
         d.min_client_version = "0.0.9".into();

@@ -84,7 +84,7 @@ pub(super) fn resolve(doc: &mut Doc, processes: &mut [Process], wishes: &[Vec<Wi
     refuse_cycles(doc, processes, wishes);
 }
 
-/// The condition that a dependent waits for where the file names none.
+/// What of a process is waited for where the file does not say it.
 fn usual_condition(process: &Process) -> Condition {
     match (process.kind, &process.ready) {
         (Kind::Task, _) => Condition::Completed,

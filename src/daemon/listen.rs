@@ -138,7 +138,7 @@ fn connections(config: &Config, descriptors: u64) -> usize {
     room.clamp(16, 1_024) as usize
 }
 
-/// The access policy for connections over TCP.
+/// Who may connect over TCP.
 pub(super) fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
     let http = &config.http;
     let read = |key, path: &Option<PathBuf>| {

@@ -27,6 +27,8 @@ pub(super) enum Manner {
     Detached,
     /// In the foreground: appended to the file, and on standard error.
     Foreground,
+    /// A daemon after an upgrade in place: the file and our standard streams are as they were.
+    Resumed,
 }
 
 /// The log.
@@ -68,7 +70,10 @@ impl DaemonLog {
                 rotated: dir.log_rotated(),
             }),
             least,
-            echo: if detached { None } else { echo() },
+            echo: match manner {
+                Manner::Foreground => echo(),
+                Manner::Detached | Manner::Resumed => None,
+            },
         })
     }
 }

@@ -10,17 +10,22 @@ use std::sync::Arc;
 use super::listen;
 use super::lock::Locks;
 use super::log::DaemonLog;
-use crate::base::error::{Error, Result};
+use super::project::Project;
+use crate::base::error::{Error, Result, reason};
+use crate::base::json::object;
 use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
+use crate::base::saved::Saved;
 use crate::client::verdict::Descriptor;
+use crate::engine::handover::Handover;
 use crate::engine::supervisor::{Presence, PresenceState, Trouble};
+use crate::log::passthrough::{Passthrough, Pause};
 use crate::os::files;
 use crate::os::inotify::PathWatch;
 use crate::os::lock::Lock;
-use crate::server::net::Control;
+use crate::server::net::{Control, Standstill};
 
-/// A repaired file may be removed again; it is repaired this often at once, and then at its event.
+/// What was just repaired may be removed again; that is repaired so often at once, and then at its event.
 const TURNS: usize = 16;
 
 /// Holds the locks. Dropped, it removes what others find us by, and releases them.
@@ -36,6 +41,11 @@ pub(super) struct ProjectPresence<'a> {
     /// Another bpm holds the lock: all that is there is its own.
     displaced: bool,
     trouble: Option<Trouble>,
+    root: &'a Path,
+    foreground: bool,
+    passthrough: Option<&'a Passthrough>,
+    /// What stands still for an upgrade.
+    standstill: Option<(Standstill, Option<Pause>)>,
 }
 
 impl<'a> ProjectPresence<'a> {
@@ -44,14 +54,19 @@ impl<'a> ProjectPresence<'a> {
     /// # Errors
     /// Another bpm has the project.
     pub(super) fn new(
-        dir: &'a ProjectDir,
+        project: &'a Project,
         descriptor: &'a Descriptor,
         log: Arc<DaemonLog>,
         control: Control,
         locks: Locks,
     ) -> Result<Self> {
+        let dir = &project.dir;
         let mut presence = Self {
             dir,
+            root: &project.root,
+            foreground: false,
+            passthrough: None,
+            standstill: None,
             descriptor,
             log,
             control,
@@ -75,6 +90,12 @@ impl<'a> ProjectPresence<'a> {
             presence.log.write(Level::Warn, "daemon", text);
         }
         Ok(presence)
+    }
+
+    /// What else goes over an upgrade in place.
+    pub(super) fn carries(&mut self, foreground: bool, passthrough: Option<&'a Passthrough>) {
+        self.foreground = foreground;
+        self.passthrough = passthrough;
     }
 
     /// Makes again what is missing.
@@ -167,6 +188,47 @@ impl<'a> ProjectPresence<'a> {
 }
 
 impl Presence for ProjectPresence<'_> {
+    fn hand_over(&mut self, to: &mut Handover) -> std::result::Result<(), String> {
+        let said = |e: std::io::Error| reason(&e);
+        let Some((net, standstill)) = self.control.freeze().map_err(said)? else {
+            return Err("the server does not come to a standstill".into());
+        };
+        let mut passes = None;
+        let mut pause = None;
+        if let Some(passthrough) = self.passthrough {
+            // A terminal that does not read: what waits for it is written by the next program.
+            let paused = passthrough.pause().map_err(said)?;
+            let (cursors, paused) = paused.ok_or("standard output takes nothing")?;
+            passes = Some(cursors);
+            pause = Some(paused);
+        }
+        self.standstill = Some((standstill, pause));
+        to.keep("lock", &self.locks.state);
+        if let Some(folder) = &self.locks.folder {
+            to.keep("folder lock", folder);
+        }
+        for (name, fd) in net.fds {
+            to.keep_number(name, fd);
+        }
+        to.put(
+            "daemon",
+            object([
+                ("root", self.root.to_path_buf().save()),
+                ("dir", self.dir.path().to_path_buf().save()),
+                ("foreground", self.foreground.save()),
+                ("passes", passes.save()),
+                ("connections", net.conns.save()),
+            ]),
+        );
+        // The first bytes: the places of connections count from there.
+        to.bytes = net.bytes;
+        Ok(())
+    }
+
+    fn thaw(&mut self) {
+        self.standstill = None;
+    }
+
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.watch.as_ref().and_then(PathWatch::notify_socket)
     }

@@ -1,4 +1,4 @@
-//! The environment of bpm's start: variables for bpm, for its processes, and of systemd.
+//! What the environment of bpm's start says: to bpm, to its processes, and of systemd.
 
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;

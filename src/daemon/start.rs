@@ -4,7 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,11 +25,11 @@ use crate::config::{Config, Port, Toggle};
 use crate::engine::handle::{Handle, Identity};
 use crate::engine::state_file::State;
 pub use crate::engine::supervisor::read_config;
-use crate::engine::supervisor::{Manager, Setup, Supervisor};
+use crate::engine::supervisor::{ConfigSource, Manager, Setup, Supervisor, read_source};
 use crate::log::passthrough::{Passthrough, Sources};
 use crate::os::detach::{self, Ready, Side};
 use crate::os::{fds, files, memory, peer, proc, reap};
-use crate::server::net::{Control, Listeners, Server, UidCheck};
+use crate::server::net::{Before, Control, Listeners, Server, UidCheck};
 use crate::tools::{Kernel, Tools};
 
 /// Answers in flight get so long when everything has stopped.
@@ -47,7 +48,7 @@ pub enum RunMode {
     Detached,
 }
 
-/// The options of a start, beside the configuration.
+/// What is asked for besides the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct StartOptions {
     pub mode: RunMode,
@@ -70,9 +71,9 @@ pub enum Started {
     Now {
         /// Its pid and where it serves, for a person.
         words: String,
-        /// The leftovers of an earlier daemon that was killed; they were stopped first.
+        /// What an earlier one that was killed had left, and that was stopped first.
         found: Option<String>,
-        /// Its faults from the start on.
+        /// What is wrong with it from the start.
         warnings: Vec<String>,
     },
     /// One runs already, with this pid.
@@ -135,7 +136,7 @@ pub fn start(
     }
 }
 
-/// Reads the daemon's answer from the pipe.
+/// What came through the pipe from the daemon.
 fn outcome(project: &Project, verdict: detach::Verdict) -> Result<Started> {
     match verdict {
         detach::Verdict::Ready(text) => Ok(now(&text)),
@@ -152,7 +153,7 @@ fn outcome(project: &Project, verdict: detach::Verdict) -> Result<Started> {
 /// How lines through the pipe begin that are warnings.
 const WARNING: &str = "warning: ";
 
-/// The answer of a daemon that serves, through the pipe, lines; [`now`] reads it.
+/// What a daemon that serves says of itself through the pipe, lines; [`now`] reads it.
 fn said(words: String, found: Option<&str>, warnings: &[String]) -> String {
     let found = found.into_iter().map(String::from);
     let warnings = warnings.iter().map(|warning| format!("{WARNING}{warning}"));
@@ -204,6 +205,7 @@ fn already(project: &Project, pid: i32) -> Error {
 struct Settings {
     /// As it is written, or a reload would find it changed; but for `autostart` where processes were named.
     config: Config,
+    source: ConfigSource,
     port: Port,
     idle_shutdown: Option<Duration>,
     /// The quietest line that is written to the log.
@@ -212,7 +214,7 @@ struct Settings {
 
 impl Settings {
     fn read(project: &Project, options: &StartOptions) -> Result<Self> {
-        let mut config = read_config(&project.root)?;
+        let (mut config, source) = read_source(&project.root)?;
         if let Some(only) = &options.only {
             let known: Vec<String> = config.processes.iter().map(|p| p.name.clone()).collect();
             if let Some(name) = only.iter().find(|name| !known.contains(name)) {
@@ -223,7 +225,7 @@ impl Settings {
                 }
                 .into());
             }
-            // Their dependencies are started because of them.
+            // What these depend on is started because of them.
             for process in &mut config.processes {
                 Arc::make_mut(process).autostart = only.contains(&process.name);
             }
@@ -237,16 +239,22 @@ impl Settings {
                 |text| Duration::try_from_secs_f64(text.parse().ok()?).ok(),
                 "no number of seconds",
             )?,
-            level: variable(
-                &project.env,
-                "BPM_LOG_LEVEL",
-                log::level,
-                "none of debug, info, warn, error",
-            )?
-            .unwrap_or(Level::Info),
+            level: level_of(&project.env)?,
             config,
+            source,
         })
     }
+}
+
+/// The quietest line that is written to the log.
+pub(super) fn level_of(env: &Env) -> Result<Level> {
+    let level = variable(
+        env,
+        "BPM_LOG_LEVEL",
+        log::level,
+        "none of debug, info, warn, error",
+    )?;
+    Ok(level.unwrap_or(Level::Info))
 }
 
 fn variable<T>(
@@ -298,7 +306,6 @@ fn serve(
         .map_err(|e| Error::file("write", &project.dir.log(), e))?;
     let log = Arc::new(log);
     project.dir.note_root(&project.root);
-    files::remove_unfinished(project.dir.path());
     // Two roots with one hash were first used at the same moment.
     if let Some(other) = project.dir.root().filter(|root| *root != project.root) {
         let why = format!("{other:?} was quicker to take its folder of state; try again");
@@ -328,7 +335,6 @@ fn serve(
         let pid = before.map_or(String::new(), |d| format!(" (pid {})", d.pid));
         format!("killed or crashed{pid}: it did not stop in order")
     });
-    let descriptor = describe(project, &identity, &socket);
     let policy = listen::policy(&config, nofile.hard)?;
     if tcp.is_some() && policy.token.is_none() && policy.uid == UidCheck::Meaningless {
         let text = "uids prove nothing in this user namespace: nobody is served over TCP without token_file";
@@ -343,53 +349,148 @@ fn serve(
             Toggle::On => true,
             Toggle::Off => false,
         };
-    let mut sd_notify = SdNotify::new(&project.env);
-    // The server is begun after the supervisor, which changes its policy on reload.
-    let control = Arc::new(OnceLock::<Control>::new());
-    let controlled = Arc::clone(&control);
-    let setup = Setup {
-        config,
-        dir: project.dir.clone(),
-        env: project.env.for_children(),
+    let ground = Ground {
+        project,
         nofile,
         umask,
         hangs_up: foreground && reap::may_hang_up(),
         idle_shutdown: settings.idle_shutdown,
+        config,
+        source: settings.source,
+        program: std::env::current_exe().unwrap_or_default(),
         killed_before,
         fresh: options.fresh,
         only: options.only.is_some(),
+        warnings,
         identity,
-        warnings: warnings.clone(),
-        logger: Arc::clone(&log) as Arc<dyn Logger>,
-        manager: Box::new(sd_notify.clone()),
-        access: Box::new(move |config, apply| {
-            let policy = listen::policy(config, nofile.hard)?;
-            if let Some(server) = controlled.get().filter(|_| apply) {
-                server.set_policy(policy);
-            }
-            Ok(())
-        }),
+        passes: passes_lines.then(Vec::new),
+        foreground,
     };
-    let mut supervisor = Supervisor::new(setup, state).map_err(|e| Error::system("begin", e))?;
+    let (setup, control) = ground.setup(Arc::clone(&log) as Arc<dyn Logger>);
+    let supervisor = Supervisor::new(setup, state).map_err(|e| Error::system("begin", e))?;
+    let served = Served {
+        tcp: tcp.into_iter().collect(),
+        unix: Some(unix),
+        locks,
+        before: Before::default(),
+    };
+    let mut first = |supervisor: &mut Supervisor| {
+        serving().map_err(|e| Error::system("begin", e))?;
+        Ok(supervisor.begin())
+    };
+    serve_on(
+        ground, log, control, supervisor, served, terminal, &mut first,
+    )
+}
+
+/// All that a bpm stands on, whether it was just started or goes on as another one.
+pub(super) struct Ground<'a> {
+    pub(super) project: &'a Project,
+    pub(super) nofile: fds::Nofile,
+    pub(super) umask: u32,
+    pub(super) hangs_up: bool,
+    pub(super) idle_shutdown: Option<Duration>,
+    pub(super) config: Config,
+    pub(super) source: ConfigSource,
+    pub(super) program: PathBuf,
+    pub(super) killed_before: bool,
+    pub(super) fresh: bool,
+    pub(super) only: bool,
+    pub(super) warnings: Vec<String>,
+    pub(super) identity: Identity,
+    /// Lines of processes are passed through: the cursors, in the order of the logs.
+    pub(super) passes: Option<Vec<u64>>,
+    pub(super) foreground: bool,
+}
+
+/// The way to the server, which is begun after the supervisor and whose policy that changes on reload.
+pub(super) type Controlled = Arc<OnceLock<Control>>;
+
+impl Ground<'_> {
+    /// What a supervisor needs.
+    pub(super) fn setup(&self, logger: Arc<dyn Logger>) -> (Setup, Controlled) {
+        let control = Controlled::default();
+        let (controlled, descriptors) = (Arc::clone(&control), self.nofile.hard);
+        let setup = Setup {
+            config: self.config.clone(),
+            source: self.source.clone(),
+            program: self.program.clone(),
+            dir: self.project.dir.clone(),
+            env: self.project.env.for_children(),
+            nofile: self.nofile,
+            umask: self.umask,
+            hangs_up: self.hangs_up,
+            idle_shutdown: self.idle_shutdown,
+            killed_before: self.killed_before,
+            fresh: self.fresh,
+            only: self.only,
+            identity: self.identity.clone(),
+            warnings: self.warnings.clone(),
+            logger,
+            manager: Box::new(SdNotify::new(&self.project.env)),
+            access: Box::new(move |config, apply| {
+                let policy = listen::policy(config, descriptors)?;
+                if let Some(server) = controlled.get().filter(|_| apply) {
+                    server.set_policy(policy);
+                }
+                Ok(())
+            }),
+        };
+        (setup, control)
+    }
+}
+
+/// What others reach this bpm by.
+pub(super) struct Served {
+    pub(super) tcp: Vec<TcpListener>,
+    pub(super) unix: Option<UnixListener>,
+    pub(super) locks: Locks,
+    pub(super) before: Before,
+}
+
+/// The first thing that a supervisor does, and what it has to say about it.
+type First<'a> = &'a mut dyn FnMut(&mut Supervisor) -> Result<Option<String>>;
+
+/// Serves with a supervisor that is ready.
+pub(super) fn serve_on(
+    ground: Ground<'_>,
+    log: Arc<DaemonLog>,
+    control: Controlled,
+    mut supervisor: Supervisor,
+    served: Served,
+    terminal: &mut Option<Ready>,
+    first: First<'_>,
+) -> Result<u8> {
+    let project = ground.project;
+    let socket = ground.identity.socket.clone().unwrap_or_default();
+    let descriptor = describe(project, &ground.identity, Path::new(&socket));
+    let policy = listen::policy(&ground.config, ground.nofile.hard)?;
+    let mut sd_notify = SdNotify::new(&project.env);
     let handle = supervisor.handle();
     let logger = Arc::clone(&log) as Arc<dyn Logger>;
     let tools = Tools::new(Arc::clone(&handle), Box::new(Kernel), logger);
     let listeners = Listeners {
-        tcp: tcp.into_iter().collect(),
-        unix: Some(unix),
+        tcp: served.tcp,
+        unix: served.unix,
     };
-    let server = Server::start(Arc::new(tools), listeners, policy)
+    let server = Server::go_on(Arc::new(tools), listeners, policy, served.before)
         .map_err(|e| Error::system("begin to serve", e))?;
     let _ = control.set(server.control());
-    let passthrough = passes_lines.then(|| passthrough(&handle)).flatten();
+    let passes = ground.passes.as_ref();
+    let passthrough = passes.and_then(|cursors| passthrough(&handle, cursors.clone()));
     supervisor.open_sockets();
     // From here on others can find us, so the descriptor is removed again whatever happens. All that can fail stands
     // before the first start: nobody would stop what an error left running.
     let control = server.control();
-    let mut presence =
-        ProjectPresence::new(&project.dir, &descriptor, Arc::clone(&log), control, locks)?;
-    serving().map_err(|e| Error::system("begin", e))?;
-    let found = supervisor.begin();
+    let mut presence = ProjectPresence::new(
+        project,
+        &descriptor,
+        Arc::clone(&log),
+        control,
+        served.locks,
+    )?;
+    presence.carries(ground.foreground, passthrough.as_ref());
+    let found = first(&mut supervisor)?;
 
     let place = match &descriptor.url {
         Some(url) => url,
@@ -399,7 +500,7 @@ fn serve(
     let text = format!("bpm {VERSION} serves {}: {words}", project.shown());
     log.write(Level::Info, "daemon", &text);
     if let Some(terminal) = terminal.take() {
-        terminal.ready(&said(words, found.as_deref(), &warnings));
+        terminal.ready(&said(words, found.as_deref(), &ground.warnings));
     }
     sd_notify.tell("READY=1");
 
@@ -409,7 +510,7 @@ fn serve(
     }
     handle.end();
     server.drain(GRACE);
-    if let Some(passthrough) = passthrough {
+    if let Some(passthrough) = &passthrough {
         passthrough.finish(LAST_LINES);
     }
     log.write(Level::Info, "daemon", "stopped");
@@ -455,10 +556,10 @@ fn describe(project: &Project, identity: &Identity, socket: &Path) -> Descriptor
 }
 
 /// Passes the processes' lines through. None: no descriptor or thread to be had, and the logs have them.
-fn passthrough(handle: &Arc<Handle>) -> Option<Passthrough> {
+fn passthrough(handle: &Arc<Handle>, cursors: Vec<u64>) -> Option<Passthrough> {
     let out = io::stdout().as_fd().try_clone_to_owned().ok()?;
     let err = io::stderr().as_fd().try_clone_to_owned().ok()?;
-    Passthrough::start(Arc::clone(handle) as Arc<dyn Sources>, out, err).ok()
+    Passthrough::start(Arc::clone(handle) as Arc<dyn Sources>, out, err, cursors).ok()
 }
 
 #[cfg(test)]

@@ -3,11 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::base::clock::{Mono, Wall};
+use crate::base::json::object;
+use crate::base::saved::{Saved, field};
 use crate::build::runner::BuildOutcome;
 use crate::check::{Attempt, Seen};
 use crate::config::Mode;
@@ -15,6 +20,7 @@ use crate::engine::snapshot::{BuildView, ExitView, SnapshotCell};
 use crate::lifecycle::{Order, RunKey};
 use crate::log::passthrough::Sources;
 use crate::log::store::Log;
+use crate::os::image::Image;
 use crate::os::inbox::{Inbox, Waker};
 
 /// A request to the supervisor. Names were checked against the snapshot; one that is gone
@@ -29,6 +35,8 @@ pub enum Request {
     },
     /// Read `.mcp-run` again.
     Reload(Reload),
+    /// Go on as another program.
+    Upgrade(UpgradeWish),
     /// Stop everything and leave.
     Shutdown {
         /// Kill at once.
@@ -36,6 +44,17 @@ pub enum Request {
         /// The command of a person who wants it stopped until somebody starts it; None: it may come back by itself.
         by: Option<String>,
     },
+}
+
+/// An upgrade that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeWish {
+    /// The program; None: that of the start.
+    pub program: Option<PathBuf>,
+    /// Builds under way are cancelled and repeated.
+    pub now: bool,
+    /// An older one too.
+    pub force: bool,
 }
 
 /// How much of `.mcp-run` is taken over.
@@ -60,6 +79,8 @@ pub enum Reply {
     Mistakes(Vec<String>),
     /// It could not be done at all: a sentence.
     Refused(String),
+    /// The very same program runs already.
+    SameProgram,
 }
 
 /// How an order to one process ended.
@@ -155,10 +176,13 @@ pub enum Command {
     Notice(Notice),
 }
 
+/// A program that was judged, and the checksum of the one that runs.
+pub type Judged = Result<(Image, String), String>;
+
 /// News from the engine's own threads.
 #[derive(Debug)]
 pub enum Notice {
-    /// The log has all that a run had written when this was asked for; `all`: it can write no more.
+    /// What a run had written when that was asked for is in its log; `all`: it can write no more.
     Drained { run: RunKey, all: bool },
     /// A build's thread is done.
     Built {
@@ -170,6 +194,8 @@ pub enum Notice {
     },
     /// The result of an attempt to check a run.
     Probed { attempt: Attempt, seen: Seen },
+    /// The program of an upgrade was opened and judged.
+    Judged(Box<Judged>),
     /// A log can't be written to disk, or can be again.
     LogTrouble {
         /// The unit's index.
@@ -289,6 +315,8 @@ pub struct Handle {
     active: AtomicU64,
     seen: AtomicU64,
     over: AtomicBool,
+    /// What the last upgrade took over.
+    upgraded: Mutex<Value>,
 }
 
 /// The answer to an order that comes too late.
@@ -315,6 +343,7 @@ impl Handle {
             inbox: Arc::clone(&inbox),
             seen: AtomicU64::new(0),
             over: AtomicBool::new(false),
+            upgraded: Mutex::default(),
         };
         Ok((Arc::new(handle), inbox))
     }
@@ -340,6 +369,19 @@ impl Handle {
         let _ = self.inbox.send(command);
     }
 
+    /// This bpm is the successor of another one in the same process.
+    pub fn set_upgraded(&self, what: Value) {
+        *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// What the last upgrade took over; null: there was none.
+    pub fn upgraded(&self) -> Value {
+        self.upgraded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Nobody reads commands any more: what came too late to be answered will not be.
     pub fn end(&self) {
         self.over.store(true, Ordering::SeqCst);
@@ -348,6 +390,31 @@ impl Handle {
     /// [`Handle::end`] was called.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
+    }
+
+    /// What others have seen and counted, for an upgrade in place.
+    pub(super) fn save(&self) -> Value {
+        let snapshot = self.snapshot.now();
+        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = calls.iter().map(|(tool, n)| (tool.clone(), *n));
+        object([
+            ("seq", snapshot.seq.save()),
+            ("before", snapshot.before.save()),
+            ("before_used", snapshot.before_used.save()),
+            ("calls", calls.collect::<Vec<_>>().save()),
+            ("active", self.active.load(Ordering::Relaxed).save()),
+            ("seen", self.seen.load(Ordering::Relaxed).save()),
+        ])
+    }
+
+    /// Goes on with what was saved.
+    pub(super) fn restore(&self, saved: &Value) -> Result<(), String> {
+        let calls: Vec<(String, [u64; 2])> = field(saved, "calls")?;
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = calls.into_iter().collect();
+        self.active
+            .store(field(saved, "active")?, Ordering::Relaxed);
+        self.seen.store(field(saved, "seen")?, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Marks activity (spec: supervision, "Build"): a tool call, an order.

@@ -2,12 +2,14 @@
 //! that any thread reads without asking it. A reader never holds up the supervisor: the lock covers one
 //! exchange of a pointer.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
+use crate::base::saved::{saved, saved_enum};
 pub use crate::build::{BuildError, BuildErrors};
 use crate::config::{Kind, Mode};
 use crate::lifecycle::Facts;
@@ -43,7 +45,7 @@ pub struct Snapshot {
     pub release_at: Option<Mono>,
     /// Orderly stop under way.
     pub stopping: bool,
-    /// The present faults of bpm itself, a sentence each.
+    /// What is wrong with bpm itself now, a sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -204,6 +206,19 @@ impl BuildView {
     }
 }
 
+saved! {
+    Counters { cpu, builds_ok, builds_failed, builds_cancelled }
+    BuildView { id, state, phase, mode, at, began, took, ok, errors }
+    BuildErrors { list, count, text }
+    BuildError { file, line, column, message }
+    ExitView {
+        run, code, signal, core, oom, asked, crash, fault, at, uptime, cpu, peak_rss, tail,
+    }
+    EventView { seq, at, process, kind, text }
+}
+
+saved_enum! { BuildState { Queued, Running, Ok, Failed, Cancelled } }
+
 /// How far a build is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildState {
@@ -304,7 +319,7 @@ pub struct EventView {
     /// Of which process; None: of bpm.
     pub process: Option<String>,
     /// `state`, `build`, `exit`, `reload`, ...
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// In words.
     pub text: String,
 }

@@ -292,7 +292,11 @@ impl State {
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let value: Value = serde_json::from_slice(bytes).ok()?;
+        Self::of_json(&serde_json::from_slice(bytes).ok()?)
+    }
+
+    /// From the contents of the file.
+    pub fn of_json(value: &Value) -> Option<Self> {
         if value["version"].as_u64()? != VERSION {
             return None;
         }
@@ -308,7 +312,7 @@ impl State {
                 at: Wall(value["stopped"]["at"].as_i64().unwrap_or_default()),
             }),
             root: value["root"].as_str().map(Into::into),
-            daemon: field(&value, "daemon").unwrap_or_default(),
+            daemon: field(value, "daemon").unwrap_or_default(),
             processes: Table::default(),
             // Of another version: they are looked for.
             damaged: running.len() != rows.len(),
@@ -323,7 +327,8 @@ impl State {
         Some(state)
     }
 
-    fn to_json(&self) -> Value {
+    /// The contents of the file.
+    pub fn to_json(&self) -> Value {
         let stopped = self.stopped.as_ref();
         let stopped =
             stopped.map(|s| object([("by", s.by.as_str().into()), ("at", s.at.0.into())]));

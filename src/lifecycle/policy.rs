@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! The settings that decide over a process, and the facts that others see of it.
+//! What decides over a life, and what can be seen of it.
 
 use std::time::Duration;
 
@@ -160,7 +160,7 @@ impl State {
     }
 }
 
-/// The facts of a unit that others see.
+/// What can be seen of a unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     pub state: State,

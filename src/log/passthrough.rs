@@ -1,6 +1,7 @@
 //! Passes what processes write through to bpm's own outputs, each line after the name of its process. A
 //! follower like any other: it never holds up a process, and reports the lines it missed.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,6 +15,8 @@ use crate::log::stream::Stream;
 use crate::os::inbox::{Inbox, Waker};
 use crate::os::poll::{Until, wait};
 
+/// A terminal that takes nothing holds up nobody for longer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes that are taken of one log before the next one has its turn, and that are written at once.
 const TURN: usize = 64 << 10;
 
@@ -32,13 +35,27 @@ pub trait Sources: Send + Sync {
 pub struct Passthrough {
     inbox: Arc<Inbox<Input>>,
     done: Arc<Inbox<()>>,
+    paused: Arc<Inbox<Vec<u64>>>,
+    goes_on: Arc<Inbox<()>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Input {
     /// There may be new lines, or new logs.
     Lines,
+    /// Say how far all is written, then write nothing until somebody says so.
+    Pause,
     Finish,
+}
+
+/// Nothing is written while this is there.
+#[derive(Debug)]
+pub struct Pause(Arc<Inbox<()>>);
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
 }
 
 impl Passthrough {
@@ -47,13 +64,28 @@ impl Passthrough {
     ///
     /// # Errors
     /// No descriptor or no thread is to be had.
-    pub fn start(sources: Arc<dyn Sources>, out: OwnedFd, err: OwnedFd) -> io::Result<Self> {
-        Self::start_to(sources, [out, err].map(Sink::new))
+    ///
+    /// `cursors`: what another bpm has written already, in the order of the logs.
+    pub fn start(
+        sources: Arc<dyn Sources>,
+        out: OwnedFd,
+        err: OwnedFd,
+        cursors: Vec<u64>,
+    ) -> io::Result<Self> {
+        Self::start_to(sources, [out, err].map(Sink::new), cursors)
     }
 
-    fn start_to(sources: Arc<dyn Sources>, sinks: [Sink; 2]) -> io::Result<Self> {
+    fn start_to(
+        sources: Arc<dyn Sources>,
+        sinks: [Sink; 2],
+        cursors: Vec<u64>,
+    ) -> io::Result<Self> {
         let (inbox, done) = (Inbox::new()?, Inbox::new()?);
+        let (paused, goes_on) = (Inbox::new()?, Inbox::new()?);
         let writer = Writer {
+            cursors: cursors.into(),
+            paused: Arc::clone(&paused),
+            goes_on: Arc::clone(&goes_on),
             waker: inbox.waker(Input::Lines),
             inbox: Arc::clone(&inbox),
             done: Arc::clone(&done),
@@ -65,12 +97,29 @@ impl Passthrough {
         };
         let thread = std::thread::Builder::new().name("passthrough".into());
         thread.spawn(move || writer.run())?;
-        Ok(Self { inbox, done })
+        Ok(Self {
+            inbox,
+            done,
+            paused,
+            goes_on,
+        })
+    }
+
+    /// Writes the lines there are, then nothing while the result is there. None: that takes too long (nobody reads the
+    /// terminal).
+    ///
+    /// # Errors
+    /// None.
+    pub fn pause(&self) -> io::Result<Option<(Vec<u64>, Pause)>> {
+        let pause = Pause(Arc::clone(&self.goes_on));
+        let _ = self.inbox.send(Input::Pause);
+        let cursors = self.paused.wait(PATIENCE);
+        Ok(cursors.map(|cursors| (cursors, pause)))
     }
 
     /// Writes the lines there are, then ends. False: that took longer than `patience` (nobody reads the
     /// terminal), and the thread is left behind.
-    pub fn finish(self, patience: Duration) -> bool {
+    pub fn finish(&self, patience: Duration) -> bool {
         let _ = self.inbox.send(Input::Finish);
         self.done.wait(patience).is_some()
     }
@@ -90,6 +139,10 @@ struct Followed {
 }
 
 struct Writer {
+    /// How far another bpm has written the first logs.
+    cursors: VecDeque<u64>,
+    paused: Arc<Inbox<Vec<u64>>>,
+    goes_on: Arc<Inbox<()>>,
     inbox: Arc<Inbox<Input>>,
     done: Arc<Inbox<()>>,
     waker: Arc<Waker>,
@@ -112,7 +165,16 @@ impl Writer {
             if finish {
                 break;
             }
-            finish = matches!(self.inbox.wait(Duration::MAX), Some(Input::Finish) | None);
+            match self.inbox.wait(Duration::MAX) {
+                Some(Input::Lines) => {}
+                Some(Input::Pause) => {
+                    self.follow_new();
+                    while self.round() {}
+                    let _ = self.paused.send(self.written());
+                    let _ = self.goes_on.wait(Duration::MAX);
+                }
+                Some(Input::Finish) | None => finish = true,
+            }
         }
         self.sources.unwatch(&self.waker);
         for followed in &self.followed {
@@ -131,10 +193,21 @@ impl Writer {
             log.follow(&self.waker);
             self.followed.push(Followed {
                 prefix,
-                cursor: log.origin(),
+                cursor: self.cursors.pop_front().unwrap_or_else(|| log.origin()),
                 log,
             });
         }
+    }
+
+    /// The cursors in the order of the logs.
+    fn written(&self) -> Vec<u64> {
+        let logs = self.sources.logs().into_iter();
+        let cursor = |(_, log): (String, Arc<Log>)| {
+            let mut followed = self.followed.iter();
+            let known = followed.find(|f| Arc::ptr_eq(&f.log, &log));
+            known.map_or(log.origin(), |f| f.cursor)
+        };
+        logs.map(cursor).collect()
     }
 
     /// Gives each log its turn. True: there is more.
@@ -256,7 +329,8 @@ mod tests {
             terminal,
             ..Sink::new(pipe.into())
         });
-        let passthrough = Passthrough::start_to(Arc::new(Two(logs.clone())), sinks).unwrap();
+        let passthrough =
+            Passthrough::start_to(Arc::new(Two(logs.clone())), sinks, Vec::new()).unwrap();
         (passthrough, logs, [out_end, err_end])
     }
 

@@ -60,7 +60,7 @@ pub fn pipe_of(pid: i32, number: i32, inode: u64) -> io::Result<OwnedFd> {
     }
 }
 
-/// The inode of an open file; of a socket, the number by which `/proc` names it.
+/// The inode of an open file.
 pub fn inode(fd: impl AsFd) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(fd)?.st_ino)
 }

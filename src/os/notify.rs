@@ -67,6 +67,11 @@ impl Receiver {
         Ok(Self { socket })
     }
 
+    /// One that this process has had since before an execve.
+    pub fn inherited(fd: OwnedFd) -> Self {
+        Self { socket: fd.into() }
+    }
+
     /// The next notice; None when there is none for now. Datagrams without a sender are passed over.
     pub fn take(&self) -> io::Result<Option<NotifyMessage>> {
         loop {

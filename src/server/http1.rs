@@ -112,7 +112,7 @@ impl Span {
     }
 }
 
-/// The request line and the fields. Texts stay in the buffer they came in.
+/// What the request line and the fields said. Texts stay in the buffer they came in.
 #[derive(Debug, Clone, Default)]
 pub struct Head {
     method: Span,
@@ -130,7 +130,7 @@ pub struct Head {
     pub expects: bool,
     /// A body follows.
     pub has_body: bool,
-    /// The kinds of answer that the client takes.
+    /// What kinds of answer the client takes.
     pub accepts: Accepts,
 }
 
@@ -263,7 +263,15 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// The head; complete from [`Progress::Head`] on.
+    /// It is in a body of chunks.
+    pub fn is_chunked(&self) -> bool {
+        matches!(
+            self.state,
+            State::ChunkSize | State::ChunkData { .. } | State::ChunkEnd | State::Trailers
+        )
+    }
+
+    /// What the head said; complete from [`Progress::Head`] on.
     pub fn head(&self) -> &Head {
         &self.head
     }
@@ -672,7 +680,7 @@ fn write_head(out: &mut Vec<u8>, status: u16, fields: &[(&str, &str)]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// A client with `Expect: 100-continue` waits for it.
+/// What a client with `Expect: 100-continue` waits for.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub const METHOD_NOT_FOUND: i64 = -32601;
 pub const INVALID_PARAMS: i64 = -32602;
 /// It went wrong here.
 pub const INTERNAL_ERROR: i64 = -32603;
+/// The server of before can't go on with a call; asked again, it is answered. `data.retry` says so.
+pub const UPGRADING: i64 = -32000;
 /// bpm is stopping: ours, outside the range that the specification keeps for itself.
 pub const STOPPING: i64 = -31000;
 /// Too much is under way already.

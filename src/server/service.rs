@@ -1,23 +1,23 @@
-//! The trait between the wire and the verbs: a [`Service`] is served by `net` over HTTP and over the
+//! What stands between the wire and the verbs: a [`Service`] is served by `net` over HTTP and over the
 //! Unix socket. bpm's own is in `tools`; the conformance test brings another.
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::base::clock::Mono;
 pub use crate::base::logger::Level;
 use crate::os::poll::Waker;
 
-/// Both ends of the socket must agree on it.
+/// What both ends of the socket must agree on.
 pub const PROTOCOL_VERSION: u64 = 1;
 /// The oldest bpm whose commands this daemon understands.
 pub const MIN_CLIENT_VERSION: &str = "0.1.0";
 
-/// The caller, as far as the wire tells.
+/// Who calls, as far as the wire tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// As the client named itself: reading by the CLI and the TUI is no activity.
+    /// What kind of client it said it is: reading by the CLI and the TUI is no activity.
     pub kind: ClientKind,
     /// 2026-07-28 (stateless) rather than a handshake revision: a service must not send it log
     /// messages that it did not ask for. (bpm's own sends none; the conformance test's does.)
@@ -33,7 +33,7 @@ pub struct Open {
     pub agents: usize,
 }
 
-/// The kind of a client.
+/// What kind of client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
     /// An agent, or curl.
@@ -75,7 +75,7 @@ pub enum Answer {
     },
 }
 
-/// The progress of a call towards its answer.
+/// What a call needs to be answered.
 pub enum Step {
     /// Nothing more.
     Done(Answer),
@@ -99,6 +99,12 @@ pub trait Task: Send {
     /// Polling takes long (a regex over lines): done on a worker.
     fn heavy(&self) -> bool {
         false
+    }
+    /// The parameters with which the next program goes on with it after an upgrade in place, `params` being those that
+    /// came. None: its caller is told to ask again.
+    fn again(&self, params: &Map<String, Value>, now: Mono) -> Option<Map<String, Value>> {
+        let _ = (params, now);
+        None
     }
     /// A word on what is going on, asked for every 5 s where the client sent a progress token.
     fn progress(&mut self, now: Mono) -> Option<String> {
@@ -124,7 +130,7 @@ pub struct Page {
     pub body: Vec<u8>,
 }
 
-/// A server asks it for all answers. Its methods run on the net thread, so they never block.
+/// What a door serves. Its methods run on the net thread: they look and decide, they never block.
 pub trait Service: Send + Sync {
     /// `{name, title, version}`.
     fn info(&self) -> Value;

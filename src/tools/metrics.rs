@@ -1,4 +1,4 @@
-//! The text of `/metrics` and `bpm metrics`, from the snapshot and one reading of `/proc`.
+//! What `/metrics` and `bpm metrics` show, from the snapshot and one reading of `/proc`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use crate::os::reap::signal_name;
 use crate::server::metrics::Family;
 use crate::server::metrics::Kind::{self, Counter, Gauge};
 
-/// The sources of the text.
+/// What the text is made of.
 pub(super) struct Sources<'a> {
     pub(super) handle: &'a Handle,
     pub(super) snapshot: &'a Snapshot,

@@ -19,6 +19,9 @@
 //!   next, in words; `text` all of it for a person.
 //! - `bpm/reload` `{dry_run, additions}`: the data of `reload`, with more patience; `additions`: only takes over
 //!   processes that are new in the file, without starting them.
+//! - `bpm/upgrade` `{binary, now, force}`: answered by the program that took the process over: `{from, to, pid,
+//!   processes, ms}`; or `{same, pid}` where that runs already. Until then notifications `bpm/upgrading`
+//!   `{"waiting_for": [names]}` while something is built.
 //! - `bpm/shutdown` `{force, by}` (`by`: the command of a person who wants it to stay stopped): `{"ok": true}` once all processes are stopped, just before bpm leaves; until
 //!   then, whenever it changes, a notification `bpm/stopping` `{"waiting_for": [names]}`. The end of the
 //!   connection means the same as the answer.
@@ -46,6 +49,7 @@ mod schema;
 mod status;
 mod text;
 mod ticket;
+mod upgrade;
 mod usage;
 mod wait;
 mod why;
@@ -107,7 +111,7 @@ struct Tool {
     run: fn(&Call<'_>) -> Result<Step, String>,
 }
 
-/// Hints for a client that decides whether to allow a call.
+/// What a client may want to know before it allows a call.
 struct Hints {
     reads: bool,
     destroys: bool,

@@ -58,7 +58,7 @@ fn order(call: &Call<'_>, order: Order) -> Step {
     let restart = matches!(order, Order::Restart { .. });
     let names: Vec<String> = match one {
         Some(name) => vec![name.into()],
-        // A process that somebody stopped stays stopped.
+        // What somebody stopped stays stopped.
         None => before
             .units
             .iter()
@@ -156,7 +156,9 @@ impl Pending {
             End::Reply(Reply::Units(done)) => (done, false),
             End::Late => (self.so_far(&snapshot, now), true),
             End::Reply(Reply::Refused(why)) => return self.ticket.refusal(why),
-            End::Reply(Reply::Reload(_) | Reply::Mistakes(_)) => (Vec::new(), false),
+            End::Reply(Reply::Reload(_) | Reply::Mistakes(_) | Reply::SameProgram) => {
+                (Vec::new(), false)
+            }
         };
         if late && done.is_empty() && !self.all {
             return Answer::Fail("the process is gone: it was removed from .mcp-run".into());
@@ -275,7 +277,7 @@ impl Pending {
     }
 }
 
-/// The note for a file that is not the one that was read.
+/// What is said where the file is not what was read.
 pub(super) fn changed_words(reader: Reader) -> String {
     let how = match reader {
         Reader::Model => "reload",
@@ -299,7 +301,7 @@ struct Outcome<'a> {
     now: Mono,
 }
 
-/// The first lines of a new run.
+/// What a new run printed at first.
 #[derive(Default)]
 struct First {
     /// When it was started.
@@ -371,7 +373,7 @@ impl Outcome<'_> {
         let done = self.done;
         let builds = self.builds();
         let build = done.build.as_ref().map(|b| build::brief(b, self.now));
-        let mut value = object([
+        object([
             ("process", done.name.as_str().into()),
             ("ok", done.ok.into()),
             ("mode", or_null(builds.then(|| done.mode.as_str()))),
@@ -390,31 +392,23 @@ impl Outcome<'_> {
                 "release_in_seconds",
                 or_null(self.release_in().map(seconds)),
             ),
-        ]);
-        if !done.stopped.leftovers.is_empty() {
-            value["leftovers"] = self.leftovers();
-        }
-        value
-    }
-
-    fn leftovers(&self) -> Value {
-        let left = self.done.stopped.leftovers.iter();
-        list(left.map(|(pid, command)| {
-            object([
-                ("pid", (*pid).into()),
-                ("command", clip(command, 200).as_ref().into()),
-            ])
-        }))
+        ])
     }
 
     fn stop_value(&self) -> Value {
         let done = self.done;
+        let leftovers = done.stopped.leftovers.iter().map(|(pid, command)| {
+            object([
+                ("pid", (*pid).into()),
+                ("command", clip(command, 200).as_ref().into()),
+            ])
+        });
         object([
             ("process", done.name.as_str().into()),
             ("ok", done.ok.into()),
             ("signalled", done.stopped.signalled.into()),
             ("killed", done.stopped.killed.into()),
-            ("leftovers", self.leftovers()),
+            ("leftovers", list(leftovers)),
             ("seconds", seconds(done.took)),
             ("timed_out", self.late.into()),
             ("next_call", or_null(self.next_call().map(|c| c.value()))),
@@ -465,15 +459,10 @@ impl Outcome<'_> {
         if let Some(reason) = &done.reason {
             let _ = write!(text, ": {}", clip(reason, LINE / 2));
         }
-        text.push_str(&self.survivors());
+        for (pid, command) in done.stopped.leftovers.iter().take(20) {
+            let _ = write!(text, "\n   still there: pid {pid} {}", clip(command, 200));
+        }
         text
-    }
-
-    /// What the order should have ended and could not, a line each.
-    fn survivors(&self) -> String {
-        let left = self.done.stopped.leftovers.iter().take(20);
-        left.map(|(pid, command)| format!("\n   still there: pid {pid} {}", clip(command, 200)))
-            .collect()
     }
 
     /// `web: restarted in dev, pid 4711 (before 4700), build 7 took 3.2s, ready, http://127.0.0.1:5173`, its
@@ -513,7 +502,6 @@ impl Outcome<'_> {
         if let Some(url) = self.url() {
             let _ = write!(text, ", {url}");
         }
-        text.push_str(&self.survivors());
         if let Some(release) = self.release_in() {
             let _ = write!(
                 text,
@@ -582,7 +570,7 @@ impl Outcome<'_> {
         text
     }
 
-    /// Says which run serves now, what happens next, and where more is written.
+    /// What serves now, what happens next, and where more is written.
     fn whats_next(&self, reader: Reader, build: bool) -> String {
         let done = self.done;
         let pid = done

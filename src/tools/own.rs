@@ -1,5 +1,6 @@
 //! Methods of bpm's own on the Unix socket, and the pages for probes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use super::schema::{Args, COUNT, Kind, Row};
 use super::status::{self, Wish};
 use super::text::Reader;
 use super::why::Card;
-use super::{Call, PROCESS, PROCESSES, Tools, VERSION, reload};
+use super::{Call, PROCESS, PROCESSES, Tools, VERSION, reload, upgrade};
 use crate::base::clock::{Mono, Wall};
 use crate::base::json::{list, object, strings};
-use crate::engine::handle::{Handle, Reply, ReplySlot, Request};
+use crate::engine::handle::{Handle, Reply, ReplySlot, Request, UpgradeWish};
 use crate::engine::snapshot::State;
 use crate::os::poll::Waker;
 use crate::server::rpc;
@@ -53,6 +54,12 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
     const RELOAD: &[Row] = &[
         Row::may("dry_run", Kind::Flag, ""),
         Row::may("additions", Kind::Flag, ""),
+    ];
+    const UPGRADE: &[Row] = &[
+        Row::may("binary", Kind::Text, ""),
+        Row::may("now", Kind::Flag, ""),
+        Row::may("force", Kind::Flag, ""),
+        Row::may(upgrade::DONE, Kind::Flag, ""),
     ];
     const SHUTDOWN: &[Row] = &[
         Row::may("force", Kind::Flag, ""),
@@ -111,6 +118,18 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
                 args,
             };
             Ok(plain(reload::reloading(&call, LONG)))
+        }),
+        "bpm/upgrade" => checked(tools, method, UPGRADE, params, &|args| {
+            if args.flag(upgrade::DONE) == Some(true) {
+                return Ok(upgrade::done(&tools.handle));
+            }
+            let flag = |name| args.flag(name).unwrap_or(false);
+            let wish = UpgradeWish {
+                program: args.text("binary").map(PathBuf::from),
+                now: flag("now"),
+                force: flag("force"),
+            };
+            Ok(upgrade::upgrade(&tools.handle, wish))
         }),
         "bpm/shutdown" => checked(tools, method, SHUTDOWN, params, &|args| {
             Ok(Step::Wait(Box::new(Shutdown {

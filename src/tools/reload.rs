@@ -50,7 +50,9 @@ impl Task for Reloading {
             End::Reply(Reply::Reload(done)) => answer(&done),
             End::Reply(Reply::Refused(why)) => self.ticket.refusal(why),
             End::Reply(Reply::Mistakes(errors)) => self.mistaken(&errors),
-            End::Reply(Reply::Units(_)) => Answer::Fail("the reload was not answered".into()),
+            End::Reply(Reply::Units(_) | Reply::SameProgram) => {
+                Answer::Fail("the reload was not answered".into())
+            }
             End::Late => Answer::Fail(format!(
                 "the reload is not done within {}, it goes on: get_status says what is being swapped",
                 human(self.ticket.patience)

@@ -22,7 +22,7 @@ pub(super) const JSON: &str = "application/json";
 /// Lines of a log that is read as a resource.
 const LINES: usize = 200;
 
-/// The resource that a URI names.
+/// What a URI names.
 enum Resource<'a> {
     Status,
     Log {

@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! The input of a terminal: keys, the mouse, pasted text.
+//! What a terminal sends: keys, the mouse, pasted text.
 
 /// A key, or what is like one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub enum Key {
     F1,
 }
 
+/// What the mouse did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Click {
     /// The left button went down.
@@ -79,7 +80,7 @@ pub struct Decoder {
     lone: bool,
 }
 
-/// The beginning of some bytes.
+/// What bytes begin with.
 enum Next {
     /// So many bytes are this; None: nothing that we know.
     Is(usize, Option<Typed>),
@@ -100,7 +101,7 @@ impl Decoder {
         !self.bytes.is_empty() && self.pasted.is_none()
     }
 
-    /// Takes the input as far as it is whole. `over`: nothing more came for a while, so a lone ESC is
+    /// What has been typed as far as it is whole. `over`: nothing more came for a while, so a lone ESC is
     /// the key.
     pub fn take(&mut self, over: bool, into: &mut Vec<Typed>) {
         let mut at = 0;
@@ -185,7 +186,7 @@ fn next(bytes: &[u8], over: bool) -> Next {
     }
 }
 
-/// The sequence that follows CSI.
+/// What follows CSI.
 fn sequence(rest: &[u8], over: bool) -> Next {
     let body = rest
         .iter()

@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! The parts of the screen, by its size.
+//! Which part of the screen shows what, by its size.
 
 use super::cell::Area;
 
@@ -34,7 +34,7 @@ pub struct Layout {
     pub keys: Area,
 }
 
-/// The size; a terminal that does not know its own counts as 80 by 24.
+/// What a terminal that does not know its size has.
 pub fn known(size: (u16, u16)) -> (u16, u16) {
     match size {
         (0, _) | (_, 0) => (80, 24),

@@ -14,8 +14,9 @@ use crate::daemon::Env;
 pub struct Opt {
     /// `-C`, `--fps`, as they are typed; both where there are two.
     pub names: &'static str,
-    /// The name of its value; empty: it takes none.
+    /// What its value is called; empty: it takes none.
     pub value: &'static str,
+    /// What it does.
     pub help: &'static str,
 }
 
@@ -61,7 +62,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("-V, --version", "", "print the version"),
 ];
 
-/// The request of a command line.
+/// What the command line asks for.
 #[derive(Debug)]
 pub(super) enum Asked {
     /// The help.

@@ -143,8 +143,9 @@ pub fn ignores_case(pattern: &str) -> bool {
 pub struct Row<'a> {
     /// Number of the entry, which stays the same while it is held.
     pub id: u64,
+    /// What it is.
     pub entry: &'a Entry,
-    /// The row among those that a wrapped line takes.
+    /// Which of the rows that a wrapped line takes.
     pub row: usize,
 }
 
@@ -256,7 +257,7 @@ impl Output {
     fn add(&mut self, entry: Entry) {
         let size = cost(&entry);
         while self.entries.len() >= MOST_LINES || self.bytes + size > MOST_BYTES {
-            // The lines that a person reads must neither go nor move.
+            // What is read must neither go nor move.
             if self.top.is_some_and(|top| top.id <= self.first) {
                 self.stalled = true;
                 self.news += 1;
@@ -507,7 +508,7 @@ impl Output {
     }
 }
 
-/// The bytes that an entry counts for.
+/// What an entry counts for.
 fn cost(entry: &Entry) -> usize {
     match entry {
         Entry::Line(line) => line.text.len() + size_of::<Entry>(),

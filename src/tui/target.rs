@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! The server that the operand names.
+//! What the operand names.
 
 use std::path::PathBuf;
 

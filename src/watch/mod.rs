@@ -1,4 +1,6 @@
 //! Watched files: the patterns, and the tree that inotify(7) follows.
 
 mod folders;
-pub(crate) mod watcher;
+pub mod watcher;
+
+pub use watcher::*;

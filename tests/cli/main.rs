@@ -22,5 +22,4 @@ mod logs;
 mod names;
 mod proxy;
 mod screen;
-mod session;
 mod trust;

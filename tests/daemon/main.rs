@@ -24,4 +24,5 @@ mod reload;
 mod stop;
 mod supervise;
 mod swap;
+mod upgrade;
 mod watch;

@@ -77,7 +77,7 @@ impl Builds {
             root: cwd.clone(),
             stdout,
             stderr,
-            place: CopyPlace::Ours(cwd.join("bin")),
+            bin_dir: cwd.join("bin"),
             keep: self.keep.clone(),
             report: Box::new(move |report| reporter.send((id, report)).unwrap()),
         })

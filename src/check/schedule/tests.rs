@@ -32,7 +32,6 @@ fn tcp_at(address: &str) -> Target {
         addresses: vec![address.parse().unwrap()],
         get: None,
         own: None,
-        before: None,
     })
 }
 
@@ -327,7 +326,6 @@ fn targets_are_expanded_and_checked() {
             addresses: both.to_vec(),
             get,
             own,
-            before: None,
         });
         assert_eq!(of(&probe), Ok(both));
     }

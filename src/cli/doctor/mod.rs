@@ -39,14 +39,14 @@ impl Level {
 /// One line.
 struct Finding {
     level: Level,
-    /// The name of the check: `ports`.
+    /// What was looked at: `ports`.
     check: &'static str,
     text: String,
     /// A command, or what to write.
     fix: Option<String>,
 }
 
-/// The project, and the findings so far.
+/// What is known, and what was found.
 struct Doctor<'a> {
     project: &'a Project,
     config: &'a Config,

@@ -1,4 +1,4 @@
-//! Checks of the project: tools, `.envrc`, ports.
+//! What the project names: tools, `.envrc`, ports.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;

@@ -7,7 +7,7 @@ use super::quote::{Reader, yaml, yaml_list};
 use crate::base::error::{Error, Result};
 use crate::config::{Condition, Kind, Probe, Restart, Swap, parse_http, parse_tcp};
 
-/// The image that waits for another process.
+/// What waits for another process.
 const WAITER: &str = "busybox:1.37";
 
 fn text(text: &str) -> String {
@@ -84,7 +84,7 @@ fn labels(plan: &Plan, unit: &Unit, depth: usize, out: &mut Out) {
     );
 }
 
-/// The variables of `env_file`.
+/// What `env_file` said.
 fn config_map(plan: &Plan, unit: &Unit, out: &mut Out) {
     head(plan, unit, "v1", "ConfigMap", unit.name(), out);
     out.line(0, "data:");

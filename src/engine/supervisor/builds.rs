@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
 use crate::base::logger::Level;
-use crate::build::runner::{BuildJob, BuildOutcome, Builder, CopyPlace, Report};
+use crate::build::runner::{BuildJob, BuildOutcome, Builder, Report};
 use crate::build::{self, Artifact, BuildErrors, BuildPlan};
 use crate::config::{self, Environment, Happening, Mode, Process};
 use crate::engine::handle::Notice;
@@ -75,10 +75,21 @@ impl Builds {
         true
     }
 
-    /// Takes out one that has ended. True: it was cancelled.
-    fn end(&mut self, unit: UnitId, id: u64) -> bool {
+    /// Kills all, and knows nothing of them any more: they are begun once more.
+    pub(super) fn abandon(&mut self) {
+        self.kill_all();
+        self.all.clear();
+    }
+
+    /// Takes out one that has ended. True: it was cancelled. None: it was abandoned.
+    fn end(&mut self, unit: UnitId, id: u64) -> Option<bool> {
         let at = self.all.iter().position(|b| b.unit == unit && b.id == id);
-        at.is_some_and(|at| self.all.swap_remove(at).cancelled)
+        at.map(|at| self.all.swap_remove(at).cancelled)
+    }
+
+    /// None is at work.
+    pub(super) fn is_idle(&self) -> bool {
+        self.all.is_empty()
     }
 
     /// The leaders that are not reaped.
@@ -167,13 +178,7 @@ impl Supervisor {
             root: root.clone(),
             stdout: spawned.stdout,
             stderr: spawned.stderr,
-            place: match account {
-                None => CopyPlace::Ours(self.setup.dir.bin(&process.name)),
-                Some(account) => CopyPlace::Theirs {
-                    process: process.name.clone(),
-                    account,
-                },
-            },
+            bin_dir: self.setup.dir.bin(&process.name),
             keep: self.executables(unit),
             report: Box::new(move |report| {
                 handle.tell(match report {
@@ -247,8 +252,9 @@ impl Supervisor {
 
     /// The thread of a build has read it to its end.
     pub(super) fn build_read(&mut self, unit: UnitId, id: u64, outcome: BuildOutcome) {
-        let cancelled = self.builds.end(unit, id);
-        self.end_build(unit, id, outcome, cancelled);
+        if let Some(cancelled) = self.builds.end(unit, id) {
+            self.end_build(unit, id, outcome, cancelled);
+        }
     }
 
     /// A build is over: keeps what it made, shows how it went, tells the lifecycle.

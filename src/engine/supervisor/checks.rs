@@ -7,18 +7,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::base::paths::LONGEST_SOCKET_PATH;
+use crate::base::saved::{Saved, saved};
 use crate::base::table::Table;
 use crate::build::Exec;
 use crate::check::{
     self, Action, Attempt, CheckKey, CheckKind, Following, Prober, Schedule, Seen, Target, Timing,
 };
-use crate::config::{self, Expand, Happening, Process};
+use crate::config::{self, Environment, Expand, Happening, Process};
 use crate::engine::handle::{Handle, Notice};
-use crate::lifecycle::{Event, Fleet, RunKey, UnitId};
+use crate::engine::handover::Handover;
+use crate::lifecycle::{Event, Fleet, Generation, RunKey, UnitId};
 use crate::log::store::Log;
 use crate::os::notify::{NotifyMessage, Receiver};
 use crate::os::reap::{Child, reap_from};
@@ -27,8 +31,7 @@ use crate::os::{files, proc};
 use super::Supervisor;
 use super::environments::{self, Variables};
 use super::launch::Starter;
-use super::listening::Before;
-use super::runs::Runs;
+use super::runs::{RunRecord, Runs};
 
 /// How many notices of a run are taken before others have their turn: a process that says more than bpm can
 /// read must not hold bpm up.
@@ -52,8 +55,6 @@ pub(super) struct RunChecks {
     env: Option<Arc<Variables>>,
     /// The lines of the run.
     lines: Option<Following>,
-    /// Sockets that listened before it began.
-    before: Option<Before>,
 }
 
 /// A socket over which a run says how it is. Its file goes with it.
@@ -95,21 +96,7 @@ impl RunChecks {
             told: None,
             env: None,
             lines: None,
-            before: None,
         })
-    }
-
-    /// Its readiness is a connection.
-    pub(super) fn connects(&self) -> bool {
-        matches!(self.ready, Some((Target::Connect(_), _)))
-    }
-
-    /// These sockets listened before the run began.
-    pub(super) fn set_before(&mut self, before: Option<Before>) {
-        if let Some((target, _)) = &mut self.ready {
-            target.set_before(&before);
-        }
-        self.before = before;
     }
 
     /// The run is to say how it is.
@@ -268,7 +255,6 @@ impl Checks {
         new.notify = old.notify;
         new.lines = old.lines;
         new.told = old.told;
-        new.set_before(old.before);
         match old.env {
             Some(env) => new.env = Some(env),
             None => new.keep_environment(env),
@@ -412,6 +398,28 @@ impl Checks {
         sockets.map(|socket| socket.receiver.as_fd())
     }
 
+    /// What the checks of each run need to begin once more.
+    pub(super) fn save(&self, to: &mut Handover) -> Value {
+        let mut all = Vec::new();
+        for (run, checks) in self.runs.iter() {
+            let mut notify = None;
+            if let Some(socket) = &checks.notify {
+                let name = format!("notify {} {}", run.unit, run.generation);
+                to.keep(name.as_str(), &socket.receiver);
+                notify = Some((name, socket.path.clone()));
+            }
+            let lines = checks.lines.as_ref();
+            let saved = SavedChecks {
+                env: checks.env.as_deref().cloned(),
+                notify,
+                after: lines.map(|lines| lines.after),
+                told: checks.told.clone(),
+            };
+            all.push(((run.unit, run.generation), saved));
+        }
+        all.save()
+    }
+
     /// The findings since this was asked last.
     pub(super) fn take_findings(&mut self) -> Vec<Finding> {
         std::mem::take(&mut self.findings)
@@ -501,7 +509,65 @@ impl Checks {
     }
 }
 
+/// The checks of a run that goes over an upgrade in place.
+pub(super) struct SavedChecks {
+    env: Option<Variables>,
+    /// The name of its descriptor, and the socket's path.
+    notify: Option<(String, PathBuf)>,
+    after: Option<u64>,
+    told: Option<String>,
+}
+
+saved! { SavedChecks { env, notify, after, told } }
+
 impl Supervisor {
+    /// The checks of all runs begin once more, but for the readiness of those that are ready.
+    pub(super) fn restore_checks(&mut self, from: &mut Handover) -> Result<(), String> {
+        let all: Vec<((UnitId, Generation), SavedChecks)> = from.get("checks")?;
+        for ((unit, generation), saved) in all {
+            let key = RunKey { unit, generation };
+            let notify = saved.notify.and_then(|(name, path)| {
+                Some(NotifySocket {
+                    receiver: Receiver::inherited(from.take(&name)?),
+                    path,
+                    warned: true,
+                    refused: Vec::new(),
+                })
+            });
+            let unit = self.units.get(unit);
+            let Some((process, log)) = unit.map(|u| (Arc::clone(&u.process), Arc::clone(&u.log)))
+            else {
+                continue;
+            };
+            let Some(run) = self.runs.get(key).map(RunRecord::run) else {
+                continue;
+            };
+            let env: environments::Variables = match saved.env {
+                Some(env) => env,
+                None => {
+                    let base = self.environments.base();
+                    let mut env = self.environment(&process, &base, &mut Vec::new())?;
+                    environments::mark_run(&mut env, &process, &self.marker(), run);
+                    env.into_iter().collect()
+                }
+            };
+            let known: Environment = env.iter().cloned().collect();
+            let expand = |text: &str| config::expand(text, |n| config::variable_of(&known, n));
+            let mut checks = RunChecks::new(&process, &expand)?;
+            checks.notify = notify;
+            checks.told = saved.told;
+            checks.keep_environment(&Arc::new(env));
+            checks.lines = saved.after.map(|after| Following { log, run, after });
+            if is_good(&self.lives.fleet, key) {
+                checks.ready = None;
+            }
+            if !from.is_dry() {
+                self.checks.begin(key, checks);
+            }
+        }
+        Ok(())
+    }
+
     /// Hands on what the checks have found.
     pub(super) fn take_findings(&mut self) {
         for finding in self.checks.take_findings() {
@@ -592,7 +658,7 @@ fn refused(name: &str, message: &NotifyMessage) -> String {
 }
 
 /// It is the run in service, and ready.
-pub(super) fn is_good(fleet: &Fleet, key: RunKey) -> bool {
+fn is_good(fleet: &Fleet, key: RunKey) -> bool {
     let facts = fleet.facts(key.unit);
     facts.is_some_and(|f| f.generation == Some(key.generation) && f.ready == Some(true))
 }

@@ -12,8 +12,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::base::clock::{Mono, human};
 use crate::base::error::Fault;
+use crate::base::saved::Saved;
 use crate::build::{Exec, direnv};
 use crate::config::{self, Config, Dotenv, EnvFile, EnvNotes, Environment, Mode, Process, Toggle};
 use crate::lifecycle::{RunKey, UnitId};
@@ -121,6 +124,16 @@ impl Environments {
             jobs: Vec::new(),
             killed: Vec::new(),
         }
+    }
+
+    /// The base and whether direnv's part is still in it.
+    pub(super) fn save(&self) -> Value {
+        (Variables::clone(&self.base), self.loaded).save()
+    }
+
+    pub(super) fn restore(&mut self, saved: (Variables, bool)) {
+        self.base = Arc::new(saved.0);
+        self.loaded = saved.1;
     }
 
     /// The variables that are there without direnv.

@@ -3,8 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::base::clock::Wall;
+use crate::base::json::object;
 use crate::base::logger::{Level, Logger};
+use crate::base::saved::{Saved, field};
 use crate::engine::snapshot::{EVENTS, EventView};
 
 /// The newest events, and the log that all of them go to.
@@ -53,9 +57,20 @@ impl EventLog {
             seq: self.last,
             at: Wall::now(),
             process: process.map(Into::into),
-            kind,
+            kind: kind.into(),
             text,
         }));
+    }
+
+    pub(super) fn save(&self) -> Value {
+        object([("events", self.events.save()), ("last", self.last.save())])
+    }
+
+    /// Takes up the events that were saved.
+    pub(super) fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        self.events = field(saved, "events")?;
+        self.last = field(saved, "last")?;
+        Ok(())
     }
 
     /// The number of the newest event.

@@ -198,6 +198,11 @@ impl Hooks {
         Some(lines.chain(failure).collect())
     }
 
+    /// None is at work or waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_none() && self.waiting.is_empty()
+    }
+
     /// The command that lives.
     pub(super) fn children(&self) -> impl Iterator<Item = &Child> {
         self.running.iter().filter_map(|r| r.child.as_ref())

@@ -48,6 +48,7 @@ pub(super) enum Source {
     Hooks,
     Notify,
     Files,
+    Upgrade,
     /// Runs that were taken over.
     Adopted,
 }
@@ -82,6 +83,16 @@ impl Inputs {
     /// QUIT came.
     pub(super) fn was_quit(&self) -> bool {
         self.was_quit
+    }
+
+    /// Something has come that was not handled yet: waits for nothing.
+    ///
+    /// # Errors
+    /// The system refuses to wait for descriptors.
+    pub(super) fn has_come(&mut self) -> io::Result<bool> {
+        self.wait(&[], Some(Mono::now()))?;
+        let is_news = |input: &Input| !matches!(input, Input::Time(_));
+        Ok(self.waiting.iter().any(is_news))
     }
 
     /// The next one that has come.

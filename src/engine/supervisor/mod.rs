@@ -5,7 +5,7 @@
 //! its data; what needs several of them is a method here, in the file of its subject:
 //!
 //! - `inputs`: all that can come in; `timers`: what bpm does by time; `stop`: the end;
-//! - `launch`, `environments`, `ports`, `sockets`, `listening`: starting a run; `runs`: its end, and what is left of it;
+//! - `launch`, `environments`, `ports`, `sockets`: starting a run; `runs`: its end, and what is left of it;
 //! - `builds`; `checks`: readiness and health; `watching`: restarts when files change; `hooks`: commands that follow
 //!   events;
 //! - `orders`: who waits for what; `reload`; `units`: the processes; `events`, `publish`: what others see.
@@ -18,16 +18,17 @@ mod events;
 mod hooks;
 mod inputs;
 mod launch;
-mod listening;
 mod orders;
 mod ports;
 mod publish;
 mod reload;
 mod runs;
+mod saved;
 mod sockets;
 mod stop;
 mod timers;
 mod units;
+mod upgrade;
 mod warnings;
 mod watching;
 
@@ -35,7 +36,7 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ use crate::config::{Config, Process, Toggle};
 use crate::engine::handle::{
     Handle, Identity, Notice, Reload, Reply, ReplySlot, Request, STOPPING,
 };
+use crate::engine::handover::Handover;
 use crate::engine::snapshot::{Snapshot, SnapshotCell};
 use crate::engine::state_file::{BLOCK, State, StateFile, StoppedBy};
 use crate::lifecycle::{Effect, Event, Fleet, Order, UnitId};
@@ -57,8 +59,10 @@ use crate::os::poll::Until;
 use crate::os::reap;
 
 pub use environments::read_env_file;
-pub use reload::read_config;
+pub use reload::{read_config, read_source};
+pub use saved::{ConfigSource, config as saved_config};
 pub use units::log_limits;
+pub use upgrade::{Handshake, succeeded};
 
 use adopt::Found;
 use builds::Builds;
@@ -68,14 +72,13 @@ use events::EventLog;
 use hooks::Hooks;
 use inputs::{Input, Inputs, Signal, Source};
 use launch::Starter;
-use listening::Listening;
 use orders::Orders;
-use ports::Ports;
 use runs::Runs;
 use sockets::Sockets;
 use stop::Sweep;
 use timers::{Due, Timers};
 use units::{Unit, Units, policy};
+use upgrade::Upgrade;
 use warnings::Warnings;
 use watching::FileWatch;
 
@@ -86,6 +89,10 @@ pub type Access = Box<dyn FnMut(&Config, bool) -> crate::base::error::Result<()>
 pub struct Setup {
     /// Checked.
     pub config: Config,
+    /// What it was read from.
+    pub source: ConfigSource,
+    /// The path of the program that runs, for an upgrade without another one.
+    pub program: PathBuf,
     /// The project's folder; it is there, and locked.
     pub dir: ProjectDir,
     /// The environment of bpm's start, less what is meant for bpm alone.
@@ -107,7 +114,7 @@ pub struct Setup {
     pub only: bool,
     /// The names of this bpm.
     pub identity: Identity,
-    /// Its faults from the start on, a sentence each.
+    /// What is wrong with it from the start, a sentence each.
     pub warnings: Vec<String>,
     /// bpm's own log.
     pub logger: Arc<dyn Logger>,
@@ -153,8 +160,15 @@ pub trait Presence {
     fn fd(&self) -> Option<BorrowedFd<'_>>;
     /// Looks for what is missing, `anyway` or if something changed, and repairs it.
     fn check(&mut self, anyway: bool) -> PresenceState;
-    /// The file or socket that could not be made.
+    /// What could not be made.
     fn trouble(&self) -> Option<Trouble>;
+    /// Holds up all that serves, and writes what the next program needs of it.
+    ///
+    /// # Errors
+    /// A sentence: something could not be held up in time.
+    fn hand_over(&mut self, to: &mut Handover) -> Result<(), String>;
+    /// It serves on, since there is no next program.
+    fn thaw(&mut self);
 }
 
 /// Files by which others find this bpm that can't be made.
@@ -218,8 +232,6 @@ pub struct Supervisor {
     builds: Builds,
     checks: Checks,
     sockets: Sockets,
-    ports: Ports,
-    listening: Listening,
     watch: FileWatch,
     orders: Orders,
     events: EventLog,
@@ -230,6 +242,8 @@ pub struct Supervisor {
     /// What a bpm left that was killed.
     found: Found,
     phase: Phase,
+    /// The one that is under way.
+    upgrade: Option<Upgrade>,
 }
 
 impl Supervisor {
@@ -242,37 +256,12 @@ impl Supervisor {
         let root = setup.config.root.clone();
         let digest = files::digest(&root.join(CONFIG_FILE));
         let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
-        let snapshot = SnapshotCell::new(Snapshot {
+        let first = Snapshot {
             before: state.event,
             before_used: state.event_used.min(state.event),
             ..Snapshot::new(name.unwrap_or_else(|| "/".into()), root)
-        });
-        let (handle, inbox) = Handle::new(snapshot, setup.identity.clone())?;
-        let starter = setup.starter();
-        let watchdog = setup.manager.watchdog();
-        let mut supervisor = Self {
-            inputs: Inputs::new(inbox, setup.hangs_up)?,
-            lives: Lives::default(),
-            units: Units::new(digest),
-            runs: Runs::new(setup.dir.marker(), groups(&setup)?)?,
-            environments: Environments::new(&setup.env, starter),
-            builds: Builds::default(),
-            checks: Checks::new(&handle, starter)?,
-            sockets: Sockets::default(),
-            ports: Ports::default(),
-            listening: Listening::default(),
-            watch: FileWatch::default(),
-            orders: Orders::default(),
-            events: EventLog::new(Arc::clone(&setup.logger), state.event),
-            hooks: Hooks::new(starter),
-            timers: Timers::new(Mono::now(), setup.config.heartbeat, watchdog),
-            warnings: Warnings::new(setup.warnings.clone()),
-            state: StateFile::new(setup.dir.state(), state),
-            found: Found::default(),
-            phase: Phase::Working,
-            handle,
-            setup,
         };
+        let mut supervisor = Self::bare(setup, state, first, digest, false)?;
         for process in supervisor.setup.config.processes.clone() {
             supervisor.add(process);
         }
@@ -282,6 +271,45 @@ impl Supervisor {
         Ok(supervisor)
     }
 
+    /// All parts, with nothing in them. `dry`: nothing outside of this process is touched.
+    fn bare(
+        setup: Setup,
+        state: State,
+        first: Snapshot,
+        digest: Option<u64>,
+        dry: bool,
+    ) -> io::Result<Self> {
+        let (handle, inbox) = Handle::new(SnapshotCell::new(first), setup.identity.clone())?;
+        let groups = match dry {
+            true => Err("it is only tried".into()),
+            false => groups(&setup)?,
+        };
+        let starter = setup.starter();
+        let watchdog = setup.manager.watchdog();
+        Ok(Self {
+            inputs: Inputs::new(inbox, setup.hangs_up)?,
+            lives: Lives::default(),
+            units: Units::new(digest),
+            runs: Runs::new(setup.dir.marker(), groups)?,
+            environments: Environments::new(&setup.env, starter),
+            builds: Builds::default(),
+            checks: Checks::new(&handle, starter)?,
+            sockets: Sockets::default(),
+            watch: FileWatch::default(),
+            orders: Orders::default(),
+            events: EventLog::new(Arc::clone(&setup.logger), state.event),
+            hooks: Hooks::new(starter),
+            timers: Timers::new(Mono::now(), setup.config.heartbeat, watchdog),
+            warnings: Warnings::new(setup.warnings.clone()),
+            state: StateFile::new(setup.dir.state(), state),
+            found: Found::default(),
+            phase: Phase::Working,
+            upgrade: None,
+            handle,
+            setup,
+        })
+    }
+
     /// The side of it that other threads hold.
     pub fn handle(&self) -> Arc<Handle> {
         Arc::clone(&self.handle)
@@ -289,7 +317,7 @@ impl Supervisor {
 
     /// Opens held sockets before others can find us: a connection that is made as soon as bpm answers waits in them.
     pub fn open_sockets(&mut self) {
-        // Leftovers of a killed bpm may have the addresses until `begin` ends them.
+        // What a killed bpm left may have the addresses until `begin` ends it.
         if !self.setup.killed_before && !self.state.get().is_damaged() {
             self.hold_all_sockets();
         }
@@ -359,10 +387,13 @@ impl Supervisor {
             let notify = self.checks.fds().map(|fd| (fd, Source::Notify));
             let files = self.watch.fd().map(|fd| (fd, Source::Files));
             let hooks = self.hooks.fds().map(|fd| (fd, Source::Hooks));
+            let upgrade = self.upgrade.iter().flat_map(Upgrade::fds);
+            let upgrade = upgrade.map(|fd| (fd, Source::Upgrade));
             let sources = presence
                 .into_iter()
                 .chain(direnv)
                 .chain(hooks)
+                .chain(upgrade)
                 .chain(notify)
                 .chain(files)
                 .map(|(fd, source)| (fd, Until::Readable, source));
@@ -378,10 +409,7 @@ impl Supervisor {
             Input::Signal(Signal::Child) => self.reap(),
             Input::Signal(Signal::Stop { again }) => self.stop_by_signal(again),
             Input::Signal(Signal::Reload) => self.reload(Reload::Whole, ReplySlot::nobody()),
-            Input::Signal(Signal::Upgrade) => {
-                let text = "USR2 came: this version can't upgrade itself yet";
-                self.events.say(Level::Warn, text);
-            }
+            Input::Signal(Signal::Upgrade) => self.upgrade_by_signal(),
             Input::Signal(Signal::Other(number)) => {
                 let text = format!("ignored signal {}", reap::signal_name(number));
                 self.events.say(Level::Warn, &text);
@@ -398,11 +426,13 @@ impl Supervisor {
             Input::Readable(Source::Hooks) => self.run_hooks(),
             Input::Readable(Source::Notify) => self.checks.listen(&self.runs),
             Input::Readable(Source::Files) => self.read_changes(),
+            Input::Readable(Source::Upgrade) => self.read_upgrade(),
             Input::Readable(Source::Adopted) => self.runs.find_deaths(),
             Input::Time(now) => {
                 self.try_again(now, presence);
                 self.pass_time(now);
                 self.settle();
+                self.advance_upgrade(presence);
             }
         }
     }
@@ -422,6 +452,7 @@ impl Supervisor {
             }
             Request::Order { order, names } => self.order_all(order, &names, slot),
             Request::Reload(how) => self.reload(how, slot),
+            Request::Upgrade(wish) => self.begin_upgrade(wish, slot),
             Request::Shutdown { force, by } => {
                 if let Some(by) = by {
                     let at = Wall::now();
@@ -441,6 +472,7 @@ impl Supervisor {
         match notice {
             Notice::Drained { run, all } => self.drained(run, all),
             Notice::Built { unit, id, outcome } => self.build_read(unit, id, *outcome),
+            Notice::Judged(judged) => self.program_judged(*judged),
             Notice::LogTrouble { unit } => self.log_trouble(unit),
             Notice::Phase { unit, id, phase } => self.build_phase(unit, id, &phase),
             Notice::Probed { attempt, seen } => self.checks.answer(attempt, seen),
@@ -454,6 +486,7 @@ impl Supervisor {
                 || self.environments.reap(pid)
                 || self.checks.reap(pid)
                 || self.builds.reap(pid)
+                || self.reap_upgrade(pid)
                 || self.reap_hook(pid);
             // One that nobody here has started came to us when its parent ended.
             if !ours && reap::reap_orphan(pid).is_none() {
@@ -484,12 +517,10 @@ impl Supervisor {
             }
             // Once for all that was signalled, and that has ended: both look at every orphan.
             self.signal_orphans();
-            self.examine_listening();
-            if self.runs.take_ends_due() {
-                self.find_ends();
-            } else if self.lives.queue.is_empty() {
+            if !self.runs.take_ends_due() {
                 break;
             }
+            self.find_ends();
         }
         self.begin_health();
         self.publish();
@@ -532,7 +563,6 @@ impl Supervisor {
             self.lives.fleet.next_deadline(),
             self.environments.deadline(Mono::now()),
             self.checks.deadline(),
-            self.listening.deadline(),
             self.watch.deadline(),
             self.hooks.deadline(),
             self.timers.deadline(),
@@ -540,6 +570,7 @@ impl Supervisor {
             self.release_at(),
             self.idle_stop_at(),
             self.runs.deadline(),
+            self.upgrade.as_ref().and_then(Upgrade::deadline),
             sweep,
         ]
         .into_iter()

@@ -64,6 +64,20 @@ impl Orders {
         self.last_number
     }
 
+    /// The number of the last order: tickets of before mean nothing any more.
+    pub(super) fn last_number(&self) -> u64 {
+        self.last_number
+    }
+
+    pub(super) fn restore(&mut self, last_number: u64) {
+        self.last_number = last_number;
+    }
+
+    /// A reload is not answered yet.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.pending.values().any(|order| order.reload.is_some())
+    }
+
     /// A ticket has its outcome. It is described once all that follows has been done: the pid of a new run is
     /// there only then.
     pub(super) fn note(&mut self, ticket: Ticket, outcome: Outcome) {
@@ -222,7 +236,7 @@ impl Supervisor {
         });
         Done {
             name: target.name.clone(),
-            ok: !failed && (target.order != Order::Stop || stopped.leftovers.is_empty()),
+            ok: !failed && stopped.leftovers.is_empty(),
             mode: facts.map_or(Mode::Release, |f| f.mode),
             pid: facts.and_then(|f| f.pid),
             previous_pid: before.pid,

@@ -13,6 +13,7 @@ use crate::lifecycle::{Order, UnitId};
 use crate::os::{files, host, trust};
 
 use super::orders::Wanted;
+use super::saved::ConfigSource;
 use super::units::policy;
 use super::{Phase, Supervisor};
 
@@ -21,10 +22,18 @@ use super::{Phase, Supervisor};
 /// # Errors
 /// All mistakes in it; it can't be read; another user could have written it.
 pub fn read_config(root: &Path) -> Result<Config> {
+    read_source(root).map(|(config, _)| config)
+}
+
+/// The same, and what it was read from.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_source(root: &Path) -> Result<(Config, ConfigSource)> {
     let bytes = trust::read_config(root)?;
     let mut config = config::parse_bytes(&bytes, CONFIG_FILE, root, host::argument_room())?;
     config.read_env_files(|path| trust::read_env_file(root, path, None).ok().flatten());
-    Ok(config)
+    Ok((config, ConfigSource::new(bytes)))
 }
 
 impl Supervisor {
@@ -46,10 +55,11 @@ impl Supervisor {
     }
 
     fn read_again(&mut self, how: Reload, slot: ReplySlot) {
-        let read = read_config(&self.setup.config.root);
-        let read =
-            read.and_then(|new| (self.setup.access)(&new, how == Reload::Whole).map(|()| new));
-        let new = match read {
+        let read = read_source(&self.setup.config.root);
+        let access = &mut self.setup.access;
+        let read = read
+            .and_then(|(new, source)| access(&new, how == Reload::Whole).map(|()| (new, source)));
+        let (new, source) = match read {
             Ok(new) => new,
             Err(e) => {
                 let errors: Vec<String> = e.to_string().lines().map(Into::into).collect();
@@ -70,7 +80,7 @@ impl Supervisor {
             Reload::Whole => {}
             Reload::DryRun => return slot.put(Reply::Reload(reloaded)),
             Reload::Additions => {
-                self.take_additions(&new, &diff);
+                self.take_additions(&new, source, &diff);
                 return slot.put(Reply::Reload(reloaded));
             }
         }
@@ -79,6 +89,7 @@ impl Supervisor {
             .set_digest(files::digest(&new.root.join(CONFIG_FILE)));
         self.timers.set_heartbeat(new.heartbeat, Mono::now());
         self.setup.config = new;
+        self.setup.source = source;
         self.hand_sockets_over();
         self.watch_files();
         let text = format!(
@@ -92,7 +103,7 @@ impl Supervisor {
     }
 
     /// Takes over the processes that are new in the file, and nothing else of it. They are not started.
-    fn take_additions(&mut self, new: &Config, diff: &Diff) {
+    fn take_additions(&mut self, new: &Config, source: ConfigSource, diff: &Diff) {
         if diff.added.is_empty() {
             return;
         }
@@ -112,6 +123,8 @@ impl Supervisor {
                 .set_digest(files::digest(&new.root.join(CONFIG_FILE)));
         }
         self.setup.config = merged;
+        let added = diff.added.clone();
+        self.setup.source.added.push((source.text, added));
         self.hold_all_sockets();
         self.watch_files();
         let text = format!("reload: {} added, nothing else touched", diff.added.len());

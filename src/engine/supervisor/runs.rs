@@ -1,5 +1,7 @@
 //! Runs: what is known of each from its start until nothing of it is left.
 
+mod saved;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -27,6 +29,7 @@ use crate::os::reap::{self, Child, Death, End};
 
 use super::Supervisor;
 use super::launch::Streams;
+use super::upgrade::Upgrade;
 
 /// How many lines of a crash are kept.
 const CRASH_LINES: usize = 40;
@@ -58,7 +61,7 @@ pub(super) struct RunRecord {
     cgroup: Option<Cgroup>,
 }
 
-/// The capture of a run's output.
+/// What reads the output of a run.
 pub(super) struct Output {
     /// Held so that late lines of what it left behind are still read.
     capture: Capture,
@@ -86,7 +89,7 @@ struct Adopted {
     reaper: i32,
     /// When its first process began: its number may be another's once that is reaped.
     start: u64,
-    /// Leftovers of it that are to end: their pidfds report the end, since bpm is not the parent.
+    /// What is left of it and is to end: nobody else tells us.
     left: Vec<PidFd>,
 }
 
@@ -122,7 +125,7 @@ impl Stop {
     }
 }
 
-/// The processes of a run that get the stop signal first.
+/// Which processes of a run get the stop signal first.
 fn receiver(process: &Process) -> Receiver {
     let first = match &process.command {
         Some(Command::List(words)) => words.first().cloned(),
@@ -392,13 +395,6 @@ impl Runs {
         all.map(|(key, record)| (*key, record.as_ref()))
     }
 
-    /// The living processes of a run, but for those that came to us when their parents ended.
-    pub(super) fn processes(&self, key: RunKey) -> Vec<i32> {
-        let record = self.records.get(&key);
-        let all = record.map(|record| members(key, record, &[]));
-        all.into_iter().flatten().map(|p| p.pid).collect()
-    }
-
     /// Pids of first processes, dead ones too.
     pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
         self.by_pid.keys().copied()
@@ -549,7 +545,7 @@ impl Runs {
         key.is_some_and(|key| self.note_death(key))
     }
 
-    /// The descriptors to poll for runs that were taken over.
+    /// What is waited for of runs that were taken over.
     pub(super) fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Until)> {
         let leaders = self.records.values().filter_map(|r| r.leader.as_ref());
         let leaders = leaders.filter_map(|leader| Some(leader.adopted()?.fd()));
@@ -680,7 +676,7 @@ impl Runs {
             }
             let left = members(*key, record, &orphans);
             if record.stop.killing {
-                // Processes that it starts meanwhile die with it.
+                // What it starts meanwhile dies with it.
                 if let Some(group) = &record.cgroup
                     && !left.is_empty()
                 {
@@ -815,15 +811,6 @@ fn members(key: RunKey, record: &RunRecord, orphans: &[Orphan]) -> Vec<Proc> {
     all
 }
 
-/// A process that survived KILL: its program, and why it did, as far as it can be told.
-fn survivor(pid: i32) -> String {
-    let program = proc::program(pid).unwrap_or_else(|| "?".into());
-    match proc::why_held(pid) {
-        Some(why) => format!("{program} ({why})"),
-        None => program,
-    }
-}
-
 impl Supervisor {
     /// All that a run had written at the end of its first process, or of all of it, is in its log.
     pub(super) fn drained(&mut self, key: RunKey, all: bool) {
@@ -833,7 +820,6 @@ impl Supervisor {
         };
         self.record_exit(key, exit.view);
         self.checks.end(key);
-        self.listening.end(key);
         let success = exit.success;
         self.lives.note(Event::Exited { run: key, success });
         match exit.leaves {
@@ -901,7 +887,7 @@ impl Supervisor {
         let named: Vec<(i32, String)> = left
             .iter()
             .filter(|p| p.state != 'Z')
-            .map(|p| (p.pid, survivor(p.pid)))
+            .map(|p| (p.pid, proc::program(p.pid).unwrap_or_else(|| "?".into())))
             .collect();
         if !named.is_empty() {
             let text = format!("survived KILL and is given up: {named:?}");
@@ -925,7 +911,9 @@ impl Supervisor {
     pub(super) fn known(&self) -> Set<i32> {
         let direnv = self.environments.children();
         let builds = self.builds.children();
+        let upgrade = self.upgrade.iter().filter_map(Upgrade::child);
         let children = direnv.chain(builds).chain(self.checks.children());
+        let children = children.chain(upgrade);
         let children = children.chain(self.hooks.children());
         self.runs.pids().chain(children.map(Child::pid)).collect()
     }

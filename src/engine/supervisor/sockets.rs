@@ -5,70 +5,31 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::Value;
 
 use crate::base::error::reason;
-use crate::base::paths::LONGEST_SOCKET_PATH;
+use crate::base::saved::Saved;
 use crate::base::table::Table;
-use crate::config::Listen;
+use crate::config::{Listen, parse_listen};
+use crate::engine::handover::Handover;
 use crate::lifecycle::UnitId;
-use crate::os::fds::{inode, set_nonblocking};
 use crate::os::net::{self, Accept};
 use crate::os::proc;
 
 struct Held {
     address: Listen,
     fd: OwnedFd,
-    /// Device and inode of a Unix socket's file.
-    file: Option<(u64, u64)>,
-}
-
-impl Held {
-    fn open(address: &Listen, umask: u32) -> Result<Self, String> {
-        let fd = open(address, umask)?;
-        Ok(Self {
-            file: file_at(address),
-            address: address.clone(),
-            fd,
-        })
-    }
-
-    /// As it was when it was opened, whatever a program has done with it. Err: its file is not there any more, and can't
-    /// be made again.
-    fn restore(&mut self, umask: u32) -> Result<(), String> {
-        if self.file != file_at(&self.address) {
-            *self = Self::open(&self.address, umask)?;
-        }
-        let restored = set_nonblocking(&self.fd, false).and_then(|()| net::widen_backlog(&self.fd));
-        restored.map_err(|e| format!("cannot listen on {}: {}", self.name(), reason(&e)))
-    }
-
-    fn name(&self) -> String {
-        match &self.address {
-            Listen::Tcp(at) => at.to_string(),
-            Listen::Unix(path) => path.display().to_string(),
-        }
-    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Listen::Unix(path) = &self.address
-            && self.file == file_at(&self.address)
-        {
+        if let Listen::Unix(path) = &self.address {
             // Gone already: nothing to do. Anything else would only be said to nobody.
             let _ = fs::remove_file(path);
         }
     }
-}
-
-fn file_at(address: &Listen) -> Option<(u64, u64)> {
-    let Listen::Unix(path) = address else {
-        return None;
-    };
-    let file = fs::symlink_metadata(path).ok()?;
-    Some((file.dev(), file.ino()))
 }
 
 /// All held sockets, by process, in the order of its `listen`.
@@ -98,8 +59,11 @@ impl Sockets {
                 now.push(old.swap_remove(at));
                 continue;
             }
-            match Held::open(address, umask) {
-                Ok(held) => now.push(held),
+            match open(address, umask) {
+                Ok(fd) => now.push(Held {
+                    address: address.clone(),
+                    fd,
+                }),
                 Err(why) => trouble = Some(why),
             }
         }
@@ -107,24 +71,6 @@ impl Sockets {
             self.held.insert(unit, now);
         }
         trouble.map_or(Ok(()), Err)
-    }
-
-    /// Before a start, while no run has them: makes a Unix socket again whose file a program has removed, lets accept(2)
-    /// wait, and sets the backlog.
-    ///
-    /// # Errors
-    /// Somebody else listens at that path by now, or it can't be made.
-    pub(super) fn restore(&mut self, unit: UnitId, umask: u32) -> Result<(), String> {
-        let held = self.held.get_mut(&unit);
-        let mut held = held.into_iter().flatten();
-        held.try_for_each(|held| held.restore(umask))
-    }
-
-    /// The sockets of a process by their inodes, each with its address.
-    pub(super) fn inodes(&self, unit: UnitId) -> Vec<(u64, String)> {
-        let held = self.held.get(&unit).into_iter().flatten();
-        held.filter_map(|held| Some((inode(&held.fd).ok()?, held.name())))
-            .collect()
     }
 
     /// Gives each process what another held of its addresses. One that still wants
@@ -149,6 +95,35 @@ impl Sockets {
         for (heir, socket) in moved {
             self.held.or_default(heir).push(socket);
         }
+    }
+
+    /// Addresses as texts, each with the name by which its socket is kept.
+    pub(super) fn save(&self, to: &mut Handover) -> Value {
+        let mut all = Vec::new();
+        for (unit, held) in self.held.iter() {
+            for (at, socket) in held.iter().enumerate() {
+                let name = format!("listen {unit} {at}");
+                to.keep(name.as_str(), &socket.fd);
+                let address = match &socket.address {
+                    Listen::Tcp(at) => at.to_string(),
+                    Listen::Unix(path) => format!("unix:{}", path.display()),
+                };
+                all.push((*unit, (name, address)));
+            }
+        }
+        all.save()
+    }
+
+    /// Takes up what was held.
+    pub(super) fn restore(&mut self, from: &mut Handover) -> Result<(), String> {
+        let all: Vec<(UnitId, (String, String))> = from.get("sockets")?;
+        for (unit, (name, address)) in all {
+            let address = parse_listen(&address)?;
+            if let Some(fd) = from.take(&name) {
+                self.held.or_default(unit).push(Held { address, fd });
+            }
+        }
+        Ok(())
     }
 
     /// Whether that TCP port is held for it.
@@ -193,70 +168,10 @@ fn open(address: &Listen, umask: u32) -> Result<OwnedFd, String> {
                     "cannot listen on {path:?}: another process listens there already"
                 ));
             }
-            // Beside it, and then renamed: nobody meets a file that is gone, or one that may not be used yet.
-            let mut new = path.clone().into_os_string();
-            new.push(".new");
-            let there = fs::symlink_metadata(path);
-            let replaces = there.is_ok_and(|there| there.file_type().is_socket());
-            let new = match replaces && new.len() <= LONGEST_SOCKET_PATH {
-                true => PathBuf::from(new),
-                false => path.clone(),
-            };
-            let listener = net::unix_listener(&new, true, Accept::Waits).map_err(said)?;
+            let listener = net::unix_listener(path, true, Accept::Waits).map_err(said)?;
             // As a server that makes it by itself would: who may connect is the umask's business.
-            fs::set_permissions(&new, Permissions::from_mode(0o666 & !umask)).map_err(said)?;
-            if new != *path {
-                fs::rename(&new, path).map_err(said)?;
-            }
+            fs::set_permissions(path, Permissions::from_mode(0o666 & !umask)).map_err(said)?;
             Ok(listener.into())
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
-
-    use super::*;
-
-    #[test]
-    fn socket_that_a_program_changed_is_restored() {
-        let folder = std::env::temp_dir().join(format!("bpm-sockets-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join("web.sock");
-        let mut sockets = Sockets::default();
-        sockets
-            .hold(1, &[Listen::Unix(path.clone())], 0o22)
-            .unwrap();
-        let inode = |sockets: &Sockets| sockets.inodes(1)[0].0;
-        let first = inode(&sockets);
-        let fd = sockets.of(1)[0].try_clone_to_owned().unwrap();
-        set_nonblocking(&fd, true).unwrap();
-        sockets.restore(1, 0o22).unwrap();
-        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL).unwrap());
-        assert!(!flags.contains(OFlag::O_NONBLOCK));
-        assert_eq!(inode(&sockets), first);
-
-        // Another socket is at the path: it is replaced, unless somebody serves there. A file of somebody's is not.
-        fs::remove_file(&path).unwrap();
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        sockets.restore(1, 0o22).unwrap();
-        UnixStream::connect(&path).unwrap();
-        assert_ne!(inode(&sockets), first);
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "text").unwrap();
-        sockets.restore(1, 0o22).unwrap_err();
-        assert_eq!(fs::read(&path).unwrap(), b"text");
-        fs::remove_file(&path).unwrap();
-        let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let error = sockets.restore(1, 0o22).unwrap_err();
-        assert!(error.contains("listens there already"), "{error}");
-        // Whatever is bound there now is not ours to remove.
-        drop(sockets);
-        assert!(path.exists());
-        drop(other);
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::base::clock::Mono;
+use crate::base::saved::saved;
 
 /// By then what starts by itself has been started, and the memory that only the start needed is free.
 const TRIM_AFTER: Duration = Duration::from_secs(2);
@@ -22,6 +23,11 @@ pub(super) enum Due {
 #[derive(Debug, Clone, Copy, Default)]
 struct Every {
     next: Option<(Mono, Duration)>,
+}
+
+saved! {
+    Every { next }
+    Timers { heartbeat, watchdog, trim_at, released_after }
 }
 
 impl Every {

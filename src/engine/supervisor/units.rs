@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::Wall;
+use crate::base::json::object;
+use crate::base::saved::{Saved, field};
 use crate::base::table::Table;
 use crate::build::{self, Artifact};
 use crate::config::{self, Command, Config, Mode, PortWish, Process, Swap};
@@ -56,10 +58,7 @@ impl Unit {
         let limits = log_limits(&process);
         let open = |kind, line, run| {
             let log = Log::open(Arc::clone(folder), kind, limits, line, run);
-            let handle = Arc::clone(handle);
-            log.on_trouble(Box::new(move || {
-                handle.tell(Notice::LogTrouble { unit: id })
-            }));
+            report_trouble(&log, id, handle);
             log
         };
         Self {
@@ -77,6 +76,64 @@ impl Unit {
             retiring: false,
             log_trouble: false,
         }
+    }
+
+    /// As JSON, for an upgrade in place; bytes go behind those that are there.
+    pub(super) fn save(&self, id: UnitId, bytes: &mut Vec<u8>) -> Value {
+        let artifacts = self.artifacts.iter();
+        let artifacts = artifacts.map(|(id, (mode, made))| SavedBuild {
+            id: *id,
+            mode: *mode,
+            made: made.clone(),
+        });
+        object([
+            ("id", id.save()),
+            ("name", self.process.name.save()),
+            ("log", self.log.save(bytes)),
+            ("build_log", self.build_log.save(bytes)),
+            ("build", self.build.save()),
+            ("built", self.built.save()),
+            ("counters", self.counters.save()),
+            ("artifacts", artifacts.collect::<Vec<_>>().save()),
+            ("since", self.since.save()),
+            ("log_trouble", self.log_trouble.save()),
+        ])
+    }
+
+    /// The process that was saved.
+    pub(super) fn restore(
+        id: UnitId,
+        process: Arc<Process>,
+        folder: Option<&Arc<Path>>,
+        exits: Exits,
+        saved: &Value,
+        bytes: &[u8],
+        handle: &Arc<Handle>,
+    ) -> Result<Self, String> {
+        let limits = log_limits(&process);
+        let open = |name: &str, kind| {
+            let log = Log::restore(folder, kind, limits, &saved[name], bytes);
+            let log = log.map_err(|why| format!("{name}.{why}"))?;
+            report_trouble(&log, id, handle);
+            Ok::<_, String>(log)
+        };
+        let artifacts: Vec<SavedBuild> = field(saved, "artifacts")?;
+        let artifacts = artifacts.into_iter();
+        Ok(Self {
+            log: open("log", Kind::Runs)?,
+            build_log: open("build_log", Kind::Builds)?,
+            process,
+            exits,
+            build: field(saved, "build")?,
+            built: field(saved, "built")?,
+            counters: field(saved, "counters")?,
+            artifacts: artifacts.map(|b| (b.id, (b.mode, b.made))).collect(),
+            view: None,
+            changed: true,
+            since: field(saved, "since")?,
+            retiring: false,
+            log_trouble: field(saved, "log_trouble")?,
+        })
     }
 
     /// New settings, after a reload.
@@ -228,6 +285,12 @@ impl Units {
         self.all.remove(&id);
         self.order.retain(|other| *other != id);
     }
+}
+
+/// The supervisor hears when lines of a process are not written to disk.
+fn report_trouble(log: &Log, unit: UnitId, handle: &Arc<Handle>) {
+    let handle = Arc::clone(handle);
+    log.on_trouble(Box::new(move || handle.tell(Notice::LogTrouble { unit })));
 }
 
 /// There is something to build for that mode.

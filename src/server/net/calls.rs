@@ -46,6 +46,8 @@ pub(super) struct ReplyTo {
     pub(super) tool: Option<String>,
     /// It is rendered as a page.
     pub(super) view: Option<View>,
+    /// As it came, where it may be asked once more.
+    pub(super) asked: Option<Box<Request>>,
 }
 
 impl ReplyTo {
@@ -62,6 +64,7 @@ impl ReplyTo {
             batch,
             tool: None,
             view: None,
+            asked: None,
         }
     }
 
@@ -71,11 +74,12 @@ impl ReplyTo {
     }
 }
 
+/// What a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Something that is to happen.
     Wait,
-    /// A worker answers it at once.
+    /// What a worker does at once.
     Search,
     Subscription,
 }
@@ -83,8 +87,8 @@ pub(super) enum Kind {
 /// A call under way.
 pub(super) struct Call {
     conn: u64,
-    to: ReplyTo,
-    kind: Kind,
+    pub(super) to: ReplyTo,
+    pub(super) kind: Kind,
     /// None while a worker polls it.
     task: Option<Box<dyn Task>>,
     waker: Arc<Waker>,
@@ -96,6 +100,18 @@ pub(super) struct Call {
     next_progress: Option<Mono>,
     next_keepalive: Option<Mono>,
     timer: Option<Mono>,
+}
+
+impl Call {
+    /// The request with which the next program goes on with it.
+    pub(super) fn again(&self, now: Mono) -> Option<Request> {
+        let asked = self.to.asked.as_deref()?;
+        let params = self.task.as_ref()?.again(&asked.params, now)?;
+        Some(Request {
+            params,
+            ..asked.clone()
+        })
+    }
 }
 
 /// Answers that go out together.
@@ -154,6 +170,8 @@ impl Context {
         now: Mono,
     ) {
         let id = request.id.clone();
+        let is_line = matches!(c.proto, Proto::Lines { .. }) && batch.is_none();
+        let asked = is_line.then(|| Box::new(request.clone()));
         let call = match mcp::read(request, headers) {
             Ok(call) => call,
             Err(refusal) => return self.refuse(c, &ReplyTo::id(id, batch), &refusal),
@@ -181,6 +199,7 @@ impl Context {
             batch,
             tool,
             view: None,
+            asked,
         };
         let token = call.token.filter(|_| batch.is_none() && takes_events(c));
         let mut out = std::mem::take(&mut self.message);
@@ -642,7 +661,7 @@ fn stopping() -> Refusal {
     Refusal::new(STOPPING, "bpm is stopping").status(503)
 }
 
-/// The kind of client, as a client of bpm's own names itself.
+/// What a client of bpm's own says that it is.
 fn client_kind(params: &Value) -> ClientKind {
     match params.get("client").and_then(Value::as_str) {
         Some("cli") => ClientKind::Cli,

@@ -142,7 +142,7 @@ pub(super) enum End {
     Dead,
 }
 
-/// Bytes that came and are not served yet.
+/// What came and was not served yet.
 #[derive(Default)]
 pub(super) struct Input {
     pub(super) bytes: Vec<u8>,
@@ -156,7 +156,7 @@ pub(super) struct Input {
     began: Option<Mono>,
 }
 
-/// Bytes that are still to be written.
+/// What is to be written.
 #[derive(Default)]
 struct Output {
     bytes: Vec<u8>,
@@ -165,7 +165,7 @@ struct Output {
     stuck: Option<Mono>,
 }
 
-/// The events that the loop watches a connection for.
+/// What the event loop watches a connection for.
 pub(super) struct Watch {
     pub(super) interest: EpollFlags,
     /// Until when the connection may stay as it is.
@@ -179,7 +179,7 @@ pub(super) struct Conn {
     pub(super) sock: Sock,
     /// None: the Unix socket.
     pub(super) ends: Option<Ends>,
-    /// Whether the kernel names our user as the peer; None: not asked yet.
+    /// What the kernel said of the user that connected; None: not asked yet.
     pub(super) ours: Option<bool>,
     pub(super) proto: Proto,
     pub(super) caller: Caller,
@@ -238,6 +238,11 @@ impl Conn {
     /// Where answers are appended.
     pub(super) fn out(&mut self) -> &mut Vec<u8> {
         &mut self.output.bytes
+    }
+
+    /// The bytes that wait to be written.
+    pub(super) fn unwritten(&self) -> &[u8] {
+        &self.output.bytes[self.output.written..]
     }
 
     /// How many bytes wait to be written.
@@ -335,7 +340,7 @@ impl Conn {
                 self.end = End::Lingering(now.after(LINGER_TIME));
             }
             End::Flushed { .. } => self.end = End::Dead,
-            // The buffer has no whole request, and the rest will not come.
+            // What is left in the buffer is no whole request, and the rest will not come.
             End::Open if eof && idle && self.phase() == Phase::Reading => self.end = End::Dead,
             End::Lingering(_) if eof => self.end = End::Dead,
             End::Open | End::Lingering(_) | End::Dead => {}
@@ -384,7 +389,7 @@ impl Conn {
         self.input.began = None;
     }
 
-    /// The events for epoll to report.
+    /// What epoll is to watch for.
     pub(super) fn wanted(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLOUT, self.pending() > 0);

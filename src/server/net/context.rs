@@ -1,4 +1,4 @@
-//! The state that requests and calls share: calls, batches, timers, the access policy.
+//! What requests and calls need besides their connection.
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -159,7 +159,7 @@ pub(super) fn broken() -> Refusal {
     Refusal::new(INTERNAL_ERROR, "Internal error; the daemon's log says more").status(500)
 }
 
-/// The owner of a timer.
+/// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
     /// To accept again, or only to see whether the end has come.

@@ -26,6 +26,7 @@ use crate::server::service::{Level, Service};
 use super::access::Access;
 use super::conn::{BULK, Conn, End, Ends, Sock};
 use super::context::{Context, Due, READ_SIZE};
+use super::handover::Freezing;
 use super::places::Places;
 use super::{Listeners, Message, Policy};
 
@@ -38,7 +39,7 @@ const SPARE: usize = 64;
 const INBOX: u64 = 0;
 const MAX_LISTENERS: u64 = 1 << 16;
 
-enum Listener {
+pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -83,15 +84,17 @@ fn notice_silence(stream: &TcpStream) -> io::Result<()> {
 }
 
 pub(super) struct EventLoop {
-    ctx: Context,
-    conns: HashMap<u64, Box<Conn>>,
+    pub(super) ctx: Context,
+    pub(super) conns: HashMap<u64, Box<Conn>>,
     /// The connection that is being served: after a panic it is closed.
     current: Option<u64>,
     places: Places,
-    listeners: Vec<Listener>,
+    pub(super) listeners: Vec<Listener>,
     epoll: Epoll,
     /// When to close whatever is in flight.
     drain: Option<Mono>,
+    /// It is to stand still.
+    pub(super) freezing: Option<Freezing>,
 }
 
 impl EventLoop {
@@ -110,6 +113,7 @@ impl EventLoop {
             listeners: Vec::new(),
             epoll,
             drain: None,
+            freezing: None,
         })
     }
 
@@ -153,6 +157,7 @@ impl EventLoop {
                 self.recover();
             }
             self.slim();
+            self.stand_still(now);
             if self.is_over(now) {
                 return;
             }
@@ -215,7 +220,12 @@ impl EventLoop {
     }
 
     /// Serves one connection, then writes, and decides what it waits for.
-    fn visit(&mut self, token: u64, now: Mono, serve: impl FnOnce(&mut Context, &mut Conn)) {
+    pub(super) fn visit(
+        &mut self,
+        token: u64,
+        now: Mono,
+        serve: impl FnOnce(&mut Context, &mut Conn),
+    ) {
         if let Some(c) = self.conns.get_mut(&token) {
             self.current = Some(token);
             serve(&mut self.ctx, c);
@@ -234,7 +244,7 @@ impl EventLoop {
         self.places.update(c);
         c.settle(now);
         if let End::Lingering(_) = c.end {
-            // Input is thrown away from here on.
+            // What has come, and what still comes, is thrown away.
             self.ctx.bulk |= c.input.bytes.capacity() > BULK;
             c.input.bytes = Vec::new();
         }
@@ -296,6 +306,7 @@ impl EventLoop {
             Message::Policy(policy) => self.ctx.access.policy = policy,
             Message::Unix(unix) => self.replace_unix(unix, now),
             Message::Refuse => self.ctx.refusing = true,
+            Message::Freeze(freezing) => self.freezing = Some(freezing),
             Message::Drain(grace) => self.begin_drain(grace, now),
         }
     }
@@ -408,6 +419,24 @@ impl EventLoop {
             self.ctx.set_connections(self.conns.len());
             self.visit(token, now, |_, _| {});
         }
+    }
+
+    /// Takes in a connection of the program before.
+    pub(super) fn enter(&mut self, sock: Sock, now: Mono) -> Option<u64> {
+        let ends = match &sock {
+            Sock::Tcp(tcp) => {
+                let (remote, local) = (tcp.peer_addr().ok()?, tcp.local_addr().ok()?);
+                Some(Ends { remote, local })
+            }
+            Sock::Unix(_) => None,
+        };
+        let token = self.ctx.token();
+        let c = Box::new(Conn::new(token, sock, ends, now));
+        let event = EpollEvent::new(c.watch.interest, token);
+        self.epoll.add(&c.sock, event).ok()?;
+        self.conns.insert(token, c);
+        self.ctx.set_connections(self.conns.len());
+        Some(token)
     }
 
     /// Closes the connection that is missed least: the oldest of those that have not asked for anything yet,

@@ -32,7 +32,7 @@ pub(super) enum View {
     Metrics,
 }
 
-/// The target of a request.
+/// What a request is for.
 enum Route {
     Mcp,
     View(View),

@@ -11,6 +11,7 @@ mod calls;
 mod conn;
 mod context;
 mod event_loop;
+mod handover;
 mod http;
 mod jsonl;
 mod places;
@@ -19,6 +20,7 @@ mod subscription;
 
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -30,6 +32,8 @@ use crate::server::service::Service;
 pub use access::{Policy, UidCheck};
 use calls::Finished;
 use event_loop::EventLoop;
+use handover::Freezing;
+pub use handover::{FrozenNet, SavedConn};
 
 /// The longest time that answers in flight get at the end.
 const MAX_GRACE: Duration = Duration::from_secs(10);
@@ -41,6 +45,14 @@ pub struct Listeners {
     pub tcp: Vec<TcpListener>,
     /// JSON lines, and HTTP for those that speak it.
     pub unix: Option<UnixListener>,
+}
+
+/// Connections that another program of this process has had.
+#[derive(Debug, Default)]
+pub struct Before {
+    pub conns: Vec<(SavedConn, OwnedFd)>,
+    /// What their places are in.
+    pub bytes: Vec<u8>,
 }
 
 /// A server that runs. Dropped, it closes at once.
@@ -56,6 +68,16 @@ pub struct Control {
     inbox: Arc<Inbox<Message>>,
 }
 
+/// The server's thread stands still while this is there.
+#[derive(Debug)]
+pub struct Standstill(Arc<Inbox<()>>);
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
 /// A message to the server's thread.
 #[derive(Debug)]
 enum Message {
@@ -66,6 +88,7 @@ enum Message {
     Policy(Policy),
     Unix(UnixListener),
     Refuse,
+    Freeze(Freezing),
     Drain(Duration),
 }
 
@@ -86,6 +109,22 @@ impl Control {
         self.send(Message::Refuse);
     }
 
+    /// Lets the server's thread stand still, and gives what it has open. None: it does not come to that in time.
+    ///
+    /// # Errors
+    /// No descriptor to be had.
+    pub fn freeze(&self) -> io::Result<Option<(FrozenNet, Standstill)>> {
+        let (reply, thaw) = (Inbox::new()?, Inbox::new()?);
+        self.send(Message::Freeze(Freezing {
+            reply: Arc::clone(&reply),
+            thaw: Arc::clone(&thaw),
+            until: None,
+        }));
+        let standstill = Standstill(thaw);
+        let frozen = reply.wait(handover::SEARCHES * 2);
+        Ok(frozen.map(|frozen| (frozen, standstill)))
+    }
+
     fn send(&self, message: Message) {
         // The inbox is never full or closed.
         let _ = self.inbox.send(message);
@@ -102,12 +141,27 @@ impl Server {
         listeners: Listeners,
         policy: Policy,
     ) -> io::Result<Self> {
+        Self::go_on(service, listeners, policy, Before::default())
+    }
+
+    /// The same with connections that are open already.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn go_on(
+        service: Arc<dyn Service>,
+        listeners: Listeners,
+        policy: Policy,
+        before: Before,
+    ) -> io::Result<Self> {
         let inbox = Inbox::new()?;
         let control = Control {
             inbox: Arc::clone(&inbox),
         };
         let mut event_loop = EventLoop::new(service, policy, inbox)?;
         event_loop.listen(listeners)?;
+        let Before { conns, bytes } = before;
+        event_loop.take_up(conns, &bytes);
         let thread = std::thread::Builder::new().name("net".into());
         Ok(Self {
             control,

@@ -97,7 +97,7 @@ pub enum Link {
     TooOld(String),
 }
 
-/// The kind of server.
+/// What kind of server it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dialect {
     /// bpm.
@@ -107,15 +107,16 @@ pub enum Dialect {
     FourTools,
 }
 
-/// All that the model knows of the server.
+/// What is known of the server.
 #[derive(Debug, Default)]
 pub struct Server {
     /// As a person calls it: the project, or the address.
     pub name: String,
     /// How the connection is.
     pub link: Link,
+    /// What can be asked.
     pub dialect: Dialect,
-    /// Its last answer.
+    /// What it said last.
     pub status: Option<Status>,
     /// When, in milliseconds since 1970.
     pub at: i64,
@@ -154,6 +155,7 @@ pub struct List {
 pub struct Shown {
     /// Its lines.
     pub output: Output,
+    /// Which it is.
     pub view: View,
     /// Rises with each request, so that late answers are known.
     pub generation: u64,
@@ -173,6 +175,7 @@ pub struct Shown {
 /// A line that is typed in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
+    /// What for.
     pub what: Entry,
     /// So far.
     pub text: String,
@@ -180,7 +183,7 @@ pub struct Field {
     pub cursor: usize,
 }
 
-/// The purpose of a line that is typed in.
+/// What a line is typed in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
     /// `/`
@@ -191,7 +194,7 @@ pub enum Entry {
     Names,
 }
 
-/// A box over the panels.
+/// What lies over the panels.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Overlay {
     /// All keys and the last messages.
@@ -203,11 +206,13 @@ pub enum Overlay {
         /// Its lines.
         lines: Vec<String>,
     },
-    /// The compiler's errors of a process.
+    /// What the compiler said of a process.
     Errors {
+        /// Whose.
         process: String,
         /// Errors first.
         list: Vec<Fault>,
+        /// Which is selected.
         selected: usize,
         /// The build log has been looked through.
         whole: bool,
@@ -228,6 +233,7 @@ pub struct Question {
 /// Something said to the person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
+    /// What.
     pub text: String,
     /// It went wrong.
     pub bad: bool,
@@ -236,7 +242,7 @@ pub struct Message {
     until: Option<Mono>,
 }
 
-/// The state of the dialog with the person.
+/// What the person is doing.
 #[derive(Debug, Default)]
 pub struct Dialog {
     /// Over the panels.
@@ -269,7 +275,7 @@ pub struct Screen {
     pub times: bool,
 }
 
-/// The model asks its surroundings to do this.
+/// What is to be done outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Ask the server.
@@ -294,7 +300,7 @@ pub enum Effect {
     Start,
 }
 
-/// An event that reaches the model.
+/// What comes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// From the person.
@@ -352,7 +358,7 @@ impl Model {
         self.pass_time();
     }
 
-    /// Takes the effects: each is carried out once.
+    /// What is to be done, once.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
@@ -471,7 +477,7 @@ impl Model {
         self.processes().iter().find(|p| p.name == *name)
     }
 
-    /// The text that stays on the terminal after the end.
+    /// What is said on the way out.
     pub fn farewell(&self) -> String {
         use super::status::Kind;
         let name = &self.server.name;

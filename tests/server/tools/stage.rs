@@ -162,7 +162,7 @@ pub(crate) fn event(seq: u64, process: &str, kind: &'static str, text: &str) -> 
         seq,
         at: Wall(1_795_229_210_000 + seq as i64),
         process: Some(process.into()),
-        kind,
+        kind: kind.into(),
         text: text.into(),
     })
 }

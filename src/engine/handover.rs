@@ -1,0 +1,137 @@
+//! The state that goes over an execve: what each part wrote, as JSON with a version; bytes beside it; and the
+//! descriptors that stay open, by name.
+
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+use serde_json::{Map, Value};
+
+use crate::base::json::object;
+use crate::base::saved::{Saved, field};
+use crate::base::table::Table;
+use crate::os::reexec::{Inherited, number};
+
+/// The layout. A release reads that of the two releases before it as well.
+pub const VERSION: u64 = 1;
+/// The layouts that this release reads.
+pub const READS: &[u64] = &[1];
+
+const MAGIC: &[u8; 8] = b"bpmstate";
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Handover {
+    parts: Map<String, Value>,
+    pub bytes: Vec<u8>,
+    fds: Table<String, RawFd>,
+    /// None: it is only read to see whether that can be done, and has no descriptors.
+    inherited: Option<Inherited>,
+}
+
+impl Handover {
+    /// What a part has to hand over.
+    pub fn put(&mut self, part: &str, value: Value) {
+        self.parts.insert(part.into(), value);
+    }
+
+    /// The same, read.
+    ///
+    /// # Errors
+    /// The place of what can't be read.
+    pub fn get<T: Saved>(&self, part: &str) -> Result<T, String> {
+        let value = self.parts.get(part).unwrap_or(&Value::Null);
+        field(&object([(part, value.clone())]), part)
+    }
+
+    /// Keeps a descriptor open for who takes it by that name.
+    pub fn keep(&mut self, name: impl Into<String>, fd: impl AsFd) {
+        self.fds.insert(name.into(), number(fd));
+    }
+
+    /// The same of one whose owner is on another thread.
+    pub fn keep_number(&mut self, name: impl Into<String>, fd: RawFd) {
+        self.fds.insert(name.into(), fd);
+    }
+
+    /// The descriptors to be kept.
+    pub fn fds(&self) -> Vec<RawFd> {
+        self.fds.values().copied().collect()
+    }
+
+    /// The descriptor of that name. None: there is none, or it is only read.
+    pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        let fd = self.fds.remove(name)?;
+        self.inherited.as_mut()?.get(fd)
+    }
+
+    /// It is only read to see whether that can be done: nothing may be done with it.
+    pub fn is_dry(&self) -> bool {
+        self.inherited.is_none()
+    }
+
+    /// As it goes over the execve.
+    pub fn encode(&self) -> Vec<u8> {
+        let json = object([
+            ("version", VERSION.into()),
+            ("parts", self.parts.clone().into()),
+            ("fds", self.fds.save()),
+        ]);
+        let json = json.to_string();
+        let mut out = MAGIC.to_vec();
+        out.extend_from_slice(&(json.len() as u64).to_le_bytes());
+        out.extend_from_slice(json.as_bytes());
+        out.extend_from_slice(&self.bytes);
+        out
+    }
+
+    /// # Errors
+    /// It is of another version, or damaged.
+    pub fn decode(encoded: &[u8], inherited: Option<Inherited>) -> Result<Self, String> {
+        let damaged = || "the state is damaged".to_owned();
+        let rest = encoded.strip_prefix(MAGIC).ok_or_else(damaged)?;
+        let (length, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| damaged())?;
+        let (json, bytes) = rest.split_at_checked(length).ok_or_else(damaged)?;
+        let json: Value = serde_json::from_slice(json).map_err(|_| damaged())?;
+        let version: u64 = field(&json, "version")?;
+        if !READS.contains(&version) {
+            return Err(format!(
+                "the state has version {version}, this bpm reads {READS:?}"
+            ));
+        }
+        let Value::Object(parts) = field(&json, "parts")? else {
+            return Err(damaged());
+        };
+        Ok(Self {
+            parts,
+            bytes: bytes.to_vec(),
+            fds: field(&json, "fds")?,
+            inherited,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_comes_back_as_it_was_written() {
+        let mut written = Handover::default();
+        written.put("numbers", vec![1_u64, 2].save());
+        written.keep_number("lock", 5);
+        written.bytes = b"\0\xff".to_vec();
+        let encoded = written.encode();
+        let read = Handover::decode(&encoded, None).unwrap();
+        assert_eq!(read.get::<Vec<u64>>("numbers"), Ok(vec![1, 2]));
+        assert_eq!(read.get::<u64>("numbers"), Err("numbers: is a list".into()));
+        assert_eq!(read.get::<u64>("other"), Err("other: is null".into()));
+        assert_eq!((read.fds(), read.bytes), (vec![5], b"\0\xff".to_vec()));
+        for cut in 0..encoded.len() - 2 {
+            assert!(Handover::decode(&encoded[..cut], None).is_err(), "{cut}");
+        }
+        let other = String::from_utf8_lossy(&encoded[..encoded.len() - 2]).into_owned();
+        let other = other.replace("\"version\":1", "\"version\":9");
+        let why = Handover::decode(other.as_bytes(), None).unwrap_err();
+        assert!(why.contains("version 9"), "{why}");
+    }
+}

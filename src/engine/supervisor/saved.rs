@@ -1,0 +1,231 @@
+//! All of a supervisor for an upgrade in place: what each part has to say, and the parts made of it again.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::base::error::reason;
+use crate::base::json::{list, object};
+use crate::base::saved::{Saved, field, saved};
+use crate::config::{self, Config, Process};
+use crate::engine::handle::{Identity, Notice};
+use crate::engine::handover::Handover;
+use crate::engine::snapshot::Snapshot;
+use crate::lifecycle::{Fleet, RunKey, UnitId};
+use crate::log::capture::Freeze;
+use crate::log::store::Log;
+use crate::os::host;
+
+use super::units::{Unit, policy};
+use super::{CONFIG_FILE, Event, Setup, State, Supervisor};
+
+/// The file as it was read, and the texts from which further processes came.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigSource {
+    pub text: Vec<u8>,
+    /// Each with the processes that were taken over.
+    pub added: Vec<(Vec<u8>, Vec<String>)>,
+}
+
+saved! {
+    ConfigSource { text, added }
+    Identity { instance_id, pid, started, started_at, url, socket, started_by, previous_end }
+}
+
+impl ConfigSource {
+    /// Of a file that was just read.
+    pub fn new(text: Vec<u8>) -> Self {
+        let added = Vec::new();
+        Self { text, added }
+    }
+}
+
+/// The configuration of the daemon before, as that had read it: the file may be another by now.
+///
+/// # Errors
+/// This bpm does not understand it.
+pub fn config(from: &Handover, root: &Path) -> Result<(Config, ConfigSource), String> {
+    let saved: Value = from.get("config")?;
+    let source: ConfigSource = field(&saved, "source")?;
+    let read = |text: &[u8]| {
+        let read = config::parse_bytes(text, CONFIG_FILE, root, host::argument_room());
+        read.map_err(|e| format!("it can't read the configuration: {e}"))
+    };
+    let mut config = read(&source.text)?;
+    for (text, names) in &source.added {
+        let more = read(text)?.processes.into_iter();
+        config
+            .processes
+            .extend(more.filter(|p| names.contains(&p.name)));
+    }
+    let autostart: Vec<String> = field(&saved, "autostart")?;
+    let says: Vec<(PathBuf, Option<u64>)> = field(&saved, "says")?;
+    for process in &mut config.processes {
+        let process = Arc::make_mut(process);
+        process.autostart = autostart.contains(&process.name);
+        for file in &mut process.env_files {
+            let known = says.iter().find(|(path, _)| *path == file.path);
+            file.says = known.and_then(|(_, says)| *says);
+        }
+    }
+    Ok((config, source))
+}
+
+impl Supervisor {
+    /// Writes all that the next program needs. Nothing may happen from then on.
+    pub(super) fn hand_over(&self, frozen: &Freeze, to: &mut Handover) -> Result<(), String> {
+        let config = &self.setup.config;
+        let processes = config.processes.iter();
+        let autostart: Vec<String> = processes
+            .filter(|p| p.autostart)
+            .map(|p| p.name.clone())
+            .collect();
+        let files = config.processes.iter().flat_map(|p| &p.env_files);
+        let says: Vec<(PathBuf, Option<u64>)> = files.map(|f| (f.path.clone(), f.says)).collect();
+        to.put(
+            "config",
+            object([
+                ("source", self.setup.source.save()),
+                ("autostart", autostart.save()),
+                ("says", says.save()),
+                ("digest", self.units.digest().save()),
+            ]),
+        );
+        let setup = &self.setup;
+        to.put(
+            "setup",
+            object([
+                ("umask", setup.umask.save()),
+                ("nofile", (setup.nofile.soft, setup.nofile.hard).save()),
+                ("hangs_up", setup.hangs_up.save()),
+                ("idle_shutdown", setup.idle_shutdown.save()),
+                ("warnings", setup.warnings.save()),
+            ]),
+        );
+        to.put("identity", setup.identity.save());
+        to.put("state", self.state.get().to_json());
+        let fleet = self.lives.fleet.save();
+        let leaving = || "a process is on its way out of the configuration".to_owned();
+        to.put("fleet", fleet.ok_or_else(leaving)?);
+        let mut units = Vec::new();
+        for (id, unit) in self.units.iter() {
+            units.push(unit.save(id, &mut to.bytes));
+        }
+        to.put("units", list(units));
+        let of = |log: &Arc<Log>| {
+            let mut all = self.units.iter();
+            let found = all.find(|(_, unit)| Arc::ptr_eq(&unit.log, log));
+            found.map(|(id, _)| id)
+        };
+        let runs = self.runs.save(frozen, of, to);
+        to.put("runs", runs);
+        let checks = self.checks.save(to);
+        to.put("checks", checks);
+        let sockets = self.sockets.save(to);
+        to.put("sockets", sockets);
+        to.put("environment", self.environments.save());
+        to.put("events", self.events.save());
+        to.put("timers", self.timers.save());
+        to.put("orders", self.orders.last_number().save());
+        to.put("handle", self.handle.save());
+        Ok(())
+    }
+
+    /// The supervisor that was saved. `state` is that of before.
+    ///
+    /// # Errors
+    /// It can't be read, or the system refuses something.
+    pub fn restore(setup: Setup, from: &mut Handover) -> Result<Self, String> {
+        let state: Value = from.get("state")?;
+        let state = State::of_json(&state).ok_or("state: can't be read")?;
+        let said = |e: io::Error| reason(&e);
+        let root = setup.config.root.clone();
+        let handle: Value = from.get("handle")?;
+        let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
+        let first = Snapshot {
+            seq: field(&handle, "seq")?,
+            before: field(&handle, "before")?,
+            before_used: field(&handle, "before_used")?,
+            ..Snapshot::new(name.unwrap_or_else(|| "/".into()), root)
+        };
+        let digest = from.get::<Value>("config")?;
+        let digest = field(&digest, "digest")?;
+        let mut new = Self::bare(setup, state, first, digest, from.is_dry()).map_err(said)?;
+        new.handle.restore(&handle)?;
+        let units: Vec<Value> = from.get("units")?;
+        for saved in units {
+            new.restore_unit(&saved, from)?;
+        }
+        let policies = |id: UnitId| {
+            let process = new.units.process(id)?;
+            Some(policy(&process, &new.setup.config))
+        };
+        new.lives.fleet =
+            Fleet::load(&from.get("fleet")?, policies).map_err(|why| format!("fleet.{why}"))?;
+        let unit = |id: UnitId| {
+            let unit = new.units.get(id)?;
+            Some((Arc::clone(&unit.process), Arc::clone(&unit.log)))
+        };
+        let drained = |key: RunKey| {
+            let handle = Arc::clone(&new.handle);
+            let run = key;
+            Box::new(move |all| handle.tell(Notice::Drained { run, all })) as Box<_>
+        };
+        new.runs.restore(from, unit, drained)?;
+        new.sockets.restore(from)?;
+        new.environments.restore(from.get("environment")?);
+        new.events.restore(&from.get("events")?)?;
+        new.timers = from.get("timers")?;
+        new.orders.restore(from.get("orders")?);
+        new.restore_checks(from)?;
+        Ok(new)
+    }
+
+    fn restore_unit(&mut self, saved: &Value, from: &Handover) -> Result<(), String> {
+        let (id, name): (UnitId, String) = (field(saved, "id")?, field(saved, "name")?);
+        let process = |p: &&Arc<Process>| p.name == name;
+        let process = self.setup.config.processes.iter().find(process).cloned();
+        let process = process.ok_or_else(|| format!("units.{name}: is not configured"))?;
+        let folder: Arc<Path> = self.setup.dir.logs(&name).into();
+        let folder = (!from.is_dry()).then_some(&folder);
+        let exits = self.state.get().exits(&name);
+        let unit = Unit::restore(id, process, folder, exits, saved, &from.bytes, &self.handle)
+            .map_err(|why| format!("units.{name}.{why}"))?;
+        self.units.insert(id, unit);
+        Ok(())
+    }
+
+    /// How many runs live.
+    pub fn processes(&self) -> usize {
+        self.runs.living()
+    }
+
+    /// Goes on with what was under way, after [`Supervisor::restore`]. Says what was taken over.
+    pub fn go_on_working(&mut self, from_version: &str) -> String {
+        for (run, build) in self.lives.fleet.in_the_making() {
+            self.begin_run(run, build);
+        }
+        for (unit, id, mode) in self.lives.fleet.under_way() {
+            self.begin_build(unit, id, mode);
+        }
+        let runs = self.runs.living();
+        let text = format!(
+            "upgraded from {from_version} (pid {}): took over {runs} processes",
+            self.setup.identity.pid
+        );
+        self.happened(
+            crate::base::logger::Level::Info,
+            None,
+            "upgrade",
+            text.clone(),
+        );
+        self.reap();
+        self.watch_files();
+        self.lives.note(Event::Tick);
+        self.settle();
+        text
+    }
+}

@@ -1,0 +1,181 @@
+//! `bpm upgrade`: another program takes the process over.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::common::{Project, bpm, eventually, fixture, free_port};
+
+/// Two that print numbered lines, one that has a held socket, one that was stopped, one that crashed.
+fn project() -> (Project, u16) {
+    let port = free_port();
+    let p = Project::new(&format!(
+        "[process.a]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"100\"]\n\
+         [process.b]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"100\"]\nlog_disk = 0\nlog_bytes = \"8M\"\n\
+         [process.web]\ncommand = [\"FIXTURE\", \"serve\"]\nlisten = [\"127.0.0.1:{port}\"]\n\
+         [process.idle]\ncommand = [\"sleep\", \"1000\"]\n\
+         [process.bad]\ncommand = [\"sh\", \"-c\", \"echo bad; exit 3\"]\n\
+         restart = \"on-failure\"\n"
+    ));
+    (p, port)
+}
+
+/// Another build of bpm: the same, but for its checksum.
+fn other(p: &Project, name: &str) -> PathBuf {
+    let path = p.root.join(name);
+    let mut bytes = fs::read(bpm()).unwrap();
+    bytes.extend_from_slice(name.as_bytes());
+    fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn upgrade(p: &Project, program: &std::path::Path) -> Value {
+    let program = program.to_str().unwrap();
+    let ended = p.cli(["upgrade", "--json", "--binary", program]).exits(0);
+    serde_json::from_str(&ended.out).unwrap()
+}
+
+/// Every number is there, once and in order.
+fn assert_numbered(lines: &[String], least: usize) {
+    assert!(lines.len() >= least, "{} lines", lines.len());
+    for (n, line) in lines.iter().enumerate() {
+        assert_eq!(line, &format!("line {n}"));
+    }
+}
+
+fn all_lines(p: &Project, process: &str) -> Vec<String> {
+    let ended = p.cli(["logs", process, "-n", "1000000"]).exits(0);
+    ended.out.lines().map(String::from).collect()
+}
+
+#[test]
+fn upgrade_keeps_processes_lines_numbers_and_events() {
+    let (mut p, port) = project();
+    p.up();
+    p.call("stop", json!({"process": "idle"})).ok();
+    let pids = ["a", "b", "web"].map(|name| p.running(name));
+    p.status_when("bad", |s| s["crashes"].as_u64() > Some(0));
+    let before = p.rpc(
+        "tools/call",
+        json!({"name": "get_status", "arguments": {"verbose": true}}),
+    );
+    let events = before["result"]["structuredContent"]["next"].clone();
+    let mut http = p.http();
+    assert!(!http.call("get_status", json!({})).failed);
+    eventually(|| {
+        let lines = p.status("a")["log_lines"].as_u64();
+        match lines {
+            Some(0) => Err("no line yet"),
+            _ => Ok(()),
+        }
+    });
+    let pid = p.pid();
+    for name in ["one", "two", "three"] {
+        let program = other(&p, name);
+        let done = upgrade(&p, &program);
+        assert_eq!(done["pid"], json!(pid), "{done}");
+        assert!(done["processes"].as_u64() >= Some(3), "{done}");
+        // The connection of before goes on.
+        assert!(!http.call("get_status", json!({})).failed);
+    }
+    assert_eq!(["a", "b", "web"].map(|name| p.running(name)), pids);
+    for name in ["a", "b", "web"] {
+        let status = p
+            .call("get_status", json!({"process": name, "verbose": true}))
+            .ok();
+        assert_eq!(status["processes"][0]["restarts"], json!(0), "{status}");
+        let second = json!({"process": name, "index": -2});
+        assert!(
+            p.call("search_logs", second).failed,
+            "{name} has a second run"
+        );
+    }
+    assert_eq!(p.status("idle")["state"], "stopped");
+    assert!(p.status("bad")["crashes"].as_u64() > Some(0));
+    let since = p
+        .call("get_status", json!({"events_since": 0, "verbose": true}))
+        .ok();
+    let seqs: Vec<u64> = since["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["seq"].as_u64().unwrap())
+        .collect();
+    assert!(seqs.windows(2).all(|w| w[1] == w[0] + 1), "{seqs:?}");
+    assert!(since["next"].as_u64() > events.as_u64());
+    // A connection to the held socket is served.
+    std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    for name in ["a", "b"] {
+        assert_numbered(&all_lines(&p, name), 100);
+    }
+    // The exit codes of its children are still read.
+    let stopped = p.call("stop", json!({"process": "a"})).ok();
+    assert_eq!(stopped["ok"], true, "{stopped}");
+}
+
+#[test]
+fn upgrade_to_the_very_same_file_does_nothing() {
+    let (mut p, _) = project();
+    p.up();
+    let ended = p.cli(["upgrade"]).exits(0);
+    assert!(ended.out.contains("nothing to do"), "{}", ended.out);
+}
+
+#[test]
+fn upgrade_by_what_is_no_bpm_changes_nothing() {
+    let (mut p, _) = project();
+    p.up();
+    let pid = p.running("a");
+    let truncated = p.root.join("truncated");
+    let whole = fs::read(bpm()).unwrap();
+    fs::write(&truncated, &whole[..64 << 10]).unwrap();
+    let mut foreign = whole;
+    (foreign[18], foreign[19]) = (0xf7, 0x7f);
+    fs::write(p.root.join("foreign"), foreign).unwrap();
+    p.program("script", "#!/bin/sh\necho '{\"version\":\"9\"}'\n");
+    p.program("hangs", "#!/bin/sh\nsleep 100\n");
+    for name in ["truncated", "foreign"] {
+        let path = p.root.join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let cases = [
+        ("script".to_owned(), "is a script"),
+        ("foreign".to_owned(), "another machine"),
+        ("truncated".to_owned(), "cannot upgrade shop"),
+        ("/bin/true".to_owned(), "does not answer as bpm does"),
+        (fixture().display().to_string(), "cannot upgrade shop"),
+        ("/no/such".to_owned(), "no such file"),
+    ];
+    for (program, why) in cases {
+        let ended = p.cli(["upgrade", "--binary", &program]).exits(1);
+        assert!(ended.err.contains(why), "{program}: {}", ended.err);
+        assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+    }
+    assert_eq!(p.running("a"), pid);
+}
+
+#[test]
+fn usr2_upgrades_to_the_program_of_the_start() {
+    let mut p = Project::new("[process.a]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"100\"]\n");
+    let program = other(&p, "bpm");
+    p.command(&program).arg("-d").status().unwrap();
+    p.up();
+    let pid = p.running("a");
+    // Replaced as an installation does it.
+    let next = other(&p, "next");
+    fs::rename(next, &program).unwrap();
+    p.signal(Signal::SIGUSR2);
+    eventually(|| {
+        let events = p.call("get_status", json!({})).text;
+        match events.contains("upgraded from") {
+            true => Ok(()),
+            false => Err(events),
+        }
+    });
+    assert_eq!(p.running("a"), pid);
+    assert_numbered(&all_lines(&p, "a"), 1);
+}
