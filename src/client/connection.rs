@@ -216,7 +216,7 @@ impl Client {
         };
         let end = self.seen + end;
         let message = serde_json::from_slice(&self.inbox[..end])
-            .map_err(|e| CallError::Lost(format!("it sent what is no message: {e}")))?;
+            .map_err(|e| CallError::Lost(format!("it sent something that is no message: {e}")))?;
         self.inbox.drain(..=end);
         self.seen = 0;
         Ok(Some(message))

@@ -846,7 +846,7 @@ impl Proxy {
             .is_some_and(|a| a.since.after(CONNECT) <= now)
         {
             let seconds = CONNECT.as_secs();
-            let why = format!("no daemon within {seconds} s: it is being started still; try again");
+            let why = format!("no daemon within {seconds} s: it is still being started; try again");
             self.give_up_queue(INTERNAL_ERROR, &why);
         } else if self.over.is_some_and(|at| at <= now) && self.queue.is_empty() {
             self.calls = Table::default();

@@ -577,9 +577,9 @@ impl Outcome<'_> {
             .pid
             .map_or(String::new(), |pid| format!(" (pid {pid})"));
         let serves: Cow<'_, str> = match (done.rolled_back, done.old_serves, self.unit) {
-            (true, ..) => format!("rolled back: the build before was started again{pid}").into(),
+            (true, ..) => format!("rolled back: the previous build was started again{pid}").into(),
             (false, true, _) => {
-                format!("the old run still serves{pid}, from the build before").into()
+                format!("the old run still serves{pid}, from the previous build").into()
             }
             (false, false, Some(unit)) => {
                 let next = why::outlook(unit, self.now);

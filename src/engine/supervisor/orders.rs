@@ -308,6 +308,6 @@ fn words(why: &Why) -> String {
         Why::Spawn(why) | Why::NotReady(_, why) | Why::Dependency(why) | Why::Superseded(why) => {
             why.clone()
         }
-        Why::Ended(_) => "it ended before it was good".into(),
+        Why::Ended(_) => "it ended before it was ready".into(),
     }
 }
