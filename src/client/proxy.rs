@@ -22,7 +22,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
 use crate::base::json::object;
 use crate::base::table::Table;
-use crate::client::connection::Client;
+use crate::client::connection::{Client, is_retried};
 use crate::client::offline::{Absence, Offline};
 use crate::os::inbox::Inbox;
 use crate::os::pidfd::PidFd;
@@ -705,7 +705,13 @@ impl Proxy {
             }
         }
         match more && !garbled {
-            true => self.link = Some(link),
+            true => {
+                self.link = Some(link);
+                // What an upgraded daemon could not take over is asked again.
+                for asked in std::mem::take(&mut self.queue) {
+                    self.ask(asked);
+                }
+            }
             false => self.lost(CLOSED),
         }
     }
@@ -731,6 +737,16 @@ impl Proxy {
             {
                 call.progress = Progress::Refused;
                 return true;
+            }
+            if let Some(call) = self.calls.get_mut(&key)
+                && is_retried(&answer["error"])
+                && call.tries < MOST_TRIES
+                && let Some(asked) = call.line.as_deref().and_then(asked_again)
+            {
+                call.progress = Progress::Queued;
+                call.tries += 1;
+                self.queue.push(asked);
+                return false;
             }
             self.calls.remove(&key);
         }

@@ -627,6 +627,19 @@ impl Service for Tools {
         Some(step.unwrap_or_else(refused))
     }
 
+    fn resume(&self, caller: &Caller, name: &str, sent: &Value, order: u64) -> Option<Step> {
+        let tool = tool(name)?;
+        let names = || self.handle.snapshot.now().names();
+        let args = Args::check(tool.name, tool.rows, sent, &names).ok()?;
+        let call = Call {
+            tools: self,
+            caller,
+            reports: false,
+            args: &args,
+        };
+        orders::resumed(&call, tool.name, order)
+    }
+
     fn ignored(&self, name: &str, sent: &Value) -> Vec<String> {
         tool(name).map_or(Vec::new(), |tool| ignored(tool.rows, sent))
     }

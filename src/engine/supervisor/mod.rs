@@ -453,6 +453,7 @@ impl Supervisor {
             Request::Order { order, names } => self.order_all(order, &names, slot),
             Request::Reload(how) => self.reload(how, slot),
             Request::Upgrade(wish) => self.begin_upgrade(wish, slot),
+            Request::Resume(number) => self.orders.resume(number, slot),
             Request::Shutdown { force, by } => {
                 if let Some(by) = by {
                     let at = Wall::now();
