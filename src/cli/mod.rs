@@ -36,7 +36,7 @@ use crate::base::error::{Error, Failure, Result, named};
 use crate::base::paths::{self, CONFIG_FILE, ProjectDir};
 use crate::client::connection::{Client, VERSION};
 use crate::client::verdict::{Descriptor, FolderId, Verdict, hidden, judge};
-use crate::daemon::{Env, Project, START};
+use crate::daemon::{Env, Project, START, handed_on};
 use crate::os::lock::Lock;
 use crate::os::{fds, poll};
 pub use crate::server::render;
@@ -51,7 +51,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     let done = upgrade::asked_by_daemon(&args).unwrap_or_else(|| {
         // Nothing of ours is open yet: what a caller left open is not held for a daemon's life.
-        fds::close_inherited();
+        let kept = handed_on(&environment()).len();
+        fds::keep_inherited(u16::try_from(kept).unwrap_or(u16::MAX));
         asked(args)
     });
     match done {

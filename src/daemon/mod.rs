@@ -15,6 +15,6 @@ pub use launch::{Launcher, Locate, Ourselves, START};
 pub use lock::unhealthy;
 pub use project::Project;
 pub use resume::resume;
-pub use sd_notify::{Env, SdNotify};
+pub use sd_notify::{Env, SdNotify, handed_on};
 pub use start::*;
 pub use stop::{Force, Stopped, judge_lasting, stop};

@@ -1,6 +1,7 @@
 //! What the environment of bpm's start says: to bpm, to its processes, and of systemd.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::config::inherit::is_callers;
@@ -26,6 +27,19 @@ impl Env {
         let ours = |name: &OsStr| name.to_str().is_some_and(is_callers);
         self.0.iter().filter(|(n, _)| !ours(n)).cloned().collect()
     }
+}
+
+/// The names of the descriptors that a service manager has handed on to this process, 3 and on (sd_listen_fds(3)).
+pub fn handed_on(env: &Env) -> Vec<String> {
+    let text = |name| env.get(name).and_then(OsStr::to_str);
+    let ours = text("LISTEN_PID").is_some_and(|pid| pid == std::process::id().to_string());
+    let count = text("LISTEN_FDS").filter(|_| ours);
+    let count = count.and_then(|n| n.parse().ok()).unwrap_or(0_u16);
+    let names = text("LISTEN_FDNAMES").unwrap_or_default().split(':');
+    let names = names
+        .map(Into::into)
+        .chain(std::iter::repeat(String::new()));
+    names.take(count.into()).collect()
 }
 
 /// sd_notify(3), where systemd waits for it; silent elsewhere.
@@ -55,6 +69,17 @@ impl Manager for SdNotify {
         if let Some(socket) = &self.socket {
             // systemd that does not listen is systemd's concern.
             let _ = notify::send(socket, message);
+        }
+    }
+
+    fn store(&mut self, process: &str, sockets: &[BorrowedFd<'_>]) {
+        let Some(socket) = &self.socket else { return };
+        self.clone()
+            .tell(&format!("FDSTOREREMOVE=1\nFDNAME={process}"));
+        if !sockets.is_empty() {
+            // Not watched for hanging up: a listener of Unix that was never connected to does.
+            let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={process}");
+            let _ = notify::send_with(socket, &text, sockets);
         }
     }
 

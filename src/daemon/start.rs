@@ -14,7 +14,7 @@ use super::lock::{self, Locks, Taken};
 use super::log::{self, DaemonLog, Manner};
 use super::presence::ProjectPresence;
 use super::project::Project;
-use super::sd_notify::{Env, SdNotify};
+use super::sd_notify::{self, Env, SdNotify};
 use super::stop::{Force, stop};
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::{Error, Failure, Result, named};
@@ -308,7 +308,7 @@ fn serve(
     project.dir.note_root(&project.root);
     // Two roots with one hash were first used at the same moment.
     if let Some(other) = project.dir.root().filter(|root| *root != project.root) {
-        let why = format!("{other:?} has just taken its state folder; try again");
+        let why = format!("{other:?} was quicker to take its folder of state; try again");
         return Err(Error::cannot(format!("start {}", project.shown()), why));
     }
     let nofile =
@@ -333,7 +333,7 @@ fn serve(
     let mut identity = identity(tcp.as_ref(), &socket);
     identity.previous_end = killed_before.then(|| {
         let pid = before.map_or(String::new(), |d| format!(" (pid {})", d.pid));
-        format!("killed or crashed{pid}: it did not shut down properly")
+        format!("killed or crashed{pid}: it did not stop in order")
     });
     let policy = listen::policy(&config, nofile.hard)?;
     if tcp.is_some() && policy.token.is_none() && policy.uid == UidCheck::Meaningless {
@@ -366,7 +366,11 @@ fn serve(
         passes: passes_lines.then(Vec::new),
         foreground,
     };
-    let (setup, control) = ground.setup(Arc::clone(&log) as Arc<dyn Logger>);
+    let (mut setup, control) = ground.setup(Arc::clone(&log) as Arc<dyn Logger>);
+    let names = (0..).zip(sd_notify::handed_on(&project.env));
+    setup.stored = names
+        .filter_map(|(n, name)| Some((name, fds::inherited(n)?)))
+        .collect();
     let supervisor = Supervisor::new(setup, state).map_err(|e| Error::system("begin", e))?;
     let served = Served {
         tcp: tcp.into_iter().collect(),
@@ -422,6 +426,7 @@ impl Ground<'_> {
             hangs_up: self.hangs_up,
             idle_shutdown: self.idle_shutdown,
             killed_before: self.killed_before,
+            stored: Vec::new(),
             fresh: self.fresh,
             only: self.only,
             identity: self.identity.clone(),

@@ -15,14 +15,47 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// To be called first thing at a fresh start, before anything of ours is open, and never after a
 /// re-exec, which has descriptors that must stay.
 pub fn close_inherited() {
-    // SAFETY: touches no memory. Nobody owns a descriptor above 2 yet, as the caller promises.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    close_inherited_from(3);
+}
+
+/// The same above the descriptors that a service manager has handed on, which become CLOEXEC: 3 and on, this many
+/// (sd_listen_fds(3)).
+pub fn keep_inherited(count: u16) {
+    let first = 3 + RawFd::from(count);
+    for fd in 3..first {
+        // SAFETY: touches no memory.
+        let is_open = unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+        if !is_open && let Ok(nothing) = nothing() {
+            // Or it would become one of ours, and be taken for what was handed on.
+            // SAFETY: touches no memory; nobody owns this number.
+            unsafe { libc::dup3(nothing.as_raw_fd(), fd, libc::O_CLOEXEC) };
+            if nothing.as_raw_fd() == fd {
+                std::mem::forget(nothing);
+            }
+        }
+    }
+    close_inherited_from(first);
+}
+
+/// Takes a descriptor that [`keep_inherited`] has kept, once. None: it is not open.
+pub fn inherited(number: u16) -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let fd = 3 + RawFd::from(number);
+    // SAFETY: touches no memory.
+    let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
+    // SAFETY: it is open and nobody else's, as the caller promises.
+    open.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn close_inherited_from(first: RawFd) {
+    // SAFETY: touches no memory. Nobody owns a descriptor from there on yet, as the caller promises.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first as u32, u32::MAX, 0_u32) };
     if closed == 0 {
         return;
     }
     // Linux before 5.9 has no close_range(2). The folder's own descriptor is among the names and
     // closed by then: EBADF, and no harm, as there is one thread.
-    for fd in open() {
+    for fd in open().into_iter().filter(|fd| *fd >= first) {
         // SAFETY: as above.
         unsafe { libc::close(fd) };
     }

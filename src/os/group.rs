@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::pidfd::PidFd;
-use super::poll::readable;
+use super::poll::{readable, wait};
 use super::proc::{self, Proc};
 use crate::base::clock::Mono;
 
@@ -39,7 +39,14 @@ impl Proc {
 /// Sends a signal to the process of that number that began then. False: it was another one, or it has ended and been
 /// reaped, or we may not.
 pub fn signal_if(pid: i32, start: u64, signal: i32) -> bool {
-    matches!(PidFd::open(pid, start), Ok(Some(process)) if process.signal(signal))
+    match PidFd::open(pid, start) {
+        Ok(Some(process)) if process.signal(signal) => true,
+        Ok(None) => false,
+        // A filter refuses the calls: by its number then, as long as that is its own.
+        Ok(Some(_)) | Err(_) => {
+            proc::start_time(pid) == Some(start) && pid > 1 && kill(pid, signal).is_ok()
+        }
+    }
 }
 
 /// Sends the stop signal to the process that began then, and CONT: one that is stopped by a signal could not end.
@@ -51,8 +58,10 @@ pub fn stop_if(pid: i32, start: u64, signal: i32) {
 
 /// Waits until that process has ended. False: it lives after `timeout`.
 pub fn wait_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
-    let Some(process) = PidFd::open(pid, start)? else {
-        return Ok(true);
+    let process = match PidFd::open(pid, start) {
+        Ok(Some(process)) => process,
+        Ok(None) => return Ok(true),
+        Err(_) => return watch_gone(pid, start, timeout),
     };
     let deadline = Mono::now().after(timeout);
     loop {
@@ -61,6 +70,20 @@ pub fn wait_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
         if ended || left.is_zero() {
             return Ok(ended);
         }
+    }
+}
+
+/// The same where a filter refuses pidfd_open(2): nothing tells, so it is looked at again and again.
+fn watch_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
+    const AGAIN: Duration = Duration::from_millis(10);
+    let deadline = Mono::now().after(timeout);
+    loop {
+        let living = proc::process(pid).filter(|p| p.start == start && p.state != 'Z');
+        let left = deadline.since(Mono::now());
+        if living.is_none() || left.is_zero() {
+            return Ok(living.is_none());
+        }
+        wait(&[], Some(left.min(AGAIN)))?;
     }
 }
 

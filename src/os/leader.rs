@@ -132,9 +132,7 @@ impl Leader {
         match self {
             Self::Child(child) => child.stop(signal),
             Self::Adopted(adopted) => {
-                for signal in [signal, libc::SIGCONT] {
-                    adopted.fd.signal(signal);
-                }
+                adopted.process.stop(signal);
             }
         }
     }

@@ -68,6 +68,25 @@ pub fn unix_listener(path: &Path, replace: bool, accept: Accept) -> io::Result<U
     Ok(listener)
 }
 
+/// The TCP address that a socket listens on, or None for one of Unix that listens.
+///
+/// # Errors
+/// It is no socket that listens.
+pub fn listens_on(socket: &impl AsFd) -> io::Result<Option<SocketAddr>> {
+    let fd = socket.as_fd();
+    if !sys::getsockopt(&fd, sys::sockopt::AcceptConn)? {
+        return Err(ErrorKind::NotConnected.into());
+    }
+    let address: SockaddrStorage = sys::getsockname(fd.as_raw_fd())?;
+    let v4 = address
+        .as_sockaddr_in()
+        .map(|a| SocketAddr::from((a.ip(), a.port())));
+    let v6 = address
+        .as_sockaddr_in6()
+        .map(|a| SocketAddr::from((a.ip(), a.port())));
+    Ok(v4.or(v6))
+}
+
 /// Somebody listens on that Unix socket. Never waits, not even where its queue is full.
 pub fn unix_is_served(path: &Path) -> bool {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::OsStr;
-use std::io::{self, ErrorKind, IoSliceMut};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -11,7 +11,8 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, sendmsg,
+    setsockopt, sockopt,
 };
 
 /// As many descriptors as one message can carry (SCM_MAX_FD).
@@ -27,6 +28,24 @@ pub fn send(target: &OsStr, message: &str) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     socket.send_to_addr(message.as_bytes(), &address)?;
+    Ok(())
+}
+
+/// The same with copies of descriptors: `FDSTORE=1`.
+pub fn send_with(target: &OsStr, message: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let address = match target.as_bytes() {
+        [b'@', name @ ..] => UnixAddr::new_abstract(name)?,
+        path => UnixAddr::new(path)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    sendmsg(
+        socket.as_raw_fd(),
+        &[IoSlice::new(message.as_bytes())],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+        Some(&address),
+    )?;
     Ok(())
 }
 

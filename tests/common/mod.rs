@@ -19,7 +19,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -27,7 +27,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -302,6 +302,36 @@ impl Project {
         let child = self
             .command("setsid")
             .arg(bpm())
+            .arg(&self.root)
+            .stdin(Stdio::null())
+            .stdout(self.sink("out"))
+            .stderr(self.sink("err"))
+            .spawn()
+            .unwrap();
+        self.wait_until_served(child);
+        self
+    }
+
+    /// The same with descriptors that a service manager has kept, all of that name (sd_listen_fds(3)).
+    #[track_caller]
+    pub fn serve_with(&mut self, fds: &[OwnedFd], name: &str) -> &mut Self {
+        // The shell has the pid that bpm gets.
+        let redirections = fds.iter().zip(3..).map(|(fd, n)| {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+            format!("{n}<&{}", fd.as_raw_fd())
+        });
+        let redirections: Vec<String> = redirections.collect();
+        let names = vec![name; fds.len()].join(":");
+        let script = format!(
+            "export LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={names}; exec \"$@\" {}",
+            fds.len(),
+            redirections.join(" ")
+        );
+        let child = self
+            .command("sh")
+            .args(["-c", &script, "sh"])
+            .arg(bpm())
+            .args(&self.args)
             .arg(&self.root)
             .stdin(Stdio::null())
             .stdout(self.sink("out"))

@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod adopt;
 mod build;
 mod crash;
 mod dependencies;

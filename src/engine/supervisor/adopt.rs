@@ -8,21 +8,22 @@ use crate::base::clock::{Mono, Wall, human};
 use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::base::table::{Set, Table};
-use crate::config::{self, Process, Toggle};
+use crate::config::{self, Listen, Process, Toggle};
 use crate::engine::handle::Notice;
 use crate::engine::saved::SavedRun;
 use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::{BLOCK, DaemonId};
-use crate::lifecycle::{Event, RunKey, UnitId};
+use crate::lifecycle::{Event, Policy, RunKey, UnitId};
 use crate::os::leader::{Adopted, Leader};
 use crate::os::proc::{self, Proc};
-use crate::os::{fds, group, host};
+use crate::os::{fds, group, host, net};
 
 use super::Supervisor;
 use super::checks::RunChecks;
 use super::environments;
-use super::launch::Streams;
+use super::launch::{Streams, addresses};
 use super::runs::RunRecord;
+use super::units::policy;
 
 /// What a killed bpm left and the configuration does not know has this long to end, and so has a process that survives
 /// KILL before it is left behind.
@@ -56,6 +57,15 @@ struct Leftover {
     timeout: std::time::Duration,
 }
 
+/// It is a socket that listens there.
+fn listens_on(socket: &OwnedFd, address: &Listen) -> bool {
+    match (net::listens_on(socket), address) {
+        (Ok(Some(at)), Listen::Tcp(wanted)) => at == *wanted,
+        (Ok(None), Listen::Unix(_)) => true,
+        (Ok(_) | Err(_), _) => false,
+    }
+}
+
 /// The settings that a run is started with, as a number.
 pub(super) fn settings_of(process: &Process, direnv: Toggle) -> u64 {
     let direnv = match direnv {
@@ -84,6 +94,8 @@ impl Supervisor {
             self.setup.killed_before = false;
         }
         let runs = state.running().to_vec();
+        self.take_stored();
+        let state = self.state.edit();
         if self.setup.fresh {
             self.found.reasons = runs
                 .iter()
@@ -106,6 +118,27 @@ impl Supervisor {
             let known = !self.setup.only && self.state.get().life(&process.name).is_some();
             if process.autostart && !known {
                 self.lives.fleet.want(id);
+            }
+        }
+    }
+
+    /// Holds the sockets that the service manager has kept.
+    fn take_stored(&mut self) {
+        let stored = std::mem::take(&mut self.setup.stored);
+        if stored.is_empty() {
+            return;
+        }
+        let wanted = self.wanted_sockets();
+        for (name, fd) in stored {
+            let of = |(id, _): &&(UnitId, Vec<Listen>)| {
+                self.units.process(*id).is_some_and(|p| p.name == name)
+            };
+            let Some((id, addresses)) = wanted.iter().find(of) else {
+                continue;
+            };
+            let address = addresses.iter().find(|address| listens_on(&fd, address));
+            if let Some(address) = address.filter(|address| !self.sockets.has(*id, address)) {
+                self.sockets.put(*id, address.clone(), fd);
             }
         }
     }
@@ -242,6 +275,9 @@ impl Supervisor {
             .capture(Arc::clone(&log), saved.run, streams, drained);
         let output =
             output.map_err(|e| because(format!("its output can't be read: {}", reason(&e))))?;
+        if let Some(adopted) = leader.adopted() {
+            self.take_sockets(key.unit, process, adopted);
+        }
         let cgroup = self.runs.cgroup_at(saved.cgroup.as_deref());
         let record = RunRecord::new(
             leader,
@@ -262,6 +298,74 @@ impl Supervisor {
             self.events.say(Level::Warn, &text);
         }
         Ok(saved.pid)
+    }
+
+    /// Copies the sockets of a run that is taken over, but for those that the service manager has kept.
+    fn take_sockets(&mut self, unit: UnitId, process: &Arc<Process>, run: &Adopted) {
+        let base = self.environments.base();
+        let env = self.environment(process, &base, &mut Vec::new());
+        // What is wrong with them is said at the next start.
+        let wanted = env
+            .and_then(|env| addresses(process, &env))
+            .unwrap_or_default();
+        for (number, address) in (3..).zip(wanted) {
+            if self.sockets.has(unit, &address) {
+                continue;
+            }
+            let taken = match run.pidfd().copy_fd(number) {
+                Ok(fd) if listens_on(&fd, &address) => Ok(fd),
+                Ok(_) => Err("it uses that descriptor for something else".into()),
+                Err(e) => Err(format!("it can't be copied: {}", reason(&e))),
+            };
+            match taken {
+                Ok(fd) => self.sockets.put(unit, address, fd),
+                Err(why) => {
+                    let at = match &address {
+                        Listen::Tcp(at) => at.to_string(),
+                        Listen::Unix(path) => format!("unix:{}", path.display()),
+                    };
+                    let text = format!(
+                        "the run that was taken over has {at} alone ({why}): bpm binds it again at the next start"
+                    );
+                    self.events
+                        .say(Level::Warn, &format!("{}: {text}", process.name));
+                    if let Some(unit) = self.units.get_mut(unit) {
+                        unit.unheld.push(text);
+                    }
+                }
+            }
+        }
+        if self.units.get(unit).is_some_and(|u| !u.unheld.is_empty()) {
+            // The next run can't begin beside this one.
+            let policy = Policy {
+                overlap: false,
+                ..policy(process, &self.setup.config)
+            };
+            self.lives.fleet.set_policy(unit, policy);
+        }
+    }
+
+    /// All sockets of a process are held from now on.
+    pub(super) fn holds_again(&mut self, id: UnitId) {
+        let Some(unit) = self.units.get_mut(id).filter(|u| !u.unheld.is_empty()) else {
+            return;
+        };
+        unit.unheld.clear();
+        unit.changed = true;
+        let process = Arc::clone(&unit.process);
+        self.lives
+            .fleet
+            .set_policy(id, policy(&process, &self.setup.config));
+    }
+
+    /// Lets the service manager keep the sockets that are others now.
+    pub(super) fn store_sockets(&mut self) {
+        for id in self.sockets.take_changed() {
+            if let Some(unit) = self.units.get(id) {
+                let sockets = self.sockets.of(id);
+                self.setup.manager.store(&unit.process.name, &sockets);
+            }
+        }
     }
 
     /// The checks of a run that was taken over go on.
@@ -375,8 +479,10 @@ impl Supervisor {
             }
             add(proc, of.map(|(name, _)| name.into()));
         }
-        for proc in self.runs.left_in_groups() {
-            add(proc, None);
+        for (proc, name) in self.runs.left_in_groups() {
+            if name.as_ref().is_none_or(|name| !self.is_done_task(name)) {
+                add(proc, name);
+            }
         }
         all.into_iter()
             .map(|(proc, name)| self.leftover(proc, name))

@@ -217,7 +217,7 @@ impl Supervisor {
     /// Starts a run, or tells the lifecycle why it can't be.
     fn launch(&mut self, key: RunKey, build: u64, base: Result<Arc<Variables>, String>) {
         let Some(unit) = self.units.get(key.unit) else {
-            let why = "it was removed from .mcp-run".into();
+            let why = "it was taken out of the configuration".into();
             return self.lives.note(Event::NotSpawned { run: key, why });
         };
         let (process, log) = (Arc::clone(&unit.process), Arc::clone(&unit.log));
@@ -262,6 +262,7 @@ impl Supervisor {
         let exec = build::run(process, &artifact, &expand)?;
         self.sockets
             .hold(key.unit, &addresses(process, &env)?, self.setup.umask)?;
+        self.holds_again(key.unit);
         let mut checks = RunChecks::new(process, &expand)?;
         if checks.needs_socket() {
             checks.open_socket(self.notify_path(key)?)?;
@@ -345,6 +346,10 @@ impl Supervisor {
     /// Opens all sockets that can be opened before anything is built: connections wait from then on.
     pub(super) fn hold_all_sockets(&mut self) {
         for (id, wanted) in self.wanted_sockets() {
+            // The run that was taken over has them, alone.
+            if self.units.get(id).is_some_and(|u| !u.unheld.is_empty()) {
+                continue;
+            }
             // A socket that can't be had now (a port in use) is reported at the start as well.
             if let Err(why) = self.sockets.hold(id, &wanted, self.setup.umask) {
                 let name = self.units.process(id).map(|p| p.name.clone());
@@ -362,7 +367,7 @@ impl Supervisor {
     }
 
     /// The sockets that processes want, as far as that can be told without direnv.
-    fn wanted_sockets(&mut self) -> Vec<(UnitId, Vec<Listen>)> {
+    pub(super) fn wanted_sockets(&mut self) -> Vec<(UnitId, Vec<Listen>)> {
         let base = self.environments.base();
         let mut wanted = Vec::new();
         for id in self.units.ids() {
@@ -388,7 +393,7 @@ impl Supervisor {
 }
 
 /// The addresses of `listen`.
-fn addresses(process: &Process, env: &Environment) -> Result<Vec<Listen>, String> {
+pub(super) fn addresses(process: &Process, env: &Environment) -> Result<Vec<Listen>, String> {
     let lookup = |name: &str| config::variable_of(env, name);
     let texts = process.listen.iter();
     texts

@@ -35,7 +35,7 @@ mod watching;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,6 +108,8 @@ pub struct Setup {
     pub idle_shutdown: Option<Duration>,
     /// The bpm before did not end in order: it may have left processes.
     pub killed_before: bool,
+    /// Sockets that the service manager has kept, and the processes that they are for.
+    pub stored: Vec<(String, OwnedFd)>,
     /// What it left is stopped, and nothing of it taken over.
     pub fresh: bool,
     /// Those with `autostart` are to be started, whether they were stopped or not.
@@ -150,6 +152,8 @@ fn groups(setup: &Setup) -> io::Result<Result<Groups, String>> {
 pub trait Manager: Send {
     /// `READY=1`, `STOPPING=1`, `STATUS=...`
     fn tell(&mut self, message: &str);
+    /// Keeps these sockets of a process over our death, in place of those that it kept for it before.
+    fn store(&mut self, process: &str, sockets: &[BorrowedFd<'_>]);
     /// How often `WATCHDOG=1` is due.
     fn watchdog(&self) -> Option<Duration>;
 }
@@ -453,7 +457,6 @@ impl Supervisor {
             Request::Order { order, names } => self.order_all(order, &names, slot),
             Request::Reload(how) => self.reload(how, slot),
             Request::Upgrade(wish) => self.begin_upgrade(wish, slot),
-            Request::Resume(number) => self.orders.resume(number, slot),
             Request::Shutdown { force, by } => {
                 if let Some(by) = by {
                     let at = Wall::now();
@@ -530,6 +533,7 @@ impl Supervisor {
         if self.retire() {
             self.publish();
         }
+        self.store_sockets();
         // What is answered holds for the next bpm too, should this one be killed.
         self.save(false);
         // Only now: those who are answered may read the snapshot at once.
@@ -612,7 +616,7 @@ impl Supervisor {
         self.read_direnv();
         if self.release_at().is_some_and(|at| at <= now) {
             self.timers.released(self.handle.last_activity());
-            let text = "no calls for a long time: back to release builds";
+            let text = "nobody has called for long: back to release builds";
             self.events.say(Level::Info, text);
             self.lives.note(Event::Idle);
         }
@@ -620,7 +624,7 @@ impl Supervisor {
             if self.handle.anybody_there() {
                 self.handle.saw(now);
             } else {
-                let text = "no activity for a long time: stopping";
+                let text = "nobody has been here for long: stopping";
                 self.events.say(Level::Info, text);
                 self.begin_stop();
             }
@@ -678,7 +682,7 @@ impl Supervisor {
     fn abort(&mut self, run: crate::lifecycle::RunKey) {
         let is = |purpose| matches!(purpose, Purpose::Run { key, .. } if key == run);
         for purpose in self.environments.cancel(is) {
-            self.go_on(purpose, Err("it was stopped".into()));
+            self.go_on(purpose, Err("it was told to stop".into()));
         }
     }
 }

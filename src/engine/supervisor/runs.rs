@@ -345,13 +345,19 @@ impl Runs {
         self.is_adopted(by_session.or_else(by_marker)) || in_group()
     }
 
-    /// Processes in the cgroups that a killed bpm left.
-    pub(super) fn left_in_groups(&self) -> Vec<Proc> {
-        let groups = self.groups.iter();
-        let left = groups.flat_map(|g| g.names().into_iter().filter_map(|name| g.find(&name)));
-        left.flat_map(|group| group.processes())
-            .filter_map(proc::process)
-            .collect()
+    /// Processes in the cgroups that a killed bpm left, each with the name of what it is a run of.
+    pub(super) fn left_in_groups(&self) -> Vec<(Proc, Option<String>)> {
+        let mut left = Vec::new();
+        if let Ok(groups) = &self.groups {
+            for name in groups.names() {
+                let pids = groups.find(&name).map(|group| group.processes());
+                let of = name.strip_prefix("run-").and_then(|n| n.rsplit_once('-'));
+                let of = of.map(|(process, _)| process.to_owned());
+                let all = pids.into_iter().flatten().filter_map(proc::process);
+                left.extend(all.map(|proc| (proc, of.clone())));
+            }
+        }
+        left
     }
 
     /// Removes the cgroups in which nothing is left.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::base::error::reason;
 use crate::base::saved::Saved;
-use crate::base::table::Table;
+use crate::base::table::{Set, Table};
 use crate::config::{Listen, parse_listen};
 use crate::engine::handover::Handover;
 use crate::lifecycle::UnitId;
@@ -36,6 +36,7 @@ impl Drop for Held {
 #[derive(Default)]
 pub(super) struct Sockets {
     held: Table<UnitId, Vec<Held>>,
+    changed: Set<UnitId>,
 }
 
 impl Sockets {
@@ -54,6 +55,7 @@ impl Sockets {
         old.retain(|held| wanted.contains(&held.address));
         let mut now = Vec::new();
         let mut trouble = None;
+        let same = old.len() == wanted.len();
         for address in wanted {
             if let Some(at) = old.iter().position(|h| h.address == *address) {
                 now.push(old.swap_remove(at));
@@ -67,10 +69,30 @@ impl Sockets {
                 Err(why) => trouble = Some(why),
             }
         }
+        if !same || !old.is_empty() {
+            self.changed.add(unit);
+        }
         if !now.is_empty() {
             self.held.insert(unit, now);
         }
         trouble.map_or(Ok(()), Err)
+    }
+
+    /// Holds a socket that was opened before, by another bpm.
+    pub(super) fn put(&mut self, unit: UnitId, address: Listen, fd: OwnedFd) {
+        self.held.or_default(unit).push(Held { address, fd });
+        self.changed.add(unit);
+    }
+
+    /// That address is held for it.
+    pub(super) fn has(&self, unit: UnitId, address: &Listen) -> bool {
+        let mut held = self.held.get(&unit).into_iter().flatten();
+        held.any(|h| h.address == *address)
+    }
+
+    /// The processes whose sockets are others since this was asked last.
+    pub(super) fn take_changed(&mut self) -> Vec<UnitId> {
+        std::mem::take(&mut self.changed).keys().copied().collect()
     }
 
     /// Gives each process what another held of its addresses. One that still wants
@@ -93,6 +115,7 @@ impl Sockets {
             }
         }
         for (heir, socket) in moved {
+            self.changed.add(heir);
             self.held.or_default(heir).push(socket);
         }
     }
@@ -144,6 +167,7 @@ impl Sockets {
 
     /// The process is gone from the configuration.
     pub(super) fn close(&mut self, unit: UnitId) {
+        self.changed.add(unit);
         self.held.remove(&unit);
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct Unit {
     pub(super) since: Wall,
     /// A reload took it out of the configuration; it is removed once nothing of it is left.
     pub(super) retiring: bool,
+    /// Why sockets that its run has are not held by bpm until its next start, a sentence each.
+    pub(super) unheld: Vec<String>,
     /// It was said that lines of it are not written to disk.
     pub(super) log_trouble: bool,
 }
@@ -74,6 +76,7 @@ impl Unit {
             changed: true,
             since: Wall::now(),
             retiring: false,
+            unheld: Vec::new(),
             log_trouble: false,
         }
     }
@@ -96,6 +99,7 @@ impl Unit {
             ("counters", self.counters.save()),
             ("artifacts", artifacts.collect::<Vec<_>>().save()),
             ("since", self.since.save()),
+            ("unheld", self.unheld.save()),
             ("log_trouble", self.log_trouble.save()),
         ])
     }
@@ -132,6 +136,7 @@ impl Unit {
             changed: true,
             since: field(saved, "since")?,
             retiring: false,
+            unheld: field(saved, "unheld")?,
             log_trouble: field(saved, "log_trouble")?,
         })
     }
@@ -191,7 +196,7 @@ impl Unit {
             colours: process.color || process.launch.tty,
             builds: MODES.into_iter().any(|mode| builds(process, mode)),
             adopted: run.is_some_and(|(_, adopted)| adopted),
-            warnings: Vec::new(),
+            warnings: self.unheld.clone(),
             log: Arc::clone(&self.log),
             build_log: Arc::clone(&self.build_log),
         }
