@@ -41,8 +41,8 @@
 compile_error!("bpm runs on Linux 5.4 or newer");
 
 pub mod base;
-pub mod build;
-pub mod check;
+mod build;
+mod check;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -55,4 +55,4 @@ pub mod server;
 pub mod tools;
 #[cfg(feature = "tui")]
 pub mod tui;
-pub mod watch;
+mod watch;

@@ -2,10 +2,10 @@
 
 pub mod clock;
 pub mod error;
-pub mod escape;
-pub mod globs;
-pub mod json;
+pub(crate) mod escape;
+pub(crate) mod globs;
+pub(crate) mod json;
 pub mod logger;
-pub mod paths;
-pub mod saved;
-pub mod table;
+pub(crate) mod paths;
+pub(crate) mod saved;
+pub(crate) mod table;

@@ -36,7 +36,7 @@ pub fn field<T: Saved>(of: &Value, name: &str) -> Result<T, String> {
     })
 }
 
-/// What a value is instead of what it should be.
+/// The error for a value of another type.
 fn odd<T>(value: &Value) -> Result<T, String> {
     Err(format!("is {}", super::json::kind_of(value)))
 }

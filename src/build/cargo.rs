@@ -43,7 +43,7 @@ pub struct Built {
     pub executable: Option<String>,
 }
 
-/// What a compiler said.
+/// A compiler's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// For people, with its newline.
@@ -54,7 +54,7 @@ pub struct Message {
     pub error: Option<BuildError>,
 }
 
-/// What a build script said.
+/// The end of a build script.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Script {
     /// Of which package.
@@ -118,7 +118,10 @@ fn message(line: &Value) -> Message {
                 .find(|s| s["is_primary"] == true)
                 .map(outermost);
             let first = words.lines().next().unwrap_or_default();
-            let first: String = first.chars().take(1_000).collect();
+            let mut first: String = first.chars().take(1_000).collect();
+            if let Some(detail) = detail(words, &value["children"]) {
+                first.extend(": ".chars().chain(detail.chars().take(300)));
+            }
             BuildError {
                 file: span.map(|s| text(&s["file_name"])),
                 line: span.and_then(|s| s["line_start"].as_u64()),
@@ -130,6 +133,30 @@ fn message(line: &Value) -> Message {
             }
         }),
     }
+}
+
+/// What a linker or a macro said itself, which stands in a note of the compiler's message.
+fn detail<'v>(words: &str, notes: &'v Value) -> Option<&'v str> {
+    let mut notes = items(notes).filter_map(|note| note["message"].as_str());
+    if words.ends_with(" panicked") {
+        return notes.find_map(|note| note.strip_prefix("message: ")?.lines().next());
+    }
+    if !words.starts_with("linking with ") {
+        return None;
+    }
+    // The first note is the command line.
+    let mut lines = notes.skip(1).flat_map(str::lines);
+    lines.find_map(|line| {
+        if line.contains("ld returned ") {
+            return None;
+        }
+        if let Some((_, said)) = line.split_once("error: ") {
+            return Some(said.trim());
+        }
+        let signs = ["undefined reference", "cannot find ", "multiple definition"];
+        let at = signs.iter().find_map(|sign| line.find(sign))?;
+        Some(line[at..].trim())
+    })
 }
 
 /// The place in the person's own code, where the compiler points into the source of a macro of std.

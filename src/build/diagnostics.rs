@@ -11,6 +11,8 @@ use super::cargo::Message;
 pub const ERRORS: usize = 11;
 /// Lines of the first error's text that are kept.
 const LINES: usize = 60;
+/// Characters of one cause in a message.
+const LONGEST: usize = 300;
 
 /// One error of a compiler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,14 +170,69 @@ pub fn phase(line: &str) -> Option<String> {
 #[derive(Debug, Default)]
 struct TextErrors {
     found: BuildErrors,
-    /// The last one has no place yet: ` --> src/main.rs:1:2` may follow.
-    open: bool,
-    /// `Caused by:` was the line before.
-    cause: bool,
+    /// The last one may go on: ` --> src/main.rs:1:2` or its causes may follow.
+    open: Option<Causes>,
     /// The line before belonged to the first error.
     first: bool,
     /// A line that only counts errors: said where there is no other.
     summary: Option<BuildError>,
+}
+
+/// Why an error of cargo's came about, in cargo's words.
+#[derive(Debug, Default)]
+struct Causes {
+    first: Option<String>,
+    last: Option<String>,
+    /// `Caused by:` was the line before.
+    begins: bool,
+    /// The lines are what a build script printed on its standard error.
+    stderr: bool,
+    /// Where it panicked, and its words if they are not to come in the next line.
+    panic: Option<String>,
+    panic_goes_on: bool,
+    last_line: Option<String>,
+}
+
+impl Causes {
+    fn line(&mut self, line: &str) {
+        let text = line.trim();
+        if self.begins {
+            self.begins = false;
+            let place = match self.first {
+                None => &mut self.first,
+                Some(_) => &mut self.last,
+            };
+            *place = Some(text.into());
+        } else if line == "Caused by:" {
+            self.begins = true;
+        } else if text.starts_with("--- ") {
+            self.stderr = text == "--- stderr";
+        } else if self.stderr && !text.is_empty() {
+            self.printed(text);
+        }
+    }
+
+    fn printed(&mut self, text: &str) {
+        if self.panic_goes_on {
+            self.panic_goes_on = false;
+            if let Some(panic) = &mut self.panic {
+                panic.push_str(&format!(": {text}"));
+            }
+        } else if self.panic.is_none()
+            && let Some(at) = text.find("panicked at ")
+        {
+            self.panic = Some(text[at..].trim_end_matches(':').into());
+            self.panic_goes_on = text.ends_with(':');
+        } else {
+            self.last_line = Some(text.into());
+        }
+    }
+
+    /// What they add to the error's message.
+    fn into_words(self) -> impl Iterator<Item = String> {
+        let printed = self.panic.or(self.last_line);
+        [self.first, self.last, printed].into_iter().flatten()
+    }
 }
 
 impl TextErrors {
@@ -183,9 +240,9 @@ impl TextErrors {
     fn line(&mut self, line: &str) {
         let error = placed(line).or_else(|| bare(line));
         if let Some(error) = error {
+            self.close();
             if counts(&error) {
                 self.first = false;
-                self.open = false;
                 self.summary.get_or_insert(error);
                 return;
             }
@@ -193,33 +250,46 @@ impl TextErrors {
             self.first = self.found.count == 0;
             let placeless = error.file.is_none();
             self.found.add(error, &mut std::iter::once(line.into()));
-            self.open = placeless && self.found.list.len() > before;
-            self.cause = false;
+            if placeless && self.found.list.len() > before {
+                self.open = Some(Causes::default());
+            }
             return;
         }
-        self.first &= belongs(line);
+        let belongs = belongs(line);
+        self.first &= belongs;
         if self.first {
             self.found.more_text(line);
         }
-        if !self.open {
+        let Some(causes) = &mut self.open else {
             // Nothing that this line could belong to.
-        } else if let Some(place) = line.trim_start().strip_prefix("--> ") {
-            self.open = false;
+            return;
+        };
+        if !belongs {
+            self.close();
+        } else if let (Some(place), None) = (line.trim_start().strip_prefix("--> "), &causes.first)
+        {
+            self.open = None;
             if let (Some(last), Some((file, l, c))) = (self.found.list.last_mut(), place_of(place))
             {
                 (last.file, last.line, last.column) = (Some(file), Some(l), c);
             }
-        } else if self.cause {
-            self.open = false;
-            if let Some(last) = self.found.list.last_mut() {
-                last.message = format!("{}: {}", last.message, line.trim());
-            }
+        } else {
+            causes.line(line);
         }
-        self.cause = self.open && line == "Caused by:";
     }
 
-    /// What was found.
+    /// The last error is whole.
+    fn close(&mut self) {
+        if let (Some(causes), Some(last)) = (self.open.take(), self.found.list.last_mut()) {
+            for words in causes.into_words() {
+                let words: String = words.chars().take(LONGEST).collect();
+                last.message = format!("{}: {words}", last.message);
+            }
+        }
+    }
+
     fn take(mut self) -> BuildErrors {
+        self.close();
         if let Some(summary) = self.summary.filter(|_| self.found.count == 0) {
             let line = format!("error: {}", summary.message);
             self.found.add(summary, &mut std::iter::once(line));

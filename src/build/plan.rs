@@ -1,7 +1,7 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What to execute, to build a process and to run it. Says so and does nothing: who spawns is the
-//! supervisor, who reads a build's output is `builder`.
+//! The commands that build a process and run it. Plans are only made here: the supervisor spawns, and
+//! `runner` reads a build's output.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use super::cargo;
 use crate::config::shell::is_simple;
 use crate::config::{self, Command, Expand, Kind, Mode, Process};
 
-/// What a build made.
+/// The result of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Artifact {
     /// The copy to execute; None: the process's own `command`.
@@ -38,7 +38,6 @@ pub struct Exec {
 /// A build: one leader to execute, and what to make of its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildPlan {
-    /// What to execute.
     pub exec: Exec,
     /// The binary that cargo's messages must name; None: the build makes what `command` runs.
     pub binary: Option<Wanted>,
@@ -46,7 +45,7 @@ pub struct BuildPlan {
     pub cwd: PathBuf,
 }
 
-/// Which binary of those that cargo built.
+/// The binary that is wanted of those that cargo built.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Wanted {
     /// `package`.
@@ -55,8 +54,8 @@ pub struct Wanted {
     pub bin: Option<String>,
 }
 
-/// What to run before a start; None: nothing. `cargo_dir` is where cargo finds the manifest
-/// ([`cargo_dir`]); it is of no account for other types.
+/// The build before a start; None: there is none. `cargo_dir` is where cargo finds the manifest
+/// ([`cargo_dir`]); other types do not use it.
 ///
 /// A rust process whose own `build` is a `cargo build` in list form runs that, with
 /// `--message-format` added. Any other `build` of its own is run first, and cargo's build after it,
@@ -127,7 +126,7 @@ pub fn cargo_dir<'a>(cwd: &'a Path, root: &'a Path, exists: impl Fn(&Path) -> bo
     }
 }
 
-/// What to run.
+/// The command of a run.
 ///
 /// # Errors
 /// A variable without a value; nothing to run.

@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use crate::build::{Artifact, BuildPlan};
 use crate::log::line::text_of;
 use crate::log::store::Log;
 use crate::log::stream::Stream;
+use crate::os::accounts::Account;
 use crate::os::copy::copy_exe;
 use crate::os::inbox::Inbox;
 use crate::os::output::ChildOutput;
@@ -30,6 +32,8 @@ const LONGEST_MESSAGE: usize = 1 << 20;
 const LONGEST_LINE: usize = 4 << 10;
 /// At most this many artifacts and build scripts are remembered.
 const MOST: usize = 10_000;
+/// This many executables of a build are linked beside a copy at most.
+const MOST_SIBLINGS: usize = 1_000;
 /// Phases are reported at most this often.
 const PHASE_EVERY: Duration = Duration::from_millis(250);
 
@@ -38,34 +42,55 @@ pub struct BuildJob {
     pub log: Arc<Log>,
     /// The run of this build in `log`; begun and ended by the supervisor.
     pub run: u64,
-    /// What was started.
     pub plan: BuildPlan,
     /// The project's root.
     pub root: PathBuf,
     /// The read ends of the leader's pipes.
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
-    /// Where this process's binaries are kept: a copy is `<bin_dir>/<number>/<name>`.
-    pub bin_dir: PathBuf,
+    /// Where this process's binaries are kept.
+    pub place: CopyPlace,
     /// Executables that run, or that can be started again: the only copies that stay.
     pub keep: Vec<PathBuf>,
     /// Called on the build's thread; must not block.
     pub report: Box<dyn Fn(Report) + Send>,
 }
 
+/// The folder of a process's binaries: a copy is `<folder>/<number>/<name>`.
+#[derive(Debug)]
+pub enum CopyPlace {
+    /// bpm's own.
+    Ours(PathBuf),
+    /// That of a process that runs as another user, who can't reach ours: `.bpm/<process>` beside what the build made. All
+    /// there is done with that user's rights, since the folder is that user's.
+    Theirs { process: String, account: Account },
+}
+
+impl CopyPlace {
+    fn store(&self, exe: &Path, keep: &[PathBuf]) -> Result<PathBuf, String> {
+        match self {
+            Self::Ours(folder) => store(exe, folder, keep),
+            Self::Theirs { process, account } => {
+                let folder = exe.with_file_name(".bpm").join(process);
+                account.act(|| store(exe, &folder, keep))?
+            }
+        }
+    }
+}
+
 /// What a build's thread reports.
 #[derive(Debug)]
 pub enum Report {
-    /// What the build is doing now, in words.
+    /// The phase of the build, in words.
     Phase(String),
     /// The last one.
     Ended(BuildOutcome),
 }
 
-/// What came of a build.
+/// The outcome of a build.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuildOutcome {
-    /// What can be started now; Err: why not, in words.
+    /// The artifact to start; Err: why there is none, in words.
     pub result: Result<Artifact, String>,
     pub errors: BuildErrors,
 }
@@ -140,7 +165,7 @@ fn run(job: BuildJob, ended: &Inbox<End>) {
     output.finish();
     (job.report)(Report::Ended(match end {
         Ok(()) => BuildOutcome {
-            result: made(&output, &job.plan, &job.bin_dir, &job.keep),
+            result: made(&output, &job.plan, &job.place, &job.keep),
             errors: BuildErrors::default(),
         },
         Err(words) => BuildOutcome {
@@ -310,7 +335,7 @@ impl<'a> Output<'a> {
 fn made(
     output: &Output<'_>,
     plan: &BuildPlan,
-    bin_dir: &Path,
+    place: &CopyPlace,
     keep: &[PathBuf],
 ) -> Result<Artifact, String> {
     let Some(wanted) = &plan.binary else {
@@ -318,7 +343,7 @@ fn made(
     };
     let chosen = cargo::choose(&output.built, wanted, |path| fs::read_to_string(path).ok())?;
     let executable = chosen.executable.as_deref().unwrap_or_default();
-    let copy = store(Path::new(executable), bin_dir, keep)?;
+    let copy = place.store(Path::new(executable), keep)?;
     Ok(Artifact {
         exe: Some(copy),
         argv0: Some(cargo::argv0(executable, &plan.cwd)),
@@ -357,6 +382,7 @@ fn store(exe: &Path, bin_dir: &Path, keep: &[PathBuf]) -> Result<PathBuf, String
     if let Some(last) = newest.map(|(_, dir)| dir.join(name))
         && same(exe, &last).unwrap_or(false)
     {
+        link_siblings(exe, &last);
         return Ok(last);
     }
     let number = newest.map_or(1, |(n, _)| n + 1);
@@ -367,6 +393,7 @@ fn store(exe: &Path, bin_dir: &Path, keep: &[PathBuf]) -> Result<PathBuf, String
         let (exe, dir, why) = (exe.display(), dir.display(), reason(&e));
         return Err(format!("cannot copy {exe} to {dir}: {why}"));
     }
+    link_siblings(exe, &copy);
     for (_, old) in &older {
         if !keep.iter().any(|k| k.starts_with(old)) {
             // It is only space; the next build tries again.
@@ -374,6 +401,27 @@ fn store(exe: &Path, bin_dir: &Path, keep: &[PathBuf]) -> Result<PathBuf, String
         }
     }
     Ok(copy)
+}
+
+/// Links the other executables of the build beside the copy: programs look for their helpers beside themselves.
+fn link_siblings(exe: &Path, copy: &Path) {
+    let Some((from, to)) = exe.parent().zip(copy.parent()) else {
+        return;
+    };
+    let there = fs::read_dir(to).into_iter().flatten().flatten();
+    let links = there.filter(|e| e.file_type().is_ok_and(|kind| kind.is_symlink()));
+    for stale in links {
+        let _ = fs::remove_file(stale.path());
+    }
+    let built = fs::read_dir(from).into_iter().flatten().flatten();
+    let built = built.filter(|e| {
+        let executable = |m: fs::Metadata| m.is_file() && m.permissions().mode() & 0o111 != 0;
+        Some(e.file_name().as_os_str()) != exe.file_name() && e.metadata().is_ok_and(executable)
+    });
+    for sibling in built.take(MOST_SIBLINGS) {
+        // A program that misses it says so.
+        let _ = symlink(sibling.path(), to.join(sibling.file_name()));
+    }
 }
 
 /// The copies there are, newest first.

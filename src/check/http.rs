@@ -17,7 +17,7 @@ pub(super) fn request(target: &HttpTarget) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What is known of an answer by its first bytes.
+/// The meaning of an answer's first bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Head {
     /// Not enough yet.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
+use crate::base::table::Set;
 use crate::log::store::Log;
 use crate::os::inbox::{Inbox, Waker};
 use crate::os::output::ChildOutput;
@@ -197,7 +198,9 @@ fn serve(inbox: &Arc<Inbox<Message>>, tell: &Tell) {
 /// Whether the process's own port has a listener, where that is the question.
 fn own_port(connect: &Connect) -> Option<Seen> {
     let port = connect.own?;
-    Some(match proc::is_listened_on(port)? {
+    let none = Set::default();
+    let before = connect.before.as_deref().unwrap_or(&none);
+    Some(match proc::is_listened_on(port, before)? {
         true => Ok(format!("port {port} is listened on")),
         false => Err(format!("nothing listens on port {port}")),
     })

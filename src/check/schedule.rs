@@ -8,9 +8,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::{Mono, human};
+use crate::base::table::Set;
 use crate::config::{self, Expand, Health, HttpTarget, Probe, Ready};
 use crate::lifecycle::RunKey;
 use crate::os::notify::NotifyMessage;
@@ -47,7 +49,7 @@ pub struct Attempt {
     pub number: u64,
 }
 
-/// What an attempt saw; Err: it failed.
+/// The result of an attempt; Err: it failed.
 pub type Seen = Result<String, String>;
 
 /// A probe with its variables expanded.
@@ -72,6 +74,9 @@ pub struct Connect {
     /// The process's own port: a listener on it is enough, and is seen without a connection where that can
     /// be. A connection that says nothing is an error to some servers; and the port was free before the start.
     pub own: Option<u16>,
+    /// Sockets that listened before the run began: a connection to one of them says nothing of it. None: that can't be
+    /// told, or does not matter.
+    pub before: Option<Arc<Set<u64>>>,
 }
 
 impl Target {
@@ -82,6 +87,7 @@ impl Target {
                 addresses,
                 get,
                 own: None,
+                before: None,
             })
         };
         Ok(match probe {
@@ -97,6 +103,7 @@ impl Target {
                     addresses: both.to_vec(),
                     get: None,
                     own: Some(port),
+                    before: None,
                 })
             }
             Probe::Http(url) => {
@@ -114,6 +121,15 @@ impl Target {
             Probe::Notify => Self::Notify,
             Probe::Delay(span) => Self::Delay(*span),
         })
+    }
+}
+
+impl Target {
+    /// Sockets of before the run are not believed.
+    pub fn set_before(&mut self, before: &Option<Arc<Set<u64>>>) {
+        if let Self::Connect(connect) = self {
+            connect.before.clone_from(before);
+        }
     }
 }
 

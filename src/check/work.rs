@@ -14,11 +14,13 @@ use super::runner::Following;
 use super::schedule::{Connect, Seen};
 use crate::base::clock::{Mono, human};
 use crate::base::error::reason;
+use crate::base::table::Set;
 use crate::log::line::text_of;
 use crate::os::inbox::Waker;
 use crate::os::net;
 use crate::os::output::ChildOutput;
 use crate::os::poll::Until;
+use crate::os::proc;
 
 /// Bytes of a compiled pattern: they bound the cost of a line.
 const LARGEST_REGEX: usize = 64 << 10;
@@ -29,7 +31,7 @@ const PULL: usize = 256 << 10;
 /// Bytes kept of a command's output, for its last line.
 const KEPT: usize = 1 << 10;
 
-/// What is done for an attempt.
+/// The work for an attempt.
 pub(super) enum Work {
     Connection(Connection),
     LineSearch(LineSearch),
@@ -88,6 +90,8 @@ pub(super) struct Connection {
     step: Step,
     /// Empty: a connection is all.
     request: Vec<u8>,
+    /// Sockets that are not the run's.
+    before: Option<Arc<Set<u64>>>,
 }
 
 enum Step {
@@ -110,6 +114,7 @@ impl Connection {
             within,
             step: Step::Connecting,
             request: connect.get.as_ref().map_or(Vec::new(), http::request),
+            before: connect.before,
         })
     }
 
@@ -124,7 +129,18 @@ impl Connection {
             within: Duration::ZERO,
             step: Step::Connecting,
             request: Vec::new(),
+            before: None,
         }
+    }
+
+    /// The words for a connection to a socket that was there before the run.
+    fn foreign(&self) -> Option<String> {
+        let at = self.address;
+        let before = self.before.as_deref().filter(|_| at.ip().is_loopback())?;
+        proc::is_served_by(at, before).then(|| match proc::port_holder(at.ip(), at.port()) {
+            Some((pid, command)) => format!("{at} is served by pid {pid} ({command})"),
+            None => format!("{at} is served by another process"),
+        })
     }
 
     fn until(&self) -> Until {
@@ -159,6 +175,9 @@ impl Connection {
                         }
                         Err(why) => Some(Err(why)),
                     };
+                }
+                if let Some(why) = self.foreign() {
+                    return Some(Err(why));
                 }
                 if self.request.is_empty() {
                     return Some(Ok(format!("connected to {}", self.address)));

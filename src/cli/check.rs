@@ -26,7 +26,7 @@ pub(super) fn check(call: &Call) -> Result<u8> {
     Ok(0)
 }
 
-/// What is wrong with `env_file`s, and what is to be said of them, as far as it can be told in this environment.
+/// The mistakes in `env_file`s, and the notes on them, as far as they can be found in this environment.
 fn env_files(config: &Config, env: &Env, notes: &mut Set<Fault>) -> Set<Fault> {
     let mut mistakes = Set::default();
     for process in &config.processes {

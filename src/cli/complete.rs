@@ -37,7 +37,7 @@ pub(super) fn completions(call: &Call) -> Result<u8> {
 
 type Table = &'static [Command];
 
-/// What may follow a command besides options.
+/// The words that may follow a command, apart from options.
 enum Follows {
     Nothing,
     Folders,

@@ -66,7 +66,6 @@ pub(super) fn daemon_restart(call: &Call) -> Result<u8> {
 
 /// A daemon, and whether it is new.
 pub(super) struct Reached {
-    /// Whose.
     pub descriptor: Descriptor,
     /// Connected.
     pub client: Client,

@@ -34,11 +34,10 @@ const KEPT: [&str; 3] = ["PATH", "BPM_HOME", "XDG_STATE_HOME"];
 pub(super) struct Unit {
     /// `bpm-shop.service`.
     pub(super) name: String,
-    /// What is in it.
     pub(super) text: String,
 }
 
-/// Whose manager runs the unit.
+/// The manager that runs the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manager {
     System,
@@ -219,7 +218,7 @@ fn version(env: &Env) -> Option<u32> {
     said.out.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whom `--user` names.
+/// The account that `--user` names.
 fn account(call: &Call) -> Result<Option<&str>> {
     let Some(name) = call.text("user")? else {
         return Ok(None);

@@ -27,7 +27,7 @@ use super::{note, paint, print};
 /// `-n` where it is not given.
 const LINES: u64 = 200;
 
-/// What to show, and how.
+/// The lines to show, and their form.
 struct View<'a> {
     call: &'a Call,
     paint: Paint,
@@ -145,7 +145,7 @@ enum Stop {
 impl From<CallError> for Stop {
     fn from(fault: CallError) -> Self {
         match fault {
-            // What follows at the end of a daemon: another one may come.
+            // A follower goes on after the end of a daemon: another one may come.
             CallError::Refused { code, message } if code == STOPPING => Self::Lost(message),
             CallError::Refused { message, .. } => Self::Refused(message),
             CallError::Lost(why) => Self::Lost(why),

@@ -15,7 +15,7 @@ use crate::os::run::run;
 
 /// A connection that takes longer is none.
 const LONGEST: Duration = Duration::from_secs(20);
-/// What the strictest agents leave of their environment (Codex, the SDKs).
+/// The variables that the strictest agents pass on (Codex, the SDKs).
 const KEPT: [&str; 7] = ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "USER"];
 
 /// How an agent starts its server.
@@ -30,7 +30,7 @@ pub(super) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// What came of it, for a person.
+    /// The outcome, for a person.
     ///
     /// # Errors
     /// The agent could not work with what it would get.

@@ -22,7 +22,7 @@ pub(super) const CLIENTS: &[&str] = &[
     "claude", "codex", "cursor", "vscode", "gemini", "opencode", "zed",
 ];
 
-/// What connects each of them over HTTP. Servers' names and URLs need no quoting in JSON.
+/// The command or file that connects each of them over HTTP. Servers' names and URLs need no quoting in JSON.
 const HTTP: [&str; 7] = [
     "claude mcp add --transport http {name} {url}",
     "codex mcp add {name} --url {url}",
@@ -38,7 +38,7 @@ struct Stdio {
     /// `bpm`, or its path where PATH has another one or none.
     bpm: String,
     root: String,
-    /// What tells where the state is, as far as it is set.
+    /// The variables that name the state folder, as far as they are set.
     env: Vec<(&'static str, String)>,
 }
 
@@ -263,7 +263,7 @@ fn distinct_name(project: &Project) -> Result<String> {
     Ok(format!("{short}-{}", &digits[..4.min(digits.len())]))
 }
 
-/// What connects one agent: over `bpm proxy` first, since that survives a change of port and starts the
+/// The lines that connect one agent: over `bpm proxy` first, since that survives a change of port and starts the
 /// daemon; then over HTTP, where there is a URL.
 fn connection(stdio: &str, http: &str, name: &str, url: Option<&str>) -> String {
     let mut text = format!("{stdio}\n");

@@ -1,4 +1,4 @@
-//! What people type: a table of commands (`commands`, of the parts in `spec`), what reads it (`parse`, `help`,
+//! The command line: a table of commands (`commands`, of the parts in `spec`), its readers (`parse`, `help`,
 //! `complete`), and a file for each command or a few, which ask the daemon and show its answers.
 
 mod check;
@@ -39,7 +39,7 @@ use crate::client::verdict::{Descriptor, FolderId, Verdict, hidden, judge};
 use crate::daemon::{Env, Project, START, handed_on};
 use crate::os::lock::Lock;
 use crate::os::{fds, poll};
-pub use crate::server::render;
+pub(crate) use crate::server::render;
 use crate::server::render::Paint;
 
 use help::help;

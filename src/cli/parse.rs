@@ -10,7 +10,7 @@ use crate::base::error::{Error, Result, nearest};
 use super::commands::COMMANDS;
 use super::spec::{COMMON, Call, Command, DIR, Operands, Opt, families};
 
-/// What the command line asks for.
+/// The request of a command line.
 pub(super) enum Asked {
     /// A command.
     Call(Call),
@@ -95,7 +95,7 @@ enum Word {
     Family(&'static str),
 }
 
-/// What a word means where a command may stand.
+/// The meaning of a word where a command may stand.
 fn step(family: Option<&str>, word: &str) -> Option<Word> {
     let full = match family {
         Some(family) => format!("{family} {word}"),

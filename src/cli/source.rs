@@ -11,7 +11,7 @@ use crate::daemon::Project;
 use super::spec::Call;
 use super::{cannot_ask, no_daemon, note};
 
-/// Who knows the lines.
+/// The source of log lines.
 pub(super) enum Source {
     /// The daemon.
     Daemon(Client),

@@ -11,11 +11,10 @@ use crate::base::error::{Error, Result};
 pub struct Command {
     /// As typed: `restart`, `daemon start`; empty for bare `bpm`.
     pub name: &'static str,
-    /// What follows the name.
     pub operands: Operands,
     /// One line without a full stop.
     pub summary: &'static str,
-    /// What the person should know besides; empty, or whole sentences.
+    /// Further advice; empty, or whole sentences.
     pub about: &'static str,
     /// Its own options; those of every command are [`COMMON`].
     pub options: &'static [Opt],
@@ -41,7 +40,7 @@ pub fn families(table: &'static [Command]) -> impl Iterator<Item = &'static str>
     })
 }
 
-/// What follows a command's name.
+/// The operands of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operands {
     /// Nothing.
@@ -60,7 +59,6 @@ pub enum Operands {
     Word {
         /// In the synopsis: `CLIENT`.
         label: &'static str,
-        /// What may stand there.
         words: &'static [&'static str],
         /// It can't be left out.
         needed: bool,
@@ -74,9 +72,8 @@ pub struct Opt {
     pub short: Option<char>,
     /// `--follow`; empty where there is only a short one.
     pub long: &'static str,
-    /// What its value is called; None: it takes none.
+    /// The name of its value; None: it takes none.
     pub value: Option<&'static str>,
-    /// What it does.
     pub help: &'static str,
 }
 
@@ -123,11 +120,10 @@ pub const COMMON: &[Opt] = &[
 pub struct Call {
     /// All commands.
     pub table: &'static [Command],
-    /// Which of them.
     pub command: &'static Command,
     /// `-C DIR`.
     pub dir: Option<PathBuf>,
-    /// What stands for options, in order.
+    /// The options, in order.
     pub options: Vec<(&'static Opt, OsString)>,
     /// The rest.
     pub operands: Vec<OsString>,

@@ -47,7 +47,7 @@ fn refused(why: &str) -> u8 {
     1
 }
 
-/// What `bpm status` shows.
+/// The answer of `bpm status`.
 enum Picture {
     /// For standard output, with the exit code.
     Shown(String, u8),
@@ -104,7 +104,7 @@ fn of_client(
     Ok(Picture::Shown(text, 0))
 }
 
-/// What the daemon wrote down, for who may not ask it.
+/// The state that the daemon wrote down, for a user who may not ask it.
 fn on_disk(project: &Project, name: Option<&str>, error: &Error, json: bool) -> String {
     let state = State::look(&project.dir.state());
     let meant = |known: &(&str, Option<i32>)| name.is_none_or(|name| known.0 == name);
@@ -145,7 +145,7 @@ fn on_disk(project: &Project, name: Option<&str>, error: &Error, json: bool) -> 
     render::table(&rows, paint(&project.env))
 }
 
-/// What is said of a project without a healthy daemon.
+/// The text for a project without a healthy daemon.
 fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
     if json {
         let document = object([

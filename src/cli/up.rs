@@ -95,7 +95,7 @@ fn take_additions(client: &mut Client) -> Result<()> {
     }
 }
 
-/// What is waited for.
+/// The state of one `bpm up`.
 struct Run {
     client: Client,
     builds: Builds,

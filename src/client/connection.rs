@@ -54,7 +54,7 @@ impl CallError {
     }
 }
 
-/// What a tool answered.
+/// The answer of a tool.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolResult {
     /// For who reads texts.
@@ -73,7 +73,7 @@ pub struct Client {
     /// Bytes of `inbox` in which there is no newline: each byte is looked at once.
     seen: usize,
     last_id: u64,
-    /// What the daemon answered to hello.
+    /// The daemon's answer to hello.
     greeting: Value,
 }
 
@@ -112,7 +112,7 @@ impl Client {
         Ok(client)
     }
 
-    /// What the daemon answered to hello.
+    /// The daemon's answer to hello.
     pub fn greeting(&self) -> &Value {
         &self.greeting
     }
@@ -124,7 +124,7 @@ impl Client {
 
     /// The bare connection, for who forwards messages as they are. To be called between calls.
     pub fn into_stream(self) -> UnixStream {
-        // What was set for this client's own waiting is not meant for the next user.
+        // This client's own timeouts are not meant for the next user.
         let _ = self.stream.set_read_timeout(None);
         let _ = self.stream.set_write_timeout(None);
         self.stream
@@ -282,7 +282,7 @@ pub fn told(result: &Value) -> ToolResult {
     }
 }
 
-/// What the first message on the socket says.
+/// The parameters of the first message on the socket.
 pub fn hello(kind: &str) -> Value {
     object([
         ("client", kind.into()),

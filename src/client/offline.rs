@@ -35,7 +35,7 @@ const ALL: Limits = Limits {
     disk: u64::MAX,
 };
 
-/// What can be asked without a daemon.
+/// The tools that answer without a daemon.
 pub struct Offline {
     tools: Tools,
     mcp: Mcp,
@@ -255,7 +255,7 @@ impl Offline {
             _ => String::new(),
         };
         if !all {
-            // What is wrong with the name is said as everywhere.
+            // Faults of the name are reported as everywhere.
             let asked = object([("process", args["process"].clone())]);
             let name = match one.is_empty() {
                 true => "stop",

@@ -79,7 +79,7 @@ pub trait Connect: Send + Sync {
     fn start(&self, only: &[String]) -> Result<Client>;
     /// A person stopped the daemon on purpose, and nobody has started it since: what and when.
     fn stopped(&self) -> Option<String>;
-    /// What answers without a daemon.
+    /// The service that answers without a daemon.
     ///
     /// # Errors
     /// No descriptors to be had.
@@ -166,7 +166,7 @@ struct Lines {
     skips: bool,
 }
 
-/// What [`Lines`] has found.
+/// A line that [`Lines`] has found.
 enum Line {
     Whole(Vec<u8>),
     TooLong,
@@ -268,7 +268,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// What is started so that a daemon can answer that. Reading starts nothing, and after a stop on purpose only an
+    /// The processes to start so that a daemon can answer that. Reading starts nothing, and after a stop on purpose only an
     /// order to start does, and no more than it names.
     fn needs(&self, stopped: bool) -> Option<Start> {
         let needs = self.requests.iter().filter_map(|request| {
@@ -279,7 +279,7 @@ impl Asked {
             let process = params.get("arguments").and_then(|a| a["process"].as_str());
             match (params.get("name")?.as_str()?, process) {
                 ("stop" | "reload", _) => None,
-                // What is wrong with it is said without one.
+                // Faults of the name are reported without a daemon.
                 ("start" | "restart", None | Some("")) => None,
                 ("start" | "restart", Some(name)) if stopped && name != "*" => {
                     Some(Start::Only(vec![name.into()]))
@@ -298,7 +298,7 @@ impl Asked {
     }
 }
 
-/// What a new daemon is to start.
+/// The processes that a new daemon starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Start {
     All,
@@ -352,7 +352,7 @@ struct Link {
 
 struct Proxy {
     connect: Arc<dyn Connect>,
-    /// What the thread that connects brings back.
+    /// The connection that the other thread has made.
     dialed: Arc<Inbox<Result<Option<Client>>>>,
     /// It is at work.
     dials: bool,
@@ -814,7 +814,7 @@ impl Proxy {
         Ok(true)
     }
 
-    /// What is due next, if nothing else happens.
+    /// The next deadline, if nothing else happens.
     fn deadline(&self) -> Option<Mono> {
         let waits = self.calls.values().any(|c| c.progress == Progress::Sent);
         let silent = self
@@ -827,7 +827,7 @@ impl Proxy {
             silent.map(Link::heard_by),
             stopping.map(|since| since.after(HOLD)),
             queued,
-            // What is asked of a daemon that is being started is answered.
+            // Requests to a daemon that is being started are answered.
             self.over.filter(|_| queued.is_none()),
         ]
         .into_iter()

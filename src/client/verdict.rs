@@ -174,7 +174,7 @@ fn numbers(version: &str) -> Vec<u64> {
         .collect()
 }
 
-/// What a daemon is.
+/// The state of a project's daemon.
 #[derive(Debug)]
 pub enum Verdict {
     /// Lock held, hello answered.

@@ -44,7 +44,7 @@ pub fn parse_tcp(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// What an `http` probe asks for.
+/// The target of an `http` probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpTarget {
     /// Where to connect first; `localhost` is 127.0.0.1, then `::1`; port 80 where none is given.

@@ -11,7 +11,7 @@ use super::address::{Listen, parse_listen};
 use super::read::{Doc, Section};
 use super::{Port, PortWish, Process};
 
-/// What a process, or bpm itself, will listen on.
+/// An address that a process, or bpm itself, will listen on.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claimed {
     /// `port`: on loopback at least.

@@ -84,7 +84,7 @@ pub(super) fn resolve(doc: &mut Doc, processes: &mut [Process], wishes: &[Vec<Wi
     refuse_cycles(doc, processes, wishes);
 }
 
-/// What of a process is waited for where the file does not say it.
+/// The condition that a dependent waits for where the file names none.
 fn usual_condition(process: &Process) -> Condition {
     match (process.kind, &process.ready) {
         (Kind::Task, _) => Condition::Completed,

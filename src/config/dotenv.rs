@@ -39,7 +39,7 @@ impl Dotenv {
         }
     }
 
-    /// What its variables are set to, before anything is replaced.
+    /// A hash of its variables, before anything is replaced.
     pub(super) fn fingerprint(&self) -> u64 {
         let pairs = self.variables.iter().map(|v| (&v.name, &v.value));
         fnv1a_64(format!("{:?}", pairs.collect::<Vec<_>>()).as_bytes())
@@ -91,7 +91,7 @@ pub fn parse_dotenv(text: &str, file: &str) -> Result<Dotenv, Fault> {
     }
 }
 
-/// What stands for a dollar sign that was escaped. No value has a NUL in it.
+/// Stands for a dollar sign that was escaped. No value has a NUL in it.
 const ESCAPED: char = '\0';
 
 /// Makes a text that [`super::expand`] turns into this one, its references replaced.

@@ -162,7 +162,7 @@ fn expand_into<'t>(out: &mut dyn Out, mut text: &'t str, depth: usize) -> Result
     Ok("")
 }
 
-/// What stands after `${`.
+/// Expands the text after `${`.
 fn variable<'t>(out: &mut dyn Out, text: &'t str, depth: usize) -> Result<&'t str, String> {
     let end = text
         .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))

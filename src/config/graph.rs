@@ -31,7 +31,7 @@ fn waiting(needs: &[Vec<usize>]) -> Vec<Vec<usize>> {
     waiting
 }
 
-/// Who can start beside whom: each level depends on the levels before it only. Within a level the order
+/// The levels of a start: each level depends on the levels before it only. Within a level the order
 /// is that of `nodes`. What is in a cycle, or depends on one, comes last, all together: the configuration
 /// refuses cycles, and nothing is lost here.
 pub fn levels<'a>(nodes: &[Node<'a>]) -> Vec<Vec<&'a str>> {

@@ -2,7 +2,7 @@
 //!
 //! The one table of keys: the reader, its suggestions, the defaults and the man page all look here.
 
-/// Which table a key stands in.
+/// The table that a key stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// Above the first table.
@@ -19,7 +19,7 @@ pub enum Place {
     OnEvent,
 }
 
-/// What holds where a key is not given.
+/// The default of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// This TOML value; the reader reads it as if it stood in the file.
@@ -44,9 +44,8 @@ pub struct Key {
     pub place: Place,
     /// Its name.
     pub name: &'static str,
-    /// What it takes, as after "expected ".
+    /// The values that it takes, as after "expected ".
     pub kind: &'static str,
-    /// What holds without it.
     pub fallback: Fallback,
 }
 

@@ -10,8 +10,8 @@ mod depend;
 mod diff;
 mod dotenv;
 mod expand;
-pub mod graph;
-pub mod inherit;
+pub(crate) mod graph;
+pub(crate) mod inherit;
 mod keys;
 mod launch;
 mod parse;
@@ -19,7 +19,7 @@ mod probe;
 mod read;
 mod references;
 mod room;
-pub mod shell;
+pub(crate) mod shell;
 mod signal;
 mod values;
 
@@ -250,7 +250,7 @@ impl Kind {
     }
 }
 
-/// What a process is built as.
+/// The kind of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Quick to build.
@@ -294,11 +294,10 @@ pub enum Restart {
 pub struct Dependency {
     /// The other process.
     pub name: String,
-    /// What of it is waited for.
     pub until: Condition,
 }
 
-/// What is waited for.
+/// The condition that a dependent waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {
     /// It runs.
@@ -327,7 +326,7 @@ pub enum Swap {
     Overlap,
 }
 
-/// What tells that a process is ready, or healthy.
+/// The way to find out whether a process is ready, or healthy.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Probe {
     /// A connection to `ip:port` succeeds. As written (`${PORT}` is expanded at start).
@@ -349,7 +348,6 @@ pub enum Probe {
 /// `ready`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ready {
-    /// What tells it.
     pub probe: Probe,
     /// `timeout_seconds`.
     pub timeout: Duration,
@@ -362,7 +360,6 @@ pub struct Ready {
 /// `health`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Health {
-    /// What tells it.
     pub probe: Probe,
     /// `interval_seconds`.
     pub interval: Duration,

@@ -94,7 +94,7 @@ fn mistakes(doc: Doc) -> Error {
     Failure::Config(doc.into_faults().0).into()
 }
 
-/// What the top level gives to each process.
+/// The settings that the top level gives to each process.
 struct Defaults<'a> {
     env: Vec<(String, String)>,
     env_files: Vec<EnvFile>,
@@ -422,7 +422,7 @@ fn remark_sockets(doc: &mut Doc, s: &Section, process: &Process) {
     );
 }
 
-/// What a type needs, and what another type's keys are doing here.
+/// Reports keys that the type lacks, and keys that belong to another type.
 fn check_kind(doc: &mut Doc, s: &Section, kind: Option<Kind>) {
     let Some(kind) = kind else { return };
     if kind == Kind::Rust {

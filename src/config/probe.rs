@@ -13,7 +13,7 @@ use super::values::checked;
 use super::{Health, PortWish, Probe, Ready};
 use crate::base::table::in_order;
 
-/// What is knocked at for a `port` without a `ready`.
+/// The address to connect to for a `port` without a `ready`.
 const OWN_PORT: &str = "127.0.0.1:${PORT}";
 
 /// Longer patterns, or ones that compile to more, are refused (the search has the same bounds).

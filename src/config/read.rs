@@ -18,7 +18,7 @@ use crate::base::table::{Set, in_order};
 /// A value of the file with its place.
 pub(super) type Value<'v> = Spanned<DeValue<'v>>;
 
-/// What a reader of one type answers: the value, or everything that is wrong with it.
+/// The answer of a reader of one type: the value, or all its faults.
 pub(super) type Read<T> = Result<T, Vec<Wrong>>;
 
 /// More than this many faults help nobody; it also bounds the work that a hostile file can cause.
@@ -147,7 +147,7 @@ pub(super) fn count(least: u64) -> impl Fn(&Value) -> Read<u32> {
     }
 }
 
-/// What a TOML integer is, where it is not negative and fits.
+/// The value of a TOML integer, where it is not negative and fits.
 fn whole(value: &DeValue) -> Option<u64> {
     match value {
         DeValue::Integer(i) => u64::from_str_radix(i.as_str(), i.radix()).ok(),
@@ -360,7 +360,7 @@ pub(super) struct Doc<'a> {
     /// Byte at which each line begins.
     lines: Vec<usize>,
     faults: Vec<Fault>,
-    /// What a program may be given, arguments and environment together.
+    /// The bytes that a program can take, arguments and environment together.
     pub(super) room: usize,
     /// Keys whose effect is not built yet.
     pub(super) notes: Vec<Fault>,
@@ -415,7 +415,7 @@ impl<'a> Doc<'a> {
         (sorted(self.faults), sorted(self.notes))
     }
 
-    /// What TOML itself found wrong. False: the rest of the file can't be judged.
+    /// Reports TOML's own errors. False: the rest of the file can't be judged.
     pub(super) fn syntax(&mut self, errors: Vec<toml::de::Error>) -> bool {
         let mut lines_said = Vec::new();
         let mut readable = true;

@@ -14,7 +14,7 @@ pub(super) const USUAL: usize = 2 << 20;
 /// A string's pointer and its NUL.
 const OVERHEAD: usize = 9;
 
-/// What the top level gives to all processes together; each has a copy.
+/// The bytes that the top level gives to all processes together; each has a copy.
 const MOST_COPIED: usize = 64 << 20;
 
 /// Lengths of variables, those of the top level beneath those of a process. A variable that the file does not set

@@ -119,7 +119,7 @@ const RUNNERS: [Runner; 6] = [
     },
 ];
 
-/// Which processes of a run get the first signal of a stop.
+/// The processes of a run that get the first signal of a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Receiver {
     /// All of its group.

@@ -86,7 +86,7 @@ pub(super) fn stop_signal(value: &Value) -> Read<i32> {
     refuse(value, format!("unknown signal {}{hint}", quote(&name)))
 }
 
-/// What `core` takes.
+/// Reads `core`.
 pub(super) fn size_or_unlimited(value: &Value) -> Read<u64> {
     match value.get_ref() {
         DeValue::String(s) if s == "unlimited" => Ok(u64::MAX),

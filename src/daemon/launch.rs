@@ -26,11 +26,11 @@ use super::stop::judge_lasting;
 /// what they depend on.
 pub const START: &str = "__start";
 
-/// What the proxy says it is.
+/// The proxy's name for itself.
 const KIND: &str = "proxy";
 /// A daemon that was found or started may be stopped before we are connected: so often another one is tried.
 const ATTEMPTS: usize = 5;
-/// What is read of what it says: more than a person would.
+/// The most that is read of its output: more than a person would.
 const MOST: usize = 16 << 10;
 
 /// Finds a project, whose folder or configuration may not be there yet.
@@ -53,7 +53,7 @@ impl Launcher {
     /// Executes `bpm -d`, or [`START`] with names, and waits for its end.
     ///
     /// # Errors
-    /// What it said.
+    /// The output of the program.
     fn launch(&self, project: &Project, only: &[String]) -> Result<()> {
         let cannot = |why: String| Error::cannot("start the daemon", why);
         let program = match self.image.exists() {

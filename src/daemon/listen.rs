@@ -138,7 +138,7 @@ fn connections(config: &Config, descriptors: u64) -> usize {
     room.clamp(16, 1_024) as usize
 }
 
-/// Who may connect over TCP.
+/// The access policy for connections over TCP.
 pub(super) fn policy(config: &Config, descriptors: u64) -> Result<Policy> {
     let http = &config.http;
     let read = |key, path: &Option<PathBuf>| {

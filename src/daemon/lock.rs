@@ -30,7 +30,7 @@ pub(super) struct Locks {
     pub(super) warning: Option<String>,
 }
 
-/// Who has the project.
+/// The owner of the project's locks.
 pub(super) enum Taken {
     Ours(Locks),
     /// Another bpm was quicker, and serves: its pid.

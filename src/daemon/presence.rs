@@ -25,7 +25,7 @@ use crate::os::inotify::PathWatch;
 use crate::os::lock::Lock;
 use crate::server::net::{Control, Standstill};
 
-/// What was just repaired may be removed again; that is repaired so often at once, and then at its event.
+/// A repaired file may be removed again; it is repaired this often at once, and then at its event.
 const TURNS: usize = 16;
 
 /// Holds the locks. Dropped, it removes what others find us by, and releases them.

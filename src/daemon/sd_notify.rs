@@ -1,4 +1,4 @@
-//! What the environment of bpm's start says: to bpm, to its processes, and of systemd.
+//! The environment of bpm's start: variables for bpm, for its processes, and of systemd.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;

@@ -48,7 +48,7 @@ pub enum RunMode {
     Detached,
 }
 
-/// What is asked for besides the configuration.
+/// The options of a start, beside the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct StartOptions {
     pub mode: RunMode,
@@ -71,9 +71,9 @@ pub enum Started {
     Now {
         /// Its pid and where it serves, for a person.
         words: String,
-        /// What an earlier one that was killed had left, and that was stopped first.
+        /// The leftovers of an earlier daemon that was killed; they were stopped first.
         found: Option<String>,
-        /// What is wrong with it from the start.
+        /// Its faults from the start on.
         warnings: Vec<String>,
     },
     /// One runs already, with this pid.
@@ -136,7 +136,7 @@ pub fn start(
     }
 }
 
-/// What came through the pipe from the daemon.
+/// Reads the daemon's answer from the pipe.
 fn outcome(project: &Project, verdict: detach::Verdict) -> Result<Started> {
     match verdict {
         detach::Verdict::Ready(text) => Ok(now(&text)),
@@ -153,7 +153,7 @@ fn outcome(project: &Project, verdict: detach::Verdict) -> Result<Started> {
 /// How lines through the pipe begin that are warnings.
 const WARNING: &str = "warning: ";
 
-/// What a daemon that serves says of itself through the pipe, lines; [`now`] reads it.
+/// The answer of a daemon that serves, through the pipe, lines; [`now`] reads it.
 fn said(words: String, found: Option<&str>, warnings: &[String]) -> String {
     let found = found.into_iter().map(String::from);
     let warnings = warnings.iter().map(|warning| format!("{WARNING}{warning}"));
@@ -225,7 +225,7 @@ impl Settings {
                 }
                 .into());
             }
-            // What these depend on is started because of them.
+            // Their dependencies are started because of them.
             for process in &mut config.processes {
                 Arc::make_mut(process).autostart = only.contains(&process.name);
             }
@@ -306,6 +306,7 @@ fn serve(
         .map_err(|e| Error::file("write", &project.dir.log(), e))?;
     let log = Arc::new(log);
     project.dir.note_root(&project.root);
+    files::remove_unfinished(project.dir.path());
     // Two roots with one hash were first used at the same moment.
     if let Some(other) = project.dir.root().filter(|root| *root != project.root) {
         let why = format!("{other:?} was quicker to take its folder of state; try again");

@@ -30,7 +30,7 @@ const AT_ONCE: Duration = Duration::from_secs(3);
 /// A stop that takes longer says who it is waiting for.
 const WONDER: Duration = Duration::from_millis(300);
 
-/// What was ended.
+/// The processes that were ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stopped {
     /// The daemon's pid; None: none ran.
@@ -182,7 +182,7 @@ fn end_running(
     };
     let begun = Mono::now();
     let mut until = begun.after(allowed);
-    // Who is waited for is told to who waits long enough to wonder.
+    // A user who waits long enough to wonder reads the names of the processes that still run.
     let mut untold: Option<String> = None;
     if let Ok(id) = client.send("bpm/shutdown", params) {
         loop {
@@ -291,7 +291,7 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
             let _ = group::wait_gone(process.pid, process.start, left);
         }
     }
-    // What they started meanwhile has the marker, too.
+    // Processes that they started meanwhile have the marker, too.
     let mut survivors = left(dir)?;
     for _ in 0..20 {
         if survivors.is_empty() {

@@ -182,7 +182,7 @@ pub type Judged = Result<(Image, String), String>;
 /// News from the engine's own threads.
 #[derive(Debug)]
 pub enum Notice {
-    /// What a run had written when that was asked for is in its log; `all`: it can write no more.
+    /// The log has all that a run had written when this was asked for; `all`: it can write no more.
     Drained { run: RunKey, all: bool },
     /// A build's thread is done.
     Built {

@@ -45,7 +45,7 @@ pub struct Snapshot {
     pub release_at: Option<Mono>,
     /// Orderly stop under way.
     pub stopping: bool,
-    /// What is wrong with bpm itself now, a sentence each.
+    /// The present faults of bpm itself, a sentence each.
     pub warnings: Vec<String>,
 }
 

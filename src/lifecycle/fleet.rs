@@ -121,7 +121,7 @@ pub enum Why {
 /// Numbers the names of processes, so that a dependency is found without comparing strings.
 pub(super) type NameId = usize;
 
-/// What other processes look at, kept beside the names: a process may depend on hundreds.
+/// The part of a process that others depend on, kept beside the names: a process may depend on hundreds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) up: bool,
@@ -329,7 +329,7 @@ impl Fleet {
         }
     }
 
-    /// What can be seen of a process.
+    /// The facts of a process.
     pub fn facts(&self, id: UnitId) -> Option<Facts> {
         let unit = self.units.get(&id)?;
         Some(unit.facts(&self.needs(unit), || self.unmet_words(unit)))

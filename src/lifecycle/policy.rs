@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What decides over a life, and what can be seen of it.
+//! The settings that decide over a process, and the facts that others see of it.
 
 use std::time::Duration;
 
@@ -160,7 +160,7 @@ impl State {
     }
 }
 
-/// What can be seen of a unit.
+/// The facts of a unit that others see.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     pub state: State,

@@ -391,7 +391,7 @@ fn random_project(dice: &mut Dice) -> Vec<Policy> {
             p.backoff.dev = Duration::from_secs(dice.roll(3) * 60);
             for (other, task) in &before {
                 if dice.chance(35) {
-                    // What never ends is never completed: only tasks are waited for that long.
+                    // A service never completes: only tasks are waited for that long.
                     let conditions = [Condition::Started, Condition::Ready, Condition::Completed];
                     let until = if *task {
                         conditions[2]

@@ -179,7 +179,7 @@ impl Captures {
                 Some(Lane {
                     pipe: self.pipes.add(fd?),
                     pace: Pace::default(),
-                    // Who waits for a line to stand still is told in any case.
+                    // Waiters for an unfinished line are woken in any case.
                     unfinished: Some(Mono::now()),
                     queued: false,
                 })

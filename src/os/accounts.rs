@@ -1,7 +1,10 @@
 //! Users and groups by name or number (passwd(5), group(5)), for `user` and `group`.
+#![allow(unsafe_code)]
 
 use std::ffi::{CString, OsString};
+use std::io;
 
+use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 /// The user that a process runs as.
@@ -18,6 +21,25 @@ pub struct Account {
 }
 
 impl Account {
+    /// Does something with files as this user: what it may not, we do not for it, wherever a link leads.
+    ///
+    /// # Errors
+    /// We may not become this user, or there is no thread to be had.
+    pub fn act<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, String> {
+        let failed =
+            |why: &dyn std::fmt::Display| format!("cannot act as user {}: {why}", self.uid);
+        // These ids are a thread's own, so that no other thread of ours has them meanwhile.
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, || {
+                become_for_files(self)?;
+                Ok::<T, io::Error>(work())
+            });
+            let thread = thread.map_err(|e| failed(&e))?;
+            let done = thread.join().map_err(|_| failed(&"a mistake of bpm"))?;
+            done.map_err(|e| failed(&e))
+        })
+    }
+
     /// Looks a user up, and a group where one is named.
     ///
     /// # Errors
@@ -77,6 +99,23 @@ fn group_id(group: &str) -> Result<u32, String> {
         Ok(Some(found)) => Ok(found.gid.as_raw()),
         Ok(None) => Err(format!("there is no group {group:?}")),
         Err(e) => Err(format!("cannot look up group {group:?}: {e}")),
+    }
+}
+
+/// Gives this thread the user's rights over files (credentials(7)).
+fn become_for_files(account: &Account) -> io::Result<()> {
+    let (count, groups) = (account.groups.len(), account.groups.as_ptr());
+    // SAFETY: reads `count` groups. The system call and not libc's function, which would change all threads.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setgroups, count, groups) })?;
+    // SAFETY (both): take numbers, change this thread alone.
+    unsafe { libc::setfsgid(account.gid) };
+    unsafe { libc::setfsuid(account.uid) };
+    // They report no failure; a number that is none changes nothing and tells the one there is.
+    // SAFETY (both): as above.
+    let now = unsafe { (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX)) };
+    match now == (account.uid as i32, account.gid as i32) {
+        true => Ok(()),
+        false => Err(Errno::EPERM.into()),
     }
 }
 

@@ -93,7 +93,7 @@ pub fn pipe_of(pid: i32, number: i32, inode: u64) -> io::Result<OwnedFd> {
     }
 }
 
-/// The inode of an open file.
+/// The inode of an open file; of a socket, the number by which `/proc` names it.
 pub fn inode(fd: impl AsFd) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(fd)?.st_ino)
 }

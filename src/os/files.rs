@@ -55,6 +55,24 @@ pub(super) fn beside(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) ->
     done
 }
 
+/// Removes what [`write_atomic`] was making in that folder when it was killed. To be called by who alone writes there.
+pub fn remove_unfinished(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        // `.name.pid.time`
+        let mut parts = name.as_encoded_bytes().rsplit(|b| *b == b'.');
+        let mut is_number = || {
+            let part = parts.next().unwrap_or_default();
+            !part.is_empty() && part.iter().all(u8::is_ascii_digit)
+        };
+        let numbered = is_number() && is_number();
+        if numbered && name.as_encoded_bytes().starts_with(b".") && parts.count() > 1 {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Makes the folder, and those above it, with mode 0700; one that is there and is ours becomes 0700.
 ///
 /// # Errors
@@ -138,7 +156,7 @@ pub fn open_append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What changes with each write to a file, and when another one takes its name; None: there is none.
+/// A stamp that changes with each write to a file, and when another one takes its name; None: there is no file.
 pub fn stamp(path: &Path) -> Option<Stamp> {
     let file = fs::metadata(path).ok()?;
     Some(Stamp([
@@ -193,6 +211,26 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(write_atomic(&folder.join("no/file"), b"", 0o600).is_err());
         assert!(write_atomic(Path::new("/"), b"", 0o600).is_err());
+    }
+
+    #[test]
+    fn unfinished_files_are_removed_and_no_others() {
+        let folder = Folder::new("unfinished");
+        let all = [
+            (".daemon.json.4711.123456", true),
+            (".state.json.1.2", true),
+            ("daemon.json.1.2", false),
+            (".state.json.1", false),
+            (".state.json.1.x", false),
+            (".1.2", false),
+        ];
+        for (name, _) in all {
+            fs::write(folder.join(name), "").unwrap();
+        }
+        remove_unfinished(&folder.join("."));
+        for (name, goes) in all {
+            assert_eq!(folder.join(name).exists(), !goes, "{name}");
+        }
     }
 
     #[test]

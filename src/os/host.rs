@@ -1,4 +1,4 @@
-//! What the machine grants: disks, limits, sockets. Nothing is changed by asking.
+//! The machine's disks, limits and sockets. Nothing is changed by asking.
 
 use std::fs;
 use std::io;

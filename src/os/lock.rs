@@ -1,15 +1,13 @@
 //! The lock that makes a daemon the only one of its project: flock(2) on a file that stays.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use fd_lock::RwLock;
-
-/// How often a lock is tried while only those who look stand in the way. They hold it for
-/// microseconds; one that was stopped in between must not hold us up for ever.
+/// How often a lock is tried while only probes stand in the way. A probe holds it for microseconds; one that was
+/// stopped in between must not hold us up for ever.
 const TRIES: usize = 10_000;
 
 /// Held until it is dropped or the process is over.
@@ -30,18 +28,15 @@ impl Lock {
                 .truncate(false)
                 .mode(0o600)
                 .open(path)?;
-            let mut lock = RwLock::new(file);
-            if exclusive(&mut lock)? {
-                let file = lock.into_inner();
-                // Somebody may have removed it between our opening and our locking: then it is a
-                // lock on nothing.
+            if exclusive(&file)? {
+                // Somebody may have removed it between our opening and our locking: then it is a lock on nothing.
                 if same(&file, path) {
                     return Ok(Some(Self { file }));
                 }
-            } else if !shared(&lock)? {
+            } else if !shared(&file)? {
                 return Ok(None);
             }
-            // Only somebody who looked, and has looked by now.
+            // Only a probe, which is over by now.
             std::thread::yield_now();
         }
         Err(io::Error::new(
@@ -55,9 +50,7 @@ impl Lock {
     pub fn folder(path: &Path) -> io::Result<Option<Self>> {
         let flags = libc::O_DIRECTORY;
         let file = File::options().read(true).custom_flags(flags).open(path)?;
-        let mut lock = RwLock::new(file);
-        let taken = exclusive(&mut lock)?;
-        let file = lock.into_inner();
+        let taken = exclusive(&file)?;
         Ok(taken.then_some(Self { file }))
     }
 
@@ -74,7 +67,7 @@ impl Lock {
     /// Somebody holds the lock.
     pub fn probe(path: &Path) -> io::Result<bool> {
         match File::open(path) {
-            Ok(file) => Ok(!shared(&RwLock::new(file))?),
+            Ok(file) => Ok(!shared(&file)?),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
             Err(e) => Err(e),
         }
@@ -119,26 +112,26 @@ fn listed_holder(path: &Path) -> Option<i32> {
     })
 }
 
-/// Locks for good. The guard is forgotten: it would unlock when dropped, in every process that has a
-/// copy of it; without it the lock ends with the last copy of the descriptor.
-fn exclusive(lock: &mut RwLock<File>) -> io::Result<bool> {
-    match lock.try_write() {
-        Ok(guard) => {
-            std::mem::forget(guard);
-            Ok(true)
-        }
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
-        Err(e) => Err(e),
-    }
+/// Locks until the last copy of the descriptor is closed. False: another process has it.
+fn exclusive(file: &File) -> io::Result<bool> {
+    taken(file.try_lock())
 }
 
-/// Whether nobody holds it, by holding it shared for a moment: others who look do not see us, and who
-/// takes it tells us from a holder by doing the same.
-fn shared(lock: &RwLock<File>) -> io::Result<bool> {
-    match lock.try_read() {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(false),
-        Err(e) => Err(e),
+/// Whether nobody holds it, by holding it shared for a moment: probes do not see each other, and a process that takes
+/// the lock tells a probe from a holder by doing the same.
+fn shared(file: &File) -> io::Result<bool> {
+    let free = taken(file.try_lock_shared())?;
+    if free {
+        file.unlock()?;
+    }
+    Ok(free)
+}
+
+fn taken(tried: Result<(), TryLockError>) -> io::Result<bool> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(e)) => Err(e),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -375,6 +375,28 @@ pub fn program(pid: i32) -> Option<String> {
     }
 }
 
+/// Why a process does not end that was killed: somebody traces it, it is not ours to kill, or the kernel waits for a
+/// device. None: nothing of that kind.
+pub fn why_held(pid: i32) -> Option<String> {
+    let field = |pid: i32, name: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let mut lines = status.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.split_ascii_whitespace().next());
+        value.map(String::from)
+    };
+    let number = |pid, name| field(pid, name)?.parse::<i32>().ok();
+    if let Some(thread) = number(pid, "TracerPid:").filter(|tracer| *tracer > 0) {
+        let tracer = number(thread, "Tgid:").unwrap_or(thread);
+        let name = program(tracer).unwrap_or_else(|| "?".into());
+        return Some(format!("held by its tracer, pid {tracer} ({name})"));
+    }
+    let us = super::peer::our_uid();
+    if let Some(uid) = owner(pid).filter(|uid| us != 0 && *uid != us) {
+        return Some(format!("it belongs to uid {uid}"));
+    }
+    (field(pid, "State:")? == "D").then(|| "the kernel waits for a device or a disk".into())
+}
+
 /// Our own resident memory in bytes.
 pub fn self_rss() -> u64 {
     let pages = fs::read_to_string("/proc/self/statm")
@@ -399,10 +421,37 @@ fn listeners() -> Vec<Listener> {
         .collect()
 }
 
-/// A TCP socket listens on that port; None: the kernel's tables can't be read.
-pub fn is_listened_on(port: u16) -> Option<bool> {
+/// The inodes of all TCP sockets that listen; None: the kernel's tables can't be read.
+pub fn listening_inodes() -> Option<Set<u64>> {
     fs::metadata("/proc/net/tcp").ok()?;
-    Some(listeners().iter().any(|listener| listener.port == port))
+    Some(listeners().iter().map(|l| l.inode).collect())
+}
+
+/// A TCP socket listens on that port that is not one of `before`; None: the kernel's tables can't be read.
+pub fn is_listened_on(port: u16, before: &Set<u64>) -> Option<bool> {
+    fs::metadata("/proc/net/tcp").ok()?;
+    let all = listeners();
+    let mut ours = all.iter().filter(|l| l.port == port);
+    Some(ours.any(|l| !before.has(&l.inode)))
+}
+
+/// A connection to that address ends at one of the sockets `before`.
+pub fn is_served_by(address: SocketAddr, before: &Set<u64>) -> bool {
+    let all = listeners();
+    let at = |ip: IpAddr| {
+        let all = all.iter().filter(move |l| l.port == address.port());
+        all.filter(move |l| l.ip == ip).collect::<Vec<_>>()
+    };
+    // The kernel prefers the socket that is bound to the address itself.
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
+    let mut found = at(address.ip());
+    if found.is_empty() {
+        found = any.into_iter().flat_map(at).collect();
+    }
+    !found.is_empty() && found.iter().all(|l| before.has(&l.inode))
 }
 
 /// The uid that listens on that port. None: nobody does, or the kernel's tables can't be read.
@@ -461,24 +510,35 @@ fn sockets(pid: i32) -> Vec<u64> {
         .collect()
 }
 
-/// Where the TCP ports on which these processes listen are reached from this machine: one address for
-/// each, in the ports' order.
+/// The inodes of the sockets that these processes have open; None where we may not look at one of them.
+pub fn open_sockets(pids: &[i32]) -> Option<Set<u64>> {
+    for pid in pids {
+        // One that has ended has none.
+        if let Err(e) = fs::read_dir(format!("/proc/{pid}/fd"))
+            && e.kind() == io::ErrorKind::PermissionDenied
+        {
+            return None;
+        }
+    }
+    let all = pids.iter().flat_map(|pid| sockets(*pid));
+    Some(all.collect())
+}
+
+/// Where these processes listen: one address for each TCP port, in the ports' order; the one of all addresses where there
+/// is such a one, else one by which this machine reaches it.
 pub fn listening(pids: &[i32]) -> Vec<SocketAddr> {
     let theirs: Set<u64> = pids.iter().flat_map(|pid| sockets(*pid)).collect();
     if theirs.is_empty() {
         return Vec::new();
     }
     let theirs = listeners().into_iter().filter(|l| theirs.has(&l.inode));
-    let reached = theirs.map(|l| match l.ip {
-        // An IPv6 socket accepts IPv4 too, unless IPV6_V6ONLY is set.
-        ip if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, l.port)),
-        ip => SocketAddr::new(ip, l.port),
-    });
+    let reached = theirs.map(|l| SocketAddr::new(l.ip, l.port));
     let mut reached = in_order(reached.collect(), |at| {
         let rank = match at.ip() {
-            ip if ip == Ipv4Addr::LOCALHOST => 0,
-            ip if ip.is_loopback() => 1,
-            _ => 2,
+            ip if ip.is_unspecified() => 0,
+            ip if ip == Ipv4Addr::LOCALHOST => 1,
+            ip if ip.is_loopback() => 2,
+            _ => 3,
         };
         u64::from(at.port()) << 2 | rank
     });
@@ -638,10 +698,26 @@ mod tests {
                 };
                 let at = listener.local_addr().unwrap();
                 assert!(listening(&[us]).contains(&at));
+                let now = listening_inodes().unwrap();
+                let own = open_sockets(&[us]).unwrap();
+                assert!(own.keys().any(|inode| now.has(inode)));
+                assert!(is_served_by(at, &now) && !is_served_by(at, &Set::default()));
+                assert_eq!(is_listened_on(at.port(), &Set::default()), Some(true));
+                assert_eq!(is_listened_on(at.port(), &now), Some(false));
                 let (pid, line) = port_holder(at.ip(), at.port()).unwrap();
                 assert_eq!((pid, Some(line)), (us, cmdline(us)));
                 drop(listener);
                 assert_eq!(port_holder(at.ip(), at.port()), None);
+            }
+            let any = TcpListener::bind("0.0.0.0:0").unwrap();
+            let at = any.local_addr().unwrap();
+            assert_eq!(listening(&[us]), [at]);
+            let local = SocketAddr::from((Ipv4Addr::LOCALHOST, at.port()));
+            let before = listening_inodes().unwrap();
+            assert!(is_served_by(local, &before));
+            // The socket of the address itself is preferred, where both can be.
+            if let Ok(_own) = TcpListener::bind(local) {
+                assert!(!is_served_by(local, &before));
             }
             assert!(listening(&[]).is_empty());
         });

@@ -112,7 +112,7 @@ impl Span {
     }
 }
 
-/// What the request line and the fields said. Texts stay in the buffer they came in.
+/// The request line and the fields. Texts stay in the buffer they came in.
 #[derive(Debug, Clone, Default)]
 pub struct Head {
     method: Span,
@@ -130,7 +130,7 @@ pub struct Head {
     pub expects: bool,
     /// A body follows.
     pub has_body: bool,
-    /// What kinds of answer the client takes.
+    /// The kinds of answer that the client takes.
     pub accepts: Accepts,
 }
 
@@ -271,7 +271,7 @@ impl Reader {
         )
     }
 
-    /// What the head said; complete from [`Progress::Head`] on.
+    /// The head; complete from [`Progress::Head`] on.
     pub fn head(&self) -> &Head {
         &self.head
     }
@@ -680,7 +680,7 @@ fn write_head(out: &mut Vec<u8>, status: u16, fields: &[(&str, &str)]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What a client with `Expect: 100-continue` waits for.
+/// A client with `Expect: 100-continue` waits for it.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 #[cfg(test)]

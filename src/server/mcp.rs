@@ -5,7 +5,7 @@
 //!
 //! 2026-07-28 is stateless: every request says who it is in `_meta`. Before it (2024-11-05 to 2025-11-25)
 //! there was a handshake, which bpm answers and forgets, so nothing is lost when the daemon restarts.
-//! Which of the two a request belongs to is decided per request.
+//! Each request is decided on its own.
 
 use serde_json::{Map, Value};
 
@@ -35,7 +35,7 @@ const RESOURCE_NOT_FOUND: i64 = -32002;
 /// The most resources that one `subscriptions/listen` may watch.
 pub const MAX_WATCHED: usize = 64;
 
-/// Which shape answers have.
+/// The shape of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Era {
     /// The handshake revisions.
@@ -44,7 +44,7 @@ pub enum Era {
     Modern,
 }
 
-/// What the headers of an HTTP request said; a socket has none.
+/// The headers of an HTTP request; a socket has none.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Headers<'a> {
     /// `MCP-Protocol-Version`
@@ -76,15 +76,13 @@ fn is_legacy(version: &[u8]) -> bool {
 /// A request whose shape was checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
-    /// Which shape the answer has.
     pub era: Era,
     /// The progress token, where one was sent.
     pub token: Option<Value>,
-    /// What is asked for.
     pub verb: Verb,
 }
 
-/// What can be asked for.
+/// A request by its method.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verb {
     /// `initialize`
@@ -129,7 +127,7 @@ pub enum Verb {
         reference: Value,
         /// The argument.
         argument: String,
-        /// What is there of its value.
+        /// The beginning of its value.
         value: String,
     },
     /// `subscriptions/listen`
@@ -441,7 +439,7 @@ fn wrong(why: impl Into<String>) -> Refusal {
     Refusal::new(INVALID_PARAMS, why)
 }
 
-/// What an unknown resource is answered with.
+/// The answer for an unknown resource.
 pub fn no_resource(era: Era, uri: &str) -> Refusal {
     let code = match era {
         Era::Legacy => RESOURCE_NOT_FOUND,
@@ -450,7 +448,7 @@ pub fn no_resource(era: Era, uri: &str) -> Refusal {
     Refusal::new(code, "Resource not found").data(object([("uri", brief(uri).into())]))
 }
 
-/// What all answers of a server share: written once, at the start.
+/// The parts that all answers of a server share: written once, at the start.
 #[derive(Debug, Clone)]
 pub struct Mcp {
     info: String,

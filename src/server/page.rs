@@ -16,7 +16,7 @@ const SCRIPT: &str = include_str!("page.js");
 
 /// The `Content-Type`.
 pub const HTML: &str = "text/html; charset=utf-8";
-/// What the script sends as `Bpm-Client`.
+/// The script sends it as `Bpm-Client`.
 pub const CLIENT: &[u8] = b"dashboard";
 
 /// Nothing is loaded, framed or submitted, and no other script runs: a test computes the hashes.
@@ -81,7 +81,7 @@ fn fill(title: &str, project: &str, part: &str, locked: bool) -> String {
     page + rest
 }
 
-/// What changes: the state of the project, what is wrong, the table, the newest events.
+/// The part that changes: the state of the project, its faults, the table, the newest events.
 pub fn part(data: &Value) -> String {
     let processes = data["processes"].as_array().map_or(&[][..], Vec::as_slice);
     let mut out = String::new();

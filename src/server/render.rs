@@ -1,4 +1,4 @@
-//! What people see: tables, spans, sizes, colours. Turns the daemon's JSON into text.
+//! Turns the daemon's JSON into text for people: tables, spans, sizes, colours.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Paint {
     on: bool,
 }
 
-/// What a colour says.
+/// The meaning of a colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tone {
     /// As it should be.
@@ -175,7 +175,7 @@ fn integer(value: &Value) -> String {
     value.as_i64().map_or("-".into(), |n| n.to_string())
 }
 
-/// What `bpm status` shows: the table, and below it what is wrong.
+/// The text of `bpm status`: the table, and below it the faults.
 pub fn status(data: &Value, paint: Paint) -> String {
     let list = data["processes"].as_array().map_or(&[][..], Vec::as_slice);
     let mut text = processes(list, paint);
@@ -190,7 +190,7 @@ pub fn status(data: &Value, paint: Paint) -> String {
     text
 }
 
-/// What a person is told where `.mcp-run` is not what the daemon has read.
+/// The note for a person whose `.mcp-run` is not the one that the daemon has read.
 pub const CHANGED: &str = ".mcp-run has changed since it was read: \"bpm reload\" takes it over";
 
 /// The lines below the table.
@@ -228,7 +228,12 @@ pub fn processes(list: &[Value], paint: Paint) -> String {
     ];
     rows.extend(list.iter().map(|p| {
         let state = text(p, "state");
-        let ports: Vec<String> = items(&p["ports"]).map(integer).collect();
+        let is_open = |port: &Value| items(&p["open_ports"]).any(|open| open == port);
+        let ports = items(&p["ports"]).map(|port| match is_open(port) {
+            true => format!("*:{}", integer(port)),
+            false => integer(port),
+        });
+        let ports: Vec<String> = ports.collect();
         vec![
             Cell::plain(text(p, "name")),
             Cell::toned(tone(state), state),
@@ -252,7 +257,7 @@ pub fn processes(list: &[Value], paint: Paint) -> String {
     table(&rows, paint)
 }
 
-/// What is wrong, a line each, without a newline: what the person should look at below the table.
+/// The faults of the processes, a line each, without a newline: a person should see them below the table.
 pub fn troubles(list: &[Value]) -> Vec<String> {
     let mut lines = Vec::new();
     for p in list {
@@ -285,6 +290,10 @@ pub fn troubles(list: &[Value]) -> Vec<String> {
         if p["healthy"] == false {
             say("its health check fails".into());
         }
+        let reason = p["reason"].as_str().unwrap_or_default();
+        strings(&p["warnings"])
+            .filter(|warning| !reason.contains(warning))
+            .for_each(|warning| say(warning.into()));
         if let Some(why) = p["log_trouble"].as_str() {
             say(format!("{why}; its new lines are in memory only"));
         }

@@ -1,4 +1,4 @@
-//! What stands between the wire and the verbs: a [`Service`] is served by `net` over HTTP and over the
+//! The trait between the wire and the verbs: a [`Service`] is served by `net` over HTTP and over the
 //! Unix socket. bpm's own is in `tools`; the conformance test brings another.
 
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use crate::base::clock::Mono;
 pub use crate::base::logger::Level;
 use crate::os::poll::Waker;
 
-/// What both ends of the socket must agree on.
+/// Both ends of the socket must agree on it.
 pub const PROTOCOL_VERSION: u64 = 1;
 /// The oldest bpm whose commands this daemon understands.
 pub const MIN_CLIENT_VERSION: &str = "0.1.0";
 
-/// Who calls, as far as the wire tells.
+/// The caller, as far as the wire tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// What kind of client it said it is: reading by the CLI and the TUI is no activity.
+    /// As the client named itself: reading by the CLI and the TUI is no activity.
     pub kind: ClientKind,
     /// 2026-07-28 (stateless) rather than a handshake revision: a service must not send it log
     /// messages that it did not ask for. (bpm's own sends none; the conformance test's does.)
@@ -33,7 +33,7 @@ pub struct Open {
     pub agents: usize,
 }
 
-/// What kind of client.
+/// The kind of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
     /// An agent, or curl.
@@ -75,7 +75,7 @@ pub enum Answer {
     },
 }
 
-/// What a call needs to be answered.
+/// The progress of a call towards its answer.
 pub enum Step {
     /// Nothing more.
     Done(Answer),
@@ -130,7 +130,7 @@ pub struct Page {
     pub body: Vec<u8>,
 }
 
-/// What a door serves. Its methods run on the net thread: they look and decide, they never block.
+/// A server asks it for all answers. Its methods run on the net thread, so they never block.
 pub trait Service: Send + Sync {
     /// `{name, title, version}`.
     fn info(&self) -> Value;

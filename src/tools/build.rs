@@ -70,7 +70,7 @@ pub(super) fn headline(error: &BuildError) -> String {
     shown(&text, HEADLINE)
 }
 
-/// What is wrong: the first error as the compiler printed it and the headlines of others, or the last lines
+/// Why a build failed: the first error as the compiler printed it and the headlines of others, or the last lines
 /// where no error was recognized.
 pub(super) fn failure(build: &BuildView, tail: &[String], room: usize) -> String {
     let errors = &build.errors;

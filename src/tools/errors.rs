@@ -35,7 +35,7 @@ const CRASHES: usize = 5;
 const CRASH_ROOM: usize = 1_200;
 const EARLIER_ROOM: usize = 200;
 
-/// Which lines and ends are meant.
+/// The lines and ends that are searched.
 #[derive(Debug, Clone, Copy)]
 struct Scope {
     builds: bool,
@@ -74,12 +74,12 @@ pub(super) fn get_errors(call: &Call<'_>) -> Result<Step, String> {
     })))
 }
 
-/// What was found in the logs of all that were asked for.
+/// The errors in the logs of all processes that were asked for.
 #[derive(Default)]
 struct All {
     groups: Vec<(Arc<UnitView>, Group)>,
     crashes: Vec<Crash>,
-    /// What else is wrong, or missing, a sentence each.
+    /// Further faults and gaps, a sentence each.
     notes: Vec<String>,
     more_groups: usize,
     searched: u64,
@@ -178,7 +178,7 @@ impl All {
         Ok(())
     }
 
-    /// What else is to be said of a process.
+    /// Notes further faults and gaps of a process.
     fn note(&mut self, unit: &UnitView, found: &Errors, no_crash: bool, scope: Scope) {
         let name = &unit.name;
         if found.others > 0 {
@@ -227,7 +227,7 @@ impl All {
                 .any(|c| c.exit.tail.iter().any(|l| l == line))
         };
         for (unit, group) in &mut self.groups {
-            // What stands among the last lines of a crash is not shown a second time.
+            // An error among the last lines of a crash is not shown a second time.
             let last = group.sample.lines().last().unwrap_or_default();
             group.sample = match is_shown(unit, last) {
                 true => shortened(last, room),

@@ -27,7 +27,7 @@ const MOST: usize = 10_000;
 const BUDGET: Duration = Duration::from_secs(5);
 /// Of a log that is filtered, between two looks at the others.
 const SCAN: usize = 4 << 20;
-/// What a line costs beside its text.
+/// The bytes of a line beside its text.
 const FRAME: usize = 100;
 
 const ROWS: &[Row] = &[
@@ -150,7 +150,7 @@ struct Follow {
     colours: Colours,
     snapshot_seq: u64,
     sources: Vec<Source>,
-    /// Who is first to have the room, so that a loud process does not silence the others.
+    /// The follower that has the room first, so that a loud process does not silence the others.
     turn: usize,
     /// Room ended before the lines did.
     more: bool,

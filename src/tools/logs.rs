@@ -282,7 +282,7 @@ impl Search {
             && all_context(from.iter(), context)
     }
 
-    /// What else has to be said, a line each.
+    /// Further notes, a line each.
     fn notes(&self, found: &Found, shown: usize) -> Vec<String> {
         let mut notes = Vec::new();
         let left = found.lines.len() - shown;
@@ -409,7 +409,7 @@ impl Search {
 
 /// The lines of several processes, in the order of their times.
 struct Merged {
-    /// Which search found it, and where.
+    /// The number of the search, and the line that it found.
     lines: Vec<(usize, Line)>,
     matches: u64,
     searched: u64,
@@ -599,7 +599,7 @@ fn cut_short(found: &Found) -> Option<String> {
     })
 }
 
-/// What is said of lines that were dropped.
+/// The note on lines that were dropped.
 pub(super) fn gone(dropped: u64) -> Option<String> {
     let count = count(dropped, "line");
     (dropped > 0).then(|| format!("[{count} before these are no longer kept]"))
@@ -620,7 +620,7 @@ pub(super) fn refusal(name: &str, builds: bool, e: &QueryError) -> String {
     }
 }
 
-/// What is wrong with a pattern.
+/// Explains why a pattern is refused.
 pub(super) fn bad_pattern(e: &QueryError) -> String {
     let why = match e {
         QueryError::Pattern(why) => why,

@@ -1,4 +1,4 @@
-//! What `/metrics` and `bpm metrics` show, from the snapshot and one reading of `/proc`.
+//! The text of `/metrics` and `bpm metrics`, from the snapshot and one reading of `/proc`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use crate::os::reap::signal_name;
 use crate::server::metrics::Family;
 use crate::server::metrics::Kind::{self, Counter, Gauge};
 
-/// What the text is made of.
+/// The sources of the text.
 pub(super) struct Sources<'a> {
     pub(super) handle: &'a Handle,
     pub(super) snapshot: &'a Snapshot,

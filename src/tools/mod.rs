@@ -111,7 +111,7 @@ struct Tool {
     run: fn(&Call<'_>) -> Result<Step, String>,
 }
 
-/// What a client may want to know before it allows a call.
+/// Hints for a client that decides whether to allow a call.
 struct Hints {
     reads: bool,
     destroys: bool,

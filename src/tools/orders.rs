@@ -58,7 +58,7 @@ fn order(call: &Call<'_>, order: Order) -> Step {
     let restart = matches!(order, Order::Restart { .. });
     let names: Vec<String> = match one {
         Some(name) => vec![name.into()],
-        // What somebody stopped stays stopped.
+        // A process that somebody stopped stays stopped.
         None => before
             .units
             .iter()
@@ -277,7 +277,7 @@ impl Pending {
     }
 }
 
-/// What is said where the file is not what was read.
+/// The note for a file that is not the one that was read.
 pub(super) fn changed_words(reader: Reader) -> String {
     let how = match reader {
         Reader::Model => "reload",
@@ -301,7 +301,7 @@ struct Outcome<'a> {
     now: Mono,
 }
 
-/// What a new run printed at first.
+/// The first lines of a new run.
 #[derive(Default)]
 struct First {
     /// When it was started.
@@ -373,7 +373,7 @@ impl Outcome<'_> {
         let done = self.done;
         let builds = self.builds();
         let build = done.build.as_ref().map(|b| build::brief(b, self.now));
-        object([
+        let mut value = object([
             ("process", done.name.as_str().into()),
             ("ok", done.ok.into()),
             ("mode", or_null(builds.then(|| done.mode.as_str()))),
@@ -392,23 +392,31 @@ impl Outcome<'_> {
                 "release_in_seconds",
                 or_null(self.release_in().map(seconds)),
             ),
-        ])
+        ]);
+        if !done.stopped.leftovers.is_empty() {
+            value["leftovers"] = self.leftovers();
+        }
+        value
     }
 
-    fn stop_value(&self) -> Value {
-        let done = self.done;
-        let leftovers = done.stopped.leftovers.iter().map(|(pid, command)| {
+    fn leftovers(&self) -> Value {
+        let left = self.done.stopped.leftovers.iter();
+        list(left.map(|(pid, command)| {
             object([
                 ("pid", (*pid).into()),
                 ("command", clip(command, 200).as_ref().into()),
             ])
-        });
+        }))
+    }
+
+    fn stop_value(&self) -> Value {
+        let done = self.done;
         object([
             ("process", done.name.as_str().into()),
             ("ok", done.ok.into()),
             ("signalled", done.stopped.signalled.into()),
             ("killed", done.stopped.killed.into()),
-            ("leftovers", list(leftovers)),
+            ("leftovers", self.leftovers()),
             ("seconds", seconds(done.took)),
             ("timed_out", self.late.into()),
             ("next_call", or_null(self.next_call().map(|c| c.value()))),
@@ -459,10 +467,15 @@ impl Outcome<'_> {
         if let Some(reason) = &done.reason {
             let _ = write!(text, ": {}", clip(reason, LINE / 2));
         }
-        for (pid, command) in done.stopped.leftovers.iter().take(20) {
-            let _ = write!(text, "\n   still there: pid {pid} {}", clip(command, 200));
-        }
+        text.push_str(&self.survivors());
         text
+    }
+
+    /// What the order should have ended and could not, a line each.
+    fn survivors(&self) -> String {
+        let left = self.done.stopped.leftovers.iter().take(20);
+        left.map(|(pid, command)| format!("\n   still there: pid {pid} {}", clip(command, 200)))
+            .collect()
     }
 
     /// `web: restarted in dev, pid 4711 (before 4700), build 7 took 3.2s, ready, http://127.0.0.1:5173`, its
@@ -502,6 +515,7 @@ impl Outcome<'_> {
         if let Some(url) = self.url() {
             let _ = write!(text, ", {url}");
         }
+        text.push_str(&self.survivors());
         if let Some(release) = self.release_in() {
             let _ = write!(
                 text,
@@ -570,7 +584,7 @@ impl Outcome<'_> {
         text
     }
 
-    /// What serves now, what happens next, and where more is written.
+    /// Says which run serves now, what happens next, and where more is written.
     fn whats_next(&self, reader: Reader, build: bool) -> String {
         let done = self.done;
         let pid = done

@@ -22,7 +22,7 @@ pub(super) const JSON: &str = "application/json";
 /// Lines of a log that is read as a resource.
 const LINES: usize = 200;
 
-/// What a URI names.
+/// The resource that a URI names.
 enum Resource<'a> {
     Status,
     Log {

@@ -22,7 +22,7 @@ pub(super) struct Row {
     pub(super) text: &'static str,
 }
 
-/// What an argument may be. Single types only: clients warn of lists of types.
+/// The type of an argument. Single types only: clients warn of lists of types.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     /// The name of a process there is; `"*"` as well where it says so.
@@ -123,7 +123,7 @@ impl Row {
         }
     }
 
-    /// What is wrong with a value for it.
+    /// Why a value does not fit; None: it does.
     fn fault(&self, value: &Value, processes: &[String]) -> Option<String> {
         let mut near = None;
         let fits = match (self.kind, value) {
@@ -157,7 +157,7 @@ impl Row {
         })
     }
 
-    /// What it takes, in words.
+    /// The values that it takes, in words.
     fn wants(&self) -> String {
         match self.kind {
             Kind::Process { star: false } => "the name of a process".into(),

@@ -47,7 +47,7 @@ const LONG: [&str; 10] = [
 /// Fields of the daemon that a short answer has.
 const DAEMON: [&str; 4] = ["pid", "version", "uptime_seconds", "previous_end"];
 
-/// What of the snapshot is asked for.
+/// The part of the snapshot that is asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wish {
     pub(super) process: Option<String>,
@@ -56,7 +56,7 @@ pub(super) struct Wish {
     pub(super) verbose: bool,
 }
 
-/// What one look at the snapshot and at the usage gives.
+/// One reading of the snapshot and of the usage.
 pub(super) struct View<'a> {
     pub(super) handle: &'a Handle,
     pub(super) snapshot: &'a Snapshot,
@@ -336,7 +336,7 @@ fn short(value: Value, mode: Mode) -> Value {
                 value["state"] != "queued" && value["state"] != "running" && value["ok"] != false
             }
             "exit" => value["asked"] == true || done,
-            // Who answers there now is another.
+            // Another program answers there now.
             "url" => !runs,
             _ => false,
         };
@@ -391,6 +391,8 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
     let used = facts.pid.and_then(|pid| usage.of(pid));
     let group = used.and_then(|used| used.group.as_ref());
     let ports = group.map_or(&[][..], |g| &g.ports);
+    // On all addresses: other machines may reach them.
+    let open = ports.iter().filter(|at| at.ip().is_unspecified());
     let log = unit.log.stats();
     object([
         ("name", unit.name.as_str().into()),
@@ -420,6 +422,7 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
         ),
         ("exit", or_null(unit.exits.back().map(exit))),
         ("ports", list(ports.iter().map(SocketAddr::port))),
+        ("open_ports", list(open.map(SocketAddr::port))),
         ("url", or_null(url(unit, usage))),
         ("cpu_percent", or_null(used.and_then(|u| u.cpu_percent))),
         ("cpu_seconds", or_null(group.map(|g| seconds(g.cpu)))),
@@ -447,13 +450,17 @@ pub(super) fn url(unit: &UnitView, usage: &Reading) -> Option<String> {
     let used = unit.facts.pid.and_then(|pid| usage.of(pid));
     let group = used.and_then(|used| used.group.as_ref());
     let listens = group.map_or(&[][..], |group: &Group| &group.ports);
-    let at = match unit.port {
+    let mut at = match unit.port {
         Some(port) => {
             let told = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             *listens.iter().find(|at| at.port() == port).unwrap_or(&told)
         }
         None => *listens.first()?,
     };
+    // An IPv6 socket accepts IPv4 too, unless IPV6_V6ONLY is set.
+    if at.ip().is_unspecified() {
+        at.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
     Some(format!("http://{at}"))
 }
 
@@ -665,15 +672,18 @@ fn block(unit: &UnitView, events: &[&Arc<EventView>], view: &View<'_>, wish: &Wi
     text
 }
 
-/// What it uses, and what it printed.
+/// The lines on resources and output.
 fn usage_words(say: &mut impl FnMut(&str, &str), unit: &UnitView, view: &View<'_>) {
     let facts = &unit.facts;
     say("type", unit.kind.as_str());
     let used = facts.pid.and_then(|pid| view.usage.of(pid));
     if let Some((used, group)) = used.and_then(|used| Some((used, used.group.as_ref()?))) {
         if !group.ports.is_empty() {
-            let ports: Vec<String> = group.ports.iter().map(|at| at.port().to_string()).collect();
-            say("ports", &ports.join(" "));
+            let ports = group.ports.iter().map(|at| match at.ip().is_unspecified() {
+                true => format!("*:{}", at.port()),
+                false => at.port().to_string(),
+            });
+            say("ports", &ports.collect::<Vec<_>>().join(" "));
         }
         let mut text = format!("{} MiB, {} tasks", group.rss / (1024 * 1024), group.tasks);
         if let Some(percent) = used.cpu_percent {

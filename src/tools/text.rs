@@ -1,6 +1,6 @@
 //! Texts for a model or a person: short lines, bounded, cut where it hurts least.
 //!
-//! What a process printed stands behind three columns, so that what begins at the margin is bpm's own.
+//! A process's output stands behind three columns, so that text at the margin is bpm's own.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -206,7 +206,7 @@ pub(super) fn last_of(lines: usize, of: &str) -> String {
     }
 }
 
-/// What a process is doing, in a few words: `building (compiling) for 12s`, `running, pid 4711`.
+/// The state of a process in a few words: `building (compiling) for 12s`, `running, pid 4711`.
 pub(super) fn doing(unit: &UnitView, now: Mono) -> String {
     let facts = &unit.facts;
     let mut text = facts.state.as_str().to_owned();

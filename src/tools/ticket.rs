@@ -14,7 +14,7 @@ use crate::server::service::{Answer, ClientKind};
 /// for that, but not for an engine that hangs.
 const BEGINNING: Duration = Duration::from_secs(1);
 
-/// What came of a request.
+/// The outcome of a request.
 pub(super) enum End {
     Reply(Reply),
     /// The client's time is over; the order goes on.

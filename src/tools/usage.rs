@@ -1,4 +1,4 @@
-//! What processes use, at most one second old, and read only when somebody asks.
+//! The resources that processes use, at most one second old, and read only when somebody asks.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::engine::snapshot::Snapshot;
 use crate::os::files::{self, Stamp};
 use crate::os::proc;
 
-/// What one process and all it started use.
+/// The resources of one process and of all that it started.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Group {
     /// CPU time so far.
@@ -24,7 +24,7 @@ pub struct Group {
     pub ports: Vec<SocketAddr>,
 }
 
-/// Who can tell what groups use: the kernel, or a test.
+/// Measures groups: the kernel, or a test.
 pub trait Meter: Send + Sync {
     /// Of each leader's group, in the order asked; None where there is none any more.
     fn groups(&self, leaders: &[i32]) -> Vec<Option<Group>>;
@@ -61,7 +61,7 @@ impl Meter for Kernel {
 pub(super) struct Reading {
     at: Mono,
     groups: Table<i32, Used>,
-    /// Which runs were ready: what has become so since then listens by now, and may not have before.
+    /// The runs that were ready: a run that has become so since then may listen only now.
     ready: Table<i32, Option<bool>>,
     pub(super) own_rss: Option<u64>,
     /// `.mcp-run` is not what was read.
@@ -70,7 +70,7 @@ pub(super) struct Reading {
     config: Option<Stamp>,
 }
 
-/// What a group used at a reading.
+/// A group's resources at a reading.
 #[derive(Debug, Clone)]
 pub(super) struct Used {
     /// None: it was gone.

@@ -85,7 +85,7 @@ pub(super) fn wait(call: &Call<'_>) -> Result<Step, String> {
 
 enum What {
     Ready,
-    /// What was the last end before the call.
+    /// The last end before the call.
     Exit {
         before: Option<(u64, i64)>,
     },
@@ -126,7 +126,7 @@ struct End {
     unit: Option<Arc<UnitView>>,
 }
 
-/// What came of a look.
+/// The outcome of one check of the condition.
 enum Look {
     Met(String),
     /// Of a run that ended.
@@ -335,7 +335,7 @@ impl Wait {
         }
     }
 
-    /// What has to be done before such a wait can be met.
+    /// The call to make first: without it such a wait can't be met.
     fn instead(&self, unit: Option<&UnitView>) -> Option<NextCall> {
         let stopped = unit?.facts.state == State::Stopped;
         stopped.then(|| NextCall::new("start", [("process", self.name.as_str().into())]))
@@ -418,7 +418,7 @@ impl Follow {
     }
 }
 
-/// Which end it is: two runs may be open at once, so their numbers alone don't rise.
+/// Identifies an end: two runs may be open at once, so their numbers alone don't rise.
 fn identity(exit: &ExitView) -> (u64, i64) {
     (exit.run, exit.at.0)
 }

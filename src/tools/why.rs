@@ -24,10 +24,10 @@ const MOST_PORTS: usize = 50;
 /// Lines of a failed build.
 const BUILD_LINES: usize = 20;
 
-/// What is known of a process's last end that nobody asked for.
+/// The facts about a process's last end that nobody asked for.
 pub(super) struct Card {
     pub(super) exit: Option<ExitView>,
-    /// What happened to the process since its last good run began.
+    /// The events of the process since its last good run began.
     changed: Vec<Arc<EventView>>,
     /// The last lines of its newest build, if that failed.
     build_tail: Vec<String>,
@@ -38,7 +38,7 @@ impl Card {
     /// Reads the build log's end: for a worker.
     pub(super) fn of(snapshot: &Snapshot, unit: &UnitView) -> Self {
         let exit = unit.exits.iter().rev().find(|exit| exit.crash).cloned();
-        // What happened since the last good run ended may be the cause.
+        // An event since the end of the last good run may be the cause.
         let good = exit.as_ref().and_then(|bad| {
             let mut earlier = unit.exits.iter().rev().filter(|e| e.run < bad.run);
             earlier.find(|exit| was_good(exit))
@@ -87,6 +87,7 @@ impl Card {
             ("crashes", facts.crashes.into()),
             ("stale", facts.stale.into()),
             ("rolled_back", facts.rolled_back.into()),
+            ("warnings", list(unit.warnings.iter().map(String::as_str))),
             (
                 "build",
                 or_null(unit.build.as_ref().map(|b| build::value(b, now))),
@@ -108,6 +109,11 @@ impl Card {
     /// For a person, or a model.
     pub(super) fn words(&self, unit: &UnitView, now: Mono, reader: Reader) -> String {
         let mut text = format!("{}: {}\n", unit.name, doing(unit, now));
+        for warning in &unit.warnings {
+            if !text.contains(warning) {
+                let _ = writeln!(text, "warning: {warning}");
+            }
+        }
         match &self.exit {
             None => text.push_str("it has not ended by itself\n"),
             Some(exit) => {
@@ -231,7 +237,7 @@ fn port_holder(tail: &[String]) -> Option<String> {
     })
 }
 
-/// What an end that says little may mean, and what to do about it.
+/// A likely cause of an end that says little, and the advice for it.
 pub(super) fn hint(unit: &UnitView, exit: &ExitView) -> Option<String> {
     let silent = exit.tail.is_empty();
     if let Some(holder) = port_holder(&exit.tail) {
@@ -277,7 +283,7 @@ pub(super) fn texts(lines: Vec<Line>) -> Vec<String> {
     lines.into_iter().map(|line| line.text).collect()
 }
 
-/// What happens next if nobody does anything.
+/// The next step of bpm's own if nobody does anything.
 pub(super) fn outlook(unit: &UnitView, now: Mono) -> String {
     let facts = &unit.facts;
     if let Some(at) = facts.next_start {

@@ -101,7 +101,7 @@ impl Cell {
     };
 }
 
-/// What stands for a character that must not reach the terminal.
+/// Replaces a character that must not reach the terminal.
 const HIDDEN: char = '·';
 
 /// The character, or what stands for it; None: it is left out.

@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What a terminal sends: keys, the mouse, pasted text.
+//! The input of a terminal: keys, the mouse, pasted text.
 
 /// A key, or what is like one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,6 @@ pub enum Key {
     F1,
 }
 
-/// What the mouse did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Click {
     /// The left button went down.
@@ -80,7 +79,7 @@ pub struct Decoder {
     lone: bool,
 }
 
-/// What bytes begin with.
+/// The beginning of some bytes.
 enum Next {
     /// So many bytes are this; None: nothing that we know.
     Is(usize, Option<Typed>),
@@ -101,7 +100,7 @@ impl Decoder {
         !self.bytes.is_empty() && self.pasted.is_none()
     }
 
-    /// What has been typed as far as it is whole. `over`: nothing more came for a while, so a lone ESC is
+    /// Takes the input as far as it is whole. `over`: nothing more came for a while, so a lone ESC is
     /// the key.
     pub fn take(&mut self, over: bool, into: &mut Vec<Typed>) {
         let mut at = 0;
@@ -186,7 +185,7 @@ fn next(bytes: &[u8], over: bool) -> Next {
     }
 }
 
-/// What follows CSI.
+/// The sequence that follows CSI.
 fn sequence(rest: &[u8], over: bool) -> Next {
     let body = rest
         .iter()

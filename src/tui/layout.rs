@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! Which part of the screen shows what, by its size.
+//! The parts of the screen, by its size.
 
 use super::cell::Area;
 
@@ -34,7 +34,7 @@ pub struct Layout {
     pub keys: Area,
 }
 
-/// What a terminal that does not know its size has.
+/// The size; a terminal that does not know its own counts as 80 by 24.
 pub fn known(size: (u16, u16)) -> (u16, u16) {
     match size {
         (0, _) | (_, 0) => (80, 24),

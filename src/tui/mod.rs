@@ -148,7 +148,7 @@ fn show(options: &Options, env: Env, target: Target, terminal: Terminal) -> Resu
     }
 }
 
-/// What a panic says is kept until the screen is one again on which it can be read.
+/// Keeps the message of a panic until the terminal's own screen is back, where it can be read.
 fn quiet_panics() -> Arc<Mutex<String>> {
     let said = Arc::new(Mutex::new(String::new()));
     let kept = Arc::clone(&said);

@@ -14,9 +14,8 @@ use crate::daemon::Env;
 pub struct Opt {
     /// `-C`, `--fps`, as they are typed; both where there are two.
     pub names: &'static str,
-    /// What its value is called; empty: it takes none.
+    /// The name of its value; empty: it takes none.
     pub value: &'static str,
-    /// What it does.
     pub help: &'static str,
 }
 
@@ -62,7 +61,7 @@ pub const OPTIONS: &[Opt] = &[
     opt("-V, --version", "", "print the version"),
 ];
 
-/// What the command line asks for.
+/// The request of a command line.
 #[derive(Debug)]
 pub(super) enum Asked {
     /// The help.

@@ -143,9 +143,8 @@ pub fn ignores_case(pattern: &str) -> bool {
 pub struct Row<'a> {
     /// Number of the entry, which stays the same while it is held.
     pub id: u64,
-    /// What it is.
     pub entry: &'a Entry,
-    /// Which of the rows that a wrapped line takes.
+    /// The row among those that a wrapped line takes.
     pub row: usize,
 }
 
@@ -257,7 +256,7 @@ impl Output {
     fn add(&mut self, entry: Entry) {
         let size = cost(&entry);
         while self.entries.len() >= MOST_LINES || self.bytes + size > MOST_BYTES {
-            // What is read must neither go nor move.
+            // The lines that a person reads must neither go nor move.
             if self.top.is_some_and(|top| top.id <= self.first) {
                 self.stalled = true;
                 self.news += 1;
@@ -508,7 +507,7 @@ impl Output {
     }
 }
 
-/// What an entry counts for.
+/// The bytes that an entry counts for.
 fn cost(entry: &Entry) -> usize {
     match entry {
         Entry::Line(line) => line.text.len() + size_of::<Entry>(),

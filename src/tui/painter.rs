@@ -19,7 +19,7 @@ pub enum Depth {
     True,
 }
 
-/// What a terminal shows, and how to change it.
+/// The cells that a terminal shows, and the bytes that change them.
 #[derive(Debug)]
 pub struct Painter {
     shown: Grid,
@@ -284,7 +284,7 @@ fn cube(r: u8, g: u8, b: u8) -> u8 {
     16 + 36 * level(r) + 6 * level(g) + level(b)
 }
 
-/// What the palette means by a number from 16 on.
+/// The colour that the palette has for a number from 16 on.
 fn rgb(n: u8) -> (u8, u8, u8) {
     if n >= 232 {
         let grey = 8 + (n - 232) * 10;

@@ -76,7 +76,7 @@ impl Pace {
         }
         let later = |at: Option<&Mono>, by: Duration| at.map_or(Mono::default(), |at| at.after(by));
         let paced = later(self.made.back(), SECOND / self.fps as u32);
-        // What is typed is answered at once as long as the second has room for it.
+        // Keys are answered at once as long as the second has room for it.
         let full = self.made.len() >= self.fps;
         let free = later(self.made.front().filter(|_| full), SECOND);
         Some(if self.typed { paced.min(free) } else { paced })

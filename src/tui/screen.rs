@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::base::error::{Error, Result};
 use crate::os::terminal::Terminal;
 
-/// What the terminal does not take within this at the end is not written.
+/// Output that the terminal does not take within this at the end is not written.
 const LAST: Duration = Duration::from_millis(200);
 
 /// Alternate screen, no cursor, no wrapping at the right edge, pastes marked as such.

@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What a server says of itself and its processes: the data of `get_status`, or the text that an earlier
+//! The status of a server and its processes: the data of `get_status`, or the text that an earlier
 //! background-process-manager answers with.
 
 use serde_json::Value;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::base::clock::Wall;
 use crate::base::json::{items, strings};
 
-/// What a process does, as far as it matters how it is shown.
+/// The condition of a process, as far as it decides how it is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
     /// It runs as it should.
@@ -31,7 +31,6 @@ pub struct Build {
     pub id: u64,
     /// `running`, `ok`, `failed`, ...
     pub state: String,
-    /// What it is at.
     pub phase: Option<String>,
     /// How long it took, or has been taking.
     pub seconds: Option<f64>,
@@ -39,7 +38,6 @@ pub struct Build {
     pub at: Option<i64>,
     /// Whether it succeeded; None: it has not ended.
     pub ok: Option<bool>,
-    /// What the compiler said.
     pub errors: Vec<Fault>,
 }
 
@@ -52,7 +50,6 @@ pub struct Fault {
     pub line: Option<u64>,
     /// From 1.
     pub column: Option<u64>,
-    /// What.
     pub message: String,
     /// It is not an error.
     pub warning: bool,
@@ -98,7 +95,7 @@ pub struct Process {
     pub crashes: Option<u64>,
     /// Seconds until it is started again.
     pub next_start: Option<f64>,
-    /// What runs is older than the newest build.
+    /// The run is older than the newest build.
     pub stale: bool,
     /// The build before the newest runs.
     pub rolled_back: bool,
@@ -124,7 +121,6 @@ pub struct Process {
     pub log_dropped: u64,
     /// Why its lines are not written to disk.
     pub log_trouble: Option<String>,
-    /// What it needs.
     pub depends_on: Vec<String>,
     /// Promises that do not hold.
     pub warnings: Vec<String>,
@@ -217,9 +213,8 @@ pub struct Event {
     pub seq: u64,
     /// In milliseconds since 1970.
     pub at: i64,
-    /// Whom it happened to; None: bpm.
+    /// None: it happened to bpm.
     pub process: Option<String>,
-    /// What.
     pub text: String,
 }
 

@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What the operand names.
+//! The server that the operand names.
 
 use std::path::PathBuf;
 

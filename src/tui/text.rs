@@ -121,7 +121,7 @@ fn string(text: &str) -> Option<(usize, Option<&str>)> {
     }
 }
 
-/// What SGR codes do to a style.
+/// Applies SGR codes to a style.
 fn colours(codes: &str, style: &mut Style) {
     let mut numbers = codes
         .split([';', ':'])

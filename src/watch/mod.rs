@@ -1,6 +1,4 @@
 //! Watched files: the patterns, and the tree that inotify(7) follows.
 
 mod folders;
-pub mod watcher;
-
-pub use watcher::*;
+pub(crate) mod watcher;

@@ -22,4 +22,5 @@ mod logs;
 mod names;
 mod proxy;
 mod screen;
+mod session;
 mod trust;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 const NAP: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n";
 
-struct Proxy {
+pub struct Proxy {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -20,7 +20,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(project: &Project, args: &[&str]) -> Self {
+    pub fn new(project: &Project, args: &[&str]) -> Self {
         Self::of(project, &bpm(), args)
     }
 
@@ -48,7 +48,7 @@ impl Proxy {
         input.write_all(b"\n").unwrap();
     }
 
-    fn ask(&mut self, method: &str, params: Value) -> u64 {
+    pub fn ask(&mut self, method: &str, params: Value) -> u64 {
         self.last += 1;
         let message =
             json!({"jsonrpc": "2.0", "id": self.last, "method": method, "params": params});
@@ -66,7 +66,7 @@ impl Proxy {
     }
 
     /// The answer to this request; notifications before it are dropped.
-    fn answer(&mut self, id: u64) -> Value {
+    pub fn answer(&mut self, id: u64) -> Value {
         loop {
             let message = self.next();
             if message["id"] == id {
@@ -75,12 +75,12 @@ impl Proxy {
         }
     }
 
-    fn call(&mut self, method: &str, params: Value) -> Value {
+    pub fn call(&mut self, method: &str, params: Value) -> Value {
         let id = self.ask(method, params);
         self.answer(id)
     }
 
-    fn handshake(&mut self) -> Value {
+    pub fn handshake(&mut self) -> Value {
         let info = json!({"name": "test", "version": "1"});
         let params =
             json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": info});
@@ -98,7 +98,7 @@ impl Proxy {
     }
 
     /// Ends its input, and gives its exit code.
-    fn end(mut self) -> Option<i32> {
+    pub fn end(mut self) -> Option<i32> {
         drop(self.input.take());
         let mut rest = String::new();
         self.output.read_to_string(&mut rest).unwrap();

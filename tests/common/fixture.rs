@@ -337,8 +337,11 @@ fn main() {
                 }
             }
         }
-        // Listens on the port, prints it, answers nothing.
-        "listen" => match std::net::TcpListener::bind(format!("127.0.0.1:{arg}")) {
+        // Listens on the port or at the address, prints the port, answers nothing.
+        "listen" => match std::net::TcpListener::bind(match arg.contains(':') {
+            true => arg,
+            false => format!("127.0.0.1:{arg}"),
+        }) {
             Ok(listener) => {
                 say(format_args!("{}", listener.local_addr().map_or(0, |a| a.port())));
                 nap();

@@ -459,3 +459,37 @@ fn a_binary_that_somebody_removed_is_built_once_more() {
     fs::remove_dir_all(project.state_folder().unwrap().join("bin")).unwrap();
     project.call("restart", again).ok();
 }
+
+#[test]
+fn binary_finds_the_other_executables_of_its_build_beside_itself() {
+    let mut project = rust(RUST);
+    project.source("exec \"$(dirname \"$0\")/worker\"");
+    project.program(
+        "target/release/worker",
+        "#!/bin/sh\necho helped; exec sleep 1000\n",
+    );
+    project.serve();
+    project.running("app");
+    assert_eq!(project.line("app", "helped"), "helped");
+}
+
+#[test]
+fn binary_of_another_user_can_be_reached_by_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root can become another user");
+    }
+    let mut project = rust("[process.app]\ntype = \"rust\"\nuser = \"nobody\"\n");
+    project.source("id -un; \"$(dirname \"$0\")/worker\"; exec sleep 1000");
+    for folder in project.root.ancestors().take(2) {
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        fs::set_permissions(folder, open).unwrap();
+    }
+    project.serve();
+    project.running("app");
+    assert_eq!(project.line("app", "nobody"), "nobody");
+    // What the build makes beside it is there for its next start, and the copy is that user's.
+    let copy = project.root.join("target/release/.bpm/app/1/app");
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&copy).unwrap());
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    assert_eq!(owner, nobody.uid.as_raw());
+}

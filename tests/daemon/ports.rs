@@ -444,7 +444,87 @@ ready = { delay_seconds = 0.1 }
     let next = status["ports"][0].as_u64().unwrap();
     assert_ne!(next, u64::from(port));
     assert_eq!(status["url"], format!("http://127.0.0.1:{next}"));
+    let said = format!("web: port {port}, kept for it, is in use by pid");
+    assert!(project.err().contains(&said), "{}", project.err());
+    // While that lasts it stays at the other one; then the kept one is taken again.
+    project.call("restart", json!({"process": "web"})).ok();
+    assert_eq!(project.status("web")["ports"], json!([next]));
     drop(holder);
+    project.call("restart", json!({"process": "web"})).ok();
+    assert_eq!(project.status("web")["ports"], json!([port]));
+}
+
+#[test]
+fn port_on_all_addresses_is_shown_as_that() {
+    let mut project = Project::new(
+        "[process.web]\ncommand = [\"FIXTURE\", \"listen\", \"0.0.0.0:0\"]\nready.log = \"^[0-9]+$$\"\n",
+    );
+    project.serve();
+    project.running("web");
+    let port = project.logs("web")[0].clone();
+    let shown = project.cli(["status"]).exits(0).out;
+    assert!(shown.contains(&format!("*:{port}")), "{shown}");
+    let status = project.status("web");
+    assert_eq!(status["open_ports"], status["ports"]);
+    assert_eq!(status["url"], format!("http://127.0.0.1:{port}"));
+}
+
+#[test]
+fn run_that_listens_elsewhere_than_on_its_port_says_so_at_once() {
+    let (port, other) = (free_port(), free_port());
+    let mut project = Project::new(&format!(
+        "[process.web]\ncommand = [\"FIXTURE\", \"listen\", \"{other}\"]\nport = {port}\n\
+         [process.log]\ncommand = [\"FIXTURE\", \"listen\", \"0\"]\nport = \"auto\"\nready.log = \"^[0-9]\"\n"
+    ));
+    project.serve();
+    let said = format!("listens on {other}, not on PORT {port}");
+    let warned = |status: &Value, said: &str| {
+        let mut warnings = status["warnings"].as_array().unwrap().iter();
+        warnings.any(|w| w.as_str().unwrap().contains(said))
+    };
+    let status = project.status_when("web", |s| warned(s, &said));
+    assert_eq!(status["state"], "starting");
+    project.status_when("web", |s| s["reason"].to_string().contains(&said));
+    assert!(project.cli(["why", "web"]).out.contains(&said));
+    // One that is ready by its own word warns as well.
+    let status = project.status_when("log", |s| warned(s, "not on PORT"));
+    assert_eq!(status["state"], "running");
+}
+
+#[test]
+fn held_socket_that_no_process_of_the_run_has_is_told() {
+    let address = v4(free_port());
+    let mut project = Project::new(&format!(
+        "[process.web]\ncommand = \"echo up; exec 3>&-; exec sleep 1000\"\nlisten = [\"{address}\"]\nready.log = \"up\"\n\
+         [process.own]\ncommand = \"echo up; exec sleep 1000\"\nlisten = [\"127.0.0.1:{}\"]\nready.log = \"up\"\n",
+        free_port()
+    ));
+    project.serve();
+    let said =
+        format!("connections to {address} wait, and no process of the run has that socket open");
+    project.status_when("web", |s| s["warnings"].to_string().contains(&said));
+    assert!(project.cli(["why", "web"]).out.contains(&said));
+    assert!(project.cli(["status"]).out.contains(&said));
+    project.running("own");
+    assert_eq!(project.status("own")["warnings"], json!([]));
+}
+
+#[test]
+fn held_unix_socket_that_a_program_removed_is_made_again() {
+    let mut project = Project::empty();
+    let path = project.root.join("web.sock");
+    project.config(&format!(
+        "[process.web]\ncommand = [\"FIXTURE\", \"serve\"]\nlisten = [\"unix:{}\"]\nready.log = \"serving\"\nswap = \"stop-start\"\n",
+        path.display()
+    ));
+    project.file("version", "v1");
+    project.serve();
+    project.running("web");
+    std::fs::remove_file(&path).unwrap();
+    project.call("restart", json!({"process": "web"})).ok();
+    let pid = project.running("web");
+    let mut stream = UnixStream::connect(&path).unwrap();
+    assert_eq!(ask(&mut stream).unwrap(), format!("v1 {pid}"));
 }
 
 #[test]
@@ -621,4 +701,26 @@ fn a_process_is_told_the_port_of_another() {
             false => Err(lines),
         }
     });
+}
+
+/// As a deploy leaves it that switches a link: the daemon of the release before has the port.
+#[test]
+fn holder_of_a_port_is_named_with_its_project() {
+    let port = free_port();
+    let config =
+        format!("[process.web]\ncommand = [\"FIXTURE\", \"listen\", \"{port}\"]\nport = {port}\n");
+    let mut first = Project::new(&config);
+    first.up();
+    first.line("web", &port.to_string());
+    let mut second = Project::new(&config);
+    second.env("BPM_HOME", first.home());
+    let root = first.root.display().to_string();
+    second
+        .cli(["up", "--timeout", "5"])
+        .exits(1)
+        .says(&[&format!(
+            "port {port} is in use by process web of {root} (pid {}): \"bpm -C {root} stop\" frees it",
+            first.running("web")
+        )]);
+    second.cli(["stop"]).exits(0);
 }

@@ -56,6 +56,23 @@ ready = {{ tcp = "127.0.0.1:${{PORT}}", interval_seconds = 0.05 }}
 }
 
 #[test]
+fn ready_is_not_what_another_process_answers() {
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = stranger.local_addr().unwrap();
+    let mut project = Project::new(&format!(
+        "[process.web]\ncommand = \"until [ -e go ]; do sleep 0.02; done; exec FIXTURE listen {}\"\nready = {{ tcp = \"{at}\", interval_seconds = 0.05 }}\n",
+        at.port()
+    ));
+    project.serve();
+    let said = format!("{at} is served by pid {}", std::process::id());
+    reason(&project, "web", &[&said]);
+    starting(&project, "web");
+    drop(stranger);
+    project.file("go", "");
+    ready(&project, "web");
+}
+
+#[test]
 fn ready_http_is_an_answer_with_2xx() {
     let port = free_port();
     let mut project = Project::new(&format!(

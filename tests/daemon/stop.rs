@@ -342,3 +342,66 @@ fn stop_to_leader_signals_the_rest_once_the_leader_has_ended() {
     // All that it wrote is in the log before the stop is answered.
     assert!(project.logs("a").contains(&"heard".to_string()));
 }
+
+/// Traces a process so that it can't end, until it is dropped. None: that is not allowed here.
+struct Tracer(
+    Option<std::thread::JoinHandle<()>>,
+    std::sync::mpsc::Sender<()>,
+);
+
+impl Tracer {
+    #[allow(unsafe_code)]
+    fn of(pid: i32) -> Option<Self> {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (told, traced) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // SAFETY: touches no memory of ours; the tracee is let go when this thread ends.
+            let seized =
+                unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, libc::PTRACE_O_TRACEEXIT) };
+            told.send(seized == 0).unwrap();
+            let _ = wait.recv();
+        });
+        let own = Self(Some(thread), done);
+        traced.recv().unwrap().then_some(own)
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.1 = std::sync::mpsc::channel().0;
+        let _ = self.0.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+#[test]
+fn tracer_that_holds_a_process_is_named() {
+    let mut project = Project::new(
+        "[process.web]\ncommand = [\"sleep\", \"1000\"]\nstop_timeout_seconds = 0.1\n",
+    );
+    project.serve();
+    let first = project.running("web");
+    let Some(tracer) = Tracer::of(first) else {
+        eprintln!("skipped: processes may not be traced here");
+        return;
+    };
+    let me = format!("held by its tracer, pid {}", std::process::id());
+    let answer = project.call("restart", json!({"process": "web"}));
+    let left = answer.data["leftovers"][0]["pid"].as_i64();
+    assert_eq!(left, Some(i64::from(first)), "{answer:?}");
+    assert!(answer.text.contains(&me), "{}", answer.text);
+    assert!(answer.text.contains(&first.to_string()), "{}", answer.text);
+    let second = project.running("web");
+    assert_ne!(first, second);
+    drop(tracer);
+    eventually(|| {
+        if lives(first) {
+            Err("it lives")
+        } else {
+            Ok(())
+        }
+    });
+    let tracer = Tracer::of(second).unwrap();
+    let said = project.cli(["stop", "web"]).exits(1);
+    assert!(said.err.contains(&me) || said.out.contains(&me), "{said:?}");
+    drop(tracer);
+}

@@ -278,3 +278,51 @@ fn notes_of_rustc_that_cannot_be_read_are_done_without() {
         assert!(sysroot_libs(notes, None).is_empty(), "{notes}");
     }
 }
+
+#[test]
+fn linkers_and_macros_say_why() {
+    let headline = |words: &str, notes: &[&str]| {
+        let notes: Vec<Value> = notes
+            .iter()
+            .map(|note| serde_json::json!({"message": note, "level": "note"}))
+            .collect();
+        let line =
+            serde_json::json!({"message": {"message": words, "level": "error", "children": notes}});
+        message(&line).error.unwrap().message
+    };
+    let cc = " \"cc\" \"-o\" \"error: x\"";
+    for (note, said) in [
+        (
+            "rust-lld: error: undefined symbol: nosuchsym\n>>> referenced by main.rs:2\ncollect2: error: ld returned 1 exit status\n",
+            "undefined symbol: nosuchsym",
+        ),
+        (
+            "/usr/bin/ld: /p/a.o: in function `main':\nmain.rs:2: undefined reference to `nosuchsym'\n",
+            "undefined reference to `nosuchsym'",
+        ),
+        (
+            "/usr/bin/ld: cannot find -lnosuchlib: No such file or directory\n",
+            "cannot find -lnosuchlib: No such file or directory",
+        ),
+    ] {
+        assert_eq!(
+            headline(
+                "linking with `cc` failed: exit status: 1",
+                &[cc, "some arguments are omitted", note]
+            ),
+            format!("linking with `cc` failed: exit status: 1: {said}")
+        );
+    }
+    assert_eq!(
+        headline("proc-macro derive panicked", &["message: no field\nsecond"]),
+        "proc-macro derive panicked: no field"
+    );
+    assert_eq!(
+        headline("mismatched types", &["message: x"]),
+        "mismatched types"
+    );
+    assert_eq!(
+        headline("linking with `cc` failed", &[]),
+        "linking with `cc` failed"
+    );
+}

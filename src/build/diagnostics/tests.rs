@@ -195,3 +195,43 @@ fn phases_are_told_in_words() {
         assert_eq!(phase(line), None, "{line}");
     }
 }
+
+fn headline(text: &str) -> String {
+    let mut all = Diagnostics::default();
+    text.lines().for_each(|line| all.line(1, line));
+    let places = Places {
+        root: Path::new("/p"),
+        cwd: Path::new("/p"),
+        exists: &|_| false,
+    };
+    all.take(&places).list.remove(0).message
+}
+
+#[test]
+fn panic_of_a_build_script_is_in_the_headline() {
+    let said = "error: failed to run custom build command for `lk v0.1.0 (/p)`\nnote: To improve backtraces, do that.\n\n\
+                Caused by:\n  process didn't exit successfully: `/p/build-script-build` (exit status: 101)\n  --- stdout\n  hi\n\n  \
+                --- stderr\n\n  thread 'main' (10844) panicked at build.rs:1:57:\n  no such thing\n  second\n  stack backtrace:\n     0: x\n  \
+                note: Some details are omitted\nwarning: build failed\n";
+    let start = "failed to run custom build command for `lk v0.1.0 (/p)`: process didn't exit successfully: `/p/build-script-build`";
+    assert_eq!(
+        headline(said),
+        format!("{start} (exit status: 101): panicked at build.rs:1:57: no such thing")
+    );
+    let said = "error: failed to run custom build command for `lk v0.1.0 (/p)`\n\nCaused by:\n  process didn't exit successfully: \
+                `/p/build-script-build` (exit status: 2)\n  --- stderr\n  first\n  error: pkg missing\n";
+    assert_eq!(
+        headline(said),
+        format!("{start} (exit status: 2): error: pkg missing")
+    );
+}
+
+#[test]
+fn last_cause_is_in_the_headline() {
+    let said = "error: failed to get `foo` as a dependency of package `lk`\n\nCaused by:\n  failed to load source for dependency `foo`\n\n\
+                Caused by:\n  unable to update /p/nowhere\n\nCaused by:\n  No such file or directory (os error 2)\n";
+    assert_eq!(
+        headline(said),
+        "failed to get `foo` as a dependency of package `lk`: failed to load source for dependency `foo`: No such file or directory (os error 2)"
+    );
+}

@@ -77,7 +77,7 @@ impl Builds {
             root: cwd.clone(),
             stdout,
             stderr,
-            bin_dir: cwd.join("bin"),
+            place: CopyPlace::Ours(cwd.join("bin")),
             keep: self.keep.clone(),
             report: Box::new(move |report| reporter.send((id, report)).unwrap()),
         })

@@ -49,7 +49,7 @@ impl Answers {
         self.answer().1
     }
 
-    /// What is seen of a server that answers so, and then closes.
+    /// The result for a server that answers so, and then closes.
     fn http(&mut self, answer: &'static [u8]) -> Seen {
         let (listener, connect) = server();
         let server = std::thread::spawn(move || {
@@ -104,6 +104,7 @@ fn connect_to(addresses: Vec<SocketAddr>) -> Connect {
         addresses,
         get: None,
         own: None,
+        before: None,
     }
 }
 
@@ -135,7 +136,7 @@ fn port_is_open_or_not() {
         let address = listener.local_addr().unwrap();
         assert_eq!(answers.tcp(address), Ok(format!("connected to {address}")));
         drop(listener);
-        // What another test starts just now may have a copy of it for a moment.
+        // A process that another test starts just now may have a copy of it for a moment.
         let refused = (0..1_000).find_map(|_| answers.tcp(address).err());
         let why = format!("cannot connect to {address}: connection refused");
         assert_eq!(refused, Some(why));
@@ -167,7 +168,7 @@ fn server_on_localhost_may_have_either_address() {
     let http = target(Probe::Http(url));
     assert_eq!(connect(http.clone()), Ok("204 None".into()));
     server.join().unwrap();
-    // What another test starts just now may have a copy of it for a moment.
+    // A process that another test starts just now may have a copy of it for a moment.
     let refused = (0..1_000).find_map(|_| connect(port.clone()).err());
     let none = format!("nothing listens on port {}", address.port());
     assert_eq!(refused, Some(none));

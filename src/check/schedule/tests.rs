@@ -32,6 +32,7 @@ fn tcp_at(address: &str) -> Target {
         addresses: vec![address.parse().unwrap()],
         get: None,
         own: None,
+        before: None,
     })
 }
 
@@ -326,6 +327,7 @@ fn targets_are_expanded_and_checked() {
             addresses: both.to_vec(),
             get,
             own,
+            before: None,
         });
         assert_eq!(of(&probe), Ok(both));
     }

@@ -55,7 +55,7 @@ pub(super) fn look(doctor: &mut Doctor) {
             keys.iter().fold(&settings, |v, key| &v[*key]),
             false,
         );
-        // What "claude mcp add" wrote for this folder.
+        // The servers that "claude mcp add" wrote for this folder.
         let own = &settings["projects"][root.to_string_lossy().as_ref()]["mcpServers"];
         servers(doctor, &path, own, true);
     }

@@ -1,4 +1,4 @@
-//! What the machine grants.
+//! Checks of the machine.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -186,7 +186,7 @@ fn limits(doctor: &mut Doctor) {
     doctor.ok_unless_said("limits", "descriptors and processes are enough");
 }
 
-/// What `limits` can do: controllers come from above, to a cgroup that is bpm's own.
+/// Checks `limits`: controllers come from above, to a cgroup that is bpm's own.
 fn cgroups(doctor: &mut Doctor) {
     let config = doctor.config;
     let limited = |p: &&Arc<Process>| {
@@ -225,7 +225,7 @@ fn cgroups(doctor: &mut Doctor) {
     }
 }
 
-/// What a sandbox may refuse.
+/// Checks the kinds of socket that a sandbox may refuse.
 fn sockets(doctor: &mut Doctor) {
     let refused = host::refused_sockets();
     for (kind, e) in &refused {

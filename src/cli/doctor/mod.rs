@@ -39,14 +39,14 @@ impl Level {
 /// One line.
 struct Finding {
     level: Level,
-    /// What was looked at: `ports`.
+    /// The name of the check: `ports`.
     check: &'static str,
     text: String,
     /// A command, or what to write.
     fix: Option<String>,
 }
 
-/// What is known, and what was found.
+/// The project, and the findings so far.
 struct Doctor<'a> {
     project: &'a Project,
     config: &'a Config,

@@ -1,4 +1,4 @@
-//! What the project names: tools, `.envrc`, ports.
+//! Checks of the project: tools, `.envrc`, ports.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;

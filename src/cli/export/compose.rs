@@ -145,7 +145,7 @@ fn depends(plan: &Plan, unit: &Unit, out: &mut Out) {
     }
 }
 
-/// What a container can run to tell how it is. None: nothing is to be checked.
+/// The command by which a container checks itself. None: there is no check.
 fn check(unit: &Unit) -> Result<Option<Vec<String>>, String> {
     let ready = unit.process.ready.as_ref().map(|r| &r.probe);
     let Some(probe) = unit.process.health.as_ref().map(|h| &h.probe).or(ready) else {

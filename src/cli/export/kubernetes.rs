@@ -7,7 +7,7 @@ use super::quote::{Reader, yaml, yaml_list};
 use crate::base::error::{Error, Result};
 use crate::config::{Condition, Kind, Probe, Restart, Swap, parse_http, parse_tcp};
 
-/// What waits for another process.
+/// The image that waits for another process.
 const WAITER: &str = "busybox:1.37";
 
 fn text(text: &str) -> String {
@@ -84,7 +84,7 @@ fn labels(plan: &Plan, unit: &Unit, depth: usize, out: &mut Out) {
     );
 }
 
-/// What `env_file` said.
+/// The variables of `env_file`.
 fn config_map(plan: &Plan, unit: &Unit, out: &mut Out) {
     head(plan, unit, "v1", "ConfigMap", unit.name(), out);
     out.line(0, "data:");

@@ -23,7 +23,7 @@ use out::Out;
 use plan::Plan;
 pub(super) use quote::{Word, systemd as systemd_word, systemd_path};
 
-/// Who runs the processes.
+/// The engine that runs the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Engine {
     Systemd,
@@ -50,7 +50,7 @@ const APPLY: [&str; 4] = [
 ];
 const APPLY_USER: &str = "bpm export systemd --user -o DIR, copy DIR/* to ~/.config/systemd/user, systemctl --user daemon-reload, systemctl --user enable --now NAME.target";
 
-/// What was asked for.
+/// The options of the command line.
 pub(super) struct Options {
     image: Option<String>,
     replicas: u32,

@@ -1,4 +1,4 @@
-//! What is exported, before an engine's words: commands and environments as they would be under bpm.
+//! The export before it has an engine's words: commands and environments as they would be under bpm.
 
 use std::ffi::OsString;
 use std::fs;
@@ -26,7 +26,7 @@ const FIRST_PORT: u16 = 8080;
 
 /// All processes.
 pub(super) struct Plan {
-    /// What the project is called.
+    /// The name of the project.
     pub(super) name: String,
     pub(super) config: Config,
     pub(super) units: Vec<Unit>,
@@ -44,7 +44,7 @@ pub(super) struct Unit {
     /// Names of those whose values were left out.
     pub(super) secrets: Vec<String>,
     pub(super) port: Option<u16>,
-    /// What has to be built before, for a person.
+    /// The build that has to come before, for a person.
     pub(super) build: Option<String>,
     /// It starts with the project, or something that does depends on it.
     pub(super) wanted: bool,
@@ -172,7 +172,7 @@ fn fixed_port(process: &Process) -> Option<u16> {
     }
 }
 
-/// What starts by itself wants what it depends on.
+/// A unit that starts by itself wants its dependencies.
 fn want(units: &mut [Unit]) {
     let mut open: Vec<String> = units
         .iter()
@@ -223,7 +223,7 @@ fn unit(
             *value = marked(name);
         }
     }
-    // What is not set by the file is for the engine to fill in.
+    // The engine fills in variables that the file does not set.
     let texts = process.env.iter().map(|(_, value)| value.as_str());
     let lists = process.args.iter().chain(match &process.command {
         Some(config::Command::List(words)) => words.iter(),

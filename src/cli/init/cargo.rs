@@ -156,7 +156,7 @@ fn of_package(root: &Path, folder: &str, table: &DeTable, all: &mut Vec<Binary>)
     }
 }
 
-/// What stands below these keys.
+/// The value below these keys.
 pub(super) fn get<'t>(table: &'t DeTable<'t>, path: &[&str]) -> Option<&'t DeValue<'t>> {
     let (first, rest) = path.split_first()?;
     let value = table.get(*first)?.get_ref();

@@ -91,7 +91,7 @@ impl Item {
         self.entries.push(Entry::Note(text.into()));
     }
 
-    /// What could not be taken over: where it stands, what it is, and why.
+    /// Notes a setting that could not be taken over: where it stands, what it is, and why.
     pub(super) fn left(&mut self, place: &str, what: &str, why: &str) {
         self.entries.push(Entry::Left(left(place, what, why)));
     }
@@ -152,7 +152,7 @@ impl Draft {
         }
     }
 
-    /// What could not be taken over, and belongs to no process.
+    /// Notes a setting that could not be taken over, and belongs to no process.
     pub(super) fn left(&mut self, place: &str, what: &str, why: &str) {
         self.left.push(left(place, what, why));
     }

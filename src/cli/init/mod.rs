@@ -153,7 +153,7 @@ pub(super) fn init(call: &Call) -> Result<u8> {
             .with_hint("mcp-run(5) has examples; --from FILE takes a file of another name"));
     }
     let text = draft.text(VERSION);
-    // What is written has no mistakes: each process was read by itself, this is the whole.
+    // The new file has no mistakes: each process was read by itself, this is the whole.
     crate::config::parse(&text, CONFIG_FILE, &root)?;
     if call.has("stdout") {
         print(&text)?;
@@ -340,7 +340,7 @@ mod tests {
     use super::*;
     use crate::config::{self, Config};
 
-    /// What a reader makes of a file in `/shop`.
+    /// The draft that a reader makes of a file in `/shop`.
     pub(super) fn draft_of(
         file: &str,
         text: &str,

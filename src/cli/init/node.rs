@@ -150,7 +150,7 @@ fn ends_with_stdin(script: &str) -> bool {
         || (named("tailwindcss") && (has("--watch") || has("-w")))
 }
 
-/// What runs a script: by `packageManager`, else by the lock file, else npm.
+/// The program that runs scripts: by `packageManager`, else by the lock file, else npm.
 fn runner(root: &Path, package: &Value) -> &'static [&'static str] {
     let named = package["packageManager"].as_str().unwrap_or_default();
     let named = named.split('@').next().unwrap_or_default();

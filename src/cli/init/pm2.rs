@@ -190,7 +190,7 @@ fn app(
     Ok(item)
 }
 
-/// What pm2 would execute.
+/// The command that pm2 would execute.
 fn command(
     source: &Source,
     app: &Map<String, Value>,

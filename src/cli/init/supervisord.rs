@@ -25,7 +25,7 @@ impl Section {
     }
 }
 
-/// What of the supervisor itself says nothing of programs.
+/// Sections of the supervisor itself, which say nothing of programs.
 const ITS_OWN: &[&str] = &[
     "unix_http_server",
     "inet_http_server",
@@ -170,7 +170,7 @@ impl Context<'_> {
         }
         let mut item = Item::new(self.name, self.source.at(self.section.line));
         item.list("command", &command);
-        // What supervisor does where nothing is said.
+        // The default of supervisor.
         if self.section.get("autorestart").is_none() {
             item.text("restart", "on-failure");
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::reason;
 use crate::base::logger::Level;
-use crate::build::runner::{BuildJob, BuildOutcome, Builder, Report};
+use crate::build::runner::{BuildJob, BuildOutcome, Builder, CopyPlace, Report};
 use crate::build::{self, Artifact, BuildErrors, BuildPlan};
 use crate::config::{self, Environment, Happening, Mode, Process};
 use crate::engine::handle::Notice;
@@ -178,7 +178,13 @@ impl Supervisor {
             root: root.clone(),
             stdout: spawned.stdout,
             stderr: spawned.stderr,
-            bin_dir: self.setup.dir.bin(&process.name),
+            place: match account {
+                None => CopyPlace::Ours(self.setup.dir.bin(&process.name)),
+                Some(account) => CopyPlace::Theirs {
+                    process: process.name.clone(),
+                    account,
+                },
+            },
             keep: self.executables(unit),
             report: Box::new(move |report| {
                 handle.tell(match report {

@@ -31,6 +31,7 @@ use crate::os::{files, proc};
 use super::Supervisor;
 use super::environments::{self, Variables};
 use super::launch::Starter;
+use super::listening::Before;
 use super::runs::{RunRecord, Runs};
 
 /// How many notices of a run are taken before others have their turn: a process that says more than bpm can
@@ -55,6 +56,8 @@ pub(super) struct RunChecks {
     env: Option<Arc<Variables>>,
     /// The lines of the run.
     lines: Option<Following>,
+    /// Sockets that listened before it began.
+    before: Option<Before>,
 }
 
 /// A socket over which a run says how it is. Its file goes with it.
@@ -96,7 +99,21 @@ impl RunChecks {
             told: None,
             env: None,
             lines: None,
+            before: None,
         })
+    }
+
+    /// Its readiness is a connection.
+    pub(super) fn connects(&self) -> bool {
+        matches!(self.ready, Some((Target::Connect(_), _)))
+    }
+
+    /// These sockets listened before the run began.
+    pub(super) fn set_before(&mut self, before: Option<Before>) {
+        if let Some((target, _)) = &mut self.ready {
+            target.set_before(&before);
+        }
+        self.before = before;
     }
 
     /// The run is to say how it is.
@@ -255,6 +272,7 @@ impl Checks {
         new.notify = old.notify;
         new.lines = old.lines;
         new.told = old.told;
+        new.set_before(old.before);
         match old.env {
             Some(env) => new.env = Some(env),
             None => new.keep_environment(env),
@@ -658,7 +676,7 @@ fn refused(name: &str, message: &NotifyMessage) -> String {
 }
 
 /// It is the run in service, and ready.
-fn is_good(fleet: &Fleet, key: RunKey) -> bool {
+pub(super) fn is_good(fleet: &Fleet, key: RunKey) -> bool {
     let facts = fleet.facts(key.unit);
     facts.is_some_and(|f| f.generation == Some(key.generation) && f.ready == Some(true))
 }

@@ -29,6 +29,7 @@ use super::Supervisor;
 use super::adopt::settings_of;
 use super::checks::RunChecks;
 use super::environments::{self, Base, Purpose, Variables};
+use super::listening::Expected;
 use super::runs::RunRecord;
 
 /// Starts children; what is the same for all of them.
@@ -77,7 +78,7 @@ impl From<Spawned> for Started {
     }
 }
 
-/// What else a child gets.
+/// The sockets, the account and the cgroup of a child.
 #[derive(Debug, Clone, Copy, Default)]
 struct With<'a> {
     /// Become its descriptors 3, 4, ...
@@ -262,7 +263,12 @@ impl Supervisor {
         let exec = build::run(process, &artifact, &expand)?;
         self.sockets
             .hold(key.unit, &addresses(process, &env)?, self.setup.umask)?;
+        if self.runs.of_unit(key.unit).next().is_none() {
+            self.sockets.repair(key.unit, self.setup.umask)?;
+        }
         self.holds_again(key.unit);
+        let port = self.known_port(process);
+        let port = port.filter(|port| !self.sockets.holds(key.unit, *port));
         let mut checks = RunChecks::new(process, &expand)?;
         if checks.needs_socket() {
             checks.open_socket(self.notify_path(key)?)?;
@@ -279,6 +285,8 @@ impl Supervisor {
         let env = Arc::new(env.into_iter().collect());
         checks.follow(&env, &log, run, first_line);
         let account = account(&process.launch)?;
+        let listening = Expected::new(port, self.sockets.inodes(key.unit), checks.connects());
+        checks.set_before(listening.before());
         let began = Mono::now();
         let cgroup = self.runs.cgroup(&process.name, run);
         if let Err(why) = self.runs.limit(cgroup.as_ref(), &process.launch.limits) {
@@ -329,6 +337,7 @@ impl Supervisor {
         self.runs.enter(key, record);
         self.lives.note(Event::Spawned { run: key, pid });
         self.checks.begin(key, checks);
+        self.listening.begin(key, listening);
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! its data; what needs several of them is a method here, in the file of its subject:
 //!
 //! - `inputs`: all that can come in; `timers`: what bpm does by time; `stop`: the end;
-//! - `launch`, `environments`, `ports`, `sockets`: starting a run; `runs`: its end, and what is left of it;
+//! - `launch`, `environments`, `ports`, `sockets`, `listening`: starting a run; `runs`: its end, and what is left of it;
 //! - `builds`; `checks`: readiness and health; `watching`: restarts when files change; `hooks`: commands that follow
 //!   events;
 //! - `orders`: who waits for what; `reload`; `units`: the processes; `events`, `publish`: what others see.
@@ -18,6 +18,7 @@ mod events;
 mod hooks;
 mod inputs;
 mod launch;
+mod listening;
 mod orders;
 mod ports;
 mod publish;
@@ -72,7 +73,9 @@ use events::EventLog;
 use hooks::Hooks;
 use inputs::{Input, Inputs, Signal, Source};
 use launch::Starter;
+use listening::Listening;
 use orders::Orders;
+use ports::Ports;
 use runs::Runs;
 use sockets::Sockets;
 use stop::Sweep;
@@ -116,7 +119,7 @@ pub struct Setup {
     pub only: bool,
     /// The names of this bpm.
     pub identity: Identity,
-    /// What is wrong with it from the start, a sentence each.
+    /// Its faults from the start on, a sentence each.
     pub warnings: Vec<String>,
     /// bpm's own log.
     pub logger: Arc<dyn Logger>,
@@ -164,7 +167,7 @@ pub trait Presence {
     fn fd(&self) -> Option<BorrowedFd<'_>>;
     /// Looks for what is missing, `anyway` or if something changed, and repairs it.
     fn check(&mut self, anyway: bool) -> PresenceState;
-    /// What could not be made.
+    /// The file or socket that could not be made.
     fn trouble(&self) -> Option<Trouble>;
     /// Holds up all that serves, and writes what the next program needs of it.
     ///
@@ -236,6 +239,8 @@ pub struct Supervisor {
     builds: Builds,
     checks: Checks,
     sockets: Sockets,
+    ports: Ports,
+    listening: Listening,
     watch: FileWatch,
     orders: Orders,
     events: EventLog,
@@ -299,6 +304,8 @@ impl Supervisor {
             builds: Builds::default(),
             checks: Checks::new(&handle, starter)?,
             sockets: Sockets::default(),
+            ports: Ports::default(),
+            listening: Listening::default(),
             watch: FileWatch::default(),
             orders: Orders::default(),
             events: EventLog::new(Arc::clone(&setup.logger), state.event),
@@ -321,7 +328,7 @@ impl Supervisor {
 
     /// Opens held sockets before others can find us: a connection that is made as soon as bpm answers waits in them.
     pub fn open_sockets(&mut self) {
-        // What a killed bpm left may have the addresses until `begin` ends it.
+        // Leftovers of a killed bpm may have the addresses until `begin` ends them.
         if !self.setup.killed_before && !self.state.get().is_damaged() {
             self.hold_all_sockets();
         }
@@ -521,10 +528,12 @@ impl Supervisor {
             }
             // Once for all that was signalled, and that has ended: both look at every orphan.
             self.signal_orphans();
-            if !self.runs.take_ends_due() {
+            self.examine_listening();
+            if self.runs.take_ends_due() {
+                self.find_ends();
+            } else if self.lives.queue.is_empty() {
                 break;
             }
-            self.find_ends();
         }
         self.begin_health();
         self.publish();
@@ -568,6 +577,7 @@ impl Supervisor {
             self.lives.fleet.next_deadline(),
             self.environments.deadline(Mono::now()),
             self.checks.deadline(),
+            self.listening.deadline(),
             self.watch.deadline(),
             self.hooks.deadline(),
             self.timers.deadline(),

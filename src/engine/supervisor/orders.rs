@@ -236,7 +236,7 @@ impl Supervisor {
         });
         Done {
             name: target.name.clone(),
-            ok: !failed && stopped.leftovers.is_empty(),
+            ok: !failed && (target.order != Order::Stop || stopped.leftovers.is_empty()),
             mode: facts.map_or(Mode::Release, |f| f.mode),
             pid: facts.and_then(|f| f.pid),
             previous_pid: before.pid,

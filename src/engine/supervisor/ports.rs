@@ -1,11 +1,14 @@
 //! The ports that processes are given.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::base::error::reason;
+use crate::base::logger::Level;
+use crate::base::paths::ProjectDir;
 use crate::base::table::Table;
 use crate::config::{self, PortWish, Process};
+use crate::engine::state_file::State;
 use crate::lifecycle::UnitId;
 use crate::os::{net, proc};
 
@@ -14,7 +17,41 @@ use super::Supervisor;
 /// A free port that another process is to have is passed over; this many are tried.
 const TRIES: usize = 64;
 
+/// Ports that are used while another process has the kept one.
+#[derive(Default)]
+pub(super) struct Ports {
+    stand_ins: Table<String, u16>,
+}
+
 impl Supervisor {
+    /// The process that listens there: `pid 77 (node server.js)`.
+    fn holder(&self, ip: IpAddr, port: u16) -> String {
+        let Some((pid, command)) = proc::port_holder(ip, port) else {
+            return "another process".into();
+        };
+        match self.other_project(pid) {
+            Some((name, root)) => {
+                format!("process {name} of {root} (pid {pid}): \"bpm -C {root} stop\" frees it")
+            }
+            None => format!("pid {pid} ({command})"),
+        }
+    }
+
+    /// The process of another project that has that pid, and the project's root: what a deploy that switches a link
+    /// leaves behind, say.
+    fn other_project(&self, pid: i32) -> Option<(String, String)> {
+        let marker = proc::marker(pid)?;
+        let (project, rest) = marker.split_once('/')?;
+        let (name, _) = rest.rsplit_once('/')?;
+        if project == self.marker() {
+            return None;
+        }
+        let known = std::fs::read_dir(self.setup.dir.path().parent()?).ok()?;
+        let mut known = known.flatten().map(|entry| ProjectDir::at(entry.path()));
+        let dir = known.find(|dir| dir.marker() == project)?;
+        Some((name.into(), State::look(&dir.state()).root?))
+    }
+
     /// The port of `port`; one of `"auto"` is taken now if it was not before, and kept.
     pub(super) fn port_of(&mut self, process: &Process) -> Result<Option<u16>, String> {
         match (process.port, self.known_port(process)) {
@@ -27,7 +64,10 @@ impl Supervisor {
     pub(super) fn known_port(&self, process: &Process) -> Option<u16> {
         match process.port? {
             PortWish::Fixed(port) => Some(port),
-            PortWish::Auto => self.state.get().port_of(&process.name),
+            PortWish::Auto => {
+                let stand_in = self.ports.stand_ins.get(&process.name).copied();
+                stand_in.or_else(|| self.state.get().port_of(&process.name))
+            }
         }
     }
 
@@ -49,7 +89,7 @@ impl Supervisor {
     }
 
     /// Sees that the port is free: its holder is named before the process would die of it, and one of
-    /// `"auto"` is replaced. Not asked where an old run has it (an overlapping swap), or bpm.
+    /// `"auto"` is replaced as long as another process has it. Not asked where an old run has it (an overlapping swap), or bpm.
     pub(super) fn free_port(&mut self, unit: UnitId, process: &Process) -> Result<(), String> {
         let Some(port) = self.port_of(process)? else {
             return Ok(());
@@ -57,21 +97,53 @@ impl Supervisor {
         if self.runs.of_unit(unit).next().is_some() || self.sockets.holds(unit, port) {
             return Ok(());
         }
-        let holder = net::loopback_listener(port);
         if process.port == Some(PortWish::Auto) {
-            return match holder.is_some() || self.is_for_another(port, &process.name) {
-                true => self.take_port(&process.name).map(drop),
-                false => Ok(()),
-            };
+            return self.free_kept_port(&process.name, port);
         }
-        let Some(ip) = holder else { return Ok(()) };
-        Err(match proc::port_holder(ip, port) {
-            Some((pid, command)) => format!("port {port} is in use by pid {pid} ({command})"),
-            None => format!("port {port} is in use by another process"),
-        })
+        match net::loopback_listener(port) {
+            Some(ip) => Err(format!(
+                "port {port} is in use by {}",
+                self.holder(ip, port)
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The kept port where it is free, else another one for now; `port` is the one that was used last.
+    fn free_kept_port(&mut self, process: &str, port: u16) -> Result<(), String> {
+        let kept = self.state.get().port_of(process).unwrap_or(port);
+        if self.is_for_another(kept, process) {
+            self.ports.stand_ins.remove(process);
+            return self.take_port(process).map(drop);
+        }
+        let Some(ip) = net::loopback_listener(kept) else {
+            if self.ports.stand_ins.remove(process).is_some() {
+                let text = format!("{process}: port {kept} is free again, and used again");
+                self.events.say(Level::Info, &text);
+            }
+            return Ok(());
+        };
+        if port != kept && net::loopback_listener(port).is_none() {
+            return Ok(());
+        }
+        let stand_in = self.find_port(process)?;
+        self.ports.stand_ins.insert(process.into(), stand_in);
+        let text = format!(
+            "port {kept}, kept for it, is in use by {}: {stand_in} until it is free",
+            self.holder(ip, kept)
+        );
+        let id = self.units.id_of(process);
+        self.happened(Level::Warn, id, "port", text);
+        Ok(())
     }
 
     fn take_port(&mut self, process: &str) -> Result<u16, String> {
+        let port = self.find_port(process)?;
+        self.state.edit().keep_port(process, port);
+        Ok(port)
+    }
+
+    fn find_port(&self, process: &str) -> Result<u16, String> {
         let wrong = |e| format!("no free port: {}", reason(&e));
         let mut port = net::free_port().map_err(wrong)?;
         for _ in 0..TRIES {
@@ -80,7 +152,6 @@ impl Supervisor {
             }
             port = net::free_port().map_err(wrong)?;
         }
-        self.state.edit().keep_port(process, port);
         Ok(port)
     }
 
@@ -88,6 +159,8 @@ impl Supervisor {
     fn is_for_another(&self, port: u16, process: &str) -> bool {
         let mut fixed = self.setup.config.processes.iter();
         let fixed = fixed.any(|p| p.name != process && p.port == Some(PortWish::Fixed(port)));
-        fixed || self.state.get().is_kept_for_another(port, process)
+        let mut stand_ins = self.ports.stand_ins.iter();
+        let stands_in = stand_ins.any(|(name, taken)| name != process && *taken == port);
+        fixed || stands_in || self.state.get().is_kept_for_another(port, process)
     }
 }

@@ -132,11 +132,20 @@ impl Supervisor {
             let record = self.runs.get(key)?;
             Some((record.run(), record.is_adopted()))
         });
+        let wrong = generation.and_then(|generation| {
+            let key = RunKey {
+                unit: id,
+                generation,
+            };
+            self.listening.wrong(key)
+        });
         let port = self.known_port(&process);
         let Some(unit) = self.units.get_mut(id) else {
             return false;
         };
-        let view = Arc::new(unit.view(facts, run, port));
+        let mut view = unit.view(facts, run, port);
+        view.warnings.extend(wrong);
+        let view = Arc::new(view);
         unit.view = Some(Arc::clone(&view));
         unit.changed = false;
         self.follow_view(id, shown, &view);

@@ -61,7 +61,7 @@ pub(super) struct RunRecord {
     cgroup: Option<Cgroup>,
 }
 
-/// What reads the output of a run.
+/// The capture of a run's output.
 pub(super) struct Output {
     /// Held so that late lines of what it left behind are still read.
     capture: Capture,
@@ -89,7 +89,7 @@ struct Adopted {
     reaper: i32,
     /// When its first process began: its number may be another's once that is reaped.
     start: u64,
-    /// What is left of it and is to end: nobody else tells us.
+    /// Leftovers of it that are to end: their pidfds report the end, since bpm is not the parent.
     left: Vec<PidFd>,
 }
 
@@ -125,7 +125,7 @@ impl Stop {
     }
 }
 
-/// Which processes of a run get the stop signal first.
+/// The processes of a run that get the stop signal first.
 fn receiver(process: &Process) -> Receiver {
     let first = match &process.command {
         Some(Command::List(words)) => words.first().cloned(),
@@ -401,6 +401,13 @@ impl Runs {
         all.map(|(key, record)| (*key, record.as_ref()))
     }
 
+    /// The living processes of a run, but for those that came to us when their parents ended.
+    pub(super) fn processes(&self, key: RunKey) -> Vec<i32> {
+        let record = self.records.get(&key);
+        let all = record.map(|record| members(key, record, &[]));
+        all.into_iter().flatten().map(|p| p.pid).collect()
+    }
+
     /// Pids of first processes, dead ones too.
     pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
         self.by_pid.keys().copied()
@@ -551,7 +558,7 @@ impl Runs {
         key.is_some_and(|key| self.note_death(key))
     }
 
-    /// What is waited for of runs that were taken over.
+    /// The descriptors to poll for runs that were taken over.
     pub(super) fn fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Until)> {
         let leaders = self.records.values().filter_map(|r| r.leader.as_ref());
         let leaders = leaders.filter_map(|leader| Some(leader.adopted()?.fd()));
@@ -682,7 +689,7 @@ impl Runs {
             }
             let left = members(*key, record, &orphans);
             if record.stop.killing {
-                // What it starts meanwhile dies with it.
+                // Processes that it starts meanwhile die with it.
                 if let Some(group) = &record.cgroup
                     && !left.is_empty()
                 {
@@ -817,6 +824,15 @@ fn members(key: RunKey, record: &RunRecord, orphans: &[Orphan]) -> Vec<Proc> {
     all
 }
 
+/// A process that survived KILL: its program, and why it did, as far as it can be told.
+fn survivor(pid: i32) -> String {
+    let program = proc::program(pid).unwrap_or_else(|| "?".into());
+    match proc::why_held(pid) {
+        Some(why) => format!("{program} ({why})"),
+        None => program,
+    }
+}
+
 impl Supervisor {
     /// All that a run had written at the end of its first process, or of all of it, is in its log.
     pub(super) fn drained(&mut self, key: RunKey, all: bool) {
@@ -826,6 +842,7 @@ impl Supervisor {
         };
         self.record_exit(key, exit.view);
         self.checks.end(key);
+        self.listening.end(key);
         let success = exit.success;
         self.lives.note(Event::Exited { run: key, success });
         match exit.leaves {
@@ -893,7 +910,7 @@ impl Supervisor {
         let named: Vec<(i32, String)> = left
             .iter()
             .filter(|p| p.state != 'Z')
-            .map(|p| (p.pid, proc::program(p.pid).unwrap_or_else(|| "?".into())))
+            .map(|p| (p.pid, survivor(p.pid)))
             .collect();
         if !named.is_empty() {
             let text = format!("survived KILL and is given up: {named:?}");

@@ -1,4 +1,4 @@
-//! What bpm knows to be wrong with itself: shown by `get_status`, `bpm status` and `bpm doctor`, until it is right again.
+//! The faults that bpm knows of itself: shown by `get_status`, `bpm status` and `bpm doctor`, until they are gone.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use crate::base::logger::Level;
 
 use super::{Presence, PresenceState, Supervisor};
 
-/// What could not be written or made is tried again after this.
+/// A failed write is tried again after this.
 const AGAIN: Duration = Duration::from_secs(2);
 /// A bpm that nobody can find stops after this.
 const LOST: Duration = Duration::from_secs(600);
 
-/// What is wrong now.
+/// The faults that bpm has now.
 pub(super) struct Warnings {
     /// It does not change while bpm lives.
     fixed: Vec<String>,

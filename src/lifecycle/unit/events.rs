@@ -269,7 +269,7 @@ impl Unit {
         };
         let (good, built) = (run.good.is_some(), run.built);
         let lived = run.started.map_or(Duration::ZERO, |s| now.since(s));
-        // What could not begin has not crashed.
+        // A run that could not begin has not crashed.
         self.runs.crashes += u64::from(!matches!(why, Why::Spawn(_)));
         self.gap_from = Some(now);
         if self.policy.restart == Restart::Never {

@@ -330,7 +330,7 @@ fn resumed_run_goes_on_as_if_nothing_had_happened() {
 
 type SeenLine = (Option<u64>, u64, Stream, String);
 
-/// What a follower sees of a log, but for times.
+/// The lines of a log as a follower sees them, but for times.
 fn seen(log: &Log) -> (Vec<SeenLine>, u64, u64) {
     let (mut lines, mut dropped, mut after) = (Vec::new(), 0, 0);
     while after + 1 < log.next_seq() {

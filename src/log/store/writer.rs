@@ -473,7 +473,7 @@ impl Writer {
         let Some(open) = &mut self.open else {
             return Ok(());
         };
-        // What stops it in the middle is known by writing the rest: the disk is full, or the file may not grow.
+        // Writing the rest tells why it stopped in the middle: the disk is full, or the file may not grow.
         open.log.write_all(bytes).inspect_err(|_| {
             // Without a part of it: the file holds what its index covers.
             let _ = open.log.set_len(open.size());

@@ -16,9 +16,9 @@ pub struct Policy {
     pub allowed_hosts: Vec<String>,
     /// `Origin` values beyond the loopback ones.
     pub allowed_origins: Vec<String>,
-    /// What a request must carry; it replaces the check of the uid. Never empty.
+    /// Each request must carry it; it replaces the check of the uid. Never empty.
     pub token: Option<Vec<u8>>,
-    /// What opens `/metrics` alone. Never empty.
+    /// Opens `/metrics` alone. Never empty.
     pub metrics_token: Option<Vec<u8>>,
     /// The page at `/` is served.
     pub dashboard: bool,

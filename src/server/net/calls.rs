@@ -74,12 +74,11 @@ impl ReplyTo {
     }
 }
 
-/// What a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Something that is to happen.
     Wait,
-    /// What a worker does at once.
+    /// A worker answers it at once.
     Search,
     Subscription,
 }
@@ -661,7 +660,7 @@ fn stopping() -> Refusal {
     Refusal::new(STOPPING, "bpm is stopping").status(503)
 }
 
-/// What a client of bpm's own says that it is.
+/// The kind of client, as a client of bpm's own names itself.
 fn client_kind(params: &Value) -> ClientKind {
     match params.get("client").and_then(Value::as_str) {
         Some("cli") => ClientKind::Cli,

@@ -142,7 +142,7 @@ pub(super) enum End {
     Dead,
 }
 
-/// What came and was not served yet.
+/// Bytes that came and are not served yet.
 #[derive(Default)]
 pub(super) struct Input {
     pub(super) bytes: Vec<u8>,
@@ -156,7 +156,7 @@ pub(super) struct Input {
     began: Option<Mono>,
 }
 
-/// What is to be written.
+/// Bytes that are still to be written.
 #[derive(Default)]
 struct Output {
     bytes: Vec<u8>,
@@ -165,7 +165,7 @@ struct Output {
     stuck: Option<Mono>,
 }
 
-/// What the event loop watches a connection for.
+/// The events that the loop watches a connection for.
 pub(super) struct Watch {
     pub(super) interest: EpollFlags,
     /// Until when the connection may stay as it is.
@@ -179,7 +179,7 @@ pub(super) struct Conn {
     pub(super) sock: Sock,
     /// None: the Unix socket.
     pub(super) ends: Option<Ends>,
-    /// What the kernel said of the user that connected; None: not asked yet.
+    /// Whether the kernel names our user as the peer; None: not asked yet.
     pub(super) ours: Option<bool>,
     pub(super) proto: Proto,
     pub(super) caller: Caller,
@@ -340,7 +340,7 @@ impl Conn {
                 self.end = End::Lingering(now.after(LINGER_TIME));
             }
             End::Flushed { .. } => self.end = End::Dead,
-            // What is left in the buffer is no whole request, and the rest will not come.
+            // The buffer has no whole request, and the rest will not come.
             End::Open if eof && idle && self.phase() == Phase::Reading => self.end = End::Dead,
             End::Lingering(_) if eof => self.end = End::Dead,
             End::Open | End::Lingering(_) | End::Dead => {}
@@ -389,7 +389,7 @@ impl Conn {
         self.input.began = None;
     }
 
-    /// What epoll is to watch for.
+    /// The events for epoll to report.
     pub(super) fn wanted(&self) -> EpollFlags {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLOUT, self.pending() > 0);

@@ -1,4 +1,4 @@
-//! What requests and calls need besides their connection.
+//! The state that requests and calls share: calls, batches, timers, the access policy.
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -159,7 +159,7 @@ pub(super) fn broken() -> Refusal {
     Refusal::new(INTERNAL_ERROR, "Internal error; the daemon's log says more").status(500)
 }
 
-/// What is due.
+/// The owner of a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Due {
     /// To accept again, or only to see whether the end has come.

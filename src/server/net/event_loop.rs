@@ -244,7 +244,7 @@ impl EventLoop {
         self.places.update(c);
         c.settle(now);
         if let End::Lingering(_) = c.end {
-            // What has come, and what still comes, is thrown away.
+            // Input is thrown away from here on.
             self.ctx.bulk |= c.input.bytes.capacity() > BULK;
             c.input.bytes = Vec::new();
         }

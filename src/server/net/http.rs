@@ -32,7 +32,7 @@ pub(super) enum View {
     Metrics,
 }
 
-/// What a request is for.
+/// The target of a request.
 enum Route {
     Mcp,
     View(View),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::os::memory;
 
-/// What a worker does; it must not panic.
+/// A worker's task; it must not panic.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 /// The most threads.

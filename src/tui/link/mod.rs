@@ -41,7 +41,7 @@ const MODERN: &str = "2026-07-28";
 /// Orders wait so long for their answer.
 const PATIENCE: u64 = 600;
 
-/// What is to be reached.
+/// The server to connect to.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     /// The daemon of a project, which can be started.
@@ -65,7 +65,7 @@ pub(super) struct Options {
     pub(super) bpm: PathBuf,
 }
 
-/// What an id stands for.
+/// The request that an id stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Pending {
     Hello,
@@ -196,12 +196,12 @@ impl Link {
         self.end.take()
     }
 
-    /// What there is to tell.
+    /// Takes the news for the model.
     pub(super) fn take_told(&mut self) -> Vec<Told> {
         std::mem::take(&mut self.told)
     }
 
-    /// What to wait for.
+    /// The descriptors to poll.
     pub(super) fn interests(&self) -> Vec<Interest<'_>> {
         let mut all = Vec::new();
         match &self.phase {
@@ -631,7 +631,7 @@ impl Link {
             self.ask_status(&mut c, now);
         }
         self.tail.turn(&mut c, now);
-        // What was just asked for goes out now, not with the next event.
+        // New requests go out now, not with the next event.
         let mut more = Vec::new();
         if let Err(Lost::Why(why)) = c.wire.turn(&mut more) {
             self.lost = Some(now);
@@ -763,7 +763,7 @@ impl Link {
     }
 }
 
-/// What was reloaded, from its data.
+/// Describes a reload, from its data.
 fn reloaded(data: &Value) -> String {
     if let Some(error) = items(&data["errors"]).next() {
         return error
@@ -814,7 +814,7 @@ fn speaks(hello: &Value) -> Result<()> {
     verdict::speaks(text("version"), text("min_client_version"), protocol)
 }
 
-/// Who stopped the project on purpose, if somebody did and nobody has started it since; and when.
+/// The client that stopped the project on purpose, if nobody has started it since; and when.
 fn stopped_by(project: &Project) -> Option<(i64, Option<String>)> {
     let (bytes, _) = files::read_named(&project.dir.state()).ok()?;
     let state: Value = serde_json::from_slice(&bytes).ok()?;
@@ -831,7 +831,6 @@ pub(super) fn bpm_beside(own: Option<&Path>) -> PathBuf {
         .unwrap_or_else(|| "bpm".into())
 }
 
-/// What an address leads to.
 impl From<Address> for Target {
     fn from(address: Address) -> Self {
         match address {

@@ -1,4 +1,4 @@
-//! Which lines of the shown log are read, and when.
+//! Decides when lines of the shown log are read, and which.
 //!
 //! Over bpm's socket they are pushed as they come (`bpm/follow`). A flood is not: then the newest lines are
 //! fetched once a frame, and the others are counted. Over HTTP they are always fetched: when the server says
@@ -83,7 +83,7 @@ impl Tail {
         *self = Self {
             view,
             generation,
-            // What is under way is cancelled once the connection is at hand.
+            // Requests under way are cancelled once the connection is at hand.
             mode,
             fresh: true,
             window,

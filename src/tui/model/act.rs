@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What keys and the mouse do.
+//! The actions of keys and of the mouse.
 
 use super::news::FEW;
 use super::{Ask, Dialect, ESCAPE, Effect, Entry, Field, Link, Model, Overlay, REST, View};
@@ -455,7 +455,7 @@ impl Model {
         let mut view = self.log.view.clone();
         view.lines = MOST_LINES;
         self.log.view.lines = MOST_LINES;
-        // What is shown stays until the answer replaces it.
+        // The text on the screen stays until the answer replaces it.
         self.log.generation += 1;
         let generation = self.log.generation;
         self.effect(Effect::Show(view, generation));

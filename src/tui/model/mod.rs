@@ -97,7 +97,7 @@ pub enum Link {
     TooOld(String),
 }
 
-/// What kind of server it is.
+/// The kind of server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Dialect {
     /// bpm.
@@ -107,16 +107,15 @@ pub enum Dialect {
     FourTools,
 }
 
-/// What is known of the server.
+/// All that the model knows of the server.
 #[derive(Debug, Default)]
 pub struct Server {
     /// As a person calls it: the project, or the address.
     pub name: String,
     /// How the connection is.
     pub link: Link,
-    /// What can be asked.
     pub dialect: Dialect,
-    /// What it said last.
+    /// Its last answer.
     pub status: Option<Status>,
     /// When, in milliseconds since 1970.
     pub at: i64,
@@ -155,7 +154,6 @@ pub struct List {
 pub struct Shown {
     /// Its lines.
     pub output: Output,
-    /// Which it is.
     pub view: View,
     /// Rises with each request, so that late answers are known.
     pub generation: u64,
@@ -175,7 +173,6 @@ pub struct Shown {
 /// A line that is typed in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
-    /// What for.
     pub what: Entry,
     /// So far.
     pub text: String,
@@ -183,7 +180,7 @@ pub struct Field {
     pub cursor: usize,
 }
 
-/// What a line is typed in for.
+/// The purpose of a line that is typed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
     /// `/`
@@ -194,7 +191,7 @@ pub enum Entry {
     Names,
 }
 
-/// What lies over the panels.
+/// A box over the panels.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Overlay {
     /// All keys and the last messages.
@@ -206,13 +203,11 @@ pub enum Overlay {
         /// Its lines.
         lines: Vec<String>,
     },
-    /// What the compiler said of a process.
+    /// The compiler's errors of a process.
     Errors {
-        /// Whose.
         process: String,
         /// Errors first.
         list: Vec<Fault>,
-        /// Which is selected.
         selected: usize,
         /// The build log has been looked through.
         whole: bool,
@@ -233,7 +228,6 @@ pub struct Question {
 /// Something said to the person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// What.
     pub text: String,
     /// It went wrong.
     pub bad: bool,
@@ -242,7 +236,7 @@ pub struct Message {
     until: Option<Mono>,
 }
 
-/// What the person is doing.
+/// The state of the dialog with the person.
 #[derive(Debug, Default)]
 pub struct Dialog {
     /// Over the panels.
@@ -275,7 +269,7 @@ pub struct Screen {
     pub times: bool,
 }
 
-/// What is to be done outside.
+/// The model asks its surroundings to do this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Ask the server.
@@ -300,7 +294,7 @@ pub enum Effect {
     Start,
 }
 
-/// What comes.
+/// An event that reaches the model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// From the person.
@@ -358,7 +352,7 @@ impl Model {
         self.pass_time();
     }
 
-    /// What is to be done, once.
+    /// Takes the effects: each is carried out once.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)
     }
@@ -477,7 +471,7 @@ impl Model {
         self.processes().iter().find(|p| p.name == *name)
     }
 
-    /// What is said on the way out.
+    /// The text that stays on the terminal after the end.
     pub fn farewell(&self) -> String {
         use super::status::Kind;
         let name = &self.server.name;

@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What the server is asked and what it answers.
+//! The questions to the server, and its answers.
 
 use std::collections::VecDeque;
 
@@ -23,7 +23,7 @@ pub enum Ask {
     Stop(String),
     /// How it last ended.
     Why(String),
-    /// What the compiler said in its last build.
+    /// The compiler's errors of its last build.
     Faults(String),
     /// Read the file again, or say what that would do.
     Reload {
@@ -37,7 +37,6 @@ pub enum Ask {
 /// A log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
-    /// Whose.
     pub process: String,
     /// Of its builds.
     pub builds: bool,
@@ -65,10 +64,9 @@ pub struct Batch {
     pub lost: u64,
 }
 
-/// What came of an [`Ask`].
+/// The answer to an [`Ask`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// What was asked.
     pub ask: Ask,
     /// For a person; of a failure why.
     pub text: String,
@@ -83,7 +81,7 @@ pub struct Answer {
 pub enum Told {
     /// How the connection is now.
     Link(Link),
-    /// What it can be asked; its name, if it told one.
+    /// The dialect that it speaks; its name, if it told one.
     Server(Dialect, Option<String>),
     /// How it is.
     Status(Status),
@@ -91,7 +89,6 @@ pub enum Told {
     Lines(Batch),
     /// There are no lines, and why.
     NoLines(u64, String),
-    /// What came of a question.
     Answer(Answer),
 }
 
@@ -118,7 +115,7 @@ impl Model {
 
     fn linked(&mut self, link: Link) {
         if link == Link::Live && self.server.link != Link::Live {
-            // What was not asked before is asked again; what was under way is not known any more.
+            // Unsent questions are asked again; the outcome of orders that were under way is not known any more.
             let lost = std::mem::take(&mut self.dialog.orders);
             if !lost.is_empty() {
                 self.say(

@@ -93,7 +93,7 @@ fn bare(grid: &mut Grid, layout: &Layout, model: &Model) {
     overlay::draw(grid, model);
 }
 
-/// What is shown may not be so any more.
+/// The screen may be out of date.
 fn is_old(model: &Model) -> bool {
     model.server.status.is_some() && !matches!(model.server.link, Link::Live)
 }
@@ -325,7 +325,7 @@ pub(super) fn mark(kind: Kind) -> (char, Style) {
     }
 }
 
-/// What stands for a character where there is only ASCII.
+/// Replaces a character where there is only ASCII.
 fn ascii(c: char) -> char {
     match c {
         '\0'..='~' => c,

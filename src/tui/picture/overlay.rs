@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! What lies over the panels: help, cards, errors, details.
+//! The boxes over the panels: help, cards, errors, details.
 
 use super::{Span, frame, put_spans, wrap};
 use crate::tui::cell::{Area, Grid, REVERSE, Style, width_of};

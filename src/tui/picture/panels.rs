@@ -68,7 +68,7 @@ pub(super) fn server(grid: &mut Grid, area: Area, model: &Model) {
     let columns = usize::from(area.w);
     let (sign, style, words) = link_words(model);
     let mut lines: Vec<Vec<Span>> = Vec::new();
-    // What can be done about it begins a row.
+    // The advice begins a row.
     let parts = words
         .split_inclusive("; ")
         .flat_map(|part| wrap(part, columns.saturating_sub(2)));
@@ -439,7 +439,7 @@ fn sparkline(readings: &VecDeque<Option<f64>>, columns: usize, least: f64) -> St
     bars.chain(std::iter::repeat_n(' ', blank)).collect()
 }
 
-/// What is wrong with it.
+/// The faults of a process.
 fn wrong(process: &Process, model: &Model) -> Vec<Vec<Span>> {
     let mut groups: Vec<Vec<Span>> = Vec::new();
     let again = process

@@ -13,7 +13,7 @@ use crate::os::poll::Until;
 pub(super) use http::{Http, PROTOCOL};
 pub(super) use lines::Lines;
 
-/// What a descriptor is waited on for.
+/// A descriptor to poll, and the events to poll it for.
 pub(super) type Interest<'a> = (BorrowedFd<'a>, Until);
 
 /// Bytes that are read in one go: keys have their turn in between.
@@ -24,7 +24,7 @@ const LONGEST: usize = 64 << 20;
 /// Why there is no connection any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lost {
-    /// What the system or the server said.
+    /// The words of the system or of the server.
     Why(String),
     /// 401.
     NeedsToken,
@@ -83,7 +83,7 @@ impl Wire {
         }
     }
 
-    /// What to wait for.
+    /// Adds the descriptors to poll.
     pub(super) fn interests<'a>(&'a self, into: &mut Vec<Interest<'a>>) {
         match self {
             Self::Lines(lines) => lines.interests(into),

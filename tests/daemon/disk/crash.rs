@@ -117,7 +117,7 @@ fn newest(project: &Project, args: Value) -> (Vec<Shown>, Value) {
 #[test]
 fn nothing_that_was_shown_is_lost_with_the_daemon() {
     let mut project = Project::new(
-        "log_disk = \"256M\"\n[process.p]\n\
+        "log_disk = \"48M\"\n[process.p]\n\
          command = \"while [ ! -e go ]; do sleep 0.02; done; exec FIXTURE count\"\n",
     );
     // A run for each round.
@@ -125,7 +125,7 @@ fn nothing_that_was_shown_is_lost_with_the_daemon() {
     let mut random = u64::from(std::process::id());
     let mut highest = 0;
     let mut before: Vec<Shown> = Vec::new();
-    for round in 1..=8 {
+    for round in 1..=4 {
         project.up();
         // What was shown before the kill is there, under the same numbers.
         for line in &before {
@@ -153,7 +153,7 @@ fn nothing_that_was_shown_is_lost_with_the_daemon() {
         random = random
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        for _ in 0..=(random >> 33) % 60 {
+        for _ in 0..=(random >> 33) % 15 {
             seen.extend(newest(&project, json!({"tail": 3})).0);
         }
         murder(project.pid());
@@ -180,7 +180,7 @@ fn nothing_that_was_shown_is_lost_with_the_daemon() {
         }
         seen.sort();
         highest = seen.last().unwrap().seq;
-        let step = seen.len().div_ceil(30);
+        let step = seen.len().div_ceil(8);
         before = seen.into_iter().rev().step_by(step).collect();
         before.retain(|line| !line.text.is_empty());
     }
