@@ -209,7 +209,7 @@ fn the_others_leave_the_kernel_to_the_hands() {
 }
 
 #[test]
-fn only_the_hands_are_unsafe_and_they_say_why() {
+fn unsafe_code_is_in_os_alone_and_says_why() {
     let mut wrong = Vec::new();
     for file in files() {
         let mut argued = false;

@@ -843,7 +843,7 @@ fn ports_of_nobody_are_mistakes() {
 }
 
 #[test]
-fn what_no_program_can_be_given_is_a_mistake() {
+fn impossible_arguments_of_a_program_are_a_mistake() {
     let growing = |n: usize| -> String {
         let mut text = String::from("env.A0 = \"xxxxxxxxxx\"\n");
         for i in 1..n {
@@ -1084,7 +1084,7 @@ fn no_process_is_an_error() {
 }
 
 #[test]
-fn what_is_no_toml_is_told_with_its_place() {
+fn syntax_errors_have_a_place() {
     assert_eq!(
         bad("[process.web]\ncommand = web serve\nport = 1\nport = 2\n[process.db\n"),
         [

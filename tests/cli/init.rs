@@ -121,7 +121,7 @@ fn one_binary_needs_no_names() {
 }
 
 #[test]
-fn what_was_taken_from_cargo_runs() {
+fn init_of_a_cargo_project_runs() {
     let mut project = Project::empty();
     project.fake_cargo();
     project.source("exec sleep 1000");

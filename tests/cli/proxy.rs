@@ -301,7 +301,7 @@ fn daemon_is_started_from_the_binary_that_the_path_names_now() {
 }
 
 #[test]
-fn what_was_in_flight_is_answered_when_the_daemon_dies() {
+fn proxy_answers_calls_in_flight_when_the_daemon_dies() {
     let project = Project::new(NAP);
     let mut proxy = Proxy::new(&project, &[]);
     proxy.handshake();
@@ -328,7 +328,7 @@ fn what_was_in_flight_is_answered_when_the_daemon_dies() {
 }
 
 #[test]
-fn what_only_reads_is_asked_again_when_the_daemon_dies() {
+fn proxy_repeats_reading_calls_when_the_daemon_dies() {
     let project = Project::new(NAP);
     let mut proxy = Proxy::new(&project, &[]);
     proxy.handshake();
@@ -490,7 +490,7 @@ fn requests_run_side_by_side_and_odd_lines_are_answered() {
 }
 
 #[test]
-fn what_was_asked_last_is_answered_after_the_end_of_the_input() {
+fn proxy_answers_the_last_call_after_the_end_of_its_input() {
     let project = Project::new(NAP);
     let mut proxy = Proxy::new(&project, &[]);
     proxy.handshake();
@@ -553,7 +553,7 @@ fn alone_it_serves_and_takes_its_processes_with_it() {
 }
 
 #[test]
-fn it_ends_with_who_started_it() {
+fn proxy_ends_with_its_parent() {
     let project = Project::new(NAP);
     project.cli(["-d"]).exits(0);
     // The input stays open in our hands, so only the parent's end can tell.

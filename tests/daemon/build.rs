@@ -139,7 +139,7 @@ fn a_second_restart_during_a_build_is_answered_too() {
 }
 
 #[test]
-fn each_of_two_is_told_the_errors_of_its_own_build() {
+fn two_restarts_each_get_the_errors_of_their_own_build() {
     let mut project = rust(RUST);
     project.serve();
     project.running("app");
@@ -236,7 +236,7 @@ fn a_build_that_takes_too_long_is_killed() {
 }
 
 #[test]
-fn what_runs_is_a_copy_as_cargo_run_would_run_it() {
+fn run_of_a_build_is_a_copy_with_the_environment_of_cargo_run() {
     let mut project = rust(RUST);
     project.source("echo argv $0; echo manifest $CARGO_MANIFEST_DIR; exec sleep 1000");
     project.serve();

@@ -30,7 +30,7 @@ fn waits(project: &Project, process: &str, for_what: &str) {
 }
 
 #[test]
-fn each_waits_for_what_it_needs_and_ends_before_it() {
+fn dependent_waits_for_what_it_needs_and_ends_first() {
     let mut project = Project::new(CHAIN);
     project.serve();
     // `started` is enough for the task, `ready` is not there yet.
@@ -93,7 +93,7 @@ fn one_start_starts_what_it_needs_and_a_stop_only_itself() {
 }
 
 #[test]
-fn who_waits_can_be_stopped_and_a_task_is_done_once_and_again_when_asked() {
+fn waiting_process_can_be_stopped_and_a_task_runs_when_asked() {
     let mut project = Project::new(CHAIN);
     project.serve();
     waits(&project, "web", "api");
@@ -246,7 +246,7 @@ command = ["sleep", "1000"]
 }
 
 #[test]
-fn what_was_in_the_pipe_of_a_killed_run_is_kept() {
+fn output_in_the_pipe_of_a_killed_run_is_kept() {
     let mut project = Project::new(
         "release_crash_backoff_initial_seconds = 100\n[process.app]\ncommand = \"setsid sleep 1000 & FIXTURE burst 2000; kill -9 $$\"\n",
     );

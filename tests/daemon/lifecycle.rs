@@ -159,7 +159,7 @@ fn a_wrong_setting_is_a_mistake_of_the_command_line() {
 }
 
 #[test]
-fn what_somebody_should_look_at_is_logged_as_such() {
+fn daemon_log_warns_of_failures() {
     let mut project = Project::new(
         "[process.bad]\ncommand = \"exit 7\"\nrestart = \"never\"\n\
          [process.lost]\ncommand = [\"/no/such/program\"]\nrestart = \"never\"\n",
@@ -253,7 +253,7 @@ fn killed_daemon_is_stale_and_its_processes_are_not_doubled() {
 }
 
 #[test]
-fn what_a_killed_daemon_did_not_write_down_is_found() {
+fn unrecorded_processes_of_a_killed_daemon_are_found() {
     let project = Project::new(NAP);
     project.cli(["-d"]).exits(0);
     let nap = pid_of_nap(&project);
@@ -329,7 +329,7 @@ fn freeze(pid: i32) {
 }
 
 #[test]
-fn one_that_does_not_answer_is_unhealthy_and_is_replaced() {
+fn daemon_that_does_not_answer_is_unhealthy_and_replaced() {
     let project = Project::new(NAP);
     project.cli(["-d"]).exits(0);
     let old = pid(&project);
@@ -392,7 +392,7 @@ fn the_end_of_one_that_is_stopping_is_waited_for() {
 }
 
 #[test]
-fn one_whose_descriptor_was_lost_is_found_by_its_socket() {
+fn daemon_without_a_descriptor_is_found_by_its_socket() {
     let project = Project::new(NAP);
     project.cli(["-d"]).exits(0);
     let old = pid(&project);
@@ -709,7 +709,7 @@ fn locked(folder: &Path) -> bool {
 }
 
 #[test]
-fn its_files_come_back_when_somebody_removes_them() {
+fn removed_files_of_the_daemon_come_back() {
     let mut project = Project::new(NAP);
     project.up();
     let who = |project: &Project| {
@@ -798,7 +798,7 @@ fn its_files_come_back_when_somebody_removes_them() {
 }
 
 #[test]
-fn whoever_removes_its_folder_makes_no_room_for_a_second_one() {
+fn removed_folder_makes_no_room_for_a_second_daemon() {
     let project = Project::new(NAP);
     for round in 0..40 {
         project.cli(["-d"]).exits(0);

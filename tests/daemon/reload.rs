@@ -92,7 +92,7 @@ fn a_held_socket_goes_to_whoever_has_its_address_now() {
 }
 
 #[test]
-fn who_keeps_its_port_since_its_build_failed_holds_up_nobody() {
+fn kept_port_of_a_failed_build_holds_up_nobody() {
     let ports = [free_port(), free_port(), free_port()];
     let config = |a: u16, b: u16| {
         let process = |name, port, more| {

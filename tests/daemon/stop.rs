@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 #[test]
-fn who_ignores_the_signal_is_killed_with_all_it_made() {
+fn stop_kills_a_run_that_ignores_the_signal_and_all_it_made() {
     let mut project = Project::new(
         r#"
 [process.stubborn]
@@ -42,7 +42,7 @@ command = ["sleep", "1000"]
 }
 
 #[test]
-fn who_has_left_the_group_and_its_parent_is_told_as_well() {
+fn stop_signals_orphans_outside_of_the_group() {
     let mut project = Project::new(
         "[process.web]\ncommand = \"(setsid sleep 1000 &); echo up; exec sleep 1000\"\nstop_timeout_seconds = 1000\n",
     );
@@ -114,7 +114,7 @@ fn a_stopped_process_hears_the_signal() {
 }
 
 #[test]
-fn what_a_crashed_run_leaves_behind_is_killed_before_the_next() {
+fn leftovers_of_a_crash_are_killed_before_the_next_run() {
     let mut project = Project::new(
         r#"
 release_crash_backoff_initial_seconds = 0
@@ -197,7 +197,7 @@ fn an_orphan_is_reaped() {
 }
 
 #[test]
-fn who_joins_a_stop_is_told_of_the_same_end() {
+fn second_stop_is_answered_with_the_same_end() {
     let mut project = Project::new(
         "[process.web]\ncommand = \"trap 'until test -e go; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\nstop_timeout_seconds = 60\n",
     );

@@ -543,7 +543,7 @@ fn the_daemon_serves_as_the_foreground_does() {
 }
 
 #[test]
-fn what_is_about_to_start_is_not_shown_as_stopped() {
+fn process_about_to_start_is_not_shown_as_stopped() {
     let mut project = Project::new(
         r#"
 [process.slow]

@@ -338,7 +338,7 @@ fn a_binary_that_dies_before_it_is_good_is_rolled_back() {
 }
 
 #[test]
-fn one_that_is_not_ready_in_time_is_rolled_back_too() {
+fn build_that_is_not_ready_in_time_is_rolled_back() {
     let project = rust("ready = { log = \"one|three\", timeout_seconds = 2.5 }\n");
     project.source("echo two; exec sleep 1000");
     let error = project.call("restart", json!({"process": "app"})).error();
@@ -366,7 +366,7 @@ fn a_first_start_that_dies_is_not_rolled_back_to_anything() {
 }
 
 #[test]
-fn a_command_that_dies_is_no_matter_of_builds() {
+fn command_that_dies_is_not_rolled_back() {
     let mut project = Project::new(
         "dev_crash_wait_seconds = 100\n[process.app]\ncommand = \"test -e bad && exit 9; exec sleep 1000\"\n",
     );

@@ -38,7 +38,7 @@ fn a_build_that_fails_waits_for_the_next_change() {
 }
 
 #[test]
-fn what_a_build_writes_to_a_watched_folder_makes_no_loop() {
+fn output_of_a_build_in_a_watched_folder_makes_no_loop() {
     let mut project = Project::new(
         "[process.web]\nbuild = \"test ! -e src/go || date +%N >src/made\"\ncommand = [\"sleep\", \"1000\"]\nwatch = [\"src/*\"]\n",
     );
@@ -65,7 +65,7 @@ fn what_a_build_writes_to_a_watched_folder_makes_no_loop() {
 }
 
 #[test]
-fn what_changed_before_a_restart_that_was_asked_for_is_seen_by_it() {
+fn ordered_restart_sees_the_changes_before_it() {
     let mut project = Project::new(
         "[process.web]\nbuild = \"cat web/a >>built\"\ncommand = \"cat web/a; exec sleep 1000\"\nwatch = [\"web/*\"]\n\
          [process.plain]\ncommand = \"cat plain/a; exec sleep 1000\"\nwatch = [\"plain/*\"]\n",

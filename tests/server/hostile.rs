@@ -149,7 +149,7 @@ fn refused(target: &Target, bytes: &[u8]) -> u16 {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_closed() {
+fn non_requests_are_refused_and_closed() {
     let target = Target::new();
     let fields = |line: &str, more: &str| format!("{line}\r\nHost: localhost\r\n{more}\r\n");
     let post = |more: &str| {
@@ -210,7 +210,7 @@ fn what_is_no_request_is_refused_and_closed() {
 }
 
 #[test]
-fn what_is_no_message_is_refused_and_the_connection_goes_on() {
+fn non_messages_are_refused_and_the_connection_goes_on() {
     let target = Target::new();
     let mut http = target.http();
     let id = "9".repeat(10_000);
@@ -505,7 +505,7 @@ fn half_bodies_cost_what_a_few_of_them_do() {
 
 /// Where there is no room any more, who has just come is not closed for the next one to come.
 #[test]
-fn who_comes_when_it_is_full_is_served() {
+fn connection_to_a_full_server_is_served() {
     let target = Target::new();
     let halves = || {
         let mut stream = target.connect();
@@ -793,7 +793,7 @@ fn another_user_does_not_get_into_the_socket() {
 
 /// Once its socket is closed the kernel says uid 0 of whoever it was: that is no pass.
 #[test]
-fn who_sends_and_goes_is_not_root() {
+fn sender_that_has_ended_is_not_root() {
     let server = TestServer::new();
     for _ in 0..200 {
         as_nobody(|| {

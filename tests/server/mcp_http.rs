@@ -108,7 +108,7 @@ fn the_list_of_tools_is_small_and_complete() {
 }
 
 #[test]
-fn what_is_wrong_with_a_request_is_said() {
+fn mistakes_of_a_request_are_named() {
     let project = project();
     let mut http = project.http();
     let mut error = |body: &str| {
@@ -164,7 +164,7 @@ fn the_address_that_it_is_bound_to_is_served() {
 }
 
 #[test]
-fn what_is_no_post_to_mcp_has_its_status() {
+fn other_methods_and_paths_than_post_to_mcp_have_their_status() {
     let project = project();
     let mut http = project.http();
     let mut ask = |method: &str, path: &str| {
@@ -304,7 +304,7 @@ fn calls_of_many_clients_run_side_by_side() {
 
 /// Whatever is a megabyte long and means nothing comes back clipped, over HTTP and on the socket.
 #[test]
-fn what_is_wrong_is_quoted_in_brief() {
+fn mistakes_are_quoted_in_brief() {
     let mut project = Project::new(NAP);
     project.up();
     let long = "é".repeat(512 << 10);

@@ -556,7 +556,7 @@ fn both_eras_come_on_one_socket() {
 }
 
 #[test]
-fn what_is_in_flight_is_answered_while_bpm_stops() {
+fn calls_in_flight_are_answered_while_bpm_stops() {
     let server = TestServer::new();
     let wait =
         json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "wait"}});
@@ -599,7 +599,7 @@ fn the_grace_is_bounded() {
 }
 
 #[test]
-fn who_reads_nothing_delays_no_end() {
+fn client_that_reads_nothing_delays_no_end() {
     let server = TestServer::new();
     let (mut lines, mut other) = (server.unix(), server.unix());
     lines.tool(json!(1), "flood", json!({}));

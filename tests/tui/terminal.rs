@@ -203,7 +203,7 @@ fn it_can_be_suspended_and_stopped_and_goes_on() {
 }
 
 #[test]
-fn what_a_process_prints_changes_nothing_but_its_lines() {
+fn output_of_a_process_changes_nothing_but_its_lines() {
     if !is_there() {
         return;
     }

@@ -115,7 +115,7 @@ fn newest(project: &Project, args: Value) -> (Vec<Shown>, Value) {
 }
 
 #[test]
-fn nothing_that_was_shown_is_lost_with_the_daemon() {
+fn shown_lines_survive_the_death_of_the_daemon() {
     let mut project = Project::new(
         "log_disk = \"48M\"\n[process.p]\n\
          command = \"while [ ! -e go ]; do sleep 0.02; done; exec FIXTURE count\"\n",

@@ -216,7 +216,7 @@ fn a_daemon_that_does_not_answer_keeps_nobody_from_reading() {
 }
 
 #[test]
-fn what_a_killed_daemon_left_is_there() {
+fn log_of_a_killed_daemon_is_there() {
     let mut project = Project::new(TWO);
     project.up();
     project.line("web", "end");
