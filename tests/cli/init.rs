@@ -304,6 +304,21 @@ fn folders_are_looked_into_where_the_root_has_nothing() {
 }
 
 #[test]
+fn watchers_of_a_procfile_keep_their_input_and_folders_beside_it_are_named() {
+    let (_, text, _) = taken("rails");
+    has(
+        &text,
+        &[
+            "[process.web]\n",
+            "command = \"env RUBY_DEBUG_OPEN=true bin/rails server\"\nenv.PORT = \"5000\"\n",
+            "command = \"yarn build --watch\"\nstdin = \"open\"\n",
+            "command = \"bin/rails tailwindcss:watch\"\nstdin = \"open\"\n",
+            "# worker/pyproject.toml: the file: \"bpm init --stdout --from worker/pyproject.toml\" prints what runs there\n",
+        ],
+    );
+}
+
+#[test]
 fn a_folder_without_anything_to_run_is_said_so() {
     let project = project("compose");
     let said = project.cli(["init"]).exits(1);

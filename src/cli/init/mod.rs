@@ -179,11 +179,31 @@ fn all(root: &Path, draft: &mut Draft) {
         for sub in folder::folders(root) {
             in_folder(root, &sub, draft);
         }
+    } else {
+        name_folders(root, draft);
     }
     if draft.len() > 0 && root.join(".envrc").is_file() {
         draft.top(
             "# .envrc: direnv sets its variables for all processes, once \"direnv allow\" was said",
         );
+    }
+}
+
+/// Names what folders of the project have that may run beside what the project's own files say.
+fn name_folders(root: &Path, draft: &mut Draft) {
+    let kinds = SOURCES.iter().filter(|(kind, names)| {
+        let asked = matches!(kind, Kind::Cargo | Kind::Package | Kind::Python);
+        asked && !names.iter().any(|name| root.join(name).is_file())
+    });
+    let kinds: Vec<_> = kinds.collect();
+    for sub in folder::folders(root) {
+        for (_, names) in &kinds {
+            let mut files = names.iter().map(|name| folder::join(&sub, name));
+            if let Some(file) = files.find(|file| root.join(file).is_file()) {
+                let why = format!("\"bpm init --stdout --from {file}\" prints what runs there");
+                draft.left(&file, "the file", &why);
+            }
+        }
     }
 }
 

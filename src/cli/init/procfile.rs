@@ -46,6 +46,9 @@ pub(super) fn read(source: &Source, dotenv: Option<&str>, draft: &mut Draft) {
             }
         }
         item.text("command", command);
+        if ends_with_stdin(command) {
+            item.set("stdin", "\"open\"".into());
+        }
         match port {
             Some(port) if command.contains("$PORT") || command.contains("${PORT") => {
                 item.set("port", port.to_string());
@@ -59,6 +62,12 @@ pub(super) fn read(source: &Source, dotenv: Option<&str>, draft: &mut Draft) {
     if names.is_empty() {
         draft.left(&source.file, "the file", "no process in it");
     }
+}
+
+/// A build that goes on while its standard input is open: esbuild and tailwind, mostly behind a script.
+fn ends_with_stdin(command: &str) -> bool {
+    let mut words = command.split_whitespace();
+    words.any(|word| word == "--watch" || word.ends_with("tailwindcss:watch"))
 }
 
 /// Takes `.env` over; the port of the first line.
