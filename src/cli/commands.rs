@@ -22,7 +22,7 @@ const PORT: Opt = with(
     None,
     "port",
     "N|auto",
-    "TCP port of /mcp, over mcp_port and BPM_PORT; 0: none; auto: a free one",
+    "TCP port of /mcp; overrides mcp_port and BPM_PORT (0: none, auto: a free one)",
 );
 const FORCE: Opt = flag(
     None,
@@ -30,7 +30,7 @@ const FORCE: Opt = flag(
     "kill at once instead of waiting for an orderly end",
 );
 const NO_DAEMON: (u8, &str) = (3, "no daemon runs for the project");
-const TIMED_OUT: (u8, &str) = (124, "the time given was over");
+const TIMED_OUT: (u8, &str) = (124, "it took longer than the time given");
 
 const UPGRADE: &[Opt] = &[
     with(
@@ -64,7 +64,7 @@ pub const COMMANDS: &[Command] = &[
         operands: Operands::Dir,
         summary: "run the project in the foreground, or with -d as a daemon",
         about: "Builds and starts the processes of DIR's .mcp-run and serves MCP until INT or TERM stops \
-                it in order; a second one kills all and leaves. In the foreground the lines of the \
+                it in order; a second one, or QUIT, kills everything and exits. In the foreground the lines of the \
                 processes are printed with their names before them.",
         options: &[
             flag(Some('d'), "detach", "as a daemon; back once it is ready"),
@@ -90,7 +90,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "up",
         operands: Operands::Names,
-        summary: "make everything run, and say how to reach it",
+        summary: "start everything, wait until it is ready, and print how to reach it",
         about: "Starts the daemon if there is none, starts what does not run, shows builds as they go, \
                 waits until all is ready, then prints the URLs and the lines that connect an agent. What \
                 runs already is left alone.",
@@ -111,7 +111,7 @@ pub const COMMANDS: &[Command] = &[
         operands: Operands::Names,
         summary: "start the daemon, or these processes and what they depend on",
         about: "Without a name it is bpm -d. With names and without a daemon, the daemon is started \
-                without the other processes. Waits until what was asked for is good.",
+                without the other processes. Waits until they are ready.",
         options: &[REPLACE, FRESH, PORT],
         exits: &[(1, "it could not be started")],
         run: orders::start,
@@ -120,7 +120,7 @@ pub const COMMANDS: &[Command] = &[
         name: "stop",
         operands: Operands::Names,
         summary: "stop everything and the daemon, or these processes",
-        about: "Waits until nothing of it is left. Nothing running is success. Ten seconds after the \
+        about: "Waits until nothing is left of them. It is no error if nothing runs. Ten seconds after the \
                 longest stop timeout the daemon is killed, and what it leaves behind is stopped.",
         options: &[FORCE],
         exits: &[(1, "something survived")],
@@ -129,7 +129,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "restart",
         operands: Operands::Names,
-        summary: "build anew, then swap",
+        summary: "build, then swap in the new run",
         about: "The old run serves on while the new one is built. On failure the first errors are \
                 printed, and the old run stays. NAME or --all is needed.",
         options: &[
@@ -167,7 +167,7 @@ pub const COMMANDS: &[Command] = &[
         summary: "what the processes printed, merged by time",
         about: "With one name only that process is shown, without its name before the lines. Without a \
                 daemon what is on disk is shown. -f goes on over restarts of the process and of the daemon. \
-                The project's folder is given before the command (bpm -C DIR logs), since -C is the context \
+                The project's folder is given before the command (bpm -C DIR logs), since -C means context \
                 here.",
         options: &[
             flag(Some('f'), "follow", "go on with new lines as they come"),
@@ -182,7 +182,7 @@ pub const COMMANDS: &[Command] = &[
             flag(
                 None,
                 "errors",
-                "errors and warnings, counted by their shape; goes with --run, --build, --json",
+                "errors and warnings, similar ones grouped; goes with --run, --build, --json",
             ),
             with(
                 None,
@@ -242,7 +242,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "reload",
         operands: Operands::None,
-        summary: "read .mcp-run anew; only what changed is touched",
+        summary: "read .mcp-run again; only what changed is touched",
         about: "",
         options: &[flag(None, "dry-run", "only list what would be done")],
         exits: &[(1, "the file has mistakes, or a change failed"), NO_DAEMON],
@@ -278,8 +278,7 @@ pub const COMMANDS: &[Command] = &[
         operands: Operands::None,
         summary: "write a .mcp-run for what is found in the folder",
         about: "Reads Procfile, supervisord.conf, pm2's JSON, Cargo.toml, package.json, pyproject.toml and \
-                their like, runs none of it, and never replaces a .mcp-run. What can't be taken over \
-                is a comment in it, and listed.",
+                their like, runs none of it, and never replaces a .mcp-run. Settings that can't be converted become comments, and are listed.",
         options: &[
             flag(None, "stdout", "only print it"),
             with(None, "from", "FILE", "take over this file alone"),
@@ -307,7 +306,7 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "doctor",
         operands: Operands::None,
-        summary: "look for what usually goes wrong, and say what to do about it",
+        summary: "check for common problems, and print how to fix them",
         about: "A line for each thing that was looked at: ok, note or PROBLEM, and what to do. It starts \
                 nothing of the project and changes nothing.",
         options: &[JSON],
@@ -356,7 +355,7 @@ pub const COMMANDS: &[Command] = &[
         name: "proxy",
         operands: Operands::Dir,
         summary: "MCP on standard input and output, bridged to the daemon",
-        about: "For agents that speak stdio. Starts the daemon if there is none, survives its restarts, \
+        about: "For agents that speak stdio. Starts the daemon when a call needs it, survives its restarts, \
                 ends with its input.",
         options: &[flag(
             None,
@@ -370,7 +369,7 @@ pub const COMMANDS: &[Command] = &[
         name: "tui",
         operands: Operands::Url,
         summary: "the terminal UI: runs bpm-tui",
-        about: "bpm-tui(1) is a program of its own, which a build of bpm alone does not have. It is looked for \
+        about: "bpm-tui(1) is a separate program that not every build of bpm has. It is looked for \
                 beside bpm, else in PATH.",
         options: &[
             flag(
@@ -390,7 +389,7 @@ pub const COMMANDS: &[Command] = &[
                 None,
                 "fps",
                 "N",
-                "pictures a second, 1 to 30 (10; 4 over SSH)",
+                "frames per second, 1 to 30 (10; 4 over SSH)",
             ),
             with(
                 None,
@@ -440,13 +439,13 @@ pub const COMMANDS: &[Command] = &[
         operands: Operands::None,
         summary: "make the daemon start with the machine, by a systemd unit",
         about: "A unit of the user; as root one of the system. A daemon that runs already is stopped, and \
-                started again by systemd, once that is agreed to.",
+                started again by systemd, once you have confirmed it.",
         options: &[
             flag(None, "dry-run", "only print the unit"),
-            with(None, "user", "NAME", "as root: whom it runs as"),
-            flag(None, "yes", "agree to the stop of a daemon that runs"),
+            with(None, "user", "NAME", "as root: the user that it runs as"),
+            flag(None, "yes", "stop a daemon that runs without asking"),
         ],
-        exits: &[(1, "no systemd can be reached, or it was not agreed to")],
+        exits: &[(1, "systemd can't be reached, or it was not confirmed")],
         run: install::install,
     },
     Command {
@@ -465,9 +464,8 @@ pub const COMMANDS: &[Command] = &[
             words: export::ENGINES,
             needed: true,
         },
-        summary: "write the same processes for an engine that runs them",
-        about: "To standard output, or into a folder. What the engine has no counterpart for is a comment, \
-                and counted.",
+        summary: "write the processes as units or manifests for another engine",
+        about: "To standard output, or into a folder. Settings without a counterpart become comments, and are counted.",
         options: &[
             with(Some('o'), "output", "DIR", "into this folder"),
             flag(None, "strict", "exit 1 if a setting has no counterpart"),

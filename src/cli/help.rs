@@ -14,7 +14,7 @@ pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     (
         "BPM_PORT",
-        "TCP port of /mcp, over mcp_port; auto: a free one",
+        "TCP port of /mcp; overrides mcp_port (auto: a free one)",
     ),
     (
         "BPM_DISABLE_DAEMON",
@@ -23,7 +23,7 @@ pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
     ("BPM_LOG_LEVEL", "debug, info (default), warn, error"),
     (
         "BPM_IDLE_TIMEOUT",
-        "over idle_shutdown_minutes, in seconds; 0: never",
+        "overrides idle_shutdown_minutes, in seconds (0: never)",
     ),
     (
         "BPM_TOKEN_FILE",
@@ -42,7 +42,7 @@ pub(super) const EXITS: &[(u8, &str)] = &[
     (1, "failed"),
     (2, "the command line was wrong"),
     (3, "no daemon runs for the project"),
-    (124, "the time given was over"),
+    (124, "it took longer than the time given"),
 ];
 
 /// The help of all (empty name), of a command or of a family.
@@ -122,7 +122,7 @@ fn overview(family: &str) -> String {
             .map(|(name, what)| ((*name).to_string(), (*what).to_string()))
             .collect();
         table(&mut text, &rows);
-        text.push_str("\n\"bpm COMMAND --help\" says more of a command, bpm(1) all of it, mcp-run(5) the configuration.\n");
+        text.push_str("\n\"bpm COMMAND --help\" explains a command; bpm(1) is the manual, mcp-run(5) describes .mcp-run.\n");
     }
     text
 }

@@ -330,7 +330,7 @@ fn make_room(call: &Call, project: &Project, manager: Manager, name: &str) -> Re
         let mut answer = String::new();
         let _ = io::stdin().lock().read_line(&mut answer);
         if !answer.trim().eq_ignore_ascii_case("y") && !answer.trim().eq_ignore_ascii_case("yes") {
-            return Err(Error::cannot("install", "it was not agreed to"));
+            return Err(Error::cannot("install", "it was not confirmed"));
         }
     } else {
         note(&format!("{why}\n"));

@@ -75,7 +75,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         Source::Daemon(client) => client,
         Source::Disk(_, Some(error)) => return Err(error),
         Source::Disk(_, None) => {
-            note("bpm: no daemon runs; new lines come here when one does\n");
+            note("bpm: no daemon runs; new lines appear here once one does\n");
             back(&project)?
         }
     };
@@ -88,7 +88,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
             Stop::Said(error) => return Err(error),
             Stop::Lost(_) => {
                 if !std::mem::replace(&mut view.waits, true) {
-                    note("bpm: the daemon is gone; its lines go on here when it is back\n");
+                    note("bpm: the daemon is gone; new lines appear here once it is back\n");
                 }
                 client = back(&project)?;
             }

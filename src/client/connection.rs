@@ -12,6 +12,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Failure, reason};
 use crate::base::json::{items, object};
 use crate::os::net::dial;
+use crate::server::rpc::UPGRADING;
 
 pub use crate::server::service::{MIN_CLIENT_VERSION, PROTOCOL_VERSION};
 
@@ -75,6 +76,8 @@ pub struct Client {
     last_id: u64,
     /// The daemon's answer to hello.
     greeting: Value,
+    /// Requests without an answer, as they were sent.
+    open: Vec<(u64, String)>,
 }
 
 impl Client {
@@ -107,6 +110,7 @@ impl Client {
             seen: 0,
             last_id: 0,
             greeting: Value::Null,
+            open: Vec::new(),
         };
         client.greeting = client.call("bpm/hello", hello(kind), Some(until))?;
         Ok(client)
@@ -179,6 +183,7 @@ impl Client {
         .to_string();
         line.push('\n');
         self.stream.write_all(line.as_bytes()).map_err(lost)?;
+        self.open.push((id, line));
         Ok(id)
     }
 
@@ -192,7 +197,10 @@ impl Client {
     ) -> std::result::Result<Option<Value>, CallError> {
         loop {
             if let Some(message) = self.buffered()? {
-                return Ok(Some(message));
+                if !self.asked_again(&message)? {
+                    return Ok(Some(message));
+                }
+                continue;
             }
             let left = match until.map(|t| t.since(Mono::now())) {
                 Some(Duration::ZERO) => return Ok(None),
@@ -203,6 +211,26 @@ impl Client {
                 return Ok(None);
             }
         }
+    }
+
+    /// An upgraded daemon could not take a call over: it is sent once more, unless it goes on from where it is.
+    fn asked_again(&mut self, message: &Value) -> std::result::Result<bool, CallError> {
+        let Some(id) = message["id"].as_u64() else {
+            return Ok(false);
+        };
+        let at = self.open.iter().position(|(open, _)| *open == id);
+        let Some((_, line)) = at.map(|at| self.open.swap_remove(at)) else {
+            return Ok(false);
+        };
+        if !is_retried(&message["error"]) {
+            return Ok(false);
+        }
+        if line.contains("\"bpm/follow\"") {
+            return Err(CallError::Lost("the daemon was upgraded".into()));
+        }
+        self.stream.write_all(line.as_bytes()).map_err(lost)?;
+        self.open.push((id, line));
+        Ok(true)
     }
 
     /// A message that is here already.
@@ -216,7 +244,7 @@ impl Client {
         };
         let end = self.seen + end;
         let message = serde_json::from_slice(&self.inbox[..end])
-            .map_err(|e| CallError::Lost(format!("it sent what is no message: {e}")))?;
+            .map_err(|e| CallError::Lost(format!("it sent something that is no message: {e}")))?;
         self.inbox.drain(..=end);
         self.seen = 0;
         Ok(Some(message))
@@ -248,6 +276,11 @@ impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
+}
+
+/// The error of a call that is to be sent once more, since the daemon was upgraded.
+pub fn is_retried(error: &Value) -> bool {
+    error["code"] == UPGRADING && error["data"]["retry"] == true
 }
 
 /// The result that a message is for the request `id`; None: it is for another, or a notification.
@@ -337,6 +370,7 @@ mod tests {
             seen: 0,
             last_id: 0,
             greeting: Value::Null,
+            open: Vec::new(),
         };
         theirs
             .write_all(

@@ -226,8 +226,7 @@ impl Offline {
             (_, Absence::Failed(why)) => Some(Answer::Fail(why.clone())),
             ("stop", _) => Some(self.stopped_already(args)),
             ("reload", _) => {
-                let why =
-                    "cannot reload: no daemon runs; what is in .mcp-run counts at the next start";
+                let why = "cannot reload: no daemon runs; the next start reads .mcp-run";
                 Some(Answer::Fail(why.into()))
             }
             ("wait", Absence::Stopped(why)) => Some(Answer::Data {

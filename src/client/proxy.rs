@@ -22,7 +22,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
 use crate::base::json::object;
 use crate::base::table::Table;
-use crate::client::connection::Client;
+use crate::client::connection::{Client, is_retried};
 use crate::client::offline::{Absence, Offline};
 use crate::os::inbox::Inbox;
 use crate::os::pidfd::PidFd;
@@ -705,7 +705,13 @@ impl Proxy {
             }
         }
         match more && !garbled {
-            true => self.link = Some(link),
+            true => {
+                self.link = Some(link);
+                // What an upgraded daemon could not take over is asked again.
+                for asked in std::mem::take(&mut self.queue) {
+                    self.ask(asked);
+                }
+            }
             false => self.lost(CLOSED),
         }
     }
@@ -731,6 +737,16 @@ impl Proxy {
             {
                 call.progress = Progress::Refused;
                 return true;
+            }
+            if let Some(call) = self.calls.get_mut(&key)
+                && is_retried(&answer["error"])
+                && call.tries < MOST_TRIES
+                && let Some(asked) = call.line.as_deref().and_then(asked_again)
+            {
+                call.progress = Progress::Queued;
+                call.tries += 1;
+                self.queue.push(asked);
+                return false;
             }
             self.calls.remove(&key);
         }
@@ -846,7 +862,7 @@ impl Proxy {
             .is_some_and(|a| a.since.after(CONNECT) <= now)
         {
             let seconds = CONNECT.as_secs();
-            let why = format!("no daemon within {seconds} s: it is being started still; try again");
+            let why = format!("no daemon within {seconds} s: it is still being started; try again");
             self.give_up_queue(INTERNAL_ERROR, &why);
         } else if self.over.is_some_and(|at| at <= now) && self.queue.is_empty() {
             self.calls = Table::default();

@@ -80,7 +80,7 @@ impl Launcher {
         }
         match child.reap().map(|death| death.end) {
             Ok(end) if end.is_success() => Ok(()),
-            _ if said.trim().is_empty() => Err(cannot("it ended without a word".into())),
+            _ if said.trim().is_empty() => Err(cannot("it ended without a message".into())),
             _ => Err(cannot(said.trim().trim_start_matches("bpm: ").into())),
         }
     }

@@ -78,7 +78,7 @@ fn holder(bind: IpAddr, port: u16) -> String {
         (Some((pid, command)), Some(uid)) => format!("pid {pid} ({command}) of {}", user(uid)),
         (Some((pid, command)), None) => format!("pid {pid} ({command})"),
         (None, Some(uid)) => user(uid),
-        (None, None) => "somebody who can't be seen".into(),
+        (None, None) => "a process that can't be seen".into(),
     }
 }
 

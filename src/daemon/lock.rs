@@ -102,7 +102,7 @@ fn folder(project: &Project) -> std::result::Result<(Option<Lock>, Option<String
         Ok(Some(lock)) => return Ok((Some(lock), None)),
         Ok(None) => match lock::holder(root) {
             Some(pid) if is_foreign(project, pid) => {
-                format!("{} holds its lock, and has no say in it", named(pid))
+                format!("{} holds its lock, and is ignored", named(pid))
             }
             holder => return Err(holder),
         },

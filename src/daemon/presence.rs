@@ -81,12 +81,12 @@ impl<'a> ProjectPresence<'a> {
         if presence.repair() == PresenceState::Displaced {
             return Err(Error::cannot(
                 "start",
-                "bpm's folder was removed meanwhile, and another bpm was quicker",
+                "bpm's folder was removed, and another bpm has been started",
             ));
         }
         if presence.watch.is_none() {
-            let text = "no inotify to be had (see fs.inotify.max_user_instances and max_user_watches): \
-                        that the files of bpm are removed will not be noticed";
+            let text = "inotify is not available (see fs.inotify.max_user_instances and max_user_watches): \
+                        removal of bpm's files will not be noticed";
             presence.log.write(Level::Warn, "daemon", text);
         }
         Ok(presence)

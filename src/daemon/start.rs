@@ -309,7 +309,7 @@ fn serve(
     files::remove_unfinished(project.dir.path());
     // Two roots with one hash were first used at the same moment.
     if let Some(other) = project.dir.root().filter(|root| *root != project.root) {
-        let why = format!("{other:?} was quicker to take its folder of state; try again");
+        let why = format!("{other:?} has just taken its state folder; try again");
         return Err(Error::cannot(format!("start {}", project.shown()), why));
     }
     let nofile =
@@ -334,7 +334,7 @@ fn serve(
     let mut identity = identity(tcp.as_ref(), &socket);
     identity.previous_end = killed_before.then(|| {
         let pid = before.map_or(String::new(), |d| format!(" (pid {})", d.pid));
-        format!("killed or crashed{pid}: it did not stop in order")
+        format!("killed or crashed{pid}: it did not shut down properly")
     });
     let policy = listen::policy(&config, nofile.hard)?;
     if tcp.is_some() && policy.token.is_none() && policy.uid == UidCheck::Meaningless {

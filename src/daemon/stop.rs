@@ -101,7 +101,7 @@ pub fn stop(
                     Error::cannot(what, format!("the daemon does not answer (pid {})", d.pid))
                         .with_hint("\"bpm stop --force\" kills it")
                 }
-                None => Error::cannot(what, "somebody who can't be seen holds its lock"),
+                None => Error::cannot(what, "a process that can't be seen holds its lock"),
             });
         }
     };

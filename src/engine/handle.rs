@@ -37,6 +37,8 @@ pub enum Request {
     Reload(Reload),
     /// Go on as another program.
     Upgrade(UpgradeWish),
+    /// The answer to the order of that number, which was given before an upgrade.
+    Resume(u64),
     /// Stop everything and leave.
     Shutdown {
         /// Kill at once.
@@ -217,6 +219,8 @@ pub enum Notice {
 pub struct ReplySlot {
     cell: Arc<Mutex<Option<Reply>>>,
     begun: Arc<AtomicBool>,
+    /// Of its order; 0: it has none.
+    number: Arc<AtomicU64>,
     waker: Option<Arc<Waker>>,
 }
 
@@ -226,6 +230,7 @@ impl ReplySlot {
         Self {
             cell: Arc::default(),
             begun: Arc::default(),
+            number: Arc::default(),
             waker: None,
         }
     }
@@ -239,6 +244,16 @@ impl ReplySlot {
         if let Some(waker) = &self.waker {
             waker.wake();
         }
+    }
+
+    /// The number by which the order can be asked for after an upgrade.
+    pub fn set_number(&self, number: u64) {
+        self.number.store(number, Ordering::Release);
+    }
+
+    /// The same; None: it has none.
+    pub fn number(&self) -> Option<u64> {
+        Some(self.number.load(Ordering::Acquire)).filter(|number| *number > 0)
     }
 
     /// The order is being carried out, and the snapshot shows it.
@@ -353,6 +368,7 @@ impl Handle {
         let slot = ReplySlot {
             cell: Arc::default(),
             begun: Arc::default(),
+            number: Arc::default(),
             waker: waker.cloned(),
         };
         self.send(Command::Request(ask, slot.clone()));

@@ -448,7 +448,7 @@ impl Fleet {
         let refusal = match order {
             Order::Start | Order::Restart { .. } if self.stopping => Some("bpm is stopping"),
             Order::Start | Order::Restart { .. } | Order::Stop if gone => {
-                Some("it was taken out of the configuration")
+                Some("it was removed from .mcp-run")
             }
             Order::Start | Order::Restart { .. } | Order::Stop => None,
         };

@@ -340,7 +340,7 @@ impl Reader {
             // Another protocol (TLS, say) is refused at its first byte.
             match buf.get(self.at) {
                 Some(b) if !is_token(*b) && *b != b'\r' => {
-                    return Err(reject(400, "this is no HTTP request"));
+                    return Err(reject(400, "this is not an HTTP request"));
                 }
                 _ => {}
             }

@@ -14,6 +14,9 @@ pub const PROTOCOL_VERSION: u64 = 1;
 /// The oldest bpm whose commands this daemon understands.
 pub const MIN_CLIENT_VERSION: &str = "0.1.0";
 
+/// A parameter that only [`Task::again`] gives: the number of the order that a call waits for.
+pub const ORDER: &str = "bpm/order";
+
 /// The caller, as far as the wire tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
@@ -147,6 +150,11 @@ pub trait Service: Send + Sync {
         args: &Value,
         token: Option<&Value>,
     ) -> Option<Step>;
+    /// The same for a call that the program before has begun ([`Task::again`] gave `order`). None: it is called again.
+    fn resume(&self, caller: &Caller, name: &str, args: &Value, order: u64) -> Option<Step> {
+        let _ = (caller, name, args, order);
+        None
+    }
     /// Arguments of a call that the tool does not know and does without.
     fn ignored(&self, name: &str, args: &Value) -> Vec<String> {
         let _ = (name, args);

@@ -155,7 +155,7 @@ impl All {
         let earlier = ends.len().saturating_sub(CRASHES);
         if earlier > 0 {
             self.notes
-                .push(format!("[{name}: {earlier} earlier left out]"));
+                .push(format!("[{name}: {earlier} earlier crashes left out]"));
         }
         let last = |exit: &ExitView| exit.tail.last().cloned();
         let newest = ends.first().and_then(&last);
@@ -183,7 +183,7 @@ impl All {
         let name = &unit.name;
         if found.others > 0 {
             self.notes.push(format!(
-                "[{name}: {} more such lines, of too many shapes to be told apart]",
+                "[{name}: {} more such lines, too varied to be grouped]",
                 thousands(found.others)
             ));
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Tools;
 use super::logs::{Search, TAIL, bad_pattern, stream};
@@ -221,6 +221,24 @@ impl Task for Follow {
 
     fn deadline(&self) -> Option<Mono> {
         self.more.then(Mono::default)
+    }
+
+    /// Each process goes on behind the last line that was sent, those of which none was sent as they were asked for.
+    fn again(&self, params: &Map<String, Value>, _: Mono) -> Option<Map<String, Value>> {
+        let mut after = Map::new();
+        for source in &self.sources {
+            match source.stage {
+                Stage::Live => {
+                    after.insert(source.unit.name.clone(), source.cursor.into());
+                }
+                Stage::Before => {}
+                // Some of them may have been sent.
+                Stage::Past(_) => return None,
+            }
+        }
+        let mut params = params.clone();
+        params.insert("after".into(), after.into());
+        Some(params)
     }
 
     fn heavy(&self) -> bool {

@@ -263,7 +263,7 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "restart",
         title: "Build and restart a process",
-        text: "Build a process, then swap it for the new build; answers when the new run is good, with its url and first lines. \
+        text: "Build a process, then swap it for the new build; answers when the new run is ready, with its url and first lines. \
                To be called after an edit. The old run serves while it builds, and goes on if the build fails: then the answer \
                is an error with the compiler's first error and the headlines of others, or the last 20 lines. After \
                timeout_seconds it answers with timed_out, goes on, and next_call says how to wait for it.",
@@ -296,7 +296,7 @@ const TOOLS: &[Tool] = &[
         name: "get_status",
         title: "State of the processes",
         text: "Which processes run, where (url, ports) and since when; builds under way or failed, crashes, what is wrong (that \
-               comes first) and what happened lately. Absent is what is as expected. Of one process: everything, and of a \
+               comes first) and what happened lately. What is as expected is left out. Of one process: everything, and of a \
                crashed one its last lines.",
         rows: &[
             Row::may("process", PROCESSES, "Name of a process. Default: all."),
@@ -318,7 +318,7 @@ const TOOLS: &[Tool] = &[
     Tool {
         name: "start",
         title: "Start a process",
-        text: "Start a process and what it depends on; answers when it is good. Does nothing where it runs already. Builds \
+        text: "Start a process and what it depends on; answers when it is ready. Does nothing where it runs already. Builds \
                only what was never built: after an edit use restart.",
         rows: &[ONE_OR_ALL, TIMEOUT],
         hints: CHANGES,
@@ -625,6 +625,19 @@ impl Service for Tools {
         let process = sent["process"].as_str().unwrap_or_default();
         let refused = |why| self.refused(process, why, caller.into(), Answer::Fail);
         Some(step.unwrap_or_else(refused))
+    }
+
+    fn resume(&self, caller: &Caller, name: &str, sent: &Value, order: u64) -> Option<Step> {
+        let tool = tool(name)?;
+        let names = || self.handle.snapshot.now().names();
+        let args = Args::check(tool.name, tool.rows, sent, &names).ok()?;
+        let call = Call {
+            tools: self,
+            caller,
+            reports: false,
+            args: &args,
+        };
+        orders::resumed(&call, tool.name, order)
     }
 
     fn ignored(&self, name: &str, sent: &Value) -> Vec<String> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::status::url;
 use super::text::{
@@ -53,6 +53,24 @@ pub(super) fn stop(call: &Call<'_>) -> Result<Step, String> {
 }
 
 fn order(call: &Call<'_>, order: Order) -> Step {
+    begin(call, order, None)
+}
+
+/// Waits for an order that was given before an upgrade. None: the tool gives none.
+pub(super) fn resumed(call: &Call<'_>, tool: &str, number: u64) -> Option<Step> {
+    let order = match tool {
+        "start" => Order::Start,
+        "stop" => Order::Stop,
+        "restart" => Order::Restart {
+            mode: Mode::Dev,
+            build: true,
+        },
+        _ => return None,
+    };
+    Some(begin(call, order, Some(number)))
+}
+
+fn begin(call: &Call<'_>, order: Order, number: Option<u64>) -> Step {
     let before = call.tools.handle.snapshot.now();
     let one = call.args.process();
     let restart = matches!(order, Order::Restart { .. });
@@ -66,10 +84,11 @@ fn order(call: &Call<'_>, order: Order) -> Step {
             .map(|unit| unit.name.clone())
             .collect(),
     };
-    let request = Request::Order {
+    let given = || Request::Order {
         order,
         names: names.clone(),
     };
+    let request = number.map_or_else(given, Request::Resume);
     Step::Wait(Box::new(Pending {
         ticket: Ticket::new(call, request, call.patience(PATIENCE)),
         usage: Arc::clone(&call.tools.usage),
@@ -122,6 +141,10 @@ impl Task for Pending {
 
     fn deadline(&self) -> Option<Mono> {
         Some(self.ticket.due())
+    }
+
+    fn again(&self, params: &Map<String, Value>, now: Mono) -> Option<Map<String, Value>> {
+        self.ticket.again(params, now)
     }
 
     fn heavy(&self) -> bool {
@@ -591,9 +614,9 @@ impl Outcome<'_> {
             .pid
             .map_or(String::new(), |pid| format!(" (pid {pid})"));
         let serves: Cow<'_, str> = match (done.rolled_back, done.old_serves, self.unit) {
-            (true, ..) => format!("rolled back: the build before was started again{pid}").into(),
+            (true, ..) => format!("rolled back: the previous build was started again{pid}").into(),
             (false, true, _) => {
-                format!("the old run still serves{pid}, from the build before").into()
+                format!("the old run still serves{pid}, from the previous build").into()
             }
             (false, false, Some(unit)) => {
                 let next = why::outlook(unit, self.now);

@@ -521,7 +521,7 @@ fn words(view: &View<'_>, wish: &Wish, reader: Reader) -> String {
     if gone > 0 {
         let _ = writeln!(
             text,
-            "{} events before these are known no more",
+            "{} earlier events are no longer known",
             thousands(gone)
         );
     }
@@ -623,7 +623,7 @@ fn block(unit: &UnitView, events: &[&Arc<EventView>], view: &View<'_>, wish: &Wi
         say("next start", &format!("in {}", human(at.since(now))));
     }
     if facts.rolled_back {
-        say("rolled back", "the build before the newest runs");
+        say("rolled back", "the previous build runs");
     }
     if unit.adopted {
         say("adopted", "from the daemon before this one");

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::Call;
 use crate::base::clock::Mono;
 use crate::engine::handle::{Handle, Reply, ReplySlot, Request, STOPPING};
 use crate::os::poll::Waker;
 use crate::server::rpc;
-use crate::server::service::{Answer, ClientKind};
+use crate::server::service::{Answer, ClientKind, ORDER};
 
 /// Until the engine has begun, the snapshot says what was before the request: a client without patience waits
 /// for that, but not for an engine that hangs.
@@ -19,6 +21,16 @@ pub(super) enum End {
     Reply(Reply),
     /// The client's time is over; the order goes on.
     Late,
+}
+
+/// Parameters of a tool with so much time left, in whole seconds and one at least.
+pub(super) fn with_time(params: &Map<String, Value>, left: Duration) -> Map<String, Value> {
+    let mut params = params.clone();
+    let seconds = left.as_secs().saturating_add(1);
+    if let Some(Value::Object(arguments)) = params.get_mut("arguments") {
+        arguments.insert("timeout_seconds".into(), seconds.into());
+    }
+    params
 }
 
 /// See the module.
@@ -65,6 +77,18 @@ impl Ticket {
             None if self.handle.is_over() => Some(End::Reply(Reply::Refused(STOPPING.into()))),
             None => (now >= self.due()).then_some(End::Late),
         }
+    }
+
+    /// See [`Task::again`](crate::server::service::Task::again).
+    pub(super) fn again(
+        &self,
+        params: &Map<String, Value>,
+        now: Mono,
+    ) -> Option<Map<String, Value>> {
+        let number = self.slot.as_ref()?.number()?;
+        let mut params = with_time(params, self.due().since(now));
+        params.insert(ORDER.into(), number.into());
+        Some(params)
     }
 
     pub(super) fn due(&self) -> Mono {

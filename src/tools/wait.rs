@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::logs::bad_pattern;
 use super::status::{cursor, exit, newest};
 use super::text::{
     LIMIT, LINE, MATCH, NextCall, Reader, bounded, clip, doing, last_of, quoted, recent, shown,
 };
+use super::ticket::with_time;
 use super::{Call, build, why};
 use crate::base::clock::{Mono, human};
 use crate::base::json::{list, object, or_null};
@@ -170,6 +171,20 @@ impl Task for Wait {
                 Some(self.until)
             }
         }
+    }
+
+    fn again(&self, params: &Map<String, Value>, now: Mono) -> Option<Map<String, Value>> {
+        let mut params = with_time(params, self.until.since(now));
+        let after = match &self.what {
+            What::Log(follow) => Some(follow.cursor),
+            What::Change => Some(self.after.unwrap_or(self.newest)),
+            What::Ready | What::Exit { .. } | What::Build => None,
+        };
+        if let (Some(after), Some(Value::Object(arguments))) = (after, params.get_mut("arguments"))
+        {
+            arguments.insert("after".into(), after.into());
+        }
+        Some(params)
     }
 
     fn heavy(&self) -> bool {

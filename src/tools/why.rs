@@ -272,7 +272,7 @@ pub(super) fn hint(unit: &UnitView, exit: &ExitView) -> Option<String> {
         (Some(139), _) => "139 is how a shell or npm says that its program was ended by SEGV",
         (Some(143), _) => "143 is how a shell or npm says that its program was ended by TERM",
         (_, Some("KILL")) if exit.oom => "the kernel ended it since there was no memory left",
-        (_, Some("KILL")) => "somebody else ended it with KILL: bpm did not",
+        (_, Some("KILL")) => "something other than bpm ended it with KILL",
         _ => return None,
     };
     Some(text.into())
@@ -314,7 +314,7 @@ pub(super) fn outlook(unit: &UnitView, now: Mono) -> String {
         State::Building => "it starts once its build is done".into(),
         State::Starting => "bpm waits until it is ready".into(),
         State::Running if facts.rolled_back => {
-            "the build before goes on; restart it once the cause is fixed".into()
+            "the previous build goes on; restart it once the cause is fixed".into()
         }
         State::Running => "it runs".into(),
         State::Stopping if facts.wanted => "it ends, and then starts again".into(),

@@ -523,7 +523,7 @@ fn settings_of_agents_that_do_not_fit_are_problems() {
     );
     problem(
         &project,
-        &[&format!("asks at port {port}, and bpm serves at 18093")],
+        &[&format!("connects to port {port}, and bpm serves at 18093")],
     );
     // The user's settings, for this folder.
     project.remove(".mcp.json");

@@ -400,7 +400,10 @@ fn a_fifo_is_refused_and_keeps_nobody_waiting() {
     project.serve();
     project.running("nap");
     let why = project.call("start", json!({"process": "secret"})).error();
-    assert!(why.contains("pipe\": it is a FIFO, not a file"), "{why}");
+    assert!(
+        why.contains("/pipe") && why.contains(": it is a FIFO, not a file"),
+        "{why}"
+    );
     project.remove(".mcp-run");
     nix::unistd::mkfifo(&project.root.join(".mcp-run"), mode).unwrap();
     let why = project.call("reload", json!({})).error();

@@ -179,3 +179,104 @@ fn usr2_upgrades_to_the_program_of_the_start() {
     assert_eq!(p.running("a"), pid);
     assert_numbered(&all_lines(&p, "a"), 1);
 }
+
+/// A command of a person that is under way.
+fn begun(p: &Project, args: &[&str]) -> std::process::Child {
+    let mut command = p.command(bpm());
+    command.args(args).stdin(std::process::Stdio::null());
+    command.stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[test]
+fn callers_who_wait_are_answered_once_by_the_next_program() {
+    let mut p = Project::new(
+        "[process.a]\ncommand = [\"FIXTURE\", \"rate\", \"1000\", \"100\"]\n\
+         [process.slow]\ncommand = [\"sh\", \"-c\", \"echo up; sleep 1000\"]\n\
+         ready = { command = [\"test\", \"-e\", \"open\"], interval_seconds = 0.05, timeout_seconds = 100 }\n\
+         autostart = false\n",
+    );
+    p.up();
+    let pid = p.running("a");
+    let wait = begun(
+        &p,
+        &["wait", "a", "--for", "log", "--pattern", "^line 4000$"],
+    );
+    let start = begun(&p, &["start", "slow"]);
+    let mut follow = begun(&p, &["logs", "-f", "-n", "100000", "a"]);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(follow.stdout.take().unwrap()));
+    assert_eq!(lines.next().unwrap().unwrap(), "line 0");
+    let slow = p.status_when("slow", |s| s["pid"].is_i64())["pid"].clone();
+    // Over plain HTTP nobody asks again by himself.
+    let mut http = p.http();
+    let body = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/call",
+        "params": {"name": "wait", "arguments": {"process": "slow"}}});
+    let body = body.to_string();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nAccept: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    http.send(head.as_bytes());
+    http.send(body.as_bytes());
+    for name in ["one", "two", "three"] {
+        let program = other(&p, name);
+        upgrade(&p, &program);
+    }
+    let refused = http.response().json();
+    assert_eq!(refused["error"]["code"], json!(-32000), "{refused}");
+    assert_eq!(refused["error"]["data"]["retry"], json!(true), "{refused}");
+    p.file("open", "");
+    let started = start.wait_with_output().unwrap();
+    assert!(started.status.success(), "{started:?}");
+    assert_eq!(p.status("slow")["pid"], slow);
+    let waited = wait.wait_with_output().unwrap();
+    assert!(waited.status.success(), "{waited:?}");
+    let mut seen = vec!["line 0".to_owned()];
+    while seen.len() <= 4_000 {
+        seen.push(lines.next().unwrap().unwrap());
+    }
+    assert_numbered(&seen, 4_000);
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    assert_eq!(p.running("a"), pid);
+}
+
+#[test]
+fn builds_are_finished_before_an_upgrade_or_repeated_after_it() {
+    let mut p = Project::new(
+        "[process.a]\ncommand = [\"sleep\", \"1000\"]\n\
+         build = \"echo built >> builds; while ! test -e open; do sleep 0.05; done\"\n",
+    );
+    p.up();
+    let built = |n: usize| {
+        eventually(|| {
+            let text = p.read("builds");
+            match text.lines().count() {
+                count if count == n => Ok(()),
+                _ => Err(text),
+            }
+        });
+    };
+    built(1);
+    // Cancelled, and begun once more.
+    let one = other(&p, "one");
+    let now = p.cli(["upgrade", "--now", "--binary", one.to_str().unwrap()]);
+    now.exits(0);
+    built(2);
+    let two = other(&p, "two");
+    let finished = begun(&p, &["upgrade", "--binary", two.to_str().unwrap()]);
+    let again = || {
+        let ended = p.cli(["upgrade", "--binary", two.to_str().unwrap()]);
+        match ended.err.contains("another upgrade is under way") {
+            true => Ok(()),
+            false => Err(ended),
+        }
+    };
+    eventually(again);
+    p.file("open", "");
+    let finished = finished.wait_with_output().unwrap();
+    assert!(finished.status.success(), "{finished:?}");
+    p.running("a");
+    assert_eq!(p.read("builds").lines().count(), 2);
+}

@@ -183,7 +183,7 @@ fn over_http(doctor: &mut Doctor, place: &str, url: &str) {
     match now.or(fixed) {
         Some(now) if Ok(now) == port.parse() => doctor.ok("agents", format!("{place} fits")),
         Some(now) => {
-            let text = format!("{place} asks at port {port}, and bpm serves at {now}");
+            let text = format!("{place} connects to port {port}, and bpm serves at {now}");
             doctor.problem("agents", text, "\"bpm mcp-config\" prints what fits");
         }
         None => {}

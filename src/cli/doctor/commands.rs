@@ -109,18 +109,12 @@ pub(super) fn look(doctor: &mut Doctor) {
             doctor.problem("commands", text, habit.fix);
         }
         if let Some(habit) = find(BUFFER, &line) {
-            let text = format!(
-                "{name}: {} keeps what it prints until there is much of it",
-                habit.program
-            );
+            let text = format!("{name}: {} buffers its output", habit.program);
             doctor.note("commands", text, habit.fix);
         }
         python(doctor, process, &line);
     }
-    doctor.ok_unless_said(
-        "commands",
-        "they stay in front and say what they print at once",
-    );
+    doctor.ok_unless_said("commands", "they stay in the foreground and print at once");
 }
 
 /// bpm sets `PYTHONUNBUFFERED`, unless the file does.
@@ -141,9 +135,7 @@ fn python(doctor: &mut Doctor, process: &Process, line: &str) {
     }
     let name = &process.name;
     let text = match set {
-        Some(_) => format!(
-            "{name}: python keeps what it prints until there is much of it, since PYTHONUNBUFFERED is empty"
-        ),
+        Some(_) => format!("{name}: python buffers its output, since PYTHONUNBUFFERED is empty"),
         None => {
             format!("{name}: python without -u prints at once only by bpm's PYTHONUNBUFFERED=1")
         }

@@ -87,7 +87,7 @@ fn another(doctor: &mut Doctor) {
         return;
     }
     let Some(pid) = lock::holder(root) else {
-        let text = "another bpm, which can't be seen from here, has this project";
+        let text = "another bpm, which can't be seen from here, runs this project";
         return doctor.problem("other daemon", text, "stop it where it was started");
     };
     let user = proc::owner(pid).map(peer::user_name).unwrap_or_default();

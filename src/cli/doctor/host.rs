@@ -212,7 +212,7 @@ fn cgroups(doctor: &mut Doctor) {
             let text = match names.is_empty() {
                 true => format!("cgroup = true, and {why}"),
                 false => format!(
-                    "limits of {}: {why}, so that memory is looked at each 5 s, and cpu, tasks and memory_high are not in effect",
+                    "limits of {}: {why}, so memory is checked every 5 s, and cpu, tasks and memory_high are not in effect",
                     names.join(", ")
                 ),
             };

@@ -194,9 +194,15 @@ impl Draft {
     /// Takes out each process that `bpm check` would refuse, and says why it did.
     pub(super) fn sift(&mut self, root: &Path) {
         let items = std::mem::take(&mut self.items);
+        // With those before it: two of them may not have the same port.
+        let mut kept = String::new();
         for item in items {
-            match config::parse(&item.block(), &item.from, root) {
-                Ok(_) => self.items.push(item),
+            let with = format!("{kept}{}", item.block());
+            match config::parse(&with, &item.from, root) {
+                Ok(_) => {
+                    kept = with;
+                    self.items.push(item);
+                }
                 Err(error) => {
                     let why = match error.failure() {
                         Failure::Config(faults) => faults.first().map(|f| f.text.clone()),
@@ -276,10 +282,10 @@ mod tests {
         let mut bad = Item::new("bad", "Procfile:1");
         bad.text("command", "a\0b");
         draft.add(bad);
-        for _ in 0..2 {
+        for port in ["5000", "5001", "5000"] {
             let mut good = Item::new("good", "Procfile:2");
             good.text("command", "true");
-            good.set("port", "5000".into());
+            good.set("port", port.into());
             draft.add(good);
         }
         draft.sift(Path::new("/shop"));
@@ -292,6 +298,8 @@ mod tests {
             text.contains("# Not taken over:\n# Procfile:1: bad: "),
             "{text}"
         );
+        let port = "# Procfile:2: good-3: \"port\" in [process.good-3]: 5000 is in [process.good]";
+        assert!(text.contains(port), "{text}");
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Supervisor {
                 let env = self.environment(&process, &base, &mut Vec::new())?;
                 self.try_build(unit, id, mode, &process, env)
             }),
-            None => Err("it was taken out of the configuration".into()),
+            None => Err("it was removed from .mcp-run".into()),
         };
         let result = match started {
             Ok(true) => return,

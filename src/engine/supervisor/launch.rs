@@ -218,7 +218,7 @@ impl Supervisor {
     /// Starts a run, or tells the lifecycle why it can't be.
     fn launch(&mut self, key: RunKey, build: u64, base: Result<Arc<Variables>, String>) {
         let Some(unit) = self.units.get(key.unit) else {
-            let why = "it was taken out of the configuration".into();
+            let why = "it was removed from .mcp-run".into();
             return self.lives.note(Event::NotSpawned { run: key, why });
         };
         let (process, log) = (Arc::clone(&unit.process), Arc::clone(&unit.log));

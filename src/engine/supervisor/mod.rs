@@ -464,6 +464,7 @@ impl Supervisor {
             Request::Order { order, names } => self.order_all(order, &names, slot),
             Request::Reload(how) => self.reload(how, slot),
             Request::Upgrade(wish) => self.begin_upgrade(wish, slot),
+            Request::Resume(number) => self.orders.resume(number, slot),
             Request::Shutdown { force, by } => {
                 if let Some(by) = by {
                     let at = Wall::now();
@@ -626,7 +627,7 @@ impl Supervisor {
         self.read_direnv();
         if self.release_at().is_some_and(|at| at <= now) {
             self.timers.released(self.handle.last_activity());
-            let text = "nobody has called for long: back to release builds";
+            let text = "no calls for a long time: back to release builds";
             self.events.say(Level::Info, text);
             self.lives.note(Event::Idle);
         }
@@ -634,7 +635,7 @@ impl Supervisor {
             if self.handle.anybody_there() {
                 self.handle.saw(now);
             } else {
-                let text = "nobody has been here for long: stopping";
+                let text = "no activity for a long time: stopping";
                 self.events.say(Level::Info, text);
                 self.begin_stop();
             }
@@ -692,7 +693,7 @@ impl Supervisor {
     fn abort(&mut self, run: crate::lifecycle::RunKey) {
         let is = |purpose| matches!(purpose, Purpose::Run { key, .. } if key == run);
         for purpose in self.environments.cancel(is) {
-            self.go_on(purpose, Err("it was told to stop".into()));
+            self.go_on(purpose, Err("it was stopped".into()));
         }
     }
 }

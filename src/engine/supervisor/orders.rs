@@ -1,6 +1,10 @@
 //! Orders and their answers: one order may be for several processes, and is answered when all are.
 
+use serde_json::Value;
+
 use crate::base::clock::{Mono, human};
+use crate::base::json::object;
+use crate::base::saved::{Saved, field, saved, saved_enum};
 use crate::base::table::{Table, in_order};
 use crate::config::{Mode, graph};
 use crate::engine::handle::{Done, Reloaded, Reply, ReplySlot};
@@ -15,7 +19,8 @@ const TAIL: usize = 20;
 
 /// One order, until it is answered.
 struct PendingOrder {
-    slot: ReplySlot,
+    /// None: its caller has not come back since an upgrade.
+    slot: Option<ReplySlot>,
     began: Mono,
     targets: Vec<Target>,
     /// A reload is answered with this, and what of it failed.
@@ -43,6 +48,17 @@ struct Before {
 /// A process with the order for it; None: there is none of that name.
 pub(super) type Wanted = (String, Option<UnitId>, Order);
 
+saved! {
+    Before { pid, generation, build, run }
+    Target { name, unit, order, before, done }
+    Done {
+        name, ok, mode, pid, previous_pid, build, ready, gap, reason, old_serves, rolled_back, exit, tail,
+        stopped, took,
+    }
+}
+
+saved_enum! { Order { Start, Stop, Restart { mode, build } } }
+
 /// How an order to a process ended.
 type Outcome = Result<(), Why>;
 
@@ -55,6 +71,8 @@ pub(super) struct Orders {
     /// Outcomes that are not described yet.
     outcomes: Vec<((u64, usize), Outcome)>,
     answered: Vec<(ReplySlot, Reply)>,
+    /// Answers for callers who have not come back since an upgrade.
+    unclaimed: Table<u64, Reply>,
     last_number: u64,
 }
 
@@ -64,13 +82,44 @@ impl Orders {
         self.last_number
     }
 
-    /// The number of the last order: tickets of before mean nothing any more.
-    pub(super) fn last_number(&self) -> u64 {
-        self.last_number
+    /// The orders that are not answered, for an upgrade in place.
+    pub(super) fn save(&self) -> Value {
+        let pending = self.pending.iter();
+        let pending = pending.map(|(number, order)| (*number, order.began, order.targets.save()));
+        let pending = pending.map(|(number, began, targets)| (number, (began, targets)));
+        object([
+            ("last_number", self.last_number.save()),
+            ("tickets", self.tickets.save()),
+            ("pending", pending.collect::<Vec<_>>().save()),
+        ])
     }
 
-    pub(super) fn restore(&mut self, last_number: u64) {
-        self.last_number = last_number;
+    /// Goes on with those that were saved; their callers come back by [`Orders::resume`].
+    pub(super) fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        self.last_number = field(saved, "last_number")?;
+        self.tickets = field(saved, "tickets")?;
+        let pending: Vec<(u64, (Mono, Vec<Target>))> = field(saved, "pending")?;
+        for (number, (began, targets)) in pending {
+            let order = PendingOrder {
+                slot: None,
+                began,
+                targets,
+                reload: None,
+            };
+            self.pending.insert(number, order);
+        }
+        Ok(())
+    }
+
+    /// The caller of an order from before an upgrade.
+    pub(super) fn resume(&mut self, number: u64, slot: ReplySlot) {
+        if let Some(order) = self.pending.get_mut(&number) {
+            order.slot = Some(slot);
+        } else if let Some(reply) = self.unclaimed.remove(&number) {
+            slot.put(reply);
+        } else {
+            slot.put(Reply::Refused("its caller came back too late".into()));
+        }
     }
 
     /// A reload is not answered yet.
@@ -102,7 +151,14 @@ impl Orders {
             return None;
         }
         let order = self.pending.remove(&number)?;
-        Some((order.slot, reply(order.reload, order.targets)))
+        let reply = reply(order.reload, order.targets);
+        match order.slot {
+            Some(slot) => Some((slot, reply)),
+            None => {
+                self.unclaimed.insert(number, reply);
+                None
+            }
+        }
     }
 }
 
@@ -154,8 +210,9 @@ impl Supervisor {
             orders = in_order(orders, |(id, _, _)| rank(id).unwrap_or(usize::MAX) as u64);
         }
         let began = Mono::now();
+        slot.set_number(number);
         let pending = PendingOrder {
-            slot,
+            slot: Some(slot),
             began,
             targets,
             reload,
@@ -308,6 +365,6 @@ fn words(why: &Why) -> String {
         Why::Spawn(why) | Why::NotReady(_, why) | Why::Dependency(why) | Why::Superseded(why) => {
             why.clone()
         }
-        Why::Ended(_) => "it ended before it was good".into(),
+        Why::Ended(_) => "it ended before it was ready".into(),
     }
 }

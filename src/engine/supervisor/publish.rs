@@ -112,7 +112,8 @@ impl Supervisor {
         let shown = before.map(|f| (f.state, f.rolled_back));
         let before = before.map(|f| (f.state, f.pid));
         let passed = before.is_none_or(|(state, _)| state != facts.state);
-        if passed {
+        // At first it is since when it was saved, or made.
+        if passed && before.is_some() {
             unit.since = Wall::now();
         }
         // At first it is starting before it is there.

@@ -129,7 +129,7 @@ impl Supervisor {
         to.put("environment", self.environments.save());
         to.put("events", self.events.save());
         to.put("timers", self.timers.save());
-        to.put("orders", self.orders.last_number().save());
+        to.put("orders", self.orders.save());
         to.put("handle", self.handle.save());
         Ok(())
     }
@@ -179,8 +179,10 @@ impl Supervisor {
         new.environments.restore(from.get("environment")?);
         new.events.restore(&from.get("events")?)?;
         new.timers = from.get("timers")?;
-        new.orders.restore(from.get("orders")?);
+        new.orders.restore(&from.get("orders")?)?;
         new.restore_checks(from)?;
+        // Before anybody can ask.
+        new.publish();
         Ok(new)
     }
 

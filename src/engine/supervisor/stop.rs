@@ -27,11 +27,11 @@ impl Supervisor {
     pub(super) fn stop_by_signal(&mut self, again: bool) {
         self.begin_stop();
         if !again {
-            return self.events.say(Level::Info, "told to stop");
+            return self.events.say(Level::Info, "asked to stop");
         }
         let text = match self.inputs.was_quit() {
             true => "QUIT came: killing all that is left",
-            false => "told to stop again: killing all that is left",
+            false => "asked to stop again: killing all that is left",
         };
         self.events.say(Level::Warn, text);
         self.settle();

@@ -313,7 +313,7 @@ impl Unit {
             }
             Why::Build { .. } | Why::Ended(_) => match settling {
                 true => "the new run ended soon after it was ready".into(),
-                false => "the new run ended before it was good".into(),
+                false => "the new run ended before it was ready".into(),
             },
         };
         self.reason = Some(format!("{new}; the old run serves on"));
@@ -327,7 +327,7 @@ impl Unit {
         self.builds.died = dead.id;
         self.swap = Swap::Wanted(old.mode);
         self.reason = Some(format!(
-            "build {} died before it was good; rolled back to build {}",
+            "build {} died before it was ready; rolled back to build {}",
             dead.id, old.id
         ));
         self.throttle.hold_until = Some(now.after(BREATH));

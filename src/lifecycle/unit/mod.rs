@@ -341,7 +341,7 @@ impl Unit {
         self.reason = None;
         self.fail_waiting(out, |goal| match goal {
             Goal::Up | Goal::Fresh { .. } => {
-                Some(Why::Superseded("it was told to stop meanwhile".into()))
+                Some(Why::Superseded("it was stopped meanwhile".into()))
             }
             Goal::Back(why) => Some(why.clone()),
             Goal::Down => None,

@@ -53,7 +53,7 @@ impl Unit {
 
     /// It is taken out of the project: nothing that comes will answer anybody.
     pub(in crate::lifecycle) fn dismiss(&mut self, out: &mut Vec<Effect>) {
-        let why = "it was taken out of the configuration";
+        let why = "it was removed from .mcp-run";
         self.fail_waiting(out, |_| Some(Why::Superseded(why.into())));
     }
 

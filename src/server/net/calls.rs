@@ -102,10 +102,18 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// A worker has it.
+    pub(super) fn is_away(&self) -> bool {
+        self.kind == Kind::Search || self.task.is_none()
+    }
+
     /// The request with which the next program goes on with it.
     pub(super) fn again(&self, now: Mono) -> Option<Request> {
         let asked = self.to.asked.as_deref()?;
-        let params = self.task.as_ref()?.again(&asked.params, now)?;
+        let params = match self.kind {
+            Kind::Subscription => asked.params.clone(),
+            Kind::Wait | Kind::Search => self.task.as_ref()?.again(&asked.params, now)?,
+        };
         Some(Request {
             params,
             ..asked.clone()
@@ -231,6 +239,11 @@ impl Context {
                 c.caller.kind = client_kind(params);
             }
             _ => {}
+        }
+        if let (Some(order), Verb::CallTool { name, args }) = (self.order, &verb)
+            && let Some(step) = self.service.resume(&c.caller, name, args, order)
+        {
+            return Ok(Next::Step(step));
         }
         ask::ask(&*self.service, &self.mcp, &c.caller, to, verb, token, out)
     }

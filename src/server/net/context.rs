@@ -32,6 +32,8 @@ pub(super) struct Context {
     pub(super) timers: Timers,
     /// Calls to be polled again without waiting.
     pub(super) again: Vec<u64>,
+    /// The order of the call that is asked again after an upgrade.
+    pub(super) order: Option<u64>,
     /// New MCP requests are refused: bpm stops.
     pub(super) refusing: bool,
     /// A large buffer was freed: the allocator may return it to the system.
@@ -59,6 +61,7 @@ impl Context {
             pool: Pool::default(),
             timers: Timers::default(),
             again: Vec::new(),
+            order: None,
             refusing: false,
             bulk: false,
             message: Vec::new(),

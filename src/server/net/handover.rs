@@ -13,9 +13,9 @@ use crate::base::saved::{saved, saved_enum};
 use crate::os::inbox::Inbox;
 use crate::server::http1;
 use crate::server::rpc::{self, Request};
-use crate::server::service::ClientKind;
+use crate::server::service::{ClientKind, ORDER};
 
-use super::calls::Kind;
+use super::calls::Call;
 use super::conn::{Conn, End, Phase, Proto, Sock};
 use super::context::Context;
 use super::event_loop::{EventLoop, Listener};
@@ -177,11 +177,7 @@ impl EventLoop {
             return;
         };
         let until = *freezing.until.get_or_insert_with(|| now.after(SEARCHES));
-        let searching = self
-            .ctx
-            .calls
-            .values()
-            .any(|call| call.kind == Kind::Search);
+        let searching = self.ctx.calls.values().any(Call::is_away);
         if searching && now < until {
             self.ctx.timers.at(until, super::context::Due::Accept);
             return;
@@ -239,8 +235,10 @@ impl EventLoop {
                     c.end = End::Flushed { linger: false };
                     return;
                 }
-                for request in saved.again {
+                for mut request in saved.again {
+                    ctx.order = request.params.remove(ORDER).and_then(|n| n.as_u64());
                     ctx.request(c, request, None, None, now);
+                    ctx.order = None;
                 }
                 c.input.bytes = at(saved.input).to_vec();
                 if !c.input.bytes.is_empty() {

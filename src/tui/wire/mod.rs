@@ -93,5 +93,6 @@ impl Wire {
 }
 
 fn parse(bytes: &[u8]) -> Result<Value, Lost> {
-    serde_json::from_slice(bytes).map_err(|e| Lost::Why(format!("it sent what is no message: {e}")))
+    serde_json::from_slice(bytes)
+        .map_err(|e| Lost::Why(format!("it sent something that is no message: {e}")))
 }

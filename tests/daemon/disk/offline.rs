@@ -184,7 +184,7 @@ fn a_follower_begins_without_a_daemon_and_goes_on_with_it() {
     child.wait().unwrap();
     assert_eq!(
         err,
-        "bpm: no daemon runs; new lines come here when one does\n"
+        "bpm: no daemon runs; new lines appear here once one does\n"
     );
     project.cli(["stop"]).exits(0);
 }

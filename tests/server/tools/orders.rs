@@ -156,7 +156,7 @@ fn a_failed_start_tells_its_end_and_the_rollback() {
     for part in [
         "it ended with exit code 3 after 3.0s",
         "last line of the run:\n   cannot bind\n",
-        "rolled back: the build before was started again (pid 4720)",
+        "rolled back: the previous build was started again (pid 4720)",
         "search_logs {\"process\":\"web\"}",
     ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");

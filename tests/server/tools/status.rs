@@ -306,7 +306,7 @@ fn events_of_an_earlier_daemon_are_missed_and_many_are_paged() {
     );
     let text = stage.text("get_status", json!({"events_since": 10}));
     assert!(
-        text.contains("2 events before these are known no more"),
+        text.contains("2 earlier events are no longer known"),
         "{text}"
     );
 }
