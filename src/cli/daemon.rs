@@ -94,6 +94,7 @@ pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<
                 Verdict::Stale(_) | Verdict::Stopped => {}
             }
         }
+        say_before_switch(project);
         match daemon::start(project, &options, &mut || Ok(()))? {
             Started::Ended(_) => return Ok(None),
             Started::Now {
@@ -230,9 +231,17 @@ fn warn(warnings: &[String]) {
     }
 }
 
+/// What is switched serves on beside what is started now, until somebody stops it.
+fn say_before_switch(project: &Project) {
+    if let Some(text) = super::before_switch(project) {
+        note(&format!("bpm: {text}\n"));
+    }
+}
+
 /// Starts, and says how it went.
 pub(super) fn begin(project: &Project, options: &StartOptions) -> Result<u8> {
     let name = project.shown();
+    say_before_switch(project);
     match daemon::start(project, options, &mut || Ok(()))? {
         Started::Now {
             words,

@@ -30,6 +30,7 @@ mod upgrade;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Failure, Result, named};
@@ -38,7 +39,7 @@ use crate::client::connection::{Client, VERSION};
 use crate::client::verdict::{Descriptor, FolderId, Verdict, hidden, judge};
 use crate::daemon::{Env, Project, START, handed_on};
 use crate::os::lock::Lock;
-use crate::os::{fds, poll};
+use crate::os::{fds, poll, proc};
 pub(crate) use crate::server::render;
 use crate::server::render::Paint;
 
@@ -161,14 +162,41 @@ fn no_daemon(what: &str, project: &Project, verdict: &Verdict) -> Error {
                     format!("pid {} runs it, and its files are gone", daemon.pid),
                 )
                 .with_hint("\"bpm stop\" ends it"),
-                None => Failure::NoDaemon {
-                    what: what.into(),
-                    project: project.shown(),
+                None => {
+                    let error = Error::from(Failure::NoDaemon {
+                        what: what.into(),
+                        project: project.shown(),
+                    });
+                    match before_switch(project) {
+                        Some(hint) => error.with_hint(hint),
+                        None => error,
+                    }
                 }
-                .into(),
             }
         }
     }
+}
+
+/// The daemon of another folder that was started by a path which leads to this project now: a deploy has switched a
+/// link. A sentence.
+fn before_switch(project: &Project) -> Option<String> {
+    let known = std::fs::read_dir(project.dir.path().parent()?).ok()?;
+    known.flatten().find_map(|entry| {
+        let daemon = Descriptor::read(&ProjectDir::at(entry.path()).descriptor())?;
+        let lives = proc::start_time(daemon.pid) == Some(daemon.process_start);
+        if !lives || Path::new(&daemon.project) == project.root {
+            return None;
+        }
+        let path = PathBuf::from(OsString::from_vec(proc::variable(daemon.pid, "PWD")?));
+        let switched = path != project.root && path.canonicalize().ok()? == project.root;
+        switched.then(|| {
+            let (pid, root, path) = (daemon.pid, &daemon.project, path.display());
+            let now = project.root.display();
+            format!(
+                "the daemon of {root} (pid {pid}) was started in {path}, which is {now} now: \"bpm -C {root} stop\" stops it"
+            )
+        })
+    })
 }
 
 pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {

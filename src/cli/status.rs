@@ -15,7 +15,7 @@ use crate::base::escape::in_line;
 use crate::base::json::{list, object, or_null};
 use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
-use crate::client::connection::{CallError, Client, PATIENCE};
+use crate::client::connection::{CallError, Client, PATIENCE, VERSION};
 use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
 use crate::daemon::Project;
 use crate::engine::state_file::State;
@@ -24,7 +24,7 @@ use crate::os::{poll, proc};
 
 use super::screen::Screen;
 use super::spec::Call;
-use super::{environment, note, paint, print};
+use super::{before_switch, environment, note, paint, print};
 
 /// Between two pictures of `-w`: uptimes and loads change by themselves.
 const PICTURE: Duration = Duration::from_secs(1);
@@ -99,9 +99,19 @@ fn of_client(
     };
     let text = match json {
         true => format!("{data}\n"),
-        false => render::status(&data, paint(&project.env)),
+        false => {
+            let mut text = render::status(&data, paint(&project.env));
+            let theirs = data["daemon"]["version"].as_str().unwrap_or_default();
+            text.extend(other_version(theirs).map(|line| format!("{line}\n")));
+            text
+        }
     };
     Ok(Picture::Shown(text, 0))
+}
+
+/// The line about a daemon of another version than this command.
+fn other_version(theirs: &str) -> Option<String> {
+    (theirs != VERSION).then(|| format!("the daemon is bpm {theirs}, this is bpm {VERSION}"))
 }
 
 /// The state that the daemon wrote down, for a user who may not ask it.
@@ -160,7 +170,10 @@ fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
     let name = project.shown();
     match verdict {
         Verdict::Running(..) => format!("{name}: running\n"),
-        Verdict::Stopped => format!("{name}: stopped\n"),
+        Verdict::Stopped => {
+            let before = before_switch(project).map_or(String::new(), |text| format!("{text}\n"));
+            format!("{name}: stopped\n{before}")
+        }
         Verdict::Stale(d) => format!(
             "{name}: stale: the daemon (pid {}) has died; its processes may still run\n\
              \"bpm -d\" starts it again, \"bpm stop\" ends what is left\n",
@@ -425,5 +438,24 @@ fn ps_table(daemons: &[(Descriptor, &str)], paint: Paint) -> String {
             Cell::plain(&d.project),
         ]);
     }
-    render::table(&rows, paint)
+    let mut text = render::table(&rows, paint);
+    if daemons.iter().any(|(d, _)| d.version != VERSION) {
+        text.push_str(&format!("this is bpm {VERSION}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_said() {
+        assert_eq!(other_version(VERSION), None);
+        let said = other_version("0.0.9").unwrap();
+        assert!(
+            said.starts_with("the daemon is bpm 0.0.9, this is bpm "),
+            "{said}"
+        );
+    }
 }

@@ -1012,3 +1012,40 @@ fn daemon_of_a_folder_that_is_gone_is_found() {
     assert!(project.state_folder().is_none());
     fs::create_dir(&root).unwrap();
 }
+
+#[test]
+fn daemon_of_the_release_before_a_link_was_switched_is_named() {
+    let project = Project::empty();
+    let releases = ["1", "2"].map(|n| {
+        project.file(
+            &format!("releases/{n}/.mcp-run"),
+            "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n",
+        );
+        project.root.join("releases").join(n)
+    });
+    let current = project.root.join("current");
+    let at = |args: &[&str]| {
+        let mut command = project.command(bpm());
+        command
+            .current_dir(&current)
+            .env("PWD", &current)
+            .args(args);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    std::os::unix::fs::symlink(&releases[0], &current).unwrap();
+    assert_eq!(at(&["-d"]).0, Some(0));
+    fs::remove_file(&current).unwrap();
+    std::os::unix::fs::symlink(&releases[1], &current).unwrap();
+    let stop = format!("\"bpm -C {} stop\" stops it", releases[0].display());
+    for (args, code) in [(&["restart", "nap"][..], 3), (&["status"], 3), (&["up"], 0)] {
+        let (ended, said) = at(args);
+        assert_eq!(ended, Some(code), "{args:?}: {said}");
+        assert!(said.contains(&stop), "{args:?}: {said}");
+    }
+    assert!(!at(&["status"]).1.contains(&stop), "a daemon runs here now");
+    for root in &releases {
+        project.cli(["-C", root.to_str().unwrap(), "stop"]).exits(0);
+    }
+}
