@@ -71,6 +71,8 @@ pub enum Failure {
         what: String,
         /// The project's root.
         project: String,
+        /// Over the usual one.
+        hint: Option<String>,
     },
     /// Nothing can be learnt of the daemon, for a reason of our own: no verdict.
     CannotAsk {
@@ -112,7 +114,10 @@ impl Error {
 
     /// The same with a second line that says what to do.
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {
-        if let Failure::Usage { hint, .. } | Failure::Cannot { hint, .. } = &mut *self.0 {
+        if let Failure::Usage { hint, .. }
+        | Failure::Cannot { hint, .. }
+        | Failure::NoDaemon { hint, .. } = &mut *self.0
+        {
             *hint = Some(text.into());
         }
         self
@@ -164,7 +169,10 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self.failure() {
             Failure::Usage { hint, .. } | Failure::Cannot { hint, .. } => hint.clone(),
-            Failure::NoDaemon { .. } => Some("start it with \"bpm -d\", or \"bpm up\"".into()),
+            Failure::NoDaemon { hint, .. } => {
+                let usual = || "start it with \"bpm -d\", or \"bpm up\"".into();
+                Some(hint.clone().unwrap_or_else(usual))
+            }
             Failure::Config(_)
             | Failure::CannotAsk { .. }
             | Failure::Unknown { .. }
@@ -205,7 +213,7 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
-            Failure::NoDaemon { what, project } => {
+            Failure::NoDaemon { what, project, .. } => {
                 write!(f, "cannot {what}: no daemon runs for {project}")
             }
             Failure::CannotAsk { why } => write!(f, "cannot ask the daemon: {why}"),

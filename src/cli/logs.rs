@@ -392,6 +392,7 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
             return Err(Failure::NoDaemon {
                 what: "show the daemon's log".into(),
                 project: project.shown(),
+                hint: None,
             }
             .into());
         }

@@ -163,14 +163,12 @@ fn no_daemon(what: &str, project: &Project, verdict: &Verdict) -> Error {
                 )
                 .with_hint("\"bpm stop\" ends it"),
                 None => {
-                    let error = Error::from(Failure::NoDaemon {
+                    let error = Failure::NoDaemon {
                         what: what.into(),
                         project: project.shown(),
-                    });
-                    match before_switch(project) {
-                        Some(hint) => error.with_hint(hint),
-                        None => error,
-                    }
+                        hint: before_switch(project),
+                    };
+                    error.into()
                 }
             }
         }

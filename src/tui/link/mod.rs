@@ -381,6 +381,7 @@ impl Link {
                         Failure::NoDaemon {
                             what,
                             project: project.name(),
+                            hint: None,
                         }
                         .into(),
                     ),
