@@ -135,27 +135,42 @@ mod tests {
         assert!(diff.changed.is_empty() && diff.adjusted.is_empty());
     }
 
+    /// All keys of a process but those of a type, each with another value than its default.
+    const OF_A_START: [&str; 29] = [
+        "args = [\"a\"]",
+        "build = []",
+        "build = \"make\"",
+        "build_release = [\"make\"]",
+        "mode = \"dev\"",
+        "cwd = \"src\"",
+        "env = { A = \"1\" }",
+        "env_file = \"a\"",
+        "env_file = \"a?\"",
+        "port = 80",
+        "port = \"auto\"",
+        "listen = [\"127.0.0.1:80\"]",
+        "color = true",
+        "ready.notify = true",
+        "health.notify = true",
+        "limits.nofile = 10",
+        "limits.core = 10",
+        "limits.memory = \"1M\"",
+        "limits.memory_high = \"1M\"",
+        "limits.cpu = 2",
+        "limits.tasks = 9",
+        "unset_env = [\"A\"]",
+        "nice = 1",
+        "oom_score_adj = 1",
+        "umask = \"077\"",
+        "user = \"a\"",
+        "user = \"a\"\ngroup = \"b\"",
+        "stdin = \"open\"",
+        "tty = true",
+    ];
+
     #[test]
     fn settings_of_a_start_need_a_swap() {
-        for line in [
-            "args = [\"a\"]",
-            "build = []",
-            "build = \"make\"",
-            "build_release = [\"make\"]",
-            "mode = \"dev\"",
-            "cwd = \"src\"",
-            "env = { A = \"1\" }",
-            "env_file = \"a\"",
-            "env_file = \"a?\"",
-            "port = 80",
-            "port = \"auto\"",
-            "listen = [\"127.0.0.1:80\"]",
-            "color = true",
-            "ready.notify = true",
-            "health.notify = true",
-            "limits.nofile = 10",
-            "limits.core = 10",
-        ] {
+        for line in OF_A_START {
             let diff = diff(&with(""), &with(line));
             assert_eq!(diff.changed, ["web"], "{line}");
             assert_eq!(diff.unchanged, ["db"], "{line}");
@@ -188,26 +203,58 @@ mod tests {
         );
     }
 
+    const OF_A_RUN: [&str; 20] = [
+        "autostart = false",
+        "restart = \"never\"",
+        "start_limit_burst = 3",
+        "start_limit_seconds = 3",
+        "stop_signal = \"INT\"",
+        "stop_timeout_seconds = 3",
+        "depends_on = [\"db\"]",
+        "swap = \"overlap\"",
+        "ready.tcp = \"127.0.0.1:1\"",
+        "health.tcp = \"127.0.0.1:1\"",
+        "watch = [\"src/**\"]",
+        "build_timeout_seconds = 3",
+        "log_lines = 100",
+        "log_bytes = \"64K\"",
+        "log_runs = 3",
+        "log_disk = 0",
+        "stop_to = \"group\"",
+        "success_exit_codes = [0, 1]",
+        "on_event = [\"a\"]",
+        "ready = { log = \"a\", settle_seconds = 2 }",
+    ];
+
+    #[test]
+    fn each_key_is_compared() {
+        let all: Vec<&str> = OF_A_START
+            .iter()
+            .chain(&OF_A_RUN)
+            .flat_map(|text| text.lines())
+            .collect();
+        let rust = [
+            "type",
+            "command",
+            "package",
+            "bin",
+            "features",
+            "cargo_args",
+        ];
+        for key in crate::config::KEYS
+            .iter()
+            .filter(|key| key.place == crate::config::Place::Process)
+        {
+            let tried = all
+                .iter()
+                .any(|line| line.split([' ', '.']).next() == Some(key.name));
+            assert!(tried || rust.contains(&key.name), "{}", key.name);
+        }
+    }
+
     #[test]
     fn settings_that_apply_to_a_run_need_no_swap() {
-        for line in [
-            "autostart = false",
-            "restart = \"never\"",
-            "start_limit_burst = 3",
-            "start_limit_seconds = 3",
-            "stop_signal = \"INT\"",
-            "stop_timeout_seconds = 3",
-            "depends_on = [\"db\"]",
-            "swap = \"overlap\"",
-            "ready.tcp = \"127.0.0.1:1\"",
-            "health.tcp = \"127.0.0.1:1\"",
-            "watch = [\"src/**\"]",
-            "build_timeout_seconds = 3",
-            "log_lines = 100",
-            "log_bytes = \"64K\"",
-            "log_runs = 3",
-            "log_disk = 0",
-        ] {
+        for line in OF_A_RUN {
             let diff = diff(&with(""), &with(line));
             assert_eq!(diff.adjusted, ["web"], "{line}");
             assert_eq!(diff.unchanged, ["db"], "{line}");
