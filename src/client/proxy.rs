@@ -7,8 +7,11 @@
 //! A client does not notice a restart of the daemon: requests that the old one refused because it was stopping,
 //! and those that only read and had no answer yet, are sent to the next one.
 
+mod pipes;
+mod requests;
+
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -17,6 +20,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use pipes::{Line, Lines, Output};
+use requests::{Asked, Start, asked_again, own, repeatable};
 
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
@@ -29,18 +35,13 @@ use crate::os::pidfd::PidFd;
 use crate::os::poll::{self, Until};
 use crate::os::proc;
 use crate::server::rpc::{self, INTERNAL_ERROR, INVALID_REQUEST, Message, Request, STOPPING};
-use crate::tools;
 
 /// The longest message from a client.
 const LONGEST: usize = 4 << 20;
 /// The longest message from a daemon.
 const LONGEST_ANSWER: usize = 64 << 20;
-/// Nothing more is read from one end while so much waits for the other.
-const HIGH_WATER: usize = 1 << 20;
 /// Bytes of one read.
 const CHUNK: usize = 64 << 10;
-/// A pipe or socket that is ready for writing takes so much without blocking (PIPE_BUF, pipe(7)).
-const AT_ONCE: usize = 4096;
 /// A connection is waited for so long: clients give up after a minute.
 const CONNECT: Duration = Duration::from_secs(50);
 /// A request that a stopping daemon refused waits so long for that daemon's end.
@@ -154,165 +155,6 @@ fn parent() -> Option<PidFd> {
 
 fn duplicate(stream: impl AsFd) -> io::Result<OwnedFd> {
     stream.as_fd().try_clone_to_owned()
-}
-
-/// Cuts what is read into lines.
-struct Lines {
-    bytes: Vec<u8>,
-    /// Bytes in which there is no newline.
-    seen: usize,
-    longest: usize,
-    /// The rest of a line that is too long is dropped.
-    skips: bool,
-}
-
-/// A line that [`Lines`] has found.
-enum Line {
-    Whole(Vec<u8>),
-    TooLong,
-}
-
-impl Lines {
-    fn new(longest: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            seen: 0,
-            longest,
-            skips: false,
-        }
-    }
-
-    /// Reads once. False: there is nothing more to come.
-    fn read(&mut self, mut from: impl Read) -> bool {
-        let length = self.bytes.len();
-        self.bytes.resize(length + CHUNK, 0);
-        let got = from.read(&mut self.bytes[length..]);
-        self.bytes.truncate(length + got.as_ref().map_or(0, |n| *n));
-        match got {
-            Ok(n) => n > 0,
-            Err(e) => matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock),
-        }
-    }
-
-    /// The next line with its newline.
-    fn next(&mut self) -> Option<Line> {
-        loop {
-            let Some(end) = memchr::memchr(b'\n', &self.bytes[self.seen..]) else {
-                self.seen = self.bytes.len();
-                if self.seen > self.longest {
-                    self.bytes.clear();
-                    self.seen = 0;
-                    return (!std::mem::replace(&mut self.skips, true)).then_some(Line::TooLong);
-                }
-                if self.bytes.is_empty() {
-                    self.bytes.shrink_to(CHUNK);
-                }
-                return None;
-            };
-            let rest = self.bytes.split_off(self.seen + end + 1);
-            let line = std::mem::replace(&mut self.bytes, rest);
-            self.seen = 0;
-            if !std::mem::take(&mut self.skips) && !line.trim_ascii().is_empty() {
-                return Some(match line.len() > self.longest {
-                    true => Line::TooLong,
-                    false => Line::Whole(line),
-                });
-            }
-        }
-    }
-}
-
-/// Standard output, whose descriptor may be blocking or not.
-struct Output {
-    file: File,
-    unsent: Vec<u8>,
-}
-
-impl Output {
-    fn is_empty(&self) -> bool {
-        self.unsent.is_empty()
-    }
-
-    fn is_full(&self) -> bool {
-        self.unsent.len() > HIGH_WATER
-    }
-
-    /// Writes what is taken without blocking. To be called when the descriptor is ready.
-    fn flush(&mut self) -> io::Result<()> {
-        let mut sent = 0;
-        loop {
-            let end = self.unsent.len().min(sent + AT_ONCE);
-            match self.file.write(&self.unsent[sent..end]) {
-                Ok(n) => sent += n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) => return Err(e),
-            }
-            let fd = [(self.file.as_fd(), Until::Writable)];
-            if sent == self.unsent.len() || !poll::wait(&fd, Some(Duration::ZERO))?[0] {
-                break;
-            }
-        }
-        self.unsent.drain(..sent);
-        self.unsent.shrink_to(CHUNK);
-        Ok(())
-    }
-}
-
-/// A message from the client that wants an answer: a request, or a batch.
-struct Asked {
-    line: Vec<u8>,
-    requests: Vec<Request>,
-    is_batch: bool,
-    since: Mono,
-}
-
-impl Asked {
-    /// The processes to start so that a daemon can answer that. Reading starts nothing, and after a stop on purpose only an
-    /// order to start does, and no more than it names.
-    fn needs(&self, stopped: bool) -> Option<Start> {
-        let needs = self.requests.iter().filter_map(|request| {
-            if request.method != "tools/call" {
-                return None;
-            }
-            let params = &request.params;
-            let process = params.get("arguments").and_then(|a| a["process"].as_str());
-            match (params.get("name")?.as_str()?, process) {
-                ("stop" | "reload", _) => None,
-                // Faults of the name are reported without a daemon.
-                ("start" | "restart", None | Some("")) => None,
-                ("start" | "restart", Some(name)) if stopped && name != "*" => {
-                    Some(Start::Only(vec![name.into()]))
-                }
-                ("start" | "restart", Some(_)) => Some(Start::All),
-                (name, _) => (!stopped && tools::is_tool(name)).then_some(Start::All),
-            }
-        });
-        needs.reduce(Start::and)
-    }
-
-    /// It is answered by a stream that goes on.
-    fn is_subscription(&self) -> bool {
-        let mut methods = self.requests.iter().map(|r| r.method.as_str());
-        methods.any(|method| method == "subscriptions/listen")
-    }
-}
-
-/// The processes that a new daemon starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Start {
-    All,
-    /// These, and what they depend on.
-    Only(Vec<String>),
-}
-
-impl Start {
-    fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::Only(some), Self::Only(more)) => Self::Only([some, more].concat()),
-            (Self::All, _) | (_, Self::All) => Self::All,
-        }
-    }
 }
 
 /// A request without an answer.
@@ -905,44 +747,6 @@ impl Link {
             Some(at) => at.after(UNHEARD),
             None => self.heard.after(QUIET),
         }
-    }
-}
-
-/// A request that was kept as a line.
-fn asked_again(line: &[u8]) -> Option<Asked> {
-    match rpc::message(rpc::parse(line.trim_ascii()).ok()?) {
-        Ok(Message::Request(request)) => Some(Asked {
-            line: line.to_vec(),
-            requests: vec![request],
-            is_batch: false,
-            since: Mono::now(),
-        }),
-        Ok(Message::Notification { .. } | Message::Response) | Err(_) => None,
-    }
-}
-
-/// A request of our own, as a line.
-fn own(method: &str, params: Value) -> Vec<u8> {
-    let request = object([
-        ("jsonrpc", "2.0".into()),
-        ("id", OWN_ID.into()),
-        ("method", method.into()),
-        ("params", params),
-    ]);
-    format!("{request}\n").into_bytes()
-}
-
-/// Sending it again does no harm.
-fn repeatable(request: &Request) -> bool {
-    let argument = |key: &str| request.params.get(key).unwrap_or(&Value::Null);
-    match request.method.as_str() {
-        "tools/call" => {
-            let name = argument("name").as_str().unwrap_or_default();
-            tools::repeatable(name, argument("arguments"))
-        }
-        // It has begun to answer.
-        "subscriptions/listen" => false,
-        method => !method.starts_with("bpm/"),
     }
 }
 

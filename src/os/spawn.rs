@@ -20,11 +20,11 @@
 #![allow(unsafe_code)]
 
 mod explain;
+mod streams;
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -37,9 +37,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
-use super::fds::{nothing, set_nonblocking};
 use super::reap::{Child, Masked};
 use explain::{is_text, path, words};
+use streams::Streams;
 
 /// Where a program is looked for when its environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -765,71 +765,6 @@ fn above(fd: BorrowedFd<'_>, count: usize, copies: &mut Vec<OwnedFd>) -> Result<
     // SAFETY: just made, and nobody else's.
     copies.push(unsafe { OwnedFd::from_raw_fd(copy) });
     Ok(copy)
-}
-
-/// Both sides of a child's three streams.
-struct Streams {
-    input: OwnedFd,
-    out: Pipe,
-    err: Pipe,
-}
-
-struct Pipe {
-    ours: OwnedFd,
-    childs: OwnedFd,
-}
-
-impl Pipe {
-    fn new() -> Result<Self, Errno> {
-        let (ours, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        set_nonblocking(&ours, true).map_err(errno)?;
-        // Both directions for the child, see the module's text. Without /proc it gets one.
-        let both = File::options()
-            .read(true)
-            .write(true)
-            .open(format!("/proc/self/fd/{}", write.as_raw_fd()));
-        Ok(Self {
-            ours,
-            childs: both.map_or(write, OwnedFd::from),
-        })
-    }
-}
-
-/// A pipe that the child holds both ends of.
-fn endless() -> Result<OwnedFd, Errno> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let both = File::options()
-        .read(true)
-        .write(true)
-        .open(format!("/proc/self/fd/{}", read.as_raw_fd()));
-    drop(write);
-    both.map(OwnedFd::from).map_err(errno)
-}
-
-impl Streams {
-    fn open(stdin: Stdin) -> Result<Self, Errno> {
-        Ok(Self {
-            input: match stdin {
-                Stdin::Null => nothing().map_err(errno)?,
-                Stdin::Open => endless()?,
-            },
-            out: Pipe::new()?,
-            err: Pipe::new()?,
-        })
-    }
-
-    fn child(&self) -> [BorrowedFd<'_>; 3] {
-        [&self.input, &self.out.childs, &self.err.childs].map(AsFd::as_fd)
-    }
-
-    /// Closes the child's ends.
-    fn parent(self, child: Child) -> Spawned {
-        Spawned {
-            child,
-            stdout: self.out.ours,
-            stderr: self.err.ours,
-        }
-    }
 }
 
 fn errno(e: io::Error) -> Errno {

@@ -1,4 +1,5 @@
 //! Watched files: the patterns, and the tree that inotify(7) follows.
 
 mod folders;
+mod walk;
 pub(crate) mod watcher;

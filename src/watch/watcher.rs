@@ -21,11 +21,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirEntry, ReadDir};
+use std::fs::{self, DirEntry};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::clock::Mono;
@@ -37,6 +37,7 @@ use crate::lifecycle::UnitId;
 use crate::os::inotify::{Event, Inotify, Kind, Mark, Refusal, Scope};
 
 use super::folders::Folders;
+use super::walk::{Visit, Walk, names};
 
 /// A process is due so long after the last change (spec: config, `watch`).
 pub const QUIET: Duration = Duration::from_millis(300);
@@ -692,89 +693,6 @@ fn mark_changed(
             let path = path();
             changed.insert(unit, Changed { last: now, path });
         }
-    }
-}
-
-/// A look at folders that are to be watched.
-#[derive(Debug, Default)]
-struct Walk {
-    todo: Vec<Visit>,
-    /// The folder that is being read.
-    open: Option<(Visit, ReadDir)>,
-    /// It began at the root, and will have seen all there is.
-    is_whole: bool,
-    /// Of walks that began at the root.
-    round: u32,
-}
-
-#[derive(Debug)]
-struct Visit {
-    /// Relative to the root.
-    folder: PathBuf,
-    /// Its contents count as changed.
-    is_new: bool,
-    /// Where it was before.
-    came_from: Option<PathBuf>,
-    /// It is a link itself.
-    is_link: bool,
-    /// Links in its path.
-    links: u8,
-}
-
-/// The names that a path is made of, `..` among them.
-fn names(path: &Path) -> impl Iterator<Item = OsString> {
-    let parts = path.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(name),
-        Component::ParentDir => Some(OsStr::new("..")),
-        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
-    });
-    parts.map(OsStr::to_os_string)
-}
-
-impl Visit {
-    fn new(folder: PathBuf, is_new: bool) -> Self {
-        Self {
-            folder,
-            is_new,
-            came_from: None,
-            is_link: false,
-            links: 0,
-        }
-    }
-
-    fn inside(&self, name: &OsStr) -> Self {
-        Self {
-            folder: self.folder.join(name),
-            is_new: self.is_new,
-            came_from: self.came_from.as_ref().map(|from| from.join(name)),
-            is_link: false,
-            links: self.links,
-        }
-    }
-}
-
-impl Walk {
-    /// From the root; new folders that are yet to be seen stay new.
-    fn begin(&mut self) {
-        self.todo.retain(|visit| visit.is_new);
-        let root = Visit::new(PathBuf::new(), false);
-        self.todo.insert(0, root);
-        self.is_whole = true;
-        self.round += 1;
-    }
-
-    fn is_under_way(&self) -> bool {
-        self.is_whole || self.open.is_some() || !self.todo.is_empty()
-    }
-
-    fn next_entry(&mut self) -> Option<DirEntry> {
-        let (_, entries) = self.open.as_mut()?;
-        // An error ends the folder: it would only come again.
-        let entry = entries.next().and_then(std::result::Result::ok);
-        if entry.is_none() {
-            self.open = None;
-        }
-        entry
     }
 }
 

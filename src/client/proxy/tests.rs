@@ -1,3 +1,5 @@
+use std::io::Read;
+
 use super::*;
 
 fn request(text: &str) -> Request {

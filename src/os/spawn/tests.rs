@@ -1,5 +1,6 @@
 #![allow(clippy::disallowed_methods)]
 
+use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};

@@ -2,12 +2,17 @@
 //!
 //! The actions of keys and of the mouse.
 
+mod mouse;
+mod orders;
+
+pub(in crate::tui) use orders::is_to_start;
+
 use super::news::FEW;
-use super::{Ask, Dialect, ESCAPE, Effect, Entry, Field, Link, Model, Overlay, REST, View};
-use crate::tui::input::{Click, Key, Typed};
+use super::{Ask, ESCAPE, Effect, Entry, Field, Link, Model, Overlay, REST, View};
+use crate::tui::input::{Key, Typed};
 use crate::tui::layout::Room;
-use crate::tui::output::{MOST_LINES, Row, Search};
-use crate::tui::status::{Fault, Kind, Process};
+use crate::tui::output::{MOST_LINES, Search};
+use crate::tui::status::Fault;
 
 /// At most so many bytes go to the clipboard: some terminals drop more.
 const MOST_COPIED: usize = 74_000;
@@ -473,144 +478,6 @@ impl Model {
         }
     }
 
-    /// The server can do it: all but the four tools of old. Says so where it can't.
-    fn can(&mut self, more: bool) -> bool {
-        if more && self.server.dialect == Dialect::FourTools {
-            self.say("this server can't", true);
-            return false;
-        }
-        if self.server.link != Link::Live {
-            self.say("no connection", true);
-            return false;
-        }
-        true
-    }
-
-    /// It can, and we may.
-    fn may(&mut self, more: bool) -> bool {
-        if self.screen.look.read_only {
-            self.say("read only: nothing is changed", true);
-            return false;
-        }
-        self.can(more)
-    }
-
-    fn order(&mut self, ask: Ask) {
-        if self.dialog.orders.contains(&ask) {
-            return;
-        }
-        let words = match &ask {
-            Ask::Restart(Some(name)) => format!("{name}: restart asked"),
-            Ask::Restart(None) => "restart of all asked".into(),
-            Ask::Start(name) => format!("{name}: start asked"),
-            Ask::Stop(name) => format!("{name}: stop asked"),
-            Ask::Reload { dry: false } => "reload asked".into(),
-            Ask::Reload { dry: true } | Ask::Why(_) | Ask::Faults(_) | Ask::Status => String::new(),
-        };
-        if !words.is_empty() {
-            self.say(words, false);
-        }
-        self.dialog.orders.push(ask.clone());
-        self.effect(Effect::Ask(ask));
-    }
-
-    fn restart(&mut self) {
-        if let Some(name) = self.selected_name().filter(|_| self.may(false)) {
-            self.order(Ask::Restart(Some(name)));
-        }
-    }
-
-    fn restart_all(&mut self) {
-        if self.may(true) {
-            let n = self.processes().len();
-            self.question(format!("restart all {n} processes?"), Ask::Restart(None));
-        }
-    }
-
-    fn start_or_stop(&mut self) {
-        if !self.may(true) {
-            return;
-        }
-        let Some(process) = self.selected() else {
-            return;
-        };
-        let name = process.name.clone();
-        if is_to_start(process) {
-            return self.order(Ask::Start(name));
-        }
-        let needs = |p: &&Process| p.depends_on.contains(&name) && p.pid.is_some();
-        let users: Vec<&str> = self
-            .processes()
-            .iter()
-            .filter(needs)
-            .map(|p| &*p.name)
-            .collect();
-        let also = match users.as_slice() {
-            [] => String::new(),
-            [one] => format!(" {one} needs it"),
-            many => format!(" {} need it", many.join(", ")),
-        };
-        self.question(format!("stop {name}?{also}"), Ask::Stop(name));
-    }
-
-    fn start_daemon(&mut self) {
-        if self.screen.look.read_only {
-            return self.say("read only: nothing is changed", true);
-        }
-        match self.server.link {
-            Link::Live if self.server.dialect == Dialect::FourTools => {
-                self.say("this server can't", true)
-            }
-            Link::Live => self.say("the daemon runs", false),
-            _ if !self.screen.look.local => {
-                self.say("only a project's own daemon can be started", true)
-            }
-            Link::Starting => {}
-            Link::First
-            | Link::Trying(_)
-            | Link::Gone { .. }
-            | Link::Stopped { .. }
-            | Link::TooOld(_) => {
-                self.effect(Effect::Start);
-            }
-        }
-    }
-
-    fn errors(&mut self) {
-        let Some(process) = self.selected().cloned() else {
-            return;
-        };
-        if !self.can(true) {
-            return;
-        }
-        let Some(build) = process.build else {
-            return self.say(format!("{}: nothing was built", process.name), false);
-        };
-        let name = process.name;
-        self.open(Overlay::Errors {
-            process: name.clone(),
-            list: build.errors,
-            selected: 0,
-            whole: false,
-        });
-        self.order(Ask::Faults(name));
-    }
-
-    fn edit(&mut self, fault: Option<Fault>) {
-        let Some(Fault {
-            file: Some(file),
-            line,
-            ..
-        }) = fault
-        else {
-            return self.say("it names no file", false);
-        };
-        match self.screen.look.local {
-            true => self.effect(Effect::Edit(file, line.unwrap_or(1))),
-            false => self.say("the project is not on this machine", true),
-        }
-    }
-
     fn copy(&mut self) {
         let size = self.output_size();
         let output = &self.log.output;
@@ -650,104 +517,6 @@ impl Model {
         };
         self.say(format!("sent {n}{of} bytes to the clipboard"), false);
         self.effect(Effect::Copy(text));
-    }
-
-    fn mouse(&mut self, click: Click, x: u16, y: u16) {
-        let layout = self.layout();
-        let wheel = match click {
-            Click::WheelUp => -1,
-            Click::WheelDown => 1,
-            Click::Press | Click::Drag | Click::Release => 0,
-        };
-        if self.dialog.overlay.is_some() {
-            for _ in 0..NOTCH * i64::from(wheel != 0) {
-                self.key_in_overlay(if wheel > 0 { Key::Down } else { Key::Up });
-            }
-            return;
-        }
-        if wheel != 0 && layout.list.has(x, y) {
-            return self.select_by(wheel);
-        }
-        if wheel != 0 {
-            if layout.output.has(x, y) {
-                self.scroll(wheel * NOTCH);
-            }
-            return;
-        }
-        let inside = |area: crate::tui::cell::Area| match layout.room {
-            Room::Framed => area.inner(),
-            Room::Bare | Room::Tiny => area,
-        };
-        let list = inside(layout.list);
-        if click == Click::Press && list.has(x, y) {
-            let top = self.list_top(usize::from(list.h));
-            return self.select(top + usize::from(y - list.y));
-        }
-        self.drag(click, y, inside(layout.output), layout.output.has(x, y));
-    }
-
-    fn drag(&mut self, click: Click, y: u16, area: crate::tui::cell::Area, inside: bool) {
-        let size = self.output_size();
-        let row = usize::from(y.saturating_sub(area.y)).min(size.rows.saturating_sub(1));
-        let seen = self.log.output.seen(size);
-        let at: Option<u64> = seen.get(row).or(seen.last()).map(|row: &Row<'_>| row.id);
-        match (click, at, self.log.drag) {
-            (Click::Press, at, _) => {
-                self.log.drag = None;
-                self.log.dragging = inside && at.is_some();
-                if let Some(at) = at.filter(|_| inside) {
-                    self.log.drag = Some((at, at));
-                }
-            }
-            (Click::Drag, Some(at), Some((from, _))) if self.log.dragging => {
-                self.log.drag = Some((from, at));
-            }
-            (Click::Release, _, Some((from, to))) if self.log.dragging => {
-                self.log.dragging = false;
-                match from == to {
-                    // A click is no drag.
-                    true => self.log.drag = None,
-                    false => self.copy(),
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// The first process that is seen in so many rows: the selected one is among them.
-    pub fn list_top(&self, rows: usize) -> usize {
-        let listed = self.listed();
-        let selected = self.list.selected.as_ref();
-        let at = selected.and_then(|name| listed.iter().position(|p| p.name == *name));
-        let most = listed.len().saturating_sub(rows);
-        // In the middle, but for both ends.
-        at.unwrap_or(0).saturating_sub(rows / 2).min(most)
-    }
-
-    /// The rows of what lies over the panels.
-    fn overlay_rows(&self) -> usize {
-        match &self.dialog.overlay {
-            Some(Overlay::Help) => {
-                let messages = self.dialog.messages.iter();
-                let said: usize = messages.map(|m| m.text.lines().count()).sum();
-                crate::tui::keys::KEYS.len() + said + 2
-            }
-            Some(Overlay::Card { lines, .. }) => lines.len(),
-            Some(Overlay::Errors { list, .. }) => list.len(),
-            Some(Overlay::Details) => 40,
-            None => 0,
-        }
-    }
-}
-
-/// `s` starts it, rather than stopping it.
-pub(in crate::tui) fn is_to_start(process: &Process) -> bool {
-    match process.kind() {
-        Kind::Failed => true,
-        Kind::Stopped => process.state != "stopping",
-        Kind::Running | Kind::Uneasy | Kind::Busy => {
-            process.wanted == Some(false) && process.pid.is_none()
-        }
     }
 }
 
