@@ -228,7 +228,7 @@ impl Causes {
         }
     }
 
-    /// What they add to the error's message.
+    /// The text that they add to the error's message.
     fn into_words(self) -> impl Iterator<Item = String> {
         let printed = self.panic.or(self.last_line);
         [self.first, self.last, printed].into_iter().flatten()

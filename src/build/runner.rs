@@ -78,7 +78,7 @@ impl CopyPlace {
     }
 }
 
-/// What a build's thread reports.
+/// A report of a build's thread.
 #[derive(Debug)]
 pub enum Report {
     /// The phase of the build, in words.

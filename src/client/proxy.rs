@@ -549,7 +549,7 @@ impl Proxy {
         match more && !garbled {
             true => {
                 self.link = Some(link);
-                // What an upgraded daemon could not take over is asked again.
+                // Requests that an upgraded daemon could not take over are asked again.
                 for asked in std::mem::take(&mut self.queue) {
                     self.ask(asked);
                 }

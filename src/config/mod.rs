@@ -80,7 +80,7 @@ pub struct Config {
     pub cgroup: Toggle,
     /// In the order of the file.
     pub processes: Vec<Arc<Process>>,
-    /// What is no mistake and may be meant otherwise, or has no effect where it stands; each with its place.
+    /// Remarks: settings that may be meant otherwise, or have no effect where they stand; each with its place.
     pub not_in_effect: Vec<crate::base::error::Fault>,
 }
 

@@ -44,7 +44,7 @@ pub(super) struct ProjectPresence<'a> {
     root: &'a Path,
     foreground: bool,
     passthrough: Option<&'a Passthrough>,
-    /// What stands still for an upgrade.
+    /// The parts that stand still for an upgrade.
     standstill: Option<(Standstill, Option<Pause>)>,
 }
 
@@ -92,7 +92,7 @@ impl<'a> ProjectPresence<'a> {
         Ok(presence)
     }
 
-    /// What else goes over an upgrade in place.
+    /// Further state that goes over an upgrade in place.
     pub(super) fn carries(&mut self, foreground: bool, passthrough: Option<&'a Passthrough>) {
         self.foreground = foreground;
         self.passthrough = passthrough;

@@ -134,7 +134,7 @@ fn take_over(mut from: Handover, env: Env) -> std::result::Result<u8, String> {
     });
     let conns = conns.collect();
     let bytes = std::mem::take(&mut from.bytes);
-    // What nobody took is closed.
+    // Descriptors that nobody took are closed.
     drop(from);
     let before = Before { conns, bytes };
     let took = Mono::now().since(began);

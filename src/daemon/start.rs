@@ -412,7 +412,6 @@ pub(super) struct Ground<'a> {
 pub(super) type Controlled = Arc<OnceLock<Control>>;
 
 impl Ground<'_> {
-    /// What a supervisor needs.
     pub(super) fn setup(&self, logger: Arc<dyn Logger>) -> (Setup, Controlled) {
         let control = Controlled::default();
         let (controlled, descriptors) = (Arc::clone(&control), self.nofile.hard);
@@ -446,7 +445,7 @@ impl Ground<'_> {
     }
 }
 
-/// What others reach this bpm by.
+/// The socket, ports and files by which others reach this bpm.
 pub(super) struct Served {
     pub(super) tcp: Vec<TcpListener>,
     pub(super) unix: Option<UnixListener>,

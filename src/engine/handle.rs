@@ -330,7 +330,7 @@ pub struct Handle {
     active: AtomicU64,
     seen: AtomicU64,
     over: AtomicBool,
-    /// What the last upgrade took over.
+    /// The outcome of the last upgrade.
     upgraded: Mutex<Value>,
 }
 
@@ -390,7 +390,7 @@ impl Handle {
         *self.upgraded.lock().unwrap_or_else(PoisonError::into_inner) = what;
     }
 
-    /// What the last upgrade took over; null: there was none.
+    /// The outcome of the last upgrade; null: there was none.
     pub fn upgraded(&self) -> Value {
         self.upgraded
             .lock()
@@ -408,7 +408,7 @@ impl Handle {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// What others have seen and counted, for an upgrade in place.
+    /// The figures that others have seen, for an upgrade in place.
     pub(super) fn save(&self) -> Value {
         let snapshot = self.snapshot.now();
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);

@@ -36,7 +36,7 @@ pub struct SavedRun {
     pub notify: Option<PathBuf>,
 }
 
-/// What is known of a process besides its runs.
+/// The state of a process apart from its runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SavedLife {
     /// As the lifecycle has it.

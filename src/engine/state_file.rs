@@ -267,7 +267,7 @@ impl State {
         self.damaged
     }
 
-    /// What the damaged file did not say is known by now.
+    /// By now all is known that the damaged file did not say.
     pub fn forget_damage(&mut self) {
         self.damaged = false;
     }

@@ -494,7 +494,7 @@ impl Outcome<'_> {
         text
     }
 
-    /// What the order should have ended and could not, a line each.
+    /// The processes that the order should have ended and could not, a line each.
     fn survivors(&self) -> String {
         let left = self.done.stopped.leftovers.iter().take(20);
         left.map(|(pid, command)| format!("\n   still there: pid {pid} {}", clip(command, 200)))

@@ -29,7 +29,7 @@ use super::units::policy;
 /// KILL before it is left behind.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// What was left, as it is told.
+/// The leftovers, as reports name them.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// The daemon that was killed, where it is known.
@@ -51,7 +51,7 @@ enum NotAdopted {
 /// A process that is to end.
 struct Leftover {
     proc: Proc,
-    /// What it is of: a process of the configuration, or a program.
+    /// Its owner: a process of the configuration, or a program.
     name: String,
     signal: i32,
     timeout: std::time::Duration,
@@ -304,7 +304,7 @@ impl Supervisor {
     fn take_sockets(&mut self, unit: UnitId, process: &Arc<Process>, run: &Adopted) {
         let base = self.environments.base();
         let env = self.environment(process, &base, &mut Vec::new());
-        // What is wrong with them is said at the next start.
+        // The next start reports their faults.
         let wanted = env
             .and_then(|env| addresses(process, &env))
             .unwrap_or_default();

@@ -416,7 +416,7 @@ impl Checks {
         sockets.map(|socket| socket.receiver.as_fd())
     }
 
-    /// What the checks of each run need to begin once more.
+    /// The state by which the checks of each run begin once more.
     pub(super) fn save(&self, to: &mut Handover) -> Value {
         let mut all = Vec::new();
         for (run, checks) in self.runs.iter() {

@@ -81,7 +81,7 @@ impl Expected {
         self.before.clone()
     }
 
-    /// What is wrong with where these processes listen. Before it is ready a run may still open its socket.
+    /// Faults of the addresses that these processes listen on. Before it is ready a run may still open its socket.
     fn examine(&self, pids: &[i32]) -> Option<String> {
         let listens = proc::listening(pids);
         let shown: Vec<String> = listens
@@ -149,7 +149,7 @@ impl Listening {
         self.runs.remove(&run);
     }
 
-    /// What is wrong with a run.
+    /// The faults of a run.
     pub(super) fn wrong(&self, run: RunKey) -> Option<String> {
         self.runs.get(&run)?.wrong.clone()
     }

@@ -113,7 +113,7 @@ pub struct Setup {
     pub killed_before: bool,
     /// Sockets that the service manager has kept, and the processes that they are for.
     pub stored: Vec<(String, OwnedFd)>,
-    /// What it left is stopped, and nothing of it taken over.
+    /// Its leftovers are stopped, and none of them taken over.
     pub fresh: bool,
     /// Those with `autostart` are to be started, whether they were stopped or not.
     pub only: bool,
@@ -248,7 +248,7 @@ pub struct Supervisor {
     timers: Timers,
     warnings: Warnings,
     state: StateFile,
-    /// What a bpm left that was killed.
+    /// The leftovers of a bpm that was killed.
     found: Found,
     phase: Phase,
     /// The one that is under way.
@@ -544,7 +544,7 @@ impl Supervisor {
             self.publish();
         }
         self.store_sockets();
-        // What is answered holds for the next bpm too, should this one be killed.
+        // An answer holds for the next bpm too, should this one be killed.
         self.save(false);
         // Only now: those who are answered may read the snapshot at once.
         for (slot, reply) in answers {

@@ -159,7 +159,7 @@ impl Unit {
         }
     }
 
-    /// What the next bpm needs to know of it, with its life as the lifecycle has it.
+    /// The state for the next bpm, with its life as the lifecycle has it.
     pub(super) fn saved(&self, life: Value) -> SavedLife {
         let builds = self.artifacts.iter();
         let builds = builds.map(|(id, (mode, made))| SavedBuild {

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// More than that of what it says is dropped.
 const MOST: usize = 64 << 10;
 
-/// What a program says of itself (`--handshake`).
+/// A program's answer to `--handshake`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
     pub version: String,
@@ -162,7 +162,7 @@ impl Job {
         }
     }
 
-    /// What it printed, once it has ended well.
+    /// Its output, once it has ended well.
     fn result(&mut self, now: Mono) -> Option<Result<String, String>> {
         self.read();
         let Some(death) = self.death else {
@@ -374,7 +374,7 @@ impl Supervisor {
                 if let Some(upgrade) = &mut self.upgrade {
                     upgrade.stage = stage;
                 }
-                // What comes meanwhile has its turn first.
+                // Input that comes meanwhile has its turn first.
                 if waits && !self.inputs.has_come().unwrap_or(true) && self.is_quiet() {
                     self.advance_upgrade(presence);
                 }

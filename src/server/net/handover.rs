@@ -27,7 +27,7 @@ pub(super) const SEARCHES: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub struct FrozenNet {
     pub conns: Vec<SavedConn>,
-    /// What the places of the connections are in.
+    /// The instance whose places the connections have.
     pub bytes: Vec<u8>,
     /// By name.
     pub fds: Vec<(String, RawFd)>,
@@ -94,7 +94,7 @@ fn put(bytes: &mut Vec<u8>, more: &[u8]) -> Place {
     (start, more.len())
 }
 
-/// What a caller hears that waits and can't be taken over: it asks again by itself, or is to.
+/// The error for a waiting call that can't be taken over: the client asks again by itself, or is to.
 fn put_call_again(out: &mut Vec<u8>, id: &Value) {
     let data = object([("retry", true.into())]);
     let text = "upgrading: call again";
