@@ -23,6 +23,16 @@
 //! Read first: `lifecycle/unit/reconcile.rs` (what happens next to a process), `lifecycle/fleet.rs` (dependencies),
 //! `engine/supervisor/mod.rs` (the loop), `log/store/mod.rs` (lines and their numbers), `cli/commands.rs` (all commands).
 //!
+//! # Where is it
+//!
+//! - The stop timeout is applied in `lifecycle/unit/reconcile.rs`: `end` asks for TERM and sets the time, `end_late_stops`
+//!   asks for KILL.
+//! - A line gets its number in `log/ring.rs`, when it ends.
+//! - The `Host` of a request is checked in `server/net/access.rs`.
+//! - After a build `restart` goes on in `lifecycle/unit/events.rs` (`built`), then in `reconcile.rs`: `swap`, or
+//!   `start_from_nothing` where nothing runs.
+//! - A new command is a row in `cli/commands.rs` and a file beside it; a new tool is a row in `tools/mod.rs`.
+//!
 //! # Glossary
 //!
 //! - *unit*: one `[process.NAME]` and everything that is known of it; *run*: one start of it; *generation*: the number
