@@ -567,7 +567,7 @@ fn random_histories_settle_and_answer_everybody() {
     #[allow(clippy::disallowed_methods)]
     let histories = std::env::var("BPM_HISTORIES");
     let histories = histories.ok().and_then(|n| n.parse().ok());
-    for seed in 1..=histories.unwrap_or(10_000) {
+    for seed in 1..=histories.unwrap_or(5_000) {
         let mut history = History::random(seed);
         if history.failure(&mut Vec::new()).is_none() {
             continue;

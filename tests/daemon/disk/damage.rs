@@ -130,7 +130,7 @@ fn an_index_in_any_state_hides_no_line() {
     assert_eq!(whole.len() as u64, LINES);
     let texts: Vec<&str> = whole.iter().map(|(_, text)| text.as_str()).collect();
     let mut random = Random(0x9e37_79b9);
-    for _ in 0..40 {
+    for _ in 0..25 {
         left.restore();
         let (path, bytes) = left.pick(&mut random, "idx");
         let how = damage(&path, bytes, &mut random);
@@ -167,7 +167,7 @@ fn files_in_any_state_keep_no_daemon_from_its_work() {
     );
     let mut random = Random(0x1234_5678);
     let known: BTreeSet<String> = left.lines().into_iter().map(|(_, text)| text).collect();
-    for round in 0..30 {
+    for round in 0..20 {
         left.restore();
         let mut how = Vec::new();
         for _ in 0..=random.below(3) {
