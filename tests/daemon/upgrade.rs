@@ -265,15 +265,17 @@ fn builds_are_finished_before_an_upgrade_or_repeated_after_it() {
     now.exits(0);
     built(2);
     let two = other(&p, "two");
-    let finished = begun(&p, &["upgrade", "--binary", two.to_str().unwrap()]);
-    let again = || {
-        let ended = p.cli(["upgrade", "--binary", two.to_str().unwrap()]);
-        match ended.err.contains("another upgrade is under way") {
-            true => Ok(()),
-            false => Err(ended),
-        }
-    };
-    eventually(again);
+    let mut finished = begun(&p, &["upgrade", "--binary", two.to_str().unwrap()]);
+    // Before the daemon has heard of it another one could come first.
+    let mut waits = String::new();
+    let mut stderr = std::io::BufReader::new(finished.stderr.take().unwrap());
+    std::io::BufRead::read_line(&mut stderr, &mut waits).unwrap();
+    assert!(waits.contains("waiting for the build of a"), "{waits}");
+    let again = p.cli(["upgrade", "--binary", two.to_str().unwrap()]);
+    assert!(
+        again.err.contains("another upgrade is under way"),
+        "{again:?}"
+    );
     p.file("open", "");
     let finished = finished.wait_with_output().unwrap();
     assert!(finished.status.success(), "{finished:?}");
