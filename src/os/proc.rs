@@ -397,6 +397,12 @@ pub fn why_held(pid: i32) -> Option<String> {
     (field(pid, "State:")? == "D").then(|| "the kernel waits for a device or a disk".into())
 }
 
+/// Resident memory of these processes in bytes; what they share is counted in each.
+pub fn resident(pids: &[i32]) -> u64 {
+    let stats = pids.iter().filter_map(|pid| stat(*pid));
+    stats.map(|stat| stat.rss).sum()
+}
+
 /// Our own resident memory in bytes.
 pub fn self_rss() -> u64 {
     let pages = fs::read_to_string("/proc/self/statm")

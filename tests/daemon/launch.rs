@@ -249,3 +249,69 @@ tty = true
     });
     eventually(|| if lives(pid) { Err(pid) } else { Ok(()) });
 }
+
+#[test]
+fn memory_above_its_limit_ends_a_run_as_a_crash_where_there_is_no_controller() {
+    // Memory is read each five seconds: this test waits for one reading.
+    let mut project = Project::new(
+        r#"
+cgroup = false
+[process.fat]
+command = "x=$(head -c 60000000 /dev/zero | tr '\\0' x); echo full; sleep 1000; echo $x"
+limits = { memory = "20M", tasks = 1000 }
+"#,
+    );
+    project.serve();
+    project.line("fat", "full");
+    let fat = project.status_when("fat", |p| p["crashes"] == 1);
+    assert!(
+        project.err().contains("over its memory limit: "),
+        "{}",
+        project.err()
+    );
+    assert!(
+        fat["warnings"][0]
+            .to_string()
+            .contains("limits.tasks is not in effect"),
+        "{fat}"
+    );
+}
+
+#[test]
+fn process_that_is_nobodys_is_named_and_ends_with_bpm() {
+    let mut project = Project::new(
+        r#"
+cgroup = false
+[process.once]
+type = "task"
+command = "env -i setsid -f sleep 4321"
+"#,
+    );
+    project.serve();
+    project.status_when("once", |p| p["state"] == "done");
+    let warning = eventually(|| {
+        let status = project.call("get_status", json!({"verbose": true})).ok();
+        match status["warnings"]
+            .as_array()
+            .and_then(|all| all.first().cloned())
+        {
+            Some(warning) => Ok(warning.to_string()),
+            None => Err(status),
+        }
+    });
+    assert!(
+        warning.contains("(sleep) belongs to no process"),
+        "{warning}"
+    );
+    let digits: String = warning.chars().filter(char::is_ascii_digit).collect();
+    let pid: i32 = digits.parse().unwrap();
+    assert!(
+        project
+            .cli(["status"])
+            .out
+            .contains(&format!("pid {pid} (sleep)"))
+    );
+    project.signal(Signal::SIGTERM);
+    project.ended();
+    assert!(!lives(pid));
+}

@@ -289,8 +289,16 @@ impl Supervisor {
         checks.set_before(listening.before());
         let began = Mono::now();
         let cgroup = self.runs.cgroup(&process.name, run);
-        if let Err(why) = self.runs.limit(cgroup.as_ref(), &process.launch.limits) {
-            self.happened(Level::Warn, Some(key.unit), "limits", why);
+        let limits = &process.launch.limits;
+        let unlimited = self.runs.limit(cgroup.as_ref(), limits).err();
+        if let Some(why) = &unlimited {
+            self.happened(Level::Warn, Some(key.unit), "limits", why.clone());
+        }
+        if self.runs.is_read(cgroup.as_ref(), limits) {
+            self.memory.begin(began);
+        }
+        if let Some(unit) = self.units.get_mut(key.unit) {
+            unit.unlimited = unlimited;
         }
         let (starter, sockets) = (self.setup.starter(), self.sockets.of(key.unit));
         let with = With {

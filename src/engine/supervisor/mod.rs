@@ -5,7 +5,7 @@
 //! its data; what needs several of them is a method here, in the file of its subject:
 //!
 //! - `inputs`: all that can come in; `timers`: what bpm does by time; `stop`: the end;
-//! - `launch`, `environments`, `ports`, `sockets`, `listening`: starting a run; `runs`: its end, and what is left of it;
+//! - `launch`, `environments`, `ports`, `sockets`, `limits`, `listening`: starting a run; `runs`: its end, and what is left of it; `strays`: what is left of nobody;
 //! - `builds`; `checks`: readiness and health; `watching`: restarts when files change; `hooks`: commands that follow
 //!   events;
 //! - `orders`: who waits for what; `reload`; `units`: the processes; `events`, `publish`: what others see.
@@ -18,6 +18,7 @@ mod events;
 mod hooks;
 mod inputs;
 mod launch;
+mod limits;
 mod listening;
 mod orders;
 mod ports;
@@ -27,6 +28,7 @@ mod runs;
 mod saved;
 mod sockets;
 mod stop;
+mod strays;
 mod timers;
 mod units;
 mod upgrade;
@@ -73,12 +75,14 @@ use events::EventLog;
 use hooks::Hooks;
 use inputs::{Input, Inputs, Signal, Source};
 use launch::Starter;
+use limits::MemoryWatch;
 use listening::Listening;
 use orders::Orders;
 use ports::Ports;
 use runs::Runs;
 use sockets::Sockets;
 use stop::Sweep;
+use strays::Strays;
 use timers::{Due, Timers};
 use units::{Unit, Units, policy};
 use upgrade::Upgrade;
@@ -241,6 +245,8 @@ pub struct Supervisor {
     sockets: Sockets,
     ports: Ports,
     listening: Listening,
+    memory: MemoryWatch,
+    strays: Strays,
     watch: FileWatch,
     orders: Orders,
     events: EventLog,
@@ -306,6 +312,8 @@ impl Supervisor {
             sockets: Sockets::default(),
             ports: Ports::default(),
             listening: Listening::default(),
+            memory: MemoryWatch::new(Mono::now()),
+            strays: Strays::default(),
             watch: FileWatch::default(),
             orders: Orders::default(),
             events: EventLog::new(Arc::clone(&setup.logger), state.event),
@@ -506,6 +514,7 @@ impl Supervisor {
             }
         }
         self.runs.expect_ends();
+        self.strays.expect(Mono::now());
         self.read_direnv();
     }
 
@@ -579,6 +588,8 @@ impl Supervisor {
             self.environments.deadline(Mono::now()),
             self.checks.deadline(),
             self.listening.deadline(),
+            self.memory.deadline(),
+            self.strays.deadline(),
             self.watch.deadline(),
             self.hooks.deadline(),
             self.timers.deadline(),
@@ -623,6 +634,8 @@ impl Supervisor {
             self.drained(run, true);
         }
         self.checks.run_due();
+        self.check_memory(now);
+        self.find_strays(now);
         self.read_changes();
         self.read_direnv();
         if self.release_at().is_some_and(|at| at <= now) {

@@ -20,7 +20,7 @@ use crate::engine::state_file::clip;
 use crate::lifecycle::{Event, RunKey, UnitId};
 use crate::log::capture::{Capture, Captures, OnDrained};
 use crate::log::store::Log;
-use crate::os::cgroup::{Cgroup, Groups, Limits};
+use crate::os::cgroup::{Cgroup, Groups};
 use crate::os::leader::{Leader, take_death};
 use crate::os::pidfd::PidFd;
 use crate::os::poll::Until;
@@ -189,6 +189,11 @@ impl RunRecord {
         self.adopted.is_some()
     }
 
+    /// Everything that it starts is in there, where one could be made.
+    pub(super) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
     /// Its first process has not ended.
     pub(super) fn lives(&self) -> bool {
         self.leader.is_some()
@@ -299,32 +304,14 @@ impl Runs {
         groups.make(&format!("run-{process}-{run}")).ok()
     }
 
-    /// Limits a run; the error says what can't be had here.
-    pub(super) fn limit(
-        &self,
-        cgroup: Option<&Cgroup>,
-        wanted: &config::Limits,
-    ) -> Result<(), String> {
-        let limits = Limits {
-            memory: wanted.memory,
-            memory_high: wanted.memory_high,
-            cpu: wanted.cpu,
-            tasks: wanted.tasks,
-        };
-        if limits == Limits::default() {
-            return Ok(());
-        }
-        let why = match (&self.groups, cgroup) {
-            (Err(why), _) => Some(why.as_str()),
-            (Ok(groups), _) => groups.without_controllers(),
-        };
-        match (why, cgroup) {
-            (Some(why), _) => Err(format!(
-                "limits of memory, cpu and tasks are not in effect: {why}"
-            )),
-            (None, Some(group)) => group.limit(&limits),
-            (None, None) => Err("limits are not in effect: the run has no cgroup".into()),
-        }
+    /// Where runs get cgroups; else, why not.
+    pub(super) fn groups(&self) -> Result<&Groups, &str> {
+        self.groups.as_ref().map_err(String::as_str)
+    }
+
+    /// All of which something is left.
+    pub(super) fn all(&self) -> impl Iterator<Item = RunKey> {
+        self.records.keys().copied()
     }
 
     /// The cgroup of a run that is taken over.
@@ -635,19 +622,20 @@ impl Runs {
         }
         let kills = proc::oom_kills();
         let killed = matches!(death.end, End::Signal { number, .. } if number == libc::SIGKILL);
-        let in_cgroup = record
-            .cgroup
-            .as_ref()
-            .and_then(|group| group.usage().oom_kills);
-        let by_kernel = match in_cgroup {
+        let used = record.cgroup.as_ref().map(Cgroup::usage);
+        let used = used.unwrap_or_default();
+        let by_kernel = match used.oom_kills {
             Some(kills) => kills > 0,
             None => kills > self.oom_kills,
         };
         let oom = killed && !record.stop.asked && by_kernel;
         self.oom_kills = kills;
         let success = is_success(death.end, process);
+        let mut view = record.exit(death, oom, process);
+        // Of all its processes, not of the largest alone.
+        view.peak_rss = used.peak.unwrap_or(view.peak_rss);
         Some(Exit {
-            view: record.exit(death, oom, process),
+            view,
             success,
             leaves: record.task && !record.stop.begun && success,
         })
@@ -764,6 +752,21 @@ impl Runs {
             // While it can be seen, its number is its own.
             p.pid != pid && proc::start_time(pid).is_none_or(|start| start == adopted.start)
         })
+    }
+
+    /// Processes that came to us and are nobody's: of no run, and with nothing in their environment that says whose.
+    pub(super) fn strays(&self, known: &Set<i32>) -> Vec<Proc> {
+        let orphans = self.orphans(known).into_iter();
+        let orphans = orphans.filter(|(p, of)| of.is_none() && p.state != 'Z');
+        let mut strays: Vec<Proc> = orphans.map(|(p, _)| p).collect();
+        strays.retain(|p| proc::marker(p.pid).is_none_or(|marker| marker.is_empty()));
+        if strays.is_empty() {
+            return strays;
+        }
+        let groups = self.records.values().filter_map(|r| r.cgroup.as_ref());
+        let theirs: Set<i32> = groups.flat_map(Cgroup::processes).collect();
+        strays.retain(|p| !theirs.has(&p.pid));
+        strays
     }
 
     /// The run of a marker: `<project>/<process>/<run>`.

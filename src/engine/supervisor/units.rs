@@ -43,6 +43,8 @@ pub(super) struct Unit {
     pub(super) retiring: bool,
     /// Why sockets that its run has are not held by bpm until its next start, a sentence each.
     pub(super) unheld: Vec<String>,
+    /// Why limits of its last run are not in effect.
+    pub(super) unlimited: Option<String>,
     /// It was said that lines of it are not written to disk.
     pub(super) log_trouble: bool,
 }
@@ -77,6 +79,7 @@ impl Unit {
             since: Wall::now(),
             retiring: false,
             unheld: Vec::new(),
+            unlimited: None,
             log_trouble: false,
         }
     }
@@ -100,6 +103,7 @@ impl Unit {
             ("artifacts", artifacts.collect::<Vec<_>>().save()),
             ("since", self.since.save()),
             ("unheld", self.unheld.save()),
+            ("unlimited", self.unlimited.save()),
             ("log_trouble", self.log_trouble.save()),
         ])
     }
@@ -137,6 +141,7 @@ impl Unit {
             since: field(saved, "since")?,
             retiring: false,
             unheld: field(saved, "unheld")?,
+            unlimited: field(saved, "unlimited")?,
             log_trouble: field(saved, "log_trouble")?,
         })
     }
@@ -196,7 +201,7 @@ impl Unit {
             colours: process.color || process.launch.tty,
             builds: MODES.into_iter().any(|mode| builds(process, mode)),
             adopted: run.is_some_and(|(_, adopted)| adopted),
-            warnings: self.unheld.clone(),
+            warnings: self.unheld.iter().chain(&self.unlimited).cloned().collect(),
             log: Arc::clone(&self.log),
             build_log: Arc::clone(&self.build_log),
         }

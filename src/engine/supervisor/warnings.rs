@@ -20,6 +20,8 @@ pub(super) struct Warnings {
     state: Option<String>,
     /// The files by which others find bpm can't be made.
     files: Option<String>,
+    /// Processes that belong to nobody.
+    strays: Vec<String>,
     /// Since when others can't find bpm.
     lost: Option<Mono>,
     again: Option<Mono>,
@@ -33,6 +35,7 @@ impl Warnings {
             fixed,
             state: None,
             files: None,
+            strays: Vec::new(),
             lost: None,
             again: None,
         }
@@ -44,7 +47,7 @@ impl Warnings {
     }
 
     pub(super) fn list(&self) -> Vec<String> {
-        let found = self.files.iter().chain(&self.state);
+        let found = self.files.iter().chain(&self.state).chain(&self.strays);
         self.fixed.iter().chain(found).cloned().collect()
     }
 
@@ -72,6 +75,14 @@ impl Warnings {
             self.set_again(Mono::now());
         }
         new
+    }
+
+    /// These belong to nobody now; gives those that are new.
+    pub(super) fn set_strays(&mut self, strays: Vec<String>) -> Vec<String> {
+        let old = std::mem::replace(&mut self.strays, strays);
+        self.changed |= old != self.strays;
+        let new = self.strays.iter().filter(|stray| !old.contains(stray));
+        new.cloned().collect()
     }
 
     fn files_made(&mut self, why: Option<String>, found: bool, now: Mono) {
