@@ -285,6 +285,78 @@ fn non_messages_are_refused_and_the_connection_goes_on() {
     target.is_well();
 }
 
+/// What another reader of the same bytes could take for a second request is none of ours: refused, and closed.
+#[test]
+fn smuggling_forms_are_refused_and_closed() {
+    let target = Target::new();
+    let head = "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let behind = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let codings = [
+        "xchunked",
+        "chunked, chunked",
+        "chunked, gzip",
+        "gzip, chunked",
+        "identity",
+        "\"chunked\"",
+        "chunked;q=1",
+        "chun\tked",
+        "",
+        "chunked\r\nTransfer-Encoding: chunked",
+        "chunked\r\nTransfer-Encoding: identity",
+        "chunked\r\nContent-Length: 5",
+    ];
+    let codings = codings.map(|c| format!("{head}Transfer-Encoding: {c}\r\n\r\n0\r\n\r\n{behind}"));
+    let lengths = [
+        "+2",
+        "-0",
+        "0x2",
+        "2,2",
+        "2, 2",
+        "2 2",
+        "2;",
+        "",
+        "2.0",
+        "1e1",
+        "\u{662}",
+        "2\0",
+        "02a",
+        "99999999999999999999",
+    ];
+    let lengths = lengths.map(|l| format!("{head}Content-Length: {l}\r\n\r\n{{}}{behind}"));
+    let chunks = [
+        "+2\r\n{}\r\n",
+        "-2\r\n{}\r\n",
+        "0x2\r\n{}\r\n",
+        "2 2\r\n{}\r\n",
+        "g\r\n{}\r\n",
+        "\r\n{}\r\n",
+        "2\n{}\r\n",
+        "2\r{}\r\n",
+        "2\r\n{}0\r\n\r\n",
+        "2\r\n{}\n0\r\n\r\n",
+        "2\r\n{}x\r\n",
+        "fffffffffffffffff\r\n{}\r\n",
+        "100000000\r\n{}\r\n",
+        "2\0\r\n{}\r\n",
+    ];
+    let chunks = chunks.map(|c| format!("{head}Transfer-Encoding: chunked\r\n\r\n{c}{behind}"));
+    let lines = [
+        "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length : 2\r\n\r\n{}",
+        "POST /mcp HTTP/1.1\r\nHost: localhost\r\n Content-Length: 2\r\n\r\n{}",
+        "POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length:\r\n 2\r\n\r\n{}",
+        "POST /mcp HTTP/1.1\r\nHost: localhost\nContent-Length: 2\n\n{}",
+        "POST  /mcp HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "POST /mcp  HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "POST /mcp HTTP/1.10\r\nHost: localhost\r\n\r\n",
+    ];
+    let lines = lines.map(|line| format!("{line}{behind}"));
+    for bytes in codings.iter().chain(&lengths).chain(&chunks).chain(&lines) {
+        let status = refused(&target, bytes.as_bytes());
+        assert!((400..=505).contains(&status), "{status}: {bytes:?}");
+    }
+    target.is_well();
+}
+
 /// Neither what a message is made of nor its size takes memory for long, or much of it.
 #[test]
 fn large_messages_leave_nothing_behind() {
