@@ -2,7 +2,7 @@
 (() => {
 const $ = id => document.getElementById(id), B = document.body, NEW = "2026-07-28";
 const ESC = /\x1b(?:\[[0-9;?]*[ -\/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])/g;
-const ODD = /[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff]|\udb40[\udc00-\udc7f]/g;
+const ODD = /[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|[\udb40-\udb43][\udc00-\udfff]/g;
 let token = "", id = 0, stop, wait = 500, heard = 0, since = 0, last = {}, rows = [], old = new Map(), hist = new Map();
 let sel = "", next = null, run = null, pulling = 0, again = 0, gen = 0, busy = new Set();
 

@@ -7,7 +7,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::base::json::items;
+use crate::base::escape::escaped;
+use crate::base::json::{items, strings};
 use crate::server::render;
 
 const DOCUMENT: &str = include_str!("page.html");
@@ -21,7 +22,7 @@ pub const CLIENT: &[u8] = b"dashboard";
 
 /// Nothing is loaded, framed or submitted, and no other script runs: a test computes the hashes.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-+SOTmCzfunRd/7EXBJH7dksKU+IudlZKaZemIY3tpiA='; \
+    script-src 'sha256-O0nHZW4QBYI8m/KqNlBo7fXlKpIaaSuYXLc4PMb1+co='; \
     style-src 'sha256-DStOjUuMQP1+juukin6XhDqGHAc7OREbORpq0gZ4dhE='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -93,12 +94,16 @@ pub fn part(data: &Value) -> String {
         escape(text(&data["project"])),
         head(data)
     );
-    let notes = render::troubles(processes);
+    let of_bpm: Vec<String> = strings(&data["warnings"])
+        .map(|warning| format!("bpm: {warning}"))
+        .collect();
+    let what = match (of_bpm.len(), count_wrong(processes)) {
+        (0, 0) => "Under way",
+        (_, _) => "What is wrong",
+    };
+    let mut notes = of_bpm;
+    notes.extend(render::troubles(processes));
     if !notes.is_empty() {
-        let what = match count_wrong(processes) {
-            0 => "Under way",
-            _ => "What is wrong",
-        };
         let _ = write!(out, "<h2>{what}</h2><ul>");
         for note in notes {
             let _ = write!(out, "<li>{}</li>", escape(&note));
@@ -270,27 +275,17 @@ fn text(value: &Value) -> &str {
 /// is shown instead of obeyed.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in escaped(text).chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            '\n' | '\t' => out.push(c),
-            c if c.is_control() || is_format(c) => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-            }
             c => out.push(c),
         }
     }
     out
-}
-
-/// Characters that have no width of their own and change how others are shown.
-fn is_format(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

@@ -164,3 +164,16 @@ fn locked_page_has_no_datum() {
     assert!(document(&data()).contains("id=\"token\" class=\"bar\" hidden><label>"));
     assert!(!page.contains("<tr"));
 }
+
+#[test]
+fn warnings_of_bpm_itself_are_wrong_and_nothing_is_hidden() {
+    let data = json!({"project": "shop", "mode": "dev", "daemon": {}, "processes": [], "events": [],
+        "warnings": ["cannot write <daemon.json>: no\u{202e} space\u{2028}left\u{e0041}"]});
+    let part = part(&data);
+    let shown =
+        r"<li>bpm: cannot write &lt;daemon.json&gt;: no\u{202e} space\u{2028}left\u{e0041}</li>";
+    assert!(
+        part.contains("<h2>What is wrong</h2>") && part.contains(shown),
+        "{part}"
+    );
+}
