@@ -282,3 +282,89 @@ fn builds_are_finished_before_an_upgrade_or_repeated_after_it() {
     p.running("a");
     assert_eq!(p.read("builds").lines().count(), 2);
 }
+
+/// Lets bpm read a state as it is read before an upgrade.
+fn read_state(p: &Project, state: &std::path::Path) -> crate::common::Ended {
+    let mut command = p.command("sh");
+    command.args(["-c", "exec \"$0\" --resume 3 --dry-run 3<\"$1\""]);
+    crate::common::Ended::new(command.arg(bpm()).arg(state).output().unwrap())
+}
+
+#[test]
+fn state_of_each_version_is_read_and_a_damaged_one_is_refused() {
+    let p = Project::empty();
+    let recorded = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
+    let mut count = 0;
+    for entry in fs::read_dir(recorded).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "bin") {
+            continue;
+        }
+        count += 1;
+        read_state(&p, &path).exits(0);
+        let state = fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&state[16..]).into_owned();
+        for (from, to, why) in [
+            ("\"fleet\":", "\"f1eet\":", "fleet"),
+            ("\"records\":", "\"recordz\":", "records"),
+            ("\"is\":\"Up\"", "\"is\":\"Ab\"", "is no Want"),
+            ("command = [", "commamd = [", "configuration"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let mut damaged = state.clone();
+            let at = damaged
+                .windows(from.len())
+                .position(|w| w == from.as_bytes());
+            let at = at.unwrap();
+            damaged[at..at + to.len()].copy_from_slice(to.as_bytes());
+            let path = p.root.join("damaged");
+            fs::write(&path, damaged).unwrap();
+            let ended = read_state(&p, &path).exits(1);
+            assert!(ended.err.contains(why), "{from}: {}", ended.err);
+        }
+    }
+    assert!(count > 0);
+}
+
+#[test]
+fn upgrade_in_the_foreground_prints_each_line_once() {
+    let mut p = Project::new("[process.a]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"2\"]\n");
+    p.serve();
+    let pid = p.running("a");
+    for name in ["one", "two"] {
+        let program = other(&p, name);
+        assert_eq!(upgrade(&p, &program)["pid"], json!(p.pid()));
+    }
+    eventually(|| match p.out().contains("line 999\n") {
+        true => Ok(()),
+        false => Err(p.out().lines().count()),
+    });
+    let out = p.out();
+    let lines = out.lines().filter_map(|line| line.strip_prefix("[a] "));
+    let lines: Vec<String> = lines.map(String::from).collect();
+    assert_numbered(&lines, 1_000);
+    assert_eq!(p.running("a"), pid);
+}
+
+#[test]
+fn upgrade_tells_a_service_manager_and_keeps_its_pid() {
+    let mut p = Project::new("[process.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    let path = p.root.join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    p.env("NOTIFY_SOCKET", &path);
+    p.serve();
+    let said = || {
+        let mut bytes = [0; 4096];
+        let length = socket.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    assert!(said().contains("READY=1"));
+    let program = other(&p, "one");
+    upgrade(&p, &program);
+    let reloading = said();
+    assert!(
+        reloading.contains("RELOADING=1\nMONOTONIC_USEC="),
+        "{reloading}"
+    );
+    assert!(said().contains("READY=1"));
+}

@@ -33,7 +33,7 @@ pub fn read_source(root: &Path) -> Result<(Config, ConfigSource)> {
     let bytes = trust::read_config(root)?;
     let mut config = config::parse_bytes(&bytes, CONFIG_FILE, root, host::argument_room())?;
     config.read_env_files(|path| trust::read_env_file(root, path, None).ok().flatten());
-    Ok((config, ConfigSource::new(bytes)))
+    Ok((config, ConfigSource::new(&bytes)))
 }
 
 impl Supervisor {

@@ -25,9 +25,9 @@ use super::{CONFIG_FILE, Event, Setup, State, Supervisor};
 /// The file as it was read, and the texts from which further processes came.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigSource {
-    pub text: Vec<u8>,
+    pub text: String,
     /// Each with the processes that were taken over.
-    pub added: Vec<(Vec<u8>, Vec<String>)>,
+    pub added: Vec<(String, Vec<String>)>,
 }
 
 saved! {
@@ -37,7 +37,9 @@ saved! {
 
 impl ConfigSource {
     /// Of a file that was just read.
-    pub fn new(text: Vec<u8>) -> Self {
+    pub fn new(text: &[u8]) -> Self {
+        // A file that was understood is one.
+        let text = String::from_utf8_lossy(text).into_owned();
         let added = Vec::new();
         Self { text, added }
     }
@@ -50,8 +52,8 @@ impl ConfigSource {
 pub fn config(from: &Handover, root: &Path) -> Result<(Config, ConfigSource), String> {
     let saved: Value = from.get("config")?;
     let source: ConfigSource = field(&saved, "source")?;
-    let read = |text: &[u8]| {
-        let read = config::parse_bytes(text, CONFIG_FILE, root, host::argument_room());
+    let read = |text: &str| {
+        let read = config::parse_bytes(text.as_bytes(), CONFIG_FILE, root, host::argument_room());
         read.map_err(|e| format!("it can't read the configuration: {e}"))
     };
     let mut config = read(&source.text)?;
