@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Project, lives, murder};
+use crate::common::{Project, bpm, lives, murder};
 use crate::tmux::{Tmux, bpm_tui, eventually, is_there};
 
 const NAP: &str = "[process.nap]\ncommand = \"echo napping; exec sleep 1000\"\n";
@@ -73,6 +73,54 @@ fn mistakes_in_the_file_are_printed_before_the_screen_is_taken() {
     ]);
 }
 
+/// The numbers that are shown, from above.
+fn numbers(screen: &str) -> Vec<u32> {
+    let number = |line: &str| {
+        let digits = line.split("number ").nth(1)?.split([' ', '│']).next()?;
+        digits.parse().ok()
+    };
+    screen.lines().filter_map(number).collect()
+}
+
+/// None is missing, and none comes twice.
+fn assert_consecutive(screen: &str) {
+    let numbers = numbers(screen);
+    assert!(numbers.len() > 5, "{screen}");
+    assert!(numbers.windows(2).all(|w| w[0] + 1 == w[1]), "{screen}");
+}
+
+#[test]
+fn upgrade_is_outlived_without_a_gap() {
+    if !is_there() {
+        return;
+    }
+    let script = "i=0; while :; do i=$((i+1)); echo number $i; sleep 0.05; done";
+    let project = Project::new(&format!("[process.count]\ncommand = \"{script}\"\n"));
+    let tmux = Tmux::new(&project, 100, 40);
+    tmux.line(bpm_tui());
+    tmux.sees(&["● live", "number 20"]);
+    let before = daemon(&project);
+    let program = project.root.join("next");
+    std::fs::copy(bpm(), &program).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&program)
+        .unwrap();
+    std::io::Write::write_all(&mut file, b"\n").unwrap();
+    drop(file);
+    project.cli(["upgrade", "--binary", "next"]).exits(0);
+    let back = tmux.sees(&["● live", "restarts 0"]);
+    let newest = |screen: &str| numbers(screen).last().copied().unwrap_or_default();
+    tmux.until("later numbers", |screen| {
+        newest(screen) >= newest(&back) + 30
+    });
+    assert_consecutive(&tmux.screen());
+    assert_eq!(daemon(&project), before);
+    tmux.keys(&["q"]);
+    tmux.is_restored();
+    project.cli(["stop"]).exits(0);
+}
+
 #[test]
 fn a_daemon_that_was_killed_is_waited_for_and_nothing_comes_twice() {
     if !is_there() {
@@ -86,29 +134,13 @@ fn a_daemon_that_was_killed_is_waited_for_and_nothing_comes_twice() {
     murder(daemon(&project));
     tmux.sees(&["gone ", "again in"]);
     project.cli(["-d"]).exits(0);
-    tmux.sees(&["● live"]);
-    tmux.sees(&["── run 2"]);
-    tmux.sees(&["number 30"]);
-    let screen = tmux.screen();
-    let mut runs = screen.split("── run 2");
-    let lines = |part: &str| -> Vec<u32> {
-        let numbers = part.lines().filter_map(|l| {
-            l.split("number ")
-                .nth(1)?
-                .split([' ', '│'])
-                .next()?
-                .parse()
-                .ok()
-        });
-        numbers.collect()
-    };
-    for part in [
-        runs.next().unwrap_or_default(),
-        runs.next().unwrap_or_default(),
-    ] {
-        let numbers = lines(part);
-        assert!(numbers.windows(2).all(|w| w[0] < w[1]), "{screen}");
-    }
+    let back = tmux.sees(&["● live", "adopted", "restarts 0"]);
+    // The same run goes on.
+    let newest = |screen: &str| numbers(screen).last().copied().unwrap_or_default();
+    tmux.until("later numbers", |screen| {
+        newest(screen) >= newest(&back) + 30
+    });
+    assert_consecutive(&tmux.screen());
     tmux.keys(&["q"]);
     tmux.is_restored();
     project.cli(["stop"]).exits(0);
