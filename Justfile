@@ -22,6 +22,10 @@ export-check *args:
 fuzz seconds="3600":
     BPM_FUZZ_SECONDS={{seconds}} cargo test --test server mutation -- --nocapture
 
+# Upgrades, kills, reloads and restarts in random order under load; `just chaos 500`, `BPM_CHAOS_SEED=N just chaos` repeats one
+chaos rounds="200":
+    BPM_CHAOS_ROUNDS={{rounds}} cargo test --test daemon chaos -- --nocapture
+
 # Every figure of the README, each beside its limit; names choose rows
 bench *args:
     cargo build --release

@@ -27,7 +27,7 @@ fn killed(project: &mut Project, args: &[&str]) -> String {
 }
 
 /// The bytes of a run in its files.
-fn written(project: &Project, process: &str, run: u64) -> String {
+pub(crate) fn written(project: &Project, process: &str, run: u64) -> String {
     let folder = project.state_folder().unwrap().join("logs").join(process);
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().flatten().collect();
     files.retain(|f| {

@@ -12,6 +12,7 @@ mod common;
 
 mod adopt;
 mod build;
+mod chaos;
 mod crash;
 mod dependencies;
 mod disk;

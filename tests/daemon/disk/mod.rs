@@ -1,6 +1,6 @@
 //! Logs on disk, through the real binary: what is in the files, what is found in them later, and what
 //! happens when the disk does not do what it should.
-mod files;
+pub(crate) mod files;
 
 mod bounds;
 mod crash;

@@ -1,0 +1,172 @@
+//! Upgrades, kills, reloads, restarts and stops in random order, under load.
+//!
+//! `BPM_CHAOS_ROUNDS` and `BPM_CHAOS_SEED` choose how much, and which order is repeated.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::adopt::written;
+use crate::common::load::Load;
+use crate::common::{Project, bpm, eventually, free_port, murder};
+use crate::disk::files::Random;
+
+/// Print numbered lines, and are never restarted.
+const STEADY: [&str; 3] = ["one", "two", "three"];
+/// Is restarted and stopped now and then.
+const SWAYED: &str = "swayed";
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn project() -> (Project, SocketAddr) {
+    let port = free_port();
+    let mut config = format!(
+        "[process.web]\ncommand = [\"FIXTURE\", \"serve\"]\nlisten = [\"127.0.0.1:{port}\"]\n"
+    );
+    for name in STEADY.into_iter().chain([SWAYED]) {
+        config +=
+            &format!("[process.{name}]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"36000\"]\n");
+    }
+    (
+        Project::new(&config),
+        SocketAddr::from(([127, 0, 0, 1], port)),
+    )
+}
+
+/// Another build of bpm: the same, but for its checksum.
+fn other_build(p: &Project, round: u64) -> String {
+    let path = p.root.join(format!("bpm-{}", round % 2));
+    let mut bytes = fs::read(bpm()).unwrap();
+    bytes.extend_from_slice(&round.to_le_bytes());
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, bytes).unwrap();
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&fresh, &path).unwrap();
+    path.to_str().unwrap().into()
+}
+
+fn follower(p: &Project) -> Child {
+    let mut command = p.command(bpm());
+    command.args(["logs", "-f", "one", "-n", "1000000"]);
+    let out = fs::File::create(p.root.join("followed")).unwrap();
+    command
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Each number once and in order.
+#[track_caller]
+fn assert_numbered(what: &str, text: &str) {
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    assert!(!whole.is_empty(), "{what}: no line");
+    for (n, line) in whole.lines().enumerate() {
+        assert_eq!(line, format!("line {n}"), "{what}");
+    }
+}
+
+#[test]
+fn chaos_loses_no_line_no_request_and_no_process() {
+    let rounds = number("BPM_CHAOS_ROUNDS").unwrap_or(10);
+    let now = || {
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_nanos() as u64
+    };
+    let seed = number("BPM_CHAOS_SEED").unwrap_or_else(now).max(1);
+    println!("BPM_CHAOS_SEED={seed} BPM_CHAOS_ROUNDS={rounds}");
+    let mut random = Random(seed);
+    let (mut p, address) = project();
+    p.up();
+    let kept = ["web", "one", "two", "three"];
+    let pids = kept.map(|name| p.running(name));
+    p.running(SWAYED);
+    let load = Load::begin(address, 100);
+    let mut follower = follower(&p);
+    let (mut restarts, mut up) = (0, true);
+    for round in 0..rounds {
+        load.more(5);
+        match random.below(7) {
+            0 => {
+                let program = other_build(&p, round);
+                // A reload may be under way still.
+                eventually(|| {
+                    let ended = p.cli(["upgrade", "--binary", &program]);
+                    if ended.code == Some(0) {
+                        Ok(())
+                    } else {
+                        Err(ended)
+                    }
+                });
+            }
+            1 => {
+                murder(p.pid());
+                p.up();
+            }
+            // Killed while it is taken over.
+            2 => {
+                let program = other_build(&p, round);
+                let mut command = p.command(bpm());
+                command.args(["upgrade", "--binary", &program]);
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+                let mut upgrade = command.spawn().unwrap();
+                load.more(random.below(20) as u64);
+                murder(p.pid());
+                upgrade.wait().unwrap();
+                p.up();
+            }
+            3 => kill(Pid::from_raw(p.pid()), Signal::SIGHUP).unwrap(),
+            4 if up => {
+                p.cli(["restart", SWAYED]).exits(0);
+                restarts += 1;
+            }
+            5 if up => {
+                p.cli(["stop", SWAYED]).exits(0);
+                up = false;
+            }
+            _ => {
+                p.cli(["start", SWAYED]).exits(0);
+                restarts += u64::from(!up);
+                up = true;
+            }
+        }
+        assert_eq!(kept.map(|name| p.running(name)), pids, "round {round}");
+    }
+    let served = load.end();
+    assert!(served.failed.is_empty(), "{:?}", served.failed);
+    assert_eq!(served.bodies.len(), 1, "{:?}", served.bodies);
+    for name in kept {
+        let status = p.status(name);
+        let counts = (&status["restarts"], &status["crashes"]);
+        assert_eq!(counts, (&json!(0), &json!(0)), "{status}");
+    }
+    assert_eq!(p.status(SWAYED)["restarts"], json!(restarts));
+    p.cli(["stop", "one", "two", "three", SWAYED]).exits(0);
+    for name in STEADY {
+        assert_numbered(name, &written(&p, name, 1));
+    }
+    for run in 1..=restarts + 1 {
+        assert_numbered(SWAYED, &written(&p, SWAYED, run));
+    }
+    let whole = written(&p, "one", 1);
+    eventually(|| {
+        let followed = p.read("followed");
+        if followed == whole {
+            Ok(())
+        } else {
+            Err((followed.len(), whole.len()))
+        }
+    });
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
