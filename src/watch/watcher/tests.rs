@@ -49,7 +49,11 @@ impl Scene {
     fn write(&self, path: &str) {
         let path = self.at(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, "text").unwrap();
+        // By a program of its own: a child that another test forks meanwhile would have a copy of our descriptor,
+        // and its close would be one more event, later.
+        let mut shell = Command::new("sh");
+        let written = shell.args(["-c", "printf text >\"$0\""]).arg(path).status();
+        assert!(written.unwrap().success());
     }
 
     fn mv(&self, from: &str, to: &str) {
