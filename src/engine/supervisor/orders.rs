@@ -70,7 +70,7 @@ pub(super) struct Orders {
     tickets: Table<Ticket, (u64, usize)>,
     /// Outcomes that are not described yet.
     outcomes: Vec<((u64, usize), Outcome)>,
-    answered: Vec<(ReplySlot, Reply)>,
+    pub(super) answered: Vec<(ReplySlot, Reply)>,
     /// Answers for callers who have not come back since an upgrade.
     unclaimed: Table<u64, Reply>,
     last_number: u64,

@@ -81,7 +81,8 @@ impl Supervisor {
             Reload::DryRun => return slot.put(Reply::Reload(reloaded)),
             Reload::Additions => {
                 self.take_additions(&new, source, &diff);
-                return slot.put(Reply::Reload(reloaded));
+                // Not before the snapshot has them.
+                return self.orders.answered.push((slot, Reply::Reload(reloaded)));
             }
         }
         let wanted = self.apply(&new, &diff);
