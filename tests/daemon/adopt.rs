@@ -532,7 +532,8 @@ fn received(socket: &UnixDatagram) -> (String, Vec<std::os::fd::OwnedFd>) {
 fn bpm_killed_at_any_moment_leaves_what_the_next_one_can_go_on_with() {
     let config = |args: u32| {
         format!(
-            "release_crash_backoff_initial_seconds = 0\n[process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n\
+            "release_crash_backoff_initial_seconds = 0\ndev_crash_wait_seconds = 0\n\
+             [process.a]\ncommand = [\"FIXTURE\", \"nap\"]\n\
              args = [\"{args}\"]\nstop_timeout_seconds = 0.2\nready = {{ command = [\"true\"] }}\n\
              [process.b]\ncommand = \"trap : TERM; while :; do sleep 0.02; done\"\nstop_timeout_seconds = 0.1\n\
              ready = {{ command = [\"true\"] }}\n"
@@ -540,6 +541,7 @@ fn bpm_killed_at_any_moment_leaves_what_the_next_one_can_go_on_with() {
     };
     let mut project = Project::new(&config(0));
     project.up();
+    // A stop that nobody could write down any more reads as a crash.
     let mut random = u64::from(std::process::id());
     let orders = [
         &["restart", "a"][..],
