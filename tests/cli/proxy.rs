@@ -273,18 +273,24 @@ fn missing_configuration_does_not_end_the_session() {
     project.cli(["stop"]).exits(0);
 }
 
+/// Copies by a program: a child that another test forks would have our descriptor, and the file be busy (ETXTBSY).
+fn copied(from: &std::path::Path, to: &std::path::Path) {
+    let status = std::process::Command::new("cp").arg(from).arg(to).status();
+    assert!(status.unwrap().success());
+}
+
 #[test]
 fn daemon_is_started_from_the_binary_that_the_path_names_now() {
     let project = Project::new(NAP);
     let own = project.root.join("own");
     std::fs::create_dir(&own).unwrap();
     let path = own.join("bpm");
-    std::fs::copy(bpm(), &path).unwrap();
+    copied(&bpm(), &path);
     let mut proxy = Proxy::of(&project, &path, &[]);
     proxy.handshake();
     // Another file by the same name, and the running one under none.
     std::fs::remove_file(&path).unwrap();
-    std::fs::copy(bpm(), &path).unwrap();
+    copied(&bpm(), &path);
     let daemon = proxy.status()["daemon"]["pid"].as_i64().unwrap();
     let exe = std::fs::read_link(format!("/proc/{daemon}/exe")).unwrap();
     assert_eq!(exe, path);

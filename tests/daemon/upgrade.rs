@@ -28,8 +28,12 @@ fn other(p: &Project, name: &str) -> PathBuf {
     let path = p.root.join(name);
     let mut bytes = fs::read(bpm()).unwrap();
     bytes.extend_from_slice(name.as_bytes());
-    fs::write(&path, bytes).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    let written = path.with_extension("written");
+    fs::write(&written, bytes).unwrap();
+    fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).unwrap();
+    // By a program: a child that another test forks would have our descriptor, and the file be busy (ETXTBSY).
+    let mut cp = std::process::Command::new("cp");
+    assert!(cp.arg(&written).arg(&path).status().unwrap().success());
     path
 }
 
