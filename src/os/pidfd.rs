@@ -64,33 +64,14 @@ impl PidFd {
 
     /// Sends a signal. False: it has ended, or we may not.
     pub fn signal(&self, signal: i32) -> bool {
-        // SAFETY: a null siginfo is allowed.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.0.as_raw_fd(),
-                signal,
-                std::ptr::null::<libc::siginfo_t>(),
-                0_u32,
-            )
-        };
-        result == 0
+        self.send(signal, 0).is_ok()
     }
 
     /// Sends a signal to all of the group that the process leads, or led: while the descriptor is open the number of
     /// the group means no other one here.
     pub fn signal_group(&self, leader: &Proc, signal: i32) {
-        // SAFETY: a null siginfo is allowed.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.0.as_raw_fd(),
-                signal,
-                std::ptr::null::<libc::siginfo_t>(),
-                SIGNAL_PROCESS_GROUP,
-            )
-        };
-        let refused = result != 0 && Errno::last() != Errno::ESRCH;
+        let result = self.send(signal, SIGNAL_PROCESS_GROUP);
+        let refused = result.is_err_and(|e| e != Errno::ESRCH);
         // Linux before 6.9: one by one, as long as the number is the leader's for sure.
         if refused && start_time(leader.pid) == Some(leader.start) {
             let all = proc::all_pids().filter_map(proc::process);
@@ -98,6 +79,21 @@ impl PidFd {
                 member.signal(signal);
             }
         }
+    }
+
+    /// pidfd_send_signal(2).
+    fn send(&self, signal: i32, flags: u32) -> nix::Result<()> {
+        // SAFETY: a null siginfo is allowed.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                flags,
+            )
+        };
+        Errno::result(result).map(drop)
     }
 
     /// How it ended. None: it has not been reaped yet.

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::{Project, bpm, eventually, lives, murder, nonblocking_pipe, until_full};
+use crate::common::{
+    Project, bpm, copied, eventually, lives, murder, nonblocking_pipe, until_full,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -271,12 +273,6 @@ fn missing_configuration_does_not_end_the_session() {
     assert_eq!(proxy.status()["processes"][0]["name"], "nap");
     assert_eq!(proxy.end(), Some(0));
     project.cli(["stop"]).exits(0);
-}
-
-/// Copies by a program: a child that another test forks would have our descriptor, and the file be busy (ETXTBSY).
-fn copied(from: &std::path::Path, to: &std::path::Path) {
-    let status = std::process::Command::new("cp").arg(from).arg(to).status();
-    assert!(status.unwrap().success());
 }
 
 #[test]

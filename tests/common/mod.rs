@@ -295,6 +295,21 @@ impl Project {
         self
     }
 
+    /// Another build of bpm by that name: the same, but for its checksum.
+    pub fn other_build(&self, name: &str) -> PathBuf {
+        let (path, written) = (
+            self.root.join(name),
+            self.root.join(format!("{name}.written")),
+        );
+        let mut bytes = fs::read(bpm()).unwrap();
+        bytes.extend_from_slice(name.as_bytes());
+        fs::write(&written, bytes).unwrap();
+        fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).unwrap();
+        copied(&written, &path);
+        fs::remove_file(written).unwrap();
+        path
+    }
+
     /// The same in a session of its own, as a service manager starts it: there is no
     /// terminal that could hang up.
     #[track_caller]
@@ -882,6 +897,14 @@ pub fn log_data(answer: &Answer) -> Value {
 /// The binary that is tested: `BPM_BIN` (a static build, say), else the one that cargo just built.
 pub fn bpm() -> PathBuf {
     std::env::var_os("BPM_BIN").map_or(env!("CARGO_BIN_EXE_bpm").into(), PathBuf::from)
+}
+
+/// Copies an executable by a program of its own: a child that another test forks meanwhile would have a copy of our
+/// descriptor, and the file be busy (ETXTBSY, execve(2)).
+#[track_caller]
+pub fn copied(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status();
+    assert!(status.unwrap().success());
 }
 
 /// The path of the fixture program, compiled once.

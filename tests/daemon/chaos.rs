@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -39,18 +38,6 @@ fn project() -> (Project, SocketAddr) {
         Project::new(&config),
         SocketAddr::from(([127, 0, 0, 1], port)),
     )
-}
-
-/// Another build of bpm: the same, but for its checksum.
-fn other_build(p: &Project, round: u64) -> String {
-    let path = p.root.join(format!("bpm-{}", round % 2));
-    let mut bytes = fs::read(bpm()).unwrap();
-    bytes.extend_from_slice(&round.to_le_bytes());
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, bytes).unwrap();
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(&fresh, &path).unwrap();
-    path.to_str().unwrap().into()
 }
 
 fn follower(p: &Project) -> Child {
@@ -98,16 +85,18 @@ fn chaos_loses_no_line_no_request_and_no_process() {
         load.more(5);
         match random.below(7) {
             0 => {
-                let program = other_build(&p, round);
+                let program = p.other_build(&format!("bpm-{round}"));
                 // A reload may be under way still.
                 eventually(|| {
-                    let ended = p.cli(["upgrade", "--binary", &program]);
+                    let ended =
+                        p.cli(["upgrade".as_ref(), "--binary".as_ref(), program.as_os_str()]);
                     if ended.code == Some(0) {
                         Ok(())
                     } else {
                         Err(ended)
                     }
                 });
+                fs::remove_file(program).unwrap();
             }
             1 => {
                 murder(p.pid());
@@ -115,14 +104,15 @@ fn chaos_loses_no_line_no_request_and_no_process() {
             }
             // Killed while it is taken over.
             2 => {
-                let program = other_build(&p, round);
+                let program = p.other_build(&format!("bpm-{round}"));
                 let mut command = p.command(bpm());
-                command.args(["upgrade", "--binary", &program]);
+                command.args(["upgrade", "--binary"]).arg(&program);
                 command.stdout(Stdio::null()).stderr(Stdio::null());
                 let mut upgrade = command.spawn().unwrap();
                 load.more(random.below(20) as u64);
                 murder(p.pid());
                 upgrade.wait().unwrap();
+                fs::remove_file(program).unwrap();
                 p.up();
             }
             3 => kill(Pid::from_raw(p.pid()), Signal::SIGHUP).unwrap(),

@@ -468,8 +468,8 @@ fn term_and_int_end_everything_in_order() {
     }
 }
 
-#[test]
-fn a_second_term_does_not_wait() {
+/// A process that ignores TERM for longer than anybody waits; its pids.
+fn stubborn() -> (Project, Vec<(i32, String)>) {
     let mut project = Project::new(
         "[process.stubborn]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 1000\n",
     );
@@ -477,6 +477,12 @@ fn a_second_term_does_not_wait() {
     project.line("stubborn", "stubborn");
     let children = project.inhabitants();
     assert_eq!(children.len(), 3, "{children:?}");
+    (project, children)
+}
+
+#[test]
+fn a_second_term_does_not_wait() {
+    let (mut project, children) = stubborn();
     project.signal(Signal::SIGTERM);
     project.stopping();
     project.signal(Signal::SIGTERM);
@@ -488,13 +494,7 @@ fn a_second_term_does_not_wait() {
 
 #[test]
 fn quit_kills_all_that_runs_and_leaves() {
-    let mut project = Project::new(
-        "[process.stubborn]\ncommand = [\"FIXTURE\", \"stubborn\"]\nstop_timeout_seconds = 1000\n",
-    );
-    project.serve();
-    project.line("stubborn", "stubborn");
-    let children = project.inhabitants();
-    assert_eq!(children.len(), 3, "{children:?}");
+    let (mut project, children) = stubborn();
     let folder = project.state_folder().unwrap();
     project.signal(Signal::SIGQUIT);
     assert_eq!(project.ended(), Some(131));

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -21,20 +20,6 @@ fn project() -> (Project, u16) {
          restart = \"on-failure\"\n"
     ));
     (p, port)
-}
-
-/// Another build of bpm: the same, but for its checksum.
-fn other(p: &Project, name: &str) -> PathBuf {
-    let path = p.root.join(name);
-    let mut bytes = fs::read(bpm()).unwrap();
-    bytes.extend_from_slice(name.as_bytes());
-    let written = path.with_extension("written");
-    fs::write(&written, bytes).unwrap();
-    fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).unwrap();
-    // By a program: a child that another test forks would have our descriptor, and the file be busy (ETXTBSY).
-    let mut cp = std::process::Command::new("cp");
-    assert!(cp.arg(&written).arg(&path).status().unwrap().success());
-    path
 }
 
 fn upgrade(p: &Project, program: &std::path::Path) -> Value {
@@ -79,7 +64,7 @@ fn upgrade_keeps_processes_lines_numbers_and_events() {
     });
     let pid = p.pid();
     for name in ["one", "two", "three"] {
-        let program = other(&p, name);
+        let program = p.other_build(name);
         let done = upgrade(&p, &program);
         assert_eq!(done["pid"], json!(pid), "{done}");
         assert!(done["processes"].as_u64() >= Some(3), "{done}");
@@ -165,12 +150,12 @@ fn upgrade_by_what_is_no_bpm_changes_nothing() {
 #[test]
 fn usr2_upgrades_to_the_program_of_the_start() {
     let mut p = Project::new("[process.a]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"100\"]\n");
-    let program = other(&p, "bpm");
+    let program = p.other_build("bpm");
     p.command(&program).arg("-d").status().unwrap();
     p.up();
     let pid = p.running("a");
     // Replaced as an installation does it.
-    let next = other(&p, "next");
+    let next = p.other_build("next");
     fs::rename(next, &program).unwrap();
     p.signal(Signal::SIGUSR2);
     eventually(|| {
@@ -224,7 +209,7 @@ fn callers_who_wait_are_answered_once_by_the_next_program() {
     http.send(head.as_bytes());
     http.send(body.as_bytes());
     for name in ["one", "two", "three"] {
-        let program = other(&p, name);
+        let program = p.other_build(name);
         upgrade(&p, &program);
     }
     let refused = http.response().json();
@@ -264,11 +249,11 @@ fn builds_are_finished_before_an_upgrade_or_repeated_after_it() {
     };
     built(1);
     // Cancelled, and begun once more.
-    let one = other(&p, "one");
+    let one = p.other_build("one");
     let now = p.cli(["upgrade", "--now", "--binary", one.to_str().unwrap()]);
     now.exits(0);
     built(2);
-    let two = other(&p, "two");
+    let two = p.other_build("two");
     let mut finished = begun(&p, &["upgrade", "--binary", two.to_str().unwrap()]);
     // Before the daemon has heard of it another one could come first.
     let mut waits = String::new();
@@ -336,7 +321,7 @@ fn upgrade_in_the_foreground_prints_each_line_once() {
     p.serve();
     let pid = p.running("a");
     for name in ["one", "two"] {
-        let program = other(&p, name);
+        let program = p.other_build(name);
         assert_eq!(upgrade(&p, &program)["pid"], json!(p.pid()));
     }
     eventually(|| match p.out().contains("line 999\n") {
@@ -363,7 +348,7 @@ fn upgrade_tells_a_service_manager_and_keeps_its_pid() {
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     };
     assert!(said().contains("READY=1"));
-    let program = other(&p, "one");
+    let program = p.other_build("one");
     upgrade(&p, &program);
     let reloading = said();
     assert!(

@@ -88,25 +88,26 @@ impl Pseudo {
     #[track_caller]
     pub fn read_until(&mut self, from: usize, text: &str, since: Instant) -> Duration {
         let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            if memchr::memmem::find(&self.seen[from..], text.as_bytes()).is_some() {
-                return since.elapsed();
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            let goes_on = !left.is_zero() && self.read_once(left);
+        // The last bytes and the end may come together.
+        let mut goes_on = true;
+        while memchr::memmem::find(&self.seen[from..], text.as_bytes()).is_none() {
             let tail = || String::from_utf8_lossy(&self.seen[from..]).into_owned();
             assert!(goes_on, "no {text:?} in {:?}", tail());
+            let left = until.saturating_duration_since(Instant::now());
+            goes_on = !left.is_zero() && self.read_once(left);
         }
+        since.elapsed()
     }
 
     /// Reads until the screen is like that; how long after `since` that was.
     #[track_caller]
     pub fn sees(&mut self, since: Instant, fits: impl Fn(&str) -> bool) -> Duration {
         let until = Instant::now() + Duration::from_secs(20);
+        let mut goes_on = true;
         while !fits(&self.screen.text()) {
-            let left = until.saturating_duration_since(Instant::now());
-            let goes_on = !left.is_zero() && self.read_once(left);
             assert!(goes_on, "it shows:\n{}", self.screen.text());
+            let left = until.saturating_duration_since(Instant::now());
+            goes_on = !left.is_zero() && self.read_once(left);
         }
         since.elapsed()
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Project, bpm, lives, murder};
+use crate::common::{Project, lives, murder};
 use crate::tmux::{Tmux, bpm_tui, eventually, is_there};
 
 const NAP: &str = "[process.nap]\ncommand = \"echo napping; exec sleep 1000\"\n";
@@ -89,36 +89,40 @@ fn assert_consecutive(screen: &str) {
     assert!(numbers.windows(2).all(|w| w[0] + 1 == w[1]), "{screen}");
 }
 
-#[test]
-fn upgrade_is_outlived_without_a_gap() {
-    if !is_there() {
-        return;
-    }
+/// The UI of a process that prints numbers, 20 of which are there.
+fn counting() -> (Project, Tmux) {
     let script = "i=0; while :; do i=$((i+1)); echo number $i; sleep 0.05; done";
     let project = Project::new(&format!("[process.count]\ncommand = \"{script}\"\n"));
     let tmux = Tmux::new(&project, 100, 40);
     tmux.line(bpm_tui());
     tmux.sees(&["● live", "number 20"]);
-    let before = daemon(&project);
-    let program = project.root.join("next");
-    std::fs::copy(bpm(), &program).unwrap();
-    let mut file = std::fs::OpenOptions::new()
-        .append(true)
-        .open(&program)
-        .unwrap();
-    std::io::Write::write_all(&mut file, b"\n").unwrap();
-    drop(file);
-    project.cli(["upgrade", "--binary", "next"]).exits(0);
-    let back = tmux.sees(&["● live", "restarts 0"]);
+    (project, tmux)
+}
+
+/// The same run goes on behind what is shown in `back`, without a gap.
+fn goes_on_behind(project: &Project, tmux: &Tmux, back: &str) {
     let newest = |screen: &str| numbers(screen).last().copied().unwrap_or_default();
     tmux.until("later numbers", |screen| {
-        newest(screen) >= newest(&back) + 30
+        newest(screen) >= newest(back) + 30
     });
     assert_consecutive(&tmux.screen());
-    assert_eq!(daemon(&project), before);
     tmux.keys(&["q"]);
     tmux.is_restored();
     project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn upgrade_is_outlived_without_a_gap() {
+    if !is_there() {
+        return;
+    }
+    let (project, tmux) = counting();
+    let before = daemon(&project);
+    project.other_build("next");
+    project.cli(["upgrade", "--binary", "next"]).exits(0);
+    let back = tmux.sees(&["● live", "restarts 0"]);
+    assert_eq!(daemon(&project), before);
+    goes_on_behind(&project, &tmux, &back);
 }
 
 #[test]
@@ -126,24 +130,12 @@ fn a_daemon_that_was_killed_is_waited_for_and_nothing_comes_twice() {
     if !is_there() {
         return;
     }
-    let script = "i=0; while :; do i=$((i+1)); echo number $i; sleep 0.05; done";
-    let project = Project::new(&format!("[process.count]\ncommand = \"{script}\"\n"));
-    let tmux = Tmux::new(&project, 100, 40);
-    tmux.line(bpm_tui());
-    tmux.sees(&["● live", "number 20"]);
+    let (project, tmux) = counting();
     murder(daemon(&project));
     tmux.sees(&["gone ", "again in"]);
     project.cli(["-d"]).exits(0);
     let back = tmux.sees(&["● live", "adopted", "restarts 0"]);
-    // The same run goes on.
-    let newest = |screen: &str| numbers(screen).last().copied().unwrap_or_default();
-    tmux.until("later numbers", |screen| {
-        newest(screen) >= newest(&back) + 30
-    });
-    assert_consecutive(&tmux.screen());
-    tmux.keys(&["q"]);
-    tmux.is_restored();
-    project.cli(["stop"]).exits(0);
+    goes_on_behind(&project, &tmux, &back);
 }
 
 #[test]
