@@ -180,3 +180,22 @@ port = "auto"
     assert_eq!(project.status("web")["port"], port);
     assert!(!folder.join("state.json.damaged-1").exists());
 }
+
+#[test]
+fn end_with_0_is_explained_as_what_it_is() {
+    let mut project = Project::new(
+        "dev_crash_wait_seconds = 0.01\nrelease_crash_backoff_initial_seconds = 0.01\n\
+         [process.css]\ncommand = \"cat; echo Done\"\n",
+    );
+    project.up();
+    project.status_when("css", |s| s["crashes"].as_u64() >= Some(2));
+    let why = project.cli(["why", "css"]).exits(0).out;
+    assert!(why.contains("last abnormal end: exit code 0"), "{why}");
+    assert!(why.contains("such ends so far"), "{why}");
+    assert!(why.contains("stdin = \"open\""), "{why}");
+    assert!(!why.contains("has not ended by itself"), "{why}");
+    // With its input open it stays.
+    project.config("[process.css]\ncommand = \"cat; echo Done\"\nstdin = \"open\"\n");
+    project.cli(["reload"]).exits(0);
+    project.running("css");
+}
