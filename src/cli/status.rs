@@ -17,7 +17,7 @@ use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
 use crate::client::connection::{CallError, Client, PATIENCE, VERSION};
 use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
-use crate::daemon::Project;
+use crate::daemon::{Project, judge_lasting};
 use crate::engine::state_file::State;
 use crate::os::lock::Lock;
 use crate::os::{poll, proc};
@@ -62,8 +62,17 @@ fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<Picture>
         }
         verdict => verdict?,
     };
+    let verdict = match verdict {
+        Verdict::Running(_, mut client) => match of_client(project, &mut client, name, json) {
+            // It ended after it had answered: that is waited for, and looked at.
+            Err(CallError::Lost(_)) => judge_lasting(project, "cli")?,
+            shown => return shown.map_err(|fault| fault.while_doing("tell the status")),
+        },
+        verdict => verdict,
+    };
     match verdict {
-        Verdict::Running(_, mut client) => of_client(project, &mut client, name, json),
+        Verdict::Running(_, mut client) => of_client(project, &mut client, name, json)
+            .map_err(|fault| fault.while_doing("tell the status")),
         verdict => {
             let text = without(project, &verdict, json);
             Ok(Picture::Shown(text, code(&verdict)))
@@ -86,7 +95,7 @@ fn of_client(
     client: &mut Client,
     name: Option<&str>,
     json: bool,
-) -> Result<Picture> {
+) -> std::result::Result<Picture, CallError> {
     let params = match name {
         Some(name) => object([("process", name.into())]),
         None => object([]),
@@ -95,7 +104,7 @@ fn of_client(
     let data = match client.call("bpm/status", params, until) {
         Ok(data) => data,
         Err(CallError::Refused { message, .. }) => return Ok(Picture::Refused(message)),
-        Err(fault) => return Err(fault.while_doing("tell the status")),
+        Err(fault) => return Err(fault),
     };
     let text = match json {
         true => format!("{data}\n"),

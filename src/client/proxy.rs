@@ -33,7 +33,6 @@ use crate::client::offline::{Absence, Offline};
 use crate::os::inbox::Inbox;
 use crate::os::pidfd::PidFd;
 use crate::os::poll::{self, Until};
-use crate::os::proc;
 use crate::server::rpc::{self, INTERNAL_ERROR, INVALID_REQUEST, Message, Request, STOPPING};
 
 /// The longest message from a client.
@@ -148,7 +147,7 @@ pub fn run(connect: Arc<dyn Connect>) -> Result<u8> {
 /// outlive the agent that started it.
 fn parent() -> Option<PidFd> {
     let pid = i32::try_from(parent_id()).ok().filter(|pid| *pid > 1)?;
-    let watched = PidFd::open(pid, proc::start_time(pid)?).ok()?;
+    let watched = PidFd::of_number(pid).ok()?;
     // It may have ended before we looked; then we are another's child by now.
     watched.filter(|_| parent_id().cast_signed() == pid)
 }

@@ -15,8 +15,8 @@ use crate::client::proxy::Connect;
 use crate::client::verdict::{Verdict, judge};
 use crate::engine::state_file::State;
 use crate::os::poll::readable;
+use crate::os::proc;
 use crate::os::spawn::{Launch, spawn};
-use crate::os::{group, proc};
 
 use super::lock::unhealthy;
 use super::project::Project;
@@ -75,9 +75,7 @@ impl Launcher {
         let [_, said] = [spawned.stdout, spawned.stderr].map(read_all);
         // However long it takes: it was started here, so it is reaped here.
         let child = spawned.child;
-        if let Some(start) = proc::start_time(child.pid()) {
-            let _ = group::wait_gone(child.pid(), start, Duration::MAX);
-        }
+        let _ = child.wait(Duration::MAX);
         match child.reap().map(|death| death.end) {
             Ok(end) if end.is_success() => Ok(()),
             _ if said.trim().is_empty() => Err(cannot("it ended without a message".into())),

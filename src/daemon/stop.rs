@@ -1,5 +1,6 @@
 //! Ending a bpm from outside, whatever state it is in; and what it left.
 
+use std::io;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,6 +17,7 @@ use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
 use crate::engine::state_file::{State, StoppedBy};
 use crate::os::group;
 use crate::os::lock::Lock;
+use crate::os::pidfd::PidFd;
 use crate::os::proc::{self, Proc};
 
 /// After the longest stop timeout, so much more until KILL.
@@ -78,7 +80,12 @@ pub fn stop(
         say(&format!("pid {} runs it, its files are gone", daemon.pid));
         stopped.pid = Some(daemon.pid);
         stopped.killed = at_once;
-        end_hidden(project, daemon, at_once, patience)?;
+        end_hidden(
+            project,
+            &Running::find(&project.dir, daemon),
+            at_once,
+            patience,
+        )?;
     }
     let descriptor = match verdict {
         Verdict::Stopped => None,
@@ -86,12 +93,13 @@ pub fn stop(
         Verdict::Running(descriptor, client) => {
             stopped.pid = Some(descriptor.pid);
             let params = object([("force", at_once.into()), ("by", by.into())]);
-            stopped.killed = end_running(&descriptor, client, params, patience, say)?;
+            let daemon = Running::find(&project.dir, &descriptor);
+            stopped.killed = end_running(&daemon, client, params, patience, say)?;
             Some(descriptor)
         }
         Verdict::Unhealthy(Some(descriptor)) if force != Force::None => {
             stopped.pid = Some(descriptor.pid);
-            stopped.killed = end_unhealthy(&descriptor)?;
+            stopped.killed = end_unhealthy(&Running::find(&project.dir, &descriptor))?;
             Some(descriptor)
         }
         Verdict::Unhealthy(descriptor) => {
@@ -147,7 +155,8 @@ pub fn judge_lasting(project: &Project, kind: &str) -> Result<Verdict> {
             verdict => return Ok(verdict),
         };
         let until = *until.get_or_insert_with(|| Mono::now().after(longest(project) + MORE));
-        if !gone(&descriptor, until.since(Mono::now()))? {
+        let daemon = Running::find(&project.dir, &descriptor);
+        if !daemon.gone(until.since(Mono::now()))? {
             return Err(Error::cannot(
                 format!("start {}", project.shown()),
                 format!("the daemon (pid {}) is still stopping", descriptor.pid),
@@ -170,7 +179,7 @@ fn longest(project: &Project) -> Duration {
 
 /// Asks it to stop and waits until it has ended; true: it had to be killed.
 fn end_running(
-    daemon: &Descriptor,
+    daemon: &Running,
     mut client: Client,
     params: Value,
     patience: Duration,
@@ -219,36 +228,36 @@ fn end_running(
     }
     drop(client);
     let left = until.since(Mono::now()).max(Duration::from_secs(1));
-    if gone(daemon, left)? {
+    if daemon.gone(left)? {
         return Ok(false);
     }
     say(&format!("it takes too long: killing pid {}", daemon.pid));
-    kill(daemon)?;
+    daemon.kill()?;
     Ok(true)
 }
 
 /// TERM, then KILL, to the pid whose start time matches: true if KILL was needed.
-fn end_unhealthy(daemon: &Descriptor) -> Result<bool> {
-    group::stop_if(daemon.pid, daemon.process_start, libc::SIGTERM);
-    if gone(daemon, UNHEALTHY)? {
+fn end_unhealthy(daemon: &Running) -> Result<bool> {
+    daemon.stop();
+    if daemon.gone(UNHEALTHY)? {
         return Ok(false);
     }
-    kill(daemon)?;
+    daemon.kill()?;
     Ok(true)
 }
 
 /// A daemon that can't be asked: TERM stops it in order.
 fn end_hidden(
     project: &Project,
-    daemon: &Descriptor,
+    daemon: &Running,
     at_once: bool,
     patience: Duration,
 ) -> Result<()> {
     if at_once {
-        return kill(daemon);
+        return daemon.kill();
     }
-    group::stop_if(daemon.pid, daemon.process_start, libc::SIGTERM);
-    match gone(daemon, patience + MORE)? {
+    daemon.stop();
+    match daemon.gone(patience + MORE)? {
         true => Ok(()),
         false => Err(Error::cannot(
             format!("stop {}", project.shown()),
@@ -258,20 +267,73 @@ fn end_hidden(
     }
 }
 
-fn kill(daemon: &Descriptor) -> Result<()> {
-    group::signal_if(daemon.pid, daemon.process_start, libc::SIGKILL);
-    if gone(daemon, KILLED)? {
-        return Ok(());
-    }
-    Err(Error::cannot(
-        format!("kill the daemon (pid {})", daemon.pid),
-        "the kernel holds it",
-    ))
+/// A daemon's process, from before it was asked to end.
+struct Running {
+    pid: i32,
+    start: u64,
+    /// None: it has ended. An error: a filter refuses pidfd_open(2).
+    process: io::Result<Option<PidFd>>,
 }
 
-fn gone(daemon: &Descriptor, timeout: Duration) -> Result<bool> {
-    group::wait_gone(daemon.pid, daemon.process_start, timeout)
-        .map_err(|e| Error::system(format!("wait for pid {}", daemon.pid), e))
+impl Running {
+    fn find(dir: &ProjectDir, daemon: &Descriptor) -> Self {
+        let (pid, start) = (daemon.pid, daemon.process_start);
+        let process = match proc::start_time(std::process::id().cast_signed()) {
+            Some(_) => PidFd::open(pid, start),
+            // Where /proc is not mounted, no start time tells the daemon from another process of that number. The
+            // lock does: while it is held and the descriptor is the same, its writer lives and has its number.
+            None => PidFd::of_number(pid).map(|process| process.filter(|_| holds(dir, daemon))),
+        };
+        Self {
+            pid,
+            start,
+            process,
+        }
+    }
+
+    fn signal(&self, signal: i32) {
+        match &self.process {
+            Ok(Some(process)) if process.signal(signal) => {}
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => {
+                group::signal_if(self.pid, self.start, signal);
+            }
+        }
+    }
+
+    /// TERM, and CONT: what is stopped by a signal could not end.
+    fn stop(&self) {
+        self.signal(libc::SIGTERM);
+        self.signal(libc::SIGCONT);
+    }
+
+    fn kill(&self) -> Result<()> {
+        self.signal(libc::SIGKILL);
+        if self.gone(KILLED)? {
+            return Ok(());
+        }
+        Err(Error::cannot(
+            format!("kill the daemon (pid {})", self.pid),
+            "the kernel holds it",
+        ))
+    }
+
+    /// Waits for its end. False: it lives after `timeout`.
+    fn gone(&self, timeout: Duration) -> Result<bool> {
+        let waited = match &self.process {
+            Ok(Some(process)) => process.wait(timeout),
+            Ok(None) => Ok(true),
+            Err(_) => group::wait_gone(self.pid, self.start, timeout),
+        };
+        waited.map_err(|e| Error::system(format!("wait for pid {}", self.pid), e))
+    }
+}
+
+/// The daemon that wrote that descriptor holds the lock.
+fn holds(dir: &ProjectDir, daemon: &Descriptor) -> bool {
+    let now = Descriptor::read(&dir.descriptor());
+    now.is_some_and(|now| now.instance_id == daemon.instance_id)
+        && Lock::probe(&dir.lock()).unwrap_or(false)
 }
 
 /// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after

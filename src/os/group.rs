@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::pidfd::PidFd;
-use super::poll::{readable, wait};
+use super::poll::wait;
 use super::proc::{self, Proc};
 use crate::base::clock::Mono;
 
@@ -58,30 +58,29 @@ pub fn stop_if(pid: i32, start: u64, signal: i32) {
 
 /// Waits until that process has ended. False: it lives after `timeout`.
 pub fn wait_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
-    let process = match PidFd::open(pid, start) {
-        Ok(Some(process)) => process,
-        Ok(None) => return Ok(true),
-        Err(_) => return watch_gone(pid, start, timeout),
-    };
-    let deadline = Mono::now().after(timeout);
-    loop {
-        let left = deadline.since(Mono::now());
-        let [ended] = readable([Some(process.fd())], Some(left))?;
-        if ended || left.is_zero() {
-            return Ok(ended);
-        }
+    match PidFd::open(pid, start) {
+        Ok(Some(process)) => process.wait(timeout),
+        Ok(None) => Ok(true),
+        Err(_) => watch_gone(pid, start, timeout),
     }
 }
 
-/// The same where a filter refuses pidfd_open(2): nothing tells, so it is looked at again and again.
+/// The same where a filter refuses pidfd_open(2): nothing tells.
 fn watch_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
+    look_again(timeout, || {
+        let living = proc::process(pid).filter(|p| p.start == start && p.state != 'Z');
+        living.is_none()
+    })
+}
+
+/// Looks until it is so, where nothing tells. False: it is not after `timeout`.
+pub(super) fn look_again(timeout: Duration, is_so: impl Fn() -> bool) -> io::Result<bool> {
     const AGAIN: Duration = Duration::from_millis(10);
     let deadline = Mono::now().after(timeout);
     loop {
-        let living = proc::process(pid).filter(|p| p.start == start && p.state != 'Z');
-        let left = deadline.since(Mono::now());
-        if living.is_none() || left.is_zero() {
-            return Ok(living.is_none());
+        let (so, left) = (is_so(), deadline.since(Mono::now()));
+        if so || left.is_zero() {
+            return Ok(so);
         }
         wait(&[], Some(left.min(AGAIN)))?;
     }

@@ -3,11 +3,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::poll::readable;
 use super::proc::{self, Proc, start_time};
 use super::reap::End;
+use crate::base::clock::Mono;
 
 /// A process that cannot be mistaken for another one, alive or ended.
 #[derive(Debug)]
@@ -41,25 +44,47 @@ impl PidFd {
     /// # Errors
     /// ENOSYS before Linux 5.3; EMFILE.
     pub fn open(pid: i32, start: u64) -> io::Result<Option<Self>> {
+        // Asked after the descriptor is open: it refers to what had the number then, and a number is not given
+        // away while its process lives or is not reaped.
+        Ok(Self::of_number(pid)?.filter(|_| start_time(pid) == Some(start)))
+    }
+
+    /// Opens the process that has that number now, for who knows it by other means. None: there is none.
+    ///
+    /// # Errors
+    /// ENOSYS before Linux 5.3; EMFILE.
+    pub fn of_number(pid: i32) -> io::Result<Option<Self>> {
         if pid <= 0 {
             return Ok(None);
         }
         // SAFETY: touches no memory.
         let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0_u32) });
-        let fd = match fd {
+        match fd {
             // SAFETY: just opened (CLOEXEC by itself), and nobody else's.
-            Ok(fd) => Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
-            Err(Errno::ESRCH) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        // Asked after the descriptor is open: it refers to what had the number then, and a number is not given
-        // away while its process lives or is not reaped.
-        Ok((start_time(pid) == Some(start)).then_some(fd))
+            Ok(fd) => Ok(Some(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))),
+            Err(Errno::ESRCH) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Readable once the process has ended, and hung up (POLLHUP) once it has been reaped.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+
+    /// Waits until it has ended. False: it lives after `timeout`.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        let deadline = Mono::now().after(timeout);
+        loop {
+            let left = deadline.since(Mono::now());
+            let [ended] = readable([Some(self.fd())], Some(left))?;
+            if ended || left.is_zero() {
+                return Ok(ended);
+            }
+        }
     }
 
     /// Sends a signal. False: it has ended, or we may not.

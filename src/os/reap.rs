@@ -16,6 +16,7 @@ use signal_hook::SigId;
 use signal_hook::low_level;
 
 use super::group;
+use super::pidfd::PidFd;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +177,20 @@ impl Child {
     /// It has ended, whether or not the signal of that was taken.
     pub fn has_ended(&self) -> bool {
         dead_among(libc::P_PID, self.pid as libc::id_t).is_some()
+    }
+
+    /// Waits until it has ended, and does not reap it. False: it lives after `timeout`.
+    ///
+    /// # Errors
+    /// Those of poll(2); EMFILE.
+    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        // The number of a child that is not reaped is its own, also where no /proc tells its start time.
+        match PidFd::of_number(self.pid) {
+            Ok(process) => process.map_or(Ok(true), |process| process.wait(timeout)),
+            Err(e) if e.raw_os_error() == Some(libc::EMFILE) => Err(e),
+            // A filter refuses pidfd_open(2).
+            Err(_) => group::look_again(timeout, || self.has_ended()),
+        }
     }
 
     /// Reaps it.

@@ -12,7 +12,6 @@ use nix::unistd::Pid;
 
 use super::poll::{Until, wait};
 use super::spawn::{Launch, spawn};
-use super::{group, proc};
 use crate::base::clock::Mono;
 
 /// More than this of what it prints is dropped.
@@ -62,7 +61,7 @@ pub fn run(
     }
     let pid = Pid::from_raw(child.pid());
     // A process that closed its output and goes on has the rest of the time, no more.
-    if late || !ended_within(child.pid(), until) {
+    if late || !child.wait(until.since(Mono::now())).unwrap_or(true) {
         child.signal_group(libc::SIGKILL);
         let _ = waitpid(pid, None);
         return Err(format!("it did not end within {} s", longest.as_secs()));
@@ -77,15 +76,6 @@ pub fn run(
         out: text(&streams[0].1),
         err: text(&streams[1].1),
     })
-}
-
-/// Waits for its end without reaping it.
-fn ended_within(pid: i32, until: Mono) -> bool {
-    match proc::start_time(pid) {
-        Some(start) => group::wait_gone(pid, start, until.since(Mono::now())).unwrap_or(true),
-        // No /proc: the wait that follows has no limit.
-        None => true,
-    }
 }
 
 fn take(file: &mut Option<File>, bytes: &mut Vec<u8>) {

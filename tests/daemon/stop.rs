@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::common::{Project, eventually, lives, murder};
-use nix::sys::signal::Signal;
-use serde_json::json;
+use crate::common::{Ended, Project, bpm, eventually, lives, murder};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 #[test]
 fn stop_kills_a_run_that_ignores_the_signal_and_all_it_made() {
@@ -404,4 +405,40 @@ fn tracer_that_holds_a_process_is_named() {
     let said = project.cli(["stop", "web"]).exits(1);
     assert!(said.err.contains(&me) || said.out.contains(&me), "{said:?}");
     drop(tracer);
+}
+
+#[test]
+fn stop_without_proc_waits_for_the_daemon_and_kills_it() {
+    let project = Project::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\n");
+    let without_proc = |args: &str| {
+        let line = format!(
+            "mount -t tmpfs none /proc || exit 77; exec '{}' {args}",
+            bpm().display()
+        );
+        let mut command = project.command("unshare");
+        Ended::new(command.args(["-rm", "sh", "-c", &line]).output().unwrap())
+    };
+    let daemon = || {
+        let path = project.state_folder().unwrap().join("daemon.json");
+        let descriptor: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        i32::try_from(descriptor["pid"].as_i64().unwrap()).unwrap()
+    };
+    let started = without_proc("-d");
+    if started.code == Some(77) || started.err.contains("unshare") {
+        return eprintln!("skipped: no namespaces to be had");
+    }
+    started.exits(0);
+    for _ in 0..5 {
+        let pid = daemon();
+        without_proc("stop").exits(0);
+        assert!(!lives(pid), "stop came back before the daemon had ended");
+        without_proc("status").exits(3);
+        without_proc("-d").exits(0);
+    }
+    let pid = daemon();
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    without_proc("stop").exits(1).says(&["does not answer"]);
+    without_proc("stop --force").exits(0);
+    assert!(!lives(pid), "said to be killed, and not");
+    without_proc("status").exits(3);
 }
