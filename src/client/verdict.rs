@@ -239,10 +239,15 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
             Err(refused) => refused,
         };
         if !Lock::probe(&dir.lock()).map_err(|e| cannot_look(dir, e))? {
-            return Ok(match descriptor {
-                Some(descriptor) => Verdict::Stale(descriptor),
-                None => Verdict::Stopped,
-            });
+            // Read again: a daemon that ends in order removes it before it releases the lock, and another one may
+            // have been started in between.
+            let now = Descriptor::read(&dir.descriptor());
+            match now {
+                None => return Ok(Verdict::Stopped),
+                Some(now) if descriptor.as_ref() == Some(&now) => return Ok(Verdict::Stale(now)),
+                Some(_) if until.since(Mono::now()).is_zero() => {}
+                Some(_) => continue,
+            }
         }
         if let CallError::Unable(why) = refused {
             return Err(Failure::CannotAsk { why }.into());

@@ -442,3 +442,31 @@ fn stop_without_proc_waits_for_the_daemon_and_kills_it() {
     assert!(!lives(pid), "said to be killed, and not");
     without_proc("status").exits(3);
 }
+
+#[test]
+fn status_beside_a_stop_tells_running_or_stopped() {
+    let project = Project::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\n");
+    for _ in 0..20 {
+        project.cli(["-d"]).exits(0);
+        std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        loop {
+                            let said = project.cli(["status"]);
+                            match said.code {
+                                Some(0) => {}
+                                Some(3) => break,
+                                _ => panic!("{said:?}"),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            project.cli(["stop"]).exits(0);
+            for asking in asking {
+                asking.join().unwrap();
+            }
+        });
+    }
+}
