@@ -1,0 +1,159 @@
+//! Processes that are left of a run when its first one has ended: they are found, killed where that is due, and waited for.
+
+use super::{DRAIN, Orphan, Progress, RunRecord, Runs};
+use crate::base::clock::Mono;
+use crate::base::table::Set;
+use crate::lifecycle::RunKey;
+use crate::os::cgroup::Cgroup;
+use crate::os::pidfd::PidFd;
+use crate::os::proc::{self, Proc};
+
+impl Runs {
+    /// Of the runs whose first process has ended, finds what else there is; kills it where that is due; gives
+    /// those of which nothing is left.
+    pub(in super::super) fn find_ends(&mut self, known: &Set<i32>) -> Vec<RunKey> {
+        let orphans = self.orphans(known);
+        let mut gone = Vec::new();
+        for (key, record) in self.records.iter_mut() {
+            if record.read == Progress::First && !record.stop.killing {
+                continue;
+            }
+            let left = members(*key, record, &orphans);
+            if record.stop.killing {
+                // Processes that it starts meanwhile die with it.
+                if let Some(group) = &record.cgroup
+                    && !left.is_empty()
+                {
+                    let _ = group.kill();
+                }
+                for member in left.iter().filter(|m| m.state != 'Z') {
+                    member.signal(libc::SIGKILL);
+                    record.stop.killed.add(member.pid);
+                }
+                // Once more as a group, for children that were born meanwhile.
+                let mut in_group = left.iter().filter(|m| m.pgid == record.pid);
+                match &record.leader {
+                    Some(leader) => leader.signal_group(libc::SIGKILL),
+                    None => drop(in_group.any(|m| m.signal_group_of_ours(libc::SIGKILL))),
+                }
+            }
+            if let Some(adopted) = &mut record.adopted {
+                let open = |p: &Proc| PidFd::open(p.pid, p.start).ok().flatten();
+                adopted.left = left.iter().filter_map(open).collect();
+            }
+            // A zombie counts: its own children come to us when it is reaped.
+            match record.read {
+                Progress::Rest if left.is_empty() => {
+                    record.read = Progress::Last;
+                    record.output.capture.drain();
+                    self.draining.push_back((Mono::now().after(DRAIN), *key));
+                }
+                Progress::Done if left.is_empty() => gone.push(*key),
+                Progress::First | Progress::Rest | Progress::Last | Progress::Done => {}
+            }
+        }
+        gone
+    }
+
+    /// Processes that came to us when their parents ended, each with its run: by its group, else by its marker. `known` are
+    /// the children that bpm started. Those of runs that were taken over have come to somebody else.
+    pub(super) fn orphans(&self, known: &Set<i32>) -> Vec<Orphan> {
+        let of = |p: &Proc| match self.by_pid.get(&p.pgid) {
+            Some(key) => Some(*key),
+            None => self.key_of(&proc::marker(p.pid)?),
+        };
+        let orphans = proc::orphans(|pid| known.has(&pid)).into_iter();
+        let mut all: Vec<Orphan> = orphans.map(|p| (p, of(&p))).collect();
+        let adopted = self.records.values();
+        let adopted = adopted.filter_map(|record| Some(record.adopted.as_ref()?.reaper));
+        for reaper in adopted.collect::<Set<i32>>().keys() {
+            for p in proc::children_of(*reaper) {
+                let key = of(&p).filter(|key| self.is_left_of(*key, &p));
+                if let Some(key) = key {
+                    all.push((p, Some(key)));
+                    let below = proc::descendants_of(p.pid).into_iter();
+                    all.extend(below.map(|p| (p, Some(key))));
+                }
+            }
+        }
+        // Their parents are not us: they are over when they have ended.
+        all.retain(|(p, key)| p.state != 'Z' || !self.is_adopted(*key));
+        all
+    }
+
+    pub(super) fn is_adopted(&self, key: Option<RunKey>) -> bool {
+        key.and_then(|key| self.get(key))
+            .is_some_and(RunRecord::is_adopted)
+    }
+
+    /// The process is left of a run that was taken over; it is not its first one.
+    fn is_left_of(&self, key: RunKey, p: &Proc) -> bool {
+        let adopted = self
+            .get(key)
+            .and_then(|r| Some((r.pid, r.adopted.as_ref()?)));
+        adopted.is_some_and(|(pid, adopted)| {
+            // While it can be seen, its number is its own.
+            p.pid != pid && proc::start_time(pid).is_none_or(|start| start == adopted.start)
+        })
+    }
+
+    /// Processes that came to us and are nobody's: of no run, and with nothing in their environment that says whose.
+    pub(in super::super) fn strays(&self, known: &Set<i32>) -> Vec<Proc> {
+        let orphans = self.orphans(known).into_iter();
+        let orphans = orphans.filter(|(p, of)| of.is_none() && p.state != 'Z');
+        let mut strays: Vec<Proc> = orphans.map(|(p, _)| p).collect();
+        strays.retain(|p| proc::marker(p.pid).is_none_or(|marker| marker.is_empty()));
+        if strays.is_empty() {
+            return strays;
+        }
+        let groups = self.records.values().filter_map(|r| r.cgroup.as_ref());
+        let theirs: Set<i32> = groups.flat_map(Cgroup::processes).collect();
+        strays.retain(|p| !theirs.has(&p.pid));
+        strays
+    }
+
+    /// The run of a marker: `<project>/<process>/<run>`.
+    pub(super) fn key_of(&self, marker: &str) -> Option<RunKey> {
+        let rest = marker.strip_prefix(&self.marker)?.strip_prefix('/')?;
+        let (name, run) = rest.rsplit_once('/')?;
+        let run = run.parse::<u64>().ok()?;
+        let is = |record: &RunRecord| record.run == run && record.process == name;
+        let mut all = self.records.iter();
+        all.find(|(_, record)| is(record)).map(|(key, _)| *key)
+    }
+
+    /// Whether that process is one of a run's: by cgroup, session, parents or marker. None: it has ended.
+    pub(in super::super) fn has_member(&self, key: RunKey, pid: i32) -> Option<bool> {
+        let process = proc::process(pid)?;
+        let Some(record) = self.records.get(&key) else {
+            return Some(false);
+        };
+        let is_of = |p: &Proc| [p.pid, p.sid, p.pgid].contains(&record.pid);
+        let in_cgroup = |group: &Cgroup| group.processes().contains(&pid);
+        Some(
+            is_of(&process)
+                || proc::ancestors(&process).iter().any(is_of)
+                || record.cgroup.as_ref().is_some_and(in_cgroup)
+                || proc::marker(pid).is_some_and(|marker| self.key_of(&marker) == Some(key)),
+        )
+    }
+}
+
+/// All that lives of a run: its first process and what is below it, and what came to us when its parent ended.
+pub(super) fn members(key: RunKey, record: &RunRecord, orphans: &[Orphan]) -> Vec<Proc> {
+    let mut all = Vec::new();
+    if record.lives() {
+        all.extend(proc::process(record.pid));
+        all.extend(proc::descendants_of(record.pid));
+    }
+    let adopted = orphans.iter().filter(|(_, of)| *of == Some(key));
+    all.extend(adopted.map(|(orphan, _)| *orphan));
+    // Whatever session, environment or parent it has by now.
+    let in_cgroup = record.cgroup.as_ref().map(Cgroup::processes);
+    for pid in in_cgroup.unwrap_or_default() {
+        if all.iter().all(|p| p.pid != pid) {
+            all.extend(proc::process(pid));
+        }
+    }
+    all
+}
