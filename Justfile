@@ -1,4 +1,4 @@
-# What can be done here; `just` alone lists it. Everything but `man` needs nothing more than cargo.
+# What can be done here; `just` alone lists it. Everything but `man` and `programs` needs nothing more than cargo.
 
 prefix := env("PREFIX", env("HOME") / ".local")
 
@@ -17,6 +17,11 @@ test *args:
 # What `bpm export` and `bpm install` write, read back by the engines
 export-check *args:
     .ci/export {{args}}
+
+# Twenty real programs (vite, next, gunicorn ...), installed into target/programs; names choose some
+programs *args:
+    cargo build
+    tests/programs/run {{args}}
 
 # Mutations of what comes in (wire, configuration, patterns), each kind for an hour
 fuzz seconds="3600":

@@ -73,11 +73,11 @@ fn has_no_operator(text: &str) -> bool {
     !double
 }
 
-/// A program that starts another one and stays beside it.
+/// A program that starts another one, or workers, and stays beside it.
 #[derive(Debug)]
 pub struct Runner {
     name: &'static str,
-    /// Signals that it passes on to its program: sent to both, the program hears them twice, and many programs give up
+    /// Signals that it passes on in its own way: sent to both, the program hears them twice, and many programs give up
     /// their orderly end at the second.
     passes: &'static [&'static str],
     /// It dies of all others and takes its program along.
@@ -85,8 +85,9 @@ pub struct Runner {
 }
 
 /// Run with a program that notes each signal: bun 1.4.4, pnpm 12.21.0, uv 0.13.8, GNU make 4.3, deno 2.9.6,
-/// yarn 4.18.1. npm 12.2.0 and sh die of the signal without passing it on: there the group is right.
-const RUNNERS: [Runner; 6] = [
+/// yarn 4.18.1. npm 12.2.0 and sh die of the signal without passing it on: there the group is right. The workers of
+/// hypercorn 0.18.0 ignore INT and die of TERM with the requests under way; its first process ends them in order.
+const RUNNERS: [Runner; 7] = [
     Runner {
         name: "bun",
         passes: &["TERM", "INT"],
@@ -115,6 +116,11 @@ const RUNNERS: [Runner; 6] = [
     Runner {
         name: "yarn",
         passes: &["TERM", "INT"],
+        guards: false,
+    },
+    Runner {
+        name: "hypercorn",
+        passes: &["TERM"],
         guards: false,
     },
 ];
@@ -302,6 +308,8 @@ mod tests {
         assert_eq!(receiver("pnpm", "HUP"), Receiver::Leader);
         assert_eq!(receiver("pnpm", "QUIT"), Receiver::Rest);
         assert_eq!(receiver("make", "USR1"), Receiver::Group);
+        assert_eq!(receiver("venv/bin/hypercorn", "TERM"), Receiver::Leader);
+        assert_eq!(receiver("hypercorn", "INT"), Receiver::Group);
         for other in ["npm", "node", "sh", "python3", "unmake"] {
             assert_eq!(receiver(other, "TERM"), Receiver::Group);
         }

@@ -1,0 +1,6 @@
+export const dynamic = "force-dynamic";
+
+export async function GET() {
+  await new Promise((done) => setTimeout(done, 1500));
+  return new Response("slow\n");
+}
