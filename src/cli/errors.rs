@@ -1,16 +1,48 @@
 //! `bpm logs --errors`: what looks like an error or a warning, a group for each shape.
 
+use serde_json::Value;
+
 use crate::base::error::{Error, Result};
 use crate::base::json::{items, object};
-use crate::client::connection::ToolResult;
+use crate::client::connection::{CallError, ToolResult};
 
 use super::orders::each;
-use super::source::Source;
+use super::source::{Source, has_ended};
 use super::spec::Call;
 use super::{note, print};
 
 /// Options of `logs` that choose lines one by one: here lines are counted by their shape.
 const GO_WITH_IT: &[&str] = &["errors", "run", "build", "json"];
+
+impl Source {
+    /// Without a name all processes are asked for at once.
+    fn errors(
+        &mut self,
+        names: &[String],
+        arguments: &Value,
+    ) -> std::result::Result<Vec<ToolResult>, CallError> {
+        Ok(match self {
+            Self::Daemon(client) if names.is_empty() => {
+                vec![client.tool("get_errors", arguments.clone(), None)?]
+            }
+            Self::Daemon(client) => {
+                let answers = each(client, "get_errors", names, arguments)?;
+                answers.into_iter().map(|(_, told)| told).collect()
+            }
+            Self::Disk(stored, _) if names.is_empty() => {
+                vec![stored.tool("get_errors", arguments)]
+            }
+            Self::Disk(stored, _) => {
+                let of = |name: &String| {
+                    let mut arguments = arguments.clone();
+                    arguments["process"] = name.as_str().into();
+                    stored.tool("get_errors", &arguments)
+                };
+                names.iter().map(of).collect()
+            }
+        })
+    }
+}
 
 /// The errors of the processes that are named, or of all.
 pub(super) fn errors(call: &Call) -> Result<u8> {
@@ -26,28 +58,16 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
         arguments["index"] = run.into();
     }
     let names = call.names()?;
-    let (_, source) = Source::of(call, "show the errors", &names)?;
-    // Without a name all processes are asked for at once.
-    let answers: Vec<ToolResult> = match source {
-        Source::Daemon(mut client) if names.is_empty() => {
-            let told = client.tool("get_errors", arguments, None);
-            vec![told.map_err(|f| f.while_doing("show the errors"))?]
+    let project = call.project()?;
+    let mut source = Source::of(&project, "show the errors", &names)?;
+    let answers = match source.errors(&names, &arguments) {
+        Err(fault) if has_ended(&fault) => {
+            source = Source::after(&project, "show the errors", &names)?;
+            source.errors(&names, &arguments)
         }
-        Source::Daemon(mut client) => {
-            let answers = each(&mut client, "get_errors", &names, &arguments)?;
-            answers.into_iter().map(|(_, told)| told).collect()
-        }
-        Source::Disk(stored, _) if names.is_empty() => {
-            vec![stored.tool("get_errors", &arguments)]
-        }
-        Source::Disk(stored, _) => names
-            .iter()
-            .map(|name| {
-                arguments["process"] = name.as_str().into();
-                stored.tool("get_errors", &arguments)
-            })
-            .collect(),
+        answers => answers,
     };
+    let answers = answers.map_err(|fault| fault.while_doing("show the errors"))?;
     let mut code = 0;
     for told in answers {
         if told.failed {

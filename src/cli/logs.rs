@@ -18,9 +18,8 @@ use crate::client::verdict::{Verdict, judge};
 use crate::daemon::Project;
 use crate::os::inotify::PathWatch;
 use crate::os::poll;
-use crate::server::rpc::STOPPING;
 
-use super::source::Source;
+use super::source::{Source, has_ended};
 use super::spec::Call;
 use super::{note, paint, print};
 
@@ -46,7 +45,8 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
     let lines = call.number("lines", "a number of lines")?.unwrap_or(LINES);
     call.choice("stream")?;
     let mut params = params(call, lines)?;
-    let (project, mut source) = Source::of(call, "show the logs", &call.names()?)?;
+    let (project, names) = (call.project()?, call.names()?);
+    let mut source = Source::of(&project, "show the logs", &names)?;
     let mut view = View {
         call,
         paint: paint(&project.env),
@@ -59,7 +59,12 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
     if view.paint.is_on() && !call.has("json") {
         params["color"] = "set".into();
     }
-    let mut cursors = match view.past(&mut source, &params) {
+    let mut shown = view.past(&mut source, &params);
+    if let Err(Stop::Lost(_)) = shown {
+        source = Source::after(&project, "show the logs", &names)?;
+        shown = view.past(&mut source, &params);
+    }
+    let mut cursors = match shown {
         Ok(cursors) => cursors,
         Err(Stop::Refused(message)) => {
             note(&format!("bpm: {message}\n"));
@@ -146,9 +151,9 @@ impl From<CallError> for Stop {
     fn from(fault: CallError) -> Self {
         match fault {
             // A follower goes on after the end of a daemon: another one may come.
-            CallError::Refused { code, message } if code == STOPPING => Self::Lost(message),
-            CallError::Refused { message, .. } => Self::Refused(message),
             CallError::Lost(why) => Self::Lost(why),
+            CallError::Refused { message, .. } if has_ended(&fault) => Self::Lost(message),
+            CallError::Refused { message, .. } => Self::Refused(message),
             CallError::Unable(why) => Self::Said(Failure::CannotAsk { why }.into()),
             CallError::TimedOut => Self::Lost("it does not answer".into()),
         }

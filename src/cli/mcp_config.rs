@@ -156,7 +156,7 @@ fn quoted(text: &str) -> String {
 /// `bpm mcp-config`.
 pub(super) fn mcp_config(call: &Call) -> Result<u8> {
     let project = call.project()?;
-    let name = distinct_name(&project)?;
+    let name = distinct_name(&project);
     let stdio = Stdio::new(&project);
     let url = match call.has("stdio") {
         true => None,
@@ -202,13 +202,9 @@ fn check(project: &Project, stdio: &Stdio, one: Option<&str>, url: Option<&str>)
 
 /// The lines that end `bpm up`.
 pub(super) fn claude_lines(project: &Project, url: Option<&str>) -> String {
-    let name = server_name(&project.name());
-    connection(
-        &format!("claude mcp add {name} -- bpm proxy"),
-        HTTP[0],
-        &name,
-        url,
-    )
+    let name = distinct_name(project);
+    let stdio = Stdio::new(project).form(CLIENTS[0], &name);
+    connection(&stdio, HTTP[0], &name, url)
 }
 
 /// Where `/mcp` is over TCP: of the daemon that runs, else as configured.
@@ -242,7 +238,7 @@ pub(super) fn server_name(project: &str) -> String {
 
 /// The server's name, with four digits of the root's hash behind it where another known project, a second worktree
 /// say, has the same.
-fn distinct_name(project: &Project) -> Result<String> {
+fn distinct_name(project: &Project) -> String {
     let name = server_name(&project.name());
     let home = project.dir.path().parent().unwrap_or(Path::new("/"));
     let known = std::fs::read_dir(home).into_iter().flatten().flatten();
@@ -255,12 +251,12 @@ fn distinct_name(project: &Project) -> Result<String> {
         })
     };
     if !known.into_iter().any(|entry| is_other(entry.path())) {
-        return Ok(name);
+        return name;
     }
     let folder = paths::project_dir_name(&project.root);
     let digits = folder.rsplit('-').next().unwrap_or_default();
     let short: String = name.chars().take(27).collect();
-    Ok(format!("{short}-{}", &digits[..4.min(digits.len())]))
+    format!("{short}-{}", &digits[..4.min(digits.len())])
 }
 
 /// The lines that connect one agent: over `bpm proxy` first, since that survives a change of port and starts the

@@ -10,11 +10,12 @@ use crate::base::json::{items, object, strings};
 use crate::client::connection::{self, CallError, Client, ToolResult};
 use crate::client::offline::Offline;
 use crate::client::verdict::{Verdict, judge};
-use crate::daemon::{self, RunMode};
+use crate::daemon::{self, Project, RunMode};
 
 use super::daemon::{begin, options, reach, stop_all};
+use super::source::{Asked, ask};
 use super::spec::Call;
-use super::{cannot_ask, note, print};
+use super::{cannot_ask, no_daemon, note, print};
 
 /// The most that a tool waits; who waits longer asks again.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -96,7 +97,8 @@ fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -
     let mut code = 0;
     let mut arguments = arguments.clone();
     arguments["timeout_seconds"] = LONGEST.as_secs().into();
-    for (_, told) in each(client, tool, names, &arguments)? {
+    let answers = each(client, tool, names, &arguments).map_err(|f| f.while_doing(tool))?;
+    for (_, told) in answers {
         let late = late(&told.data);
         code = code.max(say(&told, !late.is_empty() && tool != "stop")?);
         if tool == "stop" {
@@ -155,23 +157,22 @@ pub(super) fn each(
     tool: &str,
     names: &[String],
     arguments: &Value,
-) -> Result<Vec<(String, ToolResult)>> {
-    let lost = |f: CallError| f.while_doing(tool);
+) -> std::result::Result<Vec<(String, ToolResult)>, CallError> {
     let mut ids = Vec::new();
     for name in names {
         let mut arguments = arguments.clone();
         arguments["process"] = name.as_str().into();
         let params = object([("name", tool.into()), ("arguments", arguments)]);
-        ids.push(client.send("tools/call", params).map_err(lost)?);
+        ids.push(client.send("tools/call", params)?);
     }
     let mut answers: Vec<Option<ToolResult>> = vec![None; names.len()];
     while answers.iter().any(Option::is_none) {
-        let Some(message) = client.receive(None).map_err(lost)? else {
+        let Some(message) = client.receive(None)? else {
             continue;
         };
         for (id, answer) in ids.iter().zip(&mut answers) {
             if let Some(result) = connection::result_of(&message, *id) {
-                *answer = Some(connection::told(&result.map_err(lost)?));
+                *answer = Some(connection::told(&result?));
             }
         }
     }
@@ -240,12 +241,19 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
 pub(super) fn why(call: &Call) -> Result<u8> {
     let name = call.names()?.remove(0);
     let params = object([("process", name.as_str().into())]);
-    let mut client = match call.daemon("tell why") {
-        Ok((_, _, client)) => client,
-        Err(error) if cannot_ask(&error) => return why_on_disk(call, &name, &params, error),
+    let project = call.project()?;
+    let asked = judge(&project.dir, "cli").and_then(|verdict| {
+        ask(&project, verdict, &mut |client| {
+            client.call("bpm/why", params.clone(), None)
+        })
+    });
+    let answer = match asked {
+        Ok(Asked::Answer(answer)) => answer,
+        Ok(Asked::Nobody(verdict)) => return Err(no_daemon("tell why", &project, &verdict)),
+        Err(error) if cannot_ask(&error) => return why_on_disk(&project, &name, &params, error),
         Err(error) => return Err(error),
     };
-    match client.call("bpm/why", params, None) {
+    match answer {
         Ok(card) => {
             let text = card["text"].as_str().unwrap_or_default();
             print(&format!("{}\n", text.trim_end()))?;
@@ -260,8 +268,7 @@ pub(super) fn why(call: &Call) -> Result<u8> {
 }
 
 /// The last end that was written down, for who may not ask the daemon: nothing about how the process is now.
-fn why_on_disk(call: &Call, name: &str, params: &Value, error: Error) -> Result<u8> {
-    let project = call.project()?;
+fn why_on_disk(project: &Project, name: &str, params: &Value, error: Error) -> Result<u8> {
     let stored = Offline::open(&project.root, &project.dir, &[name.to_owned()])?;
     let Ok(card) = stored.call("bpm/why", params, &mut |_| {}) else {
         return Err(error);

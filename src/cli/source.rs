@@ -6,10 +6,49 @@ use crate::base::error::{Error, Result};
 use crate::client::connection::{self, CallError, Client};
 use crate::client::offline::Offline;
 use crate::client::verdict::{Verdict, judge};
-use crate::daemon::Project;
+use crate::daemon::{Project, judge_lasting};
+use crate::server::rpc::STOPPING;
 
-use super::spec::Call;
 use super::{cannot_ask, no_daemon, note};
+
+/// What came of asking a daemon.
+pub(super) enum Asked<T> {
+    /// It answered, or could not.
+    Answer(std::result::Result<T, CallError>),
+    /// It does not run as it should.
+    Nobody(Box<Verdict>),
+}
+
+/// Asks the daemon. One that ended after its hello is waited for, and whoever runs then is asked.
+///
+/// # Errors
+/// Nothing can be learnt of the daemon.
+pub(super) fn ask<T>(
+    project: &Project,
+    verdict: Verdict,
+    call: &mut dyn FnMut(&mut Client) -> std::result::Result<T, CallError>,
+) -> Result<Asked<T>> {
+    let Verdict::Running(_, mut client) = verdict else {
+        return Ok(Asked::Nobody(Box::new(verdict)));
+    };
+    let answer = call(&mut client);
+    if !answer.as_ref().is_err_and(has_ended) {
+        return Ok(Asked::Answer(answer));
+    }
+    Ok(match judge_lasting(project, "cli")? {
+        Verdict::Running(_, mut client) => Asked::Answer(call(&mut client)),
+        verdict => Asked::Nobody(Box::new(verdict)),
+    })
+}
+
+/// The daemon has ended, or is about to.
+pub(super) fn has_ended(fault: &CallError) -> bool {
+    match fault {
+        CallError::Lost(_) => true,
+        CallError::Refused { code, .. } => *code == STOPPING,
+        CallError::Unable(_) | CallError::TimedOut => false,
+    }
+}
 
 /// The source of log lines.
 pub(super) enum Source {
@@ -24,13 +63,29 @@ impl Source {
     ///
     /// # Errors
     /// There is neither a daemon nor anything on disk.
-    pub(super) fn of(call: &Call, what: &str, named: &[String]) -> Result<(Project, Self)> {
-        let project = call.project()?;
-        let (error, is_down) = match judge(&project.dir, "cli") {
-            Ok(Verdict::Running(_, client)) => return Ok((project, Self::Daemon(client))),
+    pub(super) fn of(project: &Project, what: &str, named: &[String]) -> Result<Self> {
+        Self::judged(judge(&project.dir, "cli"), project, what, named)
+    }
+
+    /// The same after a daemon that ended before it answered.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn after(project: &Project, what: &str, named: &[String]) -> Result<Self> {
+        Self::judged(judge_lasting(project, "cli"), project, what, named)
+    }
+
+    fn judged(
+        verdict: Result<Verdict>,
+        project: &Project,
+        what: &str,
+        named: &[String],
+    ) -> Result<Self> {
+        let (error, is_down) = match verdict {
+            Ok(Verdict::Running(_, client)) => return Ok(Self::Daemon(client)),
             Ok(verdict) => {
                 let is_down = !matches!(verdict, Verdict::Unhealthy(_));
-                (no_daemon(what, &project, &verdict), is_down)
+                (no_daemon(what, project, &verdict), is_down)
             }
             Err(error) if cannot_ask(&error) => (error, false),
             Err(error) => return Err(error),
@@ -40,10 +95,10 @@ impl Source {
             return Err(error);
         }
         if is_down {
-            return Ok((project, Self::Disk(stored, None)));
+            return Ok(Self::Disk(stored, None));
         }
         note(&format!("bpm: {error}; what follows is on disk\n"));
-        Ok((project, Self::Disk(stored, Some(error))))
+        Ok(Self::Disk(stored, Some(error)))
     }
 
     /// The exit code of who has shown what there is.

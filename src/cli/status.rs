@@ -17,12 +17,13 @@ use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
 use crate::client::connection::{CallError, Client, PATIENCE, VERSION};
 use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
-use crate::daemon::{Project, judge_lasting};
+use crate::daemon::Project;
 use crate::engine::state_file::State;
 use crate::os::lock::Lock;
 use crate::os::{poll, proc};
 
 use super::screen::Screen;
+use super::source::{Asked, ask};
 use super::spec::Call;
 use super::{before_switch, environment, note, paint, print};
 
@@ -62,18 +63,12 @@ fn picture(project: &Project, name: Option<&str>, json: bool) -> Result<Picture>
         }
         verdict => verdict?,
     };
-    let verdict = match verdict {
-        Verdict::Running(_, mut client) => match of_client(project, &mut client, name, json) {
-            // It ended after it had answered: that is waited for, and looked at.
-            Err(CallError::Lost(_)) => judge_lasting(project, "cli")?,
-            shown => return shown.map_err(|fault| fault.while_doing("tell the status")),
-        },
-        verdict => verdict,
-    };
-    match verdict {
-        Verdict::Running(_, mut client) => of_client(project, &mut client, name, json)
-            .map_err(|fault| fault.while_doing("tell the status")),
-        verdict => {
+    let asked = ask(project, verdict, &mut |client| {
+        of_client(project, client, name, json)
+    })?;
+    match asked {
+        Asked::Answer(shown) => shown.map_err(|fault| fault.while_doing("tell the status")),
+        Asked::Nobody(verdict) => {
             let text = without(project, &verdict, json);
             Ok(Picture::Shown(text, code(&verdict)))
         }

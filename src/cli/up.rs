@@ -10,7 +10,7 @@ use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{items, object};
 use crate::base::table::Table;
 use crate::cli::render::{self, Paint, Tone};
-use crate::client::connection::{self, CallError, Client, PATIENCE, ToolResult};
+use crate::client::connection::{self, CallError, Client, ToolResult};
 use crate::daemon::{Project, StartOptions, read_config};
 use crate::os::poll::readable;
 
@@ -23,6 +23,9 @@ use super::{note, paint, print};
 const LONGEST: u64 = 600;
 /// `--timeout` where it is not given.
 const READY: Duration = Duration::from_secs(60);
+/// A daemon that answered a moment ago is busy, or the machine is: its next answers may take longer than
+/// [`connection::PATIENCE`].
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// `bpm up`.
 pub(super) fn up(call: &Call) -> Result<u8> {
@@ -242,7 +245,7 @@ impl Run {
 
     /// Asked on a connection of its own: answers on the first belong to `take`.
     fn status(&mut self) -> Result<Value> {
-        let until = Some(Mono::now().after(PATIENCE));
+        let until = Some(Mono::now().after(ANSWER));
         self.builds
             .second
             .call("bpm/status", object([]), until)
@@ -288,7 +291,7 @@ struct Builds {
 
 impl Builds {
     fn follow(socket: &std::path::Path, since: Wall, paint: Paint) -> Result<Self> {
-        let connect = || Client::connect(socket, "cli", PATIENCE).map_err(lost);
+        let connect = || Client::connect(socket, "cli", ANSWER).map_err(lost);
         let mut first = connect()?;
         let params = object([
             ("build", true.into()),

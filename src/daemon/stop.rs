@@ -158,8 +158,8 @@ pub fn judge_lasting(project: &Project, kind: &str) -> Result<Verdict> {
         let daemon = Running::find(&project.dir, &descriptor);
         if !daemon.gone(until.since(Mono::now()))? {
             return Err(Error::cannot(
-                format!("start {}", project.shown()),
-                format!("the daemon (pid {}) is still stopping", descriptor.pid),
+                format!("reach a daemon of {}", project.shown()),
+                format!("the one before (pid {}) is still stopping", descriptor.pid),
             )
             .with_hint("\"bpm stop --force\" ends it at once"));
         }

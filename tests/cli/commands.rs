@@ -42,12 +42,10 @@ fn up_ends_with_what_runs_and_how_to_connect() {
         );
     }
     assert_eq!(lines[3], "");
-    assert_eq!(lines[4], "claude mcp add shop -- bpm proxy");
-    assert!(
-        lines[5].starts_with("claude mcp add --transport http shop http://127.0.0.1:"),
-        "{said:?}"
-    );
-    assert!(lines[5].ends_with("/mcp"));
+    // The very lines that mcp-config prints: here bpm is not in PATH.
+    let config = project.cli(["mcp-config", "claude"]).exits(0).out;
+    assert_eq!(lines[4..], config.lines().collect::<Vec<_>>());
+    assert!(lines[4].contains(&format!(" -- {} proxy", bpm().display())));
     // What runs already is left alone.
     let again = project.cli(["up"]).exits(0);
     assert_eq!(again.out, said.out);

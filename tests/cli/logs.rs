@@ -1,6 +1,8 @@
 //! `bpm logs`: merged, filtered, followed over everything that happens to a process and to the daemon.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -377,4 +379,57 @@ fn colours_are_shown_on_a_terminal_where_the_settings_ask_for_them() {
     assert_eq!(shown("off"), "red\nend\n");
     assert_eq!(lines(&project, &["on"]), ["red", "end"]);
     project.cli(["stop"]).exits(0);
+}
+
+/// A daemon that answers hello and ends before the first call.
+fn ends_after_hello(folder: &Path, descriptor: &Value) -> std::thread::JoinHandle<()> {
+    let socket = folder.join("gone.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut descriptor = descriptor.clone();
+    descriptor["socket"] = socket.to_str().unwrap().into();
+    std::fs::write(folder.join("daemon.json"), descriptor.to_string()).unwrap();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        drop(listener);
+        let mut lines = BufReader::new(client.try_clone().unwrap()).lines();
+        lines.next().unwrap().unwrap();
+        let hello = "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n";
+        client.write_all(hello.as_bytes()).unwrap();
+        // The call itself is not answered.
+        lines.next();
+        std::fs::remove_file(socket).unwrap();
+    })
+}
+
+#[test]
+fn reading_goes_on_from_disk_where_the_daemon_ends_after_hello() {
+    let project = up("[process.api]\ncommand = \"echo error: no; exec FIXTURE nap\"\n");
+    let folder = project.state_folder().unwrap();
+    let descriptor = std::fs::read(folder.join("daemon.json")).unwrap();
+    let descriptor: Value = serde_json::from_slice(&descriptor).unwrap();
+    project.cli(["stop"]).exits(0);
+    for (args, code, shown) in [
+        (&["logs", "api"][..], 0, "error: no"),
+        (&["logs", "--errors"], 0, "error: no"),
+        (&["logs", "--errors", "api"], 0, "error: no"),
+        (&["status"], 1, "stale"),
+        (&["why", "api"], 3, ""),
+    ] {
+        let daemon = ends_after_hello(&folder, &descriptor);
+        let said = project.cli(args).exits(code);
+        daemon.join().unwrap();
+        assert!(said.out.contains(shown), "{args:?}: {said:?}");
+        assert!(!said.err.contains("gone"), "{args:?}: {said:?}");
+    }
+    let daemon = ends_after_hello(&folder, &descriptor);
+    let mut follower = Follower::new(&project, &["api", "-f"]);
+    assert_eq!(follower.next(), "error: no");
+    daemon.join().unwrap();
+    let mut note = String::new();
+    let mut err = BufReader::new(follower.child.stderr.take().unwrap());
+    err.read_line(&mut note).unwrap();
+    assert!(note.contains("no daemon runs"), "{note}");
+    follower.child.kill().unwrap();
+    follower.child.wait().unwrap();
+    std::fs::remove_file(folder.join("daemon.json")).unwrap();
 }
