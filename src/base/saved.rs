@@ -30,15 +30,26 @@ pub trait Saved: Sized {
 /// # Errors
 /// Those of [`Saved::load`].
 pub fn field<T: Saved>(of: &Value, name: &str) -> Result<T, String> {
-    T::load(&of[name]).map_err(|why| match why.starts_with("is ") {
+    T::load(&of[name]).map_err(|why| placed(name, why))
+}
+
+/// One piece of code for the errors of all types.
+#[cold]
+fn placed(name: &str, why: String) -> String {
+    match why.starts_with("is ") {
         true => format!("{name}: {why}"),
         false => format!("{name}.{why}"),
-    })
+    }
 }
 
 /// The error for a value of another type.
 fn odd<T>(value: &Value) -> Result<T, String> {
-    Err(format!("is {}", super::json::kind_of(value)))
+    Err(kind(value))
+}
+
+#[cold]
+fn kind(value: &Value) -> String {
+    format!("is {}", super::json::kind_of(value))
 }
 
 /// Implements [`Saved`] for structs by their fields.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
+use crate::base::table::sort;
 use crate::build::cargo::{self, Built, CargoLine, Script};
 use crate::build::diagnostics::{BuildErrors, Diagnostics, Places, phase};
 use crate::build::{Artifact, BuildPlan};
@@ -430,7 +431,7 @@ fn stored(bin_dir: &Path) -> Vec<(u64, PathBuf)> {
     let mut all: Vec<(u64, PathBuf)> = entries
         .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
         .collect();
-    all.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
+    sort(&mut all, |(a, _), (b, _)| b.cmp(a));
     all
 }
 

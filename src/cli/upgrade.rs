@@ -9,6 +9,7 @@ use crate::base::error::{Error, Result};
 use crate::base::json::{object, strings};
 use crate::base::paths::{self, ProjectDir};
 use crate::base::saved::Saved;
+use crate::base::table::sort;
 use crate::client::connection::{self, CallError, Client, VERSION};
 use crate::client::verdict::{Verdict, judge};
 use crate::daemon;
@@ -84,7 +85,7 @@ fn daemons() -> Result<Vec<(String, Client)>> {
     let state = paths::State::locate(&|name| env.get(name).map(std::ffi::OsStr::to_os_string))?;
     let folders = std::fs::read_dir(state.path()).into_iter().flatten();
     let mut folders: Vec<PathBuf> = folders.flatten().map(|f| f.path()).collect();
-    folders.sort();
+    sort(&mut folders, Ord::cmp);
     let mut found = Vec::new();
     for folder in folders {
         if let Ok(Verdict::Running(descriptor, client)) = judge(&ProjectDir::at(folder), "cli") {

@@ -10,6 +10,7 @@ use toml::de::DeValue;
 use super::address::{Listen, parse_listen};
 use super::read::{Doc, Section};
 use super::{Port, PortWish, Process};
+use crate::base::table::sort;
 
 /// An address that a process, or bpm itself, will listen on.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,14 +105,16 @@ impl Claims {
 
     /// Says which of them exclude each other. The time that it takes does not depend on how many are alike.
     pub(super) fn check(&mut self, doc: &mut Doc) {
-        self.0.sort_by(|a, b| (&a.what, a.at).cmp(&(&b.what, b.at)));
+        sort(&mut self.0, |a, b| (&a.what, a.at).cmp(&(&b.what, b.at)));
         for same in self.0.chunk_by(|a, b| a.what == b.what) {
             for later in &same[1..] {
                 conflict(doc, later, &same[0], "is");
             }
         }
         let mut numbered: Vec<&Claim> = self.0.iter().filter(|c| c.port() > 0).collect();
-        numbered.sort_by(|a, b| a.port().cmp(&b.port()).then(a.at.cmp(&b.at)));
+        sort(&mut numbered, |a, b| {
+            a.port().cmp(&b.port()).then(a.at.cmp(&b.at))
+        });
         for one_port in numbered.chunk_by(|a, b| a.port() == b.port()) {
             let mut before = Before::default();
             for claim in one_port {

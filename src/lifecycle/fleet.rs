@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::base::clock::Mono;
 use crate::base::json::{list, object};
 use crate::base::saved::{Saved, field};
+use crate::base::table::sort;
 use crate::config::{Condition, Mode};
 
 use super::policy::{Facts, Policy};
@@ -523,7 +524,9 @@ impl Fleet {
         if wishes.is_empty() || self.units.values().any(|u| u.is_building()) {
             return None;
         }
-        wishes.sort_by_key(|(turn, unit)| (*turn, unit.id));
+        sort(&mut wishes, |(a, one), (b, other)| {
+            (a, one.id).cmp(&(b, other.id))
+        });
         let mut wishes = wishes.into_iter().map(|(_, unit)| unit);
         let next = wishes.find(|u| u.is_up() || self.tasks_done(u));
         next.map(|u| u.id)

@@ -12,6 +12,7 @@ use super::text::{LIMIT, LINE, Reader, clip, count, doing, escaped, fitting, tho
 use super::{Call, build, why};
 use crate::base::clock::{Mono, Wall};
 use crate::base::json::{list, object, or_null};
+use crate::base::table::sort;
 use crate::engine::snapshot::{ExitView, State, UnitView};
 use crate::log::search::{Errors, Group, Query, QueryError, Severity};
 use crate::server::service::{Answer, Step};
@@ -103,7 +104,7 @@ impl All {
         let order = |(_, group): &(Arc<UnitView>, Group)| {
             (group.level != Severity::Error, u64::MAX - group.count)
         };
-        all.groups.sort_by_key(order);
+        sort(&mut all.groups, |a, b| order(a).cmp(&order(b)));
         all.more_groups += all.groups.len().saturating_sub(max);
         all.groups.truncate(max);
         Ok(all)

@@ -12,6 +12,7 @@ use super::schema::Args;
 use super::text::{LIMIT, LINE, MARGIN, MATCH, Reader, clip, count, escaped, fitting, thousands};
 use crate::base::clock::{Wall, parse_span};
 use crate::base::json::{brief, list, object, or_null};
+use crate::base::table::sort;
 use crate::engine::snapshot::{State, UnitView};
 use crate::log::search::{Found, Line, Query, QueryError, Stream};
 use crate::log::store::Log;
@@ -437,7 +438,7 @@ impl Merged {
                 .extend(found.lines.into_iter().map(|line| (at, line)));
         }
         // Stable: the lines of one process keep their order.
-        merged.lines.sort_by_key(|(_, line)| line.at);
+        sort(&mut merged.lines, |(_, a), (_, b)| a.at.cmp(&b.at));
         if let Some(query) = searches.first().map(|search| &search.query) {
             let all = merged.lines.len();
             match (query.tail, query.head) {

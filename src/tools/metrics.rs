@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::usage::{Group, Reading};
 use crate::base::clock::{Mono, Wall};
 use crate::base::escape::in_line;
+use crate::base::table::sort;
 use crate::config::Mode;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{BuildState, ExitView, Snapshot, State, UnitView};
@@ -326,7 +327,7 @@ pub(super) fn text<'t>(
         );
     });
     let mut tools: Vec<&str> = tools.collect();
-    tools.sort_unstable();
+    sort(&mut tools, Ord::cmp);
     put(
         "bpm_tool_calls_total",
         Counter,

@@ -14,7 +14,7 @@ use super::usage::{Group, Reading};
 use super::{Call, Tools, VERSION, build, why};
 use crate::base::clock::Mono;
 use crate::base::json::{entries, list, object, or_null, seconds};
-use crate::base::table::Table;
+use crate::base::table::{Table, sort};
 use crate::config::Mode;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
@@ -121,7 +121,7 @@ fn units<'a>(snapshot: &'a Snapshot, wish: &Wish) -> Vec<&'a UnitView> {
     let units = snapshot.units.iter().map(Arc::as_ref).filter(meant);
     let mut units: Vec<&UnitView> = units.collect();
     if !wish.verbose {
-        units.sort_by_key(|unit| rank(unit));
+        sort(&mut units, |a, b| rank(a).cmp(&rank(b)));
     }
     units
 }

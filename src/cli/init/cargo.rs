@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::Source;
 use super::draft::{Draft, Item};
 use super::folder::{self, join};
+use crate::base::table::sort;
 
 /// A binary that cargo would build.
 pub(in crate::cli) struct Binary {
@@ -25,7 +26,7 @@ pub(in crate::cli) struct Binary {
 pub(super) fn read(source: &Source, draft: &mut Draft) -> Result<(), String> {
     let mut all = binaries(Path::new(&source.folder), &source.text)?;
     // The one that `cargo run` would take comes first.
-    all.sort_by_key(|binary| !binary.default_run);
+    sort(&mut all, |a, b| b.default_run.cmp(&a.default_run));
     let packages = all.windows(2).any(|two| two[0].package != two[1].package);
     for (number, binary) in all.iter().enumerate() {
         let file = join(&binary.folder, "Cargo.toml");
@@ -148,7 +149,7 @@ fn of_package(root: &Path, folder: &str, table: &DeTable, all: &mut Vec<Binary>)
             }
         })
         .collect();
-    names.sort_unstable();
+    sort(&mut names, Ord::cmp);
     for (name, file) in names {
         if !named(&file) {
             add(&name, Vec::new());

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::base::globs::Glob;
+use crate::base::table::sort;
 
 /// Folders that belong to tools.
 const PASSED_OVER: &[&str] = &["node_modules", "target", "dist", "vendor", "venv"];
@@ -33,7 +34,7 @@ pub(super) fn members(root: &Path, patterns: &[String], file: &str) -> Vec<Strin
             false => found.extend(these),
         }
     }
-    found.sort_unstable();
+    sort(&mut found, Ord::cmp);
     found.dedup();
     found
 }
@@ -88,6 +89,6 @@ pub(super) fn folders(path: &Path) -> Vec<String> {
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| !name.starts_with('.') && !PASSED_OVER.contains(&name.as_str()))
         .collect();
-    names.sort_unstable();
+    sort(&mut names, Ord::cmp);
     names
 }

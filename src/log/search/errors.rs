@@ -8,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
 use crate::base::clock::Wall;
+use crate::base::table::sort;
 use crate::log::block::StreamSlice;
 use crate::log::line::text_of;
 use crate::log::stream::Stream;
@@ -180,9 +181,8 @@ impl Finder {
         }
         let mut found = self.found;
         found.groups = self.groups.into_values().collect();
-        found
-            .groups
-            .sort_by_key(|g| (Reverse(g.level), Reverse(g.count), g.seq));
+        let key = |g: &Group| (Reverse(g.level), Reverse(g.count), g.seq);
+        sort(&mut found.groups, |a, b| key(a).cmp(&key(b)));
         found.more_groups = found.groups.len().saturating_sub(max);
         found.groups.truncate(max);
         found

@@ -10,6 +10,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 
 use super::matcher::{Matcher, Needle};
 use super::{Found, Line, Query};
+use crate::base::table::sort;
 use crate::log::block::{At, Block, Chunk, MergeIter, StreamSlice, is_piece};
 use crate::log::line::{coloured, shown_part, strip_into, text_of};
 
@@ -165,7 +166,7 @@ impl<'a> Search<'a> {
     /// Puts the lines in order, each once: beside a match of one page may be one of the next.
     fn settle(&mut self) {
         let lines = &mut self.found.lines;
-        lines.sort_by_key(|line| line.seq);
+        sort(lines, |a, b| a.seq.cmp(&b.seq));
         lines.dedup_by(|later, kept| {
             let same = later.seq == kept.seq;
             kept.matched |= same && later.matched;
@@ -223,7 +224,8 @@ impl Want {
         for slice in own.clone() {
             all.extend((0..slices[slice].blocks().len()).map(|block| (slice, block)));
         }
-        all.sort_by_key(|(slice, block)| slices[*slice].blocks()[*block].first());
+        let first = |(slice, block): &(usize, usize)| slices[*slice].blocks()[*block].first();
+        sort(&mut all, |a, b| first(a).cmp(&first(b)));
         if let Self::Last(_) = self {
             all.reverse();
         }
@@ -307,7 +309,7 @@ impl Hits {
 
     fn trim(&mut self) {
         let limit = self.want.limit();
-        self.kept.sort_by_key(|hit| hit.seq);
+        sort(&mut self.kept, |a, b| a.seq.cmp(&b.seq));
         match self.want {
             Want::First(_) => self.kept.truncate(limit),
             Want::Last(_) => {

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use super::index::{Header, MOST};
 use crate::base::clock::Wall;
+use crate::base::table::sort;
 use crate::log::stream::Stream;
 
 /// A file costs its size in such blocks (the common block size of file systems).
@@ -134,7 +135,7 @@ impl Folder {
 
 /// Sorts segments, oldest first.
 pub(super) fn in_order(segments: &mut [Arc<Segment>]) {
-    segments.sort_by_key(|s| (s.run, s.number));
+    sort(segments, |a, b| (a.run, a.number).cmp(&(b.run, b.number)));
 }
 
 /// The bytes that a file of this size costs.

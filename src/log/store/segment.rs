@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::index::{Entry, HEADER, Header, RECORD, Record};
 use super::layout::{Folder, LARGEST, Meta, Segment, lines_of};
 use crate::base::clock::Wall;
+use crate::base::table::sort;
 use crate::log::block::{MAX_LINE, cut};
 use crate::log::stream::Stream;
 use crate::os::files::open_plain;
@@ -43,7 +44,7 @@ pub(super) fn meta<'a>(folder: &Folder, all: &'a [Arc<Segment>], at: usize) -> O
 pub(super) fn last_number(folder: &Folder, all: &[Arc<Segment>]) -> u64 {
     let is_last = |at: &usize| all.get(at + 1).is_none_or(|next| next.run != all[*at].run);
     let mut last: Vec<usize> = (0..all.len()).filter(is_last).collect();
-    last.sort_by_key(|at| all[*at].written);
+    sort(&mut last, |a, b| all[*a].written.cmp(&all[*b].written));
     // Two may have been written at the same time.
     let numbers = last
         .iter()
