@@ -25,6 +25,27 @@ pub trait Saved: Sized {
     fn load(value: &Value) -> Result<Self, String>;
 }
 
+/// An object that is being made. Its fields are put in one by one: a list of them all would be moved and dropped
+/// where it is made, of each type with code of its own.
+#[derive(Default)]
+pub struct Fields(Map<String, Value>);
+
+impl Fields {
+    pub fn put<T: Saved>(&mut self, name: &str, value: &T) {
+        self.insert(name, value.save());
+    }
+
+    fn insert(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
+    }
+}
+
+impl From<Fields> for Value {
+    fn from(fields: Fields) -> Self {
+        Self::Object(fields.0)
+    }
+}
+
 /// A field of an object.
 ///
 /// # Errors
@@ -42,6 +63,11 @@ fn placed(name: &str, why: String) -> String {
     }
 }
 
+#[cold]
+fn indexed(at: usize, why: &str) -> String {
+    format!("{at}.{why}")
+}
+
 /// The error for a value of another type.
 fn odd<T>(value: &Value) -> Result<T, String> {
     Err(kind(value))
@@ -57,9 +83,9 @@ macro_rules! saved {
     ($($name:ident { $($field:ident),* $(,)? })*) => {$(
         impl $crate::base::saved::Saved for $name {
             fn save(&self) -> serde_json::Value {
-                $crate::base::json::object([
-                    $((stringify!($field), $crate::base::saved::Saved::save(&self.$field))),*
-                ])
+                let mut to = $crate::base::saved::Fields::default();
+                $(to.put(stringify!($field), &self.$field);)*
+                to.into()
             }
 
             fn load(value: &serde_json::Value) -> std::result::Result<Self, String> {
@@ -78,15 +104,15 @@ macro_rules! saved_enum {
     ),* $(,)? })*) => {$(
         impl $crate::base::saved::Saved for $name {
             fn save(&self) -> serde_json::Value {
+                let mut to = $crate::base::saved::Fields::default();
                 match self {
                     $(Self::$variant $(($($item),*))? $({ $($field),* })? => {
-                        $crate::base::json::object([
-                            ("is", stringify!($variant).into()),
-                            $($((stringify!($item), $crate::base::saved::Saved::save($item)),)*)?
-                            $($((stringify!($field), $crate::base::saved::Saved::save($field)),)*)?
-                        ])
+                        to.put("is", &std::borrow::Cow::Borrowed(stringify!($variant)));
+                        $($(to.put(stringify!($item), $item);)*)?
+                        $($(to.put(stringify!($field), $field);)*)?
                     })*
                 }
+                to.into()
             }
 
             fn load(value: &serde_json::Value) -> Result<Self, String> {
@@ -286,8 +312,11 @@ impl<T: Saved> Saved for Vec<T> {
         let Value::Array(items) = value else {
             return odd(value);
         };
-        let indexed = |(at, item)| T::load(item).map_err(|why| format!("{at}.{why}"));
-        items.iter().enumerate().map(indexed).collect()
+        let mut all = Self::with_capacity(items.len());
+        for (at, item) in items.iter().enumerate() {
+            all.push(T::load(item).map_err(|why| indexed(at, &why))?);
+        }
+        Ok(all)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::os::copy::copy_exe;
 use crate::os::inbox::Inbox;
 use crate::os::output::ChildOutput;
 use crate::os::poll::readable;
+use crate::os::threads;
 
 /// How each of cargo's messages begins.
 const MESSAGE: &[u8] = b"{\"reason\":";
@@ -114,8 +115,7 @@ impl Builder {
     pub fn start(job: BuildJob) -> io::Result<Self> {
         let end = Inbox::new()?;
         let ended = Arc::clone(&end);
-        let thread = std::thread::Builder::new().name("build".into());
-        thread.spawn(move || run(job, &ended))?;
+        threads::start("build", Box::new(move || run(job, &ended)))?;
         Ok(Self { end })
     }
 

@@ -21,6 +21,7 @@ use crate::os::inbox::{Inbox, Waker};
 use crate::os::output::ChildOutput;
 use crate::os::poll::{Until, wait};
 use crate::os::proc;
+use crate::os::threads;
 
 use super::schedule::{Attempt, Connect, Seen};
 use super::work::{CommandOutput, Connection, LineSearch, Work};
@@ -100,8 +101,7 @@ impl Prober {
     fn ask(&mut self, attempt: Attempt, message: Message) {
         if !self.serves {
             let (inbox, tell) = (Arc::clone(&self.inbox), Arc::clone(&self.tell));
-            let thread = std::thread::Builder::new().name("probe".into());
-            if let Err(e) = thread.spawn(move || serve(&inbox, &tell)) {
+            if let Err(e) = threads::start("probe", Box::new(move || serve(&inbox, &tell))) {
                 let why = format!("no thread for probes: {}", reason(&e));
                 return (self.tell)(attempt, Err(why));
             }

@@ -11,6 +11,7 @@ use crate::client::proxy;
 use crate::client::verdict::{Descriptor, Verdict};
 use crate::daemon::{self, Force, Launcher, Ourselves, Project, RunMode, StartOptions, Started};
 use crate::os::reap;
+use crate::os::threads;
 
 use super::spec::Call;
 use super::{note, print};
@@ -183,8 +184,7 @@ pub(super) fn proxy(call: &Call) -> Result<u8> {
             // The input is at its end: everything stops as when a person asks for it.
             reap::ask_ourselves_to_stop();
         };
-        let thread = std::thread::Builder::new().name("bridge".into());
-        thread.spawn(bridge).map(drop)
+        threads::start("bridge", Box::new(bridge)).map(drop)
     })?;
     match started {
         Started::Ended(code) => Ok(code),

@@ -33,6 +33,7 @@ use crate::client::offline::{Absence, Offline};
 use crate::os::inbox::Inbox;
 use crate::os::pidfd::PidFd;
 use crate::os::poll::{self, Until};
+use crate::os::threads;
 use crate::server::rpc::{self, INTERNAL_ERROR, INVALID_REQUEST, Message, Request, STOPPING};
 
 /// The longest message from a client.
@@ -405,14 +406,13 @@ impl Proxy {
             return Ok(());
         }
         let (connect, dialed) = (Arc::clone(&self.connect), Arc::clone(&self.dialed));
-        let thread = std::thread::Builder::new().name("connect".into());
         let starts = std::mem::take(&mut self.starts);
         let work = move || match starts {
             Some(Start::All) => connect.start(&[]).map(Some),
             Some(Start::Only(names)) => connect.start(&names).map(Some),
             None => connect.find(),
         };
-        thread.spawn(move || drop(dialed.send(work())))?;
+        threads::start("connect", Box::new(move || drop(dialed.send(work()))))?;
         self.dials = true;
         Ok(())
     }

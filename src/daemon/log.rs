@@ -13,6 +13,7 @@ use crate::base::logger::{Level, Logger};
 use crate::base::paths::ProjectDir;
 use crate::os::copy::copy_private;
 use crate::os::inbox::Inbox;
+use crate::os::threads;
 use crate::os::{fds, files, proc};
 
 /// A log that is larger becomes `daemon.log.1`.
@@ -143,8 +144,7 @@ fn echo() -> Option<Arc<Inbox<String>>> {
             }
         }
     };
-    let thread = std::thread::Builder::new().name("log-echo".into());
-    thread.spawn(work).ok()?;
+    threads::start("log-echo", Box::new(work)).ok()?;
     Some(lines)
 }
 

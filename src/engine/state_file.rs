@@ -11,7 +11,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Builder;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -24,6 +23,7 @@ use crate::base::table::Table;
 use crate::engine::saved::{SavedLife, SavedRun};
 use crate::engine::snapshot::ExitView;
 use crate::os::files;
+use crate::os::threads;
 
 /// The layout of the file.
 const VERSION: u64 = 1;
@@ -581,8 +581,7 @@ impl Disk {
                 disk.goes_on()
             } {}
         };
-        let thread = Builder::new().name("sync".into()).stack_size(STACK);
-        if thread.spawn(run).is_err() {
+        if threads::start_small("sync", STACK, Box::new(run)).is_err() {
             *self.lock() = Work::None;
         }
     }

@@ -24,6 +24,7 @@ use crate::log::store::{Log, STILL};
 use crate::log::stream::Stream;
 use crate::os::fds::set_nonblocking;
 use crate::os::inbox::Inbox;
+use crate::os::threads;
 
 /// Enough for this thread and the hooks that it calls; pages that are never touched cost nothing.
 const STACK: usize = 256 << 10;
@@ -113,10 +114,7 @@ impl Captures {
             tick: Mono::default(),
             unfinished: VecDeque::new(),
         };
-        std::thread::Builder::new()
-            .name("capture".into())
-            .stack_size(STACK)
-            .spawn(move || thread.run())?;
+        threads::start_small("capture", STACK, Box::new(move || thread.run()))?;
         Ok(Self {
             epoll,
             inbox,

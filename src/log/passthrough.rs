@@ -14,6 +14,7 @@ use crate::log::store::Log;
 use crate::log::stream::Stream;
 use crate::os::inbox::{Inbox, Waker};
 use crate::os::poll::{Until, wait};
+use crate::os::threads;
 
 /// A terminal that takes nothing holds up nobody for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -95,8 +96,7 @@ impl Passthrough {
             buffer: Vec::new(),
             target: Stream::Stdout,
         };
-        let thread = std::thread::Builder::new().name("passthrough".into());
-        thread.spawn(move || writer.run())?;
+        threads::start("passthrough", Box::new(move || writer.run()))?;
         Ok(Self {
             inbox,
             done,

@@ -33,4 +33,5 @@ pub mod spawn;
 pub mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod threads;
 pub mod trust;

@@ -23,6 +23,7 @@ use crate::os::output::ChildOutput;
 use crate::os::reap::{Child, Death, reap_from};
 use crate::os::reexec;
 use crate::os::spawn::{Launch, spawn};
+use crate::os::threads;
 
 use super::{Phase, Presence, Supervisor};
 
@@ -260,8 +261,7 @@ impl Supervisor {
             });
             handle.tell(Notice::Judged(Box::new(judged)));
         };
-        let thread = std::thread::Builder::new().name("judge".into());
-        if let Err(e) = thread.spawn(judge) {
+        if let Err(e) = threads::start("judge", Box::new(judge)) {
             return self.refuse_upgrade(&slot, &reason(&e));
         }
         self.upgrade = Some(Upgrade {

@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::os::inbox::Inbox;
+use crate::os::threads;
 use crate::server::service::Service;
 
 pub use access::{Policy, UidCheck};
@@ -162,10 +163,10 @@ impl Server {
         event_loop.listen(listeners)?;
         let Before { conns, bytes } = before;
         event_loop.take_up(conns, &bytes);
-        let thread = std::thread::Builder::new().name("net".into());
+        let thread = threads::start("net", Box::new(move || event_loop.run()))?;
         Ok(Self {
             control,
-            thread: Some(thread.spawn(move || event_loop.run())?),
+            thread: Some(thread),
         })
     }
 

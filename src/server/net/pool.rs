@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::os::memory;
+use crate::os::threads;
 
 /// A worker's task; it must not panic.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
@@ -81,8 +82,7 @@ impl Pool {
         state.jobs.push_back(job);
         if state.jobs.len() > state.idle && state.threads < WORKERS {
             let shared = Arc::clone(&self.shared);
-            let thread = std::thread::Builder::new().name("worker".into());
-            match thread.spawn(move || shared.work()) {
+            match threads::start("worker", Box::new(move || shared.work())) {
                 Ok(_) => state.threads += 1,
                 Err(e) if state.threads == 0 => {
                     state.jobs.pop_back();
