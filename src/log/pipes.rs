@@ -66,7 +66,9 @@ impl Pipes {
             let more = WIDE.saturating_sub(size);
             let held = self.held.fetch_add(size + more, Ordering::Relaxed) + size + more;
             let fits = self.limit.is_none_or(|limit| held <= limit);
-            if fits && fcntl(&fd, FcntlArg::F_SETPIPE_SZ(WIDE as i32)).is_ok() {
+            // One that an earlier bpm has widened stays as it is.
+            let widen = || fcntl(&fd, FcntlArg::F_SETPIPE_SZ(WIDE as i32)).is_ok();
+            if fits && (more == 0 || widen()) {
                 size += more;
             } else {
                 self.held.fetch_sub(more, Ordering::Relaxed);

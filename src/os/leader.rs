@@ -34,13 +34,16 @@ pub struct Adopted {
 }
 
 impl Adopted {
-    /// That process, by descriptor. None: it has ended and was reaped.
+    /// The process of that number that began then, by descriptor. None: it has ended and was reaped.
     ///
     /// # Errors
     /// ENOSYS before Linux 5.3, or where a filter refuses the call; EMFILE.
-    pub fn open(process: Proc) -> io::Result<Option<Self>> {
-        let fd = PidFd::open(process.pid, process.start)?;
-        Ok(fd.map(|fd| Self {
+    pub fn open(pid: i32, start: u64) -> io::Result<Option<Self>> {
+        let fd = PidFd::of_number(pid)?;
+        // Read after the descriptor is open: the number is not given away while that process is not reaped.
+        let process = proc::process(pid).filter(|p| p.start == start);
+        let both = fd.zip(process);
+        Ok(both.map(|(fd, process)| Self {
             process,
             fd,
             ended: None,
@@ -169,11 +172,15 @@ mod tests {
     use super::super::testing::{eventually, line, shell};
     use super::*;
 
+    fn adopted(pid: i32) -> Option<Leader> {
+        let start = proc::start_time(pid).unwrap();
+        Adopted::open(pid, start).unwrap().map(Leader::Adopted)
+    }
+
     #[test]
     fn adopted_leader_is_stopped_and_its_end_is_known() {
         let (shell, pid) = grandchild("trap 'exit 9' TERM; while :; do sleep 0.1; done");
-        let process = proc::process(pid).unwrap();
-        let mut slot = Adopted::open(process).unwrap().map(Leader::Adopted);
+        let mut slot = adopted(pid);
         assert_eq!(take_death(&mut slot), None);
         let leader = slot.as_ref().unwrap();
         assert_eq!(leader.pid(), pid);
@@ -210,8 +217,7 @@ mod tests {
             let text = format!("(sleep 0.5; {script}) & echo $!; exec sleep 61");
             let child = shell(&text, &[]);
             let pid: i32 = line(&child.stdout).parse().unwrap();
-            let process = proc::process(pid).unwrap();
-            let mut slot = Adopted::open(process).unwrap().map(Leader::Adopted);
+            let mut slot = adopted(pid);
             let death = eventually("it has ended", || take_death(&mut slot));
             assert_eq!(death.end, end, "{script}");
             child.child.signal_group(libc::SIGKILL);
@@ -227,8 +233,7 @@ mod tests {
             (all.len() == 2 && all.iter().all(|p| p.pgid == pid)).then_some(all)
         };
         let below = eventually("both sleep", in_group);
-        let process = proc::process(pid).unwrap();
-        let mut slot = Adopted::open(process).unwrap().map(Leader::Adopted);
+        let mut slot = adopted(pid);
         slot.as_ref().unwrap().signal_group(libc::SIGKILL);
         eventually("it has ended", || take_death(&mut slot));
         for p in below {

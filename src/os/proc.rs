@@ -90,7 +90,17 @@ pub(super) struct Stat {
 }
 
 pub(super) fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    parse_stat(&stat_text(pid)?)
+}
+
+/// `/proc/PID/stat`, by one read: the kernel gives a line as a whole where it fits.
+fn stat_text(pid: i32) -> Option<Vec<u8>> {
+    // 52 fields of at most 21 bytes, and the name.
+    let mut text = vec![0; 2048];
+    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut text).ok()?;
+    text.truncate(length);
+    Some(text)
 }
 
 fn parse_stat(text: &[u8]) -> Option<Stat> {
@@ -124,7 +134,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 /// The status, in the form of wait(2), of a process that has ended and is not reaped; it need not be our child. None:
 /// it lives, or is reaped, or is not ours to ask about.
 pub(super) fn status_of_dead(dead: &Proc) -> Option<i32> {
-    let text = fs::read(format!("/proc/{}/stat", dead.pid)).ok()?;
+    let text = stat_text(dead.pid)?;
     let now = parse_stat(&text)?.proc;
     let user = super::peer::our_uid();
     // To others it is zero.
@@ -319,7 +329,8 @@ pub fn marker(pid: i32) -> Option<String> {
 pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
     // Larger environments can't be: an execve takes 6 MiB at most.
     const MOST: u64 = 6 << 20;
-    let mut environ = Vec::new();
+    // Most fit into that, and are read at once.
+    let mut environ = Vec::with_capacity(8 << 10);
     let file = File::open(format!("/proc/{pid}/environ")).ok()?;
     file.take(MOST).read_to_end(&mut environ).ok()?;
     environ.split(|b| *b == 0).find_map(|pair| {
@@ -331,6 +342,11 @@ pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
 /// The processes of our user, whoever's children they are, whose marker begins so: what a daemon
 /// that is dead has left. We are not among them.
 pub fn find_marked(prefix: &str) -> Vec<Proc> {
+    find_marked_but(prefix, |_| false)
+}
+
+/// The same without those that are `known`, whose environment is not read.
+pub fn find_marked_but(prefix: &str, known: impl Fn(&Proc) -> bool) -> Vec<Proc> {
     let us = std::process::id() as i32;
     let user = super::peer::our_uid();
     all_pids()
@@ -338,7 +354,7 @@ pub fn find_marked(prefix: &str) -> Vec<Proc> {
         .filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == user))
         .filter_map(|pid| {
             // The identity before the marker and again after: both are then the same process's.
-            let before = stat(pid)?.proc;
+            let before = Some(stat(pid)?.proc).filter(|p| !known(p))?;
             let ours = marker(pid)?.starts_with(prefix);
             (ours && start_time(pid) == Some(before.start)).then_some(before)
         })

@@ -231,17 +231,16 @@ impl Supervisor {
         saved: &SavedRun,
     ) -> Result<i32, NotAdopted> {
         let because = |why: String| NotAdopted::Because(why);
-        let proc = proc::process(saved.pid).filter(|p| p.start == saved.start && p.state != 'Z');
-        let proc = proc.ok_or(NotAdopted::Ended)?;
+        let adopted = Adopted::open(saved.pid, saved.start)
+            .map_err(|e| because(format!("its end can't be watched: {}", reason(&e))))?
+            .filter(|adopted| adopted.process().state != 'Z')
+            .ok_or(NotAdopted::Ended)?;
         if saved.settings != settings_of(process, self.setup.config.direnv) {
             return Err(because("its settings changed".into()));
         }
         let inodes = saved
             .pipes
             .ok_or_else(|| because("its terminal is gone".into()))?;
-        let adopted = Adopted::open(proc)
-            .map_err(|e| because(format!("its end can't be watched: {}", reason(&e))))?
-            .ok_or(NotAdopted::Ended)?;
         let pipe = |number: i32, inode| -> Result<OwnedFd, NotAdopted> {
             let pipe = fds::pipe_of(saved.pid, number, inode);
             pipe.map_err(|e| because(format!("its output can't be read: {}", reason(&e))))
@@ -470,7 +469,8 @@ impl Supervisor {
                 }
             }
         }
-        for proc in proc::find_marked(&prefix) {
+        let known = |p: &Proc| self.runs.is_in_adopted_session(p);
+        for proc in proc::find_marked_but(&prefix, known) {
             let own = proc::marker(proc.pid).unwrap_or_default();
             let of = own.strip_prefix(&prefix).and_then(|m| m.rsplit_once('/'));
             // A task that is done may have left it on purpose.

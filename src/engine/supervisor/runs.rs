@@ -5,6 +5,7 @@ mod saved;
 mod signals;
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -319,20 +320,29 @@ impl Runs {
 
     /// The process belongs to a run that was taken over: by its marker, its session, its cgroup or its parents.
     pub(super) fn is_of_adopted(&self, p: &Proc) -> bool {
-        let by_session = self.by_pid.get(&p.sid).copied();
         let by_marker = || self.key_of(&proc::marker(p.pid)?);
         let in_group = || {
             let mut groups = self.records.values().filter_map(|r| r.cgroup.as_ref());
             groups.any(|group| group.processes().contains(&p.pid))
         };
-        self.is_adopted(by_session.or_else(by_marker)) || in_group()
+        self.is_in_adopted_session(p) || self.is_adopted(by_marker()) || in_group()
     }
 
-    /// Processes in the cgroups that a killed bpm left, each with the name of what it is a run of.
+    /// The process is in the session of a run that was taken over.
+    pub(super) fn is_in_adopted_session(&self, p: &Proc) -> bool {
+        self.is_adopted(self.by_pid.get(&p.sid).copied())
+    }
+
+    /// Processes in the cgroups that a killed bpm left, each with the name of what it is a run of; not those of runs
+    /// that were taken over.
     pub(super) fn left_in_groups(&self) -> Vec<(Proc, Option<String>)> {
         let mut left = Vec::new();
+        let ours = self.records.values().filter_map(|r| r.cgroup.as_ref());
+        let ours: Set<&OsStr> = ours.filter_map(|g| g.path().file_name()).collect();
         if let Ok(groups) = &self.groups {
-            for name in groups.names() {
+            let mut names = groups.names();
+            names.retain(|name| !ours.has(&OsStr::new(name)));
+            for name in names {
                 let pids = groups.find(&name).map(|group| group.processes());
                 let of = name.strip_prefix("run-").and_then(|n| n.rsplit_once('-'));
                 let of = of.map(|(process, _)| process.to_owned());

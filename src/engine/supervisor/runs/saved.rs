@@ -16,7 +16,6 @@ use crate::lifecycle::{Generation, RunKey, UnitId};
 use crate::log::capture::{Freeze, Frozen, OnDrained};
 use crate::log::store::Log;
 use crate::os::leader::{self, Leader};
-use crate::os::proc;
 use crate::os::reap::{Child, Death, End};
 
 use super::{Adopted, Output, Progress, RunRecord, Runs, Stop};
@@ -193,8 +192,7 @@ impl RunRecord {
                 ))
             }
             (true, Some((_, start))) => {
-                let found = proc::process(pid).filter(|p| p.start == start);
-                let opened = found.and_then(|p| leader::Adopted::open(p).ok().flatten());
+                let opened = leader::Adopted::open(pid, start).ok().flatten();
                 opened.map(Leader::Adopted)
             }
         };
