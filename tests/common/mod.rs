@@ -13,6 +13,7 @@
 
 pub mod load;
 pub mod sandbox;
+pub mod tracer;
 
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -389,7 +390,7 @@ impl Project {
     }
 
     /// What `daemon.json` says now.
-    fn on_disk(&self) -> Result<Value, &'static str> {
+    pub fn on_disk(&self) -> Result<Value, &'static str> {
         let path = self.state_folder().ok_or("no folder")?.join("daemon.json");
         let text = fs::read_to_string(path).map_err(|_| "no descriptor")?;
         serde_json::from_str(&text).map_err(|_| "half a descriptor")

@@ -17,6 +17,7 @@ mod crash;
 mod dependencies;
 mod disk;
 mod hooks;
+mod kills;
 mod launch;
 mod lifecycle;
 mod output;

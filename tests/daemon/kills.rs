@@ -1,0 +1,204 @@
+//! bpm is killed at each of its system calls that change something, and the next one goes on.
+//!
+//! `BPM_KILL_STEP` chooses how many calls are skipped between two kills (1: none), `BPM_KILL_FIRST` the first one.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::process::{Child, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::common::tracer::Tracer;
+use crate::common::{Project, bpm, eventually, lives, murder};
+
+/// What bpm is killed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// Its start, with nothing there.
+    Begin,
+    /// Its start, with all running that a killed one has left.
+    Adopt,
+    /// A command.
+    Order(&'static [&'static str]),
+}
+
+const WORK: [Work; 8] = [
+    Work::Begin,
+    Work::Adopt,
+    Work::Order(&["restart", "a"]),
+    Work::Order(&["stop", "b"]),
+    Work::Order(&["start", "b"]),
+    Work::Order(&["reload"]),
+    Work::Order(&["restart", "app"]),
+    Work::Order(&["stop"]),
+];
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn config(round: u64) -> String {
+    format!(
+        "release_crash_backoff_initial_seconds = 0\ndev_crash_wait_seconds = 0\n\
+         [process.a]\ncommand = [\"FIXTURE\", \"nap\"]\nargs = [\"{round}\"]\nstop_timeout_seconds = 0.2\n\
+         ready = {{ command = [\"true\"] }}\n\
+         [process.b]\ncommand = \"trap '' TERM; exec sleep 1000\"\nstop_timeout_seconds = 0.05\n\
+         [process.app]\ntype = \"rust\"\n"
+    )
+}
+
+/// Starts bpm in the foreground, held up until it is traced.
+fn begin(p: &Project, number: u64) -> (Child, Tracer) {
+    let mut command = p.command("sh");
+    command.args(["-c", "read x; exec \"$@\" </dev/null", "sh"]);
+    command.arg(bpm()).arg(&p.root);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let tracer = Tracer::attach(child.id() as i32, number).unwrap();
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    (child, tracer)
+}
+
+/// Does the work; bpm is killed at that call of it, else when it is done. Gives how many calls there were, and whether the
+/// order was answered with success.
+fn killed_at(p: &Project, work: Work, number: u64) -> (u64, bool) {
+    match work {
+        Work::Begin | Work::Adopt => {
+            let (mut child, tracer) = begin(p, number);
+            let pid = child.id() as i32;
+            // A command that comes before it serves would start another bpm.
+            let serves = || p.on_disk().is_ok_and(|d| d["pid"] == json!(pid));
+            eventually(|| match !lives(pid) || serves() {
+                true => Ok(()),
+                false => Err("it begins"),
+            });
+            if lives(pid) {
+                p.cli(["start", "a", "b", "app"]);
+            }
+            if lives(pid) {
+                murder(pid);
+            }
+            // The tracer is a thread of its parent, and may have reaped it.
+            let _ = child.wait();
+            (tracer.calls(), true)
+        }
+        Work::Order(order) => {
+            let pid = p.pid();
+            let tracer = Tracer::attach(pid, number).unwrap();
+            let done = p.cli(order);
+            if lives(pid) {
+                murder(pid);
+            }
+            (tracer.calls(), done.code == Some(0))
+        }
+    }
+}
+
+/// The runs that were seen, by process: the highest number, and the pid that has it.
+type Seen = HashMap<String, (u64, i64)>;
+
+/// All that runs is what the status says, once; numbers of runs rise.
+fn assert_consistent(p: &Project, what: &str, seen: &mut Seen) {
+    let all = eventually(|| {
+        let data = p.call("get_status", json!({})).ok();
+        let all = data["processes"].as_array().unwrap().clone();
+        let settled = |p: &Value| p["state"] == "running" || p["state"] == "stopped";
+        let pids = all.iter().filter_map(|p| p["pid"].as_i64());
+        let mut told: Vec<i64> = pids.collect();
+        told.sort_unstable();
+        let mut living: Vec<i64> = p
+            .inhabitants()
+            .iter()
+            .map(|(pid, _)| (*pid).into())
+            .collect();
+        living.sort_unstable();
+        match all.iter().all(settled) && told == living {
+            true => Ok(all),
+            false => Err(format!("{what}: {:?}, {data}", p.inhabitants())),
+        }
+    });
+    for process in all {
+        let (name, pid) = (process["name"].as_str().unwrap(), process["pid"].as_i64());
+        let Some(pid) = pid else { continue };
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let marker = environ
+            .split(|b| *b == 0)
+            .find(|v| v.starts_with(b"BPM_ID="));
+        let marker = String::from_utf8_lossy(marker.unwrap()).into_owned();
+        let run: u64 = marker.rsplit('/').next().unwrap().parse().unwrap();
+        let (last, before) = seen.get(name).copied().unwrap_or_default();
+        assert!(
+            run > last || (run, pid) == (last, before),
+            "{what}: {name} has run {run} (pid {pid}) after {last} (pid {before})"
+        );
+        seen.insert(name.into(), (run, pid));
+    }
+    let folder = fs::read_dir(p.state_folder().unwrap()).unwrap().flatten();
+    let damaged = folder.filter(|f| f.file_name().to_string_lossy().contains("damaged"));
+    assert_eq!(damaged.count(), 0, "{what}");
+}
+
+#[test]
+fn bpm_killed_at_any_call_leaves_what_the_next_one_goes_on_with() {
+    // Each order makes some hundred calls.
+    let step = number("BPM_KILL_STEP").unwrap_or(97).max(1);
+    let first = number("BPM_KILL_FIRST").unwrap_or(u64::from(std::process::id()) % step + 1);
+    println!("BPM_KILL_STEP={step} BPM_KILL_FIRST={first}");
+    let mut p = Project::new(&config(0));
+    p.fake_cargo();
+    p.source("exec sleep 1000");
+    let (mut seen, mut kills, mut round) = (Seen::new(), 0, 0);
+    for work in WORK {
+        for at in (first..).step_by(step as usize) {
+            let what = format!("{work:?} at call {at}");
+            round += 1;
+            match work {
+                Work::Begin => {
+                    p.cli(["stop"]);
+                }
+                Work::Adopt => {
+                    p.up();
+                    assert_consistent(&p, &what, &mut seen);
+                    murder(p.pid());
+                }
+                Work::Order(order) => {
+                    p.up();
+                    let started = ["start", "a", "b", "app"];
+                    let kept = match order {
+                        ["start", "b"] => &started[..2],
+                        _ => &started[..],
+                    };
+                    p.cli(kept).exits(0);
+                    if kept.len() == 2 {
+                        p.cli(["stop", "b"]).exits(0);
+                    }
+                    assert_consistent(&p, &what, &mut seen);
+                    if order == ["reload"] {
+                        p.config(&config(round));
+                    }
+                }
+            }
+            let (calls, done) = killed_at(&p, work, at);
+            kills += 1;
+            p.up();
+            assert_consistent(&p, &what, &mut seen);
+            if done && work == Work::Order(&["stop", "b"]) {
+                assert_eq!(p.status("b")["state"], "stopped", "{what}");
+            }
+            if done && work == Work::Order(&["start", "b"]) {
+                assert_eq!(p.status("b")["state"], "running", "{what}");
+            }
+            if calls < at {
+                println!("{work:?}: {calls} calls");
+                break;
+            }
+        }
+    }
+    println!("{kills} kills");
+    p.cli(["stop"]).exits(0);
+    eventually(|| match p.inhabitants() {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    });
+}
