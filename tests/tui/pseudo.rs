@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 
-use crate::common::Project;
+use crate::common::{PATIENCE, Project};
 use crate::emulator::Emulator;
 
 /// A pseudo terminal with the terminal UI in it.
@@ -87,7 +88,7 @@ impl Pseudo {
     /// Reads until a text has been written since the last `mark`; how long after `since` that was.
     #[track_caller]
     pub fn read_until(&mut self, from: usize, text: &str, since: Instant) -> Duration {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + PATIENCE;
         // The last bytes and the end may come together.
         let mut goes_on = true;
         while memchr::memmem::find(&self.seen[from..], text.as_bytes()).is_none() {
@@ -102,7 +103,7 @@ impl Pseudo {
     /// Reads until the screen is like that; how long after `since` that was.
     #[track_caller]
     pub fn sees(&mut self, since: Instant, fits: impl Fn(&str) -> bool) -> Duration {
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + PATIENCE;
         let mut goes_on = true;
         while !fits(&self.screen.text()) {
             assert!(goes_on, "it shows:\n{}", self.screen.text());
@@ -110,6 +111,23 @@ impl Pseudo {
             goes_on = !left.is_zero() && self.read_once(left);
         }
         since.elapsed()
+    }
+
+    /// Reads until the screen has that text.
+    #[track_caller]
+    pub fn shows(&mut self, text: &str) {
+        self.sees(Instant::now(), |screen| screen.contains(text));
+    }
+
+    /// Whether the terminal takes more of what is written to it.
+    pub fn takes_more(&self) -> bool {
+        let terminal = File::options()
+            .write(true)
+            .custom_flags((OFlag::O_NOCTTY | OFlag::O_NONBLOCK).bits())
+            .open(format!("/proc/{}/fd/1", self.child.id()))
+            .unwrap();
+        let mut fds = [PollFd::new(terminal.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
     }
 
     /// Waits for bytes and takes them; false: there are no more.

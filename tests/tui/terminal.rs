@@ -16,6 +16,7 @@ command = "echo web is up; echo trouble >&2; sleep 1000"
 depends_on = ["api"]
 [process.worker]
 command = "echo dying; exit 3"
+restart = "never"
 [process.off]
 command = ["sleep", "1000"]
 autostart = false

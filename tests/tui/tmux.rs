@@ -4,12 +4,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::Project;
+use crate::common::{PATIENCE, Project};
 
-/// Longer than anything takes that a person waits for.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The value, once there is one. Fails with the last `why`.
+/// The value, once there is one. Fails with the last `why`, whose lines stay lines.
 #[track_caller]
 pub fn eventually<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
     let begun = Instant::now();
