@@ -1,12 +1,14 @@
 """Exports hold what they say: 52 odd values go through each engine's own reader and come out as they were, and an exported
 server answers as it does under bpm. Run by .ci/export, which installs what it can; what is missing is skipped with a word.
 
-    check.py BPM STEP...       a step: systemd, compose, kubernetes, nomad, podman, install
+    check.py BPM STEP...       a step: systemd, compose, kubernetes, nomad, podman, kube, install
 """
 
+import base64
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -294,22 +296,30 @@ def unescaped(text):
 
 CONTAINERS = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
-cgroups = "disabled"
+cgroups = "enabled"
 netns = "host"
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
-# podman wants cgroups of one version.
+# podman wants cgroups of one version, and in a user namespace it does without what only the machine's root may do.
 INSIDE = """set -eu
 mount --make-rprivate /
 umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-exec "$@"
+unshare --user sleep 1000 &
+for _ in $(seq 500); do [ "$(readlink /proc/$!/ns/user)" != "$(readlink /proc/$$/ns/user)" ] && break; sleep 0.01; done
+echo 0 0 65536 >/proc/$!/uid_map
+echo 0 0 65536 >/proc/$!/gid_map
+status=0
+nsenter --user --target $! --setuid 0 --setgid 0 unshare --mount "$@" || status=$?
+kill $!
+exit $status
 """
 
 
-def podman(folder):
+def image(folder):
+    """A podman of its own with an image that holds busybox; a function that runs it."""
     need("podman")
     need("busybox")
     if os.geteuid() != 0:
@@ -320,7 +330,7 @@ def podman(folder):
     for name in ("bin", "etc", "tmp", "srv"):
         (root / name).mkdir(parents=True)
     shutil.copy(shutil.which("busybox"), root / "bin/busybox")
-    for name in ("sh", "httpd", "nc", "wget", "cat", "printf"):
+    for name in ("sh", "httpd", "nc", "wget", "cat", "printf", "sleep", "true", "base64"):
         os.symlink("busybox", root / "bin" / name)
     (root / "srv/index.html").write_text("the same answer\n")
     store = ["--root", str(folder / "store"), "--runroot", str(folder / "runroot"), "--storage-driver", "vfs"]
@@ -339,10 +349,34 @@ def podman(folder):
     made = pod("import", "-c", "ENV PATH=/bin", "-c", "WORKDIR /srv", "-", "localhost/bpm-export:1", stdin=tar.stdout)
     if made.returncode or pod("run", "--rm", "localhost/bpm-export:1", "cat", "/srv/index.html").stdout != "the same answer\n":
         raise Skip("podman runs nothing here: " + made.stderr.strip()[-200:])
+    return pod
+
+
+def served(folder):
+    """What bpm itself answers for the process "web"."""
+    env = {**os.environ, "BPM_HOME": str(folder / "home")}
+    run(BPM, "-C", str(folder), "up", "web", env=env)
+    try:
+        return urllib.request.urlopen("http://127.0.0.1:18095/").read().decode()
+    finally:
+        run(BPM, "-C", str(folder), "stop", env=env)
+
+
+def web(folder):
+    """A server on the machine and in the image; what it answers under bpm."""
+    command = f'cd {folder}/image/srv 2>/dev/null || cd /srv; exec busybox httpd -f -p 18095 -h .'
+    with open(folder / ".mcp-run", "a") as f:
+        f.write('[process.web]\ncommand = ["sh", "-c", "%s"]\nport = 18095\n' % command)
+    answer = served(folder)
+    assert answer == "the same answer\n", answer
+    return answer
+
+
+def podman(folder):
+    pod = image(folder)
     script = 'printf "%s\\0" "$@"; printf "\\0\\0"; cat /proc/self/environ'
     project(folder, ["sh", "-c", script, "sh"])
-    with open(folder / ".mcp-run", "a") as f:
-        f.write('[process.web]\ncommand = ["httpd", "-f", "-p", "18095", "-h", "/srv"]\nport = 18095\n')
+    wanted = web(folder)
     import yaml
 
     out = folder / "out"
@@ -369,7 +403,45 @@ def podman(folder):
         answer = eventually(lambda: attempt(ask))
     finally:
         pod("rm", "-f", "-t", "0", "web")
-    assert answer == "the same answer\n", answer
+    assert answer == wanted, answer
+
+
+def kube(folder):
+    pod = image(folder)
+    # The log of a container is one of lines: not every byte comes through it as it is.
+    script = '{ printf "%s\\0" "$@"; printf "\\0\\0"; cat /proc/self/environ; } | base64 -w 0; echo; exec sleep 1000'
+    project(folder, ["sh", "-c", script, "sh"])
+    wanted = web(folder)
+    out = folder / "out"
+    export(folder, "kubernetes", "--image", "localhost/bpm-export:1", "-o", str(out))
+    file = out / "kubernetes.yaml"
+    import yaml
+
+    docs = list(yaml.safe_load_all(file.read_text()))
+    odd = next(d for d in docs if d["metadata"]["name"] == "odd")["spec"]["template"]["spec"]["containers"][0]
+    # On the machine's own network there is nothing to be forwarded.
+    file.write_text(re.sub(r"\n +ports:\n +- containerPort: \d+", "", file.read_text()))
+    played = pod("kube", "play", "--network", "host", str(file))
+    if "cgroup" in played.stderr or "pause" in played.stderr:
+        raise Skip("podman makes no pods here: " + played.stderr.strip()[-200:])
+    assert played.returncode == 0, played.stderr
+    try:
+        ask = lambda: urllib.request.urlopen("http://127.0.0.1:18095/").read().decode()
+        answer = eventually(lambda: attempt(ask))
+        said = eventually(lambda: pod("logs", "odd-pod-0-odd").stdout)
+    finally:
+        pod("kube", "down", str(file))
+    assert answer == wanted, answer
+    args, _, rest = base64.b64decode(said).decode().partition("\0\0\0")
+    pairs = dict(pair.split("=", 1) for pair in rest.split("\0") if "=" in pair)
+    # podman leaves "$$" and "$(NAME)" as they are, where Kubernetes makes a dollar sign of the first and a value of the second.
+    # It writes each document once more, by a library that loses a line feed that stands alone.
+    kept = lambda value: "" if value == "\n" else value
+    given = [kept(value) for value in odd["args"][-len(VALUES) :]]
+    assert args.split("\0") == given, [pair for pair in zip(args.split("\0"), given) if pair[0] != pair[1]]
+    for variable in odd["env"]:
+        name, value = variable["name"], kept(variable["value"])
+        assert pairs.get(name) == value, (name, pairs.get(name), value)
 
 
 def attempt(ask):

@@ -312,6 +312,105 @@ fn metrics_are_those_of_the_table() {
 }
 
 #[test]
+fn metrics_outlive_restarts_and_an_upgrade() {
+    let config = format!(
+        "{NAP}[process.job]\ntype = \"task\"\ncommand = \"echo one; i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exit 3\"\n\
+         [process.bad]\ncommand = [\"sleep\", \"1000\"]\nbuild = \"exit 1\"\nautostart = false\n"
+    );
+    let mut project = Project::new(&config);
+    project.serve();
+    project.running("nap");
+    project.status_when("job", |p| p["state"] == "failed");
+    project.call("start", json!({"process": "bad"})).error();
+    project.call("get_status", json!({})).ok();
+    let release = json!({"process": "nap", "mode": "release"});
+    project.call("restart", release.clone()).ok();
+    let before = scrape(&project);
+    for _ in 1..100 {
+        project.call("restart", release.clone()).ok();
+    }
+    let mut after = scrape(&project);
+    assert_eq!(after[&of("restarts_total", "nap")], 100.0);
+    // What is planned for the one whose build fails comes and goes.
+    let planned = of("next_start_timestamp_seconds", "bad");
+    let names = |series: &BTreeMap<String, f64>| -> Vec<String> {
+        let lasting = series.keys().filter(|name| **name != planned);
+        lasting.cloned().collect()
+    };
+    assert_eq!(names(&before), names(&after));
+    for upgrade in ["one", "two"] {
+        project.other_build(upgrade);
+        project
+            .cli(["upgrade", "--binary", upgrade])
+            .exits(0)
+            .says(&[" as before, 1 process untouched"]);
+        let before = std::mem::replace(&mut after, scrape(&project));
+        assert_eq!(names(&before), names(&after));
+        for (name, value) in before.iter().filter(|(name, _)| name.contains("_total")) {
+            let now = after[name];
+            assert!(now >= *value, "{upgrade}: {name}: {now} after {value}");
+        }
+    }
+    for (name, least) in [
+        (of("cpu_seconds_total", "job"), 0.001),
+        (of("log_bytes_total", "job"), 4.0),
+        (
+            "bpm_process_builds_total{process=\"bad\",result=\"failed\"}".into(),
+            1.0,
+        ),
+        (
+            "bpm_tool_calls_total{tool=\"restart\",result=\"ok\"}".into(),
+            100.0,
+        ),
+        (
+            "bpm_tool_calls_total{tool=\"start\",result=\"error\"}".into(),
+            1.0,
+        ),
+    ] {
+        assert!(after[&name] >= least, "{name}: {}", after[&name]);
+    }
+    lint(&get(&project, "/metrics", &[]).body);
+}
+
+/// promtool has nothing to say about it; and python's client reads it.
+fn lint(text: &str) {
+    let python = "import sys; from prometheus_client.parser import text_string_to_metric_families as read\n\
+                  assert len(list(read(sys.stdin.read()))) > 30";
+    let there = "import prometheus_client";
+    for (name, probe, args) in [
+        ("promtool", &["--version"][..], &["check", "metrics"][..]),
+        ("python3", &["-c", there][..], &["-c", python][..]),
+    ] {
+        let probed = Command::new(name)
+            .args(probe)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !probed.is_ok_and(|status| status.success()) {
+            println!("skipped: {name} (with prometheus_client) is not installed");
+            continue;
+        }
+        let mut child = Command::new(name)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(text.as_bytes()).unwrap();
+        drop(input);
+        let output = child.wait_with_output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{name}: {}",
+            String::from_utf8_lossy(&said)
+        );
+    }
+}
+
+#[test]
 fn scrapes_and_looks_are_no_clients() {
     let mut project = Project::new(NAP);
     project.serve();
