@@ -326,11 +326,11 @@ fn metrics_outlive_restarts_and_an_upgrade() {
     let release = json!({"process": "nap", "mode": "release"});
     project.call("restart", release.clone()).ok();
     let before = scrape(&project);
-    for _ in 1..100 {
+    for _ in 1..10 {
         project.call("restart", release.clone()).ok();
     }
     let mut after = scrape(&project);
-    assert_eq!(after[&of("restarts_total", "nap")], 100.0);
+    assert_eq!(after[&of("restarts_total", "nap")], 10.0);
     // What is planned for the one whose build fails comes and goes.
     let planned = of("next_start_timestamp_seconds", "bad");
     let names = |series: &BTreeMap<String, f64>| -> Vec<String> {
@@ -340,10 +340,8 @@ fn metrics_outlive_restarts_and_an_upgrade() {
     assert_eq!(names(&before), names(&after));
     for upgrade in ["one", "two"] {
         project.other_build(upgrade);
-        project
-            .cli(["upgrade", "--binary", upgrade])
-            .exits(0)
-            .says(&[" as before, 1 process untouched"]);
+        let said = project.cli(["upgrade", "--binary", upgrade]).exits(0).out;
+        assert!(said.contains(" as before, 1 process untouched"), "{said}");
         let before = std::mem::replace(&mut after, scrape(&project));
         assert_eq!(names(&before), names(&after));
         for (name, value) in before.iter().filter(|(name, _)| name.contains("_total")) {
@@ -360,7 +358,7 @@ fn metrics_outlive_restarts_and_an_upgrade() {
         ),
         (
             "bpm_tool_calls_total{tool=\"restart\",result=\"ok\"}".into(),
-            100.0,
+            10.0,
         ),
         (
             "bpm_tool_calls_total{tool=\"start\",result=\"error\"}".into(),
