@@ -204,6 +204,17 @@ fn a_state_folder_of_somebody_else_is_a_problem() {
 }
 
 #[test]
+fn a_state_folder_that_can_not_be_one_is_a_problem() {
+    let mut project = Project::new(WELL);
+    project.file("file", "");
+    project.env("BPM_HOME", project.root.join("file"));
+    problem(
+        &project,
+        &["state folder: ", "/file\" is no folder", "set BPM_HOME"],
+    );
+}
+
+#[test]
 fn a_full_disk_is_a_problem() {
     let project = Project::new(WELL);
     fs::create_dir_all(project.home()).unwrap();
