@@ -73,13 +73,6 @@ impl State {
         self.home.join("trust")
     }
 
-    /// The folders in [`State::trust_file`].
-    pub fn trusted(&self) -> Vec<PathBuf> {
-        let bytes = std::fs::read(self.trust_file()).unwrap_or_default();
-        let lines = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty());
-        lines.map(|l| PathBuf::from(OsStr::from_bytes(l))).collect()
-    }
-
     /// The folder of a project; `root` is canonical. Roots may have the same hash, by chance or because somebody made it
     /// so: the second one has `-2` behind its name.
     pub fn project(&self, root: &Path) -> ProjectDir {
@@ -94,17 +87,14 @@ impl State {
     }
 }
 
-/// Whether a person said that the `.mcp-run` of this folder may be used whoever owns it: by `BPM_TRUST` (folders, with a
-/// colon between them) or `bpm trust`. Neither can be said by the project itself.
+/// Where a person says that the `.mcp-run` of a folder may be used whoever owns it: the folders in `BPM_TRUST` (with a
+/// colon between them), and the place of the file of `bpm trust`. Neither can be said by the project itself.
 #[allow(clippy::disallowed_methods)] // this file is the place for it
-pub fn is_trusted(root: &Path) -> bool {
+pub fn trusted_by() -> (Vec<PathBuf>, Option<State>) {
     let named = std::env::var_os("BPM_TRUST").unwrap_or_default();
-    let mut folders = std::env::split_paths(&named);
-    if folders.any(|folder| folder.is_absolute() && folder == root) {
-        return true;
-    }
+    let folders = std::env::split_paths(&named).filter(|folder| folder.is_absolute());
     let state = State::locate(&|name| std::env::var_os(name));
-    state.is_ok_and(|state| state.trusted().iter().any(|folder| folder == root))
+    (folders.collect(), state.ok())
 }
 
 /// A path as a shell takes it back; one with hidden characters as bash, zsh and ksh do.

@@ -17,7 +17,7 @@ use crate::os::peer::{our_uid, user_name};
 use crate::os::run::{Output, run};
 
 use super::export::systemd::{exec_line, unit_name};
-use super::export::{Word, systemd_path, systemd_word};
+use super::export::{Word, systemd_text, systemd_word};
 use super::spec::Call;
 use super::{note, print};
 
@@ -135,7 +135,11 @@ pub(super) fn unit(
     let binary = std::env::current_exe().map_err(|e| Error::system("tell where bpm is", e))?;
     let binary = binary.display().to_string();
     let binary = binary.trim_end_matches(" (deleted)").to_string();
-    let root = project.root.display().to_string();
+    let root = project.root.to_str().ok_or_else(|| {
+        let why = "its path has bytes that are no text, which no unit can have";
+        Error::cannot(format!("write a unit for {}", project.shown()), why)
+            .with_hint("rename the folder")
+    })?;
     let command = |words: &[&str]| {
         let words = std::iter::once(binary.as_str()).chain(words.iter().copied());
         exec_line(&words.map(String::from).collect::<Vec<_>>())
@@ -164,10 +168,10 @@ pub(super) fn unit(
          FileDescriptorStoreMax=1024\n\
          OOMPolicy=continue\n\
          Delegate=yes\n",
-        in_line(&root),
-        systemd_path(&project.name()),
-        command(&["serve", &root]),
-        command(&["-C", &root, "reload"]),
+        in_line(root),
+        systemd_text(&project.name()),
+        command(&["serve", root]),
+        command(&["-C", root, "reload"]),
         patience.as_secs() + 1,
     );
     text.push_str(match version(&project.env) {
@@ -175,7 +179,7 @@ pub(super) fn unit(
         _ => "# DelegateSubgroup=bpm is for systemd 254 and newer.\n",
     });
     if let Some(account) = account {
-        text.push_str(&format!("User={}\n", systemd_path(account)));
+        text.push_str(&format!("User={}\n", systemd_text(account)));
     }
     if !user && account.is_none() {
         text.push_str("ProtectKernelModules=yes\nProtectKernelLogs=yes\n");

@@ -3,9 +3,9 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::base::error::{Error, Failure, Result};
+use crate::base::error::{Error, Failure, Result, named};
 use crate::base::paths::{self, State};
-use crate::os::files;
+use crate::os::{files, trust};
 
 use super::spec::Call;
 use super::{environment, print};
@@ -14,7 +14,8 @@ use super::{environment, print};
 pub(super) fn trust(call: &Call) -> Result<u8> {
     let env = environment();
     let state = State::locate(&|name| env.get(name).map(Into::into))?;
-    let mut folders = state.trusted();
+    let mut folders = trust::trusted(&state)
+        .map_err(|why| Error::cannot(named("use", &state.trust_file()), why))?;
     if call.has("list") {
         let lines: String = folders
             .iter()

@@ -80,6 +80,9 @@ pub struct Launch<'a> {
     pub env: &'a [(OsString, OsString)],
     /// Its working folder.
     pub cwd: &'a Path,
+    /// A folder and the path that it was opened by: the working folder, where it is that one or below, is entered from
+    /// there and not by its path.
+    pub base: Option<(&'a Path, BorrowedFd<'a>)>,
     /// Become descriptors 3, 4, ...; `LISTEN_FDS` and `LISTEN_PID` are set when there are any
     /// (sd_listen_fds(3)); names are the caller's, in `env`.
     pub pass: &'a [BorrowedFd<'a>],
@@ -116,6 +119,7 @@ impl<'a> Launch<'a> {
             args,
             env,
             cwd,
+            base: None,
             pass: &[],
             nofile: None,
             core: None,
@@ -198,6 +202,17 @@ pub struct SpawnError {
     /// The system's error. `WouldBlock` (EAGAIN) means that there are too many processes: later, perhaps.
     pub error: io::Error,
     words: String,
+}
+
+impl SpawnError {
+    /// The working folder is not to be used, for this reason.
+    pub fn in_folder(words: String) -> Self {
+        Self {
+            step: Step::Folder,
+            error: io::ErrorKind::PermissionDenied.into(),
+            words,
+        }
+    }
 }
 
 impl fmt::Display for SpawnError {
@@ -294,6 +309,8 @@ struct Plan<'a> {
     argv: &'a [*const c_char],
     envp: &'a [*const c_char],
     cwd: &'a CStr,
+    /// The folder that `cwd` is relative to.
+    base: Option<RawFd>,
     /// Descriptors that become 0, 1, 2, ...; none of them is below their number, so that none is overwritten
     /// before its turn.
     fds: &'a [RawFd],
@@ -341,10 +358,20 @@ fn start(
         Some(slot) if !launch.pass.is_empty() => slot[LISTEN_PID.len()..].as_mut_ptr().cast(),
         _ => ptr::null_mut(),
     };
-    let cwd = CString::new(launch.cwd.as_os_str().as_bytes()).map_err(nul)?;
-
     let first_free = 3 + launch.pass.len();
     let mut lifted = Vec::new();
+    let from_base = launch.base.and_then(|(path, fd)| {
+        let below = launch.cwd.strip_prefix(path).ok()?;
+        Some((Path::new(".").join(below), fd))
+    });
+    let (cwd, base) = match &from_base {
+        Some((below, fd)) => {
+            let base = above(*fd, first_free, &mut lifted).map_err(Failed::at(Step::Folder))?;
+            (below.as_path(), Some(base))
+        }
+        None => (launch.cwd, None),
+    };
+    let cwd = CString::new(cwd.as_os_str().as_bytes()).map_err(nul)?;
     let mut fds = Vec::with_capacity(first_free);
     for fd in streams.into_iter().chain(launch.pass.iter().copied()) {
         fds.push(above(fd, first_free, &mut lifted).map_err(Failed::at(Step::Descriptors))?);
@@ -356,6 +383,7 @@ fn start(
         argv: &pointers(argv.iter().map(|c| c.as_ptr())),
         envp: &pointers(envp.iter().map(|e| e.as_ptr().cast())),
         cwd: &cwd,
+        base,
         fds: &fds,
         nofile: limit(Resource::RLIMIT_NOFILE, launch.nofile).map_err(Failed::at(Step::Limits))?,
         core: limit(Resource::RLIMIT_CORE, launch.core).map_err(Failed::at(Step::Limits))?,
@@ -596,6 +624,9 @@ fn become_program(plan: &Plan<'_>) -> Result<Infallible, (Step, Errno)> {
         }
     }
     // As that user, whose rights count.
+    if let Some(base) = plan.base {
+        check(Step::Folder, unsafe { libc::fchdir(base) })?;
+    }
     check(Step::Folder, unsafe { libc::chdir(plan.cwd.as_ptr()) })?;
     if !plan.listen_pid.is_null() {
         write_pid(unsafe { &mut *plan.listen_pid }, unsafe { libc::getpid() });

@@ -3,19 +3,21 @@
 //!
 //! Everything is opened once and judged by descriptor: a name could lead elsewhere between a check and a use.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstatat};
 
 use super::files;
 use super::peer::our_uid;
-use crate::base::error::{Error, Result, named};
-use crate::base::paths::{self, CONFIG_FILE};
+use crate::base::error::{Error, Result, named, reason};
+use crate::base::paths::{self, CONFIG_FILE, State};
 
 /// Owner and mode of a file, a link or a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +91,7 @@ impl Owned {
 pub fn read_config(root: &Path) -> Result<Vec<u8>> {
     let path = root.join(CONFIG_FILE);
     let failed = |e: io::Error| Error::file("read", &path, e);
-    let folder = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(root)
-        .map_err(failed)?;
+    let folder = open_folder(root).map_err(failed)?;
     let file = openat(
         folder.as_fd(),
         CONFIG_FILE,
@@ -101,17 +99,67 @@ pub fn read_config(root: &Path) -> Result<Vec<u8>> {
         Mode::empty(),
     );
     let file = File::from(file.map_err(|e| failed(e.into()))?);
-    if !paths::is_trusted(root) {
-        verdict(root, &folder, &file).map_err(|why| {
-            Error::cannot(named("use", &path), why).with_hint(format!(
-                "if you trust it: bpm trust {}",
-                paths::quoted(root)
-            ))
-        })?;
+    if let Err(why) = verdict(root, &folder, &file)
+        && !is_trusted(root)
+    {
+        let hint = format!("if you trust it: bpm trust {}", paths::quoted(root));
+        return Err(Error::cannot(named("use", &path), why).with_hint(hint));
     }
     files::read_all(file)
         .map(|(bytes, _)| bytes)
         .map_err(failed)
+}
+
+fn open_folder(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(path)
+}
+
+/// Opens the folder of a project in which a process is to start: by this descriptor, since others may put another folder
+/// in its place where they can write the folder above.
+///
+/// # Errors
+/// A sentence: it is not there; it is another user's or can be written by others, and is not trusted.
+pub fn folder_to_start_in(root: &Path) -> std::result::Result<File, String> {
+    let failed = |e: io::Error| format!("{root:?}: {}", reason(&e));
+    let folder = open_folder(root).map_err(failed)?;
+    let owned = Owned::of(&folder.metadata().map_err(failed)?);
+    match owned.folder(our_uid(), root) {
+        Err(why) if !is_trusted(root) => Err(why),
+        Ok(()) | Err(_) => Ok(folder),
+    }
+}
+
+/// A person said that the `.mcp-run` of this folder may be used whoever owns it.
+fn is_trusted(root: &Path) -> bool {
+    let (named, state) = paths::trusted_by();
+    named.iter().any(|folder| folder == root)
+        || state.is_some_and(|state| {
+            let listed = trusted(&state).unwrap_or_default();
+            listed.iter().any(|folder| folder == root)
+        })
+}
+
+/// The folders that `bpm trust` names.
+///
+/// # Errors
+/// A sentence: the list can't be read, or another user could have written it.
+pub fn trusted(state: &State) -> std::result::Result<Vec<PathBuf>, String> {
+    let file = match files::open_plain(&state.trust_file()) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(reason(&e)),
+    };
+    let us = our_uid();
+    let said = |e: io::Error| reason(&e);
+    Owned::of(&file.metadata().map_err(said)?).file(us, None)?;
+    let folder = std::fs::metadata(state.path()).map_err(said)?;
+    Owned::of(&folder).folder(us, state.path())?;
+    let (bytes, _) = files::read_all(file).map_err(said)?;
+    let lines = bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty());
+    Ok(lines.map(|l| PathBuf::from(OsStr::from_bytes(l))).collect())
 }
 
 fn verdict(root: &Path, folder: &File, file: &File) -> std::result::Result<(), String> {
@@ -123,7 +171,15 @@ fn verdict(root: &Path, folder: &File, file: &File) -> std::result::Result<(), S
         .map_err(|e| unknown(e.into()))?;
     Owned::of_stat(&entry).belongs(us, None)?;
     Owned::of(&file.metadata().map_err(unknown)?).file(us, None)?;
-    Owned::of(&folder.metadata().map_err(unknown)?).folder(us, root)?;
+    let owned = Owned::of(&folder.metadata().map_err(unknown)?);
+    owned.folder(us, root)?;
+    // Where the system lets users make hard links to files of others, one of ours proves nothing in a folder of all.
+    if owned.written_by_others(us) && entry.st_nlink > 1 {
+        let names = entry.st_nlink;
+        return Err(format!(
+            "it has {names} names (hard links), and others may write its folder"
+        ));
+    }
     if us == 0 {
         for above in root.ancestors().skip(1) {
             let about = std::fs::metadata(above).map_err(unknown)?;
@@ -149,17 +205,17 @@ pub fn read_env_file(
     let file = match file {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(crate::base::error::reason(&e)),
+        Err(e) => return Err(reason(&e)),
     };
-    let about = file
-        .metadata()
-        .map_err(|e| crate::base::error::reason(&e))?;
-    if !paths::is_trusted(root) {
-        Owned::of(&about).file(our_uid(), user)?;
+    let about = file.metadata().map_err(|e| reason(&e))?;
+    if let Err(why) = Owned::of(&about).file(our_uid(), user)
+        && !is_trusted(root)
+    {
+        return Err(why);
     }
     match files::read_all(file) {
         Ok((bytes, _)) => Ok(Some(bytes)),
-        Err(e) => Err(crate::base::error::reason(&e)),
+        Err(e) => Err(reason(&e)),
     }
 }
 

@@ -227,6 +227,14 @@ fn a_folder_is_written_whole_and_nothing_of_others_is_lost() {
     assert_eq!(project.read("units/shop-web.service"), "[Service]\n");
 }
 
+/// What systemd says of the units in a folder; None: it is not here.
+fn verified(folder: &std::path::Path) -> Option<String> {
+    let files = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path());
+    let mut verify = Command::new("systemd-analyze");
+    let said = verify.arg("verify").args(files).output().ok()?;
+    Some(String::from_utf8_lossy(&said.stderr).into_owned())
+}
+
 #[test]
 fn units_pass_systemd_s_own_check() {
     let project = Project::new(SHOP);
@@ -234,16 +242,73 @@ fn units_pass_systemd_s_own_check() {
     project
         .cli(["export", "systemd", "-o", folder.to_str().unwrap()])
         .exits(0);
-    let files = fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path());
-    let Ok(said) = Command::new("systemd-analyze")
-        .arg("verify")
-        .args(files)
-        .output()
-    else {
-        return;
-    };
-    let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert_eq!(said, "");
+    assert_eq!(verified(&folder).unwrap_or_default(), "");
+}
+
+#[test]
+fn units_of_folders_with_odd_names_have_their_lines() {
+    let project = Project::empty();
+    for (at, (name, folder, title)) in [
+        (r"a\", r"a\/.", r"a\u{5c}"),
+        (r"a\\", r"a\\/.", r"a\\u{5c}"),
+        ("a ", "a /.", "a "),
+        ("50% \"of\" 'it'", "50%% \"of\" 'it'", "50%% \"of\" 'it'"),
+        ("$HOME", "$HOME", "$HOME"),
+        ("lä\u{200b}den", "lä\u{200b}den", "lä\\u{200b}den"),
+        (
+            "a\n[Service]\nUser=root",
+            "",
+            r"a\u{a}[Service]\u{a}User=root",
+        ),
+        ("a\u{1b}[2J\t", "", r"a\u{1b}[2J\u{9}"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let root = project.root.join(name);
+        fs::create_dir(&root).unwrap();
+        let config = "[process.api]\ncommand = [\"/bin/sleep\", \"9\"]\n\
+                      env = { API_TOKEN = \"x\" }\n[process.own]\ncommand = [\"+x\", \"a\\\\\"]\n";
+        fs::write(root.join(".mcp-run"), config).unwrap();
+        let out = project.root.join(format!("units{at}"));
+        let export = |more: &[&str]| {
+            let args = ["-C", root.to_str().unwrap(), "export", "systemd", "-o"];
+            project.cli([&args[..], &[out.to_str().unwrap()], more].concat())
+        };
+        let exported = export(&[]);
+        if folder.is_empty() {
+            exported.exits(1).says(&["no unit can have a path"]);
+        } else {
+            exported.exits(0);
+            let units = fs::read_dir(&out).unwrap().map(|f| f.unwrap().path());
+            let api = units
+                .into_iter()
+                .find(|path| path.to_string_lossy().ends_with("-api.service"));
+            let text = fs::read_to_string(api.unwrap()).unwrap();
+            let lines: Vec<&str> = text.lines().collect();
+            let at = project.root.display();
+            for line in [
+                format!("Description=api of {title}"),
+                format!("WorkingDirectory={at}/{folder}"),
+                "ExecStart=/bin/sleep 9".into(),
+            ] {
+                assert!(lines.contains(&line.as_str()), "no {line} in\n{text}");
+            }
+            assert!(!text.contains("\\\n"), "{text}");
+            let said = verified(&out).unwrap_or_default();
+            assert!(said.is_empty(), "{name:?}: {said}");
+            fs::remove_dir_all(&out).unwrap();
+        }
+        // The daemon's own unit names the folder in its commands only, where everything can be quoted.
+        export(&["--self"]).exits(0);
+        let unit = fs::read_dir(&out).unwrap().next().unwrap().unwrap().path();
+        let text = fs::read_to_string(unit).unwrap();
+        let line = format!("Description=bpm: {title}");
+        assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
+        assert!(!text.lines().any(|l| l == "User=root"), "{text}");
+        let said = verified(&out).unwrap_or_default();
+        assert!(said.is_empty(), "{name:?}: {said}");
+    }
 }
 
 #[test]

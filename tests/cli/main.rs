@@ -20,6 +20,7 @@ mod init;
 mod install;
 mod logs;
 mod names;
+mod ownership;
 mod proxy;
 mod screen;
 mod session;

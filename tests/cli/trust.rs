@@ -8,11 +8,11 @@ use nix::unistd::geteuid;
 
 use crate::common::{Ended, Project, bpm};
 
-const VICTIM: u32 = 4242;
-const ATTACKER: u32 = 4343;
+pub(crate) const VICTIM: u32 = 4242;
+pub(crate) const ATTACKER: u32 = 4343;
 
 /// False, with a word, where files of other users can't be made.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let root = geteuid().as_raw() == 0;
     if !root {
         eprintln!("skipped: only root makes files of other users");
@@ -20,27 +20,40 @@ fn is_root() -> bool {
     root
 }
 
-fn mode(path: &Path, mode: u32) {
+pub(crate) fn mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn give(path: &Path, uid: u32) {
+pub(crate) fn give(path: &Path, uid: u32) {
     chown(path, Some(uid), Some(uid)).unwrap();
 }
 
 /// `bpm` as another user, with a home of its own.
-fn as_user(project: &Project, uid: u32, folder: &Path, args: &[&str]) -> Ended {
-    use std::os::unix::process::CommandExt;
+pub(crate) fn as_user(project: &Project, uid: u32, folder: &Path, args: &[&str]) -> Ended {
     let home = project.root.parent().unwrap().join(format!("home-{uid}"));
     if std::fs::create_dir(&home).is_ok() {
         give(&home, uid);
     }
+    as_user_with(project, &home, uid, folder, args)
+}
+
+/// The same with that `BPM_HOME`.
+pub(crate) fn as_user_with(
+    project: &Project,
+    home: &Path,
+    uid: u32,
+    folder: &Path,
+    args: &[&str],
+) -> Ended {
+    use std::os::unix::process::CommandExt;
+    let (name, value) = project.mark();
     let output = Command::new(bpm())
         .args(args)
         .current_dir(folder)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
-        .env("BPM_HOME", &home)
+        .env("BPM_HOME", home)
+        .env(name, value)
         .uid(uid)
         .gid(uid)
         .output()
@@ -48,7 +61,7 @@ fn as_user(project: &Project, uid: u32, folder: &Path, args: &[&str]) -> Ended {
     Ended::new(output)
 }
 
-const TOUCHES: &str = "[process.x]\ncommand = \"touch executed; exec sleep 1000\"\n";
+pub(crate) const TOUCHES: &str = "[process.x]\ncommand = \"touch executed; exec sleep 1000\"\n";
 
 #[test]
 fn strangers_mcp_run_above_is_refused_to_an_ordinary_user() {
@@ -151,7 +164,7 @@ fn trusted_folder_is_used_whoever_owns_it() {
 }
 
 /// Folders above, which only root may enter otherwise.
-fn open_way(folder: &Path) {
+pub(crate) fn open_way(folder: &Path) {
     for above in folder.ancestors().skip(1) {
         if above.starts_with(std::env::temp_dir()) && above != std::env::temp_dir() {
             mode(above, 0o755);

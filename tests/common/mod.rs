@@ -52,6 +52,11 @@ pub fn eventually<T, E: Debug>(mut look: impl FnMut() -> Result<T, E>) -> T {
     }
 }
 
+/// Whether attacks are made in full (`just attacks`), not only some rounds of each.
+pub fn all_attacks() -> bool {
+    std::env::var_os("BPM_ATTACKS").is_some()
+}
+
 /// A pipe whose writers do not block, as some wrappers make it.
 pub fn nonblocking_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = pipe().unwrap();
@@ -275,6 +280,11 @@ impl Project {
             .env(MARK, &self.base)
             .envs(self.env.iter().map(|(n, v)| (n, v)));
         command
+    }
+
+    /// The variable by which processes of this project are found at its end.
+    pub fn mark(&self) -> (&'static str, &Path) {
+        (MARK, &self.base)
     }
 
     /// Runs `bpm ARGS` to its end.

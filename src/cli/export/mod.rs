@@ -21,7 +21,7 @@ use super::spec::Call;
 use super::{note, print};
 use out::Out;
 use plan::Plan;
-pub(super) use quote::{Word, systemd as systemd_word, systemd_path};
+pub(super) use quote::{Word, systemd as systemd_word, systemd_text};
 
 /// The engine that runs the processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +173,7 @@ fn written(
         );
     }
     let name = match engine {
-        Engine::Systemd => return Ok(systemd::files(plan, options, out)),
+        Engine::Systemd => return systemd::files(plan, options, out),
         Engine::Compose => {
             compose::file(plan, options, out);
             "compose.yaml"

@@ -4,6 +4,7 @@
 //! NUL characters, which no text of ours has: [`VARIABLE`].
 
 use std::fmt::Write;
+use std::path::Path;
 
 use crate::base::escape::in_line;
 
@@ -72,9 +73,38 @@ pub(in crate::cli) fn systemd(text: &str, word: Word) -> String {
     out
 }
 
-/// The rest of a line that is a path: nothing is quoted there, and what would begin a line of its own can't be written.
-pub(in crate::cli) fn systemd_path(path: &str) -> String {
-    in_line(path).replace('%', "%%")
+/// The rest of a line that is a text for people. Nothing is quoted there: what would begin a line of its own is written
+/// out, and so is a backslash at the end, with which the next line would belong to this one.
+pub(in crate::cli) fn systemd_text(text: &str) -> String {
+    let text = in_line(text).replace('%', "%%");
+    match text.strip_suffix('\\') {
+        Some(rest) => format!("{rest}\\u{{5c}}"),
+        None => text,
+    }
+}
+
+/// The rest of a line that is the path of a folder. None: no unit can have it, since nothing is quoted there.
+pub(super) fn systemd_folder(path: &Path) -> Option<String> {
+    let text = systemd_path(path)?;
+    // A backslash there takes the next line in, and blanks there are dropped.
+    let is_cut = text.ends_with(|c: char| c == '\\' || c.is_whitespace());
+    Some(if is_cut { text + "/." } else { text })
+}
+
+/// The same of a file's path, which ends as it must.
+pub(super) fn systemd_path(path: &Path) -> Option<String> {
+    let text = path.to_str()?;
+    (!text.contains(char::is_control)).then(|| text.replace('%', "%%"))
+}
+
+/// The same where `*`, `?`, `[` and a backslash would choose among files (glob(7)).
+pub(super) fn systemd_glob(path: &Path) -> Option<String> {
+    let text = systemd_path(path)?;
+    let escape = |c: char| {
+        let special = "*?[\\".contains(c).then_some('\\');
+        special.into_iter().chain([c])
+    };
+    Some(text.chars().flat_map(escape).collect())
 }
 
 /// How a YAML text is read after YAML.
@@ -170,6 +200,9 @@ pub(super) fn shell(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -184,7 +217,6 @@ mod tests {
         assert_eq!(argument("é\u{a0}"), "\"é\u{a0}\"");
         assert_eq!(argument("t=\0KEY\0"), "\"t=${KEY}\"");
         assert_eq!(systemd("/a$b%c", Word::Plain), "\"/a$b%%c\"");
-        assert_eq!(systemd_path("/a b%"), "/a b%%");
     }
 
     #[test]
@@ -221,12 +253,21 @@ mod tests {
     }
 
     #[test]
-    fn path_of_systemd_stays_on_its_line() {
-        assert_eq!(systemd_path("/a b/100%"), "/a b/100%%");
-        assert_eq!(
-            systemd_path("x\nExecStartPre=evil"),
-            "x\\u{a}ExecStartPre=evil"
-        );
+    fn rest_of_a_line_of_systemd_stays_on_it() {
+        assert_eq!(systemd_text("a b 100%"), "a b 100%%");
+        assert_eq!(systemd_text("x\nUser=a"), "x\\u{a}User=a");
+        assert_eq!(systemd_text(r"a\b\"), r"a\b\u{5c}");
+        assert_eq!(systemd_text(r"a\\"), r"a\\u{5c}");
+        let folder = |path| systemd_folder(Path::new(path));
+        assert_eq!(folder("/a b/100%").as_deref(), Some("/a b/100%%"));
+        assert_eq!(folder(r"/a\").as_deref(), Some(r"/a\/."));
+        assert_eq!(folder("/a ").as_deref(), Some("/a /."));
+        for none in ["/x\nUser=a", "/\t", "/\u{1b}[2J"] {
+            assert_eq!(folder(none), None);
+        }
+        assert_eq!(systemd_folder(Path::new(OsStr::from_bytes(b"/\xff"))), None);
+        let glob = systemd_glob(Path::new(r"/a[1]/*\x"));
+        assert_eq!(glob.as_deref(), Some(r"/a\[1]/\*\\x"));
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::path::Path;
 use super::Options;
 use super::out::{Out, seconds, span};
 use super::plan::{Plan, Unit};
-use super::quote::{Word, shell, systemd, systemd_path, variables};
+use super::quote::{
+    Word, shell, systemd, systemd_folder, systemd_glob, systemd_path, systemd_text, variables,
+};
+use crate::base::error::{Error, Result};
 use crate::config::{
     Condition, Kind, Listen, Probe, Restart, StopTo, Success, parse_http, parse_listen, parse_tcp,
 };
@@ -14,7 +17,11 @@ use crate::os::peer::our_uid;
 use crate::os::reap::signal_name;
 
 /// The files.
-pub(super) fn files(plan: &Plan, options: &Options, out: &mut Out) -> Vec<(String, String)> {
+pub(super) fn files(
+    plan: &Plan,
+    options: &Options,
+    out: &mut Out,
+) -> Result<Vec<(String, String)>> {
     let prefix = unit_name(&plan.name);
     let mut files = Vec::new();
     let mut take = |name: String, out: &mut Out| files.push((name, std::mem::take(&mut out.text)));
@@ -24,7 +31,7 @@ pub(super) fn files(plan: &Plan, options: &Options, out: &mut Out) -> Vec<(Strin
     };
     out.put(
         0,
-        format_args!("[Unit]\nDescription={}", systemd_path(&plan.name)),
+        format_args!("[Unit]\nDescription={}", systemd_text(&plan.name)),
     );
     for unit in plan.units.iter().filter(|unit| unit.wanted) {
         out.put(0, format_args!("Wants={prefix}-{}.service", unit.name()));
@@ -33,14 +40,14 @@ pub(super) fn files(plan: &Plan, options: &Options, out: &mut Out) -> Vec<(Strin
     take(format!("{prefix}.target"), out);
     for unit in &plan.units {
         let name = format!("{prefix}-{}", unit.name());
-        service(plan, unit, options, &prefix, out);
+        service(plan, unit, options, &prefix, out)?;
         take(format!("{name}.service"), out);
         if !unit.process.listen.is_empty() {
             socket(unit, &prefix, out);
             take(format!("{name}.socket"), out);
         }
     }
-    files
+    Ok(files)
 }
 
 /// Of a project's name what the name of a unit may have.
@@ -55,8 +62,9 @@ pub(in crate::cli) fn exec_line(command: &[String]) -> String {
     let mut line = String::new();
     let mut words = command;
     if let Some((program, rest)) = command.split_first() {
-        // These can't stand in the path of a program, only in an argument.
-        if program.contains(['"', '\'', '\\']) || program.chars().any(char::is_control) {
+        // These can't stand in the path of a program, only in an argument; before its name they mean something else.
+        let is_odd = |c: char| matches!(c, '"' | '\'' | '\\') || c.is_control();
+        if program.contains(is_odd) || program.starts_with(['-', '@', ':', '+', '!', '|']) {
             line.push_str("/usr/bin/env");
         } else {
             line.push_str(&systemd(program, Word::Plain));
@@ -70,10 +78,10 @@ pub(in crate::cli) fn exec_line(command: &[String]) -> String {
     line
 }
 
-fn service(plan: &Plan, unit: &Unit, options: &Options, prefix: &str, out: &mut Out) {
+fn service(plan: &Plan, unit: &Unit, options: &Options, prefix: &str, out: &mut Out) -> Result<()> {
     let process = &unit.process;
     out.line(0, "[Unit]");
-    let title = systemd_path(&format!("{} of {}", unit.name(), plan.name));
+    let title = systemd_text(&format!("{} of {}", unit.name(), plan.name));
     out.put(
         0,
         format_args!("Description={title}\nPartOf={prefix}.target"),
@@ -97,14 +105,15 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, prefix: &str, out: &mut 
         }
     }
     out.line(0, "\n[Service]");
-    run(plan, unit, options, out);
+    run(plan, unit, options, out)?;
     ready(plan, unit, out);
     stop(plan, unit, out);
     limits(unit, options, out);
     out.lacking(0, unit, super::Engine::Systemd);
+    Ok(())
 }
 
-fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
+fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) -> Result<()> {
     let process = &unit.process;
     let is_notify = process
         .ready
@@ -123,13 +132,8 @@ fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     if let Some(build) = &unit.build {
         out.note(0, &format!("built by: {build}"));
     }
-    out.put(
-        0,
-        format_args!(
-            "WorkingDirectory={}",
-            systemd_path(&process.cwd.display().to_string())
-        ),
-    );
+    let folder = systemd_folder(&process.cwd).ok_or_else(|| no_path(&process.cwd))?;
+    out.put(0, format_args!("WorkingDirectory={folder}"));
     let mut command = unit.command.clone();
     command[0] = absolute(&command[0], &process.cwd, &plan.path);
     if !command[0].starts_with('/') {
@@ -176,10 +180,19 @@ fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
                 unit.secrets.join(", ")
             ),
         );
-        let file = format!("{}.secrets", unit.name());
-        let file = process.cwd.join(file).display().to_string();
-        out.put(0, format_args!("EnvironmentFile=-{}", systemd_path(&file)));
+        let file = process.cwd.join(format!("{}.secrets", unit.name()));
+        let file = systemd_glob(&file).ok_or_else(|| no_path(&file))?;
+        out.put(0, format_args!("EnvironmentFile=-{file}"));
     }
+    Ok(())
+}
+
+/// A path that can't be in a unit: it is not quoted there.
+fn no_path(path: &Path) -> Error {
+    let why = format!(
+        "no unit can have a path with control characters or bytes that are no text: {path:?}"
+    );
+    Error::cannot("export to systemd", why).with_hint("rename the folder")
 }
 
 /// The path of a program, as the process would find it.
@@ -339,7 +352,7 @@ fn limits(unit: &Unit, options: &Options, out: &mut Out) {
     for (name, value) in [("User", &launch.user), ("Group", &launch.group)] {
         match value {
             Some(value) if !options.user => {
-                out.put(0, format_args!("{name}={}", systemd_path(value)))
+                out.put(0, format_args!("{name}={}", systemd_text(value)))
             }
             Some(_) => out.gap(
                 0,
@@ -388,8 +401,10 @@ fn socket(unit: &Unit, prefix: &str, out: &mut Out) {
         match unit.expand(text).and_then(|text| parse_listen(&text)) {
             Ok(Listen::Tcp(address)) => out.put(0, format_args!("ListenStream={address}")),
             Ok(Listen::Unix(path)) => {
-                let path = systemd_path(&path.display().to_string());
-                out.put(0, format_args!("ListenStream={path}"));
+                match systemd_path(&path).filter(|path| !path.ends_with('\\')) {
+                    Some(path) => out.put(0, format_args!("ListenStream={path}")),
+                    None => out.gap(0, "listen", "no unit can have a path like this"),
+                }
             }
             Err(why) => out.gap(0, "listen", &why),
         }

@@ -694,6 +694,7 @@ mod tests {
         let cell = SnapshotCell::new(Snapshot::new("shop".into(), "/".into()));
         let (handle, _) = Handle::new(cell, Identity::nobody()).unwrap();
         let starter = Starter {
+            root: Path::new("/").into(),
             nofile: 1_024,
             umask: 0o22,
         };

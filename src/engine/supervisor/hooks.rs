@@ -325,6 +325,7 @@ mod tests {
 
     fn hooks() -> Hooks {
         Hooks::new(Starter {
+            root: Path::new("/").into(),
             nofile: 1_024,
             umask: 0o22,
         })

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::fchown;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall};
@@ -24,6 +25,7 @@ use crate::os::proc;
 use crate::os::pty::Pty;
 use crate::os::reap::Child;
 use crate::os::spawn::{Launch, SpawnError, Spawned, Stdin, User, spawn, spawn_on};
+use crate::os::trust;
 
 use super::Supervisor;
 use super::adopt::settings_of;
@@ -33,8 +35,10 @@ use super::listening::Expected;
 use super::runs::RunRecord;
 
 /// Starts children; what is the same for all of them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Starter {
+    /// The project's.
+    pub(super) root: Arc<Path>,
     /// The soft limit of open files that bpm had at its start.
     pub(super) nofile: u64,
     pub(super) umask: u32,
@@ -145,8 +149,16 @@ impl Starter {
         env: &Variables,
         launch: &config::Launch,
         with: With<'_>,
-        spawn: impl FnOnce(&Launch<'_>) -> T,
-    ) -> T {
+        spawn: impl FnOnce(&Launch<'_>) -> Result<T, SpawnError>,
+    ) -> Result<T, SpawnError> {
+        let root = exec
+            .cwd
+            .starts_with(&self.root)
+            .then(|| trust::folder_to_start_in(&self.root).map_err(SpawnError::in_folder))
+            .transpose()?;
+        // Another user enters it by its path, by rights of its own; only root gets here, where nobody else can write the
+        // folders above.
+        let base = root.as_ref().filter(|_| with.account.is_none());
         let env = match exec.env.is_empty() {
             true => Cow::Borrowed(env),
             false => Cow::Owned(environments::with_command(env, exec)),
@@ -154,6 +166,7 @@ impl Starter {
         let args: Vec<OsString> = exec.args.iter().map(OsString::from).collect();
         spawn(&Launch {
             argv0: exec.argv0.as_ref().map(OsStr::new),
+            base: base.map(|folder| (&*self.root, folder.as_fd())),
             pass: with.sockets,
             cgroup: with.cgroup.map(Cgroup::fd),
             nofile: launch.limits.nofile.or(Some(self.nofile)),

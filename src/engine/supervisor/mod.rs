@@ -136,6 +136,7 @@ pub struct Setup {
 impl Setup {
     fn starter(&self) -> Starter {
         Starter {
+            root: self.config.root.as_path().into(),
             nofile: self.nofile.soft,
             umask: self.umask,
         }
@@ -306,9 +307,9 @@ impl Supervisor {
             lives: Lives::default(),
             units: Units::new(digest),
             runs: Runs::new(setup.dir.marker(), groups)?,
-            environments: Environments::new(&setup.env, starter),
+            environments: Environments::new(&setup.env, starter.clone()),
             builds: Builds::default(),
-            checks: Checks::new(&handle, starter)?,
+            checks: Checks::new(&handle, starter.clone())?,
             sockets: Sockets::default(),
             ports: Ports::default(),
             listening: Listening::default(),
