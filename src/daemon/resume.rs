@@ -47,6 +47,10 @@ pub fn resume(state: RawFd, dry: bool, env: Env) -> Result<u8> {
     let file = inherited.get(state);
     let mut file = File::from(file.ok_or_else(|| failed("its state is not there".into()))?);
     let mut encoded = Vec::new();
+    // A device could have no end.
+    if !file.metadata().is_ok_and(|about| about.is_file()) {
+        return Err(failed("its state is no file".into()));
+    }
     file.seek(SeekFrom::Start(0))
         .and_then(|_| file.read_to_end(&mut encoded))
         .map_err(|e| Error::system("read the state", e))?;
@@ -72,6 +76,10 @@ fn take_over(mut from: Handover, env: Env) -> std::result::Result<u8, String> {
     let setup: Value = from.get("setup")?;
     let (soft, hard) = field(&setup, "nofile")?;
     let identity: Identity = from.get("identity")?;
+    // It stays over an execve: anybody else has only got hold of the state.
+    if !from.is_dry() && identity.pid != std::process::id().cast_signed() {
+        return Err(format!("that is pid {}, not this process", identity.pid));
+    }
     let log: Arc<dyn Logger>;
     let mut daemon_log = None;
     if from.is_dry() {

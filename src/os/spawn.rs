@@ -24,7 +24,6 @@ mod streams;
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -38,6 +37,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
 use super::reap::{Child, Masked};
+pub use explain::SpawnError;
 use explain::{is_text, path, words};
 use streams::Streams;
 
@@ -193,35 +193,6 @@ impl Step {
         Self::Program,
     ];
 }
-
-/// Why there is no process. Its text is the reason alone: `no such file: "./srv" in /home/me/app`.
-#[derive(Debug)]
-pub struct SpawnError {
-    /// Where it failed.
-    pub step: Step,
-    /// The system's error. `WouldBlock` (EAGAIN) means that there are too many processes: later, perhaps.
-    pub error: io::Error,
-    words: String,
-}
-
-impl SpawnError {
-    /// The working folder is not to be used, for this reason.
-    pub fn in_folder(words: String) -> Self {
-        Self {
-            step: Step::Folder,
-            error: io::ErrorKind::PermissionDenied.into(),
-            words,
-        }
-    }
-}
-
-impl fmt::Display for SpawnError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.words)
-    }
-}
-
-impl std::error::Error for SpawnError {}
 
 /// Starts a process and returns once it executes its program, or tells why it can't; then nothing is
 /// left of it. Takes well under a millisecond, whatever memory and threads we have.

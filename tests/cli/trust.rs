@@ -45,20 +45,52 @@ pub(crate) fn as_user_with(
     folder: &Path,
     args: &[&str],
 ) -> Ended {
+    let mut command = command_as(project, home, uid, folder, &bpm());
+    Ended::new(command.args(args).output().unwrap())
+}
+
+/// A program as another user.
+fn command_as(project: &Project, home: &Path, uid: u32, folder: &Path, program: &Path) -> Command {
     use std::os::unix::process::CommandExt;
     let (name, value) = project.mark();
-    let output = Command::new(bpm())
-        .args(args)
+    let mut command = Command::new(program);
+    command
         .current_dir(folder)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("BPM_HOME", home)
         .env(name, value)
         .uid(uid)
-        .gid(uid)
-        .output()
-        .unwrap();
-    Ended::new(output)
+        .gid(uid);
+    command
+}
+
+#[test]
+fn daemon_without_a_process_to_be_had_is_said_in_words() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new(TOUCHES);
+    open_way(&project.root);
+    let home = project.root.parent().unwrap().join("home");
+    std::fs::create_dir(&home).unwrap();
+    // Nobody else has this one, and root has no such limit. The first fork of the start is the second process.
+    let uid = 60_000 + std::process::id() % 5_000;
+    for path in [&home, &project.root, &project.root.join(".mcp-run")] {
+        give(path, uid);
+    }
+    for (processes, why) in [
+        (1, "cannot make a daemon: "),
+        (2, "cannot make a process for the daemon: "),
+    ] {
+        let script = format!("ulimit -u {processes}; exec \"$0\" -d");
+        let mut command = command_as(&project, &home, uid, &project.root, Path::new("bash"));
+        let output = command.args(["-c", &script]).arg(bpm()).output().unwrap();
+        let ended = Ended::new(output).exits(1);
+        let said = format!("bpm: {why}resource temporarily unavailable");
+        let words = ended.err.to_lowercase();
+        assert!(words.starts_with(&said), "{ended:?}");
+    }
 }
 
 pub(crate) const TOUCHES: &str = "[process.x]\ncommand = \"touch executed; exec sleep 1000\"\n";

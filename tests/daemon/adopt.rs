@@ -6,14 +6,15 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::common::sandbox::refusing;
-use crate::common::{Ended, Project, bpm, eventually, free_port, lives, murder};
+use crate::common::{Ended, Project, all_attacks, bpm, eventually, free_port, lives, murder};
+use crate::disk::files::Random;
 
 /// Kills bpm and starts the next one.
 #[track_caller]
@@ -106,6 +107,69 @@ command = "n=0; while :; do n=$((n+1)); echo out $n; echo err $n >&2; sleep 0.00
     }
     let folder = project.state_folder().unwrap().join("logs/one");
     assert!(!folder.join("000002-00.log").exists());
+}
+
+#[test]
+fn kills_under_load_lose_and_double_no_line() {
+    let names: Vec<String> = (0..8).map(|n| format!("p{n}")).collect();
+    let mut config = String::from("log_disk = \"48M\"\n");
+    for name in &names {
+        config +=
+            &format!("[process.{name}]\ncommand = [\"FIXTURE\", \"rate\", \"1000\", \"3600\"]\n");
+    }
+    let mut project = Project::new(&config);
+    project.up();
+    let pids: Vec<i32> = names.iter().map(|name| project.running(name)).collect();
+    let rounds = if all_attacks() { 100 } else { 5 };
+    let mut random = Random(u64::from(std::process::id()));
+    let (mut shown, mut downs) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let name = &names[round % names.len()];
+        // Some lines more, then what was shown just before the kill.
+        let more = 1 + random.below(200);
+        let last = |data: &Value| data["lines"][0].clone();
+        let newest = || {
+            let args = json!({"process": name, "tail": 1, "format": "json"});
+            last(&crate::common::log_data(&project.call("search_logs", args)))
+        };
+        let seq = |line: &Value| line["seq"].as_u64().unwrap_or_default();
+        let from = seq(&newest());
+        let line = eventually(|| {
+            let line = newest();
+            (seq(&line) >= from + more as u64)
+                .then(|| line.clone())
+                .ok_or(line)
+        });
+        shown.push((name.clone(), seq(&line), line["text"].clone()));
+        murder(project.pid());
+        // Nobody reads its file while it is dead.
+        let _ = state(&project);
+        let began = Instant::now();
+        project.up();
+        downs.push(began.elapsed());
+    }
+    let now: Vec<i32> = names.iter().map(|name| project.running(name)).collect();
+    assert_eq!(now, pids);
+    project.cli(["stop"]).exits(0);
+    let mut count = 0;
+    for name in &names {
+        let text = written(&project, name, 1);
+        for (n, line) in text.lines().enumerate() {
+            assert_eq!(line, format!("line {n}"), "{name}");
+            count += 1;
+        }
+    }
+    for (name, seq, text) in &shown {
+        assert_eq!(text, &json!(format!("line {}", seq - 1)), "{name}");
+    }
+    assert_eq!(project.inhabitants(), []);
+    downs.sort();
+    println!(
+        "{rounds} kills, {count} lines, {} shown before one; start after it: median {:?}, longest {:?}",
+        shown.len(),
+        downs[downs.len() / 2],
+        downs[downs.len() - 1]
+    );
 }
 
 #[test]

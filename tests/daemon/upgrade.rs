@@ -280,6 +280,38 @@ fn read_state(p: &Project, state: &std::path::Path) -> crate::common::Ended {
 }
 
 #[test]
+fn resume_by_hand_takes_nothing_over() {
+    let mut p = Project::new("[process.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    p.up();
+    let (daemon, run) = (p.pid(), p.running("a"));
+    let recorded = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/recorded/state-0.1.0.bin"
+    );
+    for (from, why) in [
+        ("3<&-", "its state is not there"),
+        ("3</dev/null", "its state is no file"),
+        ("3</dev/zero", "its state is no file"),
+        ("3<.", "its state is no file"),
+        ("3< <(echo bpmstate)", "its state is no file"),
+        ("3<.mcp-run", "the state is damaged"),
+        ("3<\"$1\"", "not this process"),
+    ] {
+        let script = format!("exec \"$0\" --resume 3 {from}");
+        let mut command = p.command("bash");
+        let ended = command
+            .args(["-c", &script])
+            .arg(bpm())
+            .arg(recorded)
+            .output();
+        crate::common::Ended::new(ended.unwrap())
+            .exits(1)
+            .says(&["cannot go on as the daemon before", why]);
+    }
+    assert_eq!((p.pid(), p.running("a")), (daemon, run));
+}
+
+#[test]
 fn state_of_each_version_is_read_and_a_damaged_one_is_refused() {
     let p = Project::empty();
     let recorded = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");

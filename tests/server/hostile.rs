@@ -8,11 +8,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fixture::{Http, PATIENCE, TestServer, post};
 use bpm::server::net::{Policy, UidCheck};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::{Value, json};
 
 /// A door in a process of its own.
@@ -878,4 +880,52 @@ fn sender_that_has_ended_is_not_root() {
     }
     server.is_well();
     assert_eq!(server.shared.started.get(), 0);
+}
+
+/// Orders on every way that a connection can end, also before the kernel could be asked whose it is.
+#[test]
+fn orders_of_strangers_are_not_carried_out() {
+    const CLIENTS: usize = 8;
+    let all = if crate::common::all_attacks() {
+        36_000
+    } else {
+        2_000
+    };
+    let server = TestServer::new();
+    let order = post(
+        "",
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"wait"}}"#,
+    );
+    let refused = AtomicUsize::new(0);
+    let client = |first: usize| {
+        for n in (first..all).step_by(CLIENTS) {
+            if n % 4 < 2 {
+                let mut http = server.tcp();
+                http.send(&order);
+                assert_eq!(http.response().status, 403);
+                refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let mut stream = TcpStream::connect(server.addr).unwrap();
+            // A server that has refused it already may have closed it.
+            let _ = stream.write_all(order.as_bytes());
+            if n % 4 == 3 {
+                // Its end is a reset.
+                let at_once = libc::linger {
+                    l_onoff: 1,
+                    l_linger: 0,
+                };
+                setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
+            }
+        }
+    };
+    let client = &client;
+    std::thread::scope(|scope| {
+        for first in 0..CLIENTS {
+            scope.spawn(move || as_nobody(|| client(first)));
+        }
+    });
+    server.is_well();
+    assert_eq!(server.shared.started.get(), 0);
+    println!("{all} orders, {refused:?} answers, all 403");
 }

@@ -2,8 +2,9 @@
 //! that is meant nor what to do.
 
 use std::ffi::{CStr, CString, OsStr};
+use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,35 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::{Failed, Launch, Step};
 use crate::base::error::reason;
+
+/// Why there is no process. Its text is the reason alone: `no such file: "./srv" in /home/me/app`.
+#[derive(Debug)]
+pub struct SpawnError {
+    /// Where it failed.
+    pub step: Step,
+    /// The system's error. `WouldBlock` (EAGAIN) means that there are too many processes: later, perhaps.
+    pub error: io::Error,
+    pub(super) words: String,
+}
+
+impl SpawnError {
+    /// The working folder is not to be used, for this reason.
+    pub fn in_folder(words: String) -> Self {
+        Self {
+            step: Step::Folder,
+            error: io::ErrorKind::PermissionDenied.into(),
+            words,
+        }
+    }
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl std::error::Error for SpawnError {}
 
 /// One of the paths that were tried.
 pub(super) fn path(c: &CStr) -> &Path {

@@ -1,6 +1,6 @@
 //! Calls: from a request to its answer, at once, by a worker, or as a ticket that waits.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -358,11 +358,11 @@ impl Context {
             let _ = inbox.send(super::Message::Finished(finished));
         };
         if let Err(e) = self.pool.submit(Box::new(job)) {
-            let why = match e.kind() {
-                ErrorKind::QuotaExceeded => "too many searches under way; try again".to_owned(),
-                _ => format!("no thread for it: {}; try again", reason(&e)),
-            };
-            self.finish(c, ticket, Err(Refusal::new(BUSY, why).status(503)));
+            self.finish(
+                c,
+                ticket,
+                Err(Refusal::new(BUSY, no_worker(&e)).status(503)),
+            );
         }
     }
 
@@ -669,6 +669,14 @@ fn takes_events(c: &Conn) -> bool {
     }
 }
 
+/// Why no worker has taken a task.
+fn no_worker(e: &io::Error) -> String {
+    match e.kind() {
+        ErrorKind::QuotaExceeded => "too many searches under way; try again".into(),
+        _ => format!("no thread for it: {}; try again", reason(e)),
+    }
+}
+
 fn stopping() -> Refusal {
     Refusal::new(STOPPING, "bpm is stopping").status(503)
 }
@@ -680,5 +688,21 @@ fn client_kind(params: &Value) -> ClientKind {
         Some("tui") => ClientKind::Tui,
         Some("proxy") => ClientKind::Proxy,
         _ => ClientKind::Agent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_thread_is_not_taken_for_too_many_searches() {
+        let said = |e: io::Error| no_worker(&e);
+        let many = said(ErrorKind::QuotaExceeded.into());
+        assert_eq!(many, "too many searches under way; try again");
+        assert_eq!(
+            said(io::Error::from_raw_os_error(libc::EAGAIN)),
+            "no thread for it: resource temporarily unavailable; try again"
+        );
     }
 }
