@@ -189,7 +189,7 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
 
 /// Connects as these clients would; HTTP only where a daemon runs, since nothing else answers there.
 fn check(project: &Project, stdio: &Stdio, one: Option<&str>, url: Option<&str>) -> Result<u8> {
-    let serves = Descriptor::read(&project.dir.descriptor()).is_some();
+    let serves = Descriptor::find(&project.dir)?.is_some();
     for client in CLIENTS.iter().filter(|c| one.is_none_or(|one| one == **c)) {
         let entry = stdio.entry(client);
         print(&entry.check(project, url.filter(|_| serves))?)?;

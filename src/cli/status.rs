@@ -315,8 +315,12 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
     let state = paths::State::locate(&|name| env.get(name).map(std::ffi::OsStr::to_os_string))?;
     let mut daemons: Vec<(Descriptor, &str)> = Vec::new();
     let mut abandoned = Vec::new();
-    let folders = match std::fs::read_dir(state.path()) {
-        Ok(folders) => folders.flatten().map(|f| f.path()).collect(),
+    let read = || -> std::io::Result<Vec<PathBuf>> {
+        let folders = std::fs::read_dir(state.path())?;
+        folders.map(|folder| Ok(folder?.path())).collect()
+    };
+    let folders = match read() {
+        Ok(folders) => folders,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(e) => {
             return Err(Error::file("read", state.path(), e)

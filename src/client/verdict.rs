@@ -77,6 +77,18 @@ impl Descriptor {
         Self::parse(&files::read_named(path).ok()?.0)
     }
 
+    /// The same, told from one that can't be read.
+    ///
+    /// # Errors
+    /// This process may not read it, or has no descriptors or memory left.
+    pub fn find(dir: &ProjectDir) -> Result<Option<Self>> {
+        match files::read_named(&dir.descriptor()) {
+            Ok((bytes, _)) => Ok(Self::parse(&bytes)),
+            Err(e) if is_own_fault(&e) => Err(cannot_look(dir, e)),
+            Err(_) => Ok(None),
+        }
+    }
+
     fn parse(bytes: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(bytes).ok()?;
         let text = |key: &str| value[key].as_str().map(String::from);
@@ -217,11 +229,7 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
     let until = Mono::now().after(PATIENCE);
     let mut watch: Option<PathWatch> = None;
     loop {
-        let descriptor = match files::read_named(&dir.descriptor()) {
-            Ok((bytes, _)) => Descriptor::parse(&bytes),
-            Err(e) if is_own_fault(&e) => return Err(cannot_look(dir, e)),
-            Err(_) => None,
-        };
+        let descriptor = Descriptor::find(dir)?;
         let answer = match &descriptor {
             Some(descriptor) => {
                 let left = until.since(Mono::now());
@@ -241,7 +249,7 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
         if !Lock::probe(&dir.lock()).map_err(|e| cannot_look(dir, e))? {
             // Read again: a daemon that ends in order removes it before it releases the lock, and another one may
             // have been started in between.
-            let now = Descriptor::read(&dir.descriptor());
+            let now = Descriptor::find(dir)?;
             match now {
                 None => return Ok(Verdict::Stopped),
                 Some(now) if descriptor.as_ref() == Some(&now) => return Ok(Verdict::Stale(now)),

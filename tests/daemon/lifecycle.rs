@@ -955,6 +955,22 @@ fn sandbox_without_sockets_gets_no_verdict() {
         });
         assert!(!out.contains("stopped"), "{args:?}: {out}");
     }
+    // Who can't ask takes the daemon neither for another one nor for one that lost its files; who can't read the
+    // folder of all states does not say that there are none.
+    for (args, call, why) in [
+        (["doctor"], libc::SYS_connect, "cannot ask the daemon"),
+        (["ps"], libc::SYS_getdents64, "cannot read"),
+    ] {
+        let mut command = project.command(bpm());
+        command.args(args).stdin(Stdio::null());
+        let output = refusing(&mut command, call).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains(why), "{said}");
+        for wrong in ["bpm stop", "files are gone", "other daemon", "no daemons"] {
+            assert!(!said.contains(wrong), "{said}");
+        }
+    }
     assert!(lives(daemon));
     project.cli(["status"]).exits(0);
     // Nothing runs: that is learnt from the lock alone.

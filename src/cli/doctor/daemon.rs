@@ -43,16 +43,19 @@ pub(super) fn look(doctor: &mut Doctor) {
         Ok(Verdict::Stale(descriptor)) => {
             let text = format!("the one with pid {} was killed", descriptor.pid);
             doctor.note("daemon", text, "\"bpm -d\" starts another");
+            another(doctor);
+            left(doctor);
         }
-        Ok(Verdict::Stopped) => doctor.ok("daemon", "none runs"),
+        Ok(Verdict::Stopped) => {
+            doctor.ok("daemon", "none runs");
+            another(doctor);
+            left(doctor);
+        }
+        // What holds the project's lock is this daemon, as far as can be told.
         Err(error) => {
             let fix = error.hint().unwrap_or_default();
             doctor.problem("daemon", error.to_string(), fix);
         }
-    }
-    if doctor.daemon.is_none() {
-        another(doctor);
-        left(doctor);
     }
     clock(doctor);
     unit(doctor);
