@@ -20,6 +20,7 @@ use crate::os::spawn::{Launch, spawn};
 
 use super::lock::unhealthy;
 use super::project::Project;
+use super::start::read_config;
 use super::stop::judge_lasting;
 
 /// The hidden command `bpm __start ROOT NAME...`: `bpm -d ROOT`, but of the processes only these are started, and
@@ -79,7 +80,11 @@ impl Launcher {
         match child.reap().map(|death| death.end) {
             Ok(end) if end.is_success() => Ok(()),
             _ if said.trim().is_empty() => Err(cannot("it ended without a message".into())),
-            _ => Err(cannot(said.trim().trim_start_matches("bpm: ").into())),
+            _ => Err(cannot(
+                said.trim()
+                    .trim_start_matches("bpm: ")
+                    .replace("\nbpm: ", "\n"),
+            )),
         }
     }
 }
@@ -114,8 +119,12 @@ impl Connect for Launcher {
             true => time.to_string(),
             false => at.clone(),
         };
+        let faults = read_config(&project.root).err();
+        let first = faults.map_or(String::new(), |why| {
+            format!(" once this is repaired: {why}")
+        });
         Some(format!(
-            "stopped by {:?} at {when}; the tool start starts it",
+            "stopped by {:?} at {when}; the tool start starts it{first}",
             stopped.by
         ))
     }

@@ -313,6 +313,11 @@ impl Identity {
             previous_end: None,
         }
     }
+
+    /// What is asked is read from disk: there is no daemon.
+    pub fn is_nobody(&self) -> bool {
+        self.pid == 0
+    }
 }
 
 /// The side of the supervisor that other threads hold.

@@ -252,6 +252,9 @@ impl All {
         if let Some(name) = one {
             value["process"] = name.into();
         }
+        if self.more_groups > 0 {
+            value["more_groups"] = self.more_groups.into();
+        }
         if !self.notes.is_empty() {
             value["notes"] = list(self.notes.iter().map(String::as_str));
         }

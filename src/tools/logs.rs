@@ -507,7 +507,11 @@ impl Merged {
             let _ = writeln!(text, "{note}");
         }
         if pieces.is_empty() && first.query.tail != Some(0) {
-            let _ = writeln!(text, "no such lines in the newest runs");
+            let what = match &first.query.pattern {
+                Some(pattern) => format!("no match for {:?}", brief(pattern)),
+                None => "no such lines".into(),
+            };
+            let _ = writeln!(text, "{what} in the newest runs");
         }
         let lines: Vec<Line> = self.lines[from..from + shown]
             .iter()

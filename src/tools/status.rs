@@ -243,7 +243,9 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
     let mut document = pruned(&document, &|key, value| {
         key != "events" && is_nothing(value)
     });
-    document["daemon"] = daemon;
+    if !handle.identity.is_nobody() {
+        document["daemon"] = daemon;
+    }
     let alone = wish.process.is_some();
     let short: Vec<(State, Value)> = processes
         .zip(units(snapshot, wish))
@@ -372,6 +374,9 @@ fn short(value: Value, mode: Mode) -> Value {
 
 fn daemon(handle: &Handle, usage: &Reading, now: Mono) -> Value {
     let id = &handle.identity;
+    if id.is_nobody() {
+        return Value::Null;
+    }
     object([
         ("pid", id.pid.into()),
         ("version", VERSION.into()),
@@ -471,6 +476,7 @@ pub(super) fn exit(exit: &ExitView) -> Value {
         ("core", exit.core.into()),
         ("oom", exit.oom.into()),
         ("asked", exit.asked.into()),
+        ("ended_by_bpm", or_null(exit.fault.as_deref())),
         ("at", exit.at.rfc3339().into()),
         ("uptime_seconds", seconds(exit.uptime)),
     ])

@@ -15,7 +15,7 @@ use super::text::{
 use super::ticket::with_time;
 use super::{Call, build, why};
 use crate::base::clock::{Mono, human};
-use crate::base::json::{list, object, or_null};
+use crate::base::json::{brief, list, object, or_null};
 use crate::config::Kind;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
@@ -225,11 +225,14 @@ impl Wait {
             Look::NotYet if snapshot.stopping => {
                 Look::Never("bpm is stopping; this wait changed nothing".into())
             }
-            Look::NotYet if now >= self.until => Look::Late(format!(
-                "not within {}: {}",
-                human(self.patience),
-                doing(&unit, now)
-            )),
+            Look::NotYet if now >= self.until => {
+                let what = match &self.what {
+                    What::Log(follow) => format!("no line matched {:?}", brief(&follow.pattern)),
+                    What::Ready | What::Exit { .. } | What::Build | What::Change => "not".into(),
+                };
+                let (span, state) = (human(self.patience), doing(&unit, now));
+                Look::Late(format!("{what} within {span}: {state}"))
+            }
             Look::NotYet => return None,
             look @ (Look::Met(_)
             | Look::MetBy(_)

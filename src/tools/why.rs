@@ -171,6 +171,7 @@ pub(super) fn end_words(exit: &ExitView) -> String {
 pub(super) fn crash_value(unit: &UnitView, last: &ExitView, room: usize, now: Mono) -> Value {
     let newest = is_newest(unit, last);
     let next_start = unit.facts.next_start.filter(|_| newest);
+    let next = newest.then(|| outlook(unit, now));
     object([
         ("process", unit.name.as_str().into()),
         ("run", last.run.into()),
@@ -181,6 +182,7 @@ pub(super) fn crash_value(unit: &UnitView, last: &ExitView, room: usize, now: Mo
             "next_start_in_seconds",
             or_null(next_start.map(|at| seconds(at.since(now)))),
         ),
+        ("what_happens_next", or_null(next)),
         ("hint", or_null(hint(unit, last).filter(|_| newest))),
     ])
 }
@@ -256,8 +258,8 @@ pub(super) fn hint(unit: &UnitView, exit: &ExitView) -> Option<String> {
              its standard input, say stdin = \"open\"; if it puts itself into the background, start it in the foreground"
         }
         (Some(2), _) => {
-            "2 is what make ends with whatever its program ended with (the log says \"Error N\"), and many programs \
-             where an argument is wrong"
+            "2 is what Go ends with after a panic, make whatever its program ended with (the log says \"Error N\"), and \
+             many programs where an argument is wrong"
         }
         (Some(126), _) => "126 is a shell's: the file is there and cannot be executed",
         (Some(127), _) => "127 is a shell's: there is no such command on PATH",
@@ -323,10 +325,9 @@ pub(super) fn outlook(unit: &UnitView, now: Mono) -> String {
     }
 }
 
-/// The last lines of a crashed process, in `get_status` of it alone.
+/// The last lines of a process whose last end was a crash, in `get_status` of it alone.
 pub(super) fn last_lines(unit: &UnitView) -> Vec<String> {
-    let down = unit.facts.pid.is_none();
-    let last = unit.exits.back().filter(|exit| exit.crash && down);
+    let last = unit.exits.back().filter(|exit| exit.crash);
     last.map(|exit| recent(&exit.tail, 2_000))
         .unwrap_or_default()
 }

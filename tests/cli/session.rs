@@ -161,6 +161,16 @@ fn session_goes_on_whatever_happens_to_the_daemon() {
         assert!(text.contains("no daemon runs"), "{tool}: {text}");
     }
     session.nothing_runs();
+    // Nothing is said of a daemon that there is not, and what would keep the tool from starting it is.
+    let status = session.ok("get_status", json!({}));
+    assert_eq!(status["daemon"], Value::Null, "{status}");
+    session.project.config("[process.api]\ncomand = \"x\"\n");
+    let text = session.says("get_status", json!({}));
+    for part in ["stopped by", "did you mean \"command\"?"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("pid 0"), "{text}");
+    session.project.config(GOOD);
     session.ok("start", json!({"process": "api"}));
     session.one_daemon();
     session.project.cli(["stop"]).exits(0);

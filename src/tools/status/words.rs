@@ -81,6 +81,9 @@ pub(super) fn words(view: &View<'_>, wish: &Wish, reader: Reader) -> String {
 
 fn daemon_words(text: &mut String, handle: &Handle, snapshot: &Snapshot, now: Mono) {
     let id = &handle.identity;
+    if id.is_nobody() {
+        return;
+    }
     let _ = write!(
         text,
         "Daemon: bpm {VERSION} of {}, pid {}, up {}",
@@ -174,7 +177,7 @@ fn block(unit: &UnitView, events: &[&Arc<EventView>], view: &View<'_>, wish: &Wi
     if wish.process.is_some() {
         let lines = why::last_lines(unit);
         if !lines.is_empty() {
-            text.push_str("    its last lines:\n");
+            text.push_str("    the last lines of that run:\n");
         }
         for line in lines {
             let _ = writeln!(text, "      {}", shown(&line, 500));

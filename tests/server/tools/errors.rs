@@ -191,6 +191,8 @@ fn crashes_are_told_with_their_last_lines_back_to_the_last_good_run() {
     assert_eq!(crashes[0]["process"], "mailer");
     assert_eq!(crashes[0]["exit"], "exit code 2");
     assert_eq!(crashes[0]["tail"], json!(["thread 'main' panicked"]));
+    assert_eq!(crashes[0]["what_happens_next"], "it runs");
+    assert_eq!(crashes[1]["what_happens_next"], Value::Null);
     assert!(crashes[0]["hint"].as_str().unwrap().contains("make"));
     assert_eq!(crashes[1]["tail"], json!([]), "the same again");
     assert_eq!(value["next"], Value::Null);

@@ -273,7 +273,7 @@ fn a_short_answer_has_what_is_not_as_expected() {
     assert!(value["processes"][0].get("pid").is_none());
     assert_eq!(value["tail"], json!(["thread 'main' panicked"]));
     assert!(
-        text.contains("    its last lines:\n      thread 'main' panicked\n"),
+        text.contains("    the last lines of that run:\n      thread 'main' panicked\n"),
         "{text}"
     );
 }
