@@ -7,6 +7,7 @@
 //! processes of the bpm before are looked for then.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Write};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::base::clock::Wall;
+use crate::base::clock::{Mono, Wall};
 use crate::base::error::{Error, Result, reason};
 use crate::base::json::{self, object, strings};
 use crate::base::saved::{Saved, field, saved};
@@ -43,6 +44,9 @@ const DAMAGED: usize = 5;
 
 /// Of the thread that waits for the disk.
 const STACK: usize = 64 << 10;
+/// That long after it was written the file is brought to the disk, with all that changed meanwhile: each time costs more
+/// than the start of a process.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The next numbers of one process's logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +170,7 @@ impl State {
     /// # Errors
     /// As the system gives them (a full disk); the file of before stays.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        files::write_atomic(path, self.to_json().to_string().as_bytes(), 0o600)
+        files::write_atomic(path, self.to_text().as_bytes(), 0o600)
     }
 
     /// The next numbers of a process.
@@ -327,26 +331,40 @@ impl State {
         Some(state)
     }
 
-    /// The contents of the file.
-    pub fn to_json(&self) -> Value {
+    /// The contents of the file. Written without a tree of values: it is written twice in a restart, and has the exits of
+    /// all processes in it.
+    pub fn to_text(&self) -> String {
+        let mut text = String::with_capacity(4096);
+        // A string takes everything.
+        let _ = self.write_text(&mut text);
+        text
+    }
+
+    fn write_text(&self, text: &mut String) -> fmt::Result {
         let stopped = self.stopped.as_ref();
         let stopped =
             stopped.map(|s| object([("by", s.by.as_str().into()), ("at", s.at.0.into())]));
+        write!(
+            text,
+            r#"{{"version":{VERSION},"port":{},"event":{},"event_used":{},"stopped":{},"root":{},"daemon":{},"processes":{{"#,
+            Value::from(self.port),
+            self.event,
+            self.event_used,
+            Value::from(stopped),
+            Value::from(self.root.as_deref()),
+            self.daemon.save(),
+        )?;
         let share = (TAILS / self.processes.len().max(1)).min(TAILS_OF_ONE);
-        let processes = self.processes.iter();
-        let mut processes = processes.map(|(name, kept)| (name.clone(), kept_to(kept, share)));
-        object([
-            ("version", VERSION.into()),
-            ("port", self.port.into()),
-            ("event", self.event.into()),
-            ("event_used", self.event_used.into()),
-            ("stopped", stopped.into()),
-            ("root", self.root.as_deref().into()),
-            ("daemon", self.daemon.save()),
-            ("processes", json::entries(&mut processes)),
-            ("running", self.running.save()),
-        ])
+        for (at, (name, kept)) in self.processes.iter().enumerate() {
+            write!(text, "{}{}:", comma(at), Value::from(name.as_str()))?;
+            kept_to(text, kept, share)?;
+        }
+        write!(text, r#"}},"running":{}}}"#, self.running.save())
     }
+}
+
+fn comma(at: usize) -> &'static str {
+    if at == 0 { "" } else { "," }
 }
 
 /// A name for a file that can't be read: the first that is free, else the last one.
@@ -405,51 +423,59 @@ fn kept(row: &Value) -> Kept {
     }
 }
 
-fn kept_to(kept: &Kept, mut tails: usize) -> Value {
+fn kept_to(text: &mut String, kept: &Kept, mut tails: usize) -> fmt::Result {
     let n = &kept.numbers;
-    let next = [
-        ("seq", n.seq.into()),
-        ("run", n.run.into()),
-        ("build_seq", n.build_seq.into()),
-        ("build_run", n.build_run.into()),
-    ];
+    write!(
+        text,
+        r#"{{"next":{{"seq":{},"run":{},"build_seq":{},"build_run":{}}},"port":{},"life":{},"unwritten":{},"exits":["#,
+        n.seq,
+        n.run,
+        n.build_seq,
+        n.build_run,
+        Value::from(kept.port),
+        kept.life.save(),
+        kept.unwritten,
+    )?;
     // The newest first: its lines are what somebody asks for.
-    let mut exits: Vec<Value> = kept
-        .exits
-        .iter()
-        .rev()
-        .map(|e| exit_to(e, &mut tails))
-        .collect();
-    exits.reverse();
-    object([
-        ("next", object(next)),
-        ("port", kept.port.into()),
-        ("life", kept.life.save()),
-        ("unwritten", kept.unwritten.into()),
-        ("exits", exits.into()),
-    ])
+    let shown = |exit: &ExitView| {
+        let lines = exit.tail.iter().rev();
+        lines
+            .take_while(|line| fits(&mut tails, line.len()))
+            .count()
+    };
+    let shown: Vec<usize> = kept.exits.iter().rev().map(shown).collect();
+    for (at, (exit, shown)) in kept.exits.iter().zip(shown.iter().rev()).enumerate() {
+        text.push_str(comma(at));
+        exit_to(text, exit, *shown)?;
+    }
+    text.push_str("]}");
+    Ok(())
 }
 
-/// With the newest lines of its tail that fit into `left`.
-fn exit_to(exit: &ExitView, left: &mut usize) -> Value {
-    let lines = exit.tail.iter().rev();
-    let count = lines.take_while(|line| fits(left, line.len())).count();
-    let tail = exit.tail.iter().skip(exit.tail.len() - count);
-    object([
-        ("run", exit.run.into()),
-        ("code", exit.code.into()),
-        ("signal", exit.signal.clone().into()),
-        ("core", exit.core.into()),
-        ("oom", exit.oom.into()),
-        ("asked", exit.asked.into()),
-        ("crash", exit.crash.into()),
-        ("fault", exit.fault.clone().into()),
-        ("at", exit.at.0.into()),
-        ("uptime_ms", millis(exit.uptime).into()),
-        ("cpu_ms", millis(exit.cpu).into()),
-        ("peak_rss", exit.peak_rss.into()),
-        ("tail", json::list(tail.map(String::as_str))),
-    ])
+/// With that many of the newest lines of its tail.
+fn exit_to(text: &mut String, exit: &ExitView, shown: usize) -> fmt::Result {
+    write!(
+        text,
+        r#"{{"run":{},"code":{},"signal":{},"core":{},"oom":{},"asked":{},"crash":{},"fault":{},"at":{},"uptime_ms":{},"cpu_ms":{},"peak_rss":{},"tail":["#,
+        exit.run,
+        Value::from(exit.code),
+        Value::from(exit.signal.as_deref()),
+        exit.core,
+        exit.oom,
+        exit.asked,
+        exit.crash,
+        Value::from(exit.fault.as_deref()),
+        exit.at.0,
+        millis(exit.uptime),
+        millis(exit.cpu),
+        exit.peak_rss,
+    )?;
+    let tail = exit.tail.iter().skip(exit.tail.len() - shown);
+    for (at, line) in tail.enumerate() {
+        write!(text, "{}{}", comma(at), Value::from(line.as_str()))?;
+    }
+    text.push_str("]}");
+    Ok(())
 }
 
 fn exit_of(row: &Value) -> Option<ExitView> {
@@ -489,6 +515,8 @@ pub struct StateFile {
     /// All in the folder is another bpm's.
     displaced: bool,
     disk: Disk,
+    /// When what was written is brought to the disk.
+    sync_due: Option<Mono>,
 }
 
 impl StateFile {
@@ -500,6 +528,7 @@ impl StateFile {
             changed: false,
             displaced: false,
             disk: Disk::default(),
+            sync_due: None,
         }
     }
 
@@ -524,7 +553,7 @@ impl StateFile {
         self.displaced = true;
     }
 
-    /// Writes it where it changed. `durable`: returns once it is on the disk.
+    /// Writes it where it changed. `durable`: returns once it is on the disk; else it is there soon.
     ///
     /// # Errors
     /// A sentence; the file of before stays.
@@ -535,10 +564,28 @@ impl StateFile {
         self.changed = false;
         let written = self.state.write(&self.path);
         let done = match durable {
-            true => written.and_then(|()| files::sync(&self.path)),
-            false => written.map(|()| self.disk.sync(&self.path)),
+            true => {
+                self.sync_due = None;
+                written.and_then(|()| files::sync(&self.path))
+            }
+            false => {
+                self.sync_due.get_or_insert_with(|| Mono::now().after(SOON));
+                written
+            }
         };
         done.map_err(|e| format!("cannot write {}: {}", self.path.display(), reason(&e)))
+    }
+
+    /// When [`StateFile::sync_if_due`] has something to do.
+    pub fn deadline(&self) -> Option<Mono> {
+        self.sync_due
+    }
+
+    /// Brings what was written a while ago to the disk, all changes since then at once.
+    pub fn sync_if_due(&mut self, now: Mono) {
+        if self.sync_due.take_if(|due| *due <= now).is_some() && !self.displaced {
+            self.disk.sync(&self.path);
+        }
     }
 }
 
@@ -625,7 +672,7 @@ mod tests {
     }
 
     fn parsed(state: &State) -> State {
-        State::parse(state.to_json().to_string().as_bytes()).unwrap()
+        State::parse(state.to_text().as_bytes()).unwrap()
     }
 
     #[test]
@@ -704,7 +751,7 @@ mod tests {
                 state.ended(&format!("p{process}"), exit(run, tail.clone()));
             }
         }
-        let text = state.to_json().to_string();
+        let text = state.to_text();
         assert!(text.len() < 14 << 20, "{}", text.len());
         let back = State::parse(text.as_bytes()).unwrap();
         assert_eq!(back.exits("p7").len(), 32);

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::base::error::reason;
+use crate::os::files;
 
 /// The child of bpm's cgroup that bpm moves into; systemd's `DelegateSubgroup=bpm` makes the same one.
 const OWN: &str = "bpm";
@@ -243,7 +244,7 @@ impl Cgroup {
 
     /// Its resources until now.
     pub fn usage(&self) -> Usage {
-        let read = |file: &str| fs::read_to_string(self.path.join(file)).ok();
+        let read = |file: &str| read(&self.path.join(file));
         let number = |file: &str| read(file)?.trim().parse().ok();
         Usage {
             memory: number("memory.current"),
@@ -366,14 +367,22 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
         .write_all(text.as_bytes())
 }
 
+/// A file of a cgroup.
+fn read(file: &Path) -> Option<String> {
+    String::from_utf8(files::read_virtual(file, u64::MAX).ok()?).ok()
+}
+
 fn processes(folder: &Path) -> Vec<i32> {
-    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let text = read(&folder.join("cgroup.procs")).unwrap_or_default();
     // 0 is a process of another pid namespace.
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 fn below(folder: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    // Each folder in it adds a link to its own two.
+    let any = fs::metadata(folder).is_ok_and(|m| m.nlink() > 2);
+    let entries = any.then(|| fs::read_dir(folder)).into_iter().flatten();
+    let entries = entries.flatten().flatten();
     entries
         .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
         .map(|entry| entry.path())

@@ -28,6 +28,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     })
 }
 
+/// A file of the kernel's (proc(5), cgroups(7)), which has no size that could be asked for: it is read at once where
+/// it is small.
+pub(super) fn read_virtual(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Brings a file, and its name in its folder, to the disk.
 pub fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()?;

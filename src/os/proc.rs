@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::base::escape::escaped;
 use crate::base::table::{Set, Table, in_order};
+use crate::os::files;
 
 /// How many characters of another process's command line are shown.
 const SHOWN: usize = 200;
@@ -49,13 +50,13 @@ pub struct Usage {
     pub pids: Vec<i32>,
 }
 
-/// The resources of each of these groups, in the same order, in one pass over our descendants. A process
-/// that left its group for a session of its own counts where its parent does.
-pub fn usage(groups: &[i32]) -> Vec<Usage> {
+/// The resources of each of these groups, in the same order, in one pass over our descendants but those below `others`.
+/// A process that left its group for a session of its own counts where its parent does.
+pub fn usage(groups: &[i32], others: &[i32]) -> Vec<Usage> {
     let mut all = vec![Usage::default(); groups.len()];
     let by_group: Table<i32, usize> = groups.iter().copied().zip(0..).collect();
     let mut owner: Table<i32, usize> = Table::default();
-    let mut living = census();
+    let mut living = census(others);
     // One that was taken over is no descendant of ours.
     let ours: Set<i32> = living.iter().map(|s| s.proc.pid).collect();
     let others = groups.iter().filter(|pid| !ours.has(pid)).copied();
@@ -142,6 +143,11 @@ pub(super) fn status_of_dead(dead: &Proc) -> Option<i32> {
     let is_dead = now.start == dead.start && now.state == 'Z' && ours;
     let status = text.trim_ascii_end().rsplit(|b| *b == b' ').next()?;
     is_dead.then(|| number(status))?
+}
+
+/// A file of /proc.
+fn small(path: String) -> Option<Vec<u8>> {
+    files::read_virtual(path, u64::MAX).ok()
 }
 
 fn number(digits: &[u8]) -> Option<i32> {
@@ -243,20 +249,26 @@ fn procs(stats: Vec<Stat>) -> Vec<Proc> {
 }
 
 fn children_of_thread(pid: i32, thread: i32) -> Option<Vec<i32>> {
-    let list = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).ok()?;
-    Some(
-        list.split_ascii_whitespace()
-            .filter_map(|p| p.parse().ok())
-            .collect(),
-    )
+    Some(numbers(&small(format!(
+        "/proc/{pid}/task/{thread}/children"
+    ))?))
 }
 
-/// All our descendants, parents before their children, those that have ended and are not reaped
-/// included. A picture of moving things.
-pub(super) fn census() -> Vec<Stat> {
+fn numbers(list: &[u8]) -> Vec<i32> {
+    let words = list.split(u8::is_ascii_whitespace);
+    words.filter_map(number).collect()
+}
+
+/// All our descendants but these children and what is below them, parents before their children, those that have
+/// ended and are not reaped included. A picture of moving things.
+pub(super) fn census(without: &[i32]) -> Vec<Stat> {
     let us = std::process::id() as i32;
     match children(us) {
-        Some(first) => walk(first),
+        Some(mut first) => {
+            let without: Set<i32> = without.iter().copied().collect();
+            first.retain(|pid| !without.has(pid));
+            walk(first)
+        }
         None => sieve(us, all_pids().filter_map(stat).collect()),
     }
 }
@@ -268,14 +280,16 @@ fn walk(mut pids: Vec<i32>) -> Vec<Stat> {
     let mut next = 0;
     while let Some(pid) = pids.get(next).copied() {
         next += 1;
-        found.extend(stat(pid));
+        let stat = stat(pid);
+        let below = match &stat {
+            // One with a single thread has one list.
+            Some(stat) if stat.tasks == 1 => children_of_thread(pid, pid),
+            Some(_) | None => None,
+        };
+        let below = below.or_else(|| children(pid)).unwrap_or_default();
+        found.extend(stat);
         // A number may be given to another process while we walk; seen once is enough, and the walk ends.
-        pids.extend(
-            children(pid)
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|p| seen.add(*p)),
-        );
+        pids.extend(below.into_iter().filter(|p| seen.add(*p)));
     }
     found
 }
@@ -305,11 +319,8 @@ fn children(pid: i32) -> Option<Vec<i32>> {
         return Some(all);
     };
     for thread in threads.flatten() {
-        match fs::read_to_string(thread.path().join("children")) {
-            Ok(list) => all.extend(
-                list.split_ascii_whitespace()
-                    .filter_map(|p| p.parse::<i32>().ok()),
-            ),
+        match files::read_virtual(thread.path().join("children"), u64::MAX) {
+            Ok(list) => all.extend(numbers(&list)),
             // The thread ended meanwhile, unless its folder is still there.
             Err(_) if thread.path().exists() => return None,
             Err(_) => {}
@@ -329,10 +340,7 @@ pub fn marker(pid: i32) -> Option<String> {
 pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
     // Larger environments can't be: an execve takes 6 MiB at most.
     const MOST: u64 = 6 << 20;
-    // Most fit into that, and are read at once.
-    let mut environ = Vec::with_capacity(8 << 10);
-    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
-    file.take(MOST).read_to_end(&mut environ).ok()?;
+    let environ = files::read_virtual(format!("/proc/{pid}/environ"), MOST).ok()?;
     environ.split(|b| *b == 0).find_map(|pair| {
         let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         Some(value.to_vec())
@@ -364,13 +372,13 @@ pub fn find_marked_but(prefix: &str, known: impl Fn(&Proc) -> bool) -> Vec<Proc>
 /// Its arguments with blanks between, or its name in brackets where it has none (a kernel thread, one
 /// that has ended). One line of at most 4,096 bytes, whatever is in them.
 pub fn cmdline(pid: i32) -> Option<String> {
-    let mut line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let mut line = small(format!("/proc/{pid}/cmdline"))?;
     line.truncate(4096);
     while line.last() == Some(&0) {
         line.pop();
     }
     if line.is_empty() {
-        let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+        let name = small(format!("/proc/{pid}/comm"))?;
         return Some(format!("[{}]", in_line(name.trim_ascii_end())));
     }
     Some(in_line(&line))
@@ -384,7 +392,7 @@ fn in_line(bytes: &[u8]) -> String {
 
 /// Its program as it was called, without its arguments: those may be secrets that came from its environment.
 pub fn program(pid: i32) -> Option<String> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let line = small(format!("/proc/{pid}/cmdline"))?;
     match line.split(|b| *b == 0).next() {
         Some(first) if !first.is_empty() => Some(in_line(first)),
         _ => cmdline(pid),
@@ -687,7 +695,7 @@ mod tests {
             line(&child.stdout);
         }
         let seen = eventually("time was used and the session made", || {
-            let all = usage(&[idle.child.pid(), i32::MAX, busy.child.pid()]);
+            let all = usage(&[idle.child.pid(), i32::MAX, busy.child.pid()], &[]);
             let apart = all[2]
                 .pids
                 .iter()

@@ -186,7 +186,10 @@ impl Pending {
         if late && done.is_empty() && !self.all {
             return Answer::Fail("the process is gone: it was removed from .mcp-run".into());
         }
-        let usage = self.usage.read(&snapshot);
+        // Where they listen is a part of the answer.
+        let started = done.iter().filter(|_| self.order != Order::Stop);
+        let started: Vec<&str> = started.map(|done| done.name.as_str()).collect();
+        let usage = self.usage.read_of(&snapshot, &started);
         let lines = self.order != Order::Stop && done.len() <= MOST_WITH_LINES;
         let outcomes: Vec<Outcome<'_>> = done
             .iter()

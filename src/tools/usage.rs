@@ -26,8 +26,9 @@ pub struct Group {
 
 /// Measures groups: the kernel, or a test.
 pub trait Meter: Send + Sync {
-    /// Of each leader's group, in the order asked; None where there is none any more.
-    fn groups(&self, leaders: &[i32]) -> Vec<Option<Group>>;
+    /// Of each leader's group, in the order asked; None where there is none any more. `others`: leaders that nobody asks
+    /// about.
+    fn groups(&self, leaders: &[i32], others: &[i32]) -> Vec<Option<Group>>;
     /// Resident memory of bpm itself, bytes.
     fn own_rss(&self) -> u64;
 }
@@ -37,8 +38,8 @@ pub trait Meter: Send + Sync {
 pub struct Kernel;
 
 impl Meter for Kernel {
-    fn groups(&self, leaders: &[i32]) -> Vec<Option<Group>> {
-        let groups = proc::usage(leaders).into_iter();
+    fn groups(&self, leaders: &[i32], others: &[i32]) -> Vec<Option<Group>> {
+        let groups = proc::usage(leaders, others).into_iter();
         groups
             .map(|used| {
                 (!used.pids.is_empty()).then(|| Group {
@@ -124,6 +125,33 @@ impl Usage {
         (young && whole() && same_file()).then_some(last)
     }
 
+    /// What these processes use and nothing else; for a worker too.
+    pub(super) fn read_of(&self, snapshot: &Snapshot, names: &[&str]) -> Arc<Reading> {
+        let now = Mono::now();
+        if let Some(fresh) = self.fresh(snapshot, now) {
+            return fresh;
+        }
+        let (mut asked, mut others) = (Vec::new(), Vec::new());
+        for unit in &snapshot.units {
+            let of = match names.contains(&unit.name.as_str()) {
+                true => &mut asked,
+                false => &mut others,
+            };
+            of.extend(unit.facts.pid);
+        }
+        let groups = match asked.is_empty() {
+            true => Vec::new(),
+            false => self.meter.groups(&asked, &others),
+        };
+        let groups = asked.iter().zip(groups);
+        let groups = groups.map(|(pid, group)| (*pid, used(group, None, now, now)));
+        Arc::new(Reading {
+            at: now,
+            groups: groups.collect(),
+            ..Reading::default()
+        })
+    }
+
     /// Reads anew where the last reading won't do. For a worker: the kernel walks tables for this.
     pub(super) fn read(&self, snapshot: &Snapshot) -> Arc<Reading> {
         let _turn = lock(&self.reading);
@@ -140,7 +168,7 @@ impl Usage {
         let pids: Vec<i32> = runs.iter().map(|(pid, _)| *pid).collect();
         let groups = runs
             .iter()
-            .zip(self.meter.groups(&pids))
+            .zip(self.meter.groups(&pids, &[]))
             .map(|(&(pid, started), group)| (pid, used(group, before.of(pid), started, now)))
             .collect();
         // Before the file is read: what is written in between counts as a change.

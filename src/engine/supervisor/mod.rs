@@ -595,6 +595,7 @@ impl Supervisor {
             self.hooks.deadline(),
             self.timers.deadline(),
             self.warnings.deadline(),
+            self.state.deadline(),
             self.release_at(),
             self.idle_stop_at(),
             self.runs.deadline(),
@@ -636,6 +637,7 @@ impl Supervisor {
         }
         self.checks.run_due();
         self.check_memory(now);
+        self.state.sync_if_due(now);
         self.find_strays(now);
         self.read_changes();
         self.read_direnv();
@@ -660,6 +662,7 @@ impl Supervisor {
                     self.events.say(Level::Info, "heartbeat alive");
                     // A file system that comes over bpm's folder is no event.
                     self.warnings.look_at(now);
+                    self.runs.note_oom_kills();
                 }
                 Due::Watchdog => self.setup.manager.tell("WATCHDOG=1"),
                 Due::Trim => memory::trim(),

@@ -439,6 +439,11 @@ impl Runs {
         }
     }
 
+    /// Kills by the kernel until now are no reason for the ends that follow.
+    pub(super) fn note_oom_kills(&mut self) {
+        self.oom_kills = proc::oom_kills();
+    }
+
     /// A run of it was told to end: a second order to stop is answered with the same end.
     pub(super) fn is_ending(&self, unit: UnitId) -> bool {
         self.of_unit(unit).any(|(_, record)| record.stop.begun)
@@ -543,16 +548,20 @@ impl Runs {
             self.ends_due = true;
             return None;
         }
-        let kills = proc::oom_kills();
         let killed = matches!(death.end, End::Signal { number, .. } if number == libc::SIGKILL);
-        let used = record.cgroup.as_ref().map(Cgroup::usage);
-        let used = used.unwrap_or_default();
-        let by_kernel = match used.oom_kills {
-            Some(kills) => kills > 0,
-            None => kills > self.oom_kills,
-        };
-        let oom = killed && !record.stop.asked && by_kernel;
-        self.oom_kills = kills;
+        let measures = |groups: &Groups| groups.controls("memory");
+        let measured = self.groups.as_ref().is_ok_and(measures);
+        let used = record.cgroup.as_ref().filter(|_| measured);
+        let used = used.map(Cgroup::usage).unwrap_or_default();
+        let oom = killed
+            && !record.stop.asked
+            && match used.oom_kills {
+                Some(kills) => kills > 0,
+                None => {
+                    let kills = proc::oom_kills();
+                    kills > std::mem::replace(&mut self.oom_kills, kills)
+                }
+            };
         let success = is_success(death.end, process);
         let mut view = record.exit(death, oom, process);
         // Of all its processes, not of the largest alone.

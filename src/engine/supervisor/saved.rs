@@ -108,7 +108,8 @@ impl Supervisor {
             ]),
         );
         to.put("identity", setup.identity.save());
-        to.put("state", self.state.get().to_json());
+        let state = serde_json::from_str(&self.state.get().to_text());
+        to.put("state", state.map_err(|e| e.to_string())?);
         let fleet = self.lives.fleet.save();
         let leaving = || "a process is on its way out of the configuration".to_owned();
         to.put("fleet", fleet.ok_or_else(leaving)?);

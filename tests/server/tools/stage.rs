@@ -50,7 +50,7 @@ impl Logger for Said {
 struct FakeMeter(Arc<Mutex<u32>>);
 
 impl Meter for FakeMeter {
-    fn groups(&self, leaders: &[i32]) -> Vec<Option<Group>> {
+    fn groups(&self, leaders: &[i32], _: &[i32]) -> Vec<Option<Group>> {
         *self.0.lock().unwrap() += 1;
         let group = |_| {
             Some(Group {

@@ -324,7 +324,7 @@ fn the_kernel_tells_what_a_group_uses() {
         .spawn()
         .unwrap();
     let pid = child.id() as i32;
-    let groups = Kernel.groups(&[pid, i32::MAX]);
+    let groups = Kernel.groups(&[pid, i32::MAX], &[]);
     child.kill().unwrap();
     child.wait().unwrap();
     let group = groups[0].clone().unwrap();
