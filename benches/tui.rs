@@ -330,6 +330,20 @@ fn flood(bench: &Bench) {
         ms(Duration::from_nanos(oldest)),
         "300 ms",
     );
+    let mut ends = Vec::new();
+    for _ in 0..bench.rounds(9) {
+        drop(pseudo);
+        pseudo = shown(&project, &[], SMALL, "follow");
+        eventually(|| (!pseudo.takes_more()).then_some(()).ok_or("not full"));
+        std::thread::sleep(SECOND);
+        pseudo.keys("q");
+        ends.push(pseudo.end_within(SECOND * 10).unwrap().0);
+    }
+    row(
+        "q on a terminal that has stopped reading",
+        ms(percentile(ends, 50)),
+        "200 ms",
+    );
     drop(pseudo);
     drop(project);
     let size: usize = if bench.quick { 256 << 20 } else { 1 << 30 };

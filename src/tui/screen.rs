@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::base::error::{Error, Result};
 use crate::os::terminal::Terminal;
 
-/// Output that the terminal does not take within this at the end is not written.
-const LAST: Duration = Duration::from_millis(200);
+/// Output that the terminal does not take within this at the end is not written: all of the end takes 0.2 s at most.
+const LAST: Duration = Duration::from_millis(150);
 
 /// Alternate screen, no cursor, no wrapping at the right edge, pastes marked as such.
 const TAKE: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[?2004h";
