@@ -98,11 +98,24 @@ fn killed_at(p: &Project, work: Work, number: u64) -> (u64, bool) {
 /// The runs that were seen, by process: the highest number, and the pid that has it.
 type Seen = HashMap<String, (u64, i64)>;
 
+/// Name, number of its run and pid, where it has one. None: it has just ended.
+fn run_of(status: &Value) -> Option<Option<(String, u64, i64)>> {
+    let Some(pid) = status["pid"].as_i64() else {
+        return Some(None);
+    };
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut variables = environ.split(|b| *b == 0);
+    let marker = variables.find(|v| v.starts_with(b"BPM_ID="))?;
+    let marker = String::from_utf8_lossy(marker);
+    let run = marker.rsplit('/').next()?.parse().ok()?;
+    Some(Some((status["name"].as_str()?.into(), run, pid)))
+}
+
 /// All that runs is what the status says, once; numbers of runs rise.
 fn assert_consistent(p: &Project, what: &str, seen: &mut Seen) {
     let all = eventually(|| {
         let data = p.call("get_status", json!({})).ok();
-        let all = data["processes"].as_array().unwrap().clone();
+        let all = data["processes"].as_array().unwrap();
         let settled = |p: &Value| p["state"] == "running" || p["state"] == "stopped";
         let pids = all.iter().filter_map(|p| p["pid"].as_i64());
         let mut told: Vec<i64> = pids.collect();
@@ -113,26 +126,20 @@ fn assert_consistent(p: &Project, what: &str, seen: &mut Seen) {
             .map(|(pid, _)| (*pid).into())
             .collect();
         living.sort_unstable();
-        match all.iter().all(settled) && told == living {
-            true => Ok(all),
-            false => Err(format!("{what}: {:?}, {data}", p.inhabitants())),
+        // A restart that the bpm before had begun may end one of them right now.
+        let runs = all.iter().map(run_of).collect::<Option<Vec<_>>>();
+        match runs {
+            Some(runs) if all.iter().all(settled) && told == living => Ok(runs),
+            _ => Err(format!("{what}: {:?}, {data}", p.inhabitants())),
         }
     });
-    for process in all {
-        let (name, pid) = (process["name"].as_str().unwrap(), process["pid"].as_i64());
-        let Some(pid) = pid else { continue };
-        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
-        let marker = environ
-            .split(|b| *b == 0)
-            .find(|v| v.starts_with(b"BPM_ID="));
-        let marker = String::from_utf8_lossy(marker.unwrap()).into_owned();
-        let run: u64 = marker.rsplit('/').next().unwrap().parse().unwrap();
-        let (last, before) = seen.get(name).copied().unwrap_or_default();
+    for (name, run, pid) in all.into_iter().flatten() {
+        let (last, before) = seen.get(&name).copied().unwrap_or_default();
         assert!(
             run > last || (run, pid) == (last, before),
             "{what}: {name} has run {run} (pid {pid}) after {last} (pid {before})"
         );
-        seen.insert(name.into(), (run, pid));
+        seen.insert(name, (run, pid));
     }
     let folder = fs::read_dir(p.state_folder().unwrap()).unwrap().flatten();
     let damaged = folder.filter(|f| f.file_name().to_string_lossy().contains("damaged"));
