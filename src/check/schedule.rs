@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::{Mono, human};
+use crate::base::saved::saved;
 use crate::base::table::Set;
 use crate::config::{self, Expand, Health, HttpTarget, Probe, Ready};
 use crate::lifecycle::RunKey;
@@ -191,6 +192,26 @@ pub enum Action {
     },
 }
 
+/// How far a check is, for an upgrade in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    failed: u32,
+    told: Option<bool>,
+    saw: Option<String>,
+    says: Option<String>,
+    /// When the next attempt is due, where there is to be one.
+    due: Option<Mono>,
+}
+
+saved! { Standing { failed, told, saw, says, due } }
+
+impl Standing {
+    /// It has passed, for now.
+    pub fn is_good(&self) -> bool {
+        self.told == Some(true)
+    }
+}
+
 /// All checks of all runs.
 #[derive(Debug, Default)]
 pub struct Schedule {
@@ -248,6 +269,33 @@ impl Schedule {
             says: None,
         };
         self.checks.insert(key, check);
+    }
+
+    /// How far a check is. An attempt that is under way is to be made again.
+    pub fn standing(&self, key: CheckKey) -> Option<Standing> {
+        let check = self.checks.get(&key)?;
+        Some(Standing {
+            failed: check.failed,
+            told: check.told,
+            saw: check.saw.clone(),
+            says: check.says.clone(),
+            due: match check.state {
+                State::Due(at) => Some(at),
+                State::Asked { began, .. } | State::Killed { began } => Some(began),
+                State::Rests => None,
+            },
+        })
+    }
+
+    /// A check that has just begun goes on from there.
+    pub fn go_on(&mut self, key: CheckKey, from: Standing) {
+        if let Some(check) = self.checks.get_mut(&key) {
+            check.failed = from.failed;
+            check.told = from.told;
+            check.saw = from.saw;
+            check.says = from.says;
+            check.state = from.due.map_or(State::Rests, State::Due);
+        }
     }
 
     /// Ends the checks of a run.

@@ -11,6 +11,7 @@ use super::listen;
 use super::lock::Locks;
 use super::log::DaemonLog;
 use super::project::Project;
+use crate::base::clock::Mono;
 use crate::base::error::{Error, Result, reason};
 use crate::base::json::object;
 use crate::base::logger::{Level, Logger};
@@ -188,11 +189,8 @@ impl<'a> ProjectPresence<'a> {
 }
 
 impl Presence for ProjectPresence<'_> {
-    fn hand_over(&mut self, to: &mut Handover) -> std::result::Result<(), String> {
+    fn hand_over(&mut self, to: &mut Handover) -> std::result::Result<Mono, String> {
         let said = |e: std::io::Error| reason(&e);
-        let Some((net, standstill)) = self.control.freeze().map_err(said)? else {
-            return Err("the server does not come to a standstill".into());
-        };
         let mut passes = None;
         let mut pause = None;
         if let Some(passthrough) = self.passthrough {
@@ -202,6 +200,9 @@ impl Presence for ProjectPresence<'_> {
             passes = Some(cursors);
             pause = Some(paused);
         }
+        let Some((mut net, standstill)) = self.control.freeze().map_err(said)? else {
+            return Err("the server does not come to a standstill".into());
+        };
         self.standstill = Some((standstill, pause));
         to.keep("lock", &self.locks.state);
         if let Some(folder) = &self.locks.folder {
@@ -210,9 +211,11 @@ impl Presence for ProjectPresence<'_> {
         for (name, fd) in net.fds {
             to.keep_number(name, fd);
         }
+        let behind = to.bytes.len();
+        net.conns.iter_mut().for_each(|conn| conn.move_by(behind));
         to.put(
             "daemon",
-            object([
+            &object([
                 ("root", self.root.to_path_buf().save()),
                 ("dir", self.dir.path().to_path_buf().save()),
                 ("foreground", self.foreground.save()),
@@ -220,9 +223,8 @@ impl Presence for ProjectPresence<'_> {
                 ("connections", net.conns.save()),
             ]),
         );
-        // The first bytes: the places of connections count from there.
-        to.bytes = net.bytes;
-        Ok(())
+        to.bytes.append(&mut net.bytes);
+        Ok(net.since)
     }
 
     fn thaw(&mut self) {

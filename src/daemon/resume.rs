@@ -23,7 +23,7 @@ use crate::base::paths::ProjectDir;
 use crate::base::saved::field;
 use crate::client::connection::VERSION;
 use crate::engine::handle::Identity;
-use crate::engine::handover::Handover;
+use crate::engine::handover::Takeover;
 use crate::engine::supervisor::{Supervisor, saved_config, succeeded};
 use crate::os::fds::Nofile;
 use crate::os::lock::Lock;
@@ -56,7 +56,7 @@ pub fn resume(state: RawFd, dry: bool, env: Env) -> Result<u8> {
         .map_err(|e| Error::system("read the state", e))?;
     drop(file);
     let inherited = (!dry).then_some(inherited);
-    let from = Handover::decode(&encoded, inherited).map_err(failed)?;
+    let from = Takeover::decode(&encoded, inherited).map_err(failed)?;
     drop(encoded);
     if !dry {
         rename_ourselves(c"bpm");
@@ -64,7 +64,7 @@ pub fn resume(state: RawFd, dry: bool, env: Env) -> Result<u8> {
     take_over(from, env).map_err(failed)
 }
 
-fn take_over(mut from: Handover, env: Env) -> std::result::Result<u8, String> {
+fn take_over(mut from: Takeover, env: Env) -> std::result::Result<u8, String> {
     let daemon: Value = from.get("daemon")?;
     let project = Project {
         root: field(&daemon, "root")?,

@@ -1,11 +1,11 @@
 //! The state that goes over an execve: what each part wrote, as JSON with a version; bytes beside it; and the
 //! descriptors that stay open, by name.
 
+use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::base::json::object;
 use crate::base::saved::{Saved, field};
 use crate::base::table::Table;
 use crate::os::reexec::{Inherited, number};
@@ -17,29 +17,19 @@ pub const READS: &[u64] = &[1];
 
 const MAGIC: &[u8; 8] = b"bpmstate";
 
-/// See the module.
+/// The state as it is written: each part becomes text at once, so that little is left to do while nothing is served.
 #[derive(Debug, Default)]
 pub struct Handover {
-    parts: Map<String, Value>,
+    parts: String,
     pub bytes: Vec<u8>,
     fds: Table<String, RawFd>,
-    /// None: it is only read to see whether that can be done, and has no descriptors.
-    inherited: Option<Inherited>,
 }
 
 impl Handover {
     /// What a part has to hand over.
-    pub fn put(&mut self, part: &str, value: Value) {
-        self.parts.insert(part.into(), value);
-    }
-
-    /// The same, read.
-    ///
-    /// # Errors
-    /// The place of what can't be read.
-    pub fn get<T: Saved>(&self, part: &str) -> Result<T, String> {
-        let value = self.parts.get(part).unwrap_or(&Value::Null);
-        field(&object([(part, value.clone())]), part)
+    pub fn put(&mut self, part: &str, value: &Value) {
+        let comma = if self.parts.is_empty() { "" } else { "," };
+        let _ = write!(self.parts, "{comma}{}:{value}", Value::from(part));
     }
 
     /// Keeps a descriptor open for who takes it by that name.
@@ -57,6 +47,73 @@ impl Handover {
         self.fds.values().copied().collect()
     }
 
+    /// As it goes over the execve.
+    pub fn encode(&self) -> Vec<u8> {
+        let (fds, parts) = (self.fds.save(), &self.parts);
+        let json = format!("{{\"version\":{VERSION},\"fds\":{fds},\"parts\":{{{parts}}}}}");
+        let mut out = MAGIC.to_vec();
+        out.extend_from_slice(&(json.len() as u64).to_le_bytes());
+        out.extend_from_slice(json.as_bytes());
+        out.extend_from_slice(&self.bytes);
+        out
+    }
+}
+
+/// The state as it is read.
+#[derive(Debug)]
+pub struct Takeover {
+    parts: Value,
+    pub bytes: Vec<u8>,
+    fds: Table<String, RawFd>,
+    /// None: it is only read to see whether that can be done, and has no descriptors.
+    inherited: Option<Inherited>,
+}
+
+impl Takeover {
+    /// # Errors
+    /// It is of another version, or damaged.
+    pub fn decode(encoded: &[u8], inherited: Option<Inherited>) -> Result<Self, String> {
+        let damaged = || "the state is damaged".to_owned();
+        let rest = encoded.strip_prefix(MAGIC).ok_or_else(damaged)?;
+        let (length, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| damaged())?;
+        let (json, bytes) = rest.split_at_checked(length).ok_or_else(damaged)?;
+        let mut json: Value = serde_json::from_slice(json).map_err(|_| damaged())?;
+        let version: u64 = field(&json, "version")?;
+        if !READS.contains(&version) {
+            return Err(format!(
+                "the state has version {version}, this bpm reads {READS:?}"
+            ));
+        }
+        let fds = field(&json, "fds")?;
+        let parts = json["parts"].take();
+        if !parts.is_object() {
+            return Err(damaged());
+        }
+        Ok(Self {
+            parts,
+            bytes: bytes.to_vec(),
+            fds,
+            inherited,
+        })
+    }
+
+    /// What a part handed over.
+    ///
+    /// # Errors
+    /// The place of what can't be read.
+    pub fn get<T: Saved>(&self, part: &str) -> Result<T, String> {
+        field(&self.parts, part)
+    }
+
+    /// The same as it was read, once.
+    pub fn part(&mut self, part: &str) -> Value {
+        self.parts
+            .get_mut(part)
+            .map(Value::take)
+            .unwrap_or_default()
+    }
+
     /// The descriptor of that name. None: there is none, or it is only read.
     pub fn take(&mut self, name: &str) -> Option<OwnedFd> {
         let fd = self.fds.remove(name)?;
@@ -67,47 +124,6 @@ impl Handover {
     pub fn is_dry(&self) -> bool {
         self.inherited.is_none()
     }
-
-    /// As it goes over the execve.
-    pub fn encode(&self) -> Vec<u8> {
-        let json = object([
-            ("version", VERSION.into()),
-            ("parts", self.parts.clone().into()),
-            ("fds", self.fds.save()),
-        ]);
-        let json = json.to_string();
-        let mut out = MAGIC.to_vec();
-        out.extend_from_slice(&(json.len() as u64).to_le_bytes());
-        out.extend_from_slice(json.as_bytes());
-        out.extend_from_slice(&self.bytes);
-        out
-    }
-
-    /// # Errors
-    /// It is of another version, or damaged.
-    pub fn decode(encoded: &[u8], inherited: Option<Inherited>) -> Result<Self, String> {
-        let damaged = || "the state is damaged".to_owned();
-        let rest = encoded.strip_prefix(MAGIC).ok_or_else(damaged)?;
-        let (length, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
-        let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| damaged())?;
-        let (json, bytes) = rest.split_at_checked(length).ok_or_else(damaged)?;
-        let json: Value = serde_json::from_slice(json).map_err(|_| damaged())?;
-        let version: u64 = field(&json, "version")?;
-        if !READS.contains(&version) {
-            return Err(format!(
-                "the state has version {version}, this bpm reads {READS:?}"
-            ));
-        }
-        let Value::Object(parts) = field(&json, "parts")? else {
-            return Err(damaged());
-        };
-        Ok(Self {
-            parts,
-            bytes: bytes.to_vec(),
-            fds: field(&json, "fds")?,
-            inherited,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -117,21 +133,25 @@ mod tests {
     #[test]
     fn state_comes_back_as_it_was_written() {
         let mut written = Handover::default();
-        written.put("numbers", vec![1_u64, 2].save());
+        written.put("numbers", &vec![1_u64, 2].save());
+        written.put("words", &"a".into());
         written.keep_number("lock", 5);
         written.bytes = b"\0\xff".to_vec();
         let encoded = written.encode();
-        let read = Handover::decode(&encoded, None).unwrap();
+        let mut read = Takeover::decode(&encoded, None).unwrap();
+        assert_eq!(read.fds.values().copied().collect::<Vec<_>>(), [5]);
+        assert_eq!(read.part("words"), "a");
+        assert_eq!(read.part("words"), Value::Null);
         assert_eq!(read.get::<Vec<u64>>("numbers"), Ok(vec![1, 2]));
         assert_eq!(read.get::<u64>("numbers"), Err("numbers: is a list".into()));
         assert_eq!(read.get::<u64>("other"), Err("other: is null".into()));
-        assert_eq!((read.fds(), read.bytes), (vec![5], b"\0\xff".to_vec()));
+        assert_eq!(read.bytes, b"\0\xff");
         for cut in 0..encoded.len() - 2 {
-            assert!(Handover::decode(&encoded[..cut], None).is_err(), "{cut}");
+            assert!(Takeover::decode(&encoded[..cut], None).is_err(), "{cut}");
         }
         let other = String::from_utf8_lossy(&encoded[..encoded.len() - 2]).into_owned();
         let other = other.replace("\"version\":1", "\"version\":9");
-        let why = Handover::decode(other.as_bytes(), None).unwrap_err();
+        let why = Takeover::decode(other.as_bytes(), None).unwrap_err();
         assert!(why.contains("version 9"), "{why}");
     }
 }

@@ -7,7 +7,7 @@ mod paths;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -97,6 +97,14 @@ impl Inotify {
             Err(Errno::EMFILE) => Err(limit_reached("max_user_instances")),
             Err(e) => Err(Error::system("watch files", e.into())),
         }
+    }
+
+    /// One that an earlier program of this process opened, with its watches and the events that nobody has read.
+    #[allow(unsafe_code)]
+    pub fn inherited(fd: OwnedFd) -> Self {
+        // SAFETY: the descriptor is owned, and goes over to what is made of it.
+        let inner = unsafe { kernel::Inotify::from_raw_fd(fd.into_raw_fd()) };
+        Self { inner }
     }
 
     /// Watches a folder, never through a link in its last name. One that is watched already keeps its mark.

@@ -98,6 +98,11 @@ pub fn next_dead() -> Option<i32> {
 
 /// The same among the children that are meant.
 fn dead_among(kind: libc::idtype_t, id: libc::id_t) -> Option<i32> {
+    wait_among(kind, id).filter(|pid| *pid != 0)
+}
+
+/// The same; 0: all of them live. None: there are none.
+fn wait_among(kind: libc::idtype_t, id: libc::id_t) -> Option<i32> {
     // Not nix's waitid: it fails on a child that was killed by a real-time signal, for ever.
     // SAFETY: a siginfo_t of zeros is valid, and is filled in by the call.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -106,7 +111,7 @@ fn dead_among(kind: libc::idtype_t, id: libc::id_t) -> Option<i32> {
     let found = unsafe { libc::waitid(kind, id, &mut info, flags) } == 0;
     // SAFETY: for WEXITED the pid is set; it stays zero where no child is dead.
     let pid = unsafe { info.si_pid() };
-    (found && pid != 0).then_some(pid)
+    found.then_some(pid)
 }
 
 /// A child of ours that is not reaped: while this value is there, its number, and that of the group that it leads,
@@ -141,8 +146,8 @@ impl Child {
     /// One that this process made before an execve and has not reaped: a child of ours has its number until then.
     /// None: it is no child of ours.
     pub fn inherited(pid: i32) -> Option<Self> {
-        let parent = super::proc::process(pid).map(|p| p.ppid);
-        (parent == Some(std::process::id().cast_signed())).then_some(Self { pid })
+        let known = wait_among(libc::P_PID, pid.cast_unsigned());
+        known.map(|_| Self { pid })
     }
 
     /// Its number, and that of its group and session.
@@ -264,10 +269,13 @@ pub struct Masked {
 }
 
 impl Masked {
-    /// All signals.
+    /// All signals but those of faults of our own.
     pub fn all() -> Self {
+        let mut all = SigSet::all();
+        all.remove(Signal::SIGSEGV);
+        all.remove(Signal::SIGBUS);
         // Fails only for an unknown `how`.
-        let before = SigSet::all()
+        let before = all
             .thread_swap_mask(SigmaskHow::SIG_SETMASK)
             .unwrap_or_else(|_| SigSet::empty());
         Self { before }

@@ -22,7 +22,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirEntry};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Result, named, reason};
 use crate::base::globs::{Glob, Ignores};
 use crate::base::paths::fnv1a_64;
+use crate::base::saved::saved;
 use crate::base::table::{Set, Table};
 use crate::lifecycle::UnitId;
 use crate::os::inotify::{Event, Inotify, Kind, Mark, Refusal, Scope};
@@ -88,16 +89,32 @@ pub struct Watcher {
     lengths: HashMap<u64, u64>,
     /// The folder of the project's folder, while that is gone.
     parent: Option<Mark>,
-    changed: Table<UnitId, Changed>,
+    changed: Changes,
     problems: Vec<String>,
     told: Set<Problem>,
     most: usize,
+    /// How far it is with the events from before an upgrade in place.
+    taking_over: TakingOver,
 }
 
-#[derive(Debug)]
-struct Changed {
+/// Processes with changes that are not due yet.
+pub type Changes = Table<UnitId, Changed>;
+
+#[derive(Debug, Clone)]
+pub struct Changed {
     last: Mono,
     path: String,
+}
+
+saved! { Changed { last, path } }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TakingOver {
+    /// The folders are looked through first: events name them by their marks alone.
+    Folders,
+    /// Events are read that may be of folders that have been removed since.
+    Events,
+    Done,
 }
 
 /// Problems that are reported once until the next `set`.
@@ -116,8 +133,22 @@ impl Watcher {
     /// # Errors
     /// The user has as many inotify instances as may be; the hint says what to do.
     pub fn new(root: PathBuf) -> Result<Self> {
-        Ok(Self {
-            inotify: Inotify::new()?,
+        Ok(Self::with(Inotify::new()?, root))
+    }
+
+    /// Goes on for one that an earlier program of this process had: `fd` has the events since, `changed` what was not
+    /// due.
+    pub fn go_on(root: PathBuf, fd: OwnedFd, changed: Changes) -> Self {
+        Self {
+            changed,
+            taking_over: TakingOver::Folders,
+            ..Self::with(Inotify::inherited(fd), root)
+        }
+    }
+
+    fn with(inotify: Inotify, root: PathBuf) -> Self {
+        Self {
+            inotify,
             root,
             ignores: Ignores::default(),
             wanted: Vec::new(),
@@ -131,7 +162,18 @@ impl Watcher {
             problems: Vec::new(),
             told: Set::default(),
             most: MOST_FOLDERS,
-        })
+            taking_over: TakingOver::Done,
+        }
+    }
+
+    /// The changes that are not due.
+    pub fn changes(&self) -> &Changes {
+        &self.changed
+    }
+
+    /// All folders are watched, and no others.
+    pub fn is_settled(&self) -> bool {
+        !self.walk.is_under_way() && self.stale.is_empty() && self.taking_over == TakingOver::Done
     }
 
     /// Replaces the watched patterns: the globs of each process, less what never counts. `ignored` are
@@ -156,9 +198,16 @@ impl Watcher {
     /// Never blocks for longer than a slice takes. Returns new problems, each once until the next `set`:
     /// what is not watched, and what to do.
     pub fn read(&mut self, now: Mono) -> Vec<String> {
-        for _ in 0..READS {
+        let reads = match self.taking_over {
+            TakingOver::Folders => 0,
+            TakingOver::Events | TakingOver::Done => READS,
+        };
+        for _ in 0..reads {
             match self.inotify.read() {
-                Ok(events) if events.is_empty() => break,
+                Ok(events) if events.is_empty() => {
+                    self.taking_over = TakingOver::Done;
+                    break;
+                }
                 Ok(events) => events.into_iter().for_each(|event| self.take(event, now)),
                 Err(e) => {
                     self.say(Problem::Read, &e);
@@ -168,6 +217,9 @@ impl Watcher {
         }
         self.left(now);
         self.look(now);
+        if self.taking_over == TakingOver::Folders && !self.walk.is_under_way() {
+            self.taking_over = TakingOver::Events;
+        }
         self.let_go();
         std::mem::take(&mut self.problems)
     }
@@ -193,7 +245,7 @@ impl Watcher {
 
     /// When to call `read` and `due` even if the descriptor is silent.
     pub fn deadline(&self) -> Option<Mono> {
-        if self.walk.is_under_way() || !self.stale.is_empty() {
+        if !self.is_settled() {
             return Some(Mono::default());
         }
         self.changed.values().map(|c| c.last.after(QUIET)).min()
@@ -218,6 +270,9 @@ impl Watcher {
         };
         self.left(now);
         let Some(folder) = self.folders.get(event.mark) else {
+            if self.taking_over == TakingOver::Events && !event.is_folder {
+                self.change_all(now, "(a file in a folder that is gone)");
+            }
             return;
         };
         let paths: Vec<PathBuf> = folder.paths().map(|path| path.join(&event.name)).collect();

@@ -17,11 +17,12 @@ use crate::base::saved::{Saved, saved};
 use crate::base::table::Table;
 use crate::build::Exec;
 use crate::check::{
-    self, Action, Attempt, CheckKey, CheckKind, Following, Prober, Schedule, Seen, Target, Timing,
+    self, Action, Attempt, CheckKey, CheckKind, Following, Prober, Schedule, Seen, Standing,
+    Target, Timing,
 };
 use crate::config::{self, Environment, Expand, Happening, Process};
 use crate::engine::handle::{Handle, Notice};
-use crate::engine::handover::Handover;
+use crate::engine::handover::{Handover, Takeover};
 use crate::lifecycle::{Event, Fleet, Generation, RunKey, UnitId};
 use crate::log::store::Log;
 use crate::os::notify::{NotifyMessage, Receiver};
@@ -58,6 +59,8 @@ pub(super) struct RunChecks {
     lines: Option<Following>,
     /// Sockets that listened before it began.
     before: Option<Before>,
+    /// From where its checks of readiness and of health go on after an upgrade in place.
+    standing: [Option<Standing>; 2],
 }
 
 /// A socket over which a run says how it is. Its file goes with it.
@@ -100,6 +103,7 @@ impl RunChecks {
             env: None,
             lines: None,
             before: None,
+            standing: Default::default(),
         })
     }
 
@@ -260,6 +264,10 @@ impl Checks {
         if let Some((target, timing)) = check {
             let key = CheckKey { run, kind };
             self.schedule.watch(key, target, timing, Mono::now());
+            let checks = self.runs.get_mut(&run);
+            if let Some(standing) = checks.and_then(|c| c.standing[kind as usize].take()) {
+                self.schedule.go_on(key, standing);
+            }
         }
     }
 
@@ -432,10 +440,20 @@ impl Checks {
                 notify,
                 after: lines.map(|lines| lines.after),
                 told: checks.told.clone(),
+                standing: Some([CheckKind::Ready, CheckKind::Health].map(|kind| {
+                    let now = self.schedule.standing(CheckKey { run: *run, kind });
+                    now.or_else(|| checks.standing[kind as usize].clone())
+                })),
+                before: checks.before.clone(),
             };
             all.push(((run.unit, run.generation), saved));
         }
         all.save()
+    }
+
+    /// The commands that an upgrade in place gives up: they are started again.
+    pub(super) fn pids(&self) -> Vec<i32> {
+        self.children().map(Child::pid).collect()
     }
 
     /// The findings since this was asked last.
@@ -534,13 +552,16 @@ pub(super) struct SavedChecks {
     notify: Option<(String, PathBuf)>,
     after: Option<u64>,
     told: Option<String>,
+    /// An earlier bpm had none.
+    standing: Option<[Option<Standing>; 2]>,
+    before: Option<Before>,
 }
 
-saved! { SavedChecks { env, notify, after, told } }
+saved! { SavedChecks { env, notify, after, told, standing, before } }
 
 impl Supervisor {
-    /// The checks of all runs begin once more, but for the readiness of those that are ready.
-    pub(super) fn restore_checks(&mut self, from: &mut Handover) -> Result<(), String> {
+    /// The checks of all runs go on.
+    pub(super) fn restore_checks(&mut self, from: &mut Takeover) -> Result<(), String> {
         let all: Vec<((UnitId, Generation), SavedChecks)> = from.get("checks")?;
         for ((unit, generation), saved) in all {
             let key = RunKey { unit, generation };
@@ -560,30 +581,61 @@ impl Supervisor {
             let Some(run) = self.runs.get(key).map(RunRecord::run) else {
                 continue;
             };
-            let env: environments::Variables = match saved.env {
-                Some(env) => env,
-                None => {
-                    let base = self.environments.base();
-                    let mut env = self.environment(&process, &base, &mut Vec::new())?;
-                    environments::mark_run(&mut env, &process, &self.marker(), run);
-                    env.into_iter().collect()
+            let mut checks = match self.checks_again(&process, run, saved.env) {
+                Ok(checks) => checks,
+                Err(why) if from.is_dry() => return Err(why),
+                // What was there a moment ago is gone.
+                Err(why) => {
+                    let text = format!("{}: it is not checked any more: {why}", process.name);
+                    self.events.say(Level::Warn, &text);
+                    continue;
                 }
             };
-            let known: Environment = env.iter().cloned().collect();
-            let expand = |text: &str| config::expand(text, |n| config::variable_of(&known, n));
-            let mut checks = RunChecks::new(&process, &expand)?;
             checks.notify = notify;
             checks.told = saved.told;
-            checks.keep_environment(&Arc::new(env));
             checks.lines = saved.after.map(|after| Following { log, run, after });
-            if is_good(&self.lives.fleet, key) {
+            checks.set_before(saved.before);
+            checks.standing = saved.standing.unwrap_or_default();
+            let passed = checks.standing[0].as_ref().is_some_and(Standing::is_good);
+            if is_good(&self.lives.fleet, key) && !passed {
                 checks.ready = None;
             }
             if !from.is_dry() {
                 self.checks.begin(key, checks);
             }
         }
+        let abandoned: Option<Vec<i32>> = from.get("abandoned")?;
+        if !from.is_dry() {
+            let all = abandoned.into_iter().flatten();
+            all.filter_map(Child::inherited)
+                .for_each(|child| child.signal_group(libc::SIGKILL));
+        }
         Ok(())
+    }
+
+    /// The checks of a run that an earlier program of this process began, with the environment that it kept for them.
+    fn checks_again(
+        &mut self,
+        process: &Arc<Process>,
+        run: u64,
+        env: Option<Variables>,
+    ) -> Result<RunChecks, String> {
+        let is_checked = process.ready.is_some() || process.health.is_some();
+        let env: Variables = match env {
+            Some(env) => env,
+            None if !is_checked => Variables::new(),
+            None => {
+                let base = self.environments.base();
+                let mut env = self.environment(process, &base, &mut Vec::new())?;
+                environments::mark_run(&mut env, process, &self.marker(), run);
+                env.into_iter().collect()
+            }
+        };
+        let known: Environment = env.iter().cloned().collect();
+        let expand = |text: &str| config::expand(text, |n| config::variable_of(&known, n));
+        let mut checks = RunChecks::new(process, &expand)?;
+        checks.keep_environment(&Arc::new(env));
+        Ok(checks)
     }
 
     /// Hands on what the checks have found.

@@ -7,8 +7,11 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::base::clock::Mono;
 use crate::base::logger::Level;
+use crate::base::saved::{Saved, saved_enum};
 use crate::base::table::{Set, Table};
 use crate::build;
 use crate::config::{Command, Happening};
@@ -92,12 +95,19 @@ fn keep(said: &mut Vec<u8>, bytes: &[u8]) {
 /// A line for bpm's own log.
 type Line = (Level, String);
 
+/// When events of processes were followed last.
+type Followed = Table<(UnitId, Happening), Mono>;
+
+saved_enum! {
+    Happening { Crashed, Failed, Unhealthy, BuildFailed, RolledBack, Recovered, LogTrouble }
+}
+
 /// The commands that wait, the one that runs, and what was followed when.
 pub(super) struct Hooks {
     starter: Starter,
     waiting: VecDeque<(Command, Told)>,
     running: Option<Running>,
-    followed: Table<(UnitId, Happening), Mono>,
+    followed: Followed,
     /// Processes of which something was told, and not that they are well again.
     unwell: Set<UnitId>,
 }
@@ -111,6 +121,18 @@ impl Hooks {
             followed: Table::default(),
             unwell: Set::default(),
         }
+    }
+
+    /// What was followed, for an upgrade in place: it waits until no command is left.
+    pub(super) fn save(&self) -> Value {
+        (self.followed.clone(), self.unwell.clone()).save()
+    }
+
+    /// Takes up what was saved; an earlier bpm saved nothing. What shows by now has been followed.
+    pub(super) fn restore(&mut self, saved: Option<(Followed, Set<UnitId>)>) {
+        self.waiting.clear();
+        let (followed, unwell) = saved.unwrap_or_default();
+        (self.followed, self.unwell) = (followed, unwell);
     }
 
     /// Whether an event is followed now. Events of one kind come in crowds.

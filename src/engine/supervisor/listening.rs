@@ -5,10 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::base::clock::Mono;
 use crate::base::logger::Level;
+use crate::base::saved::{Saved, saved};
 use crate::base::table::{Set, Table};
-use crate::lifecycle::{Event, RunKey};
+use crate::lifecycle::{Event, Generation, RunKey, UnitId};
 use crate::os::proc;
 
 use super::Supervisor;
@@ -39,6 +42,7 @@ const IGNORE_PORT: [&str; 12] = [
 pub(super) type Before = Arc<Set<u64>>;
 
 /// Where a run is to listen.
+#[derive(Clone)]
 pub(super) struct Expected {
     /// None: none, or bpm holds it.
     port: Option<u16>,
@@ -55,6 +59,8 @@ pub(super) struct Expected {
 pub(super) struct Listening {
     runs: Table<RunKey, Expected>,
 }
+
+saved! { Expected { port, held, before, due, good, wrong } }
 
 impl Expected {
     /// Of a run that is about to begin; `connects`: its check needs to know which sockets were there before.
@@ -137,6 +143,28 @@ fn ignores_port(line: &str) -> Option<&'static str> {
 }
 
 impl Listening {
+    /// What is expected of all runs, for an upgrade in place.
+    pub(super) fn save(&self) -> Value {
+        let all = self.runs.iter().map(|(run, expected)| {
+            let mut expected = expected.clone();
+            // Nobody asks again.
+            if expected.due.is_none() && expected.good {
+                expected.before = None;
+            }
+            ((run.unit, run.generation), expected)
+        });
+        all.collect::<Vec<_>>().save()
+    }
+
+    /// Takes up what was saved; an earlier bpm saved nothing.
+    pub(super) fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        let all: Option<Vec<((UnitId, Generation), Expected)>> = Option::load(saved)?;
+        for ((unit, generation), expected) in all.into_iter().flatten() {
+            self.runs.insert(RunKey { unit, generation }, expected);
+        }
+        Ok(())
+    }
+
     /// A run has begun.
     pub(super) fn begin(&mut self, run: RunKey, expected: Expected) {
         if expected.port.is_some() || !expected.held.is_empty() {

@@ -174,11 +174,12 @@ pub trait Presence {
     fn check(&mut self, anyway: bool) -> PresenceState;
     /// The file or socket that could not be made.
     fn trouble(&self) -> Option<Trouble>;
-    /// Holds up all that serves, and writes what the next program needs of it.
+    /// Holds up all that serves, and writes what the next program needs of it. Gives the time since when nobody is
+    /// served.
     ///
     /// # Errors
     /// A sentence: something could not be held up in time.
-    fn hand_over(&mut self, to: &mut Handover) -> Result<(), String>;
+    fn hand_over(&mut self, to: &mut Handover) -> Result<Mono, String>;
     /// It serves on, since there is no next program.
     fn thaw(&mut self);
 }

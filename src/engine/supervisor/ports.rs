@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::base::paths::ProjectDir;
+use crate::base::saved::saved;
 use crate::base::table::Table;
 use crate::config::{self, PortWish, Process};
 use crate::engine::state_file::State;
@@ -22,6 +23,8 @@ const TRIES: usize = 64;
 pub(super) struct Ports {
     stand_ins: Table<String, u16>,
 }
+
+saved! { Ports { stand_ins } }
 
 impl Supervisor {
     /// The process that listens there: `pid 77 (node server.js)`.

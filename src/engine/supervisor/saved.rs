@@ -12,7 +12,7 @@ use crate::base::json::{list, object};
 use crate::base::saved::{Saved, field, saved};
 use crate::config::{self, Config, Process};
 use crate::engine::handle::{Identity, Notice};
-use crate::engine::handover::Handover;
+use crate::engine::handover::{Handover, Takeover};
 use crate::engine::snapshot::Snapshot;
 use crate::lifecycle::{Fleet, RunKey, UnitId};
 use crate::log::capture::Freeze;
@@ -49,7 +49,7 @@ impl ConfigSource {
 ///
 /// # Errors
 /// This bpm does not understand it.
-pub fn config(from: &Handover, root: &Path) -> Result<(Config, ConfigSource), String> {
+pub fn config(from: &Takeover, root: &Path) -> Result<(Config, ConfigSource), String> {
     let saved: Value = from.get("config")?;
     let source: ConfigSource = field(&saved, "source")?;
     let read = |text: &str| {
@@ -77,7 +77,7 @@ pub fn config(from: &Handover, root: &Path) -> Result<(Config, ConfigSource), St
 }
 
 impl Supervisor {
-    /// Writes all that the next program needs. Nothing may happen from then on.
+    /// Writes all that the next program needs, but for what those do who are served meanwhile.
     pub(super) fn hand_over(&self, frozen: &Freeze, to: &mut Handover) -> Result<(), String> {
         let config = &self.setup.config;
         let processes = config.processes.iter();
@@ -89,7 +89,7 @@ impl Supervisor {
         let says: Vec<(PathBuf, Option<u64>)> = files.map(|f| (f.path.clone(), f.says)).collect();
         to.put(
             "config",
-            object([
+            &object([
                 ("source", self.setup.source.save()),
                 ("autostart", autostart.save()),
                 ("says", says.save()),
@@ -99,7 +99,7 @@ impl Supervisor {
         let setup = &self.setup;
         to.put(
             "setup",
-            object([
+            &object([
                 ("umask", setup.umask.save()),
                 ("nofile", (setup.nofile.soft, setup.nofile.hard).save()),
                 ("hangs_up", setup.hangs_up.save()),
@@ -107,33 +107,38 @@ impl Supervisor {
                 ("warnings", setup.warnings.save()),
             ]),
         );
-        to.put("identity", setup.identity.save());
-        let state = serde_json::from_str(&self.state.get().to_text());
-        to.put("state", state.map_err(|e| e.to_string())?);
+        to.put("identity", &setup.identity.save());
+        let state: Result<Value, _> = serde_json::from_str(&self.state.get().to_text());
+        to.put("state", &state.map_err(|e| e.to_string())?);
         let fleet = self.lives.fleet.save();
         let leaving = || "a process is on its way out of the configuration".to_owned();
-        to.put("fleet", fleet.ok_or_else(leaving)?);
+        to.put("fleet", &fleet.ok_or_else(leaving)?);
         let mut units = Vec::new();
         for (id, unit) in self.units.iter() {
             units.push(unit.save(id, &mut to.bytes));
         }
-        to.put("units", list(units));
+        to.put("units", &list(units));
         let of = |log: &Arc<Log>| {
             let mut all = self.units.iter();
             let found = all.find(|(_, unit)| Arc::ptr_eq(&unit.log, log));
             found.map(|(id, _)| id)
         };
         let runs = self.runs.save(frozen, of, to);
-        to.put("runs", runs);
+        to.put("runs", &runs);
         let checks = self.checks.save(to);
-        to.put("checks", checks);
+        to.put("checks", &checks);
         let sockets = self.sockets.save(to);
-        to.put("sockets", sockets);
-        to.put("environment", self.environments.save());
-        to.put("events", self.events.save());
-        to.put("timers", self.timers.save());
-        to.put("orders", self.orders.save());
-        to.put("handle", self.handle.save());
+        to.put("sockets", &sockets);
+        to.put("environment", &self.environments.save());
+        to.put("events", &self.events.save());
+        to.put("timers", &self.timers.save());
+        to.put("orders", &self.orders.save());
+        to.put("abandoned", &self.checks.pids().save());
+        let watch = self.watch.save(to);
+        to.put("watch", &watch);
+        to.put("listening", &self.listening.save());
+        to.put("hooks", &self.hooks.save());
+        to.put("ports", &self.ports.save());
         Ok(())
     }
 
@@ -141,8 +146,8 @@ impl Supervisor {
     ///
     /// # Errors
     /// It can't be read, or the system refuses something.
-    pub fn restore(setup: Setup, from: &mut Handover) -> Result<Self, String> {
-        let state: Value = from.get("state")?;
+    pub fn restore(setup: Setup, from: &mut Takeover) -> Result<Self, String> {
+        let state = from.part("state");
         let state = State::of_json(&state).ok_or("state: can't be read")?;
         let said = |e: io::Error| reason(&e);
         let root = setup.config.root.clone();
@@ -158,16 +163,18 @@ impl Supervisor {
         let digest = field(&digest, "digest")?;
         let mut new = Self::bare(setup, state, first, digest, from.is_dry()).map_err(said)?;
         new.handle.restore(&handle)?;
-        let units: Vec<Value> = from.get("units")?;
-        for saved in units {
-            new.restore_unit(&saved, from)?;
+        let Value::Array(units) = from.part("units") else {
+            return Err("units: can't be read".into());
+        };
+        for saved in &units {
+            new.restore_unit(saved, from)?;
         }
         let policies = |id: UnitId| {
             let process = new.units.process(id)?;
             Some(policy(&process, &new.setup.config))
         };
         new.lives.fleet =
-            Fleet::load(&from.get("fleet")?, policies).map_err(|why| format!("fleet.{why}"))?;
+            Fleet::load(&from.part("fleet"), policies).map_err(|why| format!("fleet.{why}"))?;
         let unit = |id: UnitId| {
             let unit = new.units.get(id)?;
             Some((Arc::clone(&unit.process), Arc::clone(&unit.log)))
@@ -184,12 +191,17 @@ impl Supervisor {
         new.timers = from.get("timers")?;
         new.orders.restore(&from.get("orders")?)?;
         new.restore_checks(from)?;
+        let root = new.setup.config.root.clone();
+        new.watch.restore(&root, from)?;
+        new.listening.restore(&from.part("listening"))?;
+        new.ports = from.get::<Option<_>>("ports")?.unwrap_or_default();
         // Before anybody can ask.
         new.publish();
+        new.hooks.restore(from.get("hooks")?);
         Ok(new)
     }
 
-    fn restore_unit(&mut self, saved: &Value, from: &Handover) -> Result<(), String> {
+    fn restore_unit(&mut self, saved: &Value, from: &Takeover) -> Result<(), String> {
         let (id, name): (UnitId, String) = (field(saved, "id")?, field(saved, "name")?);
         let process = |p: &&Arc<Process>| p.name == name;
         let process = self.setup.config.processes.iter().find(process).cloned();

@@ -15,7 +15,7 @@ use crate::base::paths::LONGEST_SOCKET_PATH;
 use crate::base::saved::Saved;
 use crate::base::table::{Set, Table};
 use crate::config::{Listen, parse_listen};
-use crate::engine::handover::Handover;
+use crate::engine::handover::{Handover, Takeover};
 use crate::lifecycle::UnitId;
 use crate::os::fds::{inode, set_nonblocking};
 use crate::os::net::{self, Accept};
@@ -211,7 +211,7 @@ impl Sockets {
     }
 
     /// Takes up what was held.
-    pub(super) fn restore(&mut self, from: &mut Handover) -> Result<(), String> {
+    pub(super) fn restore(&mut self, from: &mut Takeover) -> Result<(), String> {
         let all: Vec<(UnitId, (String, String))> = from.get("sockets")?;
         for (unit, (name, address)) in all {
             let address = parse_listen(&address)?;

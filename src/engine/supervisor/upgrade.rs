@@ -17,10 +17,10 @@ use crate::base::json::object;
 use crate::base::logger::Level;
 use crate::base::saved::{Saved, field, saved};
 use crate::engine::handle::{Judged, Notice, Reply, ReplySlot, UpgradeWish};
-use crate::engine::handover::{Handover, READS, VERSION};
+use crate::engine::handover::{Handover, READS, Takeover, VERSION};
 use crate::os::image::{Image, own_checksum};
 use crate::os::output::ChildOutput;
-use crate::os::reap::{Child, Death, reap_from};
+use crate::os::reap::{Child, Death, Masked, reap_from};
 use crate::os::reexec;
 use crate::os::spawn::{Launch, spawn};
 use crate::os::threads;
@@ -405,6 +405,7 @@ impl Supervisor {
             && self.hooks.is_idle()
             && !self.runs.is_draining()
             && !self.orders.is_reloading()
+            && self.watch.is_settled()
     }
 
     /// `--now`: builds and the making of environments are given up, and repeated afterwards.
@@ -426,29 +427,32 @@ impl Supervisor {
         }
     }
 
-    /// Holds up everything and writes the state. None: something came meanwhile that has its turn first.
-    fn write_state(
-        &mut self,
-        presence: &mut dyn Presence,
-    ) -> Result<Option<(Handover, crate::log::capture::Freeze)>, String> {
+    /// Holds up everything and writes the state, clients last: they are served while the rest is written. None: something
+    /// came meanwhile that has its turn first.
+    fn write_state(&mut self, presence: &mut dyn Presence) -> Result<Option<Written>, String> {
         let mut handover = Handover::default();
-        presence.hand_over(&mut handover)?;
         let frozen = self.runs.freeze()?;
+        self.hand_over(&frozen, &mut handover)?;
+        let began = presence.hand_over(&mut handover)?;
+        handover.put("handle", &self.handle.save());
+        // An order of somebody who was served until now.
         if self.inputs.has_come().map_err(|e| reason(&e))? {
             return Ok(None);
         }
-        self.hand_over(&frozen, &mut handover)?;
-        Ok(Some((handover, frozen)))
+        Ok(Some(Written {
+            handover,
+            _frozen: frozen,
+            began,
+        }))
     }
 
     /// Lets the program read the state, to see whether it can.
     fn try_program(&mut self, presence: &mut dyn Presence) -> Result<Stage, String> {
         let written = self.write_state(presence);
         presence.thaw();
-        let Some((handover, frozen)) = written? else {
+        let Some(Written { handover, .. }) = written? else {
             return Ok(Stage::Waiting { tried: false });
         };
-        drop(frozen);
         let state = memory(&handover)?;
         let image = self.upgrade.as_ref().and_then(|u| u.image.as_ref());
         let image = image.ok_or("it is gone")?;
@@ -459,10 +463,10 @@ impl Supervisor {
 
     /// Executes the program. Comes back only where that can't be now, or not at all.
     fn succeed(&mut self, presence: &mut dyn Presence) -> Result<Stage, String> {
-        let began = Mono::now();
-        let usec = began.as_nanos() / 1_000;
-        let written = self.write_state(presence);
-        let (mut handover, frozen) = match written {
+        let usec = Mono::now().as_nanos() / 1_000;
+        // A signal that comes from now on waits for the next program.
+        let masked = Masked::all();
+        let mut written = match self.write_state(presence) {
             Ok(Some(written)) => written,
             other => {
                 presence.thaw();
@@ -471,16 +475,17 @@ impl Supervisor {
         };
         let text = format!("RELOADING=1\nMONOTONIC_USEC={usec}");
         self.setup.manager.tell(&text);
-        let why = self.execute(began, &mut handover);
+        let why = self.execute(&mut written);
         // As if nothing had been asked.
         presence.thaw();
-        drop(frozen);
+        drop((written, masked));
         self.setup.manager.tell("READY=1");
         Err(why)
     }
 
     /// The reason why it could not be.
-    fn execute(&mut self, began: Mono, handover: &mut Handover) -> String {
+    fn execute(&mut self, written: &mut Written) -> String {
+        let handover = &mut written.handover;
         let Some(upgrade) = &self.upgrade else {
             return "it is gone".into();
         };
@@ -489,9 +494,9 @@ impl Supervisor {
         };
         handover.put(
             "upgrade",
-            object([
+            &object([
                 ("from", env!("CARGO_PKG_VERSION").into()),
-                ("began", began.save()),
+                ("began", written.began.save()),
                 ("program", image.path.save()),
             ]),
         );
@@ -519,6 +524,14 @@ impl Supervisor {
     }
 }
 
+/// All that was held up, and the state of it.
+struct Written {
+    handover: Handover,
+    _frozen: crate::log::capture::Freeze,
+    /// Since then nobody is served.
+    began: Mono,
+}
+
 fn memory(handover: &Handover) -> Result<std::fs::File, String> {
     let state = reexec::memory("bpm-state", &handover.encode());
     state.map_err(|e| format!("no memory for the state: {}", reason(&e)))
@@ -528,7 +541,7 @@ fn memory(handover: &Handover) -> Result<std::fs::File, String> {
 ///
 /// # Errors
 /// It can't be read.
-pub fn succeeded(from: &Handover) -> Result<(String, Mono, PathBuf), String> {
+pub fn succeeded(from: &Takeover) -> Result<(String, Mono, PathBuf), String> {
     let saved: Value = from.get("upgrade")?;
     Ok((
         field(&saved, "from")?,

@@ -1,16 +1,20 @@
 //! `watch`: files that change have their process built and restarted.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::base::clock::{Mono, human};
 use crate::base::globs::Glob;
 use crate::base::logger::Level;
+use crate::base::saved::{Saved, saved};
 use crate::base::table::Table;
+use crate::engine::handover::{Handover, Takeover};
 use crate::engine::snapshot::State;
 use crate::lifecycle::{Event, Order, UnitId};
-use crate::watch::watcher::{QUIET, Watcher};
+use crate::watch::watcher::{Changes, QUIET, Watcher};
 
 use super::units::Unit;
 use super::{Phase, Supervisor};
@@ -29,7 +33,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 type Work = (u64, u64);
 
 /// Restarts of a process after changes that may be its own.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct RestartThrottle {
     count: u32,
     /// How many of them in a row by the same file.
@@ -89,7 +93,35 @@ pub(super) struct FileWatch {
     throttles: Table<UnitId, RestartThrottle>,
 }
 
+saved! { RestartThrottle { count, same, path, seen, held } }
+
 impl FileWatch {
+    /// All that is to be watched is.
+    pub(super) fn is_settled(&self) -> bool {
+        self.watcher.as_ref().is_none_or(Watcher::is_settled)
+    }
+
+    /// Changes that are not due, and the descriptor with those that nobody has read.
+    pub(super) fn save(&self, to: &mut Handover) -> Value {
+        let mut changes = Changes::default();
+        if let Some(watcher) = &self.watcher {
+            to.keep("files", watcher);
+            changes.clone_from(watcher.changes());
+        }
+        (self.throttles.clone(), changes).save()
+    }
+
+    /// Takes up what was saved; an earlier bpm saved nothing.
+    pub(super) fn restore(&mut self, root: &Path, from: &mut Takeover) -> Result<(), String> {
+        let saved: Option<(Table<UnitId, RestartThrottle>, Changes)> = from.get("watch")?;
+        if let Some((throttles, changes)) = saved {
+            self.throttles = throttles;
+            let watcher = |fd| Watcher::go_on(root.into(), fd, changes);
+            self.watcher = from.take("files").map(watcher);
+        }
+        Ok(())
+    }
+
     /// When something is due.
     pub(super) fn deadline(&self) -> Option<Mono> {
         let held = self.throttles.values().filter_map(|t| t.held.as_ref());

@@ -176,7 +176,7 @@ impl Log {
 
     /// The files of earlier daemons, to be read; none of them is removed.
     pub fn stored(folder: Arc<Path>, kind: Kind, limits: Limits) -> Arc<Self> {
-        let disk = Disk::new(Folder { path: folder, kind }, limits.disk);
+        let mut disk = Disk::new(Folder { path: folder, kind }, limits.disk);
         let (last, run) = disk.last();
         Self::with(limits, Some(disk), last + 1, run + 1)
     }

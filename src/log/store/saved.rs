@@ -55,13 +55,12 @@ impl Log {
         let mut disk = None;
         if let Some(path) = folder {
             let path = Arc::clone(path);
-            let mut files = Disk::new(Folder { path, kind }, limits.disk);
-            if !saved["disk"].is_null() {
-                files
-                    .restore(&saved["disk"])
-                    .map_err(|why| format!("disk.{why}"))?;
-            }
-            disk = Some(files);
+            let folder = Folder { path, kind };
+            disk = Some(match &saved["disk"] {
+                Value::Null => Disk::new(folder, limits.disk),
+                saved => Disk::restore(folder, limits.disk, saved)
+                    .map_err(|why| format!("disk.{why}"))?,
+            });
         }
         let log = Self::of(ring, disk);
         let mut memory = log.memory();

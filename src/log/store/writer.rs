@@ -59,6 +59,8 @@ pub(super) struct Disk {
     budget: u64,
     /// Segments that nobody writes any more, oldest first.
     segments: Vec<Arc<Segment>>,
+    /// They are not known yet: the folder is read when somebody needs them.
+    unlisted: bool,
     writers: Vec<Writer>,
     trouble: Option<Trouble>,
     /// The trouble has changed since it was asked for.
@@ -122,6 +124,7 @@ impl Disk {
         Self {
             budget: folder.kind.share(budget),
             segments: folder.segments(),
+            unlisted: false,
             folder,
             writers: Vec::new(),
             trouble: None,
@@ -130,12 +133,26 @@ impl Disk {
         }
     }
 
+    /// Reads the folder, if that was put off.
+    fn list(&mut self) {
+        if std::mem::take(&mut self.unlisted) {
+            let open = |s: &Arc<Segment>| {
+                let number = |w: &Writer| w.open.as_ref().map(|open| open.number);
+                let mut writers = self.writers.iter();
+                writers.any(|w| w.run == s.run && number(w) == Some(s.number))
+            };
+            self.segments = self.folder.segments();
+            self.segments.retain(|s| !open(s));
+        }
+    }
+
     pub(super) fn folder(&self) -> &Folder {
         &self.folder
     }
 
     /// The highest number of a line, and of a run.
-    pub(super) fn last(&self) -> (u64, u64) {
+    pub(super) fn last(&mut self) -> (u64, u64) {
+        self.list();
         let run = self.segments.last().map_or(0, |segment| segment.run);
         (last_number(&self.folder, &self.segments), run)
     }
@@ -166,6 +183,7 @@ impl Disk {
 
     /// All segments there are now, oldest first, to be read.
     pub(super) fn segments(&mut self) -> Vec<Arc<Segment>> {
+        self.list();
         for index in 0..self.writers.len() {
             let open = &mut self.writers[index].open;
             if let Some(Err(e)) = open.as_mut().map(|open| open.flush()) {
@@ -197,6 +215,7 @@ impl Disk {
 
     /// Goes on with a run of an earlier daemon, in its newest file.
     pub(super) fn resume(&mut self, run: u64, started: Wall) -> Resumed {
+        self.list();
         let mut writer = Writer::new(run, started);
         let of_run = self.segments.iter().rposition(|s| s.run == run);
         let mut resumed = Resumed::default();
@@ -352,6 +371,7 @@ impl Disk {
         if let Some(index) = self.writers.iter().position(|w| w.run == run) {
             return index;
         }
+        self.list();
         // A grandchild of an earlier run, after the next one began.
         let mut writer = Writer::new(run, at);
         let of_run = self.segments.iter().filter(|s| s.run == run);
@@ -363,12 +383,14 @@ impl Disk {
 
     /// The segment that a run is written to is written no more.
     fn close(&mut self, index: usize) {
+        self.list();
         self.segments.extend(self.writers[index].close());
         in_order(&mut self.segments);
     }
 
     /// Evicts the oldest segments until that many bytes more are within the budget.
     fn make_room(&mut self, more: u64) {
+        self.list();
         let limit = self.limit();
         let open = self.writers.iter().filter(|w| w.open.is_some()).count();
         if limit * open as u64 + more > self.budget {

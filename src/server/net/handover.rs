@@ -26,6 +26,7 @@ pub(super) const SEARCHES: Duration = Duration::from_secs(2);
 /// All that is open, while the server's thread stands still.
 #[derive(Debug, Default)]
 pub struct FrozenNet {
+    pub since: Mono,
     pub conns: Vec<SavedConn>,
     /// The instance whose places the connections have.
     pub bytes: Vec<u8>,
@@ -85,6 +86,12 @@ impl SavedConn {
     /// The name of its descriptor.
     pub fn name(&self) -> &str {
         &self.fd
+    }
+
+    /// Its bytes stand so many further on.
+    pub fn move_by(&mut self, bytes: usize) {
+        self.input.0 += bytes;
+        self.output.0 += bytes;
     }
 }
 
@@ -185,7 +192,10 @@ impl EventLoop {
         let Some(freezing) = self.freezing.take() else {
             return;
         };
-        let mut frozen = FrozenNet::default();
+        let mut frozen = FrozenNet {
+            since: Mono::now(),
+            ..FrozenNet::default()
+        };
         let mut tcp = 0;
         for listener in &self.listeners {
             let (name, fd) = match listener {

@@ -11,7 +11,7 @@ use crate::base::table::Table;
 use crate::config::shell::Receiver;
 use crate::config::{Kind, Process};
 use crate::engine::handle::Stopped;
-use crate::engine::handover::Handover;
+use crate::engine::handover::{Handover, Takeover};
 use crate::lifecycle::{Generation, RunKey, UnitId};
 use crate::log::capture::{Freeze, Frozen, OnDrained};
 use crate::log::store::Log;
@@ -95,11 +95,11 @@ impl Runs {
     /// Takes up what was saved. `unit` gives the settings of a process and its log, `drained` whom to tell.
     pub(in crate::engine::supervisor) fn restore(
         &mut self,
-        from: &mut Handover,
+        from: &mut Takeover,
         unit: impl Fn(UnitId) -> Option<(Arc<Process>, Arc<Log>)>,
         drained: impl Fn(RunKey) -> OnDrained,
     ) -> Result<(), String> {
-        let saved: Value = from.get("runs")?;
+        let saved = from.part("runs");
         let said = |e: std::io::Error| crate::base::error::reason(&e);
         let records: Vec<((UnitId, Generation), Value)> = field(&saved, "records")?;
         for ((id, generation), saved) in records {

@@ -24,11 +24,12 @@ saved! { SavedOpen { number, header, records, last, highest } }
 
 impl Disk {
     /// The files have all lines from that number on, and will have them longer than a memory of that many bytes would.
-    pub(in crate::log) fn has_from(&self, first: Option<u64>, memory: u64) -> bool {
+    pub(in crate::log) fn has_from(&mut self, first: Option<u64>, memory: u64) -> bool {
         let Some(first) = first else { return true };
         if self.budget < 4 * memory {
             return false;
         }
+        self.list();
         let begins = |at| super::super::segment::meta(&self.folder, &self.segments, at);
         let oldest = match self.segments.is_empty() {
             true => self
@@ -57,18 +58,23 @@ impl Disk {
     }
 
     /// Goes on where the segments that were written end.
-    pub(in crate::log) fn restore(&mut self, saved: &Value) -> Result<(), String> {
-        self.has_gaps = field(saved, "has_gaps")?;
+    pub(in crate::log) fn restore(
+        folder: Folder,
+        budget: u64,
+        saved: &Value,
+    ) -> Result<Self, String> {
         let writers: Vec<Value> = field(saved, "writers")?;
-        for writer in writers {
-            let writer = Writer::restore(&self.folder, &writer)?;
-            if let Some(open) = &writer.open {
-                let is_open = (writer.run, open.number);
-                self.segments.retain(|s| (s.run, s.number) != is_open);
-            }
-            self.writers.push(writer);
-        }
-        Ok(())
+        let writers = writers.iter().map(|w| Writer::restore(&folder, w));
+        Ok(Self {
+            budget: folder.kind.share(budget),
+            segments: Vec::new(),
+            unlisted: true,
+            writers: writers.collect::<Result<_, _>>()?,
+            folder,
+            trouble: None,
+            changed: false,
+            has_gaps: field(saved, "has_gaps")?,
+        })
     }
 }
 
