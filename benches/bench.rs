@@ -1,6 +1,6 @@
 //! Every figure that bpm promises, each beside what this machine can do at best, in the same run.
 //!
-//! `cargo bench --bench bench -- [--quick] [start|logs|search|disk|http|door|proxy|idle|swap|build ...]`.
+//! `cargo bench --bench bench -- [--quick] [start|logs|search|disk|http|door|proxy|idle|swap|upgrade|build ...]`.
 //! No name: all but `build`. `BPM_BIN` names another binary. Nothing here fails on a time.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
@@ -13,6 +13,8 @@ mod common;
 mod disk;
 #[path = "bench/swap.rs"]
 mod swap;
+#[path = "bench/upgrade.rs"]
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,6 +40,7 @@ const GROUPS: &[Group] = &[
     ("proxy", agents::proxy),
     ("idle", idle),
     ("swap", swap::swap),
+    ("upgrade", upgrade::upgrade),
     ("build", build),
 ];
 

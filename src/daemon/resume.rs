@@ -1,7 +1,7 @@
 //! The second half of an upgrade in place: this program was executed by a bpm that serves, and goes on as it.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixListener;
@@ -24,7 +24,7 @@ use crate::base::saved::field;
 use crate::client::connection::VERSION;
 use crate::engine::handle::Identity;
 use crate::engine::handover::Takeover;
-use crate::engine::supervisor::{Supervisor, saved_config, succeeded};
+use crate::engine::supervisor::{Supervisor, has_read, saved_config, succeeded};
 use crate::os::fds::Nofile;
 use crate::os::lock::Lock;
 use crate::os::reexec::{Inherited, rename_ourselves};
@@ -57,11 +57,18 @@ pub fn resume(state: RawFd, dry: bool, env: Env) -> Result<u8> {
     drop(file);
     let inherited = (!dry).then_some(inherited);
     let from = Takeover::decode(&encoded, inherited).map_err(failed)?;
+    let length = encoded.len();
     drop(encoded);
     if !dry {
         rename_ourselves(c"bpm");
     }
-    take_over(from, env).map_err(failed)
+    let code = take_over(from, env).map_err(failed)?;
+    if dry {
+        let mut out = std::io::stdout();
+        let written = out.write_all(has_read(length).as_bytes());
+        written.map_err(|e| Error::system("say so", e))?;
+    }
+    Ok(code)
 }
 
 fn take_over(mut from: Takeover, env: Env) -> std::result::Result<u8, String> {

@@ -20,7 +20,7 @@ pub struct Image {
     stamp: Stamp,
 }
 
-/// Differs once the file is another, or was written to.
+/// Differs once the file is another, or was written to or renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     id: (u64, u64),
@@ -73,14 +73,18 @@ impl Image {
         Ok(image)
     }
 
-    /// Nobody has written to it since it was judged.
+    /// Nobody has written to it since it was judged. Its bytes are read again where it has lost its name, say.
     ///
     /// # Errors
     /// Somebody has.
     pub fn is_unchanged(&self) -> Result<(), String> {
         match Stamp::of(&self.file) {
             Ok(stamp) if stamp == self.stamp => Ok(()),
-            Ok(_) => Err("it was changed meanwhile".into()),
+            Ok(stamp) => match checksum(&self.file) {
+                Ok(sum) if sum == self.checksum && stamp.id == self.stamp.id => Ok(()),
+                Ok(_) => Err("it was changed meanwhile".into()),
+                Err(e) => Err(reason(&e)),
+            },
             Err(e) => Err(reason(&e)),
         }
     }
@@ -212,7 +216,12 @@ mod tests {
         std::fs::copy("/bin/true", folder.join("other")).unwrap();
         std::fs::rename(folder.join("other"), folder.join("program.old")).unwrap();
         assert_eq!(image.is_unchanged(), Ok(()));
-        let file = File::options().append(true).open(&path).unwrap();
+        std::fs::rename(&path, folder.join("moved")).unwrap();
+        assert_eq!(image.is_unchanged(), Ok(()));
+        let file = File::options()
+            .append(true)
+            .open(folder.join("moved"))
+            .unwrap();
         std::io::Write::write_all(&mut &file, b"x").unwrap();
         assert!(image.is_unchanged().is_err());
     }

@@ -301,6 +301,18 @@ fn main() {
             let _ = raw_stdout().write_all(text.as_bytes());
             nap();
         }
+        // As a program that says that it is bpm: what it answers stands in a file beside it; without one it fails.
+        "--handshake" | "--resume" => {
+            let answer = format!("{}{verb}", std::env::args().next().unwrap_or_default());
+            match std::fs::read_to_string(answer) {
+                Ok(text) if text == "hang" => nap(),
+                Ok(text) => say(format_args!("{text}")),
+                Err(_) => {
+                    eprintln!("no such option");
+                    std::process::exit(2);
+                }
+            }
+        }
         // So many lines a second, one write each, for so many seconds; then it naps.
         "rate" => {
             let rate: u64 = arg.parse().unwrap_or(1);

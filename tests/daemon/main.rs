@@ -28,4 +28,6 @@ mod stop;
 mod supervise;
 mod swap;
 mod upgrade;
+mod upgrade_refused;
+mod upgrade_served;
 mod watch;

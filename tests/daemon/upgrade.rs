@@ -170,7 +170,7 @@ fn usr2_upgrades_to_the_program_of_the_start() {
 }
 
 /// A command of a person that is under way.
-fn begun(p: &Project, args: &[&str]) -> std::process::Child {
+pub fn begun(p: &Project, args: &[&str]) -> std::process::Child {
     let mut command = p.command(bpm());
     command.args(args).stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::piped());

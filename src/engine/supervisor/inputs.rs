@@ -95,6 +95,16 @@ impl Inputs {
         Ok(self.waiting.iter().any(is_news))
     }
 
+    /// The same of orders.
+    ///
+    /// # Errors
+    /// The system refuses to wait for descriptors.
+    pub(super) fn has_order(&mut self) -> io::Result<bool> {
+        self.wait(&[], Some(Mono::now()))?;
+        let is_order = |input: &Input| matches!(input, Input::Command(..));
+        Ok(self.waiting.iter().any(is_order))
+    }
+
     /// The next one that has come.
     pub(super) fn next(&mut self) -> Option<Input> {
         self.waiting.pop_front()

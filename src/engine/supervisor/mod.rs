@@ -65,7 +65,7 @@ pub use environments::read_env_file;
 pub use reload::{read_config, read_source};
 pub use saved::{ConfigSource, config as saved_config};
 pub use units::log_limits;
-pub use upgrade::{Handshake, succeeded};
+pub use upgrade::{Handshake, has_read, succeeded};
 
 use adopt::Found;
 use builds::Builds;

@@ -32,6 +32,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// More than that of what it says is dropped.
 const MOST: usize = 64 << 10;
 
+/// A program that answers, but not as bpm.
+const ODD: &str = "it does not answer as bpm does";
+
+/// The answer of a program that has read a state of so many bytes.
+pub fn has_read(bytes: usize) -> String {
+    format!("read {bytes} bytes\n")
+}
+
 /// A program's answer to `--handshake`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
@@ -104,8 +112,8 @@ enum Stage {
     Judging,
     /// It is asked what it is.
     Asking(Job),
-    /// It reads the state.
-    Trying(Job),
+    /// It reads the state, of so many bytes.
+    Trying(Job, usize),
     /// Something is being built or made; `tried`: it has read the state.
     Waiting { tried: bool },
 }
@@ -198,14 +206,14 @@ impl Drop for Job {
 impl Upgrade {
     fn job(&self) -> Option<&Job> {
         match &self.stage {
-            Stage::Asking(job) | Stage::Trying(job) => Some(job),
+            Stage::Asking(job) | Stage::Trying(job, _) => Some(job),
             Stage::Judging | Stage::Waiting { .. } => None,
         }
     }
 
     fn job_mut(&mut self) -> Option<&mut Job> {
         match &mut self.stage {
-            Stage::Asking(job) | Stage::Trying(job) => Some(job),
+            Stage::Asking(job) | Stage::Trying(job, _) => Some(job),
             Stage::Judging | Stage::Waiting { .. } => None,
         }
     }
@@ -256,7 +264,8 @@ impl Supervisor {
         let judge = move || {
             let image = Image::open(&program).map_err(|why| format!("{program:?}: {why}"));
             let judged = image.and_then(|image| {
-                let own = own_checksum().map_err(|e| reason(&e))?;
+                let own = own_checksum();
+                let own = own.map_err(|e| format!("/proc/self/exe: {}", reason(&e)))?;
                 Ok((image, own))
             });
             handle.tell(Notice::Judged(Box::new(judged)));
@@ -355,9 +364,12 @@ impl Supervisor {
                 None => return,
                 Some(said) => said.and_then(|said| self.hear(&said)),
             },
-            Stage::Trying(job) => match job.result(now) {
+            Stage::Trying(job, length) => match job.result(now) {
                 None => return,
-                Some(said) => said.map(|_| Stage::Waiting { tried: true }),
+                Some(said) => said.and_then(|said| match said == has_read(*length) {
+                    true => Ok(Stage::Waiting { tried: true }),
+                    false => Err(ODD.into()),
+                }),
             },
             Stage::Waiting { tried } => {
                 let tried = *tried;
@@ -385,7 +397,7 @@ impl Supervisor {
 
     /// The program said what it is.
     fn hear(&mut self, said: &str) -> Result<Stage, String> {
-        let no = || "it does not answer as bpm does".to_owned();
+        let no = || ODD.to_owned();
         let said: Value = serde_json::from_str(said.trim()).map_err(|_| no())?;
         let handshake = Handshake::load(&said).map_err(|_| no())?;
         let ours = env!("CARGO_PKG_VERSION");
@@ -432,11 +444,14 @@ impl Supervisor {
     fn write_state(&mut self, presence: &mut dyn Presence) -> Result<Option<Written>, String> {
         let mut handover = Handover::default();
         let frozen = self.runs.freeze()?;
+        if self.inputs.has_come().map_err(|e| reason(&e))? {
+            return Ok(None);
+        }
         self.hand_over(&frozen, &mut handover)?;
         let began = presence.hand_over(&mut handover)?;
         handover.put("handle", &self.handle.save());
-        // An order of somebody who was served until now.
-        if self.inputs.has_come().map_err(|e| reason(&e))? {
+        // Of somebody who was served until now. Notices that came are of checks, which are made again.
+        if self.inputs.has_order().map_err(|e| reason(&e))? {
             return Ok(None);
         }
         Ok(Some(Written {
@@ -453,12 +468,14 @@ impl Supervisor {
         let Some(Written { handover, .. }) = written? else {
             return Ok(Stage::Waiting { tried: false });
         };
-        let state = memory(&handover)?;
+        let encoded = handover.encode();
+        let state = memory(&encoded)?;
         let image = self.upgrade.as_ref().and_then(|u| u.image.as_ref());
         let image = image.ok_or("it is gone")?;
         image.is_unchanged()?;
         let args: [OsString; 3] = ["--resume".into(), "4".into(), "--dry-run".into()];
-        Job::start(image, &args, Some(state.as_fd()), &self.setup.env).map(Stage::Trying)
+        Job::start(image, &args, Some(state.as_fd()), &self.setup.env)
+            .map(|job| Stage::Trying(job, encoded.len()))
     }
 
     /// Executes the program. Comes back only where that can't be now, or not at all.
@@ -500,7 +517,7 @@ impl Supervisor {
                 ("program", image.path.save()),
             ]),
         );
-        let state = match memory(handover) {
+        let state = match memory(&handover.encode()) {
             Ok(state) => state,
             Err(why) => return why,
         };
@@ -532,8 +549,8 @@ struct Written {
     began: Mono,
 }
 
-fn memory(handover: &Handover) -> Result<std::fs::File, String> {
-    let state = reexec::memory("bpm-state", &handover.encode());
+fn memory(encoded: &[u8]) -> Result<std::fs::File, String> {
+    let state = reexec::memory("bpm-state", encoded);
     state.map_err(|e| format!("no memory for the state: {}", reason(&e)))
 }
 
