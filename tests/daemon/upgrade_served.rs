@@ -283,7 +283,7 @@ fn failures_of_a_health_check_are_counted_over_an_upgrade() {
 fn order_to_stop_during_an_upgrade_is_not_lost() {
     let mut p = Project::new("[process.a]\ncommand = [\"sleep\", \"1000\"]\n");
     let programs = ["one", "two"].map(|name| p.other_build(name));
-    let rounds = std::env::var("BPM_STOP_ROUNDS").map_or(3, |n| n.parse().unwrap());
+    let rounds = std::env::var("BPM_STOP_ROUNDS").map_or(2, |n| n.parse().unwrap());
     for round in 0..rounds {
         p.up();
         p.running("a");
