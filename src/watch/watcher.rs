@@ -32,11 +32,11 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Result, named, reason};
 use crate::base::globs::{Glob, Ignores};
 use crate::base::paths::fnv1a_64;
-use crate::base::saved::saved;
 use crate::base::table::{Set, Table};
 use crate::lifecycle::UnitId;
 use crate::os::inotify::{Event, Inotify, Kind, Mark, Refusal, Scope};
 
+use super::changes::{Changed, Changes, mark_changed};
 use super::folders::Folders;
 use super::walk::{Visit, Walk, names};
 
@@ -96,17 +96,6 @@ pub struct Watcher {
     /// How far it is with the events from before an upgrade in place.
     taking_over: TakingOver,
 }
-
-/// Processes with changes that are not due yet.
-pub type Changes = Table<UnitId, Changed>;
-
-#[derive(Debug, Clone)]
-pub struct Changed {
-    last: Mono,
-    path: String,
-}
-
-saved! { Changed { last, path } }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TakingOver {
@@ -733,21 +722,6 @@ impl Watcher {
 impl AsFd for Watcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
-    }
-}
-
-fn mark_changed(
-    changed: &mut Table<UnitId, Changed>,
-    unit: UnitId,
-    now: Mono,
-    path: impl FnOnce() -> String,
-) {
-    match changed.get_mut(&unit) {
-        Some(known) => known.last = now,
-        None => {
-            let path = path();
-            changed.insert(unit, Changed { last: now, path });
-        }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::base::table::Table;
 use crate::engine::handover::{Handover, Takeover};
 use crate::engine::snapshot::State;
 use crate::lifecycle::{Event, Order, UnitId};
-use crate::watch::watcher::{Changes, QUIET, Watcher};
+use crate::watch::changes::Changes;
+use crate::watch::watcher::{QUIET, Watcher};
 
 use super::units::Unit;
 use super::{Phase, Supervisor};
