@@ -6,10 +6,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{
-    Project, bpm, copied, eventually, lives, murder, nonblocking_pipe, until_full,
+    Project, bpm, copied, eventually, freeze, lives, murder, nonblocking_pipe, until_full,
 };
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const NAP: &str = "[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n";
@@ -336,7 +334,7 @@ fn proxy_repeats_reading_calls_when_the_daemon_dies() {
     proxy.handshake();
     let daemon = proxy.status()["daemon"]["pid"].as_i64().unwrap() as i32;
     // It answers nothing any more, so both are under way when it dies.
-    kill(Pid::from_raw(daemon), Signal::SIGSTOP).unwrap();
+    freeze(daemon);
     let order = proxy.ask(
         "tools/call",
         json!({"name": "stop", "arguments": {"process": "nap"}}),

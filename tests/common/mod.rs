@@ -467,10 +467,20 @@ impl Project {
         self.served.as_ref().expect("bpm does not run")
     }
 
-    /// Sends a signal to bpm.
+    /// Sends a signal to bpm; one that is stopped by it has stopped afterwards.
     #[track_caller]
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid()), signal).unwrap();
+        match signal {
+            Signal::SIGSTOP => freeze(self.pid()),
+            signal => kill(Pid::from_raw(self.pid()), signal).unwrap(),
+        }
+    }
+
+    /// bpm's own log. It is written at once, other than the copy on standard error.
+    #[track_caller]
+    pub fn log(&self) -> String {
+        let folder = self.state_folder().expect("no folder of state");
+        fs::read_to_string(folder.join("daemon.log")).unwrap()
     }
 
     /// Waits for the end of bpm and gives its exit code (None: a signal, or a daemon).
@@ -660,6 +670,19 @@ pub fn lives(pid: i32) -> bool {
     stat.rsplit(") ")
         .next()
         .is_some_and(|s| !s.is_empty() && !s.starts_with('Z'))
+}
+
+/// Stops a process, and waits until each of its threads has stopped: until it takes the signal, it runs.
+#[track_caller]
+pub fn freeze(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    eventually(|| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let running = tasks
+            .filter_map(|t| fs::read_to_string(t.path().join("stat")).ok())
+            .any(|stat| !stat.rsplit(") ").next().unwrap().starts_with('T'));
+        if running { Err("it runs") } else { Ok(()) }
+    });
 }
 
 /// Kills one process with KILL.

@@ -61,6 +61,25 @@ fn assert_numbered(what: &str, text: &str) {
     }
 }
 
+/// Where the lines of the follower and of the file differ first, with what stands around it.
+fn difference(followed: &str, whole: &str) -> String {
+    let (ours, theirs): (Vec<_>, Vec<_>) = (followed.lines().collect(), whole.lines().collect());
+    let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
+    let around = |lines: &[&str]| {
+        let end = lines.len().min(same + 6);
+        format!(
+            "{} lines, {:?}",
+            lines.len(),
+            &lines[same.saturating_sub(3)..end]
+        )
+    };
+    format!(
+        "line {same}: followed {}; in the file {}",
+        around(&ours),
+        around(&theirs)
+    )
+}
+
 #[test]
 fn chaos_loses_no_line_no_request_and_no_process() {
     let rounds = number("BPM_CHAOS_ROUNDS").unwrap_or(10);
@@ -151,10 +170,9 @@ fn chaos_loses_no_line_no_request_and_no_process() {
     let whole = written(&p, "one", 1);
     eventually(|| {
         let followed = p.read("followed");
-        if followed == whole {
-            Ok(())
-        } else {
-            Err((followed.len(), whole.len()))
+        match followed == whole {
+            true => Ok(()),
+            false => Err(difference(&followed, &whole)),
         }
     });
     follower.kill().unwrap();

@@ -265,9 +265,9 @@ limits = { memory = "20M", tasks = 1000 }
     project.line("fat", "full");
     let fat = project.status_when("fat", |p| p["crashes"] == 1);
     assert!(
-        project.err().contains("over its memory limit: "),
+        project.log().contains("over its memory limit: "),
         "{}",
-        project.err()
+        project.log()
     );
     assert!(
         fat["warnings"][0]

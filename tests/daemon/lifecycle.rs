@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use crate::common::sandbox::refusing;
-use crate::common::{Project, bpm, eventually, lives, murder};
+use crate::common::{Project, bpm, eventually, freeze, lives, murder};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -314,18 +314,6 @@ fn a_strangers_pid_is_not_signalled() {
     assert!(stranger.try_wait().unwrap().is_none());
     stranger.kill().unwrap();
     stranger.wait().unwrap();
-}
-
-/// Stops a process, and waits until each of its threads has stopped.
-fn freeze(pid: i32) {
-    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-    eventually(|| {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let running = tasks
-            .filter_map(|t| fs::read_to_string(t.path().join("stat")).ok())
-            .any(|stat| !stat.rsplit(") ").next().unwrap().starts_with('T'));
-        if running { Err("it runs") } else { Ok(()) }
-    });
 }
 
 #[test]

@@ -445,7 +445,7 @@ ready = { delay_seconds = 0.1 }
     assert_ne!(next, u64::from(port));
     assert_eq!(status["url"], format!("http://127.0.0.1:{next}"));
     let said = format!("web: port {port}, kept for it, is in use by pid");
-    assert!(project.err().contains(&said), "{}", project.err());
+    assert!(project.log().contains(&said), "{}", project.log());
     // While that lasts it stays at the other one; then the kept one is taken again.
     project.call("restart", json!({"process": "web"})).ok();
     assert_eq!(project.status("web")["ports"], json!([next]));

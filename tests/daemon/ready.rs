@@ -168,10 +168,10 @@ ready = { notify = true }
     assert_eq!((&status["pid"], &status["restarts"]), (&pid, &json!(0)));
     // One word, however often it is said.
     assert_eq!(
-        project.err().matches("MAINPID").count(),
+        project.log().matches("MAINPID").count(),
         1,
         "{}",
-        project.err()
+        project.log()
     );
 }
 
@@ -352,7 +352,7 @@ command = "until [ -e path ]; do sleep 0.02; done; NOTIFY_SOCKET=`cat path` exec
     }
     let refused = |sender: String| {
         let line = format!("of pid {sender}");
-        eventually(|| match project.err() {
+        eventually(|| match project.log() {
             err if err.contains(&line) && err.contains("is refused") => Ok(()),
             err => Err(err),
         });
@@ -365,7 +365,7 @@ command = "until [ -e path ]; do sleep 0.02; done; NOTIFY_SOCKET=`cat path` exec
     starting(&project, "web");
     assert_eq!(project.status("web")["reason"], Value::Null);
     // One line for each sender, however much it says.
-    assert_eq!(project.err().matches("is refused").count(), 2);
+    assert_eq!(project.log().matches("is refused").count(), 2);
     project.call("stop", json!({"process": "sibling"})).ok();
     project.file("go", "");
     ready(&project, "web");
@@ -411,7 +411,7 @@ command = ["sleep", "1000"]
     for _ in 0..3 {
         project.call("restart", json!({"process": "other"})).ok();
     }
-    assert!(project.err().len() < 100_000);
+    assert!(project.log().len() < 100_000);
 }
 
 #[test]

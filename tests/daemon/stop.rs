@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::common::{Ended, Project, bpm, eventually, lives, murder};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use crate::common::{Ended, Project, bpm, eventually, freeze, lives, murder};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 #[test]
@@ -104,11 +103,7 @@ fn a_stopped_process_hears_the_signal() {
     project.serve();
     let pid = project.running("nap");
     // Job control has suspended it; without CONT it would never see TERM.
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGSTOP,
-    )
-    .unwrap();
+    freeze(pid);
     let done = project.call("stop", json!({"process": "nap"})).ok();
     assert_eq!(done["ok"], true, "{done}");
     assert_eq!(project.status("nap")["exit"]["signal"], "TERM");
@@ -436,7 +431,7 @@ fn stop_without_proc_waits_for_the_daemon_and_kills_it() {
         without_proc("-d").exits(0);
     }
     let pid = daemon();
-    kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    freeze(pid);
     without_proc("stop").exits(1).says(&["does not answer"]);
     without_proc("stop --force").exits(0);
     assert!(!lives(pid), "said to be killed, and not");

@@ -594,7 +594,7 @@ fn damaged_state_is_set_aside_and_its_processes_are_not_doubled() {
     project.serve();
     let kept = std::fs::read_to_string(folder.join("state.json.damaged-1")).unwrap();
     assert_eq!(kept, "{\"version\":1,");
-    let log = project.err();
+    let log = project.log();
     assert!(log.contains("state.json.damaged-1"), "{log}");
     assert_ne!(project.running("nap"), nap);
     assert!(!lives(nap));

@@ -49,7 +49,7 @@ fn output_of_a_build_in_a_watched_folder_makes_no_loop() {
     project.file("src/go", "");
     // The second time it is taken for what it is; then each waits twice as long as the one before.
     let put_off = |project: &Project| {
-        let said = project.err().matches("the next one waits").count();
+        let said = project.log().matches("the next one waits").count();
         if said >= 2 { Ok(()) } else { Err(said) }
     };
     crate::common::eventually(|| put_off(&project));
@@ -57,10 +57,10 @@ fn output_of_a_build_in_a_watched_folder_makes_no_loop() {
     assert!((1..=3).contains(&restarts), "{restarts}");
     assert!(
         project
-            .err()
+            .log()
             .contains("(src/made): the next one waits 2.4s"),
         "{}",
-        project.err()
+        project.log()
     );
 }
 
