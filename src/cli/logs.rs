@@ -177,7 +177,8 @@ impl View<'_> {
         let mut params = params.clone();
         params["follow"] = false.into();
         // Two more, one for each stream: a follower gets an unfinished line when it ends.
-        let stays = self.call.has("follow") && matches!(source, Source::Daemon(_));
+        // And behind the cursor nothing: a daemon that begins meanwhile writes on in the files that are read here.
+        let stays = self.call.has("follow");
         params["lines"] = self.lines.saturating_add(2 * u64::from(stays)).into();
         let mut notes = String::new();
         let result = source.past(&params, &mut |message| {

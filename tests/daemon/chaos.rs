@@ -178,3 +178,27 @@ fn chaos_loses_no_line_no_request_and_no_process() {
     follower.kill().unwrap();
     follower.wait().unwrap();
 }
+
+#[test]
+fn follower_that_begins_beside_a_takeover_sees_each_line_once() {
+    let (mut p, _) = project();
+    p.up();
+    p.running("one");
+    for round in 0..number("BPM_CHAOS_ROUNDS").unwrap_or(10) {
+        murder(p.pid());
+        let mut follower = follower(&p);
+        p.up();
+        let before = written(&p, "one", 1).len();
+        let followed = eventually(|| {
+            let followed = p.read("followed");
+            if followed.len() > before {
+                Ok(followed)
+            } else {
+                Err((followed.len(), before))
+            }
+        });
+        follower.kill().unwrap();
+        follower.wait().unwrap();
+        assert_numbered(&format!("round {round}"), &followed);
+    }
+}
