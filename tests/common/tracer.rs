@@ -79,8 +79,12 @@ fn seize(pid: i32) -> io::Result<()> {
         let tids = folder.filter_map(|t| t.file_name().to_str()?.parse::<i32>().ok());
         let fresh: Vec<i32> = tids.filter(|tid| seen.insert(*tid)).collect();
         for tid in &fresh {
-            ptrace(SEIZE, *tid, 0, OPTIONS)?;
-            ptrace(INTERRUPT, *tid, 0, 0)?;
+            let seized = ptrace(SEIZE, *tid, 0, OPTIONS);
+            match seized.and_then(|()| ptrace(INTERRUPT, *tid, 0, 0)) {
+                // A worker thread that has ended meanwhile.
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) && *tid != pid => {}
+                done => done?,
+            }
         }
         if fresh.is_empty() {
             return Ok(());
