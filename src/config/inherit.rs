@@ -81,6 +81,40 @@ pub fn is_callers(name: &str) -> bool {
     listed && !name.ends_with("_API_KEY")
 }
 
+/// Agents, and the marks that each sets in the environment of its commands.
+const AGENTS: [(&str, &str); 6] = [
+    ("CLAUDE", "Claude Code"),
+    ("CODEX_", "Codex"),
+    ("GEMINI_CLI", "Gemini CLI"),
+    ("OPENCODE", "OpenCode"),
+    ("CURSOR_AGENT", "Cursor"),
+    ("AI_AGENT", "an agent"),
+];
+
+/// The agent that marks a call whose environment has these names.
+pub fn agent(names: &[&str]) -> Option<&'static str> {
+    let marks = |mark: &str, name: &&str| name.starts_with(mark) && is_callers(name);
+    let mut agents = AGENTS.iter();
+    let found = agents.find(|(mark, _)| names.iter().any(|name| marks(mark, name)));
+    found.map(|(_, agent)| *agent)
+}
+
+/// Whether an environment has nothing but what every login has: agents start MCP servers with no more, and a program
+/// misses the variables of its user's shell.
+pub fn is_poor(names: &[&str]) -> bool {
+    const EVERYWHERE: [&str; 13] = [
+        "HOME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "SHLVL", "TERM", "TMPDIR", "TZ", "USER",
+        "LANGUAGE", "_",
+    ];
+    let rest = |name: &&&str| {
+        !EVERYWHERE.contains(name)
+            && !is_callers(name)
+            && !name.starts_with("LC_")
+            && !name.starts_with("BPM_")
+    };
+    !names.iter().any(|name| rest(&name))
+}
+
 /// Whether one of the globs of `unset_env` names a variable.
 pub fn is_unset(name: &str, globs: &[String]) -> bool {
     let mut globs = globs.iter();
@@ -152,6 +186,19 @@ mod tests {
         ] {
             assert!(!is_callers(name), "{name}");
         }
+    }
+
+    #[test]
+    fn agents_and_poor_environments_are_known_by_their_names() {
+        let codex = ["HOME", "LANG", "PATH", "TERM", "CODEX_SANDBOX"];
+        assert_eq!((agent(&codex), is_poor(&codex)), (Some("Codex"), true));
+        let claude = ["PATH", "CLAUDECODE", "SSH_AUTH_SOCK"];
+        assert_eq!(
+            (agent(&claude), is_poor(&claude)),
+            (Some("Claude Code"), false)
+        );
+        let keys = ["CODEX_API_KEY", "CLAUDE_API_KEY", "PATH"];
+        assert_eq!((agent(&keys), is_poor(&keys)), (None, false));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::config::inherit::is_callers;
+use crate::config::inherit::{agent, is_callers, is_poor};
 use crate::engine::supervisor::Manager;
 use crate::os::notify;
 
@@ -26,6 +26,23 @@ impl Env {
     pub fn for_children(&self) -> Vec<(OsString, OsString)> {
         let ours = |name: &OsStr| name.to_str().is_some_and(is_callers);
         self.0.iter().filter(|(n, _)| !ours(n)).cloned().collect()
+    }
+
+    /// The agent that started us, and whether the environment is poor: in words, where there is something to say.
+    pub fn caller(&self) -> Option<String> {
+        let names = self.0.iter().filter_map(|(name, _)| name.to_str());
+        let names: Vec<&str> = names.collect();
+        let by = agent(&names).map(|agent| format!("by {agent}"));
+        let poor = is_poor(&names).then(|| {
+            let rest = names.iter().copied();
+            let mut rest: Vec<&str> = rest
+                .filter(|n| !is_callers(n) && !n.starts_with("BPM_"))
+                .collect();
+            rest.sort_unstable();
+            format!("poor environment: {} alone", rest.join(", "))
+        });
+        let words: Vec<String> = by.into_iter().chain(poor).collect();
+        (!words.is_empty()).then(|| words.join("; "))
     }
 }
 

@@ -331,7 +331,7 @@ fn serve(
     let mut warnings: Vec<String> = locks.warning.iter().cloned().collect();
     let tcp = listen::tcp(config.bind, settings.port, &mut state, &mut warnings)?;
     let (unix, socket) = listen::unix_somewhere(&project.dir, socket)?;
-    let mut identity = identity(tcp.as_ref(), &socket);
+    let mut identity = identity(tcp.as_ref(), &socket, &project.env);
     identity.previous_end = killed_before.then(|| {
         let pid = before.map_or(String::new(), |d| format!(" (pid {})", d.pid));
         format!("killed or crashed{pid}: it did not shut down properly")
@@ -527,7 +527,7 @@ pub(super) fn serve_on(
     }
 }
 
-fn identity(tcp: Option<&TcpListener>, socket: &Path) -> Identity {
+fn identity(tcp: Option<&TcpListener>, socket: &Path, env: &Env) -> Identity {
     let started = Mono::now();
     let pid = std::process::id().cast_signed();
     Identity {
@@ -537,7 +537,10 @@ fn identity(tcp: Option<&TcpListener>, socket: &Path) -> Identity {
         started_at: Wall::now(),
         url: tcp.and_then(|l| l.local_addr().ok()).map(listen::url),
         socket: Some(socket.display().to_string()),
-        started_by: proc::cmdline(pid),
+        started_by: proc::cmdline(pid).map(|command| match env.caller() {
+            Some(caller) => format!("{command} ({caller})"),
+            None => command,
+        }),
         previous_end: None,
     }
 }

@@ -2,12 +2,15 @@
 //! what it was, of any number of folders; [`PathWatch`] only that there was something, and does without
 //! inotify where none is to be had.
 
+#![allow(unsafe_code)]
+
 mod paths;
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -139,6 +142,23 @@ impl Inotify {
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Vec::new()),
             Err(e) => Err(Error::system("read what files changed", e.into())),
         }
+    }
+}
+
+/// Whether a process has a file open for writing; None where that can't be told: the file is another user's, or its file
+/// system knows no leases.
+pub fn is_open_for_writing(file: &Path) -> Option<bool> {
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(file)
+        .ok()?;
+    // SAFETY: takes a number alone. The lease ends with the descriptor.
+    let leased = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+    match Errno::result(leased) {
+        Ok(_) => Some(false),
+        Err(Errno::EAGAIN) => Some(true),
+        Err(_) => None,
     }
 }
 

@@ -15,7 +15,7 @@ use super::text::Reader;
 use super::why::Card;
 use super::{Call, PROCESS, PROCESSES, Tools, VERSION, reload, upgrade};
 use crate::base::clock::{Mono, Wall};
-use crate::base::json::{list, object, strings};
+use crate::base::json::{list, object, or_null, strings};
 use crate::engine::handle::{Handle, Reply, ReplySlot, Request, UpgradeWish};
 use crate::engine::snapshot::State;
 use crate::os::poll::Waker;
@@ -105,9 +105,18 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
         "bpm/why" => checked(tools, method, ONE, params, &|args| {
             let unit = tools.named(args.text("process").unwrap_or_default())?;
             let snapshot = tools.handle.snapshot.now();
+            let started_by = tools.handle.identity.started_by.clone();
             Ok(Step::Work(Box::new(move || {
-                let now = Mono::now();
-                Answer::Result(Card::of(&snapshot, &unit).value(&unit, now))
+                let mut value = Card::of(&snapshot, &unit).value(&unit, Mono::now());
+                // An environment that has little is the reason of many ends.
+                if let Some(by) = &started_by
+                    && (by.contains(" (by ") || by.contains("poor environment: "))
+                    && let Value::String(text) = &mut value["text"]
+                {
+                    text.push_str(&format!("the daemon was started as {by}\n"));
+                }
+                value["started_by"] = or_null(started_by);
+                Answer::Result(value)
             })))
         }),
         "bpm/reload" => checked(tools, method, RELOAD, params, &|args| {

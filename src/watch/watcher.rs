@@ -5,8 +5,8 @@
 //! then [`Watcher::due`] with one and the same time. [`Watcher::set`] says what is watched, at the
 //! start and after each reload.
 //!
-//! A change is a file that was written and closed, made, moved, removed, shortened (`truncate`(2) closes nothing), or
-//! given a new modification time (`touch`). Reading, `chmod`, another hard link and an empty folder are none. Folders
+//! A change is a file that was written and closed, made, moved, removed, cut or lengthened by `truncate`(2), which closes
+//! nothing, or given a new modification time (`touch`). Reading, `chmod`, another hard link and an empty folder are none. Folders
 //! that appear are watched from then on, and what was made in them before that is found by looking. Links are followed,
 //! unless one leads to a folder that it is in itself: what is behind a link counts at the link's path, and a link on
 //! the way that is changed counts as a change of what is behind it. A project's folder that is moved away is taken up
@@ -34,7 +34,7 @@ use crate::base::globs::{Glob, Ignores};
 use crate::base::paths::fnv1a_64;
 use crate::base::table::{Set, Table};
 use crate::lifecycle::UnitId;
-use crate::os::inotify::{Event, Inotify, Kind, Mark, Refusal, Scope};
+use crate::os::inotify::{self, Event, Inotify, Kind, Mark, Refusal, Scope};
 
 use super::changes::{Changed, Changes, mark_changed};
 use super::folders::Folders;
@@ -304,7 +304,7 @@ impl Watcher {
     fn take_file(&mut self, path: &Path, kind: Kind, now: Mono) {
         let counts = match kind {
             Kind::Touched => self.has_new_time(path),
-            Kind::Wrote => self.is_shorter(path),
+            Kind::Wrote => self.is_truncated(path),
             Kind::Made | Kind::MovedIn(_) => {
                 if self.root.join(path).is_symlink() {
                     self.drop_below(path);
@@ -348,7 +348,7 @@ impl Watcher {
         }
         let counts = match kind {
             Kind::Touched => self.has_new_time(link),
-            Kind::Wrote => self.is_shorter(link),
+            Kind::Wrote => self.is_truncated(link),
             _ => true,
         };
         if counts {
@@ -381,17 +381,18 @@ impl Watcher {
     }
 
     /// A file that was written to, maybe by nobody who has it open: what is written is a change when it is closed.
-    fn is_shorter(&mut self, path: &Path) -> bool {
+    fn is_truncated(&mut self, path: &Path) -> bool {
         if !self.is_meant(path) {
             return false;
         }
         let Ok(about) = fs::metadata(self.root.join(path)) else {
             return false;
         };
-        match self.set_length(path, about.len()) {
+        let shorter = match self.set_length(path, about.len()) {
             Some(before) => about.len() < before,
             None => about.len() == 0,
-        }
+        };
+        shorter || inotify::is_open_for_writing(&self.root.join(path)) == Some(false)
     }
 
     fn set_length(&mut self, path: &Path, length: u64) -> Option<u64> {

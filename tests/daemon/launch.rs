@@ -38,6 +38,15 @@ env = { MAKELEVEL = "mine", DESKTOP = "again" }
         project.env(name, "of the caller");
     }
     project.serve();
+    let status = project.call("get_status", json!({"verbose": true})).ok();
+    let by = status["daemon"]["started_by"].as_str().unwrap();
+    assert!(by.ends_with(" (by Claude Code)"), "{by}");
+    let why = project.cli(["why", "show"]).exits(0);
+    assert!(
+        why.out.contains("the daemon was started as "),
+        "{}",
+        why.out
+    );
     project.line("show", "PWD=");
     let lines = eventually(|| {
         let lines = project.logs("show");

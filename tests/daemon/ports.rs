@@ -688,6 +688,17 @@ fn a_process_is_told_the_port_of_another() {
         .to_string();
     let port = url.rsplit(':').next().unwrap();
     assert_eq!(project.logs("web"), [format!("{url}/v1 {port}")]);
+    // Another one in its place while it is busy: the process that names it is to be restarted.
+    project.call("stop", json!({"process": "api"})).ok();
+    let holder = TcpListener::bind(v4(port.parse().unwrap())).unwrap();
+    project.call("start", json!({"process": "api"})).ok();
+    let said = format!("it was started with port {port} of api, which has ");
+    let told = |s: &Value| s["warnings"].to_string().contains(&said);
+    project.status_when("web", told);
+    project.call("restart", json!({"process": "web"})).ok();
+    project.status_when("web", |s| !told(s));
+    assert_ne!(project.logs("web"), [format!("{url}/v1 {port}")]);
+    drop(holder);
     // A fixed port in its place is a change of both.
     let fixed = free_port();
     let text = std::fs::read_to_string(project.root.join(".mcp-run")).unwrap();

@@ -121,6 +121,9 @@ fn links_truncation_and_a_folder_that_was_replaced_are_seen() {
     nix::unistd::truncate(&project.root.join("conf/t.cfg"), 1).unwrap();
     project.status_when("web", |s| s["restarts"] == 3);
     project.running("web");
+    nix::unistd::truncate(&project.root.join("conf/t.cfg"), 9).unwrap();
+    project.status_when("web", |s| s["restarts"] == 4);
+    project.running("web");
     let (old, new) = (
         project.root.with_extension("old"),
         project.root.with_extension("new"),
@@ -132,8 +135,8 @@ fn links_truncation_and_a_folder_that_was_replaced_are_seen() {
     assert!(copied.unwrap().success());
     std::fs::rename(&project.root, &old).unwrap();
     std::fs::rename(&new, &project.root).unwrap();
-    project.status_when("web", |s| s["restarts"] == 4);
+    project.status_when("web", |s| s["restarts"] == 5);
     project.running("web");
     project.file("real/a.py", "1234");
-    project.status_when("web", |s| s["restarts"] == 5);
+    project.status_when("web", |s| s["restarts"] == 6);
 }

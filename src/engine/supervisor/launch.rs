@@ -245,6 +245,11 @@ impl Supervisor {
         let started = base.and_then(|base| {
             self.free_port(key.unit, &process)?;
             let process = self.with_ports(&process)?;
+            let named = self.named_ports(&process);
+            if let Some(unit) = self.units.get_mut(key.unit) {
+                unit.changed |= unit.named_ports != named;
+                unit.named_ports = named;
+            }
             let mut notes = Vec::new();
             let env = self.environment(&process, &base, &mut notes)?;
             for note in notes {

@@ -67,10 +67,7 @@ impl Supervisor {
     pub(super) fn known_port(&self, process: &Process) -> Option<u16> {
         match process.port? {
             PortWish::Fixed(port) => Some(port),
-            PortWish::Auto => {
-                let stand_in = self.ports.stand_ins.get(&process.name).copied();
-                stand_in.or_else(|| self.state.get().port_of(&process.name))
-            }
+            PortWish::Auto => self.port_now(&process.name),
         }
     }
 
@@ -81,7 +78,7 @@ impl Supervisor {
         }
         let mut ports: Table<&str, u16> = Table::default();
         for other in &process.references {
-            let port = match (other.port, self.state.get().port_of(&other.name)) {
+            let port = match (other.port, self.port_now(&other.name)) {
                 (PortWish::Fixed(port), _) | (PortWish::Auto, Some(port)) => port,
                 (PortWish::Auto, None) => self.take_port(&other.name)?,
             };
@@ -89,6 +86,47 @@ impl Supervisor {
         }
         let at = |name: &str| Some((Ipv4Addr::LOCALHOST.to_string(), *ports.get(name)?));
         Ok(Arc::new(config::with_ports(process, &at)))
+    }
+
+    /// The port that a process with `port = "auto"` has, or has at its next start.
+    fn port_now(&self, process: &str) -> Option<u16> {
+        let stand_in = self.ports.stand_ins.get(process).copied();
+        stand_in.or_else(|| self.state.get().port_of(process))
+    }
+
+    /// The ports of others that a process names, as it gets them if it is started now.
+    pub(super) fn named_ports(&self, process: &Process) -> Vec<(String, u16)> {
+        let automatic = process
+            .references
+            .iter()
+            .filter(|r| r.port == PortWish::Auto);
+        let ports = automatic.filter_map(|r| Some((r.name.clone(), self.port_now(&r.name)?)));
+        ports.collect()
+    }
+
+    /// The ports that a run names and that have been replaced since its start.
+    pub(super) fn replaced_ports(&self, unit: UnitId) -> Vec<String> {
+        let Some(unit) = self.units.get(unit) else {
+            return Vec::new();
+        };
+        let named = unit.named_ports.iter();
+        let replaced = named.filter_map(|(name, port)| {
+            let now = self.port_now(name).filter(|now| now != port)?;
+            Some(format!(
+                "it was started with port {port} of {name}, which has {now} now: restart {} takes it over",
+                unit.process.name
+            ))
+        });
+        replaced.collect()
+    }
+
+    /// A port was replaced: that is seen at those who name it.
+    fn note_port(&mut self, process: &str) {
+        for id in self.units.ids() {
+            if let Some(unit) = self.units.get_mut(id) {
+                unit.changed |= unit.named_ports.iter().any(|(name, _)| name == process);
+            }
+        }
     }
 
     /// Sees that the port is free: its holder is named before the process would die of it, and one of
@@ -117,12 +155,15 @@ impl Supervisor {
         let kept = self.state.get().port_of(process).unwrap_or(port);
         if self.is_for_another(kept, process) {
             self.ports.stand_ins.remove(process);
-            return self.take_port(process).map(drop);
+            self.take_port(process)?;
+            self.note_port(process);
+            return Ok(());
         }
         let Some(ip) = net::loopback_listener(kept) else {
             if self.ports.stand_ins.remove(process).is_some() {
                 let text = format!("{process}: port {kept} is free again, and used again");
                 self.events.say(Level::Info, &text);
+                self.note_port(process);
             }
             return Ok(());
         };
@@ -131,6 +172,7 @@ impl Supervisor {
         }
         let stand_in = self.find_port(process)?;
         self.ports.stand_ins.insert(process.into(), stand_in);
+        self.note_port(process);
         let text = format!(
             "port {kept}, kept for it, is in use by {}: {stand_in} until it is free",
             self.holder(ip, kept)

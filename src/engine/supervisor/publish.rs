@@ -141,11 +141,16 @@ impl Supervisor {
             self.listening.wrong(key)
         });
         let port = self.known_port(&process);
+        let replaced = match facts.pid {
+            Some(_) => self.replaced_ports(id),
+            None => Vec::new(),
+        };
         let Some(unit) = self.units.get_mut(id) else {
             return false;
         };
         let mut view = unit.view(facts, run, port);
         view.warnings.extend(wrong);
+        view.warnings.extend(replaced);
         let view = Arc::new(view);
         unit.view = Some(Arc::clone(&view));
         unit.changed = false;

@@ -47,6 +47,8 @@ pub(super) struct Unit {
     pub(super) unlimited: Option<String>,
     /// It was said that lines of it are not written to disk.
     pub(super) log_trouble: bool,
+    /// The ports of others that its last run was given.
+    pub(super) named_ports: Vec<(String, u16)>,
 }
 
 impl Unit {
@@ -81,6 +83,7 @@ impl Unit {
             unheld: Vec::new(),
             unlimited: None,
             log_trouble: false,
+            named_ports: Vec::new(),
         }
     }
 
@@ -105,6 +108,7 @@ impl Unit {
             ("unheld", self.unheld.save()),
             ("unlimited", self.unlimited.save()),
             ("log_trouble", self.log_trouble.save()),
+            ("named_ports", self.named_ports.save()),
         ])
     }
 
@@ -143,6 +147,8 @@ impl Unit {
             unheld: field(saved, "unheld")?,
             unlimited: field(saved, "unlimited")?,
             log_trouble: field(saved, "log_trouble")?,
+            // Not of version 0.1.0.
+            named_ports: field::<Option<_>>(saved, "named_ports")?.unwrap_or_default(),
         })
     }
 
