@@ -6,14 +6,13 @@
 //! A check has at most one attempt under way. A command that is killed since it is late counts as
 //! failed at once, and is not followed by another before it is gone.
 
-use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::{Mono, human};
 use crate::base::saved::saved;
-use crate::base::table::Set;
+use crate::base::table::{Set, Table};
 use crate::config::{self, Expand, Health, HttpTarget, Probe, Ready};
 use crate::lifecycle::RunKey;
 use crate::os::notify::NotifyMessage;
@@ -215,7 +214,7 @@ impl Standing {
 /// All checks of all runs.
 #[derive(Debug, Default)]
 pub struct Schedule {
-    checks: BTreeMap<CheckKey, Check>,
+    checks: Table<CheckKey, Check>,
     /// The number of the last attempt of all checks: a late answer to a check that was replaced is none
     /// to its successor.
     attempts: u64,
@@ -317,7 +316,7 @@ impl Schedule {
 
     /// Does what is due.
     pub fn step(&mut self, now: Mono, out: &mut Vec<Action>) {
-        for (key, check) in &mut self.checks {
+        for (key, check) in self.checks.iter_mut() {
             match check.state {
                 State::Due(at) if at <= now => {
                     self.attempts += 1;

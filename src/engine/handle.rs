@@ -1,7 +1,6 @@
 //! The way from other threads to the supervisor and back: a [`Request`] goes into its inbox, the [`Reply`] is put into
 //! a slot and wakes the thread that waits for it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +12,7 @@ use serde_json::Value;
 use crate::base::clock::{Mono, Wall};
 use crate::base::json::object;
 use crate::base::saved::{Saved, field};
+use crate::base::table::Table;
 use crate::build::runner::BuildOutcome;
 use crate::check::{Attempt, Seen};
 use crate::config::Mode;
@@ -330,7 +330,7 @@ pub struct Handle {
     /// All connections now.
     pub connections: AtomicUsize,
     /// By tool: how many calls were answered well, and how many with an error.
-    calls: Mutex<BTreeMap<String, [u64; 2]>>,
+    calls: Mutex<Table<String, [u64; 2]>>,
     inbox: Arc<Inbox<Command>>,
     active: AtomicU64,
     seen: AtomicU64,
@@ -417,12 +417,11 @@ impl Handle {
     pub(super) fn save(&self) -> Value {
         let snapshot = self.snapshot.now();
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        let calls = calls.iter().map(|(tool, n)| (tool.clone(), *n));
         object([
             ("seq", snapshot.seq.save()),
             ("before", snapshot.before.save()),
             ("before_used", snapshot.before_used.save()),
-            ("calls", calls.collect::<Vec<_>>().save()),
+            ("calls", calls.save()),
             ("active", self.active.load(Ordering::Relaxed).save()),
             ("seen", self.seen.load(Ordering::Relaxed).save()),
         ])
@@ -430,8 +429,8 @@ impl Handle {
 
     /// Goes on with what was saved.
     pub(super) fn restore(&self, saved: &Value) -> Result<(), String> {
-        let calls: Vec<(String, [u64; 2])> = field(saved, "calls")?;
-        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = calls.into_iter().collect();
+        let calls = field(saved, "calls")?;
+        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = calls;
         self.active
             .store(field(saved, "active")?, Ordering::Relaxed);
         self.seen.store(field(saved, "seen")?, Ordering::Relaxed);
@@ -456,7 +455,7 @@ impl Handle {
     /// Counts the answer to a tool call.
     pub fn count_call(&self, tool: &str, ok: bool) {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.entry(tool.to_owned()).or_default()[usize::from(!ok)] += 1;
+        calls.or_default(tool.to_owned())[usize::from(!ok)] += 1;
     }
 
     /// How many calls of a tool were answered well, and how many with an error.

@@ -2,14 +2,14 @@
 //!
 //! All processes of a project: dependencies, the queue of builds, and the loop that reconciles.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::base::json::{list, object};
 use crate::base::saved::{Saved, field};
-use crate::base::table::sort;
+use crate::base::table::{Set, Table, sort};
 use crate::config::{Condition, Mode};
 
 use super::policy::{Facts, Policy};
@@ -143,7 +143,7 @@ struct Name {
 /// All processes of a project.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    units: BTreeMap<UnitId, Box<Unit>>,
+    units: Table<UnitId, Box<Unit>>,
     names: Vec<Name>,
     ids: HashMap<String, NameId>,
     /// Places in `names` that no process has or needs.
@@ -475,14 +475,14 @@ impl Fleet {
 
     /// Wants up the dependencies of a process, and theirs, that are neither up nor done.
     fn want_needed(&mut self, id: UnitId) {
-        let (mut open, mut seen) = (vec![id], BTreeSet::from([id]));
+        let (mut open, mut seen) = (vec![id], Set::from_iter([id]));
         while let Some(next) = open.pop() {
             let Some(unit) = self.units.get(&next).filter(|u| !u.is_up()) else {
                 continue;
             };
             let needed = unit.depends_on.iter();
             let needed = needed.filter_map(|(name, _)| self.names[*name].unit);
-            let needed: Vec<UnitId> = needed.filter(|id| seen.insert(*id)).collect();
+            let needed: Vec<UnitId> = needed.filter(|id| seen.add(*id)).collect();
             for id in needed {
                 open.push(id);
                 self.with(id, |u| {

@@ -4,7 +4,7 @@
 //! Not a thread for each: its stack and the memory that the allocator keeps for it are two thirds of the memory
 //! of an idle process then, and twenty that print a line each millisecond cost four times the CPU.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -18,6 +18,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::unistd::read;
 
 use crate::base::clock::Mono;
+use crate::base::table::Table;
 use crate::log::block::MAX_LINE;
 use crate::log::pipes::{Pipe, Pipes};
 use crate::log::store::{Log, STILL};
@@ -108,7 +109,7 @@ impl Captures {
         let thread = CaptureLoop {
             epoll: Arc::clone(&epoll),
             inbox: Arc::clone(&inbox),
-            outputs: BTreeMap::new(),
+            outputs: Table::default(),
             buffer: vec![0; MOST_READ],
             dense: Vec::new(),
             tick: Mono::default(),
@@ -266,7 +267,7 @@ fn event(number: u64, stream: Stream, armed: bool) -> EpollEvent {
 struct CaptureLoop {
     epoll: Arc<Epoll>,
     inbox: Arc<Inbox<(u64, Order)>>,
-    outputs: BTreeMap<u64, Box<Output>>,
+    outputs: Table<u64, Box<Output>>,
     buffer: Vec<u8>,
     /// Tokens of pipes that are read at the next tick, and not when something comes.
     dense: Vec<u64>,

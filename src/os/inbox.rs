@@ -77,7 +77,9 @@ impl<T> Inbox<T> {
     /// Takes all messages.
     pub fn take(&self, into: &mut Vec<T>) {
         let mut state = self.lock();
-        into.extend(state.messages.drain(..));
+        while let Some(message) = state.messages.pop_front() {
+            into.push(message);
+        }
         self.clear();
     }
 

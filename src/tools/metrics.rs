@@ -1,6 +1,5 @@
 //! The text of `/metrics` and `bpm metrics`, from the snapshot and one reading of `/proc`.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use super::usage::{Group, Reading};
 use crate::base::clock::{Mono, Wall};
 use crate::base::escape::in_line;
-use crate::base::table::sort;
+use crate::base::table::{Table, sort};
 use crate::config::Mode;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{BuildState, ExitView, Snapshot, State, UnitView};
@@ -30,7 +29,7 @@ pub(super) struct Sources<'a> {
 
 /// CPU time as a counter: a group whose child left keeps that child's time. By the process's name.
 #[derive(Debug, Default)]
-pub(super) struct CpuTotals(Mutex<BTreeMap<String, Duration>>);
+pub(super) struct CpuTotals(Mutex<Table<String, Duration>>);
 
 impl CpuTotals {
     /// The time so far, and no less than the last time that somebody asked.

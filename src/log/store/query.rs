@@ -1,12 +1,13 @@
 //! The lines of a query, in memory and on disk, as one log: pages from either end.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::layout::{Folder, Segment};
 use super::reader::{Part, Reader};
 use crate::base::clock::Wall;
+use crate::base::table::Set;
 use crate::log::block::StreamSlice;
 use crate::log::ring::{Gone, Ring, Scope};
 
@@ -20,7 +21,7 @@ pub(super) type Stored = (Folder, Vec<Arc<Segment>>);
 pub(super) fn runs(ring: &Ring, stored: Option<&Stored>) -> Vec<u64> {
     let on_disk = stored.iter().flat_map(|(_, segments)| segments);
     let in_memory = ring.runs().iter().map(|run| run.number);
-    let runs: BTreeSet<u64> = on_disk.map(|s| s.run).chain(in_memory).collect();
+    let runs: Set<u64> = on_disk.map(|s| s.run).chain(in_memory).collect();
     let most = ring.limits().runs.max(ring.runs().len());
     let mut surplus = runs.len().saturating_sub(most);
     // A run that is open stays, however many others have come and gone meanwhile.
@@ -30,7 +31,9 @@ pub(super) fn runs(ring: &Ring, stored: Option<&Stored>) -> Vec<u64> {
         surplus -= usize::from(goes);
         goes
     };
-    runs.into_iter().filter(|number| !goes(number)).collect()
+    let mut runs = runs.into_keys();
+    runs.retain(|number| !goes(number));
+    runs
 }
 
 /// The lines that are asked for, chosen while the log is locked.
