@@ -77,6 +77,8 @@ fn has_no_operator(text: &str) -> bool {
 #[derive(Debug)]
 pub struct Runner {
     name: &'static str,
+    /// It is one with a flag that begins like this; empty: always.
+    flag: &'static str,
     /// Signals that it passes on in its own way: sent to both, the program hears them twice, and many programs give up
     /// their orderly end at the second.
     passes: &'static [&'static str],
@@ -85,41 +87,60 @@ pub struct Runner {
 }
 
 /// Run with a program that notes each signal: bun 1.4.4, pnpm 12.21.0, uv 0.13.8, GNU make 4.3, deno 2.9.6,
-/// yarn 4.18.1. npm 12.2.0 and sh die of the signal without passing it on: there the group is right. The workers of
+/// yarn 4.18.1, tsx 4.23.15, node 24.22.3. npm 12.2.0 and sh die of the signal without passing it on: there the group is right. The workers of
 /// hypercorn 0.18.0 ignore INT and die of TERM with the requests under way; its first process ends them in order.
-const RUNNERS: [Runner; 7] = [
+const RUNNERS: [Runner; 9] = [
     Runner {
         name: "bun",
+        flag: "",
         passes: &["TERM", "INT"],
         guards: false,
     },
     Runner {
         name: "pnpm",
+        flag: "",
         passes: &["TERM", "INT", "HUP"],
         guards: true,
     },
     Runner {
         name: "uv",
+        flag: "",
         passes: &["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"],
         guards: false,
     },
     Runner {
         name: "make",
+        flag: "",
         passes: &["TERM", "INT", "HUP"],
         guards: false,
     },
     Runner {
         name: "deno",
+        flag: "",
         passes: &["TERM", "INT"],
         guards: false,
     },
     Runner {
         name: "yarn",
+        flag: "",
+        passes: &["TERM", "INT"],
+        guards: false,
+    },
+    Runner {
+        name: "tsx",
+        flag: "",
+        passes: &["TERM", "INT"],
+        guards: false,
+    },
+    Runner {
+        name: "node",
+        flag: "--watch",
         passes: &["TERM", "INT"],
         guards: false,
     },
     Runner {
         name: "hypercorn",
+        flag: "",
         passes: &["TERM"],
         guards: false,
     },
@@ -136,10 +157,17 @@ pub enum Receiver {
     Rest,
 }
 
-/// The receiver of `signal` (`TERM`) for a command of which this is the first word, with `stop_to = "auto"`.
-pub fn receiver(first: &str, signal: &str) -> Receiver {
+/// The receiver of `signal` (`TERM`) for a command of these words, with `stop_to = "auto"`.
+pub fn receiver<'a>(mut words: impl Iterator<Item = &'a str>, signal: &str) -> Receiver {
+    let first = words.next().unwrap_or_default();
     let name = first.rsplit('/').next().unwrap_or(first);
-    match RUNNERS.iter().find(|runner| runner.name == name) {
+    // What stands behind the script is the script's.
+    let flags: Vec<&str> = words.take_while(|word| word.starts_with('-')).collect();
+    let is = |runner: &&Runner| {
+        let flagged = flags.iter().any(|flag| flag.starts_with(runner.flag));
+        runner.name == name && (runner.flag.is_empty() || flagged)
+    };
+    match RUNNERS.iter().find(is) {
         Some(runner) if runner.passes.contains(&signal) => Receiver::Leader,
         Some(runner) if runner.guards => Receiver::Rest,
         _ => Receiver::Group,
@@ -207,11 +235,15 @@ pub fn line_hides_sockets(line: &str) -> Option<Hides> {
     (!told).then_some(Hides::Shell)
 }
 
-/// The program that a string for `sh -c` begins with, behind `exec`, where it is one simple command.
-pub fn program(text: &str) -> Option<String> {
+/// The words of a string for `sh -c`, behind `exec`, where it is one simple command: the first without its quotes.
+pub fn words(text: &str) -> Vec<String> {
     let text = text.trim_start();
     let command = text.strip_prefix("exec ").unwrap_or(text);
-    first_word(command).filter(|_| is_simple(command))
+    let first = first_word(command).filter(|_| is_simple(command));
+    let rest = command.split_whitespace().skip(1).map(String::from);
+    first.map_or_else(Vec::new, |first| {
+        std::iter::once(first).chain(rest).collect()
+    })
 }
 
 #[cfg(test)]
@@ -268,12 +300,9 @@ mod tests {
 
     #[test]
     fn program_stands_behind_exec() {
-        assert_eq!(program("exec uv run x").as_deref(), Some("uv"));
-        assert_eq!(
-            program("/usr/bin/make serve").as_deref(),
-            Some("/usr/bin/make")
-        );
-        assert_eq!(program("cd x && make"), None);
+        assert_eq!(words("exec uv run x"), ["uv", "run", "x"]);
+        assert_eq!(words("'/usr/bin/make' serve"), ["/usr/bin/make", "serve"]);
+        assert!(words("cd x && make").is_empty());
     }
 
     #[test]
@@ -304,14 +333,20 @@ mod tests {
 
     #[test]
     fn runners_that_pass_a_signal_on_get_it_alone() {
-        assert_eq!(receiver("/usr/local/bin/bun", "TERM"), Receiver::Leader);
-        assert_eq!(receiver("pnpm", "HUP"), Receiver::Leader);
-        assert_eq!(receiver("pnpm", "QUIT"), Receiver::Rest);
-        assert_eq!(receiver("make", "USR1"), Receiver::Group);
-        assert_eq!(receiver("venv/bin/hypercorn", "TERM"), Receiver::Leader);
-        assert_eq!(receiver("hypercorn", "INT"), Receiver::Group);
-        for other in ["npm", "node", "sh", "python3", "unmake"] {
-            assert_eq!(receiver(other, "TERM"), Receiver::Group);
+        let to = |line: &str, signal: &str| receiver(line.split(' '), signal);
+        assert_eq!(to("/usr/local/bin/bun run x", "TERM"), Receiver::Leader);
+        assert_eq!(to("pnpm dev", "HUP"), Receiver::Leader);
+        assert_eq!(to("pnpm dev", "QUIT"), Receiver::Rest);
+        assert_eq!(to("make", "USR1"), Receiver::Group);
+        assert_eq!(to("tsx watch server.ts", "TERM"), Receiver::Leader);
+        assert_eq!(to("node --watch server.js", "INT"), Receiver::Leader);
+        assert_eq!(to("node -C x --watch server.js", "INT"), Receiver::Group);
+        assert_eq!(to("node --watch-path=src s.js", "TERM"), Receiver::Leader);
+        assert_eq!(to("node server.js --watch", "TERM"), Receiver::Group);
+        assert_eq!(to("venv/bin/hypercorn app:app", "TERM"), Receiver::Leader);
+        assert_eq!(to("hypercorn app:app", "INT"), Receiver::Group);
+        for other in ["npm run dev", "node", "sh", "python3 x", "unmake", ""] {
+            assert_eq!(to(other, "TERM"), Receiver::Group);
         }
     }
 }

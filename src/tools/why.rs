@@ -239,6 +239,11 @@ fn port_holder(tail: &[String]) -> Option<String> {
     })
 }
 
+fn has_closed_descriptor(tail: &[String]) -> bool {
+    let says = |line: &String| line.contains("Bad file descriptor") || line.contains("EBADF");
+    tail.iter().any(says)
+}
+
 /// A likely cause of an end that says little, and the advice for it.
 pub(super) fn hint(unit: &UnitView, exit: &ExitView) -> Option<String> {
     let silent = exit.tail.is_empty();
@@ -251,6 +256,13 @@ pub(super) fn hint(unit: &UnitView, exit: &ExitView) -> Option<String> {
              line (python -u, stdbuf -oL), or run it with tty = true"
                 .into()
         });
+    }
+    if has_closed_descriptor(&exit.tail) {
+        return Some(
+            "a descriptor that it uses is closed. With listen: gunicorn takes its sockets by itself and wants no -b; \
+             npm, npx, yarn and bun close them"
+                .into(),
+        );
     }
     let text = match (exit.code, exit.signal.as_deref()) {
         (Some(0), _) if unit.kind != Kind::Task => {
@@ -357,5 +369,16 @@ mod tests {
             assert!((0..10_000).any(names_us), "{:?}", port_holder(&lines));
         }
         assert_eq!(port_holder(&[format!("listening on {port}")]), None);
+    }
+
+    #[test]
+    fn closed_descriptor_is_known_in_either_language() {
+        for line in [
+            "OSError: [Errno 9] Bad file descriptor",
+            "Error: listen EBADF: bad file descriptor",
+        ] {
+            assert!(has_closed_descriptor(&["Traceback".into(), line.into()]));
+        }
+        assert!(!has_closed_descriptor(&["file is bad".into()]));
     }
 }

@@ -32,7 +32,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Result, named, reason};
 use crate::base::globs::{Glob, Ignores};
 use crate::base::paths::fnv1a_64;
-use crate::base::table::{Set, Table};
+use crate::base::table::Table;
 use crate::lifecycle::UnitId;
 use crate::os::inotify::{self, Event, Inotify, Kind, Mark, Refusal, Scope};
 
@@ -91,7 +91,8 @@ pub struct Watcher {
     parent: Option<Mark>,
     changed: Changes,
     problems: Vec<String>,
-    told: Set<Problem>,
+    /// All that are so now.
+    told: Table<Problem, String>,
     most: usize,
     /// How far it is with the events from before an upgrade in place.
     taking_over: TakingOver,
@@ -149,7 +150,7 @@ impl Watcher {
             parent: None,
             changed: Table::default(),
             problems: Vec::new(),
-            told: Set::default(),
+            told: Table::default(),
             most: MOST_FOLDERS,
             taking_over: TakingOver::Done,
         }
@@ -174,7 +175,7 @@ impl Watcher {
         self.wanted.retain(|(_, globs)| !globs.is_empty());
         self.changed
             .retain(|unit, _| self.wanted.iter().any(|(id, _)| id == unit));
-        self.told = Set::default();
+        self.told = Table::default();
         self.walk.begin();
         let globs = self.wanted.iter().flat_map(|(_, globs)| globs);
         let in_vain = globs.filter_map(|glob| Some((glob.as_str(), glob.in_vain()?)));
@@ -713,11 +714,23 @@ impl Watcher {
     }
 
     fn say(&mut self, problem: Problem, e: &Error) {
-        if self.told.add(problem) {
-            let hint = e.hint().map_or(String::new(), |hint| format!("; {hint}"));
-            self.problems.push(format!("{e}{hint}"));
+        if !self.told.has(&problem) {
+            let text = with_hint(e);
+            self.told.insert(problem, text.clone());
+            self.problems.push(text);
         }
     }
+
+    /// What is not watched now, and what to do.
+    pub fn wrong(&self) -> Vec<String> {
+        self.told.values().cloned().collect()
+    }
+}
+
+/// `cannot watch files: ...; raise the limit`.
+pub fn with_hint(e: &Error) -> String {
+    let hint = e.hint().map_or(String::new(), |hint| format!("; {hint}"));
+    format!("{e}{hint}")
 }
 
 impl AsFd for Watcher {

@@ -31,6 +31,21 @@ fn all_output_of_a_process_that_ends_at_once_is_kept() {
 }
 
 #[test]
+fn pipes_have_room_for_what_a_program_writes_before_it_ends() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: the pipes of an ordinary user are counted together");
+    }
+    let mut project = Project::new("[process.a]\ncommand = [\"sleep\", \"1000\"]\n");
+    project.serve();
+    let pid = project.running("a");
+    for fd in [1, 2] {
+        let pipe = std::fs::File::open(format!("/proc/{pid}/fd/{fd}")).unwrap();
+        let size = nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
+        assert_eq!(size, 1 << 20, "descriptor {fd}");
+    }
+}
+
+#[test]
 fn line_of_megabytes_is_split_and_marked() {
     let mut project = Project::new(
         "[process.a]\ncommand = [\"FIXTURE\", \"long\", \"3145728\"]\nlog_bytes = \"8M\"\n",

@@ -528,6 +528,75 @@ fn held_unix_socket_that_a_program_removed_is_made_again() {
 }
 
 #[test]
+fn file_of_a_held_socket_that_the_run_before_removed_is_told() {
+    let mut project = Project::empty();
+    let path = project.root.join("web.sock").display().to_string();
+    project.config(&format!(
+        "[process.web]\ncommand = \"trap 'rm -f web.sock; exit 0' TERM; echo up; while :; do sleep 0.05; done\"\n\
+         listen = [\"unix:{path}\"]\nready.log = \"up\"\n"
+    ));
+    project.serve();
+    project.running("web");
+    assert_eq!(project.status("web")["warnings"], json!([]));
+    project.call("restart", json!({"process": "web"})).ok();
+    let said = format!("nobody can connect to {path}: the run before removed that file");
+    project.status_when("web", |s| {
+        s["warnings"][0]
+            .as_str()
+            .is_some_and(|w| w.starts_with(&said))
+    });
+}
+
+#[test]
+fn held_socket_waits_again_for_the_next_program() {
+    let config = |command: &str| {
+        format!(
+            "[process.web]\ncommand = {command}\nlisten = [\"127.0.0.1:{}\"]\nswap = \"stop-start\"\n",
+            free_port()
+        )
+    };
+    let first = config("[\"FIXTURE\", \"serve\"]");
+    let second = first.replace("[\"FIXTURE\", \"serve\"]", "[\"sleep\", \"1000\"]");
+    let mut project = Project::new(&first);
+    project.serve();
+    let flags = |pid: i32| {
+        let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/3")).unwrap_or_default();
+        let flags = info
+            .lines()
+            .find_map(|l| l.strip_prefix("flags:")?.trim().parse().ok());
+        flags.map(|octal: u64| octal / 1_000 % 10 & 4)
+    };
+    let is = |project: &Project, wanted: u64| {
+        eventually(|| match flags(project.running("web")) {
+            Some(found) if found == wanted => Ok(()),
+            other => Err(other),
+        });
+    };
+    // The fixture sets O_NONBLOCK (04000), which the socket would keep.
+    is(&project, 4);
+    project.config(&second);
+    project.cli(["reload"]).exits(0);
+    is(&project, 0);
+}
+
+#[test]
+fn port_of_another_at_the_other_loopback_address_is_in_use() {
+    let port = free_port();
+    let address = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
+    let Ok(_other) = TcpListener::bind(address) else {
+        return eprintln!("skipped: no ::1 here");
+    };
+    let mut project = Project::new(&format!(
+        "[process.web]\ncommand = [\"sleep\", \"1000\"]\nport = {port}\n"
+    ));
+    project.serve();
+    let status = project.status_when("web", |s| s["state"] == "crashed");
+    let reason = status["reason"].as_str().unwrap();
+    let said = format!("port {port} is in use by pid {}", std::process::id());
+    assert!(reason.contains(&said), "{reason}");
+}
+
+#[test]
 fn ports_that_are_listened_on_are_found_and_shown() {
     let mut project = Project::new(
         r#"

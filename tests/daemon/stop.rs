@@ -399,7 +399,19 @@ fn tracer_that_holds_a_process_is_named() {
     let tracer = Tracer::of(second).unwrap();
     let said = project.cli(["stop", "web"]).exits(1);
     assert!(said.err.contains(&me) || said.out.contains(&me), "{said:?}");
+    let named = format!("pid {second} of web survived KILL and is still there: sleep ({me}");
+    let shown = |there: bool| {
+        eventually(|| {
+            let status = project.cli(["status"]).out;
+            match status.contains(&named) == there {
+                true => Ok(()),
+                false => Err(status),
+            }
+        });
+    };
+    shown(true);
     drop(tracer);
+    shown(false);
 }
 
 #[test]

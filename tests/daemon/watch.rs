@@ -1,6 +1,6 @@
 //! Files that change have their process built and restarted.
 
-use crate::common::Project;
+use crate::common::{Ended, Project, bpm};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -139,4 +139,20 @@ fn links_truncation_and_a_folder_that_was_replaced_are_seen() {
     project.running("web");
     project.file("real/a.py", "1234");
     project.status_when("web", |s| s["restarts"] == 6);
+}
+
+#[test]
+fn watching_that_fails_is_told_with_the_status() {
+    let project =
+        Project::new("[process.a]\ncommand = [\"sleep\", \"1000\"]\nwatch = [\"src/**\"]\n");
+    let line =
+        "echo 0 > /proc/sys/user/max_inotify_instances || exit 77; '{}' up; '{}' status; '{}' stop";
+    let line = line.replace("{}", &bpm().display().to_string());
+    let mut command = project.command("unshare");
+    let said = Ended::new(command.args(["-Ur", "sh", "-c", &line]).output().unwrap());
+    if said.code == Some(77) || said.err.contains("unshare") {
+        return eprintln!("skipped: no namespaces to be had");
+    }
+    assert!(said.out.contains("bpm: cannot watch files: "), "{said:?}");
+    assert!(said.out.contains("max_user_instances"), "{said:?}");
 }

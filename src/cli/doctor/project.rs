@@ -36,7 +36,7 @@ pub(super) fn look(doctor: &mut Doctor) {
 fn programs(process: &Process) -> Vec<String> {
     let first = |command: &Option<Command>| match command {
         Some(Command::List(words)) => words.first().cloned(),
-        Some(Command::Shell(line)) => shell::program(line),
+        Some(Command::Shell(line)) => shell::words(line).into_iter().next(),
         None => None,
     };
     let mut all = Vec::new();

@@ -97,6 +97,13 @@ impl Expected {
                 false => at.to_string(),
             })
             .collect();
+        let mut paths = self.held.iter().map(|(_, name)| Path::new(name));
+        if let Some(path) = paths.find(|path| path.is_absolute() && !path.exists()) {
+            return Some(format!(
+                "nobody can connect to {}: the run before removed that file when it ended; say swap = \"stop-start\"",
+                path.display()
+            ));
+        }
         if let Some((_, address)) = self.held.first()
             && self.good
             && let Some(open) = proc::open_sockets(pids)
@@ -172,9 +179,13 @@ impl Listening {
         }
     }
 
-    /// It has ended.
-    pub(super) fn end(&mut self, run: RunKey) {
+    /// It has ended. It may have removed the file of a socket that another run of its process serves.
+    pub(super) fn end(&mut self, run: RunKey, now: Mono) {
         self.runs.remove(&run);
+        let others = self.runs.iter_mut().filter(|(of, _)| of.unit == run.unit);
+        for (_, expected) in others {
+            expected.due = Some(now);
+        }
     }
 
     /// The faults of a run.

@@ -132,16 +132,17 @@ impl Stop {
 
 /// The processes of a run that get the stop signal first.
 fn receiver(process: &Process) -> Receiver {
-    let first = match &process.command {
-        Some(Command::List(words)) => words.first().cloned(),
-        Some(Command::Shell(line)) => shell::program(line),
-        None => None,
+    let words: Vec<String> = match &process.command {
+        Some(Command::List(words)) => words.iter().chain(&process.args).cloned().collect(),
+        Some(Command::Shell(line)) => shell::words(line),
+        None => Vec::new(),
     };
-    match (process.stop_to, first) {
-        (StopTo::Group, _) | (StopTo::Auto, None) => Receiver::Group,
-        (StopTo::Leader, _) => Receiver::Leader,
-        (StopTo::Auto, Some(first)) => {
-            shell::receiver(&first, &reap::signal_name(process.stop_signal))
+    match process.stop_to {
+        StopTo::Group => Receiver::Group,
+        StopTo::Leader => Receiver::Leader,
+        StopTo::Auto => {
+            let signal = reap::signal_name(process.stop_signal);
+            shell::receiver(words.iter().map(String::as_str), &signal)
         }
     }
 }
@@ -629,7 +630,7 @@ impl Supervisor {
         };
         self.record_exit(key, exit.view);
         self.checks.end(key);
-        self.listening.end(key);
+        self.listening.end(key, Mono::now());
         let success = exit.success;
         self.lives.note(Event::Exited { run: key, success });
         match exit.leaves {
@@ -702,6 +703,10 @@ impl Supervisor {
         if !named.is_empty() {
             let text = format!("survived KILL and is given up: {named:?}");
             self.events.say(Level::Error, &text);
+            if let Some(unit) = self.units.get(key.unit) {
+                let name = &unit.process.name;
+                self.strays.survived(name, &named, Mono::now());
+            }
         }
         // Dead, but its capture is still reading: how it ended is known all the same.
         self.drained(key, true);

@@ -20,6 +20,8 @@ pub(super) struct Warnings {
     state: Option<String>,
     /// The files by which others find bpm can't be made.
     files: Option<String>,
+    /// Files that are not watched.
+    watch: Vec<String>,
     /// Processes that belong to nobody.
     strays: Vec<String>,
     /// Since when others can't find bpm.
@@ -35,6 +37,7 @@ impl Warnings {
             fixed,
             state: None,
             files: None,
+            watch: Vec::new(),
             strays: Vec::new(),
             lost: None,
             again: None,
@@ -47,7 +50,8 @@ impl Warnings {
     }
 
     pub(super) fn list(&self) -> Vec<String> {
-        let found = self.files.iter().chain(&self.state).chain(&self.strays);
+        let found = self.files.iter().chain(&self.state);
+        let found = found.chain(&self.watch).chain(&self.strays);
         self.fixed.iter().chain(found).cloned().collect()
     }
 
@@ -75,6 +79,12 @@ impl Warnings {
             self.set_again(Mono::now());
         }
         new
+    }
+
+    /// All that keeps files from being watched now.
+    pub(super) fn set_watch(&mut self, wrong: Vec<String>) {
+        self.changed |= self.watch != wrong;
+        self.watch = wrong;
     }
 
     /// These belong to nobody now; gives those that are new.

@@ -15,7 +15,7 @@ use crate::engine::handover::{Handover, Takeover};
 use crate::engine::snapshot::State;
 use crate::lifecycle::{Event, Order, UnitId};
 use crate::watch::changes::Changes;
-use crate::watch::watcher::{QUIET, Watcher};
+use crate::watch::watcher::{QUIET, Watcher, with_hint};
 
 use super::units::Unit;
 use super::{Phase, Supervisor};
@@ -164,6 +164,7 @@ impl Supervisor {
             .retain(|id, _| wanted.iter().any(|(w, _)| w == id));
         if wanted.is_empty() {
             watch.watcher = None;
+            self.warnings.set_watch(Vec::new());
             return;
         }
         let watcher = match watch.watcher.take() {
@@ -176,7 +177,11 @@ impl Supervisor {
                 self.watch.watcher = Some(watcher);
                 self.warn(problems);
             }
-            Err(e) => self.events.say(Level::Error, &e.to_string()),
+            Err(e) => {
+                let text = with_hint(&e);
+                self.events.say(Level::Error, &text);
+                self.warnings.set_watch(vec![text]);
+            }
         }
     }
 
@@ -262,9 +267,13 @@ impl Supervisor {
         });
     }
 
-    fn warn(&self, problems: Vec<String>) {
+    /// Logs what is new, and shows all that is wrong now.
+    fn warn(&mut self, problems: Vec<String>) {
         for text in problems {
             self.events.say(Level::Warn, &text);
+        }
+        if let Some(watcher) = &self.watch.watcher {
+            self.warnings.set_watch(watcher.wrong());
         }
     }
 }
