@@ -128,3 +128,27 @@ fn a_change_is_one_line() {
         assert!(fits, "{line}");
     }
 }
+
+#[test]
+fn programs_of_the_man_page_are_those_that_are_run() {
+    let page = document("man/mcp-run.5");
+    let table = page.split(".Sh PROGRAMS").nth(1).unwrap();
+    let table = table.split(".El").next().unwrap();
+    let rows = table.lines().filter_map(|row| row.strip_prefix(".It "));
+    // The first is the heading.
+    let named: Vec<&str> = rows
+        .skip(1)
+        .map(|row| row.split(' ').next().unwrap())
+        .collect();
+    let script = document("tests/programs/run");
+    let cases = script
+        .lines()
+        .filter_map(|row| row.strip_prefix("    Case(\""));
+    let run: Vec<&str> = cases.map(|row| row.split('"').next().unwrap()).collect();
+    assert_eq!(named, run);
+    assert_eq!(run.len(), 20);
+    for name in run {
+        let text = document(&format!("tests/programs/{name}/.mcp-run"));
+        assert!(text.contains(&format!("[process.{name}]")), "{name}");
+    }
+}
