@@ -116,7 +116,7 @@ def gunicorn_that_says_ready_too_early_replaces_nothing(project):
 @surprise(
     "app.py",
     config='[process.p]\ncommand = ["daphne", "-e", "systemd:domain=UNIX:index=0", "app:asgi"]\n'
-    'listen = ["unix:${PWD}/p.sock"]\nready.log = "Configuring endpoint"\n',
+    'listen = ["unix:${PWD}/p.sock"]\nready.log = "Configuring endpoint"\nswap = "stop-start"\n',
 )
 def unix_socket_that_daphne_removes_is_made_again(project):
     project.good("up", "--timeout", "60")
