@@ -564,7 +564,7 @@ fn held_socket_waits_again_for_the_next_program() {
         let flags = info
             .lines()
             .find_map(|l| l.strip_prefix("flags:")?.trim().parse().ok());
-        flags.map(|octal: u64| octal / 1_000 % 10 & 4)
+        flags.map(|octal: u64| (octal / 1_000 % 10) & 4)
     };
     let is = |project: &Project, wanted: u64| {
         eventually(|| match flags(project.running("web")) {
