@@ -13,7 +13,7 @@ fn project() -> (Project, u16) {
     let port = free_port();
     let p = Project::new(&format!(
         "[process.a]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"100\"]\n\
-         [process.b]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"100\"]\nlog_disk = 0\nlog_bytes = \"8M\"\n\
+         [process.b]\ncommand = [\"FIXTURE\", \"rate\", \"500\", \"100\"]\nlog_disk = 0\nlog_bytes = \"8M\"\nlog_lines = 100000\n\
          [process.web]\ncommand = [\"FIXTURE\", \"serve\"]\nlisten = [\"127.0.0.1:{port}\"]\n\
          [process.idle]\ncommand = [\"sleep\", \"1000\"]\n\
          [process.bad]\ncommand = [\"sh\", \"-c\", \"echo bad; exit 3\"]\n\
