@@ -10,6 +10,9 @@ use crate::base::escape::in_line;
 /// The file that makes a folder a project.
 pub const CONFIG_FILE: &str = ".mcp-run";
 
+/// Root's sockets for processes of other users are in this folder: they can't enter that of the project.
+pub const RUN_FOLDER: &str = "/run/bpm";
+
 /// A path of a Unix socket has at most so many bytes: 108 with the NUL (unix(7)).
 pub const LONGEST_SOCKET_PATH: usize = 107;
 

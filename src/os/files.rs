@@ -115,6 +115,12 @@ fn make_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a folder that others may enter, without seeing what is in it.
+pub fn passable_dir(path: &Path) -> io::Result<()> {
+    private_dir(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o711))
+}
+
 /// Opens a file for reading that is one: no link, and nothing that keeps who opens it waiting, as a FIFO
 /// does, or that has no end.
 pub fn open_plain(path: &Path) -> io::Result<File> {

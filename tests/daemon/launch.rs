@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use serde_json::json;
 
-use crate::common::{Project, eventually, lives};
+use crate::common::{Project, eventually, fixture, lives};
 
 #[test]
 fn environment_has_nothing_of_the_call_that_started_the_daemon() {
@@ -140,6 +140,25 @@ success_exit_codes = [3]
     project.status_when("three", |p| p["state"] == "done");
     project.status_when("term", |p| p["state"] == "done");
     project.status_when("zero", |p| p["state"] == "failed");
+}
+
+#[test]
+fn another_user_can_say_that_it_is_ready() {
+    if !geteuid().is_root() {
+        return eprintln!("skipped: only root can become another user");
+    }
+    let mut project = Project::new(
+        "[process.said]\ncommand = [\"./fixture\", \"notify\", \"READY=1\"]\n\
+         user = \"nobody\"\nready = { notify = true }\n",
+    );
+    for folder in project.root.ancestors().take(2) {
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(folder, open).unwrap();
+    }
+    crate::common::copied(fixture(), &project.root.join("fixture"));
+    project.serve();
+    project.status_when("said", |s| s["ready"] == true);
+    project.call("stop", json!({"process": "said"})).ok();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -12,7 +12,6 @@ use serde_json::Value;
 use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::base::logger::Level;
-use crate::base::paths::LONGEST_SOCKET_PATH;
 use crate::base::saved::{Saved, saved};
 use crate::base::table::Table;
 use crate::build::Exec;
@@ -26,12 +25,12 @@ use crate::engine::handover::{Handover, Takeover};
 use crate::lifecycle::{Event, Fleet, Generation, RunKey, UnitId};
 use crate::log::store::Log;
 use crate::os::notify::{NotifyMessage, Receiver};
+use crate::os::proc;
 use crate::os::reap::{Child, reap_from};
-use crate::os::{files, proc};
 
 use super::Supervisor;
 use super::environments::{self, Variables};
-use super::launch::Starter;
+use super::launch::{Starter, account};
 use super::listening::Before;
 use super::runs::{RunRecord, Runs};
 
@@ -74,9 +73,15 @@ struct NotifySocket {
 }
 
 impl NotifySocket {
-    fn open(path: PathBuf) -> io::Result<Self> {
+    /// For a run with these settings: whose user it has, and root, may send.
+    fn open(path: PathBuf, launch: &config::Launch) -> Result<Self, String> {
+        let failed = |e: io::Error| format!("no NOTIFY_SOCKET {path:?}: {}", reason(&e));
+        let receiver = Receiver::bind(&path).map_err(failed)?;
+        if let Some(account) = account(launch)? {
+            std::os::unix::fs::chown(&path, Some(account.uid), None).map_err(failed)?;
+        }
         Ok(Self {
-            receiver: Receiver::bind(&path)?,
+            receiver,
             path,
             warned: false,
             refused: Vec::new(),
@@ -128,9 +133,7 @@ impl RunChecks {
 
     /// Opens the socket for that.
     pub(super) fn open_socket(&mut self, path: PathBuf) -> Result<(), String> {
-        let socket = NotifySocket::open(path.clone());
-        let socket = socket.map_err(|e| format!("no NOTIFY_SOCKET {path:?}: {}", reason(&e)))?;
-        self.notify = Some(socket);
+        self.notify = Some(NotifySocket::open(path, &self.process.launch)?);
         Ok(())
     }
 
@@ -388,7 +391,7 @@ impl Checks {
             let refused = old.refused.clone();
             // It removes its path.
             drop(old);
-            let new = NotifySocket::open(path).ok();
+            let new = NotifySocket::open(path, &checks.process.launch).ok();
             checks.notify = new.map(|socket| NotifySocket {
                 warned,
                 refused,
@@ -699,22 +702,6 @@ impl Supervisor {
         let fleet = &self.lives.fleet;
         self.checks.begin_health(|run| is_good(fleet, run));
     }
-
-    /// Where the `NOTIFY_SOCKET` of a run is.
-    pub(super) fn notify_path(&self, key: RunKey) -> Result<PathBuf, String> {
-        // A run that is taken over keeps its own, whatever number its process has then.
-        let pid = std::process::id();
-        let name = format!("notify-{pid}-{}-{}", key.unit, key.generation);
-        let path = self.setup.dir.path().join(&name);
-        if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
-            return Ok(path);
-        }
-        // In the short folder of bpm's own socket.
-        let socket = self.setup.identity.socket.as_deref().map(Path::new);
-        let folder = socket.and_then(Path::parent).ok_or("no folder for it")?;
-        files::private_dir(folder).map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
-        Ok(folder.join(name))
-    }
 }
 
 /// A message of a process that is not of the run, in words for the log.
@@ -735,6 +722,7 @@ pub(super) fn is_good(fleet: &Fleet, key: RunKey) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use super::*;

@@ -5,12 +5,13 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::fchown;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::{Fault, reason};
 use crate::base::logger::Level;
+use crate::base::paths::{LONGEST_SOCKET_PATH, RUN_FOLDER};
 use crate::build::{self, Artifact, Exec};
 use crate::config::{self, Environment, Listen, Process};
 use crate::engine::handle::Notice;
@@ -20,7 +21,9 @@ use crate::log::store::Log;
 use crate::os::accounts::Account;
 use crate::os::cgroup::Cgroup;
 use crate::os::fds;
+use crate::os::files;
 use crate::os::leader::Leader;
+use crate::os::peer::our_uid;
 use crate::os::proc;
 use crate::os::pty::Pty;
 use crate::os::reap::Child;
@@ -265,6 +268,28 @@ impl Supervisor {
         }
     }
 
+    /// Where the `NOTIFY_SOCKET` of a run is.
+    fn notify_path(&self, key: RunKey, process: &Process) -> Result<PathBuf, String> {
+        // A run that is taken over keeps its own, whatever number its process has then.
+        let pid = std::process::id();
+        let name = format!("notify-{pid}-{}-{}", key.unit, key.generation);
+        if process.launch.user.is_some() && our_uid() == 0 {
+            let folder = Path::new(RUN_FOLDER);
+            files::passable_dir(folder)
+                .map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
+            return Ok(folder.join(name));
+        }
+        let path = self.setup.dir.path().join(&name);
+        if path.as_os_str().len() <= LONGEST_SOCKET_PATH {
+            return Ok(path);
+        }
+        // In the short folder of bpm's own socket.
+        let socket = self.setup.identity.socket.as_deref().map(Path::new);
+        let folder = socket.and_then(Path::parent).ok_or("no folder for it")?;
+        files::private_dir(folder).map_err(|e| format!("no folder {folder:?}: {}", reason(&e)))?;
+        Ok(folder.join(name))
+    }
+
     /// Plans the run, opens what it needs, starts it.
     fn try_launch(
         &mut self,
@@ -289,7 +314,7 @@ impl Supervisor {
         let port = port.filter(|port| !self.sockets.holds(key.unit, *port));
         let mut checks = RunChecks::new(process, &expand)?;
         if checks.needs_socket() {
-            checks.open_socket(self.notify_path(key)?)?;
+            checks.open_socket(self.notify_path(key, process)?)?;
         }
         if !process.listen.is_empty() {
             let names = vec![process.name.as_str(); process.listen.len()].join(":");
