@@ -106,6 +106,37 @@ fn a_daemon_is_started_found_and_stopped() {
 }
 
 #[test]
+fn kept_port_that_another_has_is_a_warning() {
+    let mut project = Project::new(NAP);
+    project.up();
+    let url = project.descriptor()["url"].as_str().unwrap().to_owned();
+    let address = url.trim_start_matches("http://").trim_end_matches("/mcp");
+    crate::common::murder(project.pid());
+    let taken = eventually(|| TcpListener::bind(address));
+    let port = taken.local_addr().unwrap().port();
+    let said = format!(
+        "port {port}, kept for this project, is in use by pid {}",
+        std::process::id()
+    );
+    project
+        .cli(["-d"])
+        .exits(0)
+        .says(&[&said, "bpm mcp-config"]);
+    assert_ne!(daemon(&project)["url"], url);
+    let log = fs::read_to_string(project.state_folder().unwrap().join("daemon.log")).unwrap();
+    assert!(
+        log.lines()
+            .any(|line| line.contains("WARN") && line.contains(&said)),
+        "{log}"
+    );
+    // It comes back to it.
+    drop(taken);
+    project.cli(["daemon", "restart"]).exits(0);
+    assert_eq!(daemon(&project)["url"], url);
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
 fn the_port_is_kept_and_can_be_chosen() {
     let mut project = Project::new(NAP);
     project.cli(["-d"]).exits(0);
