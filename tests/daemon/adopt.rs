@@ -110,7 +110,7 @@ command = "n=0; while :; do n=$((n+1)); echo out $n; echo err $n >&2; sleep 0.00
 }
 
 #[test]
-fn kills_under_load_lose_and_double_no_line() {
+fn kills_under_load_lose_no_shown_line_and_double_none() {
     let names: Vec<String> = (0..8).map(|n| format!("p{n}")).collect();
     let mut config = String::from("log_disk = \"48M\"\n");
     for name in &names {
@@ -140,7 +140,7 @@ fn kills_under_load_lose_and_double_no_line() {
                 .then(|| line.clone())
                 .ok_or(line)
         });
-        shown.push((name.clone(), seq(&line), line["text"].clone()));
+        shown.push((name.clone(), line["text"].as_str().unwrap().to_owned()));
         murder(project.pid());
         // Nobody reads its file while it is dead.
         let _ = state(&project);
@@ -151,21 +151,26 @@ fn kills_under_load_lose_and_double_no_line() {
     let now: Vec<i32> = names.iter().map(|name| project.running(name)).collect();
     assert_eq!(now, pids);
     project.cli(["stop"]).exits(0);
-    let mut count = 0;
+    let (mut count, mut gaps) = (0, 0);
     for name in &names {
-        let text = written(&project, name, 1);
-        for (n, line) in text.lines().enumerate() {
-            assert_eq!(line, format!("line {n}"), "{name}");
-            count += 1;
+        let (text, mut next) = (written(&project, name, 1), 0);
+        let mut of_it = shown.iter().filter(|(of, _)| of == name).peekable();
+        for line in text.lines() {
+            let number = line.strip_prefix("line ").and_then(|n| n.parse().ok());
+            let number = number.filter(|number: &u64| *number >= next);
+            let number = number.unwrap_or_else(|| panic!("{name}: {line:?}, not line {next}"));
+            // What was read and not written yet when bpm was killed, and not shown either.
+            gaps += usize::from(number != next);
+            (count, next) = (count + 1, number + 1);
+            of_it.next_if(|(_, shown)| shown == line);
         }
+        assert_eq!(of_it.next(), None, "{name}: not in its file");
     }
-    for (name, seq, text) in &shown {
-        assert_eq!(text, &json!(format!("line {}", seq - 1)), "{name}");
-    }
+    assert!(gaps <= rounds * names.len(), "{gaps} gaps");
     assert_eq!(project.inhabitants(), []);
     downs.sort();
     println!(
-        "{rounds} kills, {count} lines, {} shown before one; start after it: median {:?}, longest {:?}",
+        "{rounds} kills, {count} lines, {gaps} gaps, {} shown before a kill and kept; start after it: median {:?}, longest {:?}",
         shown.len(),
         downs[downs.len() / 2],
         downs[downs.len() - 1]
