@@ -160,6 +160,15 @@ fn onto(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// The failure of a call that opens something, where no descriptor is left; None: it failed for something else.
+pub(super) fn none_left(e: &io::Error) -> Option<&'static str> {
+    match e.raw_os_error() {
+        Some(libc::EMFILE) => Some("bpm has too many files open (see \"ulimit -n\")"),
+        Some(libc::ENFILE) => Some("the system has too many files open"),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Folder, alone, inheritable};

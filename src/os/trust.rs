@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FileStat, Mode, fstatat};
 
+use super::fds::none_left;
 use super::files;
 use super::peer::our_uid;
 use crate::base::error::{Error, Result, named, reason};
@@ -123,7 +124,10 @@ fn open_folder(path: &Path) -> io::Result<File> {
 /// # Errors
 /// A sentence: it is not there; it is another user's or can be written by others, and is not trusted.
 pub fn folder_to_start_in(root: &Path) -> std::result::Result<File, String> {
-    let failed = |e: io::Error| format!("{root:?}: {}", reason(&e));
+    let failed = |e: io::Error| match none_left(&e) {
+        Some(text) => text.into(),
+        None => format!("{root:?}: {}", reason(&e)),
+    };
     let folder = open_folder(root).map_err(failed)?;
     let owned = Owned::of(&folder.metadata().map_err(failed)?);
     match owned.folder(our_uid(), root) {

@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::{Failed, Launch, Step};
 use crate::base::error::reason;
+use crate::os::fds::none_left;
 
 /// Why there is no process. Its text is the reason alone: `no such file: "./srv" in /home/me/app`.
 #[derive(Debug)]
@@ -73,10 +74,9 @@ pub(super) fn words(failed: &Failed, launch: &Launch<'_>, search: &[CString]) ->
     let code = failed.error.raw_os_error();
     match failed.step {
         Step::Arguments => "an argument, a variable or the folder has a NUL byte in it".into(),
-        Step::Streams | Step::Descriptors => match code {
-            Some(libc::EMFILE) => "bpm has too many files open (see \"ulimit -n\")".into(),
-            Some(libc::ENFILE) => "the system has too many files open".into(),
-            _ => format!("no pipes for its output: {why}"),
+        Step::Streams | Step::Descriptors => match none_left(&failed.error) {
+            Some(text) => text.into(),
+            None => format!("no pipes for its output: {why}"),
         },
         Step::Process => match code {
             Some(libc::EAGAIN) => "too many processes (see \"ulimit -u\")".into(),
