@@ -148,7 +148,7 @@ fn another_user_can_say_that_it_is_ready() {
         return eprintln!("skipped: only root can become another user");
     }
     let mut project = Project::new(
-        "[process.said]\ncommand = [\"./fixture\", \"notify\", \"READY=1\"]\n\
+        "[process.said]\ncommand = \"./fixture notify READY=1; exec sleep 1000\"\n\
          user = \"nobody\"\nready = { notify = true }\n",
     );
     for folder in project.root.ancestors().take(2) {
