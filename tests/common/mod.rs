@@ -704,8 +704,13 @@ impl Gate {
     pub fn open(&self) {
         let count = || fs::read(&self.passed).map_or(0, |b| b.len());
         let before = count();
-        // Blocks until the other end reads.
-        fs::write(&self.path, "go\n").unwrap();
+        eventually(|| {
+            if self.open_if_waiting() {
+                Ok(())
+            } else {
+                Err("nothing waits at the gate")
+            }
+        });
         // What the next call writes must not go to the same reader.
         eventually(|| {
             if count() > before {
@@ -716,14 +721,16 @@ impl Gate {
         });
     }
 
-    /// Lets the build that is there go on, if there is one.
-    pub fn open_if_waiting(&self) {
+    /// Lets the build that is there go on, if there is one; true then.
+    pub fn open_if_waiting(&self) -> bool {
         let mut options = fs::File::options();
         // Without a reader a FIFO can't be opened like this.
         options.write(true).custom_flags(nix::libc::O_NONBLOCK);
-        if let Ok(mut fifo) = options.open(&self.path) {
-            fifo.write_all(b"go\n").unwrap();
-        }
+        let Ok(mut fifo) = options.open(&self.path) else {
+            return false;
+        };
+        fifo.write_all(b"go\n").unwrap();
+        true
     }
 
     /// From now on nothing waits.

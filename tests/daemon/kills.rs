@@ -8,10 +8,12 @@ use std::fs;
 use std::io::Write;
 use std::process::{Child, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::common::tracer::Tracer;
-use crate::common::{Project, bpm, eventually, lives, murder};
+use crate::common::{Project, bpm, eventually, freeze, lives, murder};
 
 /// What bpm is killed at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,4 +213,59 @@ fn bpm_killed_at_any_call_leaves_what_the_next_one_goes_on_with() {
         left if left.is_empty() => Ok(()),
         left => Err(left),
     });
+}
+
+/// What somebody saw is in the file already: a kill after that forgets no order, and no build under way.
+#[test]
+fn what_is_shown_is_written_before() {
+    let mut config = r#"
+[process.nap]
+command = "echo up; exec sleep 1000"
+ready = { log = "up" }
+"#
+    .to_owned();
+    for n in 0..24 {
+        config += &format!("[process.idle-{n}]\ncommand = \"true\"\nautostart = false\n");
+    }
+    let mut p = Project::new(&config);
+    p.up();
+    murder(p.pid());
+    // So many exits that writing them takes its time.
+    let file = p.state_folder().unwrap().join("state.json");
+    let read = || serde_json::from_slice::<Value>(&fs::read(&file).unwrap()).unwrap();
+    let mut state = read();
+    let lines = vec!["x".repeat(1000); 16];
+    for (_, kept) in state["processes"].as_object_mut().unwrap() {
+        let exit = |run| json!({"run": run, "code": 0, "at": 1, "uptime_ms": 1, "tail": lines});
+        kept["exits"] = (1..=32).map(exit).collect();
+    }
+    fs::write(&file, state.to_string()).unwrap();
+    p.up();
+    assert!(fs::metadata(&file).unwrap().len() > 1 << 20);
+    let daemon = p.pid();
+    let mut http = p.http();
+    for round in 0..6 {
+        let (order, shown, wanted) = match round % 2 {
+            0 => ("stop", json!(false), json!("Down")),
+            _ => ("start", json!(true), json!("Up")),
+        };
+        let mut order = p.command(bpm()).args([order, "nap"]).spawn().unwrap();
+        eventually(|| {
+            let data = http
+                .call("get_status", json!({"process": "nap", "verbose": true}))
+                .ok();
+            let is = &data["processes"][0]["wanted"];
+            if *is == shown {
+                Ok(())
+            } else {
+                Err(is.clone())
+            }
+        });
+        freeze(daemon);
+        let state = read();
+        kill(Pid::from_raw(daemon), Signal::SIGCONT).unwrap();
+        let want = &state["processes"]["nap"]["life"]["life"]["want"]["is"];
+        assert_eq!(*want, wanted, "round {round}");
+        assert!(order.wait().unwrap().success());
+    }
 }

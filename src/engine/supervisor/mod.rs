@@ -548,15 +548,18 @@ impl Supervisor {
             }
         }
         self.begin_health();
-        self.publish();
+        let mut has_news = self.refresh_all();
         self.run_hooks();
         let answers = self.answers();
         if self.retire() {
-            self.publish();
+            has_news |= self.refresh_all();
         }
         self.store_sockets();
-        // An answer holds for the next bpm too, should this one be killed.
+        // What was seen, or answered, holds for the next bpm too, should this one be killed.
         self.save(false);
+        if has_news {
+            self.show();
+        }
         // Only now: those who are answered may read the snapshot at once.
         for (slot, reply) in answers {
             slot.put(reply);

@@ -55,6 +55,13 @@ impl Supervisor {
 
     /// Replaces the snapshot if anything in it changed.
     pub(super) fn publish(&mut self) {
+        if self.refresh_all() {
+            self.show();
+        }
+    }
+
+    /// Makes the views of what changed; true if there is anything new to be shown.
+    pub(super) fn refresh_all(&mut self) -> bool {
         let old = self.handle.snapshot.now();
         let ids = self.units.ids();
         let stopping = self.phase != Phase::Working;
@@ -67,9 +74,12 @@ impl Supervisor {
         for id in ids {
             changed |= self.refresh(id);
         }
-        if !changed && !self.events.has_news() {
-            return;
-        }
+        changed || self.events.has_news()
+    }
+
+    /// Replaces the snapshot by one of the views that there are.
+    pub(super) fn show(&mut self) {
+        let old = self.handle.snapshot.now();
         let views = self.units.iter().filter_map(|(_, unit)| unit.view.clone());
         let units: Vec<Arc<UnitView>> = views.collect();
         let dev = units.iter().any(|u| u.facts.mode == Mode::Dev);
@@ -83,8 +93,8 @@ impl Supervisor {
             before_used: old.before_used,
             config: self.units.digest(),
             mode: if dev { Mode::Dev } else { Mode::Release },
-            release_at,
-            stopping,
+            release_at: self.release_at(),
+            stopping: self.phase != Phase::Working,
             warnings: self.warnings.list(),
         });
     }
