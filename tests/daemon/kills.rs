@@ -215,7 +215,7 @@ fn bpm_killed_at_any_call_leaves_what_the_next_one_goes_on_with() {
     });
 }
 
-/// What somebody saw is in the file already: a kill after that forgets no order, and no build under way.
+/// The file has all that somebody saw: a kill after that forgets no order, and no build under way.
 #[test]
 fn what_is_shown_is_written_before() {
     let mut config = r#"

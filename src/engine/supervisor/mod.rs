@@ -555,7 +555,7 @@ impl Supervisor {
             has_news |= self.refresh_all();
         }
         self.store_sockets();
-        // What was seen, or answered, holds for the next bpm too, should this one be killed.
+        // An answer, and all that is shown, holds for the next bpm too, should this one be killed.
         self.save(false);
         if has_news {
             self.show();
