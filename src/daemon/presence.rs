@@ -60,6 +60,7 @@ impl<'a> ProjectPresence<'a> {
         log: Arc<DaemonLog>,
         control: Control,
         locks: Locks,
+        watch: Option<PathWatch>,
     ) -> Result<Self> {
         let dir = &project.dir;
         let mut presence = Self {
@@ -79,7 +80,7 @@ impl<'a> ProjectPresence<'a> {
         };
         // Where there is no room for it, that is tried again and again.
         let _ = presence.describe();
-        if presence.repair() == PresenceState::Displaced {
+        if presence.repair(watch) == PresenceState::Displaced {
             return Err(Error::cannot(
                 "start",
                 "bpm's folder was removed, and another bpm has been started",
@@ -99,8 +100,8 @@ impl<'a> ProjectPresence<'a> {
         self.passthrough = passthrough;
     }
 
-    /// Makes again what is missing.
-    fn repair(&mut self) -> PresenceState {
+    /// Makes again what is missing. `before`: the watch of the program before.
+    fn repair(&mut self, mut before: Option<PathWatch>) -> PresenceState {
         let places = [
             self.dir.lock(),
             self.dir.descriptor(),
@@ -110,7 +111,7 @@ impl<'a> ProjectPresence<'a> {
         let trouble = self.trouble.take();
         for _ in 0..TURNS {
             // The watch begins before the look, so that a change in between is not missed.
-            self.watch = PathWatch::of_places(&places);
+            self.watch = PathWatch::of_places(&places, before.take());
             match self.repair_one() {
                 Ok(None) => break,
                 Ok(Some(what)) => repaired.push(what),
@@ -204,6 +205,11 @@ impl Presence for ProjectPresence<'_> {
             return Err("the server does not come to a standstill".into());
         };
         self.standstill = Some((standstill, pause));
+        // The execve would close it, and close(2) of an inotify instance waits for work of the kernel: 10 to 20 ms on a
+        // machine that is busy.
+        if let Some(watch) = self.fd() {
+            to.keep("places", watch);
+        }
         to.keep("lock", &self.locks.state);
         if let Some(folder) = &self.locks.folder {
             to.keep("folder lock", folder);
@@ -239,7 +245,8 @@ impl Presence for ProjectPresence<'_> {
         let changed = self.watch.as_ref().is_some_and(PathWatch::take);
         match self.displaced || !changed && !anyway {
             true => PresenceState::Same,
-            false => self.repair(),
+            // A new watch: the old one tells of folders that were moved away, too.
+            false => self.repair(None),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::engine::handle::Identity;
 use crate::engine::handover::Takeover;
 use crate::engine::supervisor::{Supervisor, has_read, saved_config, succeeded};
 use crate::os::fds::Nofile;
+use crate::os::inotify::PathWatch;
 use crate::os::lock::Lock;
 use crate::os::reexec::{Inherited, rename_ourselves};
 use crate::server::net::{Before, SavedConn};
@@ -149,6 +150,7 @@ fn take_over(mut from: Takeover, env: Env) -> std::result::Result<u8, String> {
     });
     let conns = conns.collect();
     let bytes = std::mem::take(&mut from.bytes);
+    let watch = from.take("places").map(PathWatch::inherited);
     // Descriptors that nobody took are closed.
     drop(from);
     let before = Before { conns, bytes };
@@ -157,6 +159,7 @@ fn take_over(mut from: Takeover, env: Env) -> std::result::Result<u8, String> {
         tcp,
         unix,
         locks,
+        watch,
         before,
     };
     let processes = supervisor.processes();

@@ -28,6 +28,7 @@ pub use crate::engine::supervisor::read_config;
 use crate::engine::supervisor::{ConfigSource, Manager, Setup, Supervisor, read_source};
 use crate::log::passthrough::{Passthrough, Sources};
 use crate::os::detach::{self, Ready, Side};
+use crate::os::inotify::PathWatch;
 use crate::os::{fds, files, memory, peer, proc, reap};
 use crate::server::net::{Before, Control, Listeners, Server, UidCheck};
 use crate::tools::{Kernel, Tools};
@@ -377,6 +378,7 @@ fn serve(
         tcp: tcp.into_iter().collect(),
         unix: Some(unix),
         locks,
+        watch: None,
         before: Before::default(),
     };
     let mut first = |supervisor: &mut Supervisor| {
@@ -450,6 +452,7 @@ pub(super) struct Served {
     pub(super) tcp: Vec<TcpListener>,
     pub(super) unix: Option<UnixListener>,
     pub(super) locks: Locks,
+    pub(super) watch: Option<PathWatch>,
     pub(super) before: Before,
 }
 
@@ -493,6 +496,7 @@ pub(super) fn serve_on(
         Arc::clone(&log),
         control,
         served.locks,
+        served.watch,
     )?;
     presence.carries(ground.foreground, passthrough.as_ref());
     let found = first(&mut supervisor)?;

@@ -41,6 +41,23 @@ fn all_lines(p: &Project, process: &str) -> Vec<String> {
     ended.out.lines().map(String::from).collect()
 }
 
+fn remove_and_see_it_come_back(file: &std::path::Path) {
+    std::fs::remove_file(file).unwrap();
+    eventually(|| std::fs::metadata(file));
+}
+
+/// The number that inotify gave last to a watched file of that process; each instance counts from 1.
+fn newest_watch(pid: i32) -> u64 {
+    let all = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    let all = all.filter_map(|info| std::fs::read_to_string(info.ok()?.path()).ok());
+    let all: String = all.collect();
+    let numbers = all
+        .lines()
+        .filter_map(|line| line.strip_prefix("inotify wd:")?.split(' ').next());
+    let numbers = numbers.map(|hex| u64::from_str_radix(hex, 16).unwrap());
+    numbers.max().expect("it watches its files")
+}
+
 #[test]
 fn upgrade_keeps_processes_lines_numbers_and_events() {
     let (mut p, port) = project();
@@ -63,6 +80,10 @@ fn upgrade_keeps_processes_lines_numbers_and_events() {
         }
     });
     let pid = p.pid();
+    // Its execve must not close the watch of the files by which it is found: close(2) of that waits for the kernel.
+    let descriptor = p.state_folder().unwrap().join("daemon.json");
+    remove_and_see_it_come_back(&descriptor);
+    let watch = newest_watch(pid);
     for name in ["one", "two", "three"] {
         let program = p.other_build(name);
         let done = upgrade(&p, &program);
@@ -71,6 +92,8 @@ fn upgrade_keeps_processes_lines_numbers_and_events() {
         // The connection of before goes on.
         assert!(!http.call("get_status", json!({})).failed);
     }
+    assert!(newest_watch(pid) >= watch, "inotify was opened again");
+    remove_and_see_it_come_back(&descriptor);
     assert_eq!(["a", "b", "web"].map(|name| p.running(name)), pids);
     for name in ["a", "b", "web"] {
         let status = p

@@ -2,7 +2,7 @@
 //! neither polls nor sleeps.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,14 +37,16 @@ impl PathWatch {
 
     /// Watches whether these files are still where they are: one that is removed, replaced or changed, or any
     /// folder above it that goes. What comes and goes beside them is not told, but in the last folder that is
-    /// there of a path that is not. Look at them after this, not before. None: no inotify to be had.
-    pub fn of_places(files: &[PathBuf]) -> Option<Self> {
+    /// there of a path that is not. Look at them after this, not before. `before`: a watch of the same places that
+    /// goes on. None: no inotify to be had.
+    pub fn of_places(files: &[PathBuf], before: Option<Self>) -> Option<Self> {
         let gone = AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
         // A file that is removed while somebody has it open is noticed by the number of its names alone.
         let file = gone | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CLOSE_WRITE;
         let comes =
             AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
-        let inotify = open().ok()?;
+        let inotify = before.and_then(|watch| watch.inotify);
+        let inotify = inotify.or_else(|| open().ok())?;
         for path in files {
             let mut there = inotify.add_watch(path, file).is_ok();
             for folder in path.ancestors().skip(1) {
@@ -62,6 +64,15 @@ impl PathWatch {
         Some(Self {
             inotify: Some(inotify),
         })
+    }
+
+    /// One that an earlier program of this process opened.
+    pub fn inherited(fd: OwnedFd) -> Self {
+        // SAFETY: the descriptor is owned, and goes over to what is made of it.
+        let inotify = unsafe { Inotify::from_raw_fd(fd.into_raw_fd()) };
+        Self {
+            inotify: Some(inotify),
+        }
     }
 
     fn with(folder: &Path, more: AddWatchFlags) -> io::Result<Self> {
