@@ -2,8 +2,6 @@
 //!
 //! All processes of a project: dependencies, the queue of builds, and the loop that reconciles.
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 
 use crate::base::clock::Mono;
@@ -12,6 +10,7 @@ use crate::base::saved::{Saved, field};
 use crate::base::table::{Set, Table, sort};
 use crate::config::{Condition, Mode};
 
+use super::names::{NameId, Names, Standing, Wait};
 use super::policy::{Facts, Policy};
 use super::unit::{Needs, Ticket, Unit};
 use super::{Generation, RunKey, UnitId};
@@ -119,35 +118,11 @@ pub enum Why {
     Superseded(String),
 }
 
-/// Numbers the names of processes, so that a dependency is found without comparing strings.
-pub(super) type NameId = usize;
-
-/// The part of a process that others depend on, kept beside the names: a process may depend on hundreds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Standing {
-    pub(super) up: bool,
-    pub(super) good: bool,
-    pub(super) completed: bool,
-    pub(super) rests: bool,
-}
-
-#[derive(Debug, Default)]
-struct Name {
-    name: String,
-    /// The process of that name; one that leaves the configuration has given it up.
-    unit: Option<UnitId>,
-    standing: Standing,
-    dependents: Vec<UnitId>,
-}
-
 /// All processes of a project.
 #[derive(Debug, Default)]
 pub struct Fleet {
     units: Table<UnitId, Box<Unit>>,
-    names: Vec<Name>,
-    ids: HashMap<String, NameId>,
-    /// Places in `names` that no process has or needs.
-    unused: Vec<NameId>,
+    names: Names,
     leaving: Vec<UnitId>,
     next_id: UnitId,
     turn: u64,
@@ -161,12 +136,12 @@ impl Fleet {
     pub fn add(&mut self, policy: Policy) -> UnitId {
         let id = self.next_id;
         self.next_id += 1;
-        let name = self.name(&policy.name);
-        self.names[name].unit = Some(id);
+        let name = self.names.number(&policy.name);
         let mut unit = Box::new(Unit::new(id, name, policy));
-        self.link(&mut unit);
+        unit.needed = self.names.link(id, &unit.policy.depends_on);
+        let standing = unit.standing();
         self.units.insert(id, unit);
-        self.with(id, |_| {});
+        self.show(name, Some(id), standing);
         id
     }
 
@@ -244,11 +219,13 @@ impl Fleet {
         units.filter_map(|unit| unit.under_way()).collect()
     }
 
-    /// Wants a process up, and its dependencies: for the start, when nothing has been done yet. The effects
+    /// Wants processes up, and their dependencies: for the start, when nothing has been done yet. The effects
     /// come with the next step.
-    pub fn want(&mut self, id: UnitId) {
-        self.want_needed(id);
-        self.with(id, |u| u.start(None));
+    pub fn want(&mut self, ids: Vec<UnitId>) {
+        self.want_needed(ids.clone());
+        for id in ids {
+            self.with(id, |u| u.start(None));
+        }
     }
 
     /// New settings for a process; the runs are not touched.
@@ -259,9 +236,9 @@ impl Fleet {
         if unit.policy.depends_on == policy.depends_on {
             unit.set_policy(policy);
         } else {
-            self.unlink(&mut unit);
+            self.names.unlink(id, std::mem::take(&mut unit.needed));
             unit.set_policy(policy);
-            self.link(&mut unit);
+            unit.needed = self.names.link(id, &unit.policy.depends_on);
         }
         self.units.insert(id, unit);
         self.with(id, |_| {});
@@ -272,61 +249,41 @@ impl Fleet {
     pub fn leave(&mut self, id: UnitId) {
         self.with(id, Unit::leave);
         self.leaving.push(id);
-        for name in self.names.iter_mut().filter(|n| n.unit == Some(id)) {
-            name.unit = None;
-        }
+        self.give_up_name(id);
     }
 
     /// Removes a process of which nothing is left ([`Fleet::is_empty`]) and answers those who still wait.
     pub fn remove(&mut self, id: UnitId) -> Vec<Effect> {
         let mut out = Vec::new();
+        self.give_up_name(id);
         if let Some(mut unit) = self.units.remove(&id) {
             unit.dismiss(&mut out);
-            self.unlink(&mut unit);
-            if self.names[unit.name].unit == Some(id) {
-                self.names[unit.name].unit = None;
-            }
-            self.release(unit.name);
+            self.names.unlink(id, std::mem::take(&mut unit.needed));
+            self.names.release(unit.name);
             self.leaving.retain(|l| *l != id);
         }
         out
     }
 
-    fn name(&mut self, name: &str) -> NameId {
-        if let Some(id) = self.ids.get(name) {
-            return *id;
-        }
-        let id = self.unused.pop().unwrap_or(self.names.len());
-        if id == self.names.len() {
-            self.names.push(Name::default());
-        }
-        self.names[id].name = name.into();
-        self.ids.insert(name.into(), id);
-        id
-    }
-
-    fn release(&mut self, id: NameId) {
-        let name = &self.names[id];
-        if name.unit.is_none()
-            && name.dependents.is_empty()
-            && self.ids.remove(&name.name).is_some()
-        {
-            self.unused.push(id);
+    /// Another process may have the name of this one.
+    fn give_up_name(&mut self, id: UnitId) {
+        let unit = self.units.get(&id);
+        let unit = unit.filter(|u| self.names.unit(u.name) == Some(id));
+        if let Some((name, standing)) = unit.map(|u| (u.name, u.standing())) {
+            self.show(name, None, standing);
         }
     }
 
-    fn link(&mut self, unit: &mut Unit) {
-        for (name, until) in &unit.policy.depends_on {
-            let name = self.name(name);
-            self.names[name].dependents.push(unit.id);
-            unit.depends_on.push((name, *until));
-        }
-    }
-
-    fn unlink(&mut self, unit: &mut Unit) {
-        for (name, _) in unit.depends_on.drain(..) {
-            self.names[name].dependents.retain(|id| *id != unit.id);
-            self.release(name);
+    /// The one way to change the process of a name, and how that is: its dependents are kept up to date.
+    fn show(&mut self, name: NameId, unit: Option<UnitId>, standing: Standing) {
+        let Some(dependents) = self.names.show(name, unit, standing) else {
+            return;
+        };
+        self.changed = true;
+        for (dependent, before, after) in dependents {
+            if let Some(unit) = self.units.get_mut(&dependent) {
+                unit.needed.moved(before, after);
+            }
         }
     }
 
@@ -435,11 +392,9 @@ impl Fleet {
             return;
         };
         note(unit);
-        let name = &mut self.names[unit.name];
-        let standing = unit.standing();
-        if name.unit == Some(id) && name.standing != standing {
-            name.standing = standing;
-            self.changed = true;
+        let (name, standing) = (unit.name, unit.standing());
+        if self.names.unit(name) == Some(id) {
+            self.show(name, Some(id), standing);
         }
     }
 
@@ -462,26 +417,26 @@ impl Fleet {
         let turn = self.turn;
         match *order {
             Order::Start => {
-                self.want_needed(id);
+                self.want_needed(vec![id]);
                 self.with(id, |u| u.start(ticket));
             }
             Order::Stop => self.with(id, |u| u.stop(ticket, out)),
             Order::Restart { mode, build } => {
-                self.want_needed(id);
+                self.want_needed(vec![id]);
                 self.with(id, |u| u.restart(ticket, mode, build, turn));
             }
         }
     }
 
-    /// Wants up the dependencies of a process, and theirs, that are neither up nor done.
-    fn want_needed(&mut self, id: UnitId) {
-        let (mut open, mut seen) = (vec![id], Set::from_iter([id]));
+    /// Wants up the dependencies of processes, and theirs, that are neither up nor done.
+    fn want_needed(&mut self, mut open: Vec<UnitId>) {
+        let mut seen = Set::from_iter(open.iter().copied());
         while let Some(next) = open.pop() {
             let Some(unit) = self.units.get(&next).filter(|u| !u.is_up()) else {
                 continue;
             };
-            let needed = unit.depends_on.iter();
-            let needed = needed.filter_map(|(name, _)| self.names[*name].unit);
+            let needed = unit.needed.list.iter();
+            let needed = needed.filter_map(|(name, _)| self.names.unit(*name));
             let needed: Vec<UnitId> = needed.filter(|id| seen.add(*id)).collect();
             for id in needed {
                 open.push(id);
@@ -510,8 +465,8 @@ impl Fleet {
 
     /// Dependents that are to be stopped too end first.
     fn may_end(&self, unit: &Unit) -> bool {
-        let dependents = self.names[unit.name].dependents.iter();
-        let mut dependents = dependents.filter_map(|id| self.units.get(id));
+        let dependents = self.names.dependents(unit.name);
+        let mut dependents = dependents.filter_map(|id| self.units.get(&id));
         dependents.all(|d| d.is_wanted() || d.is_empty())
     }
 
@@ -533,20 +488,15 @@ impl Fleet {
     }
 
     fn tasks_done(&self, unit: &Unit) -> bool {
-        let mut dependencies = unit.depends_on.iter();
-        dependencies
-            .all(|(name, until)| *until != Condition::Completed || self.is_met(*name, *until))
+        let mut unmet = self.unmet(unit);
+        unmet.all(|(_, until)| until != Condition::Completed)
     }
 
-    /// The configuration has no unknown names, and one that a reload takes out holds up nobody.
-    fn is_met(&self, name: NameId, until: Condition) -> bool {
-        let Name { unit, standing, .. } = &self.names[name];
-        unit.is_none()
-            || match until {
-                Condition::Started => standing.up,
-                Condition::Ready => standing.good,
-                Condition::Completed => standing.completed,
-            }
+    /// The dependencies that it still waits for.
+    fn unmet(&self, unit: &Unit) -> impl Iterator<Item = (NameId, Condition)> {
+        let waits = unit.needed.open() > 0;
+        let all = unit.needed.list.iter().copied().filter(move |_| waits);
+        all.filter(|(name, until)| self.names.wait(*name, *until) != Wait::Met)
     }
 
     fn needs(&self, unit: &Unit) -> Needs {
@@ -556,21 +506,20 @@ impl Fleet {
         if let Some(other) = self.in_the_way(unit) {
             return Needs::InTheWay(format!("waits for {} to end", other.policy.name));
         }
-        let mut needs = Needs::Met;
-        for &(name, until) in &unit.depends_on {
-            if self.is_met(name, until) {
-                continue;
-            }
-            let Name { unit, standing, .. } = &self.names[name];
-            if standing.rests {
-                let how = unit.and_then(|id| self.units.get(&id));
-                let how = how.map_or("is gone", |u| u.rest_words());
-                let what = self.wish_words(name, until);
-                return Needs::Hopeless(format!("waits for {what}, but it {how}"));
-            }
-            needs = Needs::Unmet;
+        if unit.needed.open() == 0 {
+            return Needs::Met;
         }
-        needs
+        if unit.needed.hopeless() == 0 {
+            return Needs::Unmet;
+        }
+        let mut unmet = self.unmet(unit);
+        let hopeless = unmet.find(|(name, until)| self.names.wait(*name, *until) == Wait::Hopeless);
+        hopeless.map_or(Needs::Unmet, |(name, until)| {
+            let how = self.names.unit(name).and_then(|id| self.units.get(&id));
+            let how = how.map_or("is gone", |u| u.rest_words());
+            let what = self.wish_words(name, until);
+            Needs::Hopeless(format!("waits for {what}, but it {how}"))
+        })
     }
 
     /// `db to be ready`.
@@ -580,18 +529,16 @@ impl Fleet {
             Condition::Ready => "ready",
             Condition::Completed => "done",
         };
-        format!("{} to be {what}", self.names[name].name)
+        format!("{} to be {what}", self.names.text(name))
     }
 
     /// `waits for db to be ready, api to be started and 3 more`.
     fn unmet_words(&self, unit: &Unit) -> String {
-        let unmet = unit.depends_on.iter();
-        let mut unmet = unmet.filter(|(name, until)| !self.is_met(*name, *until));
-        let first = unmet.by_ref().take(NAMED);
+        let first = self.unmet(unit).take(NAMED);
         let first: Vec<String> = first
-            .map(|(name, until)| self.wish_words(*name, *until))
+            .map(|(name, until)| self.wish_words(name, until))
             .collect();
-        match unmet.count() {
+        match unit.needed.open() - first.len() {
             0 => format!("waits for {}", first.join(", ")),
             more => format!("waits for {} and {more} more", first.join(", ")),
         }
@@ -611,6 +558,11 @@ impl Fleet {
         let port = unit.policy.port?;
         let mut others = self.units.values().filter(|other| other.id != unit.id);
         others.find(|other| other.gives_up(port)).map(Box::as_ref)
+    }
+
+    #[cfg(test)]
+    pub(super) fn names(&self) -> &Names {
+        &self.names
     }
 
     #[cfg(test)]

@@ -9,6 +9,7 @@
 //! two states; `tests` in this module drive it with random histories.
 
 mod fleet;
+mod names;
 mod policy;
 mod unit;
 

@@ -143,6 +143,7 @@ impl World<'_> {
                 "too many runs of {}",
                 unit.id
             );
+            assert!(self.fleet.names().agree(&unit.needed), "{:?}", unit.needed);
         }
     }
 
@@ -1018,12 +1019,30 @@ fn dependent_listed_first_starts_as_soon_as_its_dependency_is_good() {
         },
         policy("db"),
     ]);
-    w.fleet.want(0);
+    w.fleet.want(vec![0]);
     w.step(Event::Tick);
     w.spawned(run(1, 1));
     w.reach_deadline();
     assert_eq!(w.facts(1).ready, Some(true));
     assert_eq!(w.with(&[Sim::Asked]), [run(0, 1)]);
+}
+
+#[test]
+fn start_looks_at_each_dependency_once_whatever_happens() {
+    const ALL: usize = 60;
+    let name = |n: usize| format!("p{n}");
+    let all = (0..ALL).map(|n| Policy {
+        depends_on: (0..n).map(|n| (name(n), Condition::Ready)).collect(),
+        ..policy(&name(n))
+    });
+    let mut w = World::new(all.collect());
+    w.fleet.want((0..ALL).collect());
+    w.step(Event::Tick);
+    w.settle();
+    assert_eq!(w.with(&[Sim::Up]).len(), ALL);
+    // Once to count them, and once for the words that an upgrade on the way compares.
+    let dependencies = ALL * (ALL - 1) / 2;
+    assert!(w.fleet.names().looked_at.get() <= 2 * dependencies);
 }
 
 #[test]

@@ -111,15 +111,13 @@ impl Supervisor {
             state.forget_running();
             self.take_up_lives(runs);
         }
-        for id in self.units.ids() {
-            let Some(process) = self.units.process(id) else {
-                continue;
-            };
-            let known = !self.setup.only && self.state.get().life(&process.name).is_some();
-            if process.autostart && !known {
-                self.lives.fleet.want(id);
-            }
-        }
+        let wanted = self.units.ids().into_iter().filter(|id| {
+            self.units.process(*id).is_some_and(|process| {
+                let known = !self.setup.only && self.state.get().life(&process.name).is_some();
+                process.autostart && !known
+            })
+        });
+        self.lives.fleet.want(wanted.collect());
     }
 
     /// Holds the sockets that the service manager has kept.

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use crate::base::clock::Mono;
-use crate::config::{Condition, Mode};
+use crate::config::Mode;
 
-use super::fleet::NameId;
+use super::names::{NameId, Needed};
 use super::policy::Throttle;
 use super::{Effect, Generation, Policy, RunKey, UnitId, Why};
 
@@ -236,8 +236,8 @@ pub(super) struct Unit {
     pub(super) id: UnitId,
     pub(super) name: NameId,
     pub(super) policy: Policy,
-    /// The names in `policy.depends_on`, as the fleet numbers them.
-    pub(super) depends_on: Vec<(NameId, Condition)>,
+    /// `policy.depends_on`, as the fleet numbers the names.
+    pub(super) needed: Needed,
     want: Want,
     swap: Swap,
     /// The mode that runs, or would be started next.
@@ -262,7 +262,7 @@ impl Unit {
             name,
             mode: policy.pinned.unwrap_or(Mode::Release),
             policy,
-            depends_on: Vec::new(),
+            needed: Needed::default(),
             want: Want::Down,
             swap: Swap::No,
             builds: Builds::default(),

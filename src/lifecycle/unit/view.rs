@@ -3,7 +3,7 @@
 //! How a process looks from outside: to the fleet, and in [`Facts`].
 
 use crate::config::Mode;
-use crate::lifecycle::fleet::Standing;
+use crate::lifecycle::names::Standing;
 use crate::lifecycle::{Facts, RunKey, State, UnitId};
 
 use super::{Needs, Rest, Run, Swap, Unit, Want};
