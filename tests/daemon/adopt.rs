@@ -12,8 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::common::sandbox::refusing;
-use crate::common::{Ended, Project, all_attacks, bpm, eventually, free_port, lives, murder};
+use crate::common::{Project, all_attacks, bpm, eventually, free_port, lives, murder};
 use crate::disk::files::Random;
 
 /// Kills bpm and starts the next one.
@@ -381,7 +380,7 @@ command = "echo seeded >> seeds; setsid sleep 1000 & exit 0"
     });
 }
 
-fn get(port: u16) -> std::io::Result<String> {
+pub(crate) fn get(port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
@@ -390,7 +389,7 @@ fn get(port: u16) -> std::io::Result<String> {
     Ok(answer.lines().last().unwrap_or_default().to_owned())
 }
 
-const WEB: &str = r#"
+pub(crate) const WEB: &str = r#"
 [process.web]
 command = ["FIXTURE", "serve"]
 listen = ["127.0.0.1:PORT"]
@@ -427,66 +426,6 @@ fn held_socket_is_taken_over_and_no_connection_is_refused() {
     done.store(true, Ordering::Relaxed);
     assert!(client.join().unwrap() > 0);
     assert!(get(port).unwrap().starts_with("2 "));
-}
-
-/// Starts `bpm -d` with one system call refused.
-fn up_refusing(project: &Project, call: libc::c_long) -> Ended {
-    let mut command = project.command(bpm());
-    let output = refusing(command.arg("-d"), call).output().unwrap();
-    Ended::new(output).exits(0)
-}
-
-#[test]
-fn socket_that_cannot_be_copied_is_bound_again_at_the_next_restart() {
-    let port = free_port();
-    let mut project = Project::new(&WEB.replace("PORT", &port.to_string()));
-    project.file("version", "1");
-    project.up();
-    let pid = project.running("web");
-    murder(project.pid());
-    let said = up_refusing(&project, libc::SYS_pidfd_getfd);
-    assert!(said.out.contains("adopted web"), "{said:?}");
-    let status = project.cli(["status", "--json"]).exits(0).out;
-    let status: Value = serde_json::from_str(&status).unwrap();
-    let web = &status["processes"][0];
-    assert_eq!(web["pid"], pid, "{web}");
-    let warning = web["warnings"][0].as_str().unwrap();
-    let words = format!("has 127.0.0.1:{port} alone");
-    assert!(warning.contains(&words), "{warning}");
-    assert!(get(port).unwrap().starts_with("1 "));
-    project.file("version", "2");
-    project.cli(["restart", "web"]).exits(0);
-    assert!(get(port).unwrap().starts_with("2 "));
-    let status = project.cli(["status", "--json"]).exits(0).out;
-    let status: Value = serde_json::from_str(&status).unwrap();
-    assert_eq!(status["processes"][0]["warnings"], json!([]), "{status}");
-    project.cli(["stop"]).exits(0);
-}
-
-#[test]
-fn without_the_calls_nothing_runs_twice_and_it_is_said() {
-    for call in [libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal] {
-        let mut project = Project::new("[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\n");
-        project.up();
-        let nap = project.running("nap");
-        murder(project.pid());
-        let said = up_refusing(&project, call);
-        let adopted = said.out.contains("adopted nap");
-        assert!(
-            adopted || said.out.contains("stopped nap (its end can't be watched"),
-            "{said:?}"
-        );
-        assert_eq!(lives(nap), adopted);
-        eventually(|| match project.inhabitants() {
-            all if all.len() == 2 => Ok(()),
-            all => Err(all),
-        });
-        project.cli(["stop"]).exits(0);
-        eventually(|| match project.inhabitants() {
-            left if left.is_empty() => Ok(()),
-            left => Err(left),
-        });
-    }
 }
 
 #[test]

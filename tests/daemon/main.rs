@@ -11,6 +11,7 @@
 mod common;
 
 mod adopt;
+mod adopt_refused;
 mod build;
 mod chaos;
 mod crash;
