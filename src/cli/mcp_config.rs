@@ -14,8 +14,8 @@ use crate::engine::state_file::State;
 
 use super::daemon::own_path;
 use super::mcp_check::Entry;
-use super::print;
 use super::spec::Call;
+use super::{note, print};
 
 /// Agents that `mcp-config` knows.
 pub(super) const CLIENTS: &[&str] = &[
@@ -184,6 +184,11 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
     }
     print(text.trim_end_matches('\n'))?;
     print("\n")?;
+    if one.is_none_or(|one| one == "codex") {
+        note(&format!(
+            "codex exec refuses the tool stop, unless config.toml says so below [mcp_servers.{name}]: default_tools_approval_mode = \"approve\"\n"
+        ));
+    }
     Ok(0)
 }
 

@@ -11,7 +11,7 @@ use crate::server::rpc::STOPPING;
 
 use super::{cannot_ask, no_daemon, note};
 
-/// What came of asking a daemon.
+/// The outcome of asking a daemon.
 pub(super) enum Asked<T> {
     /// It answered, or could not.
     Answer(std::result::Result<T, CallError>),

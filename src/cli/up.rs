@@ -69,8 +69,8 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         .cloned()
         .collect();
     print(&render::reached(&shown, paint(&project.env)))?;
-    if data["config_changed"] == true {
-        note(&format!("bpm: {}\n", render::CHANGED));
+    if let Some(changed) = render::changed_file(&data) {
+        note(&format!("bpm: {changed}\n"));
     }
     match failed {
         0 => {

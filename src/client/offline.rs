@@ -11,7 +11,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
 use crate::base::json::object;
 use crate::base::logger::Logger;
-use crate::base::paths::ProjectDir;
+use crate::base::paths::{CONFIG_FILE, ProjectDir};
 use crate::base::table::Set;
 use crate::client::connection::{CallError, ToolResult};
 use crate::config::Config;
@@ -41,6 +41,8 @@ pub struct Offline {
     mcp: Mcp,
     mailbox: Arc<Mailbox>,
     on_disk: bool,
+    /// The mistakes in `.mcp-run`.
+    faults: Option<String>,
 }
 
 /// Why there is no daemon.
@@ -69,7 +71,10 @@ impl Offline {
     /// No descriptors to be had.
     pub fn open(root: &Path, dir: &ProjectDir, named: &[String]) -> Result<Self> {
         let on_disk = folders(dir);
-        let config = read_config(root).ok();
+        let (config, faults) = match read_config(root) {
+            Ok(config) => (Some(config), None),
+            Err(why) => (None, Some(format!("{CONFIG_FILE} cannot be used: {why}"))),
+        };
         let state = State::look(&dir.state());
         let names = names(config.as_ref(), &on_disk, named);
         let units = names.iter().map(|name| {
@@ -84,7 +89,8 @@ impl Offline {
             ..Snapshot::new(name.into_owned(), root.into())
         };
         let on_disk = names.iter().any(|name| on_disk.contains(name));
-        Self::of(snapshot, on_disk)
+        let offline = Self::of(snapshot, on_disk)?;
+        Ok(Self { faults, ..offline })
     }
 
     /// No project, and so no processes.
@@ -106,6 +112,7 @@ impl Offline {
             tools,
             mailbox,
             on_disk,
+            faults: None,
         })
     }
 
@@ -227,7 +234,8 @@ impl Offline {
             ("stop", _) => Some(self.stopped_already(args)),
             ("reload", _) => {
                 let why = "cannot reload: no daemon runs; the next start reads .mcp-run";
-                Some(Answer::Fail(why.into()))
+                let faults = self.faults.iter().map(|faults| format!("\n{faults}"));
+                Some(Answer::Fail(why.to_owned() + &faults.collect::<String>()))
             }
             ("wait", Absence::Stopped(why)) => Some(Answer::Data {
                 value: object([
@@ -261,7 +269,8 @@ impl Offline {
                 false => "get_status",
             };
             let told = self.tool(name, &asked);
-            if told.failed {
+            // A file that cannot be read may have it.
+            if told.failed && (one.is_empty() || self.faults.is_none()) {
                 return Answer::Fail(told.text);
             }
         }
@@ -283,7 +292,10 @@ impl Offline {
                 one.as_str(),
             ),
         };
-        let text = format!("{who}: stopped already: no daemon runs");
+        let mut text = format!("{who}: stopped already: no daemon runs");
+        if let Some(faults) = &self.faults {
+            text.push_str(&format!("\n{faults}"));
+        }
         Answer::Data { value, text }
     }
 

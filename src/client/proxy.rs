@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use pipes::{Line, Lines, Output};
-use requests::{Asked, Start, asked_again, own, repeatable};
+use requests::{Asked, Start, asked_again, own, reads, repeatable};
 
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
@@ -163,6 +163,8 @@ struct Call {
     line: Option<Vec<u8>>,
     /// Sending it again does no harm, whether it was executed or not.
     repeatable: bool,
+    /// It changes nothing.
+    reads: bool,
     progress: Progress,
     tries: u8,
 }
@@ -332,6 +334,7 @@ impl Proxy {
         let call = Call {
             line,
             repeatable: repeatable(request),
+            reads: reads(request),
             progress: Progress::Queued,
             tries: 0,
         };
@@ -617,14 +620,18 @@ impl Proxy {
                     true
                 }
                 _ => {
-                    gone.push(id);
+                    gone.push((id, call.reads));
                     false
                 }
             }
         });
         self.queue.append(&mut queue);
-        for id in gone {
-            let text = format!("{why}; the request may or may not have been executed");
+        for (id, reads) in gone {
+            let then = match reads {
+                true => "; it changes nothing, so call it again",
+                false => ": get_status shows how it is now",
+            };
+            let text = format!("{why}; the request may or may not have been executed{then}");
             self.refuse(&id, RESTARTED, &text);
         }
         if self.ended {

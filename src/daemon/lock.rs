@@ -2,17 +2,18 @@
 //! folder itself, which holds whatever BPM_HOME and user another bpm has.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use super::project::Project;
 use super::stop::judge_lasting;
 use crate::base::clock::Mono;
-use crate::base::error::{Error, Result, reason};
+use crate::base::error::{Error, Result, named as of_file, reason};
 use crate::base::paths::State;
-use crate::client::connection::PATIENCE;
+use crate::client::connection::{PATIENCE, is_own_fault, own_fault};
 use crate::client::verdict::{Descriptor, Verdict, keeps_its_state_in};
 use crate::os::inotify::PathWatch;
 use crate::os::lock::{self, Lock};
@@ -52,7 +53,7 @@ pub(super) fn take(project: &Project) -> Result<Taken> {
             }
             _ => Err(e),
         });
-        if let Some(state) = taken.map_err(|e| Error::file("lock", &path, e))? {
+        if let Some(state) = taken.map_err(|e| cannot("lock", &path, e))? {
             match folder(project) {
                 Ok((folder, warning)) => {
                     return Ok(Taken::Ours(Locks {
@@ -82,6 +83,14 @@ pub(super) fn take(project: &Project) -> Result<Taken> {
                 return Err(unhealthy(project, descriptor.as_ref()));
             }
         }
+    }
+}
+
+/// An error of a lock's file. What this process may not do says nothing about who holds it.
+pub(super) fn cannot(verb: &str, path: &Path, e: io::Error) -> Error {
+    match is_own_fault(&e) {
+        true => Error::cannot(of_file(verb, path), own_fault(&e)),
+        false => Error::file(verb, path, e),
     }
 }
 
@@ -138,7 +147,7 @@ fn held(project: &Project, holder: Option<i32>) -> Error {
 /// `the daemon (pid 4711, user ann, home /srv/bpm)`, as far as it can be seen.
 fn named(pid: i32) -> String {
     let mut facts = vec![format!("pid {pid}")];
-    if let Some(uid) = proc::owner(pid).filter(|uid| *uid != peer::our_uid()) {
+    if let Some(uid) = proc::owner(pid) {
         facts.push(format!("user {}", peer::user_name(uid)));
     }
     let program = proc::program(pid).unwrap_or_default();

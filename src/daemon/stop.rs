@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::lock;
 use super::presence::clear;
 use super::project::Project;
 use super::start::read_config;
@@ -383,6 +384,6 @@ fn left(dir: &ProjectDir) -> Result<Vec<Proc>> {
     let found = proc::find_marked(&format!("{}/", dir.marker()));
     // Asked after the processes: a bpm has the lock before it starts or takes over anything. The lock decides whether
     // it lives: one that was killed and that nobody has reaped still has its pid.
-    let held = Lock::probe(&dir.lock()).map_err(|e| Error::file("look at", &dir.lock(), e))?;
+    let held = Lock::probe(&dir.lock()).map_err(|e| lock::cannot("look at", &dir.lock(), e))?;
     Ok(if held { Vec::new() } else { found })
 }

@@ -191,7 +191,16 @@ pub fn status(data: &Value, paint: Paint) -> String {
 }
 
 /// The note for a person whose `.mcp-run` is not the one that the daemon has read.
-pub const CHANGED: &str = ".mcp-run has changed since it was read: \"bpm reload\" takes it over";
+pub fn changed_file(data: &Value) -> Option<String> {
+    let then = match data["config_error"].as_str() {
+        _ if data["config_changed"] != true => return None,
+        None => "\"bpm reload\" takes it over".into(),
+        Some(why) => format!(
+            "it cannot be used, and what runs goes on as before: {why}; once it is repaired, \"bpm reload\" takes it over"
+        ),
+    };
+    Some(format!(".mcp-run has changed since it was read: {then}"))
+}
 
 /// The lines below the table.
 pub fn notes(data: &Value) -> Vec<String> {
@@ -206,9 +215,7 @@ pub fn notes(data: &Value) -> Vec<String> {
             "dev builds; release again in {span} if nobody calls"
         ));
     }
-    if data["config_changed"] == true {
-        lines.push(CHANGED.into());
-    }
+    lines.extend(changed_file(data));
     lines
 }
 

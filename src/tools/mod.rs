@@ -37,6 +37,7 @@
 
 mod build;
 mod errors;
+mod file;
 mod follow;
 mod logs;
 mod metrics;
@@ -68,11 +69,8 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Failure};
 use crate::base::json::{brief, object};
 use crate::base::logger::Logger;
-use crate::base::paths::CONFIG_FILE;
 use crate::engine::handle::Handle;
-use crate::engine::snapshot::{Snapshot, UnitView};
-use crate::engine::supervisor::read_config;
-use crate::os::files;
+use crate::engine::snapshot::UnitView;
 use crate::os::poll::Waker;
 use crate::server::service::{Answer, Caller, ClientKind, Level, Open, Page, Service, Step, Watch};
 
@@ -418,9 +416,13 @@ pub fn is_tool(name: &str) -> bool {
 /// Calling that tool again does no harm: it changes nothing, and when it was called does not matter, as
 /// it does to a wait without a cursor for what happens from then on.
 pub fn repeatable(name: &str, args: &Value) -> bool {
-    let reads = tool(name).is_some_and(|tool| tool.hints.reads);
     let state = matches!(args["for"].as_str(), None | Some("ready"));
-    reads && (name != "wait" || state || !args["after"].is_null())
+    only_reads(name) && (name != "wait" || state || !args["after"].is_null())
+}
+
+/// It changes nothing.
+pub fn only_reads(name: &str) -> bool {
+    tool(name).is_some_and(|tool| tool.hints.reads)
 }
 
 fn tool(name: &str) -> Option<&'static Tool> {
@@ -490,18 +492,6 @@ impl Call<'_> {
     }
 }
 
-/// `.mcp-run` is not what was read. Reads it: for a worker.
-fn config_changed(snapshot: &Snapshot) -> bool {
-    let now = files::digest(&snapshot.root.join(CONFIG_FILE));
-    now.is_some() && snapshot.config.is_some() && now != snapshot.config
-}
-
-/// `.mcp-run` as it is now has that process. Reads it: for a worker.
-fn is_configured(snapshot: &Snapshot, name: &str) -> bool {
-    let config = read_config(&snapshot.root);
-    config.is_ok_and(|config| config.processes.iter().any(|process| process.name == name))
-}
-
 /// bpm's own service.
 pub struct Tools {
     handle: Arc<Handle>,
@@ -552,15 +542,7 @@ impl Tools {
         }
         let name = process.to_owned();
         Step::Work(Box::new(move || {
-            let known = config_changed(&snapshot) && is_configured(&snapshot, &name);
-            by(match known {
-                true => {
-                    let changed = orders::changed_words(reader);
-                    let changed = changed.trim_start_matches(CONFIG_FILE);
-                    format!("{name:?} stands in {CONFIG_FILE}, which{changed}")
-                }
-                false => why,
-            })
+            by(file::unknown(&snapshot, &name, why, reader))
         }))
     }
 

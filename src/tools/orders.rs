@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::file::FileChange;
 use super::status::url;
 use super::text::{
     LIMIT, LINE, NextCall, Reader, bounded, clip, doing, last_of, more_of, order_of, quoted, recent,
 };
 use super::ticket::{End, Ticket};
 use super::usage::{Reading, Usage};
-use super::{Call, build, config_changed, why};
+use super::{Call, build, why};
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::json::{list, object, or_null, seconds};
 use crate::config::Mode;
@@ -204,10 +205,13 @@ impl Pending {
                 now,
             })
             .collect();
-        let changed = self.order != Order::Stop && config_changed(&snapshot);
+        let change = match self.order {
+            Order::Stop => FileChange::None,
+            Order::Start | Order::Restart { .. } => FileChange::of(&snapshot),
+        };
         let failed = outcomes.iter().any(|outcome| !outcome.done.ok);
         if failed && !late && self.order != Order::Stop {
-            return self.failed(&outcomes, changed);
+            return self.failed(&outcomes, &change);
         }
         let mut values: Vec<Value> = Vec::new();
         let mut texts: Vec<String> = Vec::new();
@@ -229,15 +233,13 @@ impl Pending {
                 ("results", list(values)),
             ]),
         };
-        if changed {
-            value["config_changed"] = true.into();
-            texts.push(changed_words(self.reader));
-        }
+        change.put(&mut value);
+        texts.extend(change.words(self.reader));
         let text = bounded(texts.join("\n"), "see get_status", "");
         Answer::Data { value, text }
     }
 
-    fn failed(&self, outcomes: &[Outcome<'_>], changed: bool) -> Answer {
+    fn failed(&self, outcomes: &[Outcome<'_>], change: &FileChange) -> Answer {
         let (good, bad): (Vec<&Outcome<'_>>, Vec<&Outcome<'_>>) =
             outcomes.iter().partition(|outcome| outcome.done.ok);
         let room = (LIMIT - 500) / bad.len().max(1);
@@ -249,9 +251,7 @@ impl Pending {
             .iter()
             .map(|outcome| outcome.good_words(self.reader, &First::default()));
         texts.extend(good);
-        if changed {
-            texts.push(changed_words(self.reader));
-        }
+        texts.extend(change.words(self.reader));
         Answer::Fail(bounded(texts.join("\n"), "see get_status", ""))
     }
 
@@ -301,15 +301,6 @@ impl Pending {
             }
         }
     }
-}
-
-/// The note for a file that is not the one that was read.
-pub(super) fn changed_words(reader: Reader) -> String {
-    let how = match reader {
-        Reader::Model => "reload",
-        Reader::Person => "\"bpm reload\"",
-    };
-    format!(".mcp-run has changed since it was read: {how} takes it over")
 }
 
 /// How an order went for one process, or how far it is.

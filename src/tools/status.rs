@@ -215,7 +215,7 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
             "release_in_seconds",
             or_null(snapshot.release_at.map(|at| seconds(at.since(now)))),
         ),
-        ("config_changed", usage.config_changed.into()),
+        ("config_changed", false.into()),
         (
             "warnings",
             list(snapshot.warnings.iter().map(String::as_str)),
@@ -229,6 +229,10 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
         ),
         ("events_missed", missed(snapshot, wish).into()),
     ]);
+    usage.file.put(&mut document);
+    if snapshot.stopping {
+        document["stopping"] = true.into();
+    }
     let processes = units(snapshot, wish)
         .into_iter()
         .map(|unit| (unit.facts.state, process(unit, usage, now)));

@@ -10,6 +10,7 @@ use crate::base::table::Table;
 use crate::engine::snapshot::Snapshot;
 use crate::os::files::{self, Stamp};
 use crate::os::proc;
+use crate::tools::file::FileChange;
 
 /// The resources of one process and of all that it started.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -66,7 +67,7 @@ pub(super) struct Reading {
     ready: Table<i32, Option<bool>>,
     pub(super) own_rss: Option<u64>,
     /// `.mcp-run` is not what was read.
-    pub(super) config_changed: bool,
+    pub(super) file: FileChange,
     /// Of `.mcp-run`, when that was looked at.
     config: Option<Stamp>,
 }
@@ -125,7 +126,7 @@ impl Usage {
         (young && whole() && same_file()).then_some(last)
     }
 
-    /// What these processes use and nothing else; for a worker too.
+    /// The usage of these processes and nothing else; for a worker too.
     pub(super) fn read_of(&self, snapshot: &Snapshot, names: &[&str]) -> Arc<Reading> {
         let now = Mono::now();
         if let Some(fresh) = self.fresh(snapshot, now) {
@@ -183,7 +184,7 @@ impl Usage {
                 .filter_map(|unit| Some((unit.facts.pid?, unit.facts.ready)))
                 .collect(),
             own_rss: Some(self.meter.own_rss()),
-            config_changed: super::config_changed(snapshot),
+            file: FileChange::of(snapshot),
         });
         *lock(&self.last) = Arc::clone(&next);
         next

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::orders::changed_words;
+use super::file::FileChange;
 use super::status::{event, event_words, exit};
-use super::text::{Reader, bounded, clip, doing, recent, tail, thousands};
-use super::{build, config_changed, text};
+use super::text::{Reader, bounded, clip, count, doing, recent, tail};
+use super::{build, text};
 use crate::base::clock::{Mono, human};
 use crate::base::json::{list, object, or_null, seconds};
 use crate::config::Kind;
@@ -31,7 +31,7 @@ pub(super) struct Card {
     changed: Vec<Arc<EventView>>,
     /// The last lines of its newest build, if that failed.
     build_tail: Vec<String>,
-    config_changed: bool,
+    file: FileChange,
 }
 
 impl Card {
@@ -60,7 +60,7 @@ impl Card {
             exit,
             changed,
             build_tail,
-            config_changed: config_changed(snapshot),
+            file: FileChange::of(snapshot),
         }
     }
 
@@ -119,14 +119,14 @@ impl Card {
             Some(exit) => {
                 let _ = writeln!(
                     text,
-                    "last abnormal end: {}, run {}, at {}, after {} (CPU {}, peak memory {} MiB); {} such ends so far",
+                    "last abnormal end: {}, run {}, at {}, after {} (CPU {}, peak memory {} MiB); {} so far",
                     end_words(exit),
                     exit.run,
                     exit.at.rfc3339(),
                     human(exit.uptime),
                     human(exit.cpu),
                     exit.peak_rss / (1024 * 1024),
-                    thousands(unit.facts.crashes)
+                    count(unit.facts.crashes, "such end")
                 );
                 if !exit.tail.is_empty() {
                     text.push_str("its last lines:\n");
@@ -147,8 +147,8 @@ impl Card {
                 let _ = writeln!(text, "- {}", event_words(event));
             }
         }
-        if self.config_changed {
-            let _ = writeln!(text, "{}", changed_words(reader));
+        if let Some(changed) = self.file.words(reader) {
+            let _ = writeln!(text, "{changed}");
         }
         let _ = write!(text, "what happens next: {}", outlook(unit, now));
         bounded(text, "see the log", "")

@@ -116,7 +116,11 @@ fn session_goes_on_whatever_happens_to_the_daemon() {
     let id = session.ask("wait", waiting);
     session.ok("get_status", json!({}));
     murder(second);
-    session.sentence(id);
+    let text = session.sentence(id);
+    assert!(
+        text.contains("it changes nothing, so call it again"),
+        "{text}"
+    );
     // The next call starts another.
     session.ok("get_status", json!({}));
     let third = session.one_daemon();
@@ -131,14 +135,35 @@ fn session_goes_on_whatever_happens_to_the_daemon() {
     for part in ["did you mean \"command\"?", "nothing was changed"] {
         assert!(text.contains(part), "{text}");
     }
-    assert_eq!(session.ok("get_status", json!({}))["config_changed"], true);
-    session.ok("restart", json!({"process": "api"}));
+    for (tool, arguments) in [
+        ("get_status", json!({})),
+        ("restart", json!({"process": "api"})),
+        ("wait", json!({"process": "new"})),
+    ] {
+        let text = session.says(tool, arguments);
+        for part in [
+            "changed since it was read: it cannot be used",
+            "did you mean",
+        ] {
+            assert!(text.contains(part), "{tool}: {text}");
+        }
+    }
+    let status = session.ok("get_status", json!({}));
+    let error = status["config_error"].as_str().unwrap_or_default();
+    assert!(error.contains("did you mean"), "{status}");
     assert_eq!(session.one_daemon(), third);
     // Without a daemon nothing can be started from it: that is said, again and again, until it is repaired.
     session.project.cli(["daemon", "stop"]).exits(0);
     for tool in ["start", "restart", "start"] {
         let text = session.says(tool, json!({"process": "api"}));
         assert!(text.contains("did you mean \"command\"?"), "{text}");
+    }
+    // There is nothing to stop, and why nothing can be read is said too.
+    for tool in ["stop", "reload"] {
+        let text = session.says(tool, json!({"process": "new"}));
+        for part in ["no daemon runs", "did you mean \"command\"?"] {
+            assert!(text.contains(part), "{tool}: {text}");
+        }
     }
     session.nothing_runs();
     session.project.config(GOOD);

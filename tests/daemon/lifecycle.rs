@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 
 use crate::common::sandbox::refusing;
 use crate::common::{Project, bpm, eventually, freeze, lives, murder};
+use bpm::os::peer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -906,7 +907,8 @@ fn daemon_of_another_home_is_refused_and_named() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         let home = project.home();
         let who = format!(
-            "the daemon (pid {first}, home {}) already runs",
+            "the daemon (pid {first}, user {}, home {}) already runs",
+            peer::user_name(peer::our_uid()),
             home.display()
         );
         assert!(said.contains(&who), "{said}");
@@ -986,7 +988,13 @@ fn sandbox_without_sockets_gets_no_verdict() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(said.contains(why), "{said}");
-        for wrong in ["bpm stop", "files are gone", "other daemon", "no daemons"] {
+        for wrong in [
+            "bpm stop",
+            "files are gone",
+            "other daemon",
+            "no daemons",
+            ": \n",
+        ] {
             assert!(!said.contains(wrong), "{said}");
         }
     }
@@ -1003,6 +1011,19 @@ fn sandbox_without_sockets_gets_no_verdict() {
             .code(),
         Some(3)
     );
+    // A lock that may not be asked says nothing about who holds it.
+    for args in [&["-d"][..], &["start"], &["up"], &["stop", "--force"]] {
+        let mut command = project.command(bpm());
+        command.args(args).stdin(Stdio::null());
+        let output = refusing(&mut command, libc::SYS_flock).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        let why = "operation not permitted (a sandbox?)";
+        assert!(
+            said.contains(why) && !said.contains("--force"),
+            "{args:?}: {said}"
+        );
+    }
 }
 
 #[test]

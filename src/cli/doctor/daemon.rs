@@ -51,11 +51,8 @@ pub(super) fn look(doctor: &mut Doctor) {
             another(doctor);
             left(doctor);
         }
-        // What holds the project's lock is this daemon, as far as can be told.
-        Err(error) => {
-            let fix = error.hint().unwrap_or_default();
-            doctor.problem("daemon", error.to_string(), fix);
-        }
+        // As far as can be told, this daemon holds the project's lock.
+        Err(error) => doctor.error("daemon", &error),
     }
     clock(doctor);
     unit(doctor);

@@ -9,7 +9,7 @@ mod project;
 
 use serde_json::Value;
 
-use crate::base::error::{Failure, Result};
+use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{list, object, or_null};
 use crate::client::verdict::Descriptor;
 use crate::config::Config;
@@ -68,6 +68,11 @@ impl Doctor<'_> {
         self.add(Level::Problem, check, text.into(), Some(fix.into()));
     }
 
+    /// With the error's own hint, where it has one.
+    fn error(&mut self, check: &'static str, error: &Error) {
+        self.add(Level::Problem, check, error.to_string(), error.hint());
+    }
+
     fn add(&mut self, level: Level, check: &'static str, text: String, fix: Option<String>) {
         self.findings.push(Finding {
             level,
@@ -117,19 +122,24 @@ pub(super) fn doctor(call: &Call) -> Result<u8> {
 }
 
 /// A file that can't be used.
-fn unreadable(error: &crate::base::error::Error) -> Vec<Finding> {
-    let problem = |text: String, fix: String| Finding {
+fn unreadable(error: &Error) -> Vec<Finding> {
+    let problem = |text: String, fix: Option<String>| Finding {
         level: Level::Problem,
         check: "configuration",
         text,
-        fix: Some(fix),
+        fix,
     };
     match error.failure() {
         Failure::Config(faults) => {
-            let one = |fault| problem(format!("{fault}"), "edit it, then \"bpm check\"".into());
+            let one = |fault| {
+                problem(
+                    format!("{fault}"),
+                    Some("edit it, then \"bpm check\"".into()),
+                )
+            };
             faults.iter().map(one).collect()
         }
-        _ => vec![problem(error.to_string(), error.hint().unwrap_or_default())],
+        _ => vec![problem(error.to_string(), error.hint())],
     }
 }
 

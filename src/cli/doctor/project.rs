@@ -88,7 +88,11 @@ fn tools(doctor: &mut Doctor) {
         }
     }
     let names: Vec<&str> = seen.keys().map(String::as_str).collect();
-    doctor.ok_unless_said("tools", names.join(", "));
+    let text = match names.is_empty() {
+        true => "none but the shell".into(),
+        false => names.join(", "),
+    };
+    doctor.ok_unless_said("tools", text);
 }
 
 /// The file that would be executed.

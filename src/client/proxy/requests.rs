@@ -88,6 +88,17 @@ pub(super) fn own(method: &str, params: Value) -> Vec<u8> {
     format!("{request}\n").into_bytes()
 }
 
+/// It changes nothing, whether it was executed or not.
+pub(super) fn reads(request: &Request) -> bool {
+    match request.method.as_str() {
+        "tools/call" => {
+            let name = request.params.get("name").and_then(Value::as_str);
+            name.is_some_and(tools::only_reads)
+        }
+        method => !method.starts_with("bpm/"),
+    }
+}
+
 /// Sending it again does no harm.
 pub(super) fn repeatable(request: &Request) -> bool {
     let argument = |key: &str| request.params.get(key).unwrap_or(&Value::Null);

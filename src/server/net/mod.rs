@@ -52,7 +52,7 @@ pub struct Listeners {
 #[derive(Debug, Default)]
 pub struct Before {
     pub conns: Vec<(SavedConn, OwnedFd)>,
-    /// What their places are in.
+    /// The connections refer to places in it.
     pub bytes: Vec<u8>,
 }
 

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use crate::base::clock::{Mono, human};
 use crate::config::Mode;
-use crate::engine::handle::Handle;
-use crate::engine::snapshot::{EventView, Snapshot, State, UnitView};
-use crate::tools::orders::changed_words;
+use crate::engine::snapshot::{EventView, State, UnitView};
 use crate::tools::text::{LIMIT, Reader, bounded, clip, count, escaped, shown, spelled, thousands};
 use crate::tools::{VERSION, build, why};
 
@@ -17,10 +15,10 @@ use super::*;
 /// stands in lines of two blanks, a name and a colon; no other line begins so.
 pub(super) fn words(view: &View<'_>, wish: &Wish, reader: Reader) -> String {
     let View {
-        handle,
         snapshot,
         usage,
         now,
+        ..
     } = *view;
     let (events, next) = events(snapshot, wish);
     let mut text = match snapshot.mode {
@@ -30,16 +28,17 @@ pub(super) fn words(view: &View<'_>, wish: &Wish, reader: Reader) -> String {
     if let Some(at) = snapshot.release_at {
         let _ = writeln!(text, "Time until release mode: {}", spelled(at.since(now)));
     }
-    daemon_words(&mut text, handle, snapshot, now);
-    if usage.config_changed {
-        let _ = writeln!(text, "{}", changed_words(reader));
+    daemon_words(&mut text, view, wish.verbose);
+    if let Some(changed) = usage.file.words(reader) {
+        let _ = writeln!(text, "{changed}");
     }
     let gone = missed(snapshot, wish);
     if gone > 0 {
+        let are = if gone == 1 { "is" } else { "are" };
         let _ = writeln!(
             text,
-            "{} earlier events are no longer known",
-            thousands(gone)
+            "{} {are} no longer known",
+            count(gone, "earlier event")
         );
     }
     for event in events.iter().filter(|event| event.process.is_none()) {
@@ -79,8 +78,9 @@ pub(super) fn words(view: &View<'_>, wish: &Wish, reader: Reader) -> String {
     bounded(text, "ask for one process", &next)
 }
 
-fn daemon_words(text: &mut String, handle: &Handle, snapshot: &Snapshot, now: Mono) {
-    let id = &handle.identity;
+fn daemon_words(text: &mut String, view: &View<'_>, verbose: bool) {
+    let (snapshot, now) = (view.snapshot, view.now);
+    let id = &view.handle.identity;
     if id.is_nobody() {
         return;
     }
@@ -91,7 +91,7 @@ fn daemon_words(text: &mut String, handle: &Handle, snapshot: &Snapshot, now: Mo
         id.pid,
         human(now.since(id.started))
     );
-    if let Some(url) = &id.url {
+    if let Some(url) = id.url.as_ref().filter(|_| verbose) {
         let _ = write!(text, ", {url}");
     }
     if snapshot.stopping {

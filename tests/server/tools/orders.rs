@@ -511,32 +511,58 @@ fn a_call_is_answered_before_its_client_gives_up() {
 fn a_changed_mcp_run_is_said() {
     let folder = std::env::temp_dir().join(format!("bpm-changed-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(".mcp-run"), "before").unwrap();
+    let file = folder.join(".mcp-run");
+    std::fs::write(&file, "[process.web]\ncommand = \"before\"\n").unwrap();
     let stage = Stage::new(vec![unit("web")]);
     stage.change(|snapshot| {
         snapshot.root = folder.clone();
-        snapshot.config = bpm::os::files::digest(&folder.join(".mcp-run"));
+        snapshot.config = bpm::os::files::digest(&file);
     });
     let start = || {
         let reply = Reply::Units(vec![good("web")]);
         let (_, answer) = stage.order("start", json!({"process": "web"}), reply);
         stage.checked("start", answer)
     };
+    let mut pid = 0;
+    let mut status = || {
+        pid += 1;
+        stage.change_unit("web", |web| web.facts.pid = Some(pid));
+        stage.checked("get_status", stage.call("get_status", json!({})))
+    };
     let (value, text) = start();
     assert!(
         value.get("config_changed").is_none() && !text.contains(".mcp-run"),
         "{text}"
     );
-    std::fs::write(folder.join(".mcp-run"), "after").unwrap();
-    let (value, text) = start();
-    assert_eq!(value["config_changed"], true);
-    assert!(
-        text.contains(".mcp-run has changed since it was read: reload takes it over"),
-        "{text}"
-    );
-    stage.change_unit("web", |web| web.facts.pid = Some(1));
-    let status = stage.data("get_status", json!({}));
-    assert_eq!(status["config_changed"], true);
+    std::fs::write(&file, "[process.web]\ncommand = \"after\"\n").unwrap();
+    for (value, text) in [start(), status()] {
+        assert_eq!(value["config_changed"], true);
+        assert_eq!(value.get("config_error"), None);
+        let said = ".mcp-run has changed since it was read: reload takes it over";
+        assert!(text.contains(said), "{text}");
+    }
+    // A reload would refuse this: the answer says why, be it a mistake or that there is no file.
+    for (now, mistake) in [
+        (
+            Some("[process.web]\ncomand = \"x\"\n"),
+            "did you mean \"command\"?",
+        ),
+        (None, "no such file"),
+    ] {
+        match now {
+            Some(text) => std::fs::write(&file, text).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        for (value, text) in [start(), status()] {
+            assert_eq!(value["config_changed"], true);
+            let error = value["config_error"].as_str().unwrap();
+            assert!(error.contains(mistake), "{error}");
+            let then = "once it is repaired, reload takes it over";
+            for part in ["changed since it was read: it cannot be used", error, then] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+    }
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -276,6 +276,13 @@ fn a_short_answer_has_what_is_not_as_expected() {
         text.contains("    the last lines of that run:\n      thread 'main' panicked\n"),
         "{text}"
     );
+
+    assert!(value.get("stopping").is_none());
+    stage.change(|snapshot| snapshot.stopping = true);
+    let short = stage.call("get_status", json!({}));
+    let (value, text) = stage.checked("get_status", short);
+    assert_eq!(value["stopping"], true);
+    assert!(text.contains(", stopping\n"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! `.mcp-run` as it is now, beside the one that was read.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::text::{LINE, Reader, clip};
+use crate::base::paths::CONFIG_FILE;
+use crate::engine::snapshot::Snapshot;
+use crate::engine::supervisor::read_config;
+use crate::os::files;
+
+/// `.mcp-run` is not what was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum FileChange {
+    #[default]
+    None,
+    /// A reload takes it over.
+    Usable,
+    /// It has to be repaired first: why.
+    Broken(String),
+}
+
+impl FileChange {
+    /// Reads the file: for a worker.
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        if snapshot.config.is_none()
+            || snapshot.config == files::digest(&snapshot.root.join(CONFIG_FILE))
+        {
+            return Self::None;
+        }
+        match read_config(&snapshot.root) {
+            Ok(_) => Self::Usable,
+            Err(why) => Self::Broken(clip(&why.to_string(), LINE).into_owned()),
+        }
+    }
+
+    /// The sentence of an answer.
+    pub(super) fn words(&self, reader: Reader) -> Option<String> {
+        let reload = match reader {
+            Reader::Model => "reload",
+            Reader::Person => "\"bpm reload\"",
+        };
+        let then = match self {
+            Self::None => return None,
+            Self::Usable => format!("{reload} takes it over"),
+            Self::Broken(why) => format!(
+                "it cannot be used, and what runs goes on as before: {why}; once it is repaired, {reload} takes it over"
+            ),
+        };
+        Some(format!(
+            "{CONFIG_FILE} has changed since it was read: {then}"
+        ))
+    }
+
+    /// The same in an answer's data.
+    pub(super) fn put(&self, value: &mut Value) {
+        if *self != Self::None {
+            value["config_changed"] = true.into();
+        }
+        if let Self::Broken(why) = self {
+            value["config_error"] = why.as_str().into();
+        }
+    }
+}
+
+/// Why a process that the daemon does not have is refused: one that `.mcp-run` has by now is not just unknown. Reads the
+/// file: for a worker.
+pub(super) fn unknown(snapshot: &Snapshot, name: &str, why: String, reader: Reader) -> String {
+    let change = FileChange::of(snapshot);
+    let Some(changed) = change.words(reader) else {
+        return why;
+    };
+    match change {
+        FileChange::Usable if is_configured(&snapshot.root, name) => {
+            let changed = changed.trim_start_matches(CONFIG_FILE);
+            format!("{name:?} stands in {CONFIG_FILE}, which{changed}")
+        }
+        // It may stand in a file that cannot be read.
+        FileChange::Broken(_) => format!("{why}\n{changed}"),
+        FileChange::None | FileChange::Usable => why,
+    }
+}
+
+fn is_configured(root: &Path, name: &str) -> bool {
+    let config = read_config(root);
+    config.is_ok_and(|config| config.processes.iter().any(|process| process.name == name))
+}
