@@ -114,7 +114,9 @@ pub fn stop(
             });
         }
     };
-    stopped.leftovers = sweep(&project.dir, patience)?;
+    // In an orderly end nothing is left but what builds leave on purpose.
+    let in_order = stopped.pid.is_some() && !stopped.killed;
+    stopped.leftovers = sweep(&project.dir, patience, in_order)?;
     // Another bpm may have been started meanwhile: then its files are there, and it holds the lock.
     if let Ok(Some(_lock)) = Lock::take(&project.dir.lock()) {
         clear(&project.dir, descriptor.as_ref());
@@ -339,8 +341,8 @@ fn holds(dir: &ProjectDir, daemon: &Descriptor) -> bool {
 
 /// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after
 /// `patience`. How many there were.
-fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
-    let found = left(dir)?;
+fn sweep(dir: &ProjectDir, patience: Duration, in_order: bool) -> Result<usize> {
+    let found = left(dir, in_order)?;
     if found.is_empty() {
         return Ok(0);
     }
@@ -355,7 +357,7 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
         }
     }
     // Processes that they started meanwhile have the marker, too.
-    let mut survivors = left(dir)?;
+    let mut survivors = left(dir, in_order)?;
     for _ in 0..20 {
         if survivors.is_empty() {
             return Ok(found.len());
@@ -366,7 +368,7 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
         for process in &survivors {
             let _ = group::wait_gone(process.pid, process.start, Duration::from_millis(250));
         }
-        survivors = left(dir)?;
+        survivors = left(dir, in_order)?;
     }
     let pids: Vec<String> = survivors.iter().map(|p| p.pid.to_string()).collect();
     Err(Error::cannot(
@@ -380,8 +382,12 @@ fn sweep(dir: &ProjectDir, patience: Duration) -> Result<usize> {
 ///
 /// # Errors
 /// The lock can't be looked at: then a bpm may live.
-fn left(dir: &ProjectDir) -> Result<Vec<Proc>> {
-    let found = proc::find_marked(&format!("{}/", dir.marker()));
+fn left(dir: &ProjectDir, in_order: bool) -> Result<Vec<Proc>> {
+    let mut found = proc::find_marked(&format!("{}/", dir.marker()));
+    if in_order {
+        let run = |p: &Proc| Some(proc::marker(p.pid)?.rsplit_once('/')?.1.to_owned());
+        found.retain(|p| !run(p).is_some_and(|run| run.starts_with('b')));
+    }
     // Asked after the processes: a bpm has the lock before it starts or takes over anything. The lock decides whether
     // it lives: one that was killed and that nobody has reaped still has its pid.
     let held = Lock::probe(&dir.lock()).map_err(|e| lock::cannot("look at", &dir.lock(), e))?;

@@ -146,6 +146,15 @@ impl Groups {
             .collect()
     }
 
+    /// The name of the one of these cgroups that a process is in, whoever's the process is.
+    pub fn name_of(&self, pid: i32) -> Option<String> {
+        let text = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let folder = self.folder.file_name()?.to_str()?;
+        let (_, below) = path.split_once(&format!("/{folder}/"))?;
+        below.split('/').next().map(str::to_owned)
+    }
+
     /// Removes the folder; it stays where something is in it.
     pub fn close(&self) {
         let _ = fs::remove_dir(&self.folder);

@@ -10,6 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 use crate::base::escape::escaped;
 use crate::base::table::{Set, Table, in_order};
 use crate::os::files;
@@ -181,6 +183,20 @@ pub fn owner(pid: i32) -> Option<u32> {
 /// When a process began, in clock ticks since the boot: with its number, an identity.
 pub fn start_time(pid: i32) -> Option<u64> {
     Some(stat(pid)?.proc.start)
+}
+
+/// Now, on the clock of [`Proc::start`].
+pub fn ticks() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    let now = now.unwrap_or_default().as_millis();
+    (now * u128::from(system(libc::_SC_CLK_TCK, 100)) / 1000) as u64
+}
+
+/// The inode of the pipe that a descriptor of a process is; None: it is none, or it can't be seen.
+pub fn pipe_of(pid: i32, fd: i32) -> Option<u64> {
+    let link = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    let pipe = link.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?;
+    pipe.parse().ok()
 }
 
 /// That process as it is now.

@@ -21,6 +21,7 @@ mod hooks;
 mod kills;
 mod launch;
 mod lifecycle;
+mod orphans;
 mod output;
 mod ports;
 mod ready;

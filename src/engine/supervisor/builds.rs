@@ -13,6 +13,7 @@ use crate::config::{self, Environment, Happening, Mode, Process};
 use crate::engine::handle::Notice;
 use crate::engine::snapshot::{BuildState, BuildView};
 use crate::lifecycle::{Event, UnitId};
+use crate::os::cgroup::Cgroup;
 use crate::os::reap::{Child, reap_from};
 use crate::os::spawn::{SpawnError, Step};
 
@@ -27,6 +28,18 @@ struct Build {
     child: Option<Child>,
     builder: Builder,
     cancelled: bool,
+    _cgroup: Closing,
+}
+
+/// The cgroup of a build, by which what it leaves is known. Removed when this is dropped, unless something lives in it.
+struct Closing(Option<Cgroup>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(group) = &self.0 {
+            group.remove();
+        }
+    }
 }
 
 impl Build {
@@ -165,10 +178,13 @@ impl Supervisor {
         environments::mark_build(&mut env, process, &self.marker(), run);
         let env = env.into_iter().collect();
         let account = account(&process.launch)?;
-        let spawned = self
-            .setup
-            .starter()
-            .build(&plan.exec, &env, account.as_ref());
+        let cgroup = self.runs.cgroup("build", &process.name, run);
+        let spawned =
+            self.setup
+                .starter()
+                .build(&plan.exec, &env, account.as_ref(), cgroup.as_ref());
+        // It is removed with the build; what the build leaves in it keeps it.
+        let cgroup = Closing(cgroup);
         let spawned = spawned.map_err(|e| not_started(&plan, &e))?;
         let handle = Arc::clone(&self.handle);
         let job = BuildJob {
@@ -207,6 +223,7 @@ impl Supervisor {
             child: Some(spawned.child),
             builder,
             cancelled: false,
+            _cgroup: cgroup,
         });
         Ok(true)
     }

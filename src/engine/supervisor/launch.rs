@@ -66,7 +66,7 @@ pub(super) struct Streams {
 
 impl Streams {
     /// Of its pipes, by which the next bpm knows them.
-    fn inodes(&self) -> Option<[u64; 2]> {
+    pub(super) fn inodes(&self) -> Option<[u64; 2]> {
         let inode = |fd: &OwnedFd| fds::inode(fd).ok();
         Some([inode(&self.stdout)?, inode(self.stderr.as_ref()?)?])
     }
@@ -107,9 +107,11 @@ impl Starter {
         exec: &Exec,
         env: &Variables,
         account: Option<&Account>,
+        cgroup: Option<&Cgroup>,
     ) -> Result<Spawned, SpawnError> {
         let with = With {
             account,
+            cgroup,
             ..With::default()
         };
         self.with_launch(exec, env, &config::Launch::default(), with, spawn)
@@ -331,7 +333,7 @@ impl Supervisor {
         let listening = Expected::new(port, self.sockets.inodes(key.unit), checks.connects());
         checks.set_before(listening.before());
         let began = Mono::now();
-        let cgroup = self.runs.cgroup(&process.name, run);
+        let cgroup = self.runs.cgroup("run", &process.name, run);
         let limits = &process.launch.limits;
         let unlimited = self.runs.limit(cgroup.as_ref(), limits).err();
         if let Some(why) = &unlimited {
@@ -386,6 +388,7 @@ impl Supervisor {
         });
         let record = RunRecord::new(leader, run, artifact.exe, output, began, process, cgroup);
         self.runs.enter(key, record);
+        self.strays.expect(Mono::now());
         self.lives.note(Event::Spawned { run: key, pid });
         self.checks.begin(key, checks);
         self.listening.begin(key, listening);

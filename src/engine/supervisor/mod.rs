@@ -504,6 +504,9 @@ impl Supervisor {
     /// Takes all children that have ended. Signals may have merged: never counts, always loops.
     fn reap(&mut self) {
         while let Some(pid) = reap::next_dead() {
+            if let Some(maker) = self.maker_of_child(pid) {
+                self.runs.note_end(pid, maker);
+            }
             let ours = self.runs.reap(pid)
                 || self.environments.reap(pid)
                 || self.checks.reap(pid)

@@ -352,7 +352,9 @@ fn reply(reload: Option<Box<Reloaded>>, targets: Vec<Target>) -> Reply {
         return Reply::Units(done.collect());
     };
     for failed in done.filter(|done| !done.ok) {
-        let left = || "it left processes behind".into();
+        let left = failed.stopped.leftovers.iter();
+        let left = left.map(|(pid, program)| format!("pid {pid} {program}"));
+        let left = || format!("still there: {}", left.collect::<Vec<_>>().join(", "));
         let why = failed.reason.unwrap_or_else(left);
         reloaded.errors.push(format!("{}: {why}", failed.name));
     }

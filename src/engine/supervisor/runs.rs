@@ -1,6 +1,7 @@
 //! Runs: what is known of each from its start until nothing of it is left.
 
 mod left;
+mod origins;
 mod saved;
 mod signals;
 
@@ -28,12 +29,15 @@ use crate::os::leader::{Leader, take_death};
 use crate::os::pidfd::PidFd;
 use crate::os::poll::Until;
 use crate::os::proc::{self, Proc};
-use crate::os::reap::{self, Child, Death, End};
+use crate::os::reap::{self, Death, End};
 
 use self::left::members;
+use self::origins::Origins;
+pub(super) use self::origins::{Known, Maker};
 use self::signals::Signalled;
 use super::Supervisor;
 use super::launch::Streams;
+use super::strays;
 use super::upgrade::Upgrade;
 
 /// How many lines of a crash are kept.
@@ -70,6 +74,8 @@ pub(super) struct RunRecord {
 pub(super) struct Output {
     /// Held so that late lines of what it left behind are still read.
     capture: Capture,
+    /// The inodes of its pipes. None: a terminal, or not known.
+    pipes: Option<[u64; 2]>,
     /// The run's side of its terminal, where it has one. While it is open here, the other side has no end that would
     /// close it, and so hang up on a program that has closed its streams.
     _terminal: Option<OwnedFd>,
@@ -256,6 +262,8 @@ fn is_success(end: End, process: &Process) -> bool {
 
 /// A process that came to us when its parent ended, and the run that it belongs to.
 type Orphan = (Proc, Option<RunKey>);
+/// A process that came to us, and its possible makers.
+type Doubtful = (Proc, Vec<Maker>);
 
 /// All runs of which something is left.
 pub(super) struct Runs {
@@ -271,6 +279,9 @@ pub(super) struct Runs {
     stopped: Table<UnitId, Stopped>,
     /// Runs whose first process has ended, but not their last output; and until when that is waited for.
     draining: VecDeque<(Mono, RunKey)>,
+    /// Tasks that are done, and have left something on purpose.
+    left: Set<RunKey>,
+    origins: Origins,
     /// Something may be gone: [`Runs::find_ends`] is to be called.
     ends_due: bool,
     oom_kills: Option<u64>,
@@ -291,15 +302,17 @@ impl Runs {
             signalled: Vec::new(),
             stopped: Table::default(),
             draining: VecDeque::new(),
+            left: Set::default(),
+            origins: Origins::new(),
             ends_due: false,
             oom_kills: proc::oom_kills(),
         })
     }
 
-    /// A cgroup for a run; None where there can be none.
-    pub(super) fn cgroup(&self, process: &str, run: u64) -> Option<Cgroup> {
+    /// A cgroup for a run (`kind` is `run`) or a build (`build`); None where there can be none.
+    pub(super) fn cgroup(&self, kind: &str, process: &str, run: u64) -> Option<Cgroup> {
         let groups = self.groups.as_ref().ok()?;
-        groups.make(&format!("run-{process}-{run}")).ok()
+        groups.make(&format!("{kind}-{process}-{run}")).ok()
     }
 
     /// Where runs get cgroups; else, why not.
@@ -342,7 +355,8 @@ impl Runs {
         let ours: Set<&OsStr> = ours.filter_map(|g| g.path().file_name()).collect();
         if let Ok(groups) = &self.groups {
             let mut names = groups.names();
-            names.retain(|name| !ours.has(&OsStr::new(name)));
+            // Those of builds are left alone.
+            names.retain(|name| !ours.has(&OsStr::new(name)) && !name.starts_with("build-"));
             for name in names {
                 let pids = groups.find(&name).map(|group| group.processes());
                 let of = name.strip_prefix("run-").and_then(|n| n.rsplit_once('-'));
@@ -372,8 +386,10 @@ impl Runs {
         streams: Streams,
         drained: OnDrained,
     ) -> io::Result<Output> {
+        let pipes = streams.inodes();
         let (stdout, stderr) = (streams.stdout, streams.stderr);
         Ok(Output {
+            pipes,
             capture: self.captures.read(log, run, stdout, stderr, drained)?,
             _terminal: streams.terminal,
         })
@@ -402,9 +418,10 @@ impl Runs {
         all.into_iter().flatten().map(|p| p.pid).collect()
     }
 
-    /// Pids of first processes, dead ones too.
-    pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
-        self.by_pid.keys().copied()
+    /// First processes, dead ones too.
+    fn leaders(&self) -> impl Iterator<Item = (i32, Maker)> {
+        let all = self.by_pid.iter();
+        all.map(|(pid, key)| (*pid, Maker::Run(*key)))
     }
 
     /// The end that follows is as abnormal as one of its own.
@@ -634,7 +651,10 @@ impl Supervisor {
         let success = exit.success;
         self.lives.note(Event::Exited { run: key, success });
         match exit.leaves {
-            true => self.close_run(key),
+            true => {
+                self.runs.left.add(key);
+                self.close_run(key);
+            }
             false => self.runs.expect_ends(),
         }
     }
@@ -679,8 +699,14 @@ impl Supervisor {
             return;
         }
         let known = self.known();
-        for key in self.runs.find_ends(&known) {
+        for (key, doubtful) in self.runs.find_ends(&known) {
             self.close_run(key);
+            let named = doubtful.iter().map(|(p, makers)| {
+                let text = strays::program(p);
+                (p.pid, format!("{text} ({})", self.doubt(makers)))
+            });
+            let named: Vec<(i32, String)> = named.collect();
+            self.runs.stopped_of(key.unit).leftovers.extend(named);
             self.lives.note(Event::Gone(key));
         }
     }
@@ -723,13 +749,22 @@ impl Supervisor {
     }
 
     /// Children that bpm started: what else is our child came to us when its parent ended.
-    pub(super) fn known(&self) -> Set<i32> {
+    pub(super) fn known(&self) -> Known {
         let direnv = self.environments.children();
-        let builds = self.builds.children();
         let upgrade = self.upgrade.iter().filter_map(Upgrade::child);
-        let children = direnv.chain(builds).chain(self.checks.children());
-        let children = children.chain(upgrade);
-        let children = children.chain(self.hooks.children());
-        self.runs.pids().chain(children.map(Child::pid)).collect()
+        let helpers = direnv.chain(self.checks.children());
+        let helpers = helpers.chain(upgrade).chain(self.hooks.children());
+        let helpers = helpers.map(|child| (child.pid(), Maker::Helper));
+        let builds = self.builds.children();
+        let builds = builds.map(|child| (child.pid(), Maker::Spared));
+        self.runs.leaders().chain(builds).chain(helpers).collect()
+    }
+
+    /// The same of one child; None: it came to us.
+    pub(super) fn maker_of_child(&self, pid: i32) -> Option<Maker> {
+        match self.runs.led_by(pid) {
+            Some(key) => Some(Maker::Run(key)),
+            None => self.known().get(&pid).copied(),
+        }
     }
 }

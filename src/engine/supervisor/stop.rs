@@ -7,6 +7,7 @@ use crate::base::logger::Level;
 use crate::lifecycle::Event;
 use crate::os::proc::{self, Proc};
 
+use super::runs::Maker;
 use super::{Phase, Supervisor};
 
 /// Processes that tasks have left running on purpose have this long to end, when bpm does.
@@ -117,19 +118,14 @@ impl Supervisor {
         }
     }
 
-    fn left_by_tasks(&self) -> Vec<Proc> {
-        let marker = format!("{}/", self.marker());
-        let ours = |p: &Proc| {
-            let own = proc::marker(p.pid).unwrap_or_default();
-            let run = own
-                .strip_prefix(&marker)
-                .and_then(|rest| rest.rsplit_once('/'));
-            // A build's cache daemon is left alone. What has no marker that could be read came to us from a run that
-            // cleared its environment, or from a program that changed its user: bpm is the only one to end it.
-            run.map_or(own.is_empty(), |(_, run)| !run.starts_with('b'))
-        };
-        let mut left = proc::orphans(|_| false);
-        left.retain(|p| p.state != 'Z' && ours(p));
+    /// All that came to us, but for what builds leave on purpose. What has no marker that could be read came to us
+    /// from a run that cleared its environment, or from a program that changed its user: bpm is the only one to end it.
+    fn left_by_tasks(&mut self) -> Vec<Proc> {
+        let known = self.known();
+        let mut left = proc::orphans(|pid| known.has(&pid));
+        let makers = self.runs.makers(&left, &known);
+        let spared = |p: &Proc| makers.get(&p.pid).is_some_and(|m| *m == [Maker::Spared]);
+        left.retain(|p| p.state != 'Z' && !spared(p));
         left
     }
 }

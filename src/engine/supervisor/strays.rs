@@ -7,6 +7,7 @@ use crate::base::clock::Mono;
 use crate::os::proc::{self, Proc};
 
 use super::Supervisor;
+use super::runs::Maker;
 
 /// After the end of a child, what it left has come to bpm by then.
 const SOON: Duration = Duration::from_millis(100);
@@ -71,12 +72,12 @@ impl Supervisor {
         let survivors = &self.strays.survivors;
         let known = self.known();
         let mut strays = self.runs.strays(&known);
-        strays.retain(|p| survivors.iter().all(|s| s.pid != p.pid));
+        strays.retain(|(p, _)| survivors.iter().all(|s| s.pid != p.pid));
         // Of each such tree, the first one is enough.
-        let all = strays.clone();
-        strays.retain(|p| all.iter().all(|other| other.pid != p.ppid));
+        let all: Vec<i32> = strays.iter().map(|(p, _)| p.pid).collect();
+        strays.retain(|(p, _)| !all.contains(&p.ppid));
         let survivors = survivors.iter().take(NAMED).map(|s| s.text.clone());
-        let named: Vec<String> = survivors.chain(words(&strays)).collect();
+        let named: Vec<String> = survivors.chain(self.words(&strays)).collect();
         if !named.is_empty() {
             self.strays.due = Some(now.after(AGAIN));
         }
@@ -84,17 +85,48 @@ impl Supervisor {
             self.events.say(crate::base::logger::Level::Warn, &new);
         }
     }
+
+    fn words(&self, strays: &[(Proc, Vec<Maker>)]) -> Vec<String> {
+        let mut words: Vec<String> = strays
+            .iter()
+            .take(NAMED)
+            .map(|(p, makers)| {
+                let whose = match makers.len() {
+                    1 => "belongs to no process of this project: its parent has ended, and it will end with bpm".into(),
+                    _ => self.doubt(makers),
+                };
+                format!("pid {} ({}) {whose}", p.pid, program(p))
+            })
+            .collect();
+        if strays.len() > NAMED {
+            words.push(format!("and {} more like it", strays.len() - NAMED));
+        }
+        words
+    }
+
+    /// Says whose a process may be that has nothing that tells.
+    pub(super) fn doubt(&self, makers: &[Maker]) -> String {
+        let name = |maker: &Maker| match maker {
+            Maker::Run(key) => Some(self.units.get(key.unit)?.process.name.as_str()),
+            Maker::Done => Some("a task that is done"),
+            Maker::Spared => Some("a build"),
+            Maker::Helper => Some("a command of bpm's own"),
+            Maker::Unknown => None,
+        };
+        let mut names: Vec<&str> = makers.iter().filter_map(name).collect();
+        names.dedup();
+        let all = match names.split_last() {
+            None => "any process of this project".into(),
+            Some((last, [])) => (*last).to_owned(),
+            Some((last, first)) => format!("{} or {last}", first.join(", ")),
+        };
+        format!(
+            "may be of {all}, nothing tells which: its parent has ended, and it will end with bpm"
+        )
+    }
 }
 
-fn words(strays: &[Proc]) -> Vec<String> {
-    let name = |p: &Proc| proc::program(p.pid).unwrap_or_else(|| "?".into());
-    let mut words: Vec<String> = strays
-        .iter()
-        .take(NAMED)
-        .map(|p| format!("pid {} ({}) belongs to no process of this project: its parent has ended, and it will end with bpm", p.pid, name(p)))
-        .collect();
-    if strays.len() > NAMED {
-        words.push(format!("and {} more like it", strays.len() - NAMED));
-    }
-    words
+/// The name of the program that it executes.
+pub(super) fn program(p: &Proc) -> String {
+    proc::program(p.pid).unwrap_or_else(|| "?".into())
 }

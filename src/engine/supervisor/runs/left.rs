@@ -1,6 +1,6 @@
 //! Processes that are left of a run when its first one has ended: they are found, killed where that is due, and waited for.
 
-use super::{DRAIN, Orphan, Progress, RunRecord, Runs};
+use super::{DRAIN, Doubtful, Known, Maker, Orphan, Progress, RunRecord, Runs};
 use crate::base::clock::Mono;
 use crate::base::table::Set;
 use crate::lifecycle::RunKey;
@@ -10,8 +10,8 @@ use crate::os::proc::{self, Proc};
 
 impl Runs {
     /// Of the runs whose first process has ended, finds what else there is; kills it where that is due; gives
-    /// those of which nothing is left.
-    pub(in super::super) fn find_ends(&mut self, known: &Set<i32>) -> Vec<RunKey> {
+    /// those of which nothing is left, each with what may be of it as well as of others.
+    pub(in super::super) fn find_ends(&mut self, known: &Known) -> Vec<(RunKey, Vec<Doubtful>)> {
         let orphans = self.orphans(known);
         let mut gone = Vec::new();
         for (key, record) in self.records.iter_mut() {
@@ -52,18 +52,32 @@ impl Runs {
                 Progress::First | Progress::Rest | Progress::Last | Progress::Done => {}
             }
         }
-        gone
+        let doubtful = |key| (key, self.doubtful(key, &orphans));
+        gone.into_iter().map(doubtful).collect()
     }
 
-    /// Processes that came to us when their parents ended, each with its run: by its group, else by its marker. `known` are
-    /// the children that bpm started. Those of runs that were taken over have come to somebody else.
-    pub(super) fn orphans(&self, known: &Set<i32>) -> Vec<Orphan> {
+    /// Of what came to us, the processes that may be of that run, which can't be told.
+    fn doubtful(&self, key: RunKey, orphans: &[Orphan]) -> Vec<Doubtful> {
+        let nobodys = orphans
+            .iter()
+            .filter(|(p, of)| of.is_none() && p.state != 'Z');
+        let makers = |(p, _): &Orphan| Some((*p, self.origins.of(p)?.clone()));
+        let all = nobodys.filter_map(makers);
+        all.filter(|(_, makers)| makers.len() > 1 && makers.contains(&Maker::Run(key)))
+            .collect()
+    }
+
+    /// Processes that came to us when their parents ended, each with its run. `known` are the children that bpm
+    /// started. Those of runs that were taken over have come to somebody else.
+    pub(super) fn orphans(&mut self, known: &Known) -> Vec<Orphan> {
+        let found = proc::orphans(|pid| known.has(&pid));
+        let makers = self.makers(&found, known);
+        let of = |p: &Proc| self.owner(makers.get(&p.pid)?);
+        let mut all: Vec<Orphan> = found.iter().map(|p| (*p, of(p))).collect();
         let of = |p: &Proc| match self.by_pid.get(&p.pgid) {
             Some(key) => Some(*key),
             None => self.key_of(&proc::marker(p.pid)?),
         };
-        let orphans = proc::orphans(|pid| known.has(&pid)).into_iter();
-        let mut all: Vec<Orphan> = orphans.map(|p| (p, of(&p))).collect();
         let adopted = self.records.values();
         let adopted = adopted.filter_map(|record| Some(record.adopted.as_ref()?.reaper));
         for reaper in adopted.collect::<Set<i32>>().keys() {
@@ -97,18 +111,19 @@ impl Runs {
         })
     }
 
-    /// Processes that came to us and are nobody's: of no run, and with nothing in their environment that says whose.
-    pub(in super::super) fn strays(&self, known: &Set<i32>) -> Vec<Proc> {
-        let orphans = self.orphans(known).into_iter();
-        let orphans = orphans.filter(|(p, of)| of.is_none() && p.state != 'Z');
-        let mut strays: Vec<Proc> = orphans.map(|(p, _)| p).collect();
-        strays.retain(|p| proc::marker(p.pid).is_none_or(|marker| marker.is_empty()));
-        if strays.is_empty() {
-            return strays;
-        }
-        let groups = self.records.values().filter_map(|r| r.cgroup.as_ref());
-        let theirs: Set<i32> = groups.flat_map(Cgroup::processes).collect();
-        strays.retain(|p| !theirs.has(&p.pid));
+    /// Processes that came to us and are nobody's: of no run for certain, and not of a build or a check.
+    pub(in super::super) fn strays(&mut self, known: &Known) -> Vec<Doubtful> {
+        let mut found = proc::orphans(|pid| known.has(&pid));
+        let makers = self.makers(&found, known);
+        found.retain(|p| p.state != 'Z');
+        let with = |p: Proc| Some((p, makers.get(&p.pid)?.clone()));
+        let mut strays: Vec<Doubtful> = found.into_iter().filter_map(with).collect();
+        strays.retain(|(_, makers)| match makers.as_slice() {
+            [Maker::Run(key)] => !self.records.has(key),
+            makers => makers
+                .iter()
+                .any(|m| matches!(m, Maker::Run(_) | Maker::Unknown)),
+        });
         strays
     }
 

@@ -114,6 +114,7 @@ impl Runs {
             let capture = self.captures.go_on(log, run, pipes, drained(key));
             let output = Output {
                 capture: capture.map_err(said)?,
+                pipes: None,
                 _terminal: from.take(&format!("terminal {id} {generation}")),
             };
             let cgroup = match from.is_dry() {

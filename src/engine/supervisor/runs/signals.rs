@@ -1,9 +1,8 @@
 //! The stop signal of a run: to its group or its leader, and to what left them.
 
 use super::left::members;
-use super::{RunRecord, Runs};
+use super::{Known, Maker, RunRecord, Runs};
 use crate::base::clock::Mono;
-use crate::base::table::Set;
 use crate::config::shell::Receiver;
 use crate::lifecycle::RunKey;
 use crate::os::proc;
@@ -38,6 +37,10 @@ impl Runs {
                 Receiver::Leader if first => {
                     let half = record.stop.timeout / 2;
                     record.stop.rest_due = Some(Mono::now().after(half));
+                    // Their parents may end before the others get the signal.
+                    for p in proc::descendants_of(pid) {
+                        self.origins.note(&p, vec![Maker::Run(key)]);
+                    }
                     leader.stop(signal);
                     self.stopped_of(key.unit).signalled = true;
                     return;
@@ -50,6 +53,7 @@ impl Runs {
                 Receiver::Group | Receiver::Leader => {
                     let below = proc::descendants_of(pid);
                     for escaped in below.iter().filter(|p| p.pgid != pid) {
+                        self.origins.note(escaped, vec![Maker::Run(key)]);
                         escaped.stop(signal);
                     }
                     leader.stop_group(signal);
@@ -63,7 +67,7 @@ impl Runs {
 
     /// Signals the rest of those runs whose leader alone has had the stop signal, and has ended by now or has had half
     /// of the time.
-    pub(in super::super) fn signal_rest(&mut self, known: &Set<i32>, now: Mono) {
+    pub(in super::super) fn signal_rest(&mut self, known: &Known, now: Mono) {
         let is_due = |record: &RunRecord| {
             let due = record.stop.rest_due.is_some_and(|due| due <= now);
             due || record.stop.rest_due.is_some() && !record.lives()
@@ -84,7 +88,7 @@ impl Runs {
     }
 
     /// Signals those as well that left the groups of these runs and came to us when their parents ended.
-    pub(in super::super) fn signal_orphans(&mut self, known: &Set<i32>) {
+    pub(in super::super) fn signal_orphans(&mut self, known: &Known) {
         let signalled = std::mem::take(&mut self.signalled);
         for (orphan, of) in self.orphans(known) {
             let run = signalled.iter().find(|s| of == Some(s.key));
