@@ -82,7 +82,8 @@ struct Kept {
     /// The port that `port = "auto"` was given.
     port: Option<u16>,
     exits: Exits,
-    life: Option<SavedLife>,
+    /// With its text: the file is written each time anything changes in any process.
+    life: Option<(SavedLife, String)>,
     /// Lines of it may not be in its files: their numbers are known from here alone.
     unwritten: bool,
 }
@@ -217,12 +218,13 @@ impl State {
 
     /// What the daemon that was killed knew of a process.
     pub fn life(&self, process: &str) -> Option<&SavedLife> {
-        self.processes.get(process)?.life.as_ref()
+        let life = self.processes.get(process)?.life.as_ref();
+        life.map(|(life, _)| life)
     }
 
     /// Keeps what is known of a process.
     pub fn note_life(&mut self, process: &str, life: SavedLife) {
-        self.kept(process).life = Some(life);
+        self.kept(process).life = Some(with_text(life));
     }
 
     /// Lines of a process may not be in its files.
@@ -417,10 +419,17 @@ fn kept(row: &Value) -> Kept {
             build_run: number("build_run"),
         },
         port: port(&row["port"]),
-        life: field(row, "life").unwrap_or_default(),
+        life: field::<Option<SavedLife>>(row, "life")
+            .unwrap_or_default()
+            .map(with_text),
         unwritten: row["unwritten"] == true,
         exits: Arc::new(exits.into_iter().skip(skipped).collect()),
     }
+}
+
+fn with_text(life: SavedLife) -> (SavedLife, String) {
+    let text = life.save().to_string();
+    (life, text)
 }
 
 fn kept_to(text: &mut String, kept: &Kept, mut tails: usize) -> fmt::Result {
@@ -433,7 +442,7 @@ fn kept_to(text: &mut String, kept: &Kept, mut tails: usize) -> fmt::Result {
         n.build_seq,
         n.build_run,
         Value::from(kept.port),
-        kept.life.save(),
+        kept.life.as_ref().map_or("null", |(_, text)| text),
         kept.unwritten,
     )?;
     // The newest first: its lines are what somebody asks for.

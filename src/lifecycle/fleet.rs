@@ -458,7 +458,7 @@ impl Fleet {
             let needs = self.needs(unit);
             self.with(id, |u| u.go_up(now, &needs, out));
         } else {
-            let may_end = self.may_end(unit);
+            let may_end = unit.is_empty() || self.may_end(unit);
             self.with(id, |u| u.go_down(now, may_end, out));
         }
     }
