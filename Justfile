@@ -27,7 +27,7 @@ programs *args:
 fuzz seconds="3600":
     BPM_FUZZ_SECONDS={{seconds}} cargo test --test server mutation -- --nocapture
 
-# Upgrades, kills, reloads and restarts in random order under load; `just chaos 500`, `BPM_CHAOS_SEED=N just chaos` repeats one
+# Upgrades, kills, reloads, restarts, builds, full disks in random order, 20 processes under load; `just chaos 500`, `BPM_CHAOS_SEED=N just chaos` repeats one
 chaos rounds="200":
     BPM_CHAOS_ROUNDS={{rounds}} cargo test --test daemon chaos -- --nocapture
 

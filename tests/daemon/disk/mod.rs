@@ -8,4 +8,4 @@ mod damage;
 mod offline;
 mod same;
 mod stored;
-mod trouble;
+pub(crate) mod trouble;

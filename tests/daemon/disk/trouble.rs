@@ -12,10 +12,10 @@ use super::files::{folder, segments};
 use crate::common::{Project, eventually, lives, murder};
 
 /// A file system of its own on a folder, until it is dropped. None: only root can have one.
-struct Mount(PathBuf);
+pub(crate) struct Mount(PathBuf);
 
 impl Mount {
-    fn new(folder: &Path, options: &str) -> Option<Self> {
+    pub(crate) fn new(folder: &Path, options: &str) -> Option<Self> {
         fs::create_dir_all(folder).unwrap();
         let own = Self(folder.into());
         let mounted = geteuid().is_root() && own.mount(&["-t", "tmpfs", "-o", options, "tmpfs"]);
