@@ -32,6 +32,17 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// The same, where colours are the only escape sequences that are left.
+pub fn coloured(text: &str) -> Cow<'_, str> {
+    match escaped(text) {
+        Cow::Borrowed(plain) => Cow::Borrowed(plain),
+        Cow::Owned(_) => {
+            let parts: Vec<_> = text.split('\u{1b}').map(escaped).collect();
+            Cow::Owned(parts.join("\u{1b}"))
+        }
+    }
+}
+
 /// The same in one line: a newline or a tab is written out as well.
 pub fn in_line(text: &str) -> Cow<'_, str> {
     match escaped(text) {
@@ -50,5 +61,6 @@ mod tests {
         assert_eq!(escaped("a\u{1b}[2J\u{202e}"), "a\\u{1b}[2J\\u{202e}");
         assert_eq!(in_line("a\tb\nc\u{1b}"), "a\\u{9}b\\u{a}c\\u{1b}");
         assert_eq!(in_line("läden"), "läden");
+        assert_eq!(coloured("\u{1b}[1ma\u{9b}"), "\u{1b}[1ma\\u{9b}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::base::clock::{Wall, parse_span};
 use crate::base::error::{Error, Failure, Result};
-use crate::base::escape::escaped;
+use crate::base::escape::{coloured, escaped};
 use crate::base::json::object;
 use crate::base::table::in_order;
 use crate::cli::render::{Paint, Tone};
@@ -287,7 +287,7 @@ impl View<'_> {
         if !self.one {
             text.push_str(&self.label(process));
         }
-        text.push_str(line["text"].as_str().unwrap_or_default());
+        text.push_str(&coloured(line["text"].as_str().unwrap_or_default()));
         text.push('\n');
     }
 

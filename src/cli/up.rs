@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::error::{Error, Failure, Result};
+use crate::base::escape::coloured;
 use crate::base::json::{items, object};
 use crate::base::table::Table;
 use crate::cli::render::{self, Paint, Tone};
@@ -326,7 +327,7 @@ impl Builds {
                     let lines = items(&params["lines"]);
                     let text: String = lines
                         .filter_map(|line| line["text"].as_str())
-                        .map(|line| format!("{label} {line}\n"))
+                        .map(|line| format!("{label} {}\n", coloured(line)))
                         .collect();
                     note(&text);
                 }

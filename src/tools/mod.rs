@@ -67,6 +67,7 @@ use self::usage::Usage;
 pub use self::usage::{Group, Kernel, Meter};
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Failure};
+use crate::base::escape::in_line;
 use crate::base::json::{brief, object};
 use crate::base::logger::Logger;
 use crate::engine::handle::Handle;
@@ -564,7 +565,7 @@ impl Service for Tools {
         let project = &self.handle.snapshot.now().project;
         object([
             ("name", "bpm".into()),
-            ("title", format!("bpm: {project}").into()),
+            ("title", format!("bpm: {}", in_line(project)).into()),
             ("version", VERSION.into()),
         ])
     }

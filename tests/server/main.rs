@@ -21,3 +21,4 @@ mod mutation_files;
 mod tools;
 mod transcripts;
 mod wire;
+mod words;
