@@ -1,7 +1,7 @@
 //! Every bound of the terminal UI, each beside its limit.
 //!
-//! `cargo bench --features tui --bench tui -- [--quick] [first|keys|lines|rest|flood|memory|size ...]`. Nothing here fails on
-//! a time.
+//! `cargo bench --features tui --bench tui -- [--quick|--long] [first|keys|lines|rest|flood|memory|size ...]`. With `--long`
+//! a flood is watched for minutes. Nothing here fails on a time.
 
 #![allow(
     dead_code,
@@ -18,8 +18,10 @@ mod emulator;
 #[path = "../tests/tui/pseudo.rs"]
 mod pseudo;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bpm::base::clock::Mono;
@@ -44,6 +46,8 @@ const GROUPS: &[Group] = &[
 
 struct Bench {
     quick: bool,
+    /// Seconds of each flood.
+    flood: u32,
 }
 
 impl Bench {
@@ -58,8 +62,14 @@ fn main() {
         .filter(|a| a != "--bench")
         .collect();
     let (options, names): (Vec<_>, Vec<_>) = args.iter().partition(|a| a.starts_with("--"));
+    let given = |name: &str| options.iter().any(|o| *o == name);
     let bench = Bench {
-        quick: options.iter().any(|o| *o == "--quick"),
+        quick: given("--quick"),
+        flood: match (given("--quick"), given("--long")) {
+            (true, _) => 2,
+            (false, true) => 180,
+            (false, false) => 8,
+        },
     };
     println!("| what | measured | limit |\n| --- | --- | --- |");
     for (name, run) in GROUPS {
@@ -284,10 +294,37 @@ fn rest(bench: &Bench) {
         "2.5",
     );
     row("bytes/s at rest", bytes as u64 / span.as_secs(), "600");
+    drop(pseudo);
+    figures(bench);
+}
+
+/// A process that uses more memory from moment to moment: how long its figure stands still.
+fn figures(bench: &Bench) {
+    let project = served(
+        "[process.grows]\ncommand = \"x=aaaaaaaaaaaaaaaa; while sleep 0.1; do x=$x$(printf %0200000d 0); done\"\n",
+    );
+    let mut pseudo = shown(&project, &[], SMALL, "▶ grows");
+    let figure = |screen: &str| {
+        let row = screen.lines().find(|line| line.contains("▶ grows"))?;
+        Some(row.split('│').nth(1)?.to_owned())
+    };
+    let mut spans = Vec::new();
+    let mut last = figure(&pseudo.screen.text());
+    let mut since = None;
+    while spans.len() < bench.rounds(12) {
+        pseudo.read_for(Duration::from_millis(5));
+        let now = figure(&pseudo.screen.text());
+        if now != last {
+            let begun = since.replace(Instant::now());
+            spans.extend(begun.map(|at: Instant| at.elapsed()));
+            last = now;
+        }
+    }
+    row("figures, p50", ms(percentile(spans, 50)), "each second");
 }
 
 fn flood(bench: &Bench) {
-    let span = SECOND * bench.rounds(8) as u32;
+    let span = SECOND * bench.flood;
     let project = served("[process.flood]\ncommand = [\"FIXTURE\", \"stamps\", \"50000\"]\n");
     for (args, size, what, limit) in [
         (&[][..], SMALL, "bytes/s in a flood, 10 fps", "16 KB"),
@@ -411,4 +448,31 @@ fn memory(_: &Bench) {
 fn size(_: &Bench) {
     let bytes = fs::metadata(tui()).unwrap().len();
     row("bpm-tui", format!("{:.2} MB", bytes as f64 / 1e6), "1.6 MB");
+    let (without, with) = (crates(&[]), crates(&["--features", "tui"]));
+    row("crates with the feature", with.len(), "90");
+    let more = with.iter().filter(|name| !without.contains(name)).count();
+    row(
+        "... and without it",
+        format!("{} ({more} fewer)", without.len()),
+        "nothing changes",
+    );
+}
+
+/// The crates of a build, without those for tests.
+fn crates(features: &[&str]) -> BTreeSet<String> {
+    let args = [
+        "tree",
+        "--offline",
+        "--prefix",
+        "none",
+        "-e",
+        "normal,build",
+    ];
+    let output = Command::new(env!("CARGO"))
+        .args(args)
+        .args(features)
+        .output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    names.map(str::to_owned).collect()
 }

@@ -87,14 +87,14 @@ pub(super) fn data(
     with_usage(tools, move |view| then(value(view, &wish)))
 }
 
-/// At once where what the processes use was read within the last second, else on a worker.
+/// At once where what the processes use was read within the last second or is read in no time, else on a worker.
 pub(super) fn with_usage(
     tools: &Tools,
     answer: impl FnOnce(&View<'_>) -> Answer + Send + 'static,
 ) -> Step {
     let now = Mono::now();
     let snapshot = tools.handle.snapshot.now();
-    if let Some(usage) = tools.usage.fresh(&snapshot, now) {
+    if let Some(usage) = tools.usage.at_once(&snapshot, now) {
         return Step::Done(answer(&View {
             handle: &tools.handle,
             snapshot: &snapshot,

@@ -16,12 +16,15 @@ use super::screen::Screen;
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::{Error, Result};
 use crate::daemon::Env;
+use crate::os::memory;
 use crate::os::poll::{Until, wait};
 use crate::os::proc::local_offset;
 use crate::os::terminal::{self, Caught, Signals};
 
 /// After so long a lone ESC is the key.
 const ESCAPE: Duration = Duration::from_millis(40);
+/// Messages of more lines leave holes in the heap that are worth giving to the kernel.
+const LARGE: usize = 1_000;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// How it ended.
@@ -166,7 +169,11 @@ impl App {
                 // tmux loses some of its signals.
                 self.resize();
             }
+            let large = matches!(&told, Told::Lines(batch) if batch.lines.len() > LARGE);
             self.update(Input::Told(Box::new(told)));
+            if large {
+                memory::trim();
+            }
         }
         if self.model.next_wake().is_some_and(|at| at <= Mono::now()) {
             self.update(Input::Tick);

@@ -180,10 +180,14 @@ impl Process {
             }
             Kind::Stopped => parts.extend(self.reason.clone()),
         }
-        if let Some(seconds) = self.next_start {
-            parts.push(format!("in {}", span(seconds - age)));
-        }
+        parts.extend(self.when(age));
         parts.join(", ")
+    }
+
+    /// When it is started again: `in 12s`.
+    pub fn when(&self, age: f64) -> Option<String> {
+        let seconds = self.next_start?;
+        Some(format!("in {}", span(seconds - age)))
     }
 }
 

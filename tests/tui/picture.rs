@@ -5,9 +5,10 @@ use std::path::Path;
 
 use bpm::tui::cell::{Color, Grid};
 use bpm::tui::input::{Key, Typed};
-use bpm::tui::model::{Input, Link, Look, Model, Told};
+use bpm::tui::model::{Answer, Ask, Batch, Effect, Input, Link, Look, Model, Told};
 use bpm::tui::painter::{Depth, Painter};
 use bpm::tui::picture::picture;
+use serde_json::{Value, json};
 
 use crate::scenes::{self, clock, look, tell};
 
@@ -201,4 +202,79 @@ fn the_first_picture_is_small() {
         let bytes = Painter::new(Depth::Indexed).paint(drawn(&mut model, w, h));
         assert!(bytes.len() <= most, "{w}x{h}: {} bytes", bytes.len());
     }
+}
+
+#[test]
+fn rows_say_when_a_process_is_started_again() {
+    let mut model = scenes::new(look());
+    tell(&mut model, Told::Link(Link::Live), 0);
+    let failed = |name: &str| {
+        json!({"name": name, "state": "failed", "next_start_in_seconds": 1.0,
+            "build": {"id": 1, "state": "failed", "ok": false, "errors": []}})
+    };
+    let status = scenes::status(&[failed("app"), failed("gateway")]);
+    tell(&mut model, Told::Status(status), 0);
+    let shown = drawn(&mut model, 80, 24).text();
+    assert!(shown.contains("›✗ app build failed, in 1s"), "{shown}");
+    assert!(shown.contains(" ✗ gateway build…iled, in 1s"), "{shown}");
+}
+
+#[test]
+fn errors_of_status_and_build_log_are_listed_once() {
+    let mut model = scenes::live(look());
+    let mut api = scenes::api();
+    api["build"]["errors"][0]["message"] =
+        json!("E0308: mismatched types:\nerror[E0308]: mismatched types");
+    tell(&mut model, Told::Status(scenes::status(&[api])), 12);
+    key(&mut model, Key::Char('e'));
+    let answer = Answer {
+        ask: Ask::Faults("api".into()),
+        text: "error[E0308]: mismatched types\n  --> src/main.rs:3:5\n\
+               warning: unused variable\n  --> src/main.rs:4:1\n"
+            .into(),
+        data: Value::Null,
+        failed: false,
+    };
+    tell(&mut model, Told::Answer(answer), 12);
+    let shown = drawn(&mut model, 80, 24).text();
+    assert_eq!(shown.matches("src/main.rs:3:5").count(), 1, "{shown}");
+    assert!(
+        shown.contains("Build of api: 2 errors, 1 warnings"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn the_oldest_line_is_seen_though_it_was_wanted_before_any_came() {
+    let mut model = scenes::new(look());
+    tell(&mut model, Told::Link(Link::Live), 0);
+    tell(
+        &mut model,
+        Told::Status(scenes::status(&[scenes::api()])),
+        0,
+    );
+    key(&mut model, Key::Char('g'));
+    model.take_effects();
+    let lines = |from: u64| (from..=1_000).map(|n| scenes::line(n, &format!("line {n}")));
+    let told = scenes::lines(&model, lines(501).collect(), 0);
+    tell(&mut model, told, 0);
+    let asked = model
+        .take_effects()
+        .into_iter()
+        .find_map(|effect| match effect {
+            Effect::Show(view, generation) => Some((view.lines, generation)),
+            _ => None,
+        });
+    let (10_000, generation) = asked.expect("more lines are asked for") else {
+        panic!("{asked:?}")
+    };
+    let batch = Batch {
+        generation,
+        whole: true,
+        lines: lines(1).collect(),
+        lost: 0,
+    };
+    tell(&mut model, Told::Lines(batch), 0);
+    let shown = drawn(&mut model, 80, 24).text();
+    assert!(shown.contains("│ line 1 "), "{shown}");
 }

@@ -148,7 +148,12 @@ fn a_daemon_that_was_stopped_is_started_by_s() {
     project.cli(["daemon", "restart"]).exits(0);
     tmux.sees(&["● live", "── run 2"]);
     project.cli(["stop"]).exits(0);
-    tmux.sees(&["■ stopped", "S starts it, q leaves"]);
+    let screen = tmux.sees(&["■ stopped ", "S starts it, q leaves"]);
+    let at = screen.split("■ stopped ").nth(1).unwrap().split(';').next();
+    assert!(
+        at.is_some_and(|at| at.len() == 8 && at.chars().filter(|c| *c == ':').count() == 2),
+        "{screen}"
+    );
     tmux.keys(&["q"]);
     tmux.is_restored();
     // Nor does the next one start it by itself.

@@ -29,8 +29,8 @@ use tail::Tail;
 const HELLO: Duration = Duration::from_secs(2);
 /// A server that does not say how it is for so long is gone.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How often figures are asked for. Each time wakes the daemon three times.
-const FIGURES: Duration = Duration::from_millis(1_240);
+/// How often figures are asked for: a reading of the daemon's is good for as long.
+const FIGURES: Duration = Duration::from_secs(1);
 /// How often it is looked for further changes, once something has changed.
 const LIVELY: Duration = Duration::from_millis(70);
 /// And for how long: the server tells of changes once a second at most.
@@ -488,9 +488,10 @@ impl Link {
         let at = now.after(wait.min(Duration::from_secs(5)));
         self.told
             .push(Told::Link(match (&self.stopped, self.known) {
-                (Some((at, by)), _) => Shown::Stopped {
+                // By what it was stopped matters to a person who comes later.
+                (Some((at, by)), known) => Shown::Stopped {
                     at: *at,
-                    by: by.clone(),
+                    by: by.clone().filter(|_| !known),
                 },
                 (None, false) => Shown::Trying(self.tries),
                 (None, true) => Shown::Gone {

@@ -121,7 +121,10 @@ impl Model {
                 let text = self.list.filter.clone();
                 self.field(Entry::Names, &text);
             }
-            Key::Char('f' | 'G') | Key::End => self.log.output.follow(),
+            Key::Char('f' | 'G') | Key::End => {
+                self.log.wants_oldest = false;
+                self.log.output.follow();
+            }
             Key::Char('g') | Key::Home => self.oldest(),
             Key::PageUp => self.scroll(-page),
             Key::PageDown => self.scroll(page),
@@ -447,11 +450,11 @@ impl Model {
     fn oldest(&mut self) {
         let size = self.output_size();
         self.log.output.to_oldest(size);
-        self.log.wants_oldest = self.read_more();
+        self.log.wants_oldest = self.read_more() || !self.log.came;
     }
 
     /// The oldest line that was read is seen: all that can be held is read now, once.
-    fn read_more(&mut self) -> bool {
+    pub(super) fn read_more(&mut self) -> bool {
         let live = self.server.link == Link::Live;
         if !live || !self.log.more || self.log.view.lines >= MOST_LINES {
             return false;

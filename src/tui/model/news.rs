@@ -189,6 +189,8 @@ impl Model {
             .for_each(|line| log.output.push(line));
         if batch.whole && std::mem::take(&mut log.wants_oldest) {
             log.output.to_oldest(size);
+            // It was typed before anything was read: there may be older lines than those.
+            self.log.wants_oldest = self.read_more();
         } else if let Some(seq) = stood {
             log.output.stand_at(seq, size);
         }
@@ -306,8 +308,8 @@ impl Model {
         for fault in found {
             let same = |known: &Fault| {
                 let place = |f: &Fault| (f.file.clone(), f.line, f.column);
-                place(known) == place(&fault)
-                    && (known.message == fault.message || known.message.starts_with(&fault.message))
+                // Its message may have the compiler's code before it, and more lines after it.
+                place(known) == place(&fault) && known.message.contains(&fault.message)
             };
             if !list.iter().any(same) {
                 list.push(fault);

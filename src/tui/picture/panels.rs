@@ -275,27 +275,41 @@ fn row(grid: &mut Grid, area: Area, process: &Process, most: usize, age: f64) {
         grid.put(at, y, end.saturating_sub(at), &figures, Style::PLAIN);
         return;
     }
-    // Words begin in one column where names are short.
-    let x = x.max(area.x + 11) + 1;
-    let room = usize::from(end.saturating_sub(x));
     let (word, why) = (&process.state, process.why(age));
     let both = if why.is_empty() {
         word.clone()
     } else {
         format!("{word}, {why}")
     };
+    let room = |x: u16| usize::from(end.saturating_sub(x));
+    // Words begin in one column where names are short.
+    let (behind, column) = (x + 1, x.max(area.x + 11) + 1);
+    let mut at = column;
     let words = match process.kind() {
         // It runs: what is wrong with it is more than a word.
         Kind::Uneasy => {
             let what = process.words();
             what.strip_prefix("running, ").unwrap_or(&what).to_owned()
         }
-        _ if width_of(&both) <= room => both,
+        _ if width_of(&both) <= room(column) => both,
         // Why says more than that it failed.
-        Kind::Failed if !why.is_empty() => why,
+        Kind::Failed if !why.is_empty() => {
+            if width_of(&why) > room(column) {
+                at = behind;
+            }
+            match process.when(age).filter(|_| width_of(&why) > room(at)) {
+                // When it is started again is seen in any case.
+                Some(when) => {
+                    let why = why.strip_suffix(&when).unwrap_or(&why);
+                    let left = room(at).saturating_sub(width_of(&when) + 2);
+                    format!("{}, {when}", cut_middle(why.trim_end_matches(", "), left))
+                }
+                None => why,
+            }
+        }
         _ => both,
     };
-    grid.put(x, y, room as u16, &words, style);
+    grid.put(at, y, end.saturating_sub(at), &words, style);
 }
 
 fn cpu(process: &Process) -> String {
