@@ -368,7 +368,7 @@ fn the_pager_and_the_editor_get_a_sane_terminal() {
     project.file("src/broken", "mismatched types");
     tmux.keys(&["r"]).sees(&["failed", "1 error (e)", "app*"]);
     tmux.keys(&["e"])
-        .sees(&["src/main.rs:3:5 mismatched types"]);
+        .sees(&["src/main.rs:3:5 E0308: mismatched types"]);
     tmux.keys(&["Enter"]);
     eventually(|| {
         let edited = project.read("edited");
