@@ -136,8 +136,8 @@ impl Usage {
         }
         let last = Arc::clone(&lock(&self.last));
         let quick = last.own_rss.is_some() && last.took < QUICK;
-        // Another file is one that may keep us waiting.
-        let same_file = last.config == config_stamp(snapshot);
+        // Another file is one that may keep us waiting, and is read in full.
+        let same_file = last.file == FileChange::None && last.config == config_stamp(snapshot);
         let _turn = self.reading.try_lock().ok()?;
         (quick && same_file).then(|| self.read_now(snapshot, now))
     }
