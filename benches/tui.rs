@@ -450,7 +450,7 @@ fn size(_: &Bench) {
     row("bpm-tui", format!("{:.2} MB", bytes as f64 / 1e6), "1.6 MB");
     let (without, with) = (crates(&[]), crates(&["--features", "tui"]));
     row("crates with the feature", with.len(), "90");
-    let more = with.iter().filter(|name| !without.contains(name)).count();
+    let more = with.iter().filter(|name| !without.contains(*name)).count();
     row(
         "... and without it",
         format!("{} ({more} fewer)", without.len()),
