@@ -18,6 +18,7 @@ mod export;
 mod help_and_man;
 mod init;
 mod install;
+mod keys;
 mod logs;
 mod names;
 mod ownership;

@@ -236,3 +236,21 @@ fn env_files_are_expanded_and_checked() {
         .exits(1)
         .says(&[".env:1:1: no such file or directory"]);
 }
+
+#[test]
+fn reload_names_the_keys_that_wait_for_the_next_daemon() {
+    const NAP: &str = "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n";
+    let mut project = Project::new(NAP);
+    project.serve();
+    let nap = project.running("nap");
+    let reload = |lines: &str| {
+        project.config(&format!("{lines}\n{NAP}"));
+        project.call("reload", json!({})).ok()["errors"].clone()
+    };
+    let told = reload("cgroup = false\npassthrough = true");
+    let keys = "cgroup, passthrough take effect with: bpm daemon restart";
+    assert_eq!(told, json!([keys]));
+    let told = reload("cgroup = false\npassthrough = true\nheartbeat_minutes = 1");
+    assert_eq!(told, json!([]));
+    assert_eq!(project.running("nap"), nap);
+}

@@ -73,6 +73,18 @@ fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         }
         out.line(3, "}\n    }");
         service(plan, unit, out);
+    } else {
+        let probes = [
+            ("ready", process.ready.is_some()),
+            ("health", process.health.is_some()),
+        ];
+        for (setting, _) in probes.iter().filter(|(_, set)| *set) {
+            out.gap(
+                2,
+                setting,
+                "a service, which is what it checks, needs a port",
+            );
+        }
     }
     for need in &process.depends_on {
         match (need.until, plan.unit(&need.name)) {
@@ -191,7 +203,7 @@ fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out
             })
         ),
     );
-    if let Some(build) = unit.build.as_ref().filter(|_| options.image.is_none()) {
+    if let Some(build) = &unit.build {
         out.note(3, &format!("built by: {build}"));
     }
     out.line(3, "config {");

@@ -9,7 +9,7 @@ use super::Engine;
 use super::plan::Unit;
 use super::quote::shown;
 use crate::base::clock;
-use crate::config::{Process, Success, Swap};
+use crate::config::{Process, StopTo, Success, Swap};
 
 /// A text that grows.
 #[derive(Default)]
@@ -68,6 +68,8 @@ const NO_SOCKETS: &str = "it hands no sockets over; the program has to listen it
 const NO_OVERLAP: &str = "it stops the old one before it starts the new one";
 const NO_LIMIT: &str = "it sets no limit on restarts";
 
+const IMAGE: &str = "the image is built elsewhere";
+const FIRST: &str = "the signal goes to the first process of the container";
 const OF_NODE: &str = "it is a setting of the node";
 const OF_CLIENT: &str = "it is a setting of the client";
 const NO_EVENTS: &str = "it runs no command of its own when something happens";
@@ -97,6 +99,9 @@ const fn lack(setting: &'static str, is_set: fn(&Process) -> bool, why: [&'stati
 const LACKING: &[Lack] = &[
     lack("${NAME.port}", names_port, ["", OWN_LOOPBACK, OWN_LOOPBACK, NO_PLACE]),
     lack("${NAME.url}", names_url, ["", "", "", NO_PLACE]),
+    lack("build", |p| p.build.is_some(), ["", IMAGE, IMAGE, ""]),
+    lack("build_release", |p| p.build_release.is_some(), ["", IMAGE, IMAGE, ""]),
+    lack("stop_to = \"group\"", |p| p.stop_to == StopTo::Group, ["", FIRST, FIRST, FIRST]),
     lack("watch", |p| !p.watch.is_empty(), [NO_RESTART; 4]),
     lack("listen", |p| !p.listen.is_empty(), ["", NO_SOCKETS, NO_SOCKETS, NO_SOCKETS]),
     lack("swap = \"overlap\"", |p| p.swap == Swap::Overlap && p.listen.is_empty(), [NO_OVERLAP, NO_OVERLAP, "", ""]),

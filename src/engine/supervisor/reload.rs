@@ -218,6 +218,8 @@ fn not_applied(old: &Config, new: &Config) -> Option<String> {
     let keys = [
         ("mcp_port", old.port != new.port),
         ("bind", old.bind != new.bind),
+        ("cgroup", old.cgroup != new.cgroup),
+        ("passthrough", old.passthrough != new.passthrough),
     ];
     let changed: Vec<&str> = keys
         .iter()
