@@ -185,7 +185,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.failure() {
-            Failure::Usage { why, .. } => f.write_str(why),
+            // Some say it themselves: `cannot use "ftp://x": no http address`.
+            Failure::Usage { why, .. } if why.starts_with("cannot ") => f.write_str(why),
+            Failure::Usage { why, .. } => write!(f, "cannot run this command: {why}"),
             Failure::Config(faults) => {
                 for (i, fault) in faults.iter().enumerate() {
                     if i > 0 {

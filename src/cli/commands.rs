@@ -95,7 +95,9 @@ pub const COMMANDS: &[Command] = &[
                 waits until all is ready, then prints the URLs and the lines that connect an agent. What \
                 runs already is left alone.",
         options: &[
+            REPLACE,
             FRESH,
+            PORT,
             with(
                 None,
                 "timeout",
@@ -201,6 +203,7 @@ pub const COMMANDS: &[Command] = &[
             ),
             with(None, "stream", "stdout|stderr", "only this stream"),
             flag(Some('t'), "times", "the time before each line"),
+            flag(None, "raw", "the bytes as they were written"),
             flag(None, "json", "one JSON object a line"),
         ],
         exits: &[

@@ -149,8 +149,13 @@ pub(super) fn stop_all(project: &Project, force: bool, by: Option<&str>) -> Resu
         (None, _) => format!("{name}: no daemon ran\n"),
     };
     if stopped.leftovers > 0 {
+        let noun = if stopped.leftovers == 1 {
+            "process"
+        } else {
+            "processes"
+        };
         text.push_str(&format!(
-            "{name}: stopped {} process(es) that a dead daemon had left\n",
+            "{name}: stopped {} {noun} that a dead daemon had left\n",
             stopped.leftovers
         ));
     }

@@ -9,7 +9,7 @@ use crate::client::connection::{CallError, ToolResult};
 use super::orders::each;
 use super::source::{Source, has_ended};
 use super::spec::Call;
-use super::{note, print};
+use super::{print, refused};
 
 /// Options of `logs` that choose lines one by one: here lines are counted by their shape.
 const GO_WITH_IT: &[&str] = &["errors", "run", "build", "json"];
@@ -71,8 +71,7 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
     let mut code = 0;
     for told in answers {
         if told.failed {
-            code = 1;
-            note(&format!("bpm: {}\n", told.text));
+            code = refused("show the errors", &told.text);
         } else if call.has("json") {
             let groups = items(&told.data["groups"]);
             print(&groups.map(|group| format!("{group}\n")).collect::<String>())?;

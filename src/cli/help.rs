@@ -122,7 +122,7 @@ fn overview(family: &str) -> String {
             .map(|(name, what)| ((*name).to_string(), (*what).to_string()))
             .collect();
         table(&mut text, &rows);
-        text.push_str("\n\"bpm COMMAND --help\" explains a command; bpm(1) is the manual, mcp-run(5) describes .mcp-run.\n");
+        text.push_str("\n\"bpm help COMMAND\" explains a command; bpm(1) is the manual, mcp-run(5) describes .mcp-run.\n");
     }
     text
 }

@@ -21,7 +21,7 @@ use crate::os::poll;
 
 use super::source::{Source, has_ended};
 use super::spec::Call;
-use super::{note, paint, print};
+use super::{note, paint, print, refused, write};
 
 /// `-n` where it is not given.
 const LINES: u64 = 200;
@@ -56,8 +56,14 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         names: Vec::new(),
         waits: false,
     };
-    if view.paint.is_on() && !call.has("json") {
-        params["color"] = "set".into();
+    match (call.has("raw"), call.has("json")) {
+        (true, true) => {
+            return Err(Error::usage("--raw does not go with --json")
+                .with_hint("JSON has no bytes: the files below logs/ hold them too"));
+        }
+        (true, false) => params["raw"] = true.into(),
+        (false, false) if view.paint.is_on() => params["color"] = "set".into(),
+        (false, _) => {}
     }
     let mut shown = view.past(&mut source, &params);
     if let Err(Stop::Lost(_)) = shown {
@@ -67,8 +73,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
     let mut cursors = match shown {
         Ok(cursors) => cursors,
         Err(Stop::Refused(message)) => {
-            note(&format!("bpm: {message}\n"));
-            return Ok(1);
+            return Ok(refused("show the logs", &message));
         }
         Err(Stop::Lost(why)) => return Err(CallError::Lost(why).while_doing("show the logs")),
         Err(Stop::Said(error)) => return Err(error),
@@ -87,8 +92,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
     loop {
         match view.live(client, &params, &mut cursors) {
             Stop::Refused(message) => {
-                note(&format!("bpm: {message}\n"));
-                return Ok(1);
+                return Ok(refused("show the logs", &message));
             }
             Stop::Said(error) => return Err(error),
             Stop::Lost(_) => {
@@ -205,11 +209,11 @@ impl View<'_> {
         let found = by_time(found);
         let all = usize::try_from(self.lines).unwrap_or(usize::MAX);
         let skip = found.len().saturating_sub(all);
-        let mut text = String::new();
+        let mut text = Vec::new();
         for (process, line) in &found[skip..] {
             self.line(&mut text, process, line);
         }
-        print(&text)?;
+        write(&text)?;
         note(&notes);
         Ok(next)
     }
@@ -255,7 +259,7 @@ impl View<'_> {
             if let Some(next) = params["next"].as_u64() {
                 cursors.insert(process.clone(), next.into());
             }
-            let mut text = String::new();
+            let mut text = Vec::new();
             if let Some(dropped) = params["dropped"].as_u64().filter(|n| *n > 0) {
                 self.gap(&mut text, &process, dropped);
             }
@@ -264,53 +268,60 @@ impl View<'_> {
                     self.line(&mut text, &process, line);
                 }
             }
-            if let Err(error) = print(&text) {
+            if let Err(error) = write(&text) {
                 return error.into();
             }
         }
     }
 
-    fn line(&mut self, text: &mut String, process: &str, line: &Value) {
+    fn line(&mut self, out: &mut Vec<u8>, process: &str, line: &Value) {
         self.waits = false;
         if self.call.has("json") {
             let mut object = line.clone();
             object["process"] = process.into();
-            text.push_str(&format!("{object}\n"));
+            out.extend(format!("{object}\n").bytes());
             return;
         }
-        self.separate(text, process, line["seq"].as_u64().unwrap_or_default());
+        self.separate(out, process, line["seq"].as_u64().unwrap_or_default());
         if self.call.has("times") {
             let time = line["time"].as_str().unwrap_or_default();
-            text.push_str(&self.paint.paint(Tone::Dim, time));
-            text.push(' ');
+            out.extend(self.paint.paint(Tone::Dim, time).bytes());
+            out.push(b' ');
         }
         if !self.one {
-            text.push_str(&self.label(process));
+            out.extend(self.label(process).bytes());
         }
-        text.push_str(&coloured(line["text"].as_str().unwrap_or_default()));
-        text.push('\n');
+        let text = line["text"].as_str().unwrap_or_default();
+        if !self.call.has("raw") {
+            out.extend(coloured(text).bytes());
+            out.push(b'\n');
+            return;
+        }
+        out.extend(text.chars().filter_map(|byte| u8::try_from(byte).ok()));
+        // Of one process just what it wrote; the name of the next one begins a line.
+        if !self.one && !out.ends_with(b"\n") {
+            out.push(b'\n');
+        }
     }
 
     /// `--` between groups of matches with context, as grep does.
-    fn separate(&mut self, text: &mut String, process: &str, seq: u64) {
+    fn separate(&mut self, text: &mut Vec<u8>, process: &str, seq: u64) {
         if self.call.has("context") {
             let gap = self
                 .last
                 .as_ref()
                 .is_some_and(|(name, last)| name != process || last + 1 != seq);
             if gap {
-                text.push_str("--\n");
+                text.extend(b"--\n");
             }
             self.last = Some((process.into(), seq));
         }
     }
 
-    fn gap(&mut self, text: &mut String, process: &str, dropped: u64) {
+    fn gap(&mut self, text: &mut Vec<u8>, process: &str, dropped: u64) {
         if self.call.has("json") {
-            text.push_str(&format!(
-                "{}\n",
-                object([("process", process.into()), ("dropped", dropped.into())])
-            ));
+            let gap = object([("process", process.into()), ("dropped", dropped.into())]);
+            text.extend(format!("{gap}\n").bytes());
         } else {
             let label = if self.one {
                 String::new()

@@ -87,6 +87,20 @@ fn complain(error: &Error) {
     }
 }
 
+/// Says on standard error that the daemon could not do it, in its words; the exit code.
+fn refused(doing: &str, why: &str) -> u8 {
+    note(&format!("bpm: {}\n", cannot(doing, why)));
+    1
+}
+
+/// `cannot restart api: build 3 failed`, where that is not said already.
+fn cannot(doing: &str, why: &str) -> String {
+    match why.starts_with("cannot ") {
+        true => why.into(),
+        false => format!("cannot {doing}: {why}"),
+    }
+}
+
 /// On standard error, as it is. One that is closed is no reason to fail.
 fn note(text: &str) {
     let _ = poll::write_all(io::stderr().as_fd(), text.as_bytes());
@@ -97,7 +111,12 @@ fn note(text: &str) {
 /// # Errors
 /// Nobody reads it any more ([`Failure::ReaderGone`]), or it can't be written.
 fn print(text: &str) -> Result<()> {
-    poll::write_all(io::stdout().as_fd(), text.as_bytes()).map_err(|e| match e.kind() {
+    write(text.as_bytes())
+}
+
+/// The same of bytes.
+fn write(bytes: &[u8]) -> Result<()> {
+    poll::write_all(io::stdout().as_fd(), bytes).map_err(|e| match e.kind() {
         ErrorKind::BrokenPipe => Failure::ReaderGone.into(),
         _ => Error::system("write to standard output", e),
     })
@@ -216,7 +235,7 @@ pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
                 named("find the project", dir),
                 format!("there is no {CONFIG_FILE} in it"),
             ),
-            false => Error::file("enter", dir, ErrorKind::NotFound.into()),
+            false => Error::cannot(named("enter", dir), "no such folder"),
         })
     };
     let root = match dir {

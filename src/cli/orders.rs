@@ -15,7 +15,7 @@ use crate::daemon::{self, Project, RunMode};
 use super::daemon::{begin, options, reach, stop_all};
 use super::source::{Asked, ask};
 use super::spec::Call;
-use super::{cannot_ask, no_daemon, note, print};
+use super::{cannot_ask, no_daemon, note, print, refused};
 
 /// The most that a tool waits; who waits longer asks again.
 const LONGEST: Duration = Duration::from_secs(600);
@@ -98,29 +98,41 @@ fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -
     let mut arguments = arguments.clone();
     arguments["timeout_seconds"] = LONGEST.as_secs().into();
     let answers = each(client, tool, names, &arguments).map_err(|f| f.while_doing(tool))?;
-    for (_, told) in answers {
+    for (name, told) in answers {
         let late = late(&told.data);
-        code = code.max(say(&told, !late.is_empty() && tool != "stop")?);
+        code = code.max(say(tool, &name, &told, !late.is_empty() && tool != "stop")?);
         if tool == "stop" {
             continue;
         }
         // They go on beyond what a tool waits for: so do we.
         for name in late {
             let told = until_ready(client, &name)?;
-            code = code.max(say(&told, false)?);
+            code = code.max(say(tool, &name, &told, false)?);
         }
     }
     Ok(code)
 }
 
 /// Prints an answer; 1 if it is a failure, be it that it goes on.
-fn say(told: &ToolResult, goes_on: bool) -> Result<u8> {
+fn say(tool: &str, name: &str, told: &ToolResult, goes_on: bool) -> Result<u8> {
     if told.failed {
-        note(&format!("bpm: {}\n", told.text));
-        return Ok(1);
+        return Ok(not_done(tool, name, &told.text));
     }
     print(&format!("{}\n", told.text))?;
     Ok(u8::from(told.data["ok"] == false && !goes_on))
+}
+
+/// Says why an order was not carried out: a tool's `api: not restarted: build 3 failed`; the exit code.
+pub(super) fn not_done(tool: &str, name: &str, text: &str) -> u8 {
+    let said = text.strip_prefix(name).and_then(|rest| {
+        let (done, why) = rest.strip_prefix(": not ")?.split_once(": ")?;
+        matches!(done, "started" | "stopped" | "restarted" | "met").then_some(why)
+    });
+    match (said, name) {
+        (Some(why), _) => refused(&format!("{tool} {name}"), why),
+        (None, "*") => refused(&format!("{tool} all"), text),
+        (None, _) => refused(tool, text),
+    }
 }
 
 /// The processes for which an order was not done in time.
@@ -215,16 +227,14 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
             .tool("wait", arguments, None)
             .map_err(|f| f.while_doing("wait"))?;
         if told.failed {
-            note(&format!("bpm: {}\n", told.text));
-            return Ok(1);
+            return Ok(not_done("wait for", &name, &told.text));
         }
         if told.data["met"] == true {
             print(&format!("{}\n", told.text))?;
             return Ok(0);
         }
         if Mono::now().since(begun) < span {
-            note(&format!("bpm: {}\n", told.text));
-            return Ok(1);
+            return Ok(not_done("wait for", &name, &told.text));
         }
         if until.is_some_and(|u| u.since(Mono::now()).is_zero()) {
             return Err(Failure::TimedOut {
@@ -259,10 +269,7 @@ pub(super) fn why(call: &Call) -> Result<u8> {
             print(&format!("{}\n", text.trim_end()))?;
             Ok(0)
         }
-        Err(CallError::Refused { message, .. }) => {
-            note(&format!("bpm: {message}\n"));
-            Ok(1)
-        }
+        Err(CallError::Refused { message, .. }) => Ok(refused("tell why", &message)),
         Err(fault) => Err(fault.while_doing("tell why")),
     }
 }
@@ -289,10 +296,7 @@ pub(super) fn reload(call: &Call) -> Result<u8> {
     let dry = call.has("dry-run");
     let done = match client.call("bpm/reload", object([("dry_run", dry.into())]), None) {
         Ok(done) => done,
-        Err(CallError::Refused { message, .. }) => {
-            note(&format!("bpm: {message}\n"));
-            return Ok(1);
-        }
+        Err(CallError::Refused { message, .. }) => return Ok(refused("reload", &message)),
         Err(fault) => return Err(fault.while_doing("reload")),
     };
     let mut text = String::new();
@@ -308,8 +312,7 @@ pub(super) fn reload(call: &Call) -> Result<u8> {
     print(&text)?;
     let mut code = 0;
     for error in strings(&done["errors"]) {
-        note(&format!("bpm: {error}\n"));
-        code = 1;
+        code = refused("reload", error);
     }
     Ok(code)
 }

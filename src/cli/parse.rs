@@ -37,6 +37,9 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
             Arg::Long(name) => format!("--{name}"),
             Arg::Value(word) => {
                 let first = operands.is_empty() && command.name.is_empty();
+                if first && family.is_none() && word == "help" {
+                    return help_of(&mut parser);
+                }
                 match word.to_str().filter(|_| first) {
                     Some(word) => match step(family, word) {
                         Some(Word::Command(found)) => {
@@ -88,6 +91,22 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
         options,
         operands,
     }))
+}
+
+/// `help`, and the command that it is about.
+fn help_of(parser: &mut Parser) -> Result<Asked> {
+    let rest = parser.raw_args().map_err(|e| Error::usage(e.to_string()))?;
+    let words: Vec<String> = rest
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let name = words.join(" ");
+    let known = |name: &str| {
+        COMMANDS.iter().any(|c| c.name == name) || families(COMMANDS).any(|f| f == name)
+    };
+    match known(&name) {
+        true => Ok(Asked::Help(name)),
+        false => Err(unknown_command(None, &name)),
+    }
 }
 
 enum Word {
@@ -214,6 +233,8 @@ fn fits(command: &'static Command, operands: &[OsString]) -> Result<()> {
             let word = word.to_string_lossy();
             match command.name {
                 "" => Err(unknown_command(None, &word)),
+                // The list may have a folder that is gone.
+                "trust" => Ok(()),
                 _ => Err(Error::usage(format!("{word:?} is no folder"))),
             }
         }
@@ -285,7 +306,7 @@ mod tests {
         assert_eq!(
             refused("statsu"),
             (
-                "\"statsu\" is neither a command nor a folder".into(),
+                "cannot run this command: \"statsu\" is neither a command nor a folder".into(),
                 "did you mean \"status\"?".into()
             )
         );

@@ -25,7 +25,7 @@ use crate::os::{poll, proc};
 use super::screen::Screen;
 use super::source::{Asked, ask};
 use super::spec::Call;
-use super::{before_switch, environment, note, paint, print};
+use super::{before_switch, environment, note, paint, print, refused};
 
 /// Between two pictures of `-w`: uptimes and loads change by themselves.
 const PICTURE: Duration = Duration::from_secs(1);
@@ -39,13 +39,8 @@ pub(super) fn status(call: &Call) -> Result<u8> {
     }
     match picture(&project, name.as_deref(), call.has("json"))? {
         Picture::Shown(text, code) => print(&text).map(|()| code),
-        Picture::Refused(why) => Ok(refused(&why)),
+        Picture::Refused(why) => Ok(refused("show the status", &why)),
     }
-}
-
-fn refused(why: &str) -> u8 {
-    note(&format!("bpm: {why}\n"));
-    1
 }
 
 /// The answer of `bpm status`.
@@ -216,7 +211,7 @@ fn watch(project: &Project, name: Option<&str>, json: bool) -> Result<u8> {
             Picture::Shown(text, _) => text,
             Picture::Refused(why) => {
                 drop(screen);
-                return Ok(refused(&why));
+                return Ok(refused("show the status", &why));
             }
         };
         match &screen {
@@ -334,7 +329,7 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
             Err(error) if super::cannot_ask(&error) => return Err(error),
             Err(_) => ("other version", Descriptor::read(&dir.descriptor())),
         };
-        if word == "stopped" {
+        if matches!(word, "stopped" | "stale") {
             abandoned.extend(abandoned_by(&dir));
         }
         let Some(descriptor) = descriptor else {
@@ -347,7 +342,7 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
         daemons.push((daemon, "unhealthy"));
     }
     if call.has("prune") {
-        return prune(&abandoned);
+        return prune(&abandoned, call.has("json"));
     }
     match call.has("json") {
         true => print(&format!("{}\n", ps_json(&daemons)))?,
@@ -384,19 +379,17 @@ fn abandoned_by(dir: &ProjectDir) -> Option<(PathBuf, String)> {
 }
 
 /// `bpm ps --prune`: lists what is left of projects that are gone, then removes it.
-fn prune(abandoned: &[(PathBuf, String)]) -> Result<u8> {
-    if abandoned.is_empty() {
-        print("nothing to remove\n")?;
-        return Ok(0);
-    }
-    let list: String = abandoned
-        .iter()
-        .map(|(folder, root)| {
-            let root = in_line(root);
-            format!("{} (of {root}, which is gone)\n", folder.display())
-        })
-        .collect();
-    print(&list)?;
+fn prune(abandoned: &[(PathBuf, String)], json: bool) -> Result<u8> {
+    let list = abandoned.iter().map(|(folder, root)| {
+        let root = in_line(root);
+        format!("{} (of {root}, which is gone)\n", folder.display())
+    });
+    let text = match (json, abandoned.is_empty()) {
+        (true, _) => format!("{}\n", prune_json(abandoned)),
+        (false, true) => "nothing to remove\n".into(),
+        (false, false) => list.collect(),
+    };
+    print(&text)?;
     for (folder, _) in abandoned {
         // Held, so that no daemon starts in it meanwhile.
         let dir = ProjectDir::at(folder.clone());
@@ -405,6 +398,16 @@ fn prune(abandoned: &[(PathBuf, String)]) -> Result<u8> {
         }
     }
     Ok(0)
+}
+
+fn prune_json(abandoned: &[(PathBuf, String)]) -> Value {
+    let removed = abandoned.iter().map(|(folder, root)| {
+        object([
+            ("folder", folder.display().to_string().into()),
+            ("project", root.as_str().into()),
+        ])
+    });
+    object([("schema", 1.into()), ("removed", list(removed))])
 }
 
 fn ps_json(daemons: &[(Descriptor, &str)]) -> Value {

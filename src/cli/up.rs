@@ -12,11 +12,12 @@ use crate::base::json::{items, object};
 use crate::base::table::Table;
 use crate::cli::render::{self, Paint, Tone};
 use crate::client::connection::{self, CallError, Client, ToolResult};
-use crate::daemon::{Project, StartOptions, read_config};
+use crate::daemon::{Project, RunMode, StartOptions, read_config};
 use crate::os::poll::readable;
 
-use super::daemon::reach;
+use super::daemon::{options, reach};
 use super::mcp_config::claude_lines;
+use super::orders::not_done;
 use super::spec::Call;
 use super::{note, paint, print};
 
@@ -45,8 +46,7 @@ pub(super) fn up(call: &Call) -> Result<u8> {
     };
     let options = StartOptions {
         only: (!named.is_empty()).then_some(named),
-        fresh: call.has("fresh"),
-        ..StartOptions::default()
+        ..options(call, RunMode::Detached)?
     };
     let since = Wall::now();
     let Some(reached) = reach(&project, &options)? else {
@@ -221,7 +221,7 @@ impl Run {
             self.waits.insert(id, (name, until));
             return Ok(0);
         }
-        Ok(say(&told))
+        Ok(say(&name, &told))
     }
 
     /// The time for readiness is counted from the end of each build.
@@ -273,10 +273,10 @@ fn lost(fault: CallError) -> Error {
     fault.while_doing("bring it up")
 }
 
-fn say(told: &ToolResult) -> usize {
+fn say(name: &str, told: &ToolResult) -> usize {
     let failed = told.failed || told.data["ok"] == false || told.data["met"] == false;
     if failed {
-        note(&format!("bpm: {}\n", told.text));
+        not_done("start", name, &told.text);
     }
     usize::from(failed)
 }

@@ -52,11 +52,17 @@ pub fn coloured_into(line: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A line with its colours, as [`coloured_into`] shows it; None where it has none. Invalid UTF-8 is replaced.
-pub fn coloured(line: &[u8]) -> Option<Box<str>> {
+pub fn coloured(line: &[u8]) -> Option<String> {
     memchr(ESC, line)?;
     let mut out = Vec::with_capacity(line.len());
     coloured_into(line, &mut out);
-    out.ends_with(RESET).then(|| lossy(&out).into())
+    out.ends_with(RESET).then(|| lossy(&out).into_owned())
+}
+
+/// The bytes of a line, where they are more than its text and a newline.
+pub fn beyond_text(line: &[u8], text: &str) -> Option<Box<[u8]>> {
+    let same = line.strip_suffix(b"\n") == Some(text.as_bytes());
+    (!same).then(|| line.into())
 }
 
 /// The text of a line: what [`shown`] leaves of it, without escape sequences; invalid UTF-8 replaced.

@@ -15,6 +15,7 @@ use crate::base::json::{entries, kind_of, list, object, or_null};
 use crate::base::table::Table;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{Snapshot, State, UnitView};
+use crate::log::line::coloured;
 use crate::log::search::{Line, Matcher, Query, Stream};
 use crate::log::store::Log;
 use crate::os::poll::Waker;
@@ -28,7 +29,7 @@ const BUDGET: Duration = Duration::from_secs(5);
 /// Of a log that is filtered, between two looks at the others.
 const SCAN: usize = 4 << 20;
 /// The bytes of a line beside its text.
-const FRAME: usize = 100;
+const FRAME: usize = 140;
 
 const ROWS: &[Row] = &[
     Row::may("build", Kind::Flag, ""),
@@ -49,6 +50,7 @@ const ROWS: &[Row] = &[
     Row::may("stream", Kind::OneOf(&["stdout", "stderr"]), ""),
     Row::may("follow", Kind::Flag, ""),
     Row::may("color", Kind::OneOf(&["all", "set"]), ""),
+    Row::may("raw", Kind::Flag, ""),
 ];
 
 /// The method.
@@ -99,10 +101,11 @@ pub(super) fn follow(tools: &Tools, params: &Value) -> Result<Step, String> {
             .map_err(|e| bad_pattern(&e))?,
         query,
         after,
-        colours: match args.text("color") {
-            Some("all") => Colours::All,
-            Some(_) => Colours::Set,
-            None => Colours::None,
+        form: match (args.flag("raw"), args.text("color")) {
+            (Some(true), _) => Form::Bytes,
+            (_, Some("all")) => Form::Colours,
+            (_, Some(_)) => Form::ColoursWhereSet,
+            (_, None) => Form::Text,
         },
         snapshot_seq: snapshot.seq,
         sources: Vec::new(),
@@ -147,7 +150,7 @@ struct Follow {
     matcher: Option<Matcher>,
     query: Query,
     after: Table<String, u64>,
-    colours: Colours,
+    form: Form,
     snapshot_seq: u64,
     sources: Vec<Source>,
     /// The follower that has the room first, so that a loud process does not silence the others.
@@ -157,13 +160,15 @@ struct Follow {
     waker: Option<Arc<Waker>>,
 }
 
-/// The processes whose lines are sent with their colours.
+/// What is sent of a line.
 #[derive(Debug, Clone, Copy)]
-enum Colours {
-    None,
-    /// Those whose settings ask for colours.
-    Set,
-    All,
+enum Form {
+    Text,
+    /// With colours, of the processes whose settings ask for them.
+    ColoursWhereSet,
+    Colours,
+    /// All that was written, with the newline; a character for each byte, since JSON has no bytes.
+    Bytes,
 }
 
 struct Source {
@@ -337,7 +342,7 @@ impl Follow {
                 Some(line) if self.more => line.seq.unwrap_or(source.cursor),
                 Some(_) | None => source.cursor,
             };
-            emit(source, self.builds, self.colours, &some, 0, next, out);
+            emit(source, self.builds, self.form, &some, 0, next, out);
             source.cut = None;
             if self.more {
                 return Ok(());
@@ -365,7 +370,7 @@ impl Follow {
                 emit(
                     source,
                     self.builds,
-                    self.colours,
+                    self.form,
                     &wanted,
                     pulled.dropped,
                     pulled.next,
@@ -378,7 +383,7 @@ impl Follow {
 
 /// About as many bytes as these lines take on the wire.
 fn size(lines: &[Line]) -> usize {
-    let one = |line: &Line| line.coloured.as_ref().map_or(line.text.len(), |c| c.len()) + FRAME;
+    let one = |line: &Line| line.raw.as_ref().map_or(line.text.len(), |raw| raw.len()) + FRAME;
     lines.iter().map(one).sum()
 }
 
@@ -436,20 +441,28 @@ fn meant(line: &Line, stream: Option<Stream>, matcher: Option<&Matcher>) -> bool
 fn emit(
     source: &Source,
     builds: bool,
-    colours: Colours,
+    form: Form,
     lines: &[Line],
     dropped: u64,
     next: u64,
     out: &mut Vec<Value>,
 ) {
-    let coloured = match colours {
-        Colours::None => false,
-        Colours::Set => source.unit.colours,
-        Colours::All => true,
+    let form = match form {
+        Form::ColoursWhereSet if source.unit.colours => Form::Colours,
+        Form::ColoursWhereSet => Form::Text,
+        Form::Text | Form::Colours | Form::Bytes => form,
     };
     let text = |line: &Line| -> String {
-        let shown = line.coloured.as_deref().filter(|_| coloured);
-        shown.unwrap_or(&line.text).into()
+        let shown = match (form, &line.raw) {
+            (Form::Bytes, Some(raw)) => Some(raw.iter().map(|byte| char::from(*byte)).collect()),
+            (Form::Bytes, None) => {
+                let bytes = line.text.bytes().chain([b'\n']);
+                Some(bytes.map(char::from).collect())
+            }
+            (Form::Colours, Some(raw)) => coloured(raw),
+            (Form::Colours, None) | (Form::Text | Form::ColoursWhereSet, _) => None,
+        };
+        shown.unwrap_or_else(|| line.text.clone())
     };
     let lines = lines.iter().map(|line| {
         object([
@@ -459,6 +472,8 @@ fn emit(
             ("stream", line.stream.as_str().into()),
             ("text", text(line).into()),
             ("match", line.matched.into()),
+            ("truncated", line.truncated.into()),
+            ("partial", line.seq.is_none().into()),
         ])
     });
     let mut params = object([

@@ -80,7 +80,7 @@ fn up_runs_a_task_that_fails_once_each_time() {
         project
             .cli(["up"])
             .exits(1)
-            .says(&["bpm: migrate: ", "exit code 3"]);
+            .says(&["bpm: cannot start migrate: ", "exit code 3"]);
         assert_eq!(project.read("ran"), "ran\n".repeat(times));
     }
     project.cli(["stop"]).exits(0);
@@ -199,12 +199,12 @@ fn up_of_some_starts_no_others() {
     project
         .cli(["up", "nothere"])
         .exits(1)
-        .says(&["bpm: unknown process \"nothere\""]);
+        .says(&["bpm: cannot start: unknown process \"nothere\""]);
     project.cli(["stop"]).exits(0);
     project
         .cli(["up", "nothere"])
         .exits(1)
-        .says(&["bpm: unknown process \"nothere\""]);
+        .says(&["unknown process \"nothere\""]);
     project.cli(["status"]).exits(3);
 }
 
@@ -280,9 +280,10 @@ fn orders_are_carried_out_and_answered() {
     let twice = project.cli(["restart", "other", "other"]).exits(0);
     assert_eq!(twice.out.lines().count(), 1, "{twice:?}");
     for command in ["restart", "why", "wait", "start", "stop", "status", "logs"] {
-        project.cli([command, "othr"]).exits(1).says(&[
-            "bpm: unknown process \"othr\"; did you mean \"other\"? processes: nap, more, other",
-        ]);
+        let unknown =
+            "unknown process \"othr\"; did you mean \"other\"? processes: nap, more, other";
+        let said = project.cli([command, "othr"]).exits(1).says(&[unknown]);
+        assert!(said.err.starts_with("bpm: cannot "), "{said:?}");
     }
     project.cli(["restart"]).exits(2).says(&["--all"]);
     project.cli(["restart", "--all", "nap"]).exits(2);
@@ -462,4 +463,88 @@ fn agents_are_connected_by_what_is_printed() {
         .exits(2)
         .says(&["did you mean \"claude\"?"]);
     project.env("NO_COLOR", "1").cli(["mcp-config"]).exits(0);
+}
+
+#[test]
+fn every_error_says_what_could_not_be_done() {
+    let project = Project::new(
+        "[process.bad]\ncommand = [\"./nope\"]\nautostart = false\n\
+         [process.built]\ncommand = [\"FIXTURE\", \"nap\"]\nbuild = \"exit 3\"\nautostart = false\n\
+         [process.ends]\ncommand = \"exit 4\"\nrestart = \"never\"\nautostart = false\n",
+    );
+    let said = |args: &[&str], code: i32| {
+        let ended = project.cli(args).exits(code);
+        let first = ended.err.lines().next().unwrap_or_default().to_string();
+        assert!(first.starts_with("bpm: cannot "), "{args:?}: {ended:?}");
+        first
+    };
+    for (args, why) in [
+        (
+            &["statsu"][..],
+            "\"statsu\" is neither a command nor a folder",
+        ),
+        (
+            &["up", "--tiemout", "3"],
+            "unknown option \"--tiemout\" of bpm up",
+        ),
+        (&["restart"], "needs the name of a process, or --all"),
+        (
+            &["wait", "bad", "--for", "log"],
+            "--for log needs --pattern RE",
+        ),
+        (&["help", "statsu"], "\"statsu\" is neither"),
+    ] {
+        let first = said(args, 2);
+        assert_eq!(first.split(": ").nth(1), Some("cannot run this command"));
+        assert!(first.contains(why), "{first}");
+    }
+    let first = said(&["-C", "/no/such", "status"], 1);
+    assert_eq!(first, "bpm: cannot enter \"/no/such\": no such folder");
+    project.cli(["-d"]).exits(0);
+    let first = said(&["start", "bad"], 1);
+    assert!(first.starts_with("bpm: cannot start bad: no such file: \"./nope\" in "));
+    for args in [["start", "built"], ["restart", "built"], ["up", "built"]] {
+        let first = said(&args, 1);
+        assert!(first.contains(" built: build "), "{first}");
+    }
+    let first = said(&["start", "ends"], 1);
+    assert!(
+        first.starts_with("bpm: cannot start ends: it ended with exit code 4"),
+        "{first}"
+    );
+    let first = said(&["wait", "ends", "--timeout", "60"], 1);
+    assert_eq!(first, "bpm: cannot wait for ends: it failed: exit code 4");
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn up_takes_the_options_of_a_start() {
+    let project = Project::new(TWO);
+    let daemon = || -> Value {
+        serde_json::from_str(&project.cli(["daemon", "status", "--json"]).exits(0).out).unwrap()
+    };
+    project.cli(["up", "--port", "0"]).exits(0);
+    let first = daemon();
+    assert!(first["url"].is_null(), "{first}");
+    project.cli(["up", "--replace", "--port=auto"]).exits(0);
+    let second = daemon();
+    assert!(
+        second["url"].is_string() && second["pid"] != first["pid"],
+        "{second}"
+    );
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn help_is_a_word_too() {
+    let project = Project::empty();
+    for (words, option) in [
+        (&["help"][..], &["--help"][..]),
+        (&["help", "logs"], &["logs", "--help"]),
+        (&["help", "daemon", "logs"], &["daemon", "logs", "--help"]),
+        (&["help", "daemon"], &["daemon", "--help"]),
+    ] {
+        let text = project.cli(words).exits(0).out;
+        assert_eq!(text, project.cli(option).exits(0).out);
+    }
 }

@@ -147,6 +147,10 @@ fn lines_are_merged_prefixed_and_chosen() {
     for line in lines(&project, &["--json"]) {
         let line: Value = serde_json::from_str(&line).unwrap();
         assert!(line["process"].is_string() && line["seq"].is_u64() && line["text"].is_string());
+        assert!(
+            line["truncated"] == false && line["partial"] == false,
+            "{line}"
+        );
     }
     project
         .cli(["logs", "--grep", "("])
@@ -156,6 +160,37 @@ fn lines_are_merged_prefixed_and_chosen() {
     project.cli(["logs", "-n", "many"]).exits(2);
     project.cli(["logs", "--since", "nonsense"]).exits(2);
     project.cli(["stop"]).exits(0);
+}
+
+#[test]
+fn raw_lines_are_the_bytes_that_were_written() {
+    let program = "printf 'plain\\n\\033[31mred\\033[0m\\n10%%\\r100%%\\r\\n\\377\\000x\\nopen'; exec FIXTURE nap";
+    let project = up(&format!(
+        "[process.p]\ncommand = {program:?}\n[process.q]\ncommand = [\"FIXTURE\", \"nap\"]\n"
+    ));
+    let written = b"plain\n\x1b[31mred\x1b[0m\n10%\r100%\r\n\xff\0x\nopen";
+    let shown = |args: &[&str]| {
+        let output = project.command(bpm()).arg("logs").args(args).output();
+        output.unwrap().stdout
+    };
+    eventually(|| match shown(&["p", "--raw"]) {
+        bytes if bytes == written => Ok(()),
+        bytes => Err(bytes),
+    });
+    assert_eq!(
+        shown(&["p", "--raw", "--grep", "^red$"]),
+        b"\x1b[31mred\x1b[0m\n"
+    );
+    let all = shown(&["--raw"]);
+    assert!(all.ends_with(b"[p] \xff\0x\n[p] open\n"), "{all:?}");
+    let json = shown(&["p", "--json"]);
+    let last = json.split(|b| *b == b'\n').rfind(|line| !line.is_empty());
+    let last: Value = serde_json::from_slice(last.unwrap()).unwrap();
+    assert!(last["partial"] == true && last["seq"].is_null(), "{last}");
+    project.cli(["logs", "--raw", "--json"]).exits(2);
+    project.cli(["stop"]).exits(0);
+    // From disk.
+    assert_eq!(shown(&["p", "--raw"]), written);
 }
 
 #[test]

@@ -203,3 +203,26 @@ pub(crate) fn open_way(folder: &Path) {
         }
     }
 }
+
+#[test]
+fn folder_that_is_gone_can_be_removed_from_the_list() {
+    let project = Project::empty();
+    let folder = project.root.join("theirs");
+    std::fs::create_dir(&folder).unwrap();
+    let name = folder.to_str().unwrap();
+    project.cli(["trust", name]).exits(0);
+    std::fs::remove_dir(&folder).unwrap();
+    project
+        .cli(["trust", name])
+        .exits(1)
+        .says(&["bpm: cannot trust "]);
+    assert!(
+        project
+            .cli(["trust", "--list"])
+            .exits(0)
+            .out
+            .contains("theirs")
+    );
+    project.cli(["trust", "--remove", name]).exits(0);
+    assert_eq!(project.cli(["trust", "--list"]).exits(0).out, "");
+}

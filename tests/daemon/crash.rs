@@ -199,3 +199,20 @@ fn end_with_0_is_explained_as_what_it_is() {
     project.cli(["reload"]).exits(0);
     project.running("css");
 }
+
+#[test]
+fn crash_of_an_adopted_run_keeps_its_last_lines() {
+    let mut project = Project::new(
+        "[process.p]\ncommand = \"for i in 1 2 3; do echo line $i; done; exec FIXTURE nap\"\n",
+    );
+    project.up();
+    let pid = project.running("p");
+    project.line("p", "line 3");
+    murder(project.pid());
+    project.up();
+    assert_eq!(project.running("p"), pid);
+    murder(pid);
+    project.status_when("p", |p| p["crashes"] == 1);
+    let said = project.cli(["why", "p"]).exits(0).out;
+    assert!(said.contains("   line 1\n   line 2\n   line 3\n"), "{said}");
+}

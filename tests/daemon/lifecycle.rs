@@ -1070,6 +1070,27 @@ fn daemon_of_a_folder_that_is_gone_is_found() {
 }
 
 #[test]
+fn killed_daemon_of_a_folder_that_is_gone_is_pruned() {
+    let project = Project::new("");
+    project.config("[process.nap]\ncommand = [\"FIXTURE\", \"nap\"]\nautostart = false\n");
+    project.cli(["-d"]).exits(0);
+    murder(pid(&project));
+    let root = project.root.clone();
+    fs::remove_dir_all(&root).unwrap();
+    let pruned = || -> Value {
+        let mut command = std::process::Command::new(bpm());
+        command.current_dir("/").env("BPM_HOME", project.home());
+        let output = command.args(["ps", "--prune", "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let first = pruned();
+    assert_eq!(first["removed"][0]["project"], root.to_str().unwrap());
+    assert!(project.state_folder().is_none());
+    assert_eq!(pruned(), serde_json::json!({"schema": 1, "removed": []}));
+    fs::create_dir(&root).unwrap();
+}
+
+#[test]
 fn daemon_of_the_release_before_a_link_was_switched_is_named() {
     let project = Project::empty();
     let releases = ["1", "2"].map(|n| {

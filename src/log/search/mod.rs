@@ -85,8 +85,8 @@ pub struct Line {
     pub stream: Stream,
     /// The text that a terminal shows, without colours; invalid UTF-8 replaced.
     pub text: String,
-    /// The same with its colours (SGR), where it has any.
-    pub coloured: Option<Box<str>>,
+    /// The bytes as they were written, where they are not just the text and a newline.
+    pub raw: Option<Box<[u8]>>,
     /// It matches the pattern (false for context, and where there is no pattern).
     pub matched: bool,
     /// It is a piece of a line of over 64 KiB that goes on in the next one.

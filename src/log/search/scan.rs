@@ -12,7 +12,7 @@ use super::matcher::{Matcher, Needle};
 use super::{Found, Line, Query};
 use crate::base::table::sort;
 use crate::log::block::{At, Block, Chunk, MergeIter, StreamSlice, is_piece};
-use crate::log::line::{coloured, shown_part, strip_into, text_of};
+use crate::log::line::{beyond_text, shown_part, strip_into, text_of};
 
 /// An answer holds at most this much text, bytes.
 const MOST_TEXT: usize = 32 << 20;
@@ -267,13 +267,14 @@ impl Room {
 /// A line of a slice as it is answered.
 pub(crate) fn line(slice: &StreamSlice, at: &At, matched: bool) -> Line {
     let (bytes, when) = slice.bytes(at);
+    let text = text_of(bytes);
     Line {
         seq: Some(at.seq),
         run: slice.run,
         at: when,
         stream: slice.stream,
-        text: text_of(bytes),
-        coloured: coloured(bytes),
+        raw: beyond_text(bytes, &text),
+        text,
         matched,
         truncated: is_piece(bytes),
     }

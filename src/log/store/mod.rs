@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
 use crate::log::block::{MAX_LINE, MergeIter, is_piece};
-use crate::log::line::{coloured, text_of};
+use crate::log::line::{beyond_text, text_of};
 use crate::log::ring::{Ended, Ring, Scope};
 use crate::log::search::{
     Errors, Finder, Found, Line, Matcher, Query, QueryError, Search, line, search,
@@ -362,13 +362,14 @@ impl Log {
     pub fn pull(&self, after: u64, max_bytes: usize) -> Pulled {
         let mut lines = Vec::new();
         let pull = self.pull_raw(after, max_bytes, |line| {
+            let text = text_of(line.bytes);
             lines.push(Line {
                 seq: Some(line.seq),
                 run: line.run,
                 at: line.at,
                 stream: line.stream,
-                text: text_of(line.bytes),
-                coloured: coloured(line.bytes),
+                raw: beyond_text(line.bytes, &text),
+                text,
                 matched: false,
                 truncated: is_piece(line.bytes),
             });
@@ -530,15 +531,7 @@ impl Log {
             found.matches = pages.lines();
             found.searched = found.matches;
         }
-        let mut expired = budget(query);
-        let mut search = Search::new(query, matcher.as_ref(), found);
-        let mut windows = Windows::new(&mut pages, search.is_forward(), search.beside());
-        while search.wants(windows.nearest())
-            && let Some((slices, own)) = windows.next()
-        {
-            search.page(&slices, &own, &mut expired);
-        }
-        Ok(search.finish())
+        Ok(search_pages(query, matcher.as_ref(), found, &mut pages))
     }
 
     /// Errors and warnings, grouped by shape, at most `max` groups: of the lines that `query` is about (by its
@@ -559,7 +552,8 @@ impl Log {
         Ok(errors)
     }
 
-    /// The last `n` lines of a run that are in memory, the unfinished ones as they stand.
+    /// The last `n` lines of a run, the unfinished ones as they stand. Waits for the disk where memory has not so
+    /// many, since the run was begun by an earlier daemon.
     pub fn tail(&self, run: u64, n: usize) -> Vec<Line> {
         let scope = Scope {
             run: Some(run),
@@ -568,6 +562,7 @@ impl Log {
         };
         let memory = self.memory();
         let slices = memory.ring.slices(&scope);
+        let gone = memory.ring.gone_of(run).is_some_and(|gone| gone.lines > 0);
         let found = Found {
             next: memory.ring.next_seq() - 1,
             ..Found::default()
@@ -577,7 +572,17 @@ impl Log {
             tail: Some(n),
             ..Query::default()
         };
-        search(&slices, &query, None, found, &mut || false).lines
+        let lines = search(&slices, &query, None, found, &mut || false).lines;
+        if lines.len() >= n || !gone {
+            return lines;
+        }
+        let selection = self.select(|ring, stored| Selection::new(ring, stored, &scope, None));
+        let mut pages = selection.open();
+        let found = Found {
+            next: pages.next,
+            ..Found::default()
+        };
+        search_pages(&query, None, found, &mut pages).lines
     }
 
     /// The unfinished lines that have stood still for [`STILL`], of a run or of all. A follower is woken when
@@ -683,6 +688,24 @@ fn still_since() -> Mono {
             .as_nanos()
             .saturating_sub(STILL.as_nanos() as u64),
     )
+}
+
+/// Answers a query page by page, within its time.
+fn search_pages(
+    query: &Query,
+    matcher: Option<&Matcher>,
+    found: Found,
+    pages: &mut Pages,
+) -> Found {
+    let mut expired = budget(query);
+    let mut search = Search::new(query, matcher, found);
+    let mut windows = Windows::new(pages, search.is_forward(), search.beside());
+    while search.wants(windows.nearest())
+        && let Some((slices, own)) = windows.next()
+    {
+        search.page(&slices, &own, &mut expired);
+    }
+    search.finish()
 }
 
 /// Tells when the time of a query is over.
