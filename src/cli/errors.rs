@@ -59,16 +59,12 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
     }
     let names = call.names()?;
     let project = call.project()?;
-    let mut source = Source::of(&project, "show the errors", &names)?;
-    let answers = match source.errors(&names, &arguments) {
-        Err(fault) if has_ended(&fault) => {
-            source = Source::after(&project, "show the errors", &names)?;
-            source.errors(&names, &arguments)
-        }
-        answers => answers,
-    };
-    let answers = answers.map_err(|fault| fault.while_doing("show the errors"))?;
-    let mut code = 0;
+    let what = "show the errors";
+    let (source, answers) = Source::ask(&project, what, &names, has_ended, &mut |source| {
+        source.errors(&names, &arguments)
+    })?;
+    let answers = answers.map_err(|fault| fault.while_doing(what))?;
+    let mut code = source.exit_code();
     for told in answers {
         if told.failed {
             code = refused("show the errors", &told.text);

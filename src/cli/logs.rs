@@ -46,7 +46,6 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
     call.choice("stream")?;
     let mut params = params(call, lines)?;
     let (project, names) = (call.project()?, call.names()?);
-    let mut source = Source::of(&project, "show the logs", &names)?;
     let mut view = View {
         call,
         paint: paint(&project.env),
@@ -65,11 +64,10 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         (false, false) if view.paint.is_on() => params["color"] = "set".into(),
         (false, _) => {}
     }
-    let mut shown = view.past(&mut source, &params);
-    if let Err(Stop::Lost(_)) = shown {
-        source = Source::after(&project, "show the logs", &names)?;
-        shown = view.past(&mut source, &params);
-    }
+    let is_lost = |stop: &Stop| matches!(stop, Stop::Lost(_));
+    let (source, shown) = Source::ask(&project, "show the logs", &names, is_lost, &mut |source| {
+        view.past(source, &params)
+    })?;
     let mut cursors = match shown {
         Ok(cursors) => cursors,
         Err(Stop::Refused(message)) => {

@@ -59,20 +59,24 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Of these processes, or of all.
+    /// Asks the source of these processes, or of all; where a daemon ended before it answered, whoever comes after it.
     ///
     /// # Errors
     /// There is neither a daemon nor anything on disk.
-    pub(super) fn of(project: &Project, what: &str, named: &[String]) -> Result<Self> {
-        Self::judged(judge(&project.dir, "cli"), project, what, named)
-    }
-
-    /// The same after a daemon that ended before it answered.
-    ///
-    /// # Errors
-    /// As above.
-    pub(super) fn after(project: &Project, what: &str, named: &[String]) -> Result<Self> {
-        Self::judged(judge_lasting(project, "cli"), project, what, named)
+    pub(super) fn ask<T, E>(
+        project: &Project,
+        what: &str,
+        named: &[String],
+        has_ended: fn(&E) -> bool,
+        call: &mut dyn FnMut(&mut Self) -> std::result::Result<T, E>,
+    ) -> Result<(Self, std::result::Result<T, E>)> {
+        let mut source = Self::judged(judge(&project.dir, "cli"), project, what, named)?;
+        let mut answer = call(&mut source);
+        if answer.as_ref().is_err_and(has_ended) {
+            source = Self::judged(judge_lasting(project, "cli"), project, what, named)?;
+            answer = call(&mut source);
+        }
+        Ok((source, answer))
     }
 
     fn judged(

@@ -241,6 +241,12 @@ impl Offline {
                 value: object([
                     ("met", false.into()),
                     ("reason", why.as_str().into()),
+                    ("state", "stopped".into()),
+                    ("exit", Value::Null),
+                    ("line", Value::Null),
+                    ("seq", Value::Null),
+                    ("tail", Value::Array(Vec::new())),
+                    ("next", Value::Null),
                     (
                         "next_call",
                         object([

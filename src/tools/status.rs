@@ -247,14 +247,23 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
     let mut document = pruned(&document, &|key, value| {
         key != "events" && is_nothing(value)
     });
-    if !handle.identity.is_nobody() {
+    let nobody = handle.identity.is_nobody();
+    if !nobody {
         document["daemon"] = daemon;
     }
     let alone = wish.process.is_some();
     let short: Vec<(State, Value)> = processes
         .zip(units(snapshot, wish))
         .map(|((state, value), unit)| match alone {
-            true => (state, pruned(&value, &|_, value| value.is_null())),
+            true => {
+                // Without a daemon nothing is counted.
+                let uncounted =
+                    |key: &str, value: &Value| nobody && (key == "since" || is_nothing(value));
+                let one = pruned(&value, &|key, value| {
+                    value.is_null() || uncounted(key, value)
+                });
+                (state, one)
+            }
             false => {
                 let mut short = short(value, snapshot.mode);
                 if let (Some(exit), Some(line)) = (short.get_mut("exit"), crash_line(unit)) {
@@ -341,7 +350,7 @@ fn short(value: Value, mode: Mode) -> Value {
             "build" => {
                 value["state"] != "queued" && value["state"] != "running" && value["ok"] != false
             }
-            "exit" => value["asked"] == true || done,
+            "exit" => value["asked"] == true && value["ended_by_bpm"].is_null() || done,
             // Another program answers there now.
             "url" => !runs,
             _ => false,

@@ -227,7 +227,10 @@ impl Wait {
             }
             Look::NotYet if now >= self.until => {
                 let what = match &self.what {
-                    What::Log(follow) => format!("no line matched {:?}", brief(&follow.pattern)),
+                    What::Log(follow) => {
+                        let new = if self.after.is_none() { "new " } else { "" };
+                        format!("no {new}line matched {:?}", brief(&follow.pattern))
+                    }
                     What::Ready | What::Exit { .. } | What::Build | What::Change => "not".into(),
                 };
                 let (span, state) = (human(self.patience), doing(&unit, now));

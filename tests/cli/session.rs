@@ -186,6 +186,22 @@ fn session_goes_on_whatever_happens_to_the_daemon() {
         assert!(text.contains("no daemon runs"), "{tool}: {text}");
     }
     session.nothing_runs();
+    // Nothing is counted without a daemon.
+    let one = session.ok("get_status", json!({"process": "api"}));
+    let one = &one["processes"][0];
+    assert_eq!(
+        (&one["name"], &one["state"]),
+        (&json!("api"), &json!("stopped"))
+    );
+    for key in ["log_lines", "since", "crashes", "wanted"] {
+        assert!(one.get(key).is_none(), "{one}");
+    }
+    let wait = session.ok("wait", json!({"process": "api"}));
+    assert_eq!(
+        (&wait["met"], &wait["state"]),
+        (&json!(false), &json!("stopped"))
+    );
+    assert_eq!(wait["next_call"]["tool"], "start");
     // Nothing is said of a daemon that there is not, and what would keep the tool from starting it is.
     let status = session.ok("get_status", json!({}));
     assert_eq!(status["daemon"], Value::Null, "{status}");

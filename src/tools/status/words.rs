@@ -163,7 +163,10 @@ fn block(unit: &UnitView, events: &[&Arc<EventView>], view: &View<'_>, wish: &Wi
         .back()
         .filter(|exit| exit.crash || wish.process.is_some());
     if let Some(exit) = last {
-        let asked = if exit.asked { " (asked)" } else { "" };
+        let asked = match exit.asked && exit.fault.is_none() {
+            true => " (asked)",
+            false => "",
+        };
         let (at, uptime) = (exit.at.rfc3339(), human(exit.uptime));
         let line = crash_line(unit).filter(|_| wish.process.is_none());
         let line = line.map(|line| format!("; last line: {}", clip(line, LAST_LINE)));
@@ -216,6 +219,10 @@ fn usage_words(say: &mut impl FnMut(&str, &str), unit: &UnitView, view: &View<'_
     }
     if !unit.depends_on.is_empty() {
         say("depends on", &unit.depends_on.join(" "));
+    }
+    if view.handle.identity.is_nobody() {
+        // Lines on disk are not counted.
+        return;
     }
     let log = unit.log.stats();
     let mut text = count(log.lines, "line");

@@ -187,11 +187,23 @@ fn a_short_answer_tells_ends_that_surprise_alone() {
     done.exits = Arc::new(VecDeque::from([exit(1, 0)]));
     let mut css = idle("css", State::Crashed);
     css.exits = Arc::new(VecDeque::from([exit(1, 0)]));
-    let stage = Stage::new(vec![done, css]);
-    let value = stage.data("get_status", json!({}));
-    let [css, migrate] = value["processes"].as_array().unwrap().as_slice() else {
+    // bpm ended it, since it did not become ready: nobody asked for that.
+    let mut deaf = idle("deaf", State::Crashed);
+    let mut ended = exit(1, 0);
+    (ended.asked, ended.crash) = (true, true);
+    ended.fault = Some("not ready within 1 s".into());
+    deaf.exits = Arc::new(VecDeque::from([ended]));
+    let stage = Stage::new(vec![done, css, deaf]);
+    let answer = stage.call("get_status", json!({}));
+    let (value, text) = stage.checked("get_status", answer);
+    let [css, deaf, migrate] = value["processes"].as_array().unwrap().as_slice() else {
         panic!("{value}");
     };
+    assert_eq!(deaf["exit"]["ended_by_bpm"], "not ready within 1 s");
+    assert!(
+        text.contains("(ended by bpm: not ready within 1 s), "),
+        "{text}"
+    );
     assert_eq!(migrate["name"], "migrate");
     assert!(migrate.get("exit").is_none(), "{migrate}");
     // That it ended with 0 is just what has to be known.
