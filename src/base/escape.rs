@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// Characters that a reader does not see, or sees elsewhere: controls, formats, bidi, tags. A model reads
 /// them all the same, so they are a way to tell it what a person never sees.
-fn is_hidden(c: char) -> bool {
+pub fn is_hidden(c: char) -> bool {
     matches!(c,
         '\0'..='\u{8}' | '\u{b}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{ad}'
         | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}'..='\u{891}' | '\u{8e2}'

@@ -25,4 +25,5 @@ mod ownership;
 mod proxy;
 mod screen;
 mod session;
+mod strangers;
 mod trust;

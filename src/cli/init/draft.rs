@@ -6,7 +6,11 @@ use std::path::Path;
 
 use super::quote::{brief, key, toml, toml_list};
 use crate::base::error::Failure;
+use crate::base::paths::CONFIG_FILE;
 use crate::config::{self, KEYS, Place};
+
+/// Nobody runs more of them; each costs a look at all before it.
+const MOST: usize = 500;
 
 /// One process.
 pub(super) struct Item {
@@ -141,6 +145,8 @@ pub(super) struct Draft {
     sources: Vec<String>,
     /// From here on nothing starts by itself: this file said already what runs.
     decided: Option<String>,
+    /// How many processes were too many.
+    more: usize,
 }
 
 impl Draft {
@@ -157,8 +163,12 @@ impl Draft {
         self.left.push(left(place, what, why));
     }
 
-    /// One more process. Its name gets a number where another has it.
+    /// One more process, unless there are too many. Its name gets a number where another has it.
     pub(super) fn add(&mut self, mut item: Item) {
+        if self.items.len() == MOST {
+            self.more += 1;
+            return;
+        }
         if let Some(file) = &self.decided {
             item.note(format!(
                 "{file} says what runs: this one starts by its name only"
@@ -193,29 +203,39 @@ impl Draft {
 
     /// Takes out each process that `bpm check` would refuse, and says why it did.
     pub(super) fn sift(&mut self, root: &Path) {
-        let items = std::mem::take(&mut self.items);
-        // With those before it: two of them may not have the same port.
-        let mut kept = String::new();
-        for item in items {
-            let with = format!("{kept}{}", item.block());
-            match config::parse(&with, &item.from, root) {
-                Ok(_) => {
-                    kept = with;
-                    self.items.push(item);
-                }
-                Err(error) => {
-                    let why = match error.failure() {
-                        Failure::Config(faults) => faults.first().map(|f| f.text.clone()),
-                        _ => None,
-                    };
-                    let why = why.unwrap_or_else(|| error.to_string());
-                    self.left(&item.from, &item.name, &why);
-                }
-            }
+        if self.more > 0 {
+            let what = format!("{} more processes", self.more);
+            let from = self.sources.join(", ");
+            self.left(&from, &what, &format!("at most {MOST} are taken over"));
         }
+        let items = std::mem::take(&mut self.items);
+        self.take_good(items, &mut String::new(), root);
         let first = self.items.iter().all(|item| !item.autostart);
         if let Some(item) = self.items.first_mut().filter(|_| first) {
             item.note("the first one; autostart = true starts it with all");
+        }
+    }
+
+    /// Looks at all together with those that were kept before (two of them may not have the same port), then at halves.
+    fn take_good(&mut self, mut items: Vec<Item>, kept: &mut String, root: &Path) {
+        let blocks: String = items.iter().map(Item::block).collect();
+        let with = format!("{kept}{blocks}");
+        let Err(error) = config::parse(&with, CONFIG_FILE, root) else {
+            *kept = with;
+            self.items.extend(items);
+            return;
+        };
+        if items.len() > 1 {
+            let rest = items.split_off(items.len() / 2);
+            self.take_good(items, kept, root);
+            self.take_good(rest, kept, root);
+        } else if let Some(item) = items.pop() {
+            let why = match error.failure() {
+                Failure::Config(faults) => faults.first().map(|f| f.text.clone()),
+                _ => None,
+            };
+            let why = why.unwrap_or_else(|| error.to_string());
+            self.left(&item.from, &item.name, &why);
         }
     }
 

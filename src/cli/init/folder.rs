@@ -12,11 +12,14 @@ const PASSED_OVER: &[&str] = &["node_modules", "target", "dist", "vendor", "venv
 const DEEPEST: usize = 4;
 /// Nobody has more members.
 const MOST: usize = 500;
+/// So many folders are looked into, whatever the patterns are.
+const LOOKS: usize = 20_000;
 
 /// The folders below `root` that match one of the patterns and have that file, sorted, each once. A
 /// pattern that begins with `!` takes out.
 pub(super) fn members(root: &Path, patterns: &[String], file: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
+    let mut left = LOOKS;
     for pattern in patterns {
         let (out, pattern) = match pattern.strip_prefix('!') {
             Some(rest) => (true, rest),
@@ -27,7 +30,7 @@ pub(super) fn members(root: &Path, patterns: &[String], file: &str) -> Vec<Strin
             .filter(|p| !matches!(*p, "" | "."))
             .collect();
         let mut these = Vec::new();
-        walk(root, String::new(), &parts, DEEPEST, &mut these);
+        walk(root, String::new(), &parts, DEEPEST, &mut these, &mut left);
         these.retain(|folder| root.join(folder).join(file).is_file());
         match out {
             true => found.retain(|folder| !these.contains(folder)),
@@ -39,7 +42,18 @@ pub(super) fn members(root: &Path, patterns: &[String], file: &str) -> Vec<Strin
     found
 }
 
-fn walk(root: &Path, at: String, parts: &[&str], depth: usize, into: &mut Vec<String>) {
+fn walk(
+    root: &Path,
+    at: String,
+    parts: &[&str],
+    depth: usize,
+    into: &mut Vec<String>,
+    left: &mut usize,
+) {
+    if *left == 0 {
+        return;
+    }
+    *left -= 1;
     let Some((part, rest)) = parts.split_first() else {
         if into.len() < MOST {
             into.push(at);
@@ -47,10 +61,10 @@ fn walk(root: &Path, at: String, parts: &[&str], depth: usize, into: &mut Vec<St
         return;
     };
     if *part == "**" {
-        walk(root, at.clone(), rest, depth, into);
+        walk(root, at.clone(), rest, depth, into, left);
         if depth > 0 {
             for name in folders(&root.join(&at)) {
-                walk(root, join(&at, &name), parts, depth - 1, into);
+                walk(root, join(&at, &name), parts, depth - 1, into, left);
             }
         }
         return;
@@ -58,14 +72,14 @@ fn walk(root: &Path, at: String, parts: &[&str], depth: usize, into: &mut Vec<St
     if !part.contains(['*', '?', '[', '{']) {
         let next = join(&at, part);
         if *part != ".." && root.join(&next).is_dir() {
-            walk(root, next, rest, depth, into);
+            walk(root, next, rest, depth, into, left);
         }
         return;
     }
     let Ok(glob) = Glob::new(part) else { return };
     for name in folders(&root.join(&at)) {
         if glob.matches(Path::new(&name)) {
-            walk(root, join(&at, &name), rest, depth, into);
+            walk(root, join(&at, &name), rest, depth, into, left);
         }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Text as TOML writes it, and words as the files that are read split them.
 
-/// A TOML string.
+use crate::base::escape::is_hidden;
+
+/// A TOML string, in which nothing is hidden from a person who reads it.
 pub(in crate::cli) fn toml(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -11,7 +13,10 @@ pub(in crate::cli) fn toml(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c if is_hidden(c) && c > '\u{ffff}' => {
+                out.push_str(&format!("\\U{:08X}", u32::from(c)));
+            }
+            c if is_hidden(c) => out.push_str(&format!("\\u{:04X}", u32::from(c))),
             c => out.push(c),
         }
     }
@@ -51,7 +56,11 @@ pub(super) fn literal(text: &str) -> String {
 pub(super) fn brief(text: &str) -> String {
     let line: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| match c {
+            '\n' | '\t' => ' ',
+            c if is_hidden(c) => ' ',
+            c => c,
+        })
         .collect();
     match line.char_indices().nth(120) {
         Some((cut, _)) => format!("{}...", &line[..cut]),
@@ -98,6 +107,7 @@ mod tests {
             "a\"b\\c",
             "\n\t\r\u{1b}\u{7f}",
             "é\u{a0}🚀",
+            "a\u{202e}b\u{e0041}",
             "${X} $$ %",
         ] {
             let file = format!("x = {}", toml(text));
@@ -105,6 +115,7 @@ mod tests {
             let value = table.get_ref().get("x").unwrap().get_ref();
             assert_eq!(value.as_str(), Some(text));
         }
+        assert_eq!(toml("a\u{202e}"), "\"a\\u202E\"");
         assert_eq!(key("A_b-1"), "A_b-1");
         assert_eq!(key("a.b"), "\"a.b\"");
     }
