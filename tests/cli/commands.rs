@@ -448,6 +448,19 @@ fn agents_are_connected_by_what_is_printed() {
         )),
         "{all}"
     );
+    // An entry of the user's names the project, one of the project's uses the client's own variable.
+    for part in [
+        format!("gemini mcp add -s user -e BPM_HOME={home} shop {bpm} proxy {root}\n"),
+        format!(
+            "{{\"context_servers\":{{\"shop\":{{\"args\":[\"proxy\",\"{root}\"],\"command\":\"{bpm}\",\"env\":{{\"BPM_HOME\":\"{home}\"}}}}}}}}"
+        ),
+        "{\"mcpServers\":{\"shop\":{\"args\":[\"proxy\",\"${workspaceFolder}\"],".into(),
+        "{\"servers\":{\"shop\":{\"args\":[\"proxy\",\"${workspaceFolder}\"],".into(),
+    ] {
+        assert!(all.contains(&part), "{part}: {all}");
+    }
+    let codex = project.cli(["mcp-config", "codex"]).exits(0);
+    codex.says(&["[mcp_servers.shop]: default_tools_approval_mode = \"approve\""]);
     for client in [
         "claude", "codex", "cursor", "vscode", "gemini", "opencode", "zed",
     ] {
@@ -463,6 +476,37 @@ fn agents_are_connected_by_what_is_printed() {
         .exits(2)
         .says(&["did you mean \"claude\"?"]);
     project.env("NO_COLOR", "1").cli(["mcp-config"]).exits(0);
+}
+
+#[test]
+fn servers_of_two_worktrees_have_two_names() {
+    let project = Project::new("");
+    let trees = ["a", "b"].map(|n| {
+        project.file(
+            &format!("{n}/my_tree/.mcp-run"),
+            "[process.nap]\ncommand = [\"sleep\", \"1000\"]\nautostart = false\n",
+        );
+        project.root.join(n).join("my_tree").display().to_string()
+    });
+    let name = |tree: &str| {
+        let said = project.cli(["-C", tree, "mcp-config", "codex", "--stdio"]);
+        let line = said.exits(0).out;
+        assert!(line.ends_with(&format!("proxy {tree}\n")), "{line}");
+        let before = line.split(" -- ").next().unwrap();
+        before.split(' ').next_back().unwrap().to_string()
+    };
+    assert_eq!(name(&trees[0]), "my-tree");
+    for tree in &trees {
+        project.cli(["-C", tree, "-d"]).exits(0);
+    }
+    let names = trees.each_ref().map(|tree| name(tree));
+    for name in &names {
+        assert!(name.starts_with("my-tree-") && name.len() == 12, "{name}");
+    }
+    assert_ne!(names[0], names[1]);
+    for tree in &trees {
+        project.cli(["-C", tree, "stop"]).exits(0);
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod output;
 mod ports;
 mod ready;
 mod reload;
+mod sandboxed;
 mod stop;
 mod supervise;
 mod swap;
