@@ -256,7 +256,7 @@ pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
                             here.display().to_string()
                         ),
                     )
-                    .with_hint("go to one, or name its folder with -C DIR")
+                    .with_hint("go to one, name its folder with -C DIR, or write one: \"bpm init\"")
                 })?
         }
     };

@@ -300,7 +300,7 @@ pub(super) fn reload(call: &Call) -> Result<u8> {
         Err(fault) => return Err(fault.while_doing("reload")),
     };
     let mut text = String::new();
-    for key in ["changed", "added", "removed"] {
+    for key in ["changed", "added", "removed", "adjusted"] {
         let names: Vec<&str> = strings(&done[key]).collect();
         if !names.is_empty() {
             text.push_str(&format!("{key}: {}\n", names.join(", ")));

@@ -165,6 +165,8 @@ pub struct Reloaded {
     pub removed: Vec<String>,
     /// Not touched.
     pub unchanged: Vec<String>,
+    /// Those of them whose new settings need no new run, and apply to the one that runs.
+    pub adjusted: Vec<String>,
     /// Why nothing was done, or what of it failed.
     pub errors: Vec<String>,
 }

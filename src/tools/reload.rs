@@ -88,6 +88,7 @@ fn answer(done: &Reloaded) -> Answer {
         ("added", &done.added),
         ("removed", &done.removed),
         ("unchanged", &done.unchanged),
+        ("adjusted", &done.adjusted),
     ];
     let mut text = String::new();
     for (what, names) in lists {
@@ -101,11 +102,15 @@ fn answer(done: &Reloaded) -> Answer {
     if text.is_empty() {
         text.push_str("nothing to do");
     }
-    let [changed, added, removed, unchanged] =
+    let [changed, added, removed, unchanged, (adjusts, adjusted)] =
         lists.map(|(what, names)| (what, list(names.iter().map(String::as_str))));
     let errors = list(done.errors.iter().map(String::as_str));
+    let mut value = object([changed, added, removed, unchanged, ("errors", errors)]);
+    if !done.adjusted.is_empty() {
+        value[adjusts] = adjusted;
+    }
     Answer::Data {
-        value: object([changed, added, removed, unchanged, ("errors", errors)]),
+        value,
         text: bounded(text.trim_end().into(), "run bpm check", ""),
     }
 }

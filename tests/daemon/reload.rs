@@ -254,3 +254,22 @@ fn reload_names_the_keys_that_wait_for_the_next_daemon() {
     assert_eq!(told, json!([]));
     assert_eq!(project.running("nap"), nap);
 }
+
+#[test]
+fn reload_names_those_whose_run_takes_the_new_settings() {
+    let nap = |more: &str| format!("[process.nap]\ncommand = [\"sleep\", \"1000\"]\n{more}\n");
+    let mut project = Project::new(&nap(""));
+    project.serve();
+    let pid = project.running("nap");
+    project.config(&nap("stop_timeout_seconds = 9"));
+    let said = project.cli(["reload", "--dry-run"]).exits(0).out;
+    assert_eq!(said, "adjusted: nap\n");
+    let done = project.call("reload", json!({})).ok();
+    assert_eq!(
+        done,
+        json!({"changed": [], "added": [], "removed": [], "unchanged": ["nap"],
+               "adjusted": ["nap"], "errors": []})
+    );
+    assert_eq!(project.running("nap"), pid);
+    assert_eq!(project.cli(["reload"]).exits(0).out, "nothing changed\n");
+}

@@ -159,6 +159,7 @@ fn upgrade_by_what_is_no_bpm_changes_nothing() {
         ("foreign".to_owned(), "another machine"),
         ("truncated".to_owned(), "cannot upgrade shop"),
         ("/bin/true".to_owned(), "does not answer as bpm does"),
+        ("/bin/sleep".to_owned(), "does not answer as bpm does: "),
         (fixture().display().to_string(), "cannot upgrade shop"),
         ("/no/such".to_owned(), "no such file"),
     ];

@@ -74,6 +74,7 @@ impl Supervisor {
             added: diff.added.clone(),
             removed: diff.removed.clone(),
             unchanged: [&diff.adjusted[..], &diff.unchanged[..]].concat(),
+            adjusted: diff.adjusted.clone(),
             errors: not_applied(&self.setup.config, &new).into_iter().collect(),
         };
         match how {
@@ -94,10 +95,14 @@ impl Supervisor {
         self.hand_sockets_over();
         self.watch_files();
         let text = format!(
-            "reload: {} changed, {} added, {} removed",
+            "reload: {} changed, {} added, {} removed{}",
             reloaded.changed.len(),
             reloaded.added.len(),
-            reloaded.removed.len()
+            reloaded.removed.len(),
+            match reloaded.adjusted.len() {
+                0 => String::new(),
+                n => format!(", {n} adjusted"),
+            }
         );
         self.happened(Level::Info, None, "reload", text);
         self.order(wanted, Some(Box::new(reloaded)), slot);

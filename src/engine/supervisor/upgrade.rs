@@ -362,7 +362,10 @@ impl Supervisor {
             Stage::Judging => return,
             Stage::Asking(job) => match job.result(now) {
                 None => return,
-                Some(said) => said.and_then(|said| self.hear(&said)),
+                Some(Ok(said)) => self.hear(&said),
+                Some(Err(why)) if why.starts_with("it ") => Err(why),
+                // The words of another program.
+                Some(Err(why)) => Err(format!("{ODD}: {why}")),
             },
             Stage::Trying(job, length) => match job.result(now) {
                 None => return,
