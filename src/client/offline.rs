@@ -237,6 +237,10 @@ impl Offline {
                 let faults = self.faults.iter().map(|faults| format!("\n{faults}"));
                 Some(Answer::Fail(why.to_owned() + &faults.collect::<String>()))
             }
+            ("start" | "restart", Absence::Stopped(why)) => {
+                let why = format!("cannot {name}: while this call was under way, bpm was {why}");
+                Some(Answer::Fail(why))
+            }
             ("wait", Absence::Stopped(why)) => Some(Answer::Data {
                 value: object([
                     ("met", false.into()),

@@ -321,6 +321,7 @@ impl Proxy {
             requests,
             is_batch,
             since: Mono::now(),
+            again: false,
         });
     }
 

@@ -421,6 +421,50 @@ fn an_order_to_a_daemon_that_stops_is_given_to_the_next() {
 }
 
 #[test]
+fn an_order_under_way_does_not_undo_a_stop_on_purpose() {
+    let project = Project::new(
+        "[process.slow]\nstop_timeout_seconds = 60\n\
+         command = \"trap 'until [ -e go ]; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\n",
+    );
+    let mut proxy = Proxy::new(&project, &[]);
+    proxy.handshake();
+    let up = json!({"name": "wait", "arguments": {"process": "slow", "for": "log", "pattern": "up", "after": 0}});
+    assert_eq!(
+        proxy.call("tools/call", up)["result"]["structuredContent"]["met"],
+        true
+    );
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| project.cli(["stop"]).exits(0));
+        eventually(|| match proxy.status()["processes"][0]["state"].as_str() {
+            Some("stopping") => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let orders = ["start", "restart"].map(|name| {
+            let order = json!({"name": name, "arguments": {"process": "slow"}});
+            (name, proxy.ask("tools/call", order))
+        });
+        // The daemon has read them once it answers what came after them.
+        proxy.status();
+        project.file("go", "");
+        for (name, order) in orders {
+            let answer = proxy.answer(order);
+            assert_eq!(answer["result"]["isError"], true, "{answer}");
+            let text = answer["result"]["content"][0]["text"].as_str().unwrap();
+            let why = format!("cannot {name}: while this call was under way, bpm was stopped by");
+            assert!(text.contains(&why), "{text}");
+        }
+        stop.join().unwrap();
+    });
+    project.cli(["status"]).exits(3);
+    // One that is given now starts it.
+    let start = json!({"name": "start", "arguments": {"process": "slow"}});
+    let answer = proxy.call("tools/call", start);
+    assert_eq!(answer["result"]["isError"], false, "{answer}");
+    assert_eq!(proxy.end(), Some(0));
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
 fn a_notification_starts_no_daemon() {
     let project = Project::new(NAP);
     let mut proxy = Proxy::new(&project, &[]);

@@ -14,6 +14,8 @@ pub(super) struct Asked {
     pub(super) requests: Vec<Request>,
     pub(super) is_batch: bool,
     pub(super) since: Mono,
+    /// A daemon had it, and ended.
+    pub(super) again: bool,
 }
 
 impl Asked {
@@ -30,6 +32,8 @@ impl Asked {
                 ("stop" | "reload", _) => None,
                 // Faults of the name are reported without a daemon.
                 ("start" | "restart", None | Some("")) => None,
+                // It was given before the stop, which is the later word.
+                _ if stopped && self.again => None,
                 ("start" | "restart", Some(name)) if stopped && name != "*" => {
                     Some(Start::Only(vec![name.into()]))
                 }
@@ -72,6 +76,7 @@ pub(super) fn asked_again(line: &[u8]) -> Option<Asked> {
             requests: vec![request],
             is_batch: false,
             since: Mono::now(),
+            again: true,
         }),
         Ok(Message::Notification { .. } | Message::Response) | Err(_) => None,
     }

@@ -208,7 +208,15 @@ fn a_daemon_that_says_nothing_is_asked_and_then_given_up() {
 fn reading_needs_no_daemon_and_a_stop_on_purpose_lasts() {
     let needs = |message: &str, stopped: bool| {
         let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":{message}}}"#);
-        asked_again(line.as_bytes()).unwrap().needs(stopped)
+        let again = asked_again(line.as_bytes()).unwrap();
+        let first = Asked {
+            again: false,
+            ..asked_again(line.as_bytes()).unwrap()
+        };
+        // An order from before a stop on purpose does not undo it.
+        assert_eq!(again.needs(true), None);
+        assert_eq!(again.needs(false), first.needs(false));
+        first.needs(stopped)
     };
     let call = |name: &str, process: &str| {
         let args = format!(r#"{{"process":"{process}"}}"#);
