@@ -7,7 +7,9 @@ let token = "", id = 0, stop, wait = 500, heard = 0, since = 0, last = {}, rows 
 let sel = "", next = null, run = null, pulling = 0, again = 0, gen = 0, busy = new Set();
 
 if (location.hash.startsWith("#token=")) {
-  sessionStorage.setItem("token", decodeURIComponent(location.hash.slice(7)));
+  let given = location.hash.slice(7);
+  try { given = decodeURIComponent(given); } catch (e) { /* as it is */ }
+  sessionStorage.setItem("token", given);
   history.replaceState(null, "", location.pathname);
 }
 token = sessionStorage.getItem("token") || "";
@@ -181,7 +183,7 @@ function gone() {
   $("link").textContent = "no contact since " + new Date(since).toLocaleTimeString("en-GB");
 }
 
-// Who changed what: one stream while the page is seen.
+// One stream says what has changed, while the page is seen.
 async function listen() {
   if (stop) stop.abort();
   if (document.hidden || B.dataset.locked != null) return;

@@ -22,8 +22,8 @@ pub const CLIENT: &[u8] = b"dashboard";
 
 /// Nothing is loaded, framed or submitted, and no other script runs: a test computes the hashes.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-O0nHZW4QBYI8m/KqNlBo7fXlKpIaaSuYXLc4PMb1+co='; \
-    style-src 'sha256-swnC0mT1hoaqXAml+ZoO8VblcqeyDcgOMM+vKcIUqfs='; \
+    script-src 'sha256-XWZgsTVtcrHpWczgzwOHl7wzRgoYLieTME2TF7pvOnI='; \
+    style-src 'sha256-UxjDsgstgiYHrQR/ptbHcTpCvcTXW1uFz6WUc3xpbGA='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The fields of an answer with the page.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::common::{Project, Response};
+use crate::common::{Project, Response, eventually};
 
 const NAP: &str = "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n";
 const BROWSER: (&str, &str) = ("Accept", "text/html,application/xhtml+xml,*/*;q=0.8");
@@ -142,6 +142,61 @@ fn page_without_its_token_has_no_datum() {
     );
     let log = project.state_folder().unwrap().join("daemon.log");
     assert!(!std::fs::read_to_string(log).unwrap().contains("secret"));
+}
+
+/// The page as a browser has it once its script has run; None: there is no browser that draws here.
+fn browsed(project: &Project, url: &str) -> Option<String> {
+    let output = Command::new("timeout")
+        .args([
+            "60",
+            "chromium",
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+        ])
+        .arg(format!(
+            "--user-data-dir={}",
+            project.root.join("browser").display()
+        ))
+        .args(["--virtual-time-budget=2000", "--dump-dom", url])
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let page = String::from_utf8_lossy(&output.stdout).into_owned();
+    page.contains("</html>").then_some(page)
+}
+
+#[test]
+fn page_in_a_browser_takes_its_token_and_runs_nothing_else() {
+    let bad = "[process.bad]\ncommand = [\"sleep\", \"1000\"]\nautostart = false\n\
+               build = \"echo 'src/a.c:3:5: error: <script>document.title=1</script>' >&2; exit 1\"\n";
+    let mut project = Project::new(&format!("token_file = \"token\"\n{NAP}{bad}"));
+    // No browser would put it into an address like that; a person does.
+    token(&project, "token", "100%");
+    project.serve();
+    project.cli(["start", "bad"]).exits(1);
+    let url = project.descriptor()["url"]
+        .as_str()
+        .unwrap()
+        .replace("/mcp", "/");
+    let Some(locked) = browsed(&project, &url) else {
+        return println!("skipped: no chromium that draws here");
+    };
+    assert!(
+        locked.contains("data-locked") && !locked.contains("nap"),
+        "{locked}"
+    );
+    let page = eventually(|| {
+        let page = browsed(&project, &format!("{url}#token=100%")).ok_or("no page")?;
+        let drawn = page.contains("data-p=\"nap\"");
+        drawn.then_some(page.clone()).ok_or(page)
+    });
+    assert!(page.contains("<body class=\"live\">"), "{page}");
+    assert!(page.contains("shop - bpm</title>"), "{page}");
+    assert!(
+        page.contains("&lt;script&gt;document.title=1&lt;/script&gt;"),
+        "{page}"
+    );
 }
 
 #[test]
