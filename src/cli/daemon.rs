@@ -159,8 +159,18 @@ pub(super) fn stop_all(project: &Project, force: bool, by: Option<&str>) -> Resu
             stopped.leftovers
         ));
     }
+    for left in &stopped.survivors {
+        let of = match left.process.as_str() {
+            "" => String::new(),
+            name => format!(" of {name}"),
+        };
+        text.push_str(&format!(
+            "   still there: pid {}{of}: {}\n",
+            left.pid, left.what
+        ));
+    }
     print(&text)?;
-    Ok(0)
+    Ok(u8::from(!stopped.survivors.is_empty()))
 }
 
 /// `bpm proxy [DIR]`.

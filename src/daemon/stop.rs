@@ -15,6 +15,7 @@ use crate::base::json::{object, strings};
 use crate::base::paths::ProjectDir;
 use crate::client::connection::{self, CallError, Client};
 use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
+use crate::engine::saved::LeftBehind;
 use crate::engine::state_file::{State, StoppedBy};
 use crate::os::group;
 use crate::os::lock::Lock;
@@ -42,6 +43,8 @@ pub struct Stopped {
     pub killed: bool,
     /// Processes of a daemon that was dead.
     pub leftovers: usize,
+    /// Processes that survived KILL.
+    pub survivors: Vec<LeftBehind>,
 }
 
 /// How hard a daemon is stopped.
@@ -114,15 +117,50 @@ pub fn stop(
             });
         }
     };
-    // In an orderly end nothing is left but what builds leave on purpose.
-    let in_order = stopped.pid.is_some() && !stopped.killed;
-    stopped.leftovers = sweep(&project.dir, patience, in_order)?;
+    stopped.survivors = survivors(project);
+    let spared = Spared {
+        // In an orderly end nothing is left but what builds leave on purpose.
+        builds: stopped.pid.is_some() && !stopped.killed,
+        survivors: &stopped.survivors,
+    };
+    stopped.leftovers = sweep(&project.dir, patience, &spared)?;
     // Another bpm may have been started meanwhile: then its files are there, and it holds the lock.
     if let Ok(Some(_lock)) = Lock::take(&project.dir.lock()) {
         clear(&project.dir, descriptor.as_ref());
         note(project, by)?;
     }
     Ok(stopped)
+}
+
+/// Processes that are not ended once the daemon is gone.
+struct Spared<'a> {
+    /// Those that builds have left.
+    builds: bool,
+    /// They have had KILL.
+    survivors: &'a [LeftBehind],
+}
+
+impl Spared<'_> {
+    fn has(&self, p: &Proc) -> bool {
+        let marker = || proc::marker(p.pid).unwrap_or_default();
+        let of_build = || {
+            marker()
+                .rsplit('/')
+                .next()
+                .is_some_and(|run| run.starts_with('b'))
+        };
+        self.survivors.iter().any(|left| left.pid == p.pid) || self.builds && of_build()
+    }
+}
+
+/// Living processes that survived the end of a daemon of the project.
+fn survivors(project: &Project) -> Vec<LeftBehind> {
+    let mut state = State::look(&project.dir.state());
+    state.left.retain(|left| {
+        let lives = proc::process(left.pid).filter(|p| p.state != 'Z');
+        lives.is_some_and(|p| p.start == left.start)
+    });
+    state.left
 }
 
 /// Notes who stopped the project, and that nothing is left of a daemon that was killed, unless the daemon has done so
@@ -341,8 +379,8 @@ fn holds(dir: &ProjectDir, daemon: &Descriptor) -> bool {
 
 /// Ends the processes that a dead daemon left, known by their marker: TERM, and KILL after
 /// `patience`. How many there were.
-fn sweep(dir: &ProjectDir, patience: Duration, in_order: bool) -> Result<usize> {
-    let found = left(dir, in_order)?;
+fn sweep(dir: &ProjectDir, patience: Duration, spared: &Spared<'_>) -> Result<usize> {
+    let found = left(dir, spared)?;
     if found.is_empty() {
         return Ok(0);
     }
@@ -357,7 +395,7 @@ fn sweep(dir: &ProjectDir, patience: Duration, in_order: bool) -> Result<usize> 
         }
     }
     // Processes that they started meanwhile have the marker, too.
-    let mut survivors = left(dir, in_order)?;
+    let mut survivors = left(dir, spared)?;
     for _ in 0..20 {
         if survivors.is_empty() {
             return Ok(found.len());
@@ -368,7 +406,7 @@ fn sweep(dir: &ProjectDir, patience: Duration, in_order: bool) -> Result<usize> 
         for process in &survivors {
             let _ = group::wait_gone(process.pid, process.start, Duration::from_millis(250));
         }
-        survivors = left(dir, in_order)?;
+        survivors = left(dir, spared)?;
     }
     let pids: Vec<String> = survivors.iter().map(|p| p.pid.to_string()).collect();
     Err(Error::cannot(
@@ -382,12 +420,9 @@ fn sweep(dir: &ProjectDir, patience: Duration, in_order: bool) -> Result<usize> 
 ///
 /// # Errors
 /// The lock can't be looked at: then a bpm may live.
-fn left(dir: &ProjectDir, in_order: bool) -> Result<Vec<Proc>> {
+fn left(dir: &ProjectDir, spared: &Spared<'_>) -> Result<Vec<Proc>> {
     let mut found = proc::find_marked(&format!("{}/", dir.marker()));
-    if in_order {
-        let run = |p: &Proc| Some(proc::marker(p.pid)?.rsplit_once('/')?.1.to_owned());
-        found.retain(|p| !run(p).is_some_and(|run| run.starts_with('b')));
-    }
+    found.retain(|p| !spared.has(p));
     // Asked after the processes: a bpm has the lock before it starts or takes over anything. The lock decides whether
     // it lives: one that was killed and that nobody has reaped still has its pid.
     let held = Lock::probe(&dir.lock()).map_err(|e| lock::cannot("look at", &dir.lock(), e))?;

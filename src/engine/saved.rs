@@ -36,6 +36,17 @@ pub struct SavedRun {
     pub notify: Option<PathBuf>,
 }
 
+/// A process that survived KILL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftBehind {
+    /// The name of its process in the file; empty: of none for certain.
+    pub process: String,
+    pub pid: i32,
+    pub start: u64,
+    /// Its program, and why it lives.
+    pub what: String,
+}
+
 /// The state of a process apart from its runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SavedLife {
@@ -56,6 +67,7 @@ saved! {
     SavedRun {
         process, generation, run, pid, start, began, first_line, pipes, settings, exe, cgroup, notify,
     }
+    LeftBehind { process, pid, start, what }
     SavedLife { life, builds }
     SavedBuild { id, mode, made }
     Artifact { exe, argv0, env }

@@ -21,7 +21,7 @@ use crate::base::error::{Error, Result, reason};
 use crate::base::json::{self, object, strings};
 use crate::base::saved::{Saved, field, saved};
 use crate::base::table::Table;
-use crate::engine::saved::{SavedLife, SavedRun};
+use crate::engine::saved::{LeftBehind, SavedLife, SavedRun};
 use crate::engine::snapshot::ExitView;
 use crate::os::files;
 use crate::os::threads;
@@ -121,6 +121,8 @@ pub struct State {
     pub root: Option<String>,
     /// The daemon that wrote the file, unless it ended in order.
     pub daemon: Option<DaemonId>,
+    /// Processes that survived the end of the daemon before.
+    pub left: Vec<LeftBehind>,
     processes: Table<String, Kept>,
     running: Vec<SavedRun>,
     /// The file of before could not be read: processes may run that nobody wrote down.
@@ -319,6 +321,7 @@ impl State {
             }),
             root: value["root"].as_str().map(Into::into),
             daemon: field(value, "daemon").unwrap_or_default(),
+            left: field(value, "left").unwrap_or_default(),
             processes: Table::default(),
             // Of another version: they are looked for.
             damaged: running.len() != rows.len(),
@@ -348,13 +351,14 @@ impl State {
             stopped.map(|s| object([("by", s.by.as_str().into()), ("at", s.at.0.into())]));
         write!(
             text,
-            r#"{{"version":{VERSION},"port":{},"event":{},"event_used":{},"stopped":{},"root":{},"daemon":{},"processes":{{"#,
+            r#"{{"version":{VERSION},"port":{},"event":{},"event_used":{},"stopped":{},"root":{},"daemon":{},"left":{},"processes":{{"#,
             Value::from(self.port),
             self.event,
             self.event_used,
             Value::from(stopped),
             Value::from(self.root.as_deref()),
             self.daemon.save(),
+            self.left.save(),
         )?;
         let share = (TAILS / self.processes.len().max(1)).min(TAILS_OF_ONE);
         for (at, (name, kept)) in self.processes.iter().enumerate() {

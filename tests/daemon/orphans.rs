@@ -1,7 +1,7 @@
 //! Processes that lost their parents: each belongs to a run, to a build or to nobody, and what lives is called stopped by no
 //! answer.
 
-use crate::common::{Project, eventually, lives, murder};
+use crate::common::{Project, eventually, freeze, lives, murder};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -195,4 +195,104 @@ command = "env -i setsid -f sleep 4321"
     project.signal(Signal::SIGTERM);
     project.ended();
     assert!(!lives(pid));
+}
+
+/// Nothing of these sleeps is left after a stop of "a" that calls it stopped.
+#[track_caller]
+fn stops(project: &Project, seconds: &str) {
+    let stopped = project.call("stop", json!({"process": "a"})).ok();
+    assert_eq!(
+        (&stopped["ok"], &stopped["leftovers"]),
+        (&json!(true), &json!([]))
+    );
+    assert_eq!(sleepers(seconds), [0; 0]);
+}
+
+#[test]
+fn stop_ends_what_a_container_runner_leaves() {
+    // As podman's conmon: a session of its own, no environment, no pipes, and a first process that takes no TERM.
+    for cgroup in ["cgroup = false", "cgroup = \"auto\""] {
+        let seconds = format!("48{}", std::process::id());
+        let mut project = Project::new(&format!(
+            "{cgroup}
+[process.a]
+command = '''
+(env -i setsid sh -c '(trap \"\" TERM; exec setsid sleep {seconds}) & exec sleep {seconds}' >/dev/null 2>&1 &)
+exec sleep 1000'''
+stop_timeout_seconds = 0.3
+"
+        ));
+        project.serve();
+        project.running("a");
+        eventually(|| match sleepers(&seconds) {
+            both if both.len() == 2 => Ok(()),
+            some => Err(some),
+        });
+        stops(&project, &seconds);
+    }
+}
+
+#[test]
+fn stop_ends_a_descendant_of_another_user() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root makes processes of other users");
+    }
+    let seconds = format!("49{}", std::process::id());
+    let mut project = Project::new(&format!(
+        "cgroup = false
+[process.a]
+command = '(env -i setpriv --reuid 65534 --regid 65534 --clear-groups setsid sleep {seconds} >/dev/null 2>&1 &); exec sleep 1000'
+"
+    ));
+    project.serve();
+    project.running("a");
+    let pid = escaped(&seconds);
+    assert_eq!(bpm::os::proc::owner(pid), Some(65534));
+    stops(&project, &seconds);
+}
+
+#[test]
+fn stop_ends_what_a_signal_has_frozen() {
+    let seconds = format!("50{}", std::process::id());
+    let mut project = Project::new(&format!(
+        "[process.a]\ncommand = 'setsid sleep {seconds} & exec sleep {seconds}'\n"
+    ));
+    project.serve();
+    project.running("a");
+    let both = eventually(|| match sleepers(&seconds) {
+        both if both.len() == 2 => Ok(both),
+        some => Err(some),
+    });
+    both.into_iter().for_each(freeze);
+    stops(&project, &seconds);
+}
+
+#[test]
+fn stop_ends_what_a_cgroup_has_frozen() {
+    let seconds = format!("51{}", std::process::id());
+    // The second has to be killed.
+    for command in ["exec", "trap \"\" TERM;"] {
+        let mut project = Project::new(&format!(
+            "[process.a]\ncommand = '{command} sleep {seconds}'\nstop_timeout_seconds = 0.3\n"
+        ));
+        project.serve();
+        project.running("a");
+        let pid = escaped(&seconds);
+        let of = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let own = of.lines().find_map(|l| l.strip_prefix("0::"));
+        let own = own.filter(|own| own.ends_with("/run-a-1"));
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        let mount = mounts
+            .lines()
+            .find(|l| l.split(' ').nth(2) == Some("cgroup2"));
+        let mount = mount.and_then(|line| line.split(' ').nth(1));
+        let (Some(own), Some(mount)) = (own, mount) else {
+            return eprintln!("skipped: no cgroups of our own here");
+        };
+        let folder = format!("{mount}{own}");
+        if let Err(e) = std::fs::write(format!("{folder}/cgroup.freeze"), "1") {
+            return eprintln!("skipped: cannot freeze {folder}: {e}");
+        }
+        stops(&project, &seconds);
+    }
 }

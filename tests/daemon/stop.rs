@@ -334,6 +334,10 @@ fn tracer_that_holds_a_process_is_named() {
     let tracer = Tracer::of(second).unwrap();
     let said = project.cli(["stop", "web"]).exits(1);
     assert!(said.err.contains(&me) || said.out.contains(&me), "{said:?}");
+    // It was not killed, and a later stop says so as well.
+    let again = project.call("stop", json!({"process": "web"}));
+    assert_eq!(again.data["killed"], 0);
+    assert!(again.text.contains(&me), "{}", again.text);
     let named = format!("pid {second} of web survived KILL and is still there: sleep ({me}");
     let shown = |there: bool| {
         eventually(|| {
@@ -347,6 +351,41 @@ fn tracer_that_holds_a_process_is_named() {
     shown(true);
     drop(tracer);
     shown(false);
+}
+
+#[test]
+fn survivor_is_named_by_reload_and_by_a_stop_of_all() {
+    let config = |seconds: u32| {
+        format!("[process.web]\ncommand = [\"sleep\", \"{seconds}\"]\nstop_timeout_seconds = 0.1\n")
+    };
+    let mut project = Project::new(&config(1000));
+    project.serve();
+    let first = project.running("web");
+    let Some(tracer) = Tracer::of(first) else {
+        eprintln!("skipped: processes may not be traced here");
+        return;
+    };
+    project.config(&config(1001));
+    let named = format!("still there: pid {first} ");
+    let said = project.cli(["reload"]);
+    assert!(
+        said.err.contains(&named) || said.out.contains(&named),
+        "{said:?}"
+    );
+    let said = project.cli(["stop"]).exits(1);
+    assert!(said.out.contains(&named), "{said:?}");
+    project.ended();
+    // Its daemon is gone, and it still there.
+    assert!(project.cli(["stop"]).exits(1).out.contains(&named));
+    drop(tracer);
+    eventually(|| {
+        if lives(first) {
+            Err("it lives")
+        } else {
+            Ok(())
+        }
+    });
+    project.cli(["stop"]).exits(0);
 }
 
 #[test]

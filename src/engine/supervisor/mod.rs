@@ -349,6 +349,9 @@ impl Supervisor {
     pub fn begin(&mut self) -> Option<String> {
         self.note_start();
         let found = self.end_leftovers();
+        for left in self.state.get().left.clone() {
+            self.strays.survived(left);
+        }
         self.hold_all_sockets();
         // Numbers are on the disk before a line has one of them.
         self.save(true);
@@ -386,7 +389,10 @@ impl Supervisor {
             let input = self.next_input(presence)?;
             self.handle_input(input, presence);
         }
-        self.state.edit().forget_lives();
+        let left = self.strays.survivors();
+        let state = self.state.edit();
+        state.forget_lives();
+        state.left = left;
         self.save(true);
         Ok(())
     }

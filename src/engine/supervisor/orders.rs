@@ -281,7 +281,13 @@ impl Supervisor {
             _ => None,
         };
         let fresh = facts.filter(|f| f.generation.is_some_and(|g| g > before.generation));
-        let stopped = self.runs.stopped(id);
+        let mut stopped = self.runs.stopped(id);
+        // Of earlier stops too, until they are gone.
+        if matches!(target.order, Order::Stop | Order::Restart { .. }) {
+            let mut earlier = self.strays.of(&target.name);
+            earlier.retain(|(pid, _)| stopped.leftovers.iter().all(|(p, _)| p != pid));
+            stopped.leftovers.extend(earlier);
+        }
         // A run that was rolled back long before this order, and goes on, is just the old run.
         let rolled_back = failed && fresh.is_some_and(|f| f.rolled_back);
         let reason = outcome.as_ref().err().map(|why| match (why, exit) {
@@ -351,7 +357,7 @@ fn reply(reload: Option<Box<Reloaded>>, targets: Vec<Target>) -> Reply {
     let Some(mut reloaded) = reload else {
         return Reply::Units(done.collect());
     };
-    for failed in done.filter(|done| !done.ok) {
+    for failed in done.filter(|done| !done.ok || !done.stopped.leftovers.is_empty()) {
         let left = failed.stopped.leftovers.iter();
         let left = left.map(|(pid, program)| format!("pid {pid} {program}"));
         let left = || format!("still there: {}", left.collect::<Vec<_>>().join(", "));

@@ -32,12 +32,12 @@ use crate::os::proc::{self, Proc};
 use crate::os::reap::{self, Death, End};
 
 use self::left::members;
+pub(super) use self::left::survivor;
 use self::origins::Origins;
 pub(super) use self::origins::{Known, Maker};
 use self::signals::Signalled;
 use super::Supervisor;
 use super::launch::Streams;
-use super::strays;
 use super::upgrade::Upgrade;
 
 /// How many lines of a crash are kept.
@@ -616,6 +616,15 @@ impl Runs {
             .any(|record| record.read != Progress::First || record.stop.killing)
     }
 
+    /// These were sent KILL, and were not killed.
+    fn spare(&mut self, key: RunKey, survivors: &[(i32, String)]) {
+        if let Some(record) = self.records.get_mut(&key) {
+            for (pid, _) in survivors {
+                record.stop.killed.remove(pid);
+            }
+        }
+    }
+
     /// Nothing is left of a run, or nothing that matters.
     fn close(&mut self, key: RunKey) -> Option<RunRecord> {
         let record = self.records.remove(&key)?;
@@ -626,15 +635,6 @@ impl Runs {
         self.stopped_of(key.unit).killed += record.stop.killed.len();
         self.draining.retain(|(_, draining)| *draining != key);
         Some(*record)
-    }
-}
-
-/// A process that survived KILL: its program, and why it did, as far as it can be told.
-fn survivor(pid: i32) -> String {
-    let program = proc::program(pid).unwrap_or_else(|| "?".into());
-    match proc::why_held(pid) {
-        Some(why) => format!("{program} ({why})"),
-        None => program,
     }
 }
 
@@ -693,78 +693,11 @@ impl Supervisor {
         }
     }
 
-    /// Kills what is due, and tells the lifecycle of runs of which nothing is left.
-    pub(super) fn find_ends(&mut self) {
-        if !self.runs.any_ending() {
-            return;
-        }
-        let known = self.known();
-        for (key, doubtful) in self.runs.find_ends(&known) {
-            self.close_run(key);
-            let named = doubtful.iter().map(|(p, makers)| {
-                let text = strays::program(p);
-                (p.pid, format!("{text} ({})", self.doubt(makers)))
-            });
-            let named: Vec<(i32, String)> = named.collect();
-            self.runs.stopped_of(key.unit).leftovers.extend(named);
-            self.lives.note(Event::Gone(key));
-        }
-    }
-
-    /// Leaves behind what survived KILL, and names it.
-    pub(super) fn give_up(&mut self, key: RunKey) {
-        // bpm may be the one that is late: what has ended meanwhile did not survive.
-        self.reap();
-        let orphans = self.runs.orphans(&self.known());
-        let left = self
-            .runs
-            .get(key)
-            .map(|record| members(key, record, &orphans));
-        let left = left.unwrap_or_default();
-        let named: Vec<(i32, String)> = left
-            .iter()
-            .filter(|p| p.state != 'Z')
-            .map(|p| (p.pid, survivor(p.pid)))
-            .collect();
-        if !named.is_empty() {
-            let text = format!("survived KILL and is given up: {named:?}");
-            self.events.say(Level::Error, &text);
-            if let Some(unit) = self.units.get(key.unit) {
-                let name = &unit.process.name;
-                self.strays.survived(name, &named, Mono::now());
-            }
-        }
-        // Dead, but its capture is still reading: how it ended is known all the same.
-        self.drained(key, true);
-        self.close_run(key);
-        self.runs.stopped_of(key.unit).leftovers = named;
-    }
-
     fn close_run(&mut self, key: RunKey) {
         if let Some(record) = self.runs.close(key)
             && let Some(unit) = self.units.get(key.unit)
         {
             self.state.edit().gone(&unit.process.name, record.run);
-        }
-    }
-
-    /// Children that bpm started: what else is our child came to us when its parent ended.
-    pub(super) fn known(&self) -> Known {
-        let direnv = self.environments.children();
-        let upgrade = self.upgrade.iter().filter_map(Upgrade::child);
-        let helpers = direnv.chain(self.checks.children());
-        let helpers = helpers.chain(upgrade).chain(self.hooks.children());
-        let helpers = helpers.map(|child| (child.pid(), Maker::Helper));
-        let builds = self.builds.children();
-        let builds = builds.map(|child| (child.pid(), Maker::Spared));
-        self.runs.leaders().chain(builds).chain(helpers).collect()
-    }
-
-    /// The same of one child; None: it came to us.
-    pub(super) fn maker_of_child(&self, pid: i32) -> Option<Maker> {
-        match self.runs.led_by(pid) {
-            Some(key) => Some(Maker::Run(key)),
-            None => self.known().get(&pid).copied(),
         }
     }
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crate::base::clock::Mono;
 use crate::base::logger::Level;
+use crate::engine::saved::LeftBehind;
 use crate::lifecycle::Event;
 use crate::os::proc::{self, Proc};
 
-use super::runs::Maker;
+use super::runs::{Maker, survivor};
 use super::{Phase, Supervisor};
 
 /// Processes that tasks have left running on purpose have this long to end, when bpm does.
@@ -93,6 +94,14 @@ impl Supervisor {
         let late = due <= Mono::now();
         match stage {
             Sweep::Killed if late => {
+                for p in &left {
+                    self.strays.survived(LeftBehind {
+                        process: String::new(),
+                        pid: p.pid,
+                        start: p.start,
+                        what: survivor(p.pid),
+                    });
+                }
                 let pids: Vec<i32> = left.iter().map(|p| p.pid).collect();
                 let text = format!("survived KILL and is left behind: {pids:?}");
                 self.events.say(Level::Error, &text);
@@ -125,7 +134,10 @@ impl Supervisor {
         let mut left = proc::orphans(|pid| known.has(&pid));
         let makers = self.runs.makers(&left, &known);
         let spared = |p: &Proc| makers.get(&p.pid).is_some_and(|m| *m == [Maker::Spared]);
-        left.retain(|p| p.state != 'Z' && !spared(p));
+        // They have had their time.
+        let survivors = self.strays.survivors();
+        let survived = |p: &Proc| survivors.iter().any(|s| s.pid == p.pid);
+        left.retain(|p| p.state != 'Z' && !spared(p) && !survived(p));
         left
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::base::clock::Mono;
 use crate::os::proc::{self, Proc};
 
+use crate::engine::saved::LeftBehind;
+
 use super::Supervisor;
 use super::runs::Maker;
 
@@ -20,14 +22,24 @@ const NAMED: usize = 8;
 pub(super) struct Strays {
     /// When they are looked for next.
     due: Option<Mono>,
-    survivors: Vec<Survivor>,
+    left: Vec<Left>,
 }
 
-/// A process that survived KILL.
-struct Survivor {
-    pid: i32,
-    start: u64,
-    text: String,
+/// A process that outlived a stop.
+struct Left {
+    of: LeftBehind,
+    /// As `status` names it.
+    told: String,
+    /// It was sent KILL; else it was not, since it may be of another run as well.
+    survived: bool,
+}
+
+impl Left {
+    fn lives(&self) -> bool {
+        let (pid, start) = (self.of.pid, self.of.start);
+        let lives = proc::process(pid).filter(|p| p.state != 'Z');
+        lives.is_some_and(|p| p.start == start)
+    }
 }
 
 impl Strays {
@@ -37,21 +49,51 @@ impl Strays {
         self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
-    /// These of a process's run survived KILL: pid, and program with the reason.
-    pub(super) fn survived(&mut self, name: &str, left: &[(i32, String)], now: Mono) {
-        for (pid, what) in left {
-            let Some(start) = proc::start_time(*pid) else {
-                continue;
-            };
-            let text = format!("pid {pid} of {name} survived KILL and is still there: {what}");
-            self.survivors.retain(|s| s.pid != *pid);
-            self.survivors.push(Survivor {
-                pid: *pid,
-                start,
-                text,
-            });
-        }
-        self.expect(now);
+    /// This one of a process's run survived KILL: its program, with the reason.
+    pub(super) fn survived(&mut self, of: LeftBehind) {
+        let told = match of.process.as_str() {
+            "" => format!(
+                "pid {} survived KILL and is still there: {}",
+                of.pid, of.what
+            ),
+            name => format!(
+                "pid {} of {name} survived KILL and is still there: {}",
+                of.pid, of.what
+            ),
+        };
+        self.add(of, told, true);
+    }
+
+    /// This one may be of a process's run, or of another's.
+    pub(super) fn doubted(&mut self, of: LeftBehind, told: String) {
+        self.add(of, told, false);
+    }
+
+    fn add(&mut self, of: LeftBehind, told: String, survived: bool) {
+        // One that may be of several is noted for each.
+        self.left
+            .retain(|left| (left.of.pid, &left.of.process) != (of.pid, &of.process));
+        self.left.push(Left { of, told, survived });
+        self.due = Some(Mono::now());
+    }
+
+    /// Living ones of a process.
+    pub(super) fn of(&self, name: &str) -> Vec<(i32, String)> {
+        let all = self
+            .left
+            .iter()
+            .filter(|left| left.of.process == name && left.lives());
+        all.map(|left| (left.of.pid, left.of.what.clone()))
+            .collect()
+    }
+
+    /// Living ones that survived KILL.
+    pub(super) fn survivors(&self) -> Vec<LeftBehind> {
+        let all = self
+            .left
+            .iter()
+            .filter(|left| left.survived && left.lives());
+        all.map(|left| left.of.clone()).collect()
     }
 
     pub(super) fn deadline(&self) -> Option<Mono> {
@@ -65,19 +107,18 @@ impl Supervisor {
         if self.strays.due.take_if(|due| *due <= now).is_none() {
             return;
         }
-        self.strays.survivors.retain(|s| {
-            let lives = proc::process(s.pid).filter(|p| p.state != 'Z');
-            lives.is_some_and(|p| p.start == s.start)
-        });
-        let survivors = &self.strays.survivors;
+        self.strays.left.retain(Left::lives);
+        let left = &self.strays.left;
         let known = self.known();
         let mut strays = self.runs.strays(&known);
-        strays.retain(|(p, _)| survivors.iter().all(|s| s.pid != p.pid));
+        strays.retain(|(p, _)| left.iter().all(|left| left.of.pid != p.pid));
         // Of each such tree, the first one is enough.
         let all: Vec<i32> = strays.iter().map(|(p, _)| p.pid).collect();
         strays.retain(|(p, _)| !all.contains(&p.ppid));
-        let survivors = survivors.iter().take(NAMED).map(|s| s.text.clone());
-        let named: Vec<String> = survivors.chain(self.words(&strays)).collect();
+        let mut named: Vec<String> = left.iter().map(|left| left.told.clone()).collect();
+        named.dedup();
+        named.truncate(NAMED);
+        named.extend(self.words(&strays));
         if !named.is_empty() {
             self.strays.due = Some(now.after(AGAIN));
         }

@@ -1,9 +1,12 @@
 //! Processes that are left of a run when its first one has ended: they are found, killed where that is due, and waited for.
 
-use super::{DRAIN, Doubtful, Known, Maker, Orphan, Progress, RunRecord, Runs};
+use super::super::strays;
+use super::{DRAIN, Doubtful, Known, Maker, Orphan, Progress, RunRecord, Runs, Supervisor};
 use crate::base::clock::Mono;
+use crate::base::logger::Level;
 use crate::base::table::Set;
-use crate::lifecycle::RunKey;
+use crate::engine::saved::LeftBehind;
+use crate::lifecycle::{Event, RunKey};
 use crate::os::cgroup::Cgroup;
 use crate::os::pidfd::PidFd;
 use crate::os::proc::{self, Proc};
@@ -171,4 +174,85 @@ pub(super) fn members(key: RunKey, record: &RunRecord, orphans: &[Orphan]) -> Ve
         }
     }
     all
+}
+
+/// A process that survived KILL: its program, and why it did, as far as it can be told.
+pub(in super::super) fn survivor(pid: i32) -> String {
+    let program = proc::program(pid).unwrap_or_else(|| "?".into());
+    match proc::why_held(pid) {
+        Some(why) => format!("{program} ({why})"),
+        None => program,
+    }
+}
+
+impl Supervisor {
+    /// Kills what is due, and tells the lifecycle of runs of which nothing is left.
+    pub(in super::super) fn find_ends(&mut self) {
+        if !self.runs.any_ending() {
+            return;
+        }
+        let known = self.known();
+        for (key, doubtful) in self.runs.find_ends(&known) {
+            self.close_run(key);
+            for (p, makers) in doubtful {
+                let (program, doubt) = (strays::program(&p), self.doubt(&makers));
+                let what = format!("{program} ({doubt})");
+                if let Some(unit) = self.units.get(key.unit) {
+                    let of = LeftBehind {
+                        process: unit.process.name.clone(),
+                        pid: p.pid,
+                        start: p.start,
+                        what: what.clone(),
+                    };
+                    let told = format!("pid {} ({program}) {doubt}", p.pid);
+                    self.strays.doubted(of, told);
+                }
+                self.runs.stopped_of(key.unit).leftovers.push((p.pid, what));
+            }
+            self.lives.note(Event::Gone(key));
+        }
+    }
+
+    /// Leaves behind what survived KILL, and names it.
+    pub(in super::super) fn give_up(&mut self, key: RunKey) {
+        // bpm may be the one that is late: what has ended meanwhile did not survive.
+        self.reap();
+        let orphans = self.runs.orphans(&self.known());
+        let left = self
+            .runs
+            .get(key)
+            .map(|record| members(key, record, &orphans));
+        let left = left.unwrap_or_default();
+        let named: Vec<(i32, String)> = left
+            .iter()
+            .filter(|p| p.state != 'Z')
+            .map(|p| (p.pid, survivor(p.pid)))
+            .collect();
+        if !named.is_empty() {
+            let text = format!("survived KILL and is given up: {named:?}");
+            self.events.say(Level::Error, &text);
+            if let Some(unit) = self.units.get(key.unit) {
+                let name = &unit.process.name;
+                for p in left.iter().filter(|p| p.state != 'Z') {
+                    self.strays.survived(LeftBehind {
+                        process: name.clone(),
+                        pid: p.pid,
+                        start: p.start,
+                        what: survivor(p.pid),
+                    });
+                }
+            }
+        }
+        // Dead, but its capture is still reading: how it ended is known all the same.
+        self.drained(key, true);
+        // Of no other run, whatever is left of this one.
+        for p in &left {
+            self.runs.origins.note(p, vec![Maker::Run(key)]);
+        }
+        self.runs.spare(key, &named);
+        self.close_run(key);
+        self.runs.stopped_of(key.unit).leftovers = named;
+        // Named at once.
+        self.find_strays(Mono::now());
+    }
 }

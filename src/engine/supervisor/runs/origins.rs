@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::{RunRecord, Runs};
+use super::{RunRecord, Runs, Supervisor, Upgrade};
 use crate::base::table::{Set, Table, sort};
 use crate::lifecycle::RunKey;
 use crate::os::proc::{self, Proc};
@@ -227,5 +227,27 @@ impl Runs {
             }
         }
         owner
+    }
+}
+
+impl Supervisor {
+    /// Children that bpm started: what else is our child came to us when its parent ended.
+    pub(in super::super) fn known(&self) -> Known {
+        let direnv = self.environments.children();
+        let upgrade = self.upgrade.iter().filter_map(Upgrade::child);
+        let helpers = direnv.chain(self.checks.children());
+        let helpers = helpers.chain(upgrade).chain(self.hooks.children());
+        let helpers = helpers.map(|child| (child.pid(), Maker::Helper));
+        let builds = self.builds.children();
+        let builds = builds.map(|child| (child.pid(), Maker::Spared));
+        self.runs.leaders().chain(builds).chain(helpers).collect()
+    }
+
+    /// The same of one child; None: it came to us.
+    pub(in super::super) fn maker_of_child(&self, pid: i32) -> Option<Maker> {
+        match self.runs.led_by(pid) {
+            Some(key) => Some(Maker::Run(key)),
+            None => self.known().get(&pid).copied(),
+        }
     }
 }
