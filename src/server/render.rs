@@ -356,7 +356,12 @@ pub fn reached(list: &[Value], paint: Paint) -> String {
         "" => Cell::plain(""),
         text => Cell::plain(format!("{text} ")),
     };
-    let anywhere = list.iter().any(|p| p["url"].is_string());
+    // What does not run serves nothing: its port may be another program's.
+    let url = |p: &'_ Value| match p["pid"].is_number() {
+        true => p["url"].as_str().unwrap_or_default().to_owned(),
+        false => String::new(),
+    };
+    let anywhere = list.iter().any(|p| !url(p).is_empty());
     let rows: Vec<Vec<Cell>> = list
         .iter()
         .map(|p| {
@@ -364,7 +369,7 @@ pub fn reached(list: &[Value], paint: Paint) -> String {
             let pid = p["pid"].as_i64().map(|pid| format!("pid {pid}"));
             let mut row = vec![wider(text(p, "name")), Cell::toned(tone(state), state)];
             if anywhere {
-                row.push(wider(p["url"].as_str().unwrap_or_default()));
+                row.push(wider(&url(p)));
             }
             row.push(wider(text(p, "mode")));
             row.push(Cell::plain(pid.unwrap_or_default()));
@@ -396,6 +401,11 @@ mod tests {
             "api   running  http://127.0.0.1:8080   release   pid 4711\n\
              web   running  http://127.0.0.1:5173   dev       pid 4720\n"
         );
+        let crashed = [
+            json!({"name": "api", "state": "crashed", "url": "http://127.0.0.1:8080",
+                              "mode": "release", "pid": null}),
+        ];
+        assert_eq!(reached(&crashed, PLAIN), "api   crashed  release\n");
     }
 
     #[test]
