@@ -93,3 +93,23 @@ fn event_command_of_a_reload_is_run_without_a_restart() {
     murder(pid);
     assert_eq!(events(&project, 1), ["crashed|web|1|signal KILL|"]);
 }
+
+#[test]
+fn event_command_in_a_list_gets_its_words_as_they_are() {
+    let mut project = Project::new(
+        r#"
+[process.once]
+type = "task"
+command = ["false"]
+on_event.failed = ["echo", "${BPM_EVENT}", "$$"]
+on_event.crashed = "echo ${BPM_EVENT} of $BPM_PROCESS"
+"#,
+    );
+    project.serve();
+    for part in ["of once: ${BPM_EVENT} $$", "of once: crashed of once"] {
+        eventually(|| match project.err() {
+            log if log.contains(part) => Ok(()),
+            log => Err(log),
+        });
+    }
+}

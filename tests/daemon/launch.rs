@@ -4,9 +4,9 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::common::{Project, eventually, fixture, lives};
+use crate::common::{Ended, Http, Project, bpm, eventually, fixture, lives};
 
 #[test]
 fn environment_has_nothing_of_the_call_that_started_the_daemon() {
@@ -303,4 +303,44 @@ limits = { memory = "20M", tasks = 1000 }
             .contains("limits.tasks is not in effect"),
         "{fat}"
     );
+}
+
+#[test]
+fn user_namespace_without_uids_serves_nobody_over_tcp_without_a_token() {
+    const NAP: &str = "[process.nap]\ncommand = [\"sleep\", \"1000\"]\n";
+    let project = Project::new(NAP);
+    // Nobody is mapped: whoever is outside has the uid of bpm there.
+    let inside = |args: &[&str]| {
+        let mut command = project.command("unshare");
+        Ended::new(command.arg("-U").arg(bpm()).args(args).output().unwrap())
+    };
+    let ask = |fields: &[(&str, &str)]| {
+        let path = project.state_folder().unwrap().join("daemon.json");
+        let descriptor: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let url = descriptor["url"].as_str().unwrap().to_string();
+        let kinds = [
+            ("Accept", "application/json"),
+            ("Content-Type", "application/json"),
+        ];
+        let fields: Vec<_> = fields.iter().copied().chain(kinds).collect();
+        let ping = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+        Http::to(&url).ask("POST", "/mcp", &fields, ping).status
+    };
+    let started = inside(&["-d"]);
+    if started.err.contains("unshare") {
+        return eprintln!("skipped: no user namespaces to be had");
+    }
+    started.exits(0);
+    let status = inside(&["status"]).exits(0).out;
+    assert!(status.contains("uids prove nothing"), "{status}");
+    assert_eq!(ask(&[]), 403);
+    inside(&["stop"]).exits(0);
+    project.file("token", "secret");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(project.root.join("token"), private).unwrap();
+    project.config(&format!("token_file = \"token\"\n{NAP}"));
+    inside(&["-d"]).exits(0);
+    assert_eq!(ask(&[]), 401);
+    assert_eq!(ask(&[("Authorization", "Bearer secret")]), 200);
+    inside(&["stop"]).exits(0);
 }
