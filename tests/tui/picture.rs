@@ -278,3 +278,19 @@ fn the_oldest_line_is_seen_though_it_was_wanted_before_any_came() {
     let shown = drawn(&mut model, 80, 24).text();
     assert!(shown.contains("│ line 1 "), "{shown}");
 }
+
+#[test]
+fn details_say_why_a_log_is_not_written() {
+    let mut model = scenes::new(look());
+    tell(&mut model, Told::Link(Link::Live), 0);
+    let mut api = scenes::api();
+    api["log_trouble"] = json!(
+        "cannot write /home/somebody/.local/state/bpm/shop-6407d173/logs/api/000001-00.log: No space left on device"
+    );
+    tell(&mut model, Told::Status(scenes::status(&[api])), 0);
+    let told = scenes::lines(&model, Vec::new(), 0);
+    tell(&mut model, told, 0);
+    let shown = drawn(&mut model, 80, 24).text();
+    let words = "log can't be written: No space left on device";
+    assert_eq!(shown.matches(words).count(), 2, "{shown}");
+}

@@ -55,7 +55,7 @@ pub(super) fn lines(grid: &mut Grid, area: Area, model: &Model) {
     if seen.is_empty() {
         let words = match (&model.log.trouble, trouble) {
             (Some(why), _) => why.clone(),
-            (None, Some(why)) => format!("log can't be written: {}", reason(why)),
+            (None, Some(why)) => unwritten(why),
             (None, None) if model.log.view.process.is_empty() => String::new(),
             (None, None) if !model.log.came => String::new(),
             (None, None) if model.log.view.pattern.is_some() => "no line matches".into(),
@@ -75,9 +75,10 @@ pub(super) fn lines(grid: &mut Grid, area: Area, model: &Model) {
     }
 }
 
-/// Behind the last colon: the reason alone.
-fn reason(trouble: &str) -> &str {
-    trouble.rsplit(": ").next().unwrap_or(trouble)
+/// Why a log is not written, without the long name of its file: what stands behind the last colon.
+pub(super) fn unwritten(trouble: &str) -> String {
+    let reason = trouble.rsplit(": ").next().unwrap_or(trouble);
+    format!("log can't be written: {reason}")
 }
 
 fn draw(grid: &mut Grid, area: Area, gutter: u16, row: &Row<'_>, model: &Model) {

@@ -502,7 +502,7 @@ fn wrong(process: &Process, model: &Model) -> Vec<Vec<Span>> {
     }
     groups.push(why);
     if let Some(trouble) = &process.log_trouble {
-        groups.push(vec![(trouble.clone(), Style::YELLOW)]);
+        groups.push(vec![(super::output::unwritten(trouble), Style::YELLOW)]);
     }
     for warning in &process.warnings {
         groups.push(vec![(warning.clone(), Style::YELLOW)]);
