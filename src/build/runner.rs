@@ -21,6 +21,7 @@ use crate::log::store::Log;
 use crate::log::stream::Stream;
 use crate::os::accounts::Account;
 use crate::os::copy::copy_exe;
+use crate::os::files;
 use crate::os::inbox::Inbox;
 use crate::os::output::ChildOutput;
 use crate::os::poll::readable;
@@ -342,7 +343,9 @@ fn made(
     let Some(wanted) = &plan.binary else {
         return Ok(Artifact::default());
     };
-    let chosen = cargo::choose(&output.built, wanted, |path| fs::read_to_string(path).ok())?;
+    let chosen = cargo::choose(&output.built, wanted, |path| {
+        files::read_text(Path::new(path)).ok()
+    })?;
     let executable = chosen.executable.as_deref().unwrap_or_default();
     let copy = place.store(Path::new(executable), keep)?;
     Ok(Artifact {

@@ -55,6 +55,8 @@ impl DaemonLog {
     pub(super) fn open(dir: &ProjectDir, manner: Manner, least: Level) -> io::Result<Self> {
         let detached = manner == Manner::Detached;
         if detached {
+            // A rename between two names of one file does nothing (rename(2)), and its lines would be written on.
+            let _ = fs::remove_file(dir.log_rotated());
             match fs::rename(dir.log(), dir.log_rotated()) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}

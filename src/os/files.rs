@@ -147,6 +147,15 @@ pub fn read_named(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
     read_all(file)
 }
 
+/// The same where the text alone counts.
+///
+/// # Errors
+/// Those of [`read_named`], and what is no UTF-8.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let (bytes, _) = read_named(path)?;
+    String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// The same of one that is open.
 pub(super) fn read_all(file: File) -> io::Result<(Vec<u8>, Metadata)> {
     let about = file.metadata()?;

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use serde_json::Value;
 
-use crate::common::{Ended, Project};
+use crate::common::{Ended, Project, eventually};
 
 /// `bpm ARGS` with a limit to its memory and to its time: beyond either it does not end with a code.
 fn bounded(project: &Project, folder: &Path, args: &[&str]) -> Ended {
@@ -133,4 +134,152 @@ fn init_writes_names_of_others_as_names() {
         .find(|l| l.starts_with("[process.evil"));
     assert_eq!(forged, None, "{text}");
     project.cli(["check"]).exits(0);
+}
+
+#[test]
+fn commands_that_only_read_end_whatever_the_files_are() {
+    let project = Project::new(
+        "[process.web]\ncommand = [\"npm\", \"run\", \"dev\"]\n\
+         [process.env]\ncommand = [\"sleep\", \"1000\"]\nenv_file = \".env\"\n\
+         [process.rust]\ntype = \"rust\"\n",
+    );
+    for kind in ["fifo", "zero", "folder", "lists"] {
+        let names = [
+            "package.json",
+            ".env",
+            "Cargo.toml",
+            ".mcp.json",
+            ".envrc",
+            "opencode.json",
+        ];
+        for name in names {
+            let path = project.root.join(name);
+            match kind {
+                "fifo" => mkfifo(&path, Mode::S_IRWXU).unwrap(),
+                "zero" => symlink("/dev/zero", &path).unwrap(),
+                "folder" => std::fs::create_dir(&path).unwrap(),
+                _ => std::fs::write(&path, "[".repeat(100_000)).unwrap(),
+            }
+        }
+        for args in [
+            vec!["check"],
+            vec!["doctor"],
+            vec!["status"],
+            vec!["export", "systemd"],
+            vec!["export", "compose", "env"],
+            vec!["mcp-config"],
+        ] {
+            let ended = bounded(&project, &project.root, &args);
+            let ends = matches!(ended.code, Some(0..=4)) && !ended.err.contains("panicked");
+            assert!(ends, "{kind} {args:?}: {ended:?}");
+        }
+        for name in names {
+            let path = project.root.join(name);
+            match kind {
+                "folder" => std::fs::remove_dir(path).unwrap(),
+                _ => std::fs::remove_file(path).unwrap(),
+            }
+        }
+    }
+}
+
+/// The kernel's start time of a process, 0 for what is none.
+fn start(pid: i64) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after = stat.rsplit(") ").next().unwrap_or_default();
+    after
+        .split(' ')
+        .nth(19)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Files that say a stranger's pid, with its right start time: what they name is no process of this project.
+#[test]
+fn forged_state_ends_no_stranger() {
+    let project = Project::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\n");
+    project.cli(["-d"]).exits(0);
+    let folder = project.state_folder().unwrap();
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap()
+    };
+    let daemon = read("daemon.json");
+    // A run is in it before anybody is answered.
+    let state = eventually(|| {
+        let state = read("state.json");
+        match state["running"]
+            .as_array()
+            .is_some_and(|runs| runs.len() == 1)
+        {
+            true => Ok(state),
+            false => Err(state),
+        }
+    });
+    project.cli(["stop"]).exits(0);
+    // Not of this project: neither its marker nor its cgroup.
+    let mut stranger = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let theirs = i64::from(stranger.id());
+    for pid in [theirs, -theirs, 1 << 31, i64::MAX, theirs + (1 << 32)] {
+        for copies in [1, 500] {
+            let (mut state, mut daemon) = (state.clone(), daemon.clone());
+            let mut run = state["running"][0].clone();
+            (run["pid"], run["start"]) = (pid.into(), start(pid).into());
+            (daemon["pid"], daemon["process_start"]) = (pid.into(), start(pid).into());
+            state["running"] = vec![run; copies].into();
+            std::fs::write(folder.join("state.json"), state.to_string()).unwrap();
+            std::fs::write(folder.join("daemon.json"), daemon.to_string()).unwrap();
+            project.cli(["status"]);
+            project.cli(["stop", "--force"]).exits(0);
+            std::fs::write(folder.join("state.json"), state.to_string()).unwrap();
+            std::fs::write(folder.join("daemon.json"), daemon.to_string()).unwrap();
+            project.cli(["-d"]).exits(0);
+            project.cli(["stop"]).exits(0);
+            assert!(stranger.try_wait().unwrap().is_none(), "{pid} x {copies}");
+        }
+    }
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+/// In the folder of state: whatever stands where a file of bpm's is to be, nobody waits for it, and nothing is written
+/// through it.
+#[test]
+fn planted_entries_in_the_folder_of_state_hold_up_nobody() {
+    let project = Project::new("[process.nap]\ncommand = \"echo hello; exec sleep 1000\"\n");
+    project.cli(["-d"]).exits(0);
+    let folder = project.state_folder().unwrap();
+    project.cli(["stop"]).exits(0);
+    let precious = project.root.join("precious");
+    std::fs::write(&precious, "precious").unwrap();
+    for kind in ["fifo", "zero", "link", "hard link"] {
+        for name in [
+            "daemon.lock",
+            "daemon.json",
+            "daemon.log",
+            "daemon.log.1",
+            "state.json",
+        ] {
+            let path = folder.join(name);
+            let _ = std::fs::remove_file(&path);
+            match kind {
+                "fifo" => mkfifo(&path, Mode::S_IRWXU).unwrap(),
+                "zero" => symlink("/dev/zero", &path).unwrap(),
+                "link" => symlink(&precious, &path).unwrap(),
+                _ => std::fs::hard_link(&precious, &path).unwrap(),
+            }
+        }
+        bounded(&project, &project.root, &["status"]).exits(3);
+        bounded(&project, &project.root, &["ps"]).exits(0);
+        project.cli(["-d"]).exits(0);
+        bounded(&project, &project.root, &["daemon", "logs"]);
+        project.cli(["stop"]).exits(0);
+        assert_eq!(
+            std::fs::read_to_string(&precious).unwrap(),
+            "precious",
+            "{kind}"
+        );
+    }
 }

@@ -1,12 +1,12 @@
 //! Settings of agents that name this project: where they stand, and whether they still fit.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::base::json::strings;
 use crate::config::Port;
+use crate::os::files;
 
 use super::Doctor;
 
@@ -60,7 +60,7 @@ pub(super) fn look(doctor: &mut Doctor) {
         servers(doctor, &path, own, true);
     }
     let codex = home.join(".codex/config.toml");
-    if let Ok(text) = fs::read_to_string(&codex)
+    if let Ok(text) = files::read_text(&codex)
         && text.contains(&format!("{:?}", root.display().to_string()))
         && text.contains("proxy")
     {
@@ -69,8 +69,8 @@ pub(super) fn look(doctor: &mut Doctor) {
 }
 
 fn read(path: &Path) -> Option<Value> {
-    let bytes = fs::read(path).ok()?;
-    serde_json::from_slice(&bytes).ok()
+    let text = files::read_text(path).ok()?;
+    serde_json::from_str(&text).ok()
 }
 
 /// Looks at each server. `here`: the file is this project's, so that an entry need not name the folder.

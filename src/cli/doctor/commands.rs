@@ -1,10 +1,9 @@
 //! Commands of which it is known that they do not stay, or say nothing, under a supervisor.
 
-use std::fs;
-
 use serde_json::Value;
 
 use crate::config::{Command, Process};
+use crate::os::files;
 
 use super::Doctor;
 
@@ -170,8 +169,8 @@ fn script(process: &Process, line: &str) -> Option<String> {
         name if runner != "npm" => name,
         _ => return None,
     };
-    let text = fs::read(process.cwd.join("package.json")).ok()?;
-    let package: Value = serde_json::from_slice(&text).ok()?;
+    let text = files::read_text(&process.cwd.join("package.json")).ok()?;
+    let package: Value = serde_json::from_str(&text).ok()?;
     package["scripts"][name].as_str().map(String::from)
 }
 

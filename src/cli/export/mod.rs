@@ -9,6 +9,7 @@ mod quote;
 pub(in crate::cli) mod systemd;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::base::error::{Error, Result, named};
@@ -228,7 +229,10 @@ fn write(folder: &Path, files: &[(String, String)]) -> Result<()> {
     fs::create_dir_all(folder).map_err(|e| Error::file("make", folder, e))?;
     for (name, _) in files {
         let path = folder.join(name);
-        let theirs = fs::read(&path).is_ok_and(|text| !text.starts_with(b"# Written by bpm "));
+        let theirs = match files::read_named(&path) {
+            Ok((text, _)) => !text.starts_with(b"# Written by bpm "),
+            Err(e) => e.kind() != ErrorKind::NotFound,
+        };
         if theirs {
             return Err(Error::cannot(
                 named("write", &path),

@@ -15,6 +15,7 @@ use crate::config::{
     environment, variable_of,
 };
 use crate::daemon::Project;
+use crate::os::files;
 
 use super::Engine;
 use super::quote::VARIABLE;
@@ -196,7 +197,7 @@ fn unit(
     let mut process = process.clone();
     let mut files = Vec::new();
     for EnvFile { path, optional, .. } in &process.env_files {
-        match fs::read_to_string(path) {
+        match files::read_text(path) {
             Ok(text) => {
                 let variables = config::parse_dotenv(&text, &path.display().to_string());
                 files.push(variables.map_err(|fault| fault.to_string())?);
@@ -346,7 +347,7 @@ fn only_binary(process: &Process, folder: &Path) -> Option<String> {
         .ancestors()
         .map(|f| f.join("Cargo.toml"))
         .find(|f| f.exists())?;
-    let text = fs::read_to_string(&manifest).ok()?;
+    let text = files::read_text(&manifest).ok()?;
     let mut all = cargo::binaries(manifest.parent()?, &text).ok()?;
     if let Some(package) = &process.package {
         all.retain(|binary| binary.package == *package);

@@ -9,6 +9,7 @@ use super::Source;
 use super::draft::{Draft, Item};
 use super::folder::{self, join};
 use crate::base::table::sort;
+use crate::os::files;
 
 /// A binary that cargo would build.
 pub(in crate::cli) struct Binary {
@@ -79,7 +80,7 @@ pub(in crate::cli) fn binaries(root: &Path, manifest: &str) -> Result<Vec<Binary
     let excluded = members("exclude");
     chosen.retain(|member| !excluded.contains(member));
     for member in chosen {
-        if let Ok(text) = fs::read_to_string(root.join(&member).join("Cargo.toml"))
+        if let Ok(text) = files::read_text(&root.join(&member).join("Cargo.toml"))
             && let Ok(table) = DeTable::parse(&text)
         {
             of_package(root, &member, table.get_ref(), &mut all);

@@ -1,6 +1,5 @@
 //! `package.json`: its `dev` or `start` script, run by the package manager that the project uses.
 
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
@@ -10,6 +9,7 @@ use super::draft::{Draft, Item};
 use super::folder::{self, join};
 use super::json::line_of;
 use crate::base::json::strings;
+use crate::os::files;
 
 /// Package managers, each with the files that tell of it and what runs a script.
 const MANAGERS: &[(&str, &[&str], &[&str])] = &[
@@ -57,7 +57,7 @@ pub(super) fn read(source: &Source, draft: &mut Draft) -> Result<(), String> {
     let before = draft.len();
     for member in &members {
         let file = join(member, "package.json");
-        let Ok(text) = fs::read_to_string(root.join(&file)) else {
+        let Ok(text) = files::read_text(&root.join(&file)) else {
             continue;
         };
         match serde_json::from_str::<Value>(&text) {

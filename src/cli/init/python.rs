@@ -1,7 +1,8 @@
 //! `pyproject.toml`, `manage.py`, `requirements.txt`: Django, Flask and FastAPI by their files.
 
-use std::fs;
 use std::path::Path;
+
+use crate::os::files;
 
 use toml::de::{DeTable, DeValue};
 
@@ -136,7 +137,7 @@ fn find(root: &Path, title: Option<&str>) -> Option<Found> {
     for (folder, package) in folders {
         for name in FILES {
             let file = join(folder, &format!("{name}.py"));
-            let Ok(bytes) = fs::read(root.join(&file)) else {
+            let Ok((bytes, _)) = files::read_named(&root.join(&file)) else {
                 continue;
             };
             let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MOST)]);

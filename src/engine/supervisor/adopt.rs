@@ -37,8 +37,8 @@ pub(super) struct Found {
     adopted: Vec<String>,
     /// By process: why it was not taken over.
     reasons: Table<String, String>,
-    /// By number: first processes of runs that were written down and are not taken over, and when they began.
-    others: Vec<(i32, u64, String)>,
+    /// Runs that were written down and are not taken over.
+    others: Vec<SavedRun>,
 }
 
 /// A run was not taken over.
@@ -101,10 +101,7 @@ impl Supervisor {
                 .iter()
                 .map(|r| (r.process.clone(), "--fresh".into()))
                 .collect();
-            self.found.others = runs
-                .into_iter()
-                .map(|r| (r.pid, r.start, r.process))
-                .collect();
+            self.found.others = runs;
             state.forget_lives();
             state.daemon = Some(us);
         } else {
@@ -188,10 +185,7 @@ impl Supervisor {
                 }
             }
         }
-        self.found.others = runs
-            .into_iter()
-            .map(|r| (r.pid, r.start, r.process))
-            .collect();
+        self.found.others = runs;
     }
 
     /// A run ended while no daemon was there.
@@ -459,11 +453,12 @@ impl Supervisor {
                 all.push((proc, name));
             }
         };
-        for (pid, start, name) in &found.others {
-            if let Some(proc) = proc::process(*pid).filter(|p| p.start == *start) {
-                add(proc, Some(name.clone()));
-                for below in proc::descendants_of(*pid) {
-                    add(below, Some(name.clone()));
+        for run in &found.others {
+            let is = |p: &Proc| p.start == run.start && self.is_run(run, &prefix);
+            if let Some(proc) = proc::process(run.pid).filter(is) {
+                add(proc, Some(run.process.clone()));
+                for below in proc::descendants_of(run.pid) {
+                    add(below, Some(run.process.clone()));
                 }
             }
         }
@@ -485,6 +480,21 @@ impl Supervisor {
         all.into_iter()
             .map(|(proc, name)| self.leftover(proc, name))
             .collect()
+    }
+
+    /// The process with its number has its marker, its pipes or its cgroup: a number and a time that somebody wrote into
+    /// a file end nobody.
+    fn is_run(&self, run: &SavedRun, prefix: &str) -> bool {
+        let marked = || proc::marker(run.pid).is_some_and(|marker| marker.starts_with(prefix));
+        let has_pipe = |[out, err]: [u64; 2]| {
+            let pipe = |(number, inode)| fds::pipe_of(run.pid, number, inode).is_ok();
+            [(1, out), (2, err)].into_iter().any(pipe)
+        };
+        let in_group = || {
+            let group = self.runs.cgroup_at(run.cgroup.as_deref());
+            group.is_some_and(|group| group.processes().contains(&run.pid))
+        };
+        marked() || run.pipes.is_some_and(has_pipe) || in_group()
     }
 
     /// It is a task that has ended well.
