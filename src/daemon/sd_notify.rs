@@ -64,6 +64,7 @@ pub fn handed_on(env: &Env) -> Vec<String> {
 pub struct SdNotify {
     socket: Option<OsString>,
     watchdog: Option<Duration>,
+    status: Option<String>,
 }
 
 impl SdNotify {
@@ -77,6 +78,7 @@ impl SdNotify {
             watchdog: number("WATCHDOG_USEC")
                 .filter(|usec| meant && *usec > 0)
                 .map(|usec| Duration::from_micros(usec / 2)),
+            status: None,
         }
     }
 }
@@ -86,6 +88,15 @@ impl Manager for SdNotify {
         if let Some(socket) = &self.socket {
             // systemd that does not listen is systemd's concern.
             let _ = notify::send(socket, message);
+        }
+    }
+
+    fn status(&mut self, words: String) {
+        let before = self.status.replace(words);
+        if let (Some(before), Some(words)) = (before, &self.status)
+            && before != *words
+        {
+            self.clone().tell(&format!("STATUS={words}"));
         }
     }
 

@@ -511,7 +511,8 @@ pub(super) fn serve_on(
     if let Some(terminal) = terminal.take() {
         terminal.ready(&said(words, found.as_deref(), &ground.warnings));
     }
-    sd_notify.tell("READY=1");
+    let summary = handle.snapshot.now().summary();
+    sd_notify.tell(&format!("READY=1\nSTATUS={summary}"));
 
     let ended = supervisor.run(&mut presence);
     if ended.is_err() {

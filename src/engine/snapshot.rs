@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::base::clock::{Mono, Wall};
+use crate::base::error::listed;
 use crate::base::saved::{saved, saved_enum};
 pub use crate::build::{BuildError, BuildErrors};
 use crate::config::{Kind, Mode};
@@ -71,6 +72,23 @@ impl Snapshot {
     /// The process of that name.
     pub fn unit(&self, name: &str) -> Option<&Arc<UnitView>> {
         self.units.iter().find(|u| u.name == name)
+    }
+
+    /// For a service manager: `3 processes; crashed: web`. It stays the same while all is well.
+    pub fn summary(&self) -> String {
+        let noun = match self.units.len() {
+            1 => "process",
+            _ => "processes",
+        };
+        let mut text = format!("{} {noun}", self.units.len());
+        for state in [State::Crashed, State::Failed] {
+            let units = self.units.iter().filter(|u| u.facts.state == state);
+            let names: Vec<String> = units.map(|u| u.name.clone()).collect();
+            if !names.is_empty() {
+                text.push_str(&format!("; {}: {}", state.as_str(), listed(&names)));
+            }
+        }
+        text
     }
 
     /// All names, in the order of the file.

@@ -694,8 +694,11 @@ fn systemd_is_told() {
         }
         said
     };
-    hear("READY=1");
+    hear("READY=1\nSTATUS=1 process");
     hear("WATCHDOG=1");
+    murder(project.running("nap"));
+    hear("STATUS=1 process; crashed: nap");
+    assert_eq!(hear("STATUS=")[..], ["STATUS=1 process"]);
     // A file without changes, one with a mistake, and the change of a process.
     for text in [
         NAP,

@@ -158,8 +158,10 @@ fn groups(setup: &Setup) -> io::Result<Result<Groups, String>> {
 
 /// The service manager that started bpm and wants to know how it is: systemd, or none.
 pub trait Manager: Send {
-    /// `READY=1`, `STOPPING=1`, `STATUS=...`
+    /// `READY=1`, `STOPPING=1`
     fn tell(&mut self, message: &str);
+    /// How all is, in words: told where it is not as before. The first time `READY=1` carries it.
+    fn status(&mut self, words: String);
     /// Keeps these sockets of a process over our death, in place of those that it kept for it before.
     fn store(&mut self, process: &str, sockets: &[BorrowedFd<'_>]);
     /// How often `WATCHDOG=1` is due.

@@ -97,6 +97,8 @@ impl Supervisor {
             stopping: self.phase != Phase::Working,
             warnings: self.warnings.list(),
         });
+        let words = self.handle.snapshot.now().summary();
+        self.setup.manager.status(words);
     }
 
     /// Makes the view of a process where something in it changed; true if so.
