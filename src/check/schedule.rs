@@ -522,9 +522,14 @@ impl Check {
             self.count(key, Err("WATCHDOG=trigger".into()), out);
         } else if words.is_some() {
             self.saw = words;
+        } else if notice.get("MAINPID").is_some() && self.saw.is_none() {
+            self.saw = Some(ONLY_MAINPID.into());
         }
     }
 }
+
+/// Said where a readiness check hears nothing else.
+const ONLY_MAINPID: &str = "it said MAINPID and no READY=1 (podman: --sdnotify=conmon says it)";
 
 /// `WATCHDOG_USEC` for a process whose health check is `notify`: how long it may be silent.
 pub fn watchdog_usec(health: &Health) -> Option<u128> {

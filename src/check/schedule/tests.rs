@@ -244,6 +244,8 @@ fn run_reports_its_own_readiness() {
         at(0),
     );
     assert_eq!(s.next_deadline(), None);
+    assert!(notified(&mut s, &[("MAINPID", "7")], 1).is_empty());
+    assert_eq!(s.words(RUN).as_deref(), Some(ONLY_MAINPID));
     assert!(notified(&mut s, &[("STATUS", "warming up")], 1).is_empty());
     assert_eq!(s.words(RUN).as_deref(), Some("warming up"));
     assert!(notified(&mut s, &[("READY", "0")], 1).is_empty());
