@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::text::{LINE, Reader, clip};
+use crate::base::error::{Error, Failure, listed};
 use crate::base::paths::CONFIG_FILE;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::supervisor::read_config;
@@ -31,7 +32,7 @@ impl FileChange {
         }
         match read_config(&snapshot.root) {
             Ok(_) => Self::Usable,
-            Err(why) => Self::Broken(clip(&why.to_string(), LINE).into_owned()),
+            Err(why) => Self::Broken(clip(&first(&why), LINE).into_owned()),
         }
     }
 
@@ -77,8 +78,26 @@ pub(super) fn unknown(snapshot: &Snapshot, name: &str, why: String, reader: Read
             format!("{name:?} stands in {CONFIG_FILE}, which{changed}")
         }
         // It may stand in a file that cannot be read.
+        FileChange::Broken(_) if !why.contains("did you mean") => {
+            let names = listed(&snapshot.names());
+            format!(
+                "{name:?} was not in {CONFIG_FILE} when it was read (processes: {names})\n{changed}"
+            )
+        }
         FileChange::Broken(_) => format!("{why}\n{changed}"),
         FileChange::None | FileChange::Usable => why,
+    }
+}
+
+/// The first mistake, and how many more there are: a reload lists them all.
+fn first(error: &Error) -> String {
+    match error.failure() {
+        Failure::Config(faults) => match faults.as_slice() {
+            [] => error.to_string(),
+            [one] => one.to_string(),
+            [first, more @ ..] => format!("{first} (and {} more)", more.len()),
+        },
+        _ => error.to_string(),
     }
 }
 

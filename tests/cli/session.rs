@@ -130,7 +130,8 @@ fn session_goes_on_whatever_happens_to_the_daemon() {
     assert!(said.contains("killed"), "{said}");
 
     // The file is broken: what runs goes on, and each answer says why nothing new is taken over.
-    session.project.config("[process.api]\ncomand = \"x\"\n");
+    let broken = "[process.api]\ncomand = \"x\"\n[process.new]\ncommand = \"y\"\nprot = 1\n";
+    session.project.config(broken);
     let text = session.says("reload", json!({}));
     for part in ["did you mean \"command\"?", "nothing was changed"] {
         assert!(text.contains(part), "{text}");
@@ -147,10 +148,19 @@ fn session_goes_on_whatever_happens_to_the_daemon() {
         ] {
             assert!(text.contains(part), "{tool}: {text}");
         }
+        assert!(!text.contains("unknown process"), "{text}");
     }
+    // The first mistake in one line, and how many more there are.
     let status = session.ok("get_status", json!({}));
     let error = status["config_error"].as_str().unwrap_or_default();
-    assert!(error.contains("did you mean"), "{status}");
+    assert!(
+        error.ends_with("did you mean \"command\"? (and 1 more)"),
+        "{status}"
+    );
+    let shown = session.project.cli(["status"]).exits(0).out;
+    let said =
+        format!("goes on as before: {error}; once it is repaired, \"bpm reload\" takes it over\n");
+    assert!(shown.contains(&said), "{shown}");
     assert_eq!(session.one_daemon(), third);
     // Without a daemon nothing can be started from it: that is said, again and again, until it is repaired.
     session.project.cli(["daemon", "stop"]).exits(0);
