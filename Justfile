@@ -27,6 +27,13 @@ programs *args:
 fuzz seconds="3600":
     BPM_FUZZ_SECONDS={{seconds}} cargo test --test server mutation -- --nocapture
 
+# The attacks of the tests in full, not some rounds of each: kills under load, strangers' orders, folders exchanged
+# between check and use, children that misbehave. Those by a second user need root
+attacks *args:
+    BPM_ATTACKS=1 cargo test --test cli -- ownership trust names strangers {{args}}
+    BPM_ATTACKS=1 cargo test --test server -- hostile words {{args}}
+    BPM_ATTACKS=1 cargo test --test daemon -- adopt children {{args}}
+
 # Upgrades, kills, reloads, restarts, builds, full disks in random order, 20 processes under load; `just chaos 500`, `BPM_CHAOS_SEED=N just chaos` repeats one
 chaos rounds="200":
     BPM_CHAOS_ROUNDS={{rounds}} cargo test --test daemon chaos -- --nocapture

@@ -14,6 +14,7 @@ mod adopt;
 mod adopt_refused;
 mod build;
 mod chaos;
+mod children;
 mod crash;
 mod dependencies;
 mod disk;
