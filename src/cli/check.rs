@@ -2,9 +2,11 @@
 
 use crate::base::error::{Failure, Fault, Result};
 use crate::base::table::Set;
-use crate::config::{Config, EnvNotes, environment};
-use crate::daemon::{Env, read_config};
+use crate::client::verdict::Descriptor;
+use crate::config::{Config, EnvNotes, Toggle, environment};
+use crate::daemon::{Env, Project, read_config};
 use crate::engine::supervisor::read_env_file;
+use crate::os::{host, proc};
 
 use super::print;
 use super::spec::Call;
@@ -20,10 +22,47 @@ pub(super) fn check(call: &Call) -> Result<u8> {
         print(&text)?;
         return Err(Failure::Config(mistakes.into_keys()).into());
     }
+    text.push_str(&limits(&project, &config));
     let names: Vec<&str> = config.processes.iter().map(|p| p.name.as_str()).collect();
     text.push_str(&format!("no mistakes; processes: {}\n", names.join(", ")));
     print(&text)?;
     Ok(0)
+}
+
+/// A line for each process that has limits which only a cgroup could hold, where bpm can make none with controllers.
+fn limits(project: &Project, config: &Config) -> String {
+    let mut text = String::new();
+    for process in &config.processes {
+        let limits = &process.launch.limits;
+        let all = [
+            ("memory_high", limits.memory_high.is_some()),
+            ("cpu", limits.cpu.is_some()),
+            ("tasks", limits.tasks.is_some()),
+        ];
+        let set = all.iter().filter(|(_, is_set)| *is_set);
+        let names: Vec<&str> = set.map(|(name, _)| *name).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let why = match config.cgroup {
+            Toggle::Off => Some("\"cgroup\" is false".into()),
+            Toggle::Auto | Toggle::On => host::delegated(pid_of_daemon(project)).err(),
+        };
+        if let Some(why) = why {
+            let (name, names) = (&process.name, names.join(", "));
+            text.push_str(&format!(
+                "{name}: limits of {names} are not in effect here: {why}\n"
+            ));
+        }
+    }
+    text
+}
+
+/// That of the daemon that runs; else ours, in whose cgroup it would begin.
+fn pid_of_daemon(project: &Project) -> i32 {
+    let daemon = Descriptor::read(&project.dir.descriptor());
+    let lives = daemon.filter(|d| proc::start_time(d.pid) == Some(d.process_start));
+    lives.map_or(std::process::id() as i32, |daemon| daemon.pid)
 }
 
 /// The mistakes in `env_file`s, and the notes on them, as far as they can be found in this environment.

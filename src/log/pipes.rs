@@ -14,7 +14,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 /// Bytes of a pipe that nobody has changed.
 pub(super) const NARROW: usize = 64 << 10;
-const WIDE: usize = 1 << 20;
+pub const WIDE: usize = 1 << 20;
 /// With either of them (21: SYS_ADMIN, 24: SYS_RESOURCE) pipes are not counted.
 const UNCOUNTED: u64 = 1 << 21 | 1 << 24;
 
@@ -118,7 +118,7 @@ fn size(fd: BorrowedFd<'_>) -> Option<usize> {
 }
 
 /// A quarter of the user's limit, in bytes. None: bpm's pipes are not counted.
-fn limit() -> Option<usize> {
+pub fn limit() -> Option<usize> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let pages = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").ok();

@@ -596,6 +596,9 @@ fn limits_that_can_t_be_had_are_said() {
         "note",
         &["cgroups: limits of a: ", "tasks", "Delegate=yes"],
     );
+    let why = "a: limits of tasks are not in effect here: ";
+    let said = project.cli(["check"]).exits(0);
+    assert!(said.out.contains(why), "{said:?}");
     project.config(&format!("cgroup = true\n{WELL}"));
     problem(&project, &["cgroups: cgroup = true, and ", "Delegate=yes"]);
 }

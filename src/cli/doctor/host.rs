@@ -9,6 +9,7 @@ use crate::base::error::reason;
 use crate::base::globs::Glob;
 use crate::base::paths::LONGEST_SOCKET_PATH;
 use crate::config::{Process, Toggle};
+use crate::log::pipes;
 use crate::os::host;
 use crate::os::peer::our_uid;
 
@@ -29,6 +30,7 @@ pub(super) fn look(doctor: &mut Doctor) {
     socket(doctor);
     watches(doctor);
     limits(doctor);
+    pipes(doctor);
     cgroups(doctor);
     sockets(doctor);
 }
@@ -186,6 +188,28 @@ fn limits(doctor: &mut Doctor) {
     doctor.ok_unless_said("limits", "descriptors and processes are enough");
 }
 
+/// A pipe that is not widened makes its writer wait sooner, or throw away what does not fit.
+fn pipes(doctor: &mut Doctor) {
+    let processes = doctor.config.processes.iter();
+    let needed = 2 * processes.filter(|p| !p.launch.tty).count();
+    if let Some((text, fix)) = pipes::limit().and_then(|limit| narrow(needed, limit)) {
+        doctor.note("pipes", text, fix);
+    }
+}
+
+/// The pipes that stay as they are, and what helps, where not all that are needed fit into bpm's share.
+fn narrow(needed: usize, limit: usize) -> Option<(String, String)> {
+    let wide = limit / pipes::WIDE;
+    (needed > wide).then(|| {
+        let text = format!(
+            "{wide} of {needed} get 1 MiB, bpm's quarter of what this user's may hold; the others stay at 64 KiB"
+        );
+        // The setting counts pages of 4 KiB.
+        let pages = 4 * needed * (pipes::WIDE >> 12);
+        (text, format!("sysctl fs.pipe-user-pages-soft={pages}"))
+    })
+}
+
 /// Checks `limits`: controllers come from above, to a cgroup that is bpm's own.
 fn cgroups(doctor: &mut Doctor) {
     let config = doctor.config;
@@ -249,5 +273,19 @@ fn sockets(doctor: &mut Doctor) {
             let fix = "modprobe inet_diag tcp_diag, or set token_file, or mcp_port = 0";
             doctor.note("sockets", text, fix);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_beyond_the_share_are_said() {
+        // 16,384 pages, as the kernel has it.
+        assert_eq!(narrow(16, 16 << 20), None);
+        let (text, fix) = narrow(18, 16 << 20).unwrap();
+        assert!(text.starts_with("16 of 18 get 1 MiB"), "{text}");
+        assert_eq!(fix, "sysctl fs.pipe-user-pages-soft=18432");
     }
 }
