@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::base::clock::Mono;
-use crate::base::error::{Error, Failure, Result};
+use crate::base::error::{Error, Failure, Result, named};
 use crate::base::json::object;
 use crate::base::paths::{ProjectDir, State};
 use crate::client::connection::{
@@ -228,6 +228,7 @@ impl Verdict {
 pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
     let until = Mono::now().after(PATIENCE);
     let mut watch: Option<PathWatch> = None;
+    is_ours(dir)?;
     loop {
         let descriptor = Descriptor::find(dir)?;
         let answer = match &descriptor {
@@ -284,6 +285,19 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
                 watch.wait(left).map_err(|e| cannot_look(dir, e))?;
             }
         }
+    }
+}
+
+/// Where others may make folders beside ours, one of them may have made this one, with a daemon that is none in it.
+fn is_ours(dir: &ProjectDir) -> Result<()> {
+    let us = peer::our_uid();
+    match std::fs::symlink_metadata(dir.path()) {
+        Ok(there) if us != 0 && !peer::is_us(there.uid()) => {
+            let why = format!("it belongs to user {}", peer::user_name(there.uid()));
+            Err(Error::cannot(named("use", dir.path()), why)
+                .with_hint("set BPM_HOME to a folder that nobody else may write"))
+        }
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

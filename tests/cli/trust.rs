@@ -226,3 +226,77 @@ fn folder_that_is_gone_can_be_removed_from_the_list() {
     project.cli(["trust", "--remove", name]).exits(0);
     assert_eq!(project.cli(["trust", "--list"]).exits(0).out, "");
 }
+
+/// Where others may make folders too, one of them may have made ours before us, with a daemon in it that is none.
+#[test]
+fn strangers_folder_of_state_is_not_believed() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("[process.nap]\ncommand = [\"sleep\", \"1000\"]\n");
+    open_way(&project.root);
+    give(&project.root, VICTIM);
+    give(&project.root.join(".mcp-run"), VICTIM);
+    let home = project.root.parent().unwrap().join("shared");
+    std::fs::create_dir(&home).unwrap();
+    mode(&home, 0o1777);
+    let bpm_says = |args: &[&str]| as_user_with(&project, &home, VICTIM, &project.root, args);
+    bpm_says(&["-d"]).exits(0);
+    let folder = std::fs::read_dir(&home)
+        .unwrap()
+        .flatten()
+        .next()
+        .unwrap()
+        .path();
+    let descriptor = std::fs::read(folder.join("daemon.json")).unwrap();
+    let mut descriptor: serde_json::Value = serde_json::from_slice(&descriptor).unwrap();
+    bpm_says(&["stop"]).exits(0);
+
+    let mut sleep = command_as(&project, &home, VICTIM, &project.root, Path::new("sleep"));
+    let mut sleep = sleep.arg("1000").spawn().unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", sleep.id())).unwrap();
+    let start = stat
+        .rsplit(") ")
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(19)
+        .unwrap()
+        .to_string();
+    descriptor["pid"] = sleep.id().into();
+    descriptor["process_start"] = start.parse::<u64>().unwrap().into();
+    let socket = folder.join("daemon.sock");
+    descriptor["socket"] = socket.display().to_string().into();
+    std::fs::write(folder.join("daemon.json"), descriptor.to_string()).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let lock = std::fs::File::create(folder.join("daemon.lock")).unwrap();
+    lock.lock().unwrap();
+    for name in ["daemon.json", "daemon.sock", "daemon.lock"] {
+        mode(&folder.join(name), 0o666);
+        give(&folder.join(name), ATTACKER);
+    }
+    mode(&folder, 0o755);
+    give(&folder, ATTACKER);
+
+    for args in [
+        &["status"][..],
+        &["restart", "nap"],
+        &["-d"],
+        &["up"],
+        &["stop"],
+        &["stop", "--force"],
+        &["-d", "--replace"],
+    ] {
+        let ended = bpm_says(args);
+        assert_eq!(ended.code, Some(1), "{args:?}: {ended:?}");
+        ended.says(&["belongs to user 4343"]);
+    }
+    assert!(listener.accept().is_err(), "a stranger was asked");
+    assert!(
+        sleep.try_wait().unwrap().is_none(),
+        "a stranger was believed"
+    );
+    sleep.kill().unwrap();
+    sleep.wait().unwrap();
+}
