@@ -6,6 +6,7 @@ use crate::client::verdict::Descriptor;
 use crate::config::{Config, EnvNotes, Toggle, environment};
 use crate::daemon::{Env, Project, read_config};
 use crate::engine::supervisor::read_env_file;
+use crate::os::peer::our_uid;
 use crate::os::{host, proc};
 
 use super::print;
@@ -16,7 +17,12 @@ pub(super) fn check(call: &Call) -> Result<u8> {
     let project = call.project()?;
     let config = read_config(&project.root)?;
     let mut notes: Set<Fault> = config.not_in_effect.iter().cloned().collect();
-    let mistakes = env_files(&config, &project.env, &mut notes);
+    let mut mistakes = env_files(&config, &project.env, &mut notes);
+    if our_uid() != 0 {
+        for mistake in &config.root_only {
+            mistakes.add(mistake.clone());
+        }
+    }
     let mut text: String = notes.keys().map(|note| format!("{note}\n")).collect();
     if !mistakes.is_empty() {
         print(&text)?;

@@ -137,6 +137,9 @@ pub(super) fn launch(doc: &mut Doc, s: &Section, unset: &[String]) -> Launch {
         user: doc.read(s, "user", account),
         group: doc.read(s, "group", account),
     };
+    if launch.user.is_some() {
+        doc.complain_unless_root(s, "user", "only root can become another user");
+    }
     if launch.tty && launch.stdin_open {
         doc.complain(s, "stdin", "\"tty\" gives it a terminal to read from");
     }

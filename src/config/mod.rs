@@ -82,6 +82,8 @@ pub struct Config {
     pub processes: Vec<Arc<Process>>,
     /// Remarks: settings that may be meant otherwise, or have no effect where they stand; each with its place.
     pub not_in_effect: Vec<crate::base::error::Fault>,
+    /// Settings that are mistakes unless root runs bpm.
+    pub root_only: Vec<crate::base::error::Fault>,
 }
 
 impl Config {

@@ -67,11 +67,13 @@ fn parse_for(text: &str, file: &str, root: &Path, room: usize) -> Result<Config,
         return Err(mistakes(doc));
     }
     let mut config = whole(&mut doc, table.get_ref(), root);
+    let root_only = std::mem::take(&mut doc.root_only);
     let (faults, notes) = doc.into_faults();
     if !faults.is_empty() {
         return Err(Failure::Config(faults).into());
     }
     config.not_in_effect = notes;
+    config.root_only = root_only;
     Ok(config)
 }
 
@@ -175,6 +177,7 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         cgroup: doc.value(top, "cgroup", read::toggle),
         processes: shared(processes(doc, top, &defaults, root, claims)),
         not_in_effect: Vec::new(),
+        root_only: Vec::new(),
     }
 }
 

@@ -364,6 +364,8 @@ pub(super) struct Doc<'a> {
     pub(super) room: usize,
     /// Keys whose effect is not built yet.
     pub(super) notes: Vec<Fault>,
+    /// Mistakes unless root runs bpm.
+    pub(super) root_only: Vec<Fault>,
 }
 
 impl<'a> Doc<'a> {
@@ -379,6 +381,7 @@ impl<'a> Doc<'a> {
             faults: Vec::new(),
             room: room::USUAL,
             notes: Vec::new(),
+            root_only: Vec::new(),
         }
     }
 
@@ -500,6 +503,15 @@ impl<'a> Doc<'a> {
     pub(super) fn complain(&mut self, section: &Section, name: &str, text: impl std::fmt::Display) {
         let text = format!("\"{name}\"{}: {text}", section.suffix());
         self.fault(section.place_of(name), text);
+    }
+
+    /// The same where it is one unless root runs bpm.
+    pub(super) fn complain_unless_root(&mut self, section: &Section, name: &str, text: &str) {
+        if self.root_only.len() < MOST_FAULTS {
+            let text = format!("\"{name}\"{}: {text}", section.suffix());
+            let fault = self.at(section.place_of(name), text);
+            self.root_only.push(fault);
+        }
     }
 
     /// The value of a key: from the file, else the table's default, else None. A

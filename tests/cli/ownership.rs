@@ -450,3 +450,17 @@ fn folder_exchanged_between_check_and_use_executes_nothing() {
     }
     println!("{rounds} rounds, {started} started, {refused} refused");
 }
+
+#[test]
+fn user_is_a_mistake_where_bpm_is_not_root() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new("[process.x]\ncommand = [\"true\"]\nuser = \"nobody\"\n");
+    open_way(&project.root);
+    mode(&project.root.join(".mcp-run"), 0o644);
+    project.cli(["check"]).exits(0);
+    let said = as_user(&project, VICTIM, &project.root, &["check"]).exits(1);
+    let mistake = ".mcp-run:3:8: \"user\" in [process.x]: only root can become another user";
+    assert!(said.err.starts_with(mistake), "{said:?}");
+}

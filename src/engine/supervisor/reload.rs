@@ -214,6 +214,7 @@ fn top_level(config: &Config) -> Config {
     Config {
         processes: Vec::new(),
         not_in_effect: Vec::new(),
+        root_only: Vec::new(),
         ..config.clone()
     }
 }
