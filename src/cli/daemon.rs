@@ -160,14 +160,7 @@ pub(super) fn stop_all(project: &Project, force: bool, by: Option<&str>) -> Resu
         ));
     }
     for left in &stopped.survivors {
-        let of = match left.process.as_str() {
-            "" => String::new(),
-            name => format!(" of {name}"),
-        };
-        text.push_str(&format!(
-            "   still there: pid {}{of}: {}\n",
-            left.pid, left.what
-        ));
+        text.push_str(&left.line());
     }
     print(&text)?;
     Ok(u8::from(!stopped.survivors.is_empty()))

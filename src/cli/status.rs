@@ -17,7 +17,8 @@ use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
 use crate::client::connection::{CallError, Client, PATIENCE, VERSION};
 use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
-use crate::daemon::Project;
+use crate::daemon::{self, Project};
+use crate::engine::saved::LeftBehind;
 use crate::engine::state_file::State;
 use crate::os::lock::Lock;
 use crate::os::{poll, proc};
@@ -171,7 +172,9 @@ fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
         Verdict::Running(..) => format!("{name}: running\n"),
         Verdict::Stopped => {
             let before = before_switch(project).map_or(String::new(), |text| format!("{text}\n"));
-            format!("{name}: stopped\n{before}")
+            let left = daemon::survivors(project);
+            let left: String = left.iter().map(LeftBehind::line).collect();
+            format!("{name}: stopped\n{left}{before}")
         }
         Verdict::Stale(d) => format!(
             "{name}: stale: the daemon (pid {}) has died; its processes may still run\n\

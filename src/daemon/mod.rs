@@ -17,4 +17,4 @@ pub use project::Project;
 pub use resume::resume;
 pub use sd_notify::{Env, SdNotify, handed_on};
 pub use start::*;
-pub use stop::{Force, Stopped, judge_lasting, stop};
+pub use stop::{Force, Stopped, judge_lasting, stop, survivors};

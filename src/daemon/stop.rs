@@ -154,7 +154,7 @@ impl Spared<'_> {
 }
 
 /// Living processes that survived the end of a daemon of the project.
-fn survivors(project: &Project) -> Vec<LeftBehind> {
+pub fn survivors(project: &Project) -> Vec<LeftBehind> {
     let mut state = State::look(&project.dir.state());
     state.left.retain(|left| {
         let lives = proc::process(left.pid).filter(|p| p.state != 'Z');

@@ -47,6 +47,17 @@ pub struct LeftBehind {
     pub what: String,
 }
 
+impl LeftBehind {
+    /// A line for a person.
+    pub fn line(&self) -> String {
+        let of = match self.process.as_str() {
+            "" => String::new(),
+            name => format!(" of {name}"),
+        };
+        format!("   still there: pid {}{of}: {}\n", self.pid, self.what)
+    }
+}
+
 /// The state of a process apart from its runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SavedLife {

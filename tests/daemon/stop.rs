@@ -376,6 +376,7 @@ fn survivor_is_named_by_reload_and_by_a_stop_of_all() {
     assert!(said.out.contains(&named), "{said:?}");
     project.ended();
     // Its daemon is gone, and it still there.
+    assert!(project.cli(["status"]).exits(3).out.contains(&named));
     assert!(project.cli(["stop"]).exits(1).out.contains(&named));
     drop(tracer);
     eventually(|| {
