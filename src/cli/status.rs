@@ -16,7 +16,7 @@ use crate::base::json::{list, object, or_null};
 use crate::base::paths::{self, ProjectDir};
 use crate::cli::render::{self, Cell, Paint, Tone};
 use crate::client::connection::{CallError, Client, PATIENCE, VERSION};
-use crate::client::verdict::{Descriptor, Verdict, hidden, judge};
+use crate::client::verdict::{Descriptor, Verdict, hidden, is_ours, judge};
 use crate::daemon::{self, Project};
 use crate::engine::saved::LeftBehind;
 use crate::engine::state_file::State;
@@ -327,6 +327,9 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
     };
     for folder in folders {
         let dir = ProjectDir::at(folder);
+        if is_ours(&dir).is_err() {
+            continue;
+        }
         let (word, descriptor) = match judge(&dir, "cli") {
             Ok(verdict) => (verdict.word(), verdict.descriptor()),
             Err(error) if super::cannot_ask(&error) => return Err(error),

@@ -289,7 +289,10 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
 }
 
 /// Where others may make folders beside ours, one of them may have made this one, with a daemon that is none in it.
-fn is_ours(dir: &ProjectDir) -> Result<()> {
+///
+/// # Errors
+/// Whose it is.
+pub fn is_ours(dir: &ProjectDir) -> Result<()> {
     let us = peer::our_uid();
     match std::fs::symlink_metadata(dir.path()) {
         Ok(there) if us != 0 && !peer::is_us(there.uid()) => {

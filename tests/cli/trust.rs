@@ -292,6 +292,7 @@ fn strangers_folder_of_state_is_not_believed() {
         assert_eq!(ended.code, Some(1), "{args:?}: {ended:?}");
         ended.says(&["belongs to user 4343"]);
     }
+    assert_eq!(bpm_says(&["ps"]).exits(0).out, "no daemons\n");
     assert!(listener.accept().is_err(), "a stranger was asked");
     assert!(
         sleep.try_wait().unwrap().is_none(),
