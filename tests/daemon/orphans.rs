@@ -296,3 +296,22 @@ fn stop_ends_what_a_cgroup_has_frozen() {
         stops(&project, &seconds);
     }
 }
+
+#[test]
+fn orphan_is_known_to_the_bpm_after_an_upgrade() {
+    let seconds = format!("52{}", std::process::id());
+    let mut project = Project::new(&format!(
+        "cgroup = false\n[process.a]\ncommand = '(env -i setsid sleep {seconds} >/dev/null 2>&1 &); exec sleep 1000'\n"
+    ));
+    project.serve();
+    project.running("a");
+    let (pid, daemon) = (escaped(&seconds), project.pid());
+    eventually(|| match bpm::os::proc::process(pid) {
+        Some(orphan) if orphan.ppid == daemon => Ok(()),
+        other => Err(other),
+    });
+    let program = project.other_build("next");
+    let program = program.to_str().unwrap();
+    project.cli(["upgrade", "--binary", program]).exits(0);
+    stops(&project, &seconds);
+}

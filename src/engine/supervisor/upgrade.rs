@@ -446,6 +446,9 @@ impl Supervisor {
     /// came meanwhile that has its turn first.
     fn write_state(&mut self, presence: &mut dyn Presence) -> Result<Option<Written>, String> {
         let mut handover = Handover::default();
+        // The next bpm cannot know what was there when they began.
+        let known = self.known();
+        self.runs.find_origins(&known);
         let frozen = self.runs.freeze()?;
         if self.inputs.has_come().map_err(|e| reason(&e))? {
             return Ok(None);

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use super::{RunRecord, Runs, Supervisor, Upgrade};
 use crate::base::table::{Set, Table, sort};
-use crate::lifecycle::RunKey;
+use crate::lifecycle::{Generation, RunKey, UnitId};
 use crate::os::proc::{self, Proc};
 
 /// This many children that have ended are remembered.
@@ -31,6 +31,8 @@ pub(in super::super) enum Maker {
 /// The children that bpm has started and not reaped.
 pub(in super::super) type Known = Table<i32, Maker>;
 
+/// A process, by pid and beginning, and the run that it is of.
+pub(super) type Origin = ((i32, u64), (UnitId, Generation));
 /// When a process began and its pid, and its possible makers.
 type Living = ((u64, i32), Vec<Maker>);
 
@@ -79,6 +81,25 @@ impl Origins {
         self.of.insert((p.pid, p.start), makers);
     }
 
+    /// Those that are of one run for certain, for an upgrade in place.
+    pub(super) fn save(&self) -> Vec<Origin> {
+        let run = |makers: &Vec<Maker>| match makers.as_slice() {
+            [Maker::Run(key)] => Some((key.unit, key.generation)),
+            _ => None,
+        };
+        let all = self.of.iter();
+        all.filter_map(|(p, makers)| Some((*p, run(makers)?)))
+            .collect()
+    }
+
+    /// Takes up what was saved.
+    pub(super) fn restore(&mut self, saved: Vec<Origin>) {
+        for (p, (unit, generation)) in saved {
+            let run = Maker::Run(RunKey { unit, generation });
+            self.of.insert(p, vec![run]);
+        }
+    }
+
     pub(super) fn of(&self, p: &Proc) -> Option<&Vec<Maker>> {
         self.of.get(&(p.pid, p.start))
     }
@@ -111,6 +132,12 @@ impl Runs {
     /// The run whose first process has that number.
     pub(in super::super) fn led_by(&self, pid: i32) -> Option<RunKey> {
         self.by_pid.get(&pid).copied()
+    }
+
+    /// Notes of what came to us whose it is.
+    pub(in super::super) fn find_origins(&mut self, known: &Known) {
+        let found = proc::orphans(|pid| known.has(&pid));
+        self.makers(&found, known);
     }
 
     /// Possible makers of each of these, which came to us with all that is below them (parents first).

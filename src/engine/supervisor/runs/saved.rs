@@ -18,6 +18,7 @@ use crate::log::store::Log;
 use crate::os::leader::{self, Leader};
 use crate::os::reap::{Child, Death, End};
 
+use super::origins::Origin;
 use super::{Adopted, Output, Progress, RunRecord, Runs, Stop};
 
 /// A disk that hangs may keep the reading thread from its work.
@@ -88,6 +89,7 @@ impl Runs {
         object([
             ("records", records.save()),
             ("left", left.save()),
+            ("origins", self.origins.save().save()),
             ("stopped", self.stopped.save()),
         ])
     }
@@ -138,6 +140,8 @@ impl Runs {
             }
         }
         self.stopped = field::<Table<UnitId, Stopped>>(&saved, "stopped")?;
+        let origins: Option<Vec<Origin>> = field(&saved, "origins")?;
+        self.origins.restore(origins.unwrap_or_default());
         self.expect_ends();
         Ok(())
     }
