@@ -81,6 +81,14 @@ impl DaemonLog {
     }
 }
 
+impl DaemonLog {
+    /// Processes' lines were written to its file (`passthrough = true`).
+    pub(super) fn check_size(&self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.rotate_if_large();
+    }
+}
+
 impl Drop for DaemonLog {
     fn drop(&mut self) {
         if let Some(echo) = &self.echo {
@@ -119,11 +127,15 @@ impl Logger for DaemonLog {
 impl Inner {
     /// A disk that is full, or a folder that is gone, stops nobody: the line is lost.
     fn write(&mut self, bytes: &[u8]) {
-        // Asked of the file: processes' lines may go to the same one (`passthrough = true`).
+        self.rotate_if_large();
+        let _ = self.file.write_all(bytes);
+    }
+
+    /// Asked of the file: processes' lines may go to the same one (`passthrough = true`).
+    fn rotate_if_large(&mut self) {
         if self.file.metadata().is_ok_and(|m| m.len() > LARGEST) {
             self.rotate();
         }
-        let _ = self.file.write_all(bytes);
     }
 
     /// Copied and emptied rather than renamed: our standard streams, and copies of them, are this file.

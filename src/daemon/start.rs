@@ -485,7 +485,7 @@ pub(super) fn serve_on(
         .map_err(|e| Error::system("begin to serve", e))?;
     let _ = control.set(server.control());
     let passes = ground.passes.as_ref();
-    let passthrough = passes.and_then(|cursors| passthrough(&handle, cursors.clone()));
+    let passthrough = passes.and_then(|cursors| passthrough(&handle, &log, cursors.clone()));
     supervisor.open_sockets();
     // From here on others can find us, so the descriptor is removed again whatever happens. All that can fail stands
     // before the first start: nobody would stop what an error left running.
@@ -569,10 +569,23 @@ fn describe(project: &Project, identity: &Identity, socket: &Path) -> Descriptor
 }
 
 /// Passes the processes' lines through. None: no descriptor or thread to be had, and the logs have them.
-fn passthrough(handle: &Arc<Handle>, cursors: Vec<u64>) -> Option<Passthrough> {
+fn passthrough(
+    handle: &Arc<Handle>,
+    log: &Arc<DaemonLog>,
+    cursors: Vec<u64>,
+) -> Option<Passthrough> {
+    let log = Arc::clone(log);
+    let written = Box::new(move || log.check_size());
     let out = io::stdout().as_fd().try_clone_to_owned().ok()?;
     let err = io::stderr().as_fd().try_clone_to_owned().ok()?;
-    Passthrough::start(Arc::clone(handle) as Arc<dyn Sources>, out, err, cursors).ok()
+    Passthrough::start(
+        Arc::clone(handle) as Arc<dyn Sources>,
+        out,
+        err,
+        cursors,
+        written,
+    )
+    .ok()
 }
 
 #[cfg(test)]

@@ -31,6 +31,9 @@ pub trait Sources: Send + Sync {
     fn logs(&self) -> Vec<(String, Arc<Log>)>;
 }
 
+/// Called after each write: a file may be too large by then.
+pub type Written = Box<dyn Fn() + Send>;
+
 /// The thread that passes lines through.
 #[derive(Debug)]
 pub struct Passthrough {
@@ -72,14 +75,16 @@ impl Passthrough {
         out: OwnedFd,
         err: OwnedFd,
         cursors: Vec<u64>,
+        written: Written,
     ) -> io::Result<Self> {
-        Self::start_to(sources, [out, err].map(Sink::new), cursors)
+        Self::start_to(sources, [out, err].map(Sink::new), cursors, written)
     }
 
     fn start_to(
         sources: Arc<dyn Sources>,
         sinks: [Sink; 2],
         cursors: Vec<u64>,
+        written: Written,
     ) -> io::Result<Self> {
         let (inbox, done) = (Inbox::new()?, Inbox::new()?);
         let (paused, goes_on) = (Inbox::new()?, Inbox::new()?);
@@ -95,6 +100,7 @@ impl Passthrough {
             sinks,
             buffer: Vec::new(),
             target: Stream::Stdout,
+            written,
         };
         threads::start("passthrough", Box::new(move || writer.run()))?;
         Ok(Self {
@@ -152,6 +158,7 @@ struct Writer {
     buffer: Vec<u8>,
     /// The output that the buffer is for.
     target: Stream,
+    written: Written,
 }
 
 impl Writer {
@@ -255,6 +262,7 @@ impl Writer {
     fn flush(&mut self) {
         self.sinks[self.target as usize].write(&self.buffer);
         self.buffer.clear();
+        (self.written)();
     }
 }
 
@@ -329,8 +337,13 @@ mod tests {
             terminal,
             ..Sink::new(pipe.into())
         });
-        let passthrough =
-            Passthrough::start_to(Arc::new(Two(logs.clone())), sinks, Vec::new()).unwrap();
+        let passthrough = Passthrough::start_to(
+            Arc::new(Two(logs.clone())),
+            sinks,
+            Vec::new(),
+            Box::new(|| ()),
+        )
+        .unwrap();
         (passthrough, logs, [out_end, err_end])
     }
 

@@ -372,6 +372,20 @@ fn passthrough_can_be_turned_off() {
 }
 
 #[test]
+fn passed_lines_do_not_let_the_daemon_log_grow() {
+    let line = "0123456789".repeat(10);
+    let mut project = Project::new(&format!(
+        "passthrough = true\n[process.a]\ncommand = \"yes {line} | head -c 12000000; exec FIXTURE nap\"\n"
+    ));
+    project.up();
+    let rotated = project.state_folder().unwrap().join("daemon.log.1");
+    eventually(|| match std::fs::metadata(&rotated) {
+        Ok(file) if file.len() > 10 << 20 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+#[test]
 fn unread_output_of_bpm_delays_no_process() {
     let mut project =
         Project::new("[process.a]\ncommand = \"seq 200000; echo end >&2; exec sleep 1000\"\n");
