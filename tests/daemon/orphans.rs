@@ -1,6 +1,8 @@
 //! Processes that lost their parents: each belongs to a run, to a build or to nobody, and what lives is called stopped by no
 //! answer.
 
+use std::path::{Path, PathBuf};
+
 use crate::common::{Project, eventually, freeze, lives, murder};
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -15,6 +17,17 @@ fn sleepers(seconds: &str) -> Vec<i32> {
         line == wanted.as_bytes()
     };
     pids.filter(is_one).collect()
+}
+
+/// The folder of the cgroup that a process is in.
+fn folder_of(pid: i32) -> Option<PathBuf> {
+    let of = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let own = of.lines().find_map(|l| l.strip_prefix("0::/"))?;
+    let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
+    let mount = mounts
+        .lines()
+        .find(|l| l.split(' ').nth(2) == Some("cgroup2"))?;
+    Some(Path::new(mount.split(' ').nth(1)?).join(own))
 }
 
 /// Waits until the descendant without parent, session and environment is there.
@@ -152,8 +165,14 @@ build = 'env -i setsid -f sleep {seconds}; setsid -f sleep {seconds}'
         let said = project.cli(["stop"]).exits(0);
         assert!(!said.out.contains("had left"), "{said:?}");
         assert_eq!(sleepers(&seconds), left, "{cgroup}");
+        let folder = folder_of(left[0]).filter(|folder| folder.ends_with("build-web-1"));
         for pid in left {
             murder(pid);
+        }
+        // Only the next bpm of the project would do it.
+        if let Some(folder) = folder {
+            eventually(|| std::fs::remove_dir(&folder));
+            std::fs::remove_dir(folder.parent().unwrap()).unwrap();
         }
     }
 }
@@ -278,18 +297,10 @@ fn stop_ends_what_a_cgroup_has_frozen() {
         project.serve();
         project.running("a");
         let pid = escaped(&seconds);
-        let of = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        let own = of.lines().find_map(|l| l.strip_prefix("0::"));
-        let own = own.filter(|own| own.ends_with("/run-a-1"));
-        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-        let mount = mounts
-            .lines()
-            .find(|l| l.split(' ').nth(2) == Some("cgroup2"));
-        let mount = mount.and_then(|line| line.split(' ').nth(1));
-        let (Some(own), Some(mount)) = (own, mount) else {
+        let Some(folder) = folder_of(pid).filter(|folder| folder.ends_with("run-a-1")) else {
             return eprintln!("skipped: no cgroups of our own here");
         };
-        let folder = format!("{mount}{own}");
+        let folder = folder.display();
         if let Err(e) = std::fs::write(format!("{folder}/cgroup.freeze"), "1") {
             return eprintln!("skipped: cannot freeze {folder}: {e}");
         }

@@ -303,7 +303,7 @@ impl Runs {
             stopped: Table::default(),
             draining: VecDeque::new(),
             left: Set::default(),
-            origins: Origins::new(),
+            origins: Origins::default(),
             ends_due: false,
             oom_kills: proc::oom_kills(),
         })

@@ -48,18 +48,11 @@ pub(super) struct Origins {
     /// Possible makers of processes, by pid and beginning.
     of: Table<(i32, u64), Vec<Maker>>,
     past: VecDeque<Past>,
-    /// Of children that ended before, nothing is known.
+    /// Of children that ended before, nothing is known. Zero: there were none.
     since: u64,
 }
 
 impl Origins {
-    pub(super) fn new() -> Self {
-        Self {
-            since: proc::ticks(),
-            ..Self::default()
-        }
-    }
-
     /// A child of bpm has ended, and is not reaped yet.
     pub(super) fn ended(&mut self, pid: i32, maker: Maker) {
         let to = proc::ticks();
@@ -92,8 +85,9 @@ impl Origins {
             .collect()
     }
 
-    /// Takes up what was saved.
+    /// Takes up what was saved. Of what else began before, the other bpm was the only one to know.
     pub(super) fn restore(&mut self, saved: Vec<Origin>) {
+        self.since = proc::ticks();
         for (p, (unit, generation)) in saved {
             let run = Maker::Run(RunKey { unit, generation });
             self.of.insert(p, vec![run]);
