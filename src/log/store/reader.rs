@@ -360,7 +360,15 @@ impl Text {
     /// Appends a range of the file. False: somebody has cut it.
     fn read(&mut self, opened: &Opened, range: Range<u32>) -> bool {
         let end = self.bytes.len();
-        self.bytes.resize(end + range.len(), 0);
+        // `Vec::resize` stores one byte after the other in code that is made small: that took half of a search on disk.
+        let zeros = [0; 4096];
+        let mut missing = range.len();
+        self.bytes.reserve(missing);
+        while missing > 0 {
+            let some = missing.min(zeros.len());
+            self.bytes.extend_from_slice(&zeros[..some]);
+            missing -= some;
+        }
         opened.read_at(&mut self.bytes[end..], range.start).is_ok()
     }
 
