@@ -67,7 +67,7 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
     let mut code = source.exit_code();
     for told in answers {
         if told.failed {
-            code = refused("show the errors", &told.text);
+            code = refused(what, &told.text);
         } else if call.has("json") {
             let groups = items(&told.data["groups"]);
             print(&groups.map(|group| format!("{group}\n")).collect::<String>())?;

@@ -91,13 +91,15 @@ impl Manager for SdNotify {
         }
     }
 
-    fn status(&mut self, words: String) {
-        let before = self.status.replace(words);
-        if let (Some(before), Some(words)) = (before, &self.status)
-            && before != *words
-        {
-            self.clone().tell(&format!("STATUS={words}"));
+    fn status(&mut self, words: &dyn Fn() -> String) {
+        if self.socket.is_none() {
+            return;
         }
+        let words = words();
+        if self.status.as_ref().is_some_and(|before| *before != words) {
+            self.tell(&format!("STATUS={words}"));
+        }
+        self.status = Some(words);
     }
 
     fn store(&mut self, process: &str, sockets: &[BorrowedFd<'_>]) {

@@ -156,10 +156,7 @@ impl Spared<'_> {
 /// Living processes that survived the end of a daemon of the project.
 pub fn survivors(project: &Project) -> Vec<LeftBehind> {
     let mut state = State::look(&project.dir.state());
-    state.left.retain(|left| {
-        let lives = proc::process(left.pid).filter(|p| p.state != 'Z');
-        lives.is_some_and(|p| p.start == left.start)
-    });
+    state.left.retain(|left| proc::lives(left.pid, left.start));
     state.left
 }
 

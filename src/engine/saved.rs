@@ -48,13 +48,17 @@ pub struct LeftBehind {
 }
 
 impl LeftBehind {
+    /// `pid 4711 of web`
+    pub fn named(&self) -> String {
+        match self.process.as_str() {
+            "" => format!("pid {}", self.pid),
+            name => format!("pid {} of {name}", self.pid),
+        }
+    }
+
     /// A line for a person.
     pub fn line(&self) -> String {
-        let of = match self.process.as_str() {
-            "" => String::new(),
-            name => format!(" of {name}"),
-        };
-        format!("   still there: pid {}{of}: {}\n", self.pid, self.what)
+        format!("   still there: {}: {}\n", self.named(), self.what)
     }
 }
 

@@ -67,10 +67,7 @@ pub fn wait_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
 
 /// The same where a filter refuses pidfd_open(2): nothing tells.
 fn watch_gone(pid: i32, start: u64, timeout: Duration) -> io::Result<bool> {
-    look_again(timeout, || {
-        let living = proc::process(pid).filter(|p| p.start == start && p.state != 'Z');
-        living.is_none()
-    })
+    look_again(timeout, || !proc::lives(pid, start))
 }
 
 /// Looks until it is so, where nothing tells. False: it is not after `timeout`.

@@ -82,6 +82,12 @@ pub enum Refusal {
     Other(io::Error),
 }
 
+/// What an earlier program of this process opened.
+fn instance(fd: OwnedFd) -> kernel::Inotify {
+    // SAFETY: the descriptor is owned, and goes over to what is made of it.
+    unsafe { kernel::Inotify::from_raw_fd(fd.into_raw_fd()) }
+}
+
 /// Events of any number of folders, through one descriptor that can be waited for.
 #[derive(Debug)]
 pub struct Inotify {
@@ -103,10 +109,8 @@ impl Inotify {
     }
 
     /// One that an earlier program of this process opened, with its watches and the events that nobody has read.
-    #[allow(unsafe_code)]
     pub fn inherited(fd: OwnedFd) -> Self {
-        // SAFETY: the descriptor is owned, and goes over to what is made of it.
-        let inner = unsafe { kernel::Inotify::from_raw_fd(fd.into_raw_fd()) };
+        let inner = instance(fd);
         Self { inner }
     }
 

@@ -199,6 +199,11 @@ pub fn pipe_of(pid: i32, fd: i32) -> Option<u64> {
     pipe.parse().ok()
 }
 
+/// The process of that number that began then lives: it is neither a zombie nor another one by now.
+pub fn lives(pid: i32, start: u64) -> bool {
+    process(pid).is_some_and(|p| p.start == start && p.state != 'Z')
+}
+
 /// That process as it is now.
 pub fn process(pid: i32) -> Option<Proc> {
     stat(pid).map(|s| s.proc)

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::base::clock::human;
 use crate::base::escape::in_line;
 use crate::base::json::{items, strings};
+use crate::base::paths::CONFIG_FILE;
 use crate::engine::snapshot;
 
 /// Colours on or off for one output.
@@ -192,14 +193,20 @@ pub fn status(data: &Value, paint: Paint) -> String {
 
 /// The note for a person whose `.mcp-run` is not the one that the daemon has read.
 pub fn changed_file(data: &Value) -> Option<String> {
-    let then = match data["config_error"].as_str() {
-        _ if data["config_changed"] != true => return None,
-        None => "\"bpm reload\" takes it over".into(),
+    let words = || changed_words(data["config_error"].as_str(), "\"bpm reload\"");
+    (data["config_changed"] == true).then(words)
+}
+
+/// The sentence of a `.mcp-run` that is not the one that was read. `error`: why it cannot be used; `reload`: the name of
+/// what takes it over.
+pub fn changed_words(error: Option<&str>, reload: &str) -> String {
+    let then = match error {
+        None => format!("{reload} takes it over"),
         Some(why) => format!(
-            "it cannot be used, and what runs goes on as before: {why}; once it is repaired, \"bpm reload\" takes it over"
+            "it cannot be used, and what runs goes on as before: {why}; once it is repaired, {reload} takes it over"
         ),
     };
-    Some(format!(".mcp-run has changed since it was read: {then}"))
+    format!("{CONFIG_FILE} has changed since it was read: {then}")
 }
 
 /// The lines below the table.

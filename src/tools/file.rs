@@ -10,6 +10,7 @@ use crate::base::paths::CONFIG_FILE;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::supervisor::read_config;
 use crate::os::files;
+use crate::server::render::changed_words;
 
 /// `.mcp-run` is not what was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,16 +43,12 @@ impl FileChange {
             Reader::Model => "reload",
             Reader::Person => "\"bpm reload\"",
         };
-        let then = match self {
+        let error = match self {
             Self::None => return None,
-            Self::Usable => format!("{reload} takes it over"),
-            Self::Broken(why) => format!(
-                "it cannot be used, and what runs goes on as before: {why}; once it is repaired, {reload} takes it over"
-            ),
+            Self::Usable => None,
+            Self::Broken(why) => Some(why.as_str()),
         };
-        Some(format!(
-            "{CONFIG_FILE} has changed since it was read: {then}"
-        ))
+        Some(changed_words(error, reload))
     }
 
     /// The same in an answer's data.

@@ -487,7 +487,7 @@ impl Supervisor {
     fn is_run(&self, run: &SavedRun, prefix: &str) -> bool {
         let marked = || proc::marker(run.pid).is_some_and(|marker| marker.starts_with(prefix));
         let has_pipe = |[out, err]: [u64; 2]| {
-            let pipe = |(number, inode)| fds::pipe_of(run.pid, number, inode).is_ok();
+            let pipe = |(number, inode)| proc::pipe_of(run.pid, number) == Some(inode);
             [(1, out), (2, err)].into_iter().any(pipe)
         };
         let in_group = || {

@@ -160,8 +160,9 @@ fn groups(setup: &Setup) -> io::Result<Result<Groups, String>> {
 pub trait Manager: Send {
     /// `READY=1`, `STOPPING=1`
     fn tell(&mut self, message: &str);
-    /// How all is, in words: told where it is not as before. The first time `READY=1` carries it.
-    fn status(&mut self, words: String);
+    /// How all is, in words, which are made only where somebody listens: told where it is not as before. The first time
+    /// `READY=1` carries it.
+    fn status(&mut self, words: &dyn Fn() -> String);
     /// Keeps these sockets of a process over our death, in place of those that it kept for it before.
     fn store(&mut self, process: &str, sockets: &[BorrowedFd<'_>]);
     /// How often `WATCHDOG=1` is due.

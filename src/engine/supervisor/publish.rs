@@ -97,8 +97,8 @@ impl Supervisor {
             stopping: self.phase != Phase::Working,
             warnings: self.warnings.list(),
         });
-        let words = self.handle.snapshot.now().summary();
-        self.setup.manager.status(words);
+        let snapshot = self.handle.snapshot.now();
+        self.setup.manager.status(&|| snapshot.summary());
     }
 
     /// Makes the view of a process where something in it changed; true if so.

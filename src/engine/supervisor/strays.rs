@@ -36,9 +36,7 @@ struct Left {
 
 impl Left {
     fn lives(&self) -> bool {
-        let (pid, start) = (self.of.pid, self.of.start);
-        let lives = proc::process(pid).filter(|p| p.state != 'Z');
-        lives.is_some_and(|p| p.start == start)
+        proc::lives(self.of.pid, self.of.start)
     }
 }
 
@@ -51,16 +49,11 @@ impl Strays {
 
     /// This one of a process's run survived KILL: its program, with the reason.
     pub(super) fn survived(&mut self, of: LeftBehind) {
-        let told = match of.process.as_str() {
-            "" => format!(
-                "pid {} survived KILL and is still there: {}",
-                of.pid, of.what
-            ),
-            name => format!(
-                "pid {} of {name} survived KILL and is still there: {}",
-                of.pid, of.what
-            ),
-        };
+        let told = format!(
+            "{} survived KILL and is still there: {}",
+            of.named(),
+            of.what
+        );
         self.add(of, told, true);
     }
 

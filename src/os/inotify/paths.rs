@@ -2,14 +2,14 @@
 //! neither polls nor sleeps.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, Inotify};
 
-use super::open;
+use super::{instance, open};
 use crate::os::poll::{readable, readable_unless_gone, reader_gone};
 
 /// A user has 128 inotify instances as a rule. Who gets none looks anew so often: two bpm that start at
@@ -68,10 +68,8 @@ impl PathWatch {
 
     /// One that an earlier program of this process opened.
     pub fn inherited(fd: OwnedFd) -> Self {
-        // SAFETY: the descriptor is owned, and goes over to what is made of it.
-        let inotify = unsafe { Inotify::from_raw_fd(fd.into_raw_fd()) };
         Self {
-            inotify: Some(inotify),
+            inotify: Some(instance(fd)),
         }
     }
 

@@ -223,22 +223,20 @@ impl Supervisor {
             .get(key)
             .map(|record| members(key, record, &orphans));
         let left = left.unwrap_or_default();
-        let named: Vec<(i32, String)> = left
-            .iter()
-            .filter(|p| p.state != 'Z')
-            .map(|p| (p.pid, survivor(p.pid)))
-            .collect();
+        let living = left.iter().filter(|p| p.state != 'Z');
+        let survivors: Vec<(&Proc, String)> = living.map(|p| (p, survivor(p.pid))).collect();
+        let named = survivors.iter().map(|(p, what)| (p.pid, what.clone()));
+        let named: Vec<(i32, String)> = named.collect();
         if !named.is_empty() {
             let text = format!("survived KILL and is given up: {named:?}");
             self.events.say(Level::Error, &text);
             if let Some(unit) = self.units.get(key.unit) {
-                let name = &unit.process.name;
-                for p in left.iter().filter(|p| p.state != 'Z') {
+                for (p, what) in survivors {
                     self.strays.survived(LeftBehind {
-                        process: name.clone(),
+                        process: unit.process.name.clone(),
                         pid: p.pid,
                         start: p.start,
-                        what: survivor(p.pid),
+                        what,
                     });
                 }
             }

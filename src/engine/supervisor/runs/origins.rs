@@ -254,6 +254,11 @@ impl Runs {
 impl Supervisor {
     /// Children that bpm started: what else is our child came to us when its parent ended.
     pub(in super::super) fn known(&self) -> Known {
+        self.runs.leaders().chain(self.helpers()).collect()
+    }
+
+    /// Those that are no run's first process.
+    fn helpers(&self) -> impl Iterator<Item = (i32, Maker)> {
         let direnv = self.environments.children();
         let upgrade = self.upgrade.iter().filter_map(Upgrade::child);
         let helpers = direnv.chain(self.checks.children());
@@ -261,14 +266,15 @@ impl Supervisor {
         let helpers = helpers.map(|child| (child.pid(), Maker::Helper));
         let builds = self.builds.children();
         let builds = builds.map(|child| (child.pid(), Maker::Spared));
-        self.runs.leaders().chain(builds).chain(helpers).collect()
+        builds.chain(helpers)
     }
 
     /// The same of one child; None: it came to us.
     pub(in super::super) fn maker_of_child(&self, pid: i32) -> Option<Maker> {
-        match self.runs.led_by(pid) {
-            Some(key) => Some(Maker::Run(key)),
-            None => self.known().get(&pid).copied(),
-        }
+        let run = self.runs.led_by(pid).map(Maker::Run);
+        run.or_else(|| {
+            let helper = self.helpers().find(|(child, _)| *child == pid);
+            helper.map(|(_, maker)| maker)
+        })
     }
 }
