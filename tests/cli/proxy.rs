@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::{
-    Project, bpm, copied, eventually, freeze, lives, murder, nonblocking_pipe, until_full,
+    Project, bpm, copied, eventually, freeze, gone, lives, murder, nonblocking_pipe, until_full,
 };
 use serde_json::{Value, json};
 
@@ -383,8 +383,8 @@ fn a_restart_of_the_daemon_is_not_noticed_by_who_reads() {
     project.cli(["stop"]).exits(0);
 }
 
-#[test]
-fn an_order_to_a_daemon_that_stops_is_given_to_the_next() {
+/// A process that runs, and ends after its stop signal only once there is a file `go`.
+fn slow() -> (Project, Proxy) {
     let project = Project::new(
         "[process.slow]\nstop_timeout_seconds = 60\n\
          command = \"trap 'until [ -e go ]; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\n",
@@ -396,6 +396,12 @@ fn an_order_to_a_daemon_that_stops_is_given_to_the_next() {
         proxy.call("tools/call", up)["result"]["structuredContent"]["met"],
         true
     );
+    (project, proxy)
+}
+
+#[test]
+fn an_order_to_a_daemon_that_stops_is_given_to_the_next() {
+    let (project, mut proxy) = slow();
     let daemon = proxy.status()["daemon"]["pid"].clone();
     std::thread::scope(|scope| {
         scope.spawn(|| project.cli(["daemon", "restart"]).exits(0));
@@ -422,17 +428,7 @@ fn an_order_to_a_daemon_that_stops_is_given_to_the_next() {
 
 #[test]
 fn an_order_under_way_does_not_undo_a_stop_on_purpose() {
-    let project = Project::new(
-        "[process.slow]\nstop_timeout_seconds = 60\n\
-         command = \"trap 'until [ -e go ]; do sleep 0.01; done; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\n",
-    );
-    let mut proxy = Proxy::new(&project, &[]);
-    proxy.handshake();
-    let up = json!({"name": "wait", "arguments": {"process": "slow", "for": "log", "pattern": "up", "after": 0}});
-    assert_eq!(
-        proxy.call("tools/call", up)["result"]["structuredContent"]["met"],
-        true
-    );
+    let (project, mut proxy) = slow();
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| project.cli(["stop"]).exits(0));
         eventually(|| match proxy.status()["processes"][0]["state"].as_str() {
@@ -624,13 +620,7 @@ fn proxy_ends_with_its_parent() {
     assert!(line.contains("result"), "{line}");
     parent.kill().unwrap();
     parent.wait().unwrap();
-    eventually(|| {
-        if lives(proxy) {
-            Err("it lives")
-        } else {
-            Ok(())
-        }
-    });
+    gone(proxy);
     drop(kept);
     project.cli(["stop"]).exits(0);
 }

@@ -530,6 +530,12 @@ impl Project {
         self.http().call(tool, args)
     }
 
+    /// The document of `bpm status --json`, which exits with 0.
+    #[track_caller]
+    pub fn status_json(&self) -> Value {
+        serde_json::from_str(&self.cli(["status", "--json"]).exits(0).out).unwrap()
+    }
+
     /// One process in `get_status`.
     #[track_caller]
     pub fn status(&self, process: &str) -> Value {
@@ -685,12 +691,18 @@ pub fn freeze(pid: i32) {
     });
 }
 
+/// Waits until a process has ended.
+#[track_caller]
+pub fn gone(pid: i32) {
+    eventually(|| if lives(pid) { Err("it lives") } else { Ok(()) });
+}
+
 /// Kills one process with KILL.
 #[track_caller]
 pub fn murder(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     // A signal is only noted for a process that runs: until it takes it, it may still accept a connection.
-    eventually(|| if lives(pid) { Err("it lives") } else { Ok(()) });
+    gone(pid);
 }
 
 /// What holds the fake cargo.

@@ -11,11 +11,6 @@ use crate::adopt::{WEB, get};
 use crate::common::sandbox::Refusal;
 use crate::common::{Ended, Project, bpm, eventually, free_port, lives, murder};
 
-fn status(project: &Project) -> Value {
-    let status = project.cli(["status", "--json"]).exits(0).out;
-    serde_json::from_str(&status).unwrap()
-}
-
 /// Starts `bpm -d` with one system call refused.
 fn up_refusing(project: &Project, refusal: &Refusal) -> Ended {
     let mut command = project.command(bpm());
@@ -33,7 +28,7 @@ fn socket_that_cannot_be_copied_is_bound_again_at_the_next_restart() {
     murder(project.pid());
     let said = up_refusing(&project, &Refusal::of(libc::SYS_pidfd_getfd));
     assert!(said.out.contains("adopted web"), "{said:?}");
-    let status = self::status(&project);
+    let status = project.status_json();
     let web = &status["processes"][0];
     assert_eq!(web["pid"], pid, "{web}");
     let warning = web["warnings"][0].as_str().unwrap();
@@ -43,7 +38,7 @@ fn socket_that_cannot_be_copied_is_bound_again_at_the_next_restart() {
     project.file("version", "2");
     project.cli(["restart", "web"]).exits(0);
     assert!(get(port).unwrap().starts_with("2 "));
-    let status = self::status(&project);
+    let status = project.status_json();
     assert_eq!(status["processes"][0]["warnings"], json!([]), "{status}");
     project.cli(["stop"]).exits(0);
 }
@@ -93,7 +88,7 @@ fn end_whose_status_is_refused_is_unknown_and_a_failure() {
         assert!(said.out.contains("adopted nap"), "{said:?}");
         kill(Pid::from_raw(nap), Signal::SIGTERM).unwrap();
         let after = eventually(|| {
-            let status = self::status(&project)["processes"][0].clone();
+            let status = project.status_json()["processes"][0].clone();
             match status["restarts"] == 1 && status["state"] == "running" {
                 true => Ok(status),
                 false => Err(status),

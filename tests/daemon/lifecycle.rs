@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 
 use crate::common::sandbox::refusing;
-use crate::common::{Project, bpm, eventually, freeze, lives, murder};
+use crate::common::{Project, bpm, eventually, freeze, gone, lives, murder};
 use bpm::os::peer;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -648,7 +648,7 @@ fn a_terminal_that_goes_away_stops_what_is_in_its_foreground() {
         terminal.kill().unwrap();
         terminal.wait().unwrap();
         if stops {
-            eventually(|| if lives(bpm) { Err("it lives") } else { Ok(()) });
+            gone(bpm);
         } else {
             // The kernel has told it already; a reload is the answer.
             kill(Pid::from_raw(bpm), Signal::SIGHUP).unwrap();

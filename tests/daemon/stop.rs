@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::common::{Ended, Project, bpm, eventually, freeze, lives, murder};
+use crate::common::{Ended, Project, bpm, eventually, freeze, gone, lives, murder};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -224,7 +224,7 @@ fn crash_before_a_stop_is_recorded_as_a_crash() {
     let mut http = project.http();
     project.signal(Signal::SIGSTOP);
     gate.open();
-    eventually(|| if lives(web) { Err("it lives") } else { Ok(()) });
+    gone(web);
     http.send_call("stop", json!({"process": "web"}));
     project.signal(Signal::SIGCONT);
     assert_eq!(http.response().status, 200);
@@ -324,13 +324,7 @@ fn tracer_that_holds_a_process_is_named() {
     let second = project.running("web");
     assert_ne!(first, second);
     drop(tracer);
-    eventually(|| {
-        if lives(first) {
-            Err("it lives")
-        } else {
-            Ok(())
-        }
-    });
+    gone(first);
     let tracer = Tracer::of(second).unwrap();
     let said = project.cli(["stop", "web"]).exits(1);
     assert!(said.err.contains(&me) || said.out.contains(&me), "{said:?}");
@@ -379,13 +373,7 @@ fn survivor_is_named_by_reload_and_by_a_stop_of_all() {
     assert!(project.cli(["status"]).exits(3).out.contains(&named));
     assert!(project.cli(["stop"]).exits(1).out.contains(&named));
     drop(tracer);
-    eventually(|| {
-        if lives(first) {
-            Err("it lives")
-        } else {
-            Ok(())
-        }
-    });
+    gone(first);
     project.cli(["stop"]).exits(0);
 }
 

@@ -314,10 +314,7 @@ fn a_limit_on_the_size_of_files_stops_nobody() {
         .status()
         .unwrap();
     assert!(started.success());
-    let status = || -> Value {
-        let out = project.cli(["status", "--json"]).exits(0).out;
-        serde_json::from_str::<Value>(&out).unwrap()["processes"][0].clone()
-    };
+    let status = || project.status_json()["processes"][0].clone();
     eventually(|| {
         let files = segments(&project, "p", "");
         let sizes: Vec<usize> = files.iter().map(|s| s.bytes().len()).collect();
@@ -370,11 +367,7 @@ fn start_on_a_full_disk_serves_and_says_so() {
     };
     let room = fill(&project.home());
     project.cli(["-d"]).exits(0);
-    let json = || -> Value {
-        let status = project.cli(["status", "--json"]).exits(0).out;
-        serde_json::from_str(&status).unwrap()
-    };
-    let status = eventually(|| match json() {
+    let status = eventually(|| match project.status_json() {
         s if s["processes"][0]["state"] == "running" && s["warnings"][1].is_string() => Ok(s),
         s => Err(s),
     });
@@ -396,14 +389,14 @@ fn start_on_a_full_disk_serves_and_says_so() {
     let run = |status: &Value| status["processes"][0]["pid"].as_i64().unwrap() as i32;
     murder(status["daemon"]["pid"].as_i64().unwrap() as i32);
     project.cli(["-d"]).exits(0);
-    let again = eventually(|| match json() {
+    let again = eventually(|| match project.status_json() {
         s if s["processes"][0]["state"] == "running" => Ok(s),
         s => Err(s),
     });
     assert_eq!(sleeping(&project), [run(&again)], "not {}", run(&status));
     // There is room again: what could not be written is written now.
     fs::remove_file(room).unwrap();
-    eventually(|| match json() {
+    eventually(|| match project.status_json() {
         s if s["warnings"] == json!([]) => Ok(()),
         s => Err(s),
     });
