@@ -76,6 +76,7 @@ async function refresh() {
 }
 
 function swap(key, mine, its) {
+  if (mine.className != its.className) mine.className = its.className;
   if (old.get(key) === its.innerHTML && mine.childNodes.length) return;
   old.set(key, its.innerHTML);
   const held = mine.contains(document.activeElement) && document.activeElement.dataset.do;
@@ -98,7 +99,7 @@ function note(row) {
 function draw() {
   for (const row of rows) for (const k of ["cpu", "mem"]) {
     const cell = row.querySelector(`[data-${k}]`), h = hist.get(row.dataset.p)[k];
-    if (!cell || h.every(v => v === null)) continue;
+    if (!cell) continue;
     const top = Math.max(k == "cpu" ? 100 : 1, ...h), ns = "http://www.w3.org/2000/svg";
     const points = h.map((v, i) => v === null ? "" : i + 60 - h.length + "," + (15 - v / top * 14).toFixed(1)).join(" ").trim();
     let line = cell.querySelector("polyline");
@@ -106,7 +107,7 @@ function draw() {
       const svg = document.createElementNS(ns, "svg");
       svg.setAttribute("viewBox", "0 0 60 16");
       svg.setAttribute("aria-hidden", "true");
-      cell.append(svg);
+      cell.prepend(svg);
       line = svg.appendChild(document.createElementNS(ns, "polyline"));
     }
     if (line.getAttribute("points") != points) line.setAttribute("points", points);

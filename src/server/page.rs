@@ -22,8 +22,8 @@ pub const CLIENT: &[u8] = b"dashboard";
 
 /// Nothing is loaded, framed or submitted, and no other script runs: a test computes the hashes.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-XWZgsTVtcrHpWczgzwOHl7wzRgoYLieTME2TF7pvOnI='; \
-    style-src 'sha256-UxjDsgstgiYHrQR/ptbHcTpCvcTXW1uFz6WUc3xpbGA='; \
+    script-src 'sha256-bRYad1RM+XRIeEowHBRwxjq1hQCO17/KfmzSDUYnmO8='; \
+    style-src 'sha256-nNES9GG4s2m+Zd80RE81px4L2JnG9t44KBUoJMb918o='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The fields of an answer with the page.
@@ -97,14 +97,14 @@ pub fn part(data: &Value) -> String {
     let of_bpm: Vec<String> = strings(&data["warnings"])
         .map(|warning| format!("bpm: {warning}"))
         .collect();
-    let what = match (of_bpm.len(), count_wrong(processes)) {
-        (0, 0) => "Under way",
-        (_, _) => "What is wrong",
+    let (what, class) = match (of_bpm.len(), count_wrong(processes)) {
+        (0, 0) => ("Under way", ""),
+        (_, _) => ("What is wrong", " class=\"is\""),
     };
     let mut notes = of_bpm;
     notes.extend(render::troubles(processes));
     if !notes.is_empty() {
-        let _ = write!(out, "<h2>{what}</h2><ul>");
+        let _ = write!(out, "<h2>{what}</h2><ul{class}>");
         for note in notes {
             let _ = write!(out, "<li>{}</li>", escape(&note));
         }
@@ -182,37 +182,50 @@ fn row(out: &mut String, p: &Value) {
     let (name, state) = (escape(text(&p["name"])), text(&p["state"]));
     let up = p["wanted"] == true && !matches!(state, "failed" | "done" | "crashed");
     let (mark, class) = mark(p, state);
-    let number = |value: &Value| value.as_i64().map_or("-".into(), |n| n.to_string());
     let _ = write!(
         out,
         "<tr data-p=\"{name}\"{}><td><span class=\"{class}\"><span aria-hidden=\"true\">{mark}</span> {}</span></td>\
-         <td><b>{name}</b>{}</td><td data-k=\"mode\">{}</td><td class=\"n\" data-k=\"pid\">{}</td>\
-         <td class=\"n\" data-k=\"up\">{}</td><td class=\"n\" data-k=\"restarts\">{}</td>",
+         <td><b>{name}</b>{}</td>",
         if up { " data-up" } else { "" },
         escape(&words(p, state)),
         flags(p),
-        escape(text(&p["mode"])),
-        number(&p["pid"]),
-        render::span(&p["uptime_seconds"]),
-        number(&p["restarts"]),
     );
+    let number = |value: &Value| value.as_i64().map_or("-".into(), |n| n.to_string());
+    cell(out, "mode", "", &escape(text(&p["mode"])));
+    cell(out, "pid", "n", &number(&p["pid"]));
+    cell(out, "up", "n", &render::span(&p["uptime_seconds"]));
+    cell(out, "restarts", "n", &number(&p["restarts"]));
     let cpu = p["cpu_percent"].as_f64();
+    let percent = cpu.map_or("-".into(), |c| format!("{c:.1}%"));
+    figure(out, "cpu", cpu, &percent);
     let memory = p["rss_bytes"].as_u64();
-    let _ = write!(
-        out,
-        "<td class=\"n\" data-k=\"cpu\"><span data-cpu=\"{}\">{}</span></td>\
-         <td class=\"n\" data-k=\"memory\"><span data-mem=\"{}\">{}</span></td><td data-k=\"ports\">",
-        cpu.map_or(String::new(), |c| c.to_string()),
-        cpu.map_or("-".into(), |c| format!("{c:.1}%")),
-        memory.map_or(String::new(), |m| m.to_string()),
-        memory.map_or("-".into(), render::size),
-    );
-    ports(out, p);
+    let size = memory.map_or("-".into(), render::size);
+    figure(out, "mem", memory, &size);
+    cell(out, "ports", "", &ports(p));
     let other = if up { "stop" } else { "start" };
     let _ = writeln!(
         out,
-        "</td><td><span class=\"js\"><button data-do=\"restart\" data-p=\"{name}\" aria-label=\"restart {name}\">restart</button>\
+        "<td><span class=\"js\"><button data-do=\"restart\" data-p=\"{name}\" aria-label=\"restart {name}\">restart</button>\
          <button data-do=\"{other}\" data-p=\"{name}\" aria-label=\"{other} {name}\">{other}</button></span></td></tr>"
+    );
+}
+
+/// A cell of the table; one without a value is left out where there is little room.
+fn cell(out: &mut String, key: &str, class: &str, html: &str) {
+    let missing = if html == "-" { " no" } else { "" };
+    let _ = write!(
+        out,
+        "<td class=\"{class}{missing}\" data-k=\"{key}\">{html}</td>"
+    );
+}
+
+/// A cell whose last values the script draws as a line.
+fn figure(out: &mut String, key: &str, value: Option<impl ToString>, shown: &str) {
+    let missing = if value.is_none() { " no" } else { "" };
+    let value = value.map_or(String::new(), |value| value.to_string());
+    let _ = write!(
+        out,
+        "<td class=\"n{missing}\" data-k=\"{key}\"><span data-{key}=\"{value}\">{shown}</span></td>"
     );
 }
 
@@ -247,24 +260,21 @@ fn flags(p: &Value) -> String {
 }
 
 /// Links to where it listens; the host is that of its own URL.
-fn ports(out: &mut String, p: &Value) {
+fn ports(p: &Value) -> String {
     let url = text(&p["url"]);
     let host = url.strip_prefix("http://").unwrap_or_default();
     let host = match host.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => "127.0.0.1",
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => escape(host),
+        _ => "127.0.0.1".into(),
     };
-    let ports: Vec<u64> = items(&p["ports"]).filter_map(Value::as_u64).collect();
-    if ports.is_empty() {
-        out.push('-');
+    let links: Vec<String> = items(&p["ports"])
+        .filter_map(Value::as_u64)
+        .map(|port| format!("<a href=\"http://{host}:{port}\" rel=\"noreferrer\">{port}</a>"))
+        .collect();
+    if links.is_empty() {
+        return "-".into();
     }
-    for port in ports {
-        let host = escape(host);
-        let _ = write!(
-            out,
-            "<a href=\"http://{host}:{port}\" rel=\"noreferrer\">{port}</a> "
-        );
-    }
+    links.join(" ")
 }
 
 fn text(value: &Value) -> &str {

@@ -285,12 +285,12 @@ pub fn troubles(list: &[Value]) -> Vec<String> {
             say(reason.to_string());
         }
         if build["state"] == "failed" {
-            let old = if p["pid"].is_i64() {
-                "; the old one still serves"
-            } else {
-                ""
-            };
-            say(format!("the last build failed{old}"));
+            let said = text(p, "reason").starts_with("build failed");
+            match p["pid"].is_i64() {
+                true => say("the last build failed; the old one still serves".into()),
+                false if said => {}
+                false => say("the last build failed".into()),
+            }
             for error in items(&build["errors"]).take(3) {
                 say(build_error(error));
             }
@@ -444,6 +444,12 @@ mod tests {
                 "api: the last build failed; the old one still serves",
                 "api: src/main.rs:7: E0308: mismatched types"
             ]
+        );
+        let unbuilt = json!({"name": "app", "state": "failed", "reason": "build failed: exit code 1",
+            "next_start_in_seconds": 21.0, "build": {"state": "failed", "errors": []}});
+        assert_eq!(
+            troubles(&[unbuilt]),
+            ["app: failed: build failed: exit code 1; next start in 21s"]
         );
         let crashed = json!({"name": "web", "state": "crashed", "exit": {"code": 3}, "next_start_in_seconds": 12.0});
         assert_eq!(

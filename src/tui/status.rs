@@ -163,7 +163,9 @@ impl Process {
     /// runs, or nothing is known.
     pub fn why(&self, age: f64) -> String {
         let mut parts: Vec<String> = Vec::new();
-        let failed_build = self.build.as_ref().is_some_and(|b| b.ok == Some(false));
+        // One that crashed may have an older build that failed as well.
+        let failed_build =
+            self.state == "failed" && self.build.as_ref().is_some_and(|b| b.ok == Some(false));
         match self.kind() {
             Kind::Running => return String::new(),
             Kind::Uneasy => {}
@@ -481,7 +483,7 @@ mod tests {
             "daemon": {"pid": 7, "version": "0.2.0", "uptime_seconds": 1.0, "url": null},
             "processes": [{"name": "api", "state": "crashed", "exit": {"code": 3, "signal": null}, "next_start_in_seconds": 12.4},
                 {"name": "web", "state": "running", "ready": false},
-                {"name": "db", "state": "crashed", "exit": {"signal": "SEGV", "core": true}}],
+                {"name": "db", "state": "crashed", "exit": {"signal": "SEGV", "core": true}, "build": {"id": 2, "state": "failed", "ok": false}}],
             "events": [{"seq": 4, "time": "2026-11-21T02:46:50.123Z", "process": "api", "kind": "ended", "text": "ended (code 3)"}],
             "next": 4}),
         );

@@ -196,8 +196,13 @@ fn a_failed_first_build_is_tried_again() {
     let status = project.status_when("app", |s| s["state"] == "failed");
     assert_eq!(status["pid"], Value::Null);
     assert_eq!(status["build"]["ok"], false);
+    // The second try is a state of its own, not the failure of the first.
+    project.status_when("app", |s| s["state"] == "failed" && s["build"]["id"] != 1);
     project.remove("src/broken");
     project.running("app");
+    let events = project.call("get_status", json!({"events_since": 0})).ok()["events"].to_string();
+    assert!(events.contains("failed: build failed"), "{events}");
+    assert!(!events.contains("building: "), "{events}");
 }
 
 #[test]

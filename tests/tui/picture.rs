@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use bpm::tui::cell::{Color, Grid};
+use bpm::tui::cell::{Color, Grid, Style};
 use bpm::tui::input::{Key, Typed};
 use bpm::tui::model::{Answer, Ask, Batch, Effect, Input, Link, Look, Model, Told};
 use bpm::tui::painter::{Depth, Painter};
@@ -172,6 +172,29 @@ fn only_the_selection_has_a_background() {
 }
 
 #[test]
+fn the_selection_has_no_other_colors() {
+    let selected = |grid: &Grid, y: u16, columns: std::ops::Range<usize>| {
+        let row = grid.row(y);
+        row[columns]
+            .iter()
+            .all(|cell| cell.style == Style::SELECTED)
+    };
+    let mut model = scenes::live(look());
+    key(&mut model, Key::Down);
+    let grid = drawn(&mut model, 80, 24);
+    let at = |grid: &Grid, words: &str| {
+        let shown = grid.text();
+        let y = shown.lines().position(|line| line.contains(words));
+        y.unwrap_or_else(|| panic!("{words} is not in\n{shown}")) as u16
+    };
+    assert!(selected(&grid, at(&grid, "›✗ worker"), 3..29));
+    key(&mut model, Key::Up);
+    key(&mut model, Key::Char('e'));
+    let grid = drawn(&mut model, 80, 24);
+    assert!(selected(&grid, at(&grid, "src/main.rs:3:5"), 5..75));
+}
+
+#[test]
 fn every_mark_has_its_word() {
     let mut model = scenes::live(look());
     for (w, h) in [(200, 60), (120, 40)] {
@@ -216,7 +239,7 @@ fn rows_say_when_a_process_is_started_again() {
     tell(&mut model, Told::Status(status), 0);
     let shown = drawn(&mut model, 80, 24).text();
     assert!(shown.contains("›✗ app build failed, in 1s"), "{shown}");
-    assert!(shown.contains(" ✗ gateway build…iled, in 1s"), "{shown}");
+    assert!(shown.contains(" ✗ gateway  build ✗, in 1s"), "{shown}");
 }
 
 #[test]
@@ -239,7 +262,7 @@ fn errors_of_status_and_build_log_are_listed_once() {
     let shown = drawn(&mut model, 80, 24).text();
     assert_eq!(shown.matches("src/main.rs:3:5").count(), 1, "{shown}");
     assert!(
-        shown.contains("Build of api: 2 errors, 1 warnings"),
+        shown.contains("Build of api: 2 errors, 1 warning"),
         "{shown}"
     );
 }

@@ -181,7 +181,12 @@ fn state_words(facts: &Facts) -> String {
     if let Some(pid) = facts.pid {
         words.push_str(&format!(" (pid {pid})"));
     }
-    if let Some(reason) = &facts.reason {
+    // The reason of a build is how the one before it ended.
+    if let Some(reason) = facts
+        .reason
+        .as_ref()
+        .filter(|_| facts.state != State::Building)
+    {
         words.push_str(&format!(": {reason}"));
     }
     words

@@ -177,3 +177,22 @@ fn warnings_of_bpm_itself_are_wrong_and_nothing_is_hidden() {
         "{part}"
     );
 }
+
+#[test]
+fn missing_values_and_builds_under_way_are_marked_for_the_style() {
+    let building = json!({"name": "app", "state": "building", "mode": "dev", "restarts": 0,
+        "build": {"state": "running", "seconds": 2.0}});
+    let mut data = json!({"project": "shop", "mode": "dev", "daemon": {}, "processes": [building], "events": []});
+    let shown = part(&data);
+    for part in [
+        "<h2>Under way</h2><ul><li>app: building, for 2.0s</li></ul>",
+        "<td class=\"\" data-k=\"mode\">dev</td><td class=\"n no\" data-k=\"pid\">-</td>",
+        "<td class=\"n\" data-k=\"restarts\">0</td>",
+        "<td class=\"n no\" data-k=\"mem\"><span data-mem=\"\">-</span></td>",
+        "<td class=\" no\" data-k=\"ports\">-</td>",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    data["processes"][0]["healthy"] = false.into();
+    assert!(part(&data).contains("<h2>What is wrong</h2><ul class=\"is\">"));
+}

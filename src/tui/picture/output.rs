@@ -2,6 +2,7 @@
 //!
 //! Output: the lines of a log.
 
+use super::counted;
 use crate::base::json::thousands;
 use crate::tui::cell::{Area, Grid, REVERSE, Style, cut_middle, width, width_of};
 use crate::tui::layout::Room;
@@ -37,8 +38,7 @@ pub(super) fn title(model: &Model, columns: usize) -> Vec<String> {
     // ` name ── piece ── piece `
     let taken = |pieces: &[String]| pieces.iter().map(|p| width_of(p) + 4).sum::<usize>() + 2;
     let lines = log.output.lines();
-    let plural = if lines == 1 { "" } else { "s" };
-    let count = format!("{} line{plural}", thousands(lines as u64));
+    let count = counted(lines as u64, "line");
     if width_of(&name) + taken(&pieces) + width_of(&count) + 4 <= columns {
         pieces.push(count);
     }
@@ -86,8 +86,7 @@ fn draw(grid: &mut Grid, area: Area, gutter: u16, row: &Row<'_>, model: &Model) 
     let room = area.w.saturating_sub(gutter);
     match row.entry {
         Entry::Gap(n) => {
-            let plural = if *n == 1 { "" } else { "s" };
-            let words = format!("… {} line{plural} skipped", thousands(*n));
+            let words = format!("… {} skipped", counted(*n, "line"));
             grid.put(area.x + gutter, y, room, &words, Style::YELLOW);
         }
         Entry::Run { run, pid, at } => {

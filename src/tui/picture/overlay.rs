@@ -2,8 +2,8 @@
 //!
 //! The boxes over the panels: help, cards, errors, details.
 
-use super::{Span, frame, put_spans, wrap};
-use crate::tui::cell::{Area, Grid, REVERSE, Style, width_of};
+use super::{Span, counted, frame, put_spans, wrap};
+use crate::tui::cell::{Area, Grid, Style, width_of};
 use crate::tui::keys::KEYS;
 use crate::tui::layout::Room;
 use crate::tui::model::{Model, Overlay};
@@ -63,7 +63,7 @@ pub(super) fn draw(grid: &mut Grid, model: &Model) {
     {
         put_spans(grid, inner.x, y, inner.w, row);
         if selected == Some(top + i) {
-            grid.restyle(Area { y, h: 1, ..inner }, |style| style.with(REVERSE));
+            grid.restyle(Area { y, h: 1, ..inner }, |_| Style::SELECTED);
         }
     }
     if most > 0 && !bare {
@@ -92,7 +92,11 @@ fn content(overlay: &Overlay, model: &Model, columns: usize) -> Content {
         } => {
             let errors = list.iter().filter(|f| !f.warning).count();
             let warnings = list.len() - errors;
-            let title = format!("Build of {process}: {errors} errors, {warnings} warnings");
+            let title = format!(
+                "Build of {process}: {}, {}",
+                counted(errors as u64, "error"),
+                counted(warnings as u64, "warning")
+            );
             let rows: Vec<Vec<Span>> = list
                 .iter()
                 .map(|fault| {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use super::{Span, mark, put_spans, wrap};
 use crate::base::json::thousands;
 use crate::cli::render::size;
-use crate::tui::cell::{Area, BOLD, Grid, REVERSE, Style, cut_middle, width_of};
+use crate::tui::cell::{Area, BOLD, Grid, Style, cut_middle, width_of};
 use crate::tui::model::{Dialect, Link, Model, READINGS, Readings};
 use crate::tui::status::{Kind, Process, ago, span};
 
@@ -237,7 +237,7 @@ pub(super) fn list(grid: &mut Grid, area: Area, model: &Model) {
                 w: area.w.saturating_sub(2),
                 h: 1,
             };
-            grid.restyle(rest, |style| style.with(REVERSE));
+            grid.restyle(rest, |_| Style::SELECTED);
         }
     }
 }
@@ -294,6 +294,10 @@ fn row(grid: &mut Grid, area: Area, process: &Process, most: usize, age: f64) {
         _ if width_of(&both) <= room(column) => both,
         // Why says more than that it failed.
         Kind::Failed if !why.is_empty() => {
+            let mut why = why;
+            if width_of(&why) > room(behind) {
+                why = why.replacen("build failed", "build ✗", 1);
+            }
             if width_of(&why) > room(column) {
                 at = behind;
             }
