@@ -12,6 +12,7 @@ use crate::base::clock::Mono;
 use crate::base::error::{Error, Failure, reason};
 use crate::base::json::{items, object};
 use crate::os::net::dial;
+use crate::os::peer;
 use crate::server::rpc::UPGRADING;
 
 pub use crate::server::service::{MIN_CLIENT_VERSION, PROTOCOL_VERSION};
@@ -119,6 +120,12 @@ impl Client {
     /// The daemon's answer to hello.
     pub fn greeting(&self) -> &Value {
         &self.greeting
+    }
+
+    /// The daemon's pid.
+    pub fn owner(&self) -> Option<i32> {
+        let (pid, _) = peer::unix_owner(&self.stream).ok()?;
+        Some(pid)
     }
 
     /// The daemon was stopping already when we came: it answers, and will be gone.

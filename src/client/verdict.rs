@@ -241,9 +241,16 @@ pub fn judge(dir: &ProjectDir, kind: &str) -> Result<Verdict> {
         // A daemon that answers holds the lock: nobody else could have its socket. So the lock is looked at only
         // where there is no answer, and a healthy daemon costs one round trip.
         let refused = match answer {
-            Ok((descriptor, client)) => {
+            Ok((found, client)) => {
+                // On a full disk the file of the daemon before stands, and names the socket of this one.
+                let is_its_own = client.greeting()["instance_id"] == found.instance_id.as_str();
+                let own = client
+                    .owner()
+                    .filter(|_| !is_its_own)
+                    .and_then(|pid| describe(dir, pid, found.socket.clone(), client.greeting()));
+                let descriptor = own.unwrap_or_else(|| found.clone());
                 descriptor.speaks()?;
-                return Ok(Verdict::Running(descriptor.clone(), client));
+                return Ok(Verdict::Running(descriptor, client));
             }
             Err(refused) => refused,
         };

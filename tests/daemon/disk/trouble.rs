@@ -394,6 +394,10 @@ fn start_on_a_full_disk_serves_and_says_so() {
         s => Err(s),
     });
     assert_eq!(sleeping(&project), [run(&again)], "not {}", run(&status));
+    // daemon.json is still that of the one that was killed.
+    let pid = again["daemon"]["pid"].as_i64().unwrap().to_string();
+    let listed = project.cli(["ps"]).exits(0).out;
+    assert!(listed.contains(&pid), "{listed}, not {pid}");
     // There is room again: what could not be written is written now.
     fs::remove_file(room).unwrap();
     eventually(|| match project.status_json() {
