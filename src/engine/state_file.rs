@@ -415,6 +415,7 @@ fn kept(row: &Value) -> Kept {
     let number = |key: &str| row["next"][key].as_u64().filter(|n| *n > 0).unwrap_or(1);
     let exits: Vec<ExitView> = json::items(&row["exits"]).filter_map(exit_of).collect();
     let skipped = exits.len().saturating_sub(EXITS);
+    let life: Option<SavedLife> = field(row, "life").unwrap_or_default();
     Kept {
         numbers: Numbers {
             seq: number("seq"),
@@ -423,9 +424,7 @@ fn kept(row: &Value) -> Kept {
             build_run: number("build_run"),
         },
         port: port(&row["port"]),
-        life: field::<Option<SavedLife>>(row, "life")
-            .unwrap_or_default()
-            .map(with_text),
+        life: life.map(|life| (life, row["life"].to_string())),
         unwritten: row["unwritten"] == true,
         exits: Arc::new(exits.into_iter().skip(skipped).collect()),
     }

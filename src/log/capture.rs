@@ -141,10 +141,10 @@ impl Captures {
         stderr: Option<OwnedFd>,
         on_drained: OnDrained,
     ) -> io::Result<Capture> {
-        self.go_on(log, run, [Some(stdout), stderr], on_drained)
+        self.begin(log, run, [Some(stdout), stderr], None, on_drained)
     }
 
-    /// The same for a run that another bpm has read from. No pipe: it is at its end.
+    /// The same for a run that another bpm has read from. No pipe: it is at its end. [`Captures::wake`] follows.
     ///
     /// # Errors
     /// As [`Captures::read`].
@@ -155,39 +155,57 @@ impl Captures {
         pipes: [Option<OwnedFd>; 2],
         on_drained: OnDrained,
     ) -> io::Result<Capture> {
+        // Waiters for an unfinished line are woken in any case.
+        self.begin(log, run, pipes, Some(Mono::now()), on_drained)
+    }
+
+    /// Has the thread know all that it goes on with.
+    pub fn wake(&self) {
+        self.inbox.wake();
+    }
+
+    fn begin(
+        &self,
+        log: Arc<Log>,
+        run: u64,
+        pipes: [Option<OwnedFd>; 2],
+        unfinished: Option<Mono>,
+        on_drained: OnDrained,
+    ) -> io::Result<Capture> {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut known: Vec<&OwnedFd> = Vec::new();
-        for (fd, stream) in pipes.iter().zip(Stream::ALL) {
-            let Some(fd) = fd else { continue };
-            // Nothing but its end is reported of a pipe until the thread knows it.
-            let added = set_nonblocking(fd, true)
-                .and_then(|()| Ok(self.epoll.add(fd, event(number, stream, false))?));
-            if let Err(e) = added {
-                for fd in known {
-                    let _ = self.epoll.delete(fd);
+        for fd in pipes.iter().flatten() {
+            set_nonblocking(fd, true)?;
+        }
+        let lanes = pipes.map(|fd| {
+            Some(Lane {
+                pipe: self.pipes.add(fd?),
+                pace: Pace::default(),
+                unfinished,
+                queued: false,
+            })
+        });
+        for (lane, stream) in lanes.iter().zip(Stream::ALL) {
+            let Some(Lane { pipe, .. }) = lane else {
+                continue;
+            };
+            if let Err(e) = self.epoll.add(pipe, event(number, stream, true)) {
+                for Lane { pipe, .. } in lanes.iter().flatten() {
+                    let _ = self.epoll.delete(pipe);
                 }
-                return Err(e);
+                return Err(e.into());
             }
-            known.push(fd);
         }
         let output = Output {
             number,
             log,
             run,
-            lanes: pipes.map(|fd| {
-                Some(Lane {
-                    pipe: self.pipes.add(fd?),
-                    pace: Pace::default(),
-                    // Waiters for an unfinished line are woken in any case.
-                    unfinished: Some(Mono::now()),
-                    queued: false,
-                })
-            }),
+            lanes,
             on_drained,
             detached: false,
         };
+        // The thread sees it with the first bytes, at once: to be woken by each of hundreds costs it more than to read.
         // The inbox is never full: a run sends four orders at most.
-        let _ = self.inbox.send((number, Order::Read(Box::new(output))));
+        let _ = self.inbox.put((number, Order::Read(Box::new(output))));
         Ok(Capture {
             inbox: Arc::clone(&self.inbox),
             number,
@@ -313,9 +331,6 @@ impl CaptureLoop {
         for (number, order) in orders {
             match (order, self.outputs.get_mut(&number)) {
                 (Order::Read(output), _) => {
-                    for stream in Stream::ALL {
-                        output.arm(stream, &self.epoll, true);
-                    }
                     self.outputs.insert(number, output);
                     for stream in Stream::ALL {
                         self.expect_still(number, stream);
@@ -337,9 +352,12 @@ impl CaptureLoop {
     /// Something came, or nothing comes any more.
     fn attend(&mut self, token: u64, most: usize) {
         let (number, stream) = named_by(token);
+        if !self.outputs.has(&number) {
+            self.obey();
+        }
         for one in Stream::ALL {
             let Some(output) = self.outputs.get(&number) else {
-                // The order to read it is on its way.
+                // The order to read it is about to come.
                 return;
             };
             let was_dense = output.is_dense(one);

@@ -18,8 +18,8 @@ use crate::base::clock::Mono;
 #[derive(Debug)]
 pub struct Inbox<T> {
     state: Mutex<State<T>>,
-    /// Readable while the queue has messages: set by the sender of the first one, cleared under the lock
-    /// by the receiver of the last one. A sender that is late leaves it set for nothing, never unset.
+    /// Readable while the queue has messages that were sent: set by the sender of the first one, cleared under the
+    /// lock by the receiver of the last one. A sender that is late leaves it set for nothing, never unset.
     ready: EventFd,
     limit: usize,
 }
@@ -27,6 +27,8 @@ pub struct Inbox<T> {
 #[derive(Debug)]
 struct State<T> {
     messages: VecDeque<T>,
+    /// A sender has set the descriptor, or is about to.
+    ready: bool,
     closed: bool,
 }
 
@@ -49,6 +51,7 @@ impl<T> Inbox<T> {
         Ok(Arc::new(Self {
             state: Mutex::new(State {
                 messages: VecDeque::new(),
+                ready: false,
                 closed: false,
             }),
             ready: EventFd::from_value_and_flags(0, flags)?,
@@ -61,17 +64,32 @@ impl<T> Inbox<T> {
     /// # Errors
     /// The message comes back: the inbox is full, or closed.
     pub fn send(&self, message: T) -> Result<(), T> {
+        self.put(message)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Puts a message in and wakes nobody: it is received with the next one that is sent.
+    ///
+    /// # Errors
+    /// Those of [`Inbox::send`].
+    pub fn put(&self, message: T) -> Result<(), T> {
         let mut state = self.lock();
         if state.closed || state.messages.len() >= self.limit {
             return Err(message);
         }
         state.messages.push_back(message);
-        let first = state.messages.len() == 1;
+        Ok(())
+    }
+
+    /// Has all that was put in received.
+    pub fn wake(&self) {
+        let mut state = self.lock();
+        let is_first = !state.messages.is_empty() && !std::mem::replace(&mut state.ready, true);
         drop(state);
-        if first {
+        if is_first {
             self.set();
         }
-        Ok(())
     }
 
     /// Takes all messages.
@@ -80,7 +98,7 @@ impl<T> Inbox<T> {
         while let Some(message) = state.messages.pop_front() {
             into.push(message);
         }
-        self.clear();
+        self.clear(&mut state);
     }
 
     /// Takes the first message, if there is one.
@@ -88,7 +106,7 @@ impl<T> Inbox<T> {
         let mut state = self.lock();
         let message = state.messages.pop_front();
         if state.messages.is_empty() && !state.closed {
-            self.clear();
+            self.clear(&mut state);
         }
         message
     }
@@ -119,7 +137,8 @@ impl<T> Inbox<T> {
         let _ = self.ready.write(1);
     }
 
-    fn clear(&self) {
+    fn clear(&self, state: &mut State<T>) {
+        state.ready = false;
         // Fails when it is not set.
         let _ = self.ready.read();
     }
@@ -242,6 +261,25 @@ mod tests {
         assert!(!is_ready(&inbox));
         inbox.close();
         assert!(is_ready(&inbox));
+    }
+
+    #[test]
+    fn message_that_is_put_in_waits_for_one_that_is_sent() {
+        let inbox = Inbox::new().unwrap();
+        inbox.wake();
+        assert!(!is_ready(&inbox));
+        inbox.put(1).unwrap();
+        assert!(!is_ready(&inbox));
+        inbox.send(2).unwrap();
+        assert!(is_ready(&inbox));
+        let mut all = Vec::new();
+        inbox.take(&mut all);
+        assert_eq!(all, [1, 2]);
+        inbox.put(3).unwrap();
+        inbox.wake();
+        assert!(is_ready(&inbox));
+        assert_eq!(inbox.pop(), Some(3));
+        assert!(!is_ready(&inbox));
     }
 
     #[test]

@@ -371,15 +371,19 @@ pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
 /// The processes of our user, whoever's children they are, whose marker begins so: what a daemon
 /// that is dead has left. We are not among them.
 pub fn find_marked(prefix: &str) -> Vec<Proc> {
-    find_marked_but(prefix, |_| false)
+    find_marked_but(prefix, |_| false, |_| false)
 }
 
-/// The same without those that are `known`, whose environment is not read.
-pub fn find_marked_but(prefix: &str, known: impl Fn(&Proc) -> bool) -> Vec<Proc> {
+/// The same without those whose number or identity is known, whose environment is not read.
+pub fn find_marked_but(
+    prefix: &str,
+    known_pid: impl Fn(i32) -> bool,
+    known: impl Fn(&Proc) -> bool,
+) -> Vec<Proc> {
     let us = std::process::id() as i32;
     let user = super::peer::our_uid();
     all_pids()
-        .filter(|pid| *pid != us)
+        .filter(|pid| *pid != us && !known_pid(*pid))
         .filter(|pid| fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == user))
         .filter_map(|pid| {
             // The identity before the marker and again after: both are then the same process's.

@@ -8,7 +8,7 @@ use crate::base::clock::{Mono, Wall, human};
 use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::base::table::{Set, Table};
-use crate::config::{self, Listen, Process, Toggle};
+use crate::config::{self, Environment, Listen, Process, Toggle};
 use crate::engine::handle::Notice;
 use crate::engine::saved::SavedRun;
 use crate::engine::snapshot::ExitView;
@@ -143,7 +143,7 @@ impl Supervisor {
             let Some(process) = self.units.process(id) else {
                 continue;
             };
-            let Some(saved) = self.state.get().life(&process.name).cloned() else {
+            let Some(saved) = self.state.get().life(&process.name) else {
                 continue;
             };
             let serving = match self.lives.fleet.take_up(id, &saved.life) {
@@ -155,8 +155,8 @@ impl Supervisor {
                 }
             };
             if let Some(unit) = self.units.get_mut(id) {
-                let builds = saved.builds.into_iter();
-                unit.artifacts = builds.map(|b| (b.id, (b.mode, b.made))).collect();
+                let builds = saved.builds.iter();
+                unit.artifacts = builds.map(|b| (b.id, (b.mode, b.made.clone()))).collect();
             }
             let Some(generation) = serving else { continue };
             let key = RunKey {
@@ -293,6 +293,9 @@ impl Supervisor {
 
     /// Copies the sockets of a run that is taken over, but for those that the service manager has kept.
     fn take_sockets(&mut self, unit: UnitId, process: &Arc<Process>, run: &Adopted) {
+        if process.listen.is_empty() {
+            return;
+        }
         let base = self.environments.base();
         let env = self.environment(process, &base, &mut Vec::new());
         // The next start reports their faults.
@@ -366,10 +369,13 @@ impl Supervisor {
         process: &Arc<Process>,
         saved: &SavedRun,
     ) -> Result<(), String> {
-        // direnv is not asked for this: a variable that only it knows is missed here.
-        let base = self.environments.base();
-        let mut env = self.environment(process, &base, &mut Vec::new())?;
-        environments::mark_run(&mut env, process, &self.marker(), saved.run);
+        let mut env = Environment::default();
+        if process.ready.is_some() || process.health.is_some() {
+            // direnv is not asked for this: a variable that only it knows is missed here.
+            let base = self.environments.base();
+            env = self.environment(process, &base, &mut Vec::new())?;
+            environments::mark_run(&mut env, process, &self.marker(), saved.run);
+        }
         let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
         let mut checks = RunChecks::new(process, &expand)?;
         if let Some(path) = saved.notify.clone().filter(|_| checks.needs_socket()) {
@@ -462,8 +468,9 @@ impl Supervisor {
                 }
             }
         }
+        let is_leader = |pid| self.runs.is_adopted_leader(pid);
         let known = |p: &Proc| self.runs.is_in_adopted_session(p);
-        for proc in proc::find_marked_but(&prefix, known) {
+        for proc in proc::find_marked_but(&prefix, is_leader, known) {
             let own = proc::marker(proc.pid).unwrap_or_default();
             let of = own.strip_prefix(&prefix).and_then(|m| m.rsplit_once('/'));
             // A task that is done may have left it on purpose.

@@ -344,7 +344,12 @@ impl Runs {
 
     /// The process is in the session of a run that was taken over.
     pub(super) fn is_in_adopted_session(&self, p: &Proc) -> bool {
-        self.is_adopted(self.by_pid.get(&p.sid).copied())
+        self.is_adopted_leader(p.sid)
+    }
+
+    /// The first process of a run that was taken over has, or had, that number.
+    pub(super) fn is_adopted_leader(&self, pid: i32) -> bool {
+        self.is_adopted(self.by_pid.get(&pid).copied())
     }
 
     /// Processes in the cgroups that a killed bpm left, each with the name of what it is a run of; not those of runs

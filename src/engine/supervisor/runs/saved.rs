@@ -139,6 +139,7 @@ impl Runs {
                 drop(self.captures.go_on(log, run, pipes, nobody).map_err(said)?);
             }
         }
+        self.captures.wake();
         self.stopped = field::<Table<UnitId, Stopped>>(&saved, "stopped")?;
         let origins: Option<Vec<Origin>> = field(&saved, "origins")?;
         self.origins.restore(origins.unwrap_or_default());
