@@ -25,7 +25,7 @@ use crate::server::ask::{self, Next};
 use crate::server::mcp::{self, Envelope, Era, Mcp, Verb};
 use crate::server::rpc::{self, Request};
 use crate::server::service::{Answer, Caller, ClientKind, Level, Service, Step};
-use crate::tools::{Kernel, Tools};
+use crate::tools::{self, Kernel, Tools};
 
 /// Of a process that is in no configuration: all there is.
 const ALL: Limits = Limits {
@@ -108,7 +108,7 @@ impl Offline {
         let (handle, _) = Handle::new(cell, Identity::nobody()).map_err(cannot)?;
         let tools = Tools::new(handle, Box::new(Kernel), Arc::new(Nowhere));
         Ok(Self {
-            mcp: Mcp::new(&tools.info(), tools.instructions()),
+            mcp: Mcp::new(&tools.info(), tools.instructions(), &tools.tools()),
             tools,
             mailbox,
             on_disk,
@@ -222,14 +222,8 @@ impl Offline {
 
     /// The answer of a tool that is not asked, since only a daemon could do it.
     fn instead(&self, name: &str, args: &Value, absence: &Absence) -> Option<Answer> {
-        let known = self
-            .tools
-            .tools()
-            .as_array()?
-            .iter()
-            .any(|tool| tool["name"] == name);
         match (name, absence) {
-            _ if !known => None,
+            _ if !tools::is_tool(name) => None,
             (_, Absence::Failed(why)) => Some(Answer::Fail(why.clone())),
             ("stop", _) => Some(self.stopped_already(args)),
             ("reload", _) => {

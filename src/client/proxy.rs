@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use pipes::{Line, Lines, Output};
-use requests::{Asked, Start, asked_again, own, reads, repeatable};
+use requests::{Asked, Start, asked_again, id_of_result, own, reads, repeatable};
 
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
@@ -206,6 +206,8 @@ struct Proxy {
     starts: Option<Start>,
     link: Option<Link>,
     output: Output,
+    /// The buffer of all reads.
+    scratch: Vec<u8>,
     /// Wait for a connection.
     queue: Vec<Asked>,
     /// Subscriptions that wait for somebody to start a daemon.
@@ -234,6 +236,7 @@ impl Proxy {
                 file: duplicate(io::stdout())?.into(),
                 unsent: Vec::new(),
             },
+            scratch: vec![0; CHUNK],
             queue: Vec::new(),
             calls: Table::default(),
             handshake: None,
@@ -260,7 +263,7 @@ impl Proxy {
     }
 
     fn read_input(&mut self, input: &mut Lines, from: &File) {
-        let more = input.read(from);
+        let more = input.read(from, &mut self.scratch);
         while let Some(line) = input.next() {
             match line {
                 Line::Whole(line) => self.take(line),
@@ -535,7 +538,7 @@ impl Proxy {
         let Some(mut link) = self.link.take() else {
             return;
         };
-        let more = link.answers.read(&link.stream);
+        let more = link.answers.read(&link.stream, &mut self.scratch);
         (link.heard, link.probed) = (Mono::now(), None);
         let mut garbled = false;
         while let Some(line) = link.answers.next() {
@@ -564,6 +567,13 @@ impl Proxy {
     /// Passes a line of the daemon on. True: it did not begin what it was asked, since it is stopping, and the
     /// client does not hear of that: the next daemon will be asked.
     fn answered(&mut self, line: &[u8]) -> bool {
+        if let Some(id) = id_of_result(line)
+            && id != OWN_ID
+        {
+            self.calls.remove(&id.to_string());
+            self.output.unsent.extend_from_slice(line);
+            return false;
+        }
         let answer: Value = serde_json::from_slice(line).unwrap_or_default();
         let answers = match &answer {
             Value::Array(answers) => answers.as_slice(),

@@ -40,9 +40,12 @@ pub fn ask(
             mcp.put_discovered(out, to);
             return Ok(Next::Written);
         }
+        Verb::Tools => {
+            mcp.put_tools(out, to);
+            return Ok(Next::Written);
+        }
         Verb::Subscribe { uris } => return Ok(Next::Subscribe(uris)),
         Verb::Nothing => result([]),
-        Verb::Tools => result([("tools", service.tools().clone())]),
         Verb::Resources => result([("resources", service.resources().into())]),
         Verb::Templates => result([("resourceTemplates", service.templates().into())]),
         Verb::Prompts => result([("prompts", service.prompts().into())]),

@@ -453,6 +453,7 @@ pub fn no_resource(era: Era, uri: &str) -> Refusal {
 pub struct Mcp {
     info: String,
     instructions: String,
+    tools: String,
 }
 
 /// Where a result goes: to which request, in which shape.
@@ -469,11 +470,12 @@ pub struct Envelope {
 }
 
 impl Mcp {
-    /// `info`: `{name, title, version}`.
-    pub fn new(info: &Value, instructions: &str) -> Self {
+    /// `info`: `{name, title, version}`; `tools`: the list.
+    pub fn new(info: &Value, instructions: &str, tools: &Value) -> Self {
         Self {
             info: info.to_string(),
             instructions: Value::from(instructions).to_string(),
+            tools: tools.to_string(),
         }
     }
 
@@ -532,6 +534,14 @@ impl Mcp {
             self.instructions
         );
         self.put(out, to, |out| out.extend_from_slice(fields.as_bytes()));
+    }
+
+    /// Appends the answer to `tools/list`.
+    pub fn put_tools(&self, out: &mut Vec<u8>, to: &Envelope) {
+        self.put(out, to, |out| {
+            out.extend_from_slice(b"\"tools\":");
+            out.extend_from_slice(self.tools.as_bytes());
+        });
     }
 
     /// Appends a tool's text, an error's too.

@@ -140,7 +140,7 @@ pub trait Service: Send + Sync {
     /// At most 1,200 characters.
     fn instructions(&self) -> &str;
     /// The array of tools as `tools/list` gives it; asked for once.
-    fn tools(&self) -> &Value;
+    fn tools(&self) -> Value;
     /// A tool call; None: unknown tool. `token`: the progress token, where one was sent (a task that
     /// reports progress by itself needs it).
     fn call(

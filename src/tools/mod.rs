@@ -498,7 +498,6 @@ pub struct Tools {
     handle: Arc<Handle>,
     usage: Arc<Usage>,
     cpu_totals: Arc<metrics::CpuTotals>,
-    list: Value,
     logger: Arc<dyn Logger>,
     /// When a question for our health was noted last.
     asked: AtomicU64,
@@ -511,7 +510,6 @@ impl Tools {
             handle,
             usage: Arc::new(Usage::new(meter)),
             cpu_totals: Arc::default(),
-            list: TOOLS.iter().map(Tool::listed).collect(),
             logger,
             asked: AtomicU64::new(0),
         }
@@ -574,8 +572,8 @@ impl Service for Tools {
         INSTRUCTIONS
     }
 
-    fn tools(&self) -> &Value {
-        &self.list
+    fn tools(&self) -> Value {
+        TOOLS.iter().map(Tool::listed).collect()
     }
 
     fn call(

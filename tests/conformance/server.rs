@@ -148,8 +148,8 @@ impl Service for Fixtures {
         "Fixtures of the conformance suite."
     }
 
-    fn tools(&self) -> &Value {
-        &self.tools
+    fn tools(&self) -> Value {
+        self.tools.clone()
     }
 
     fn call(&self, caller: &Caller, name: &str, _: &Value, token: Option<&Value>) -> Option<Step> {

@@ -197,8 +197,8 @@ impl Service for Fixture {
     fn instructions(&self) -> &str {
         "Do \"this\"."
     }
-    fn tools(&self) -> &Value {
-        &self.tools
+    fn tools(&self) -> Value {
+        self.tools.clone()
     }
     fn call(
         &self,

@@ -116,7 +116,7 @@ fn a_message_is_taken_or_refused_with_words() {
         b"{\"a\":",
         b"true",
     ];
-    let server = Mcp::new(&json!({"name": "t"}), "Do \"this\".\n");
+    let server = Mcp::new(&json!({"name": "t"}), "Do \"this\".\n", &json!([]));
     let versions: [Option<&[u8]>; 4] = [
         None,
         Some(b"2026-07-28"),

@@ -39,14 +39,13 @@ impl Lines {
         }
     }
 
-    /// Reads once. False: there is nothing more to come.
-    pub(super) fn read(&mut self, mut from: impl Read) -> bool {
-        let length = self.bytes.len();
-        self.bytes.resize(length + CHUNK, 0);
-        let got = from.read(&mut self.bytes[length..]);
-        self.bytes.truncate(length + got.as_ref().map_or(0, |n| *n));
-        match got {
-            Ok(n) => n > 0,
+    /// Reads once, by way of `scratch`. False: there is nothing more to come.
+    pub(super) fn read(&mut self, mut from: impl Read, scratch: &mut [u8]) -> bool {
+        match from.read(scratch) {
+            Ok(n) => {
+                self.bytes.extend_from_slice(&scratch[..n]);
+                n > 0
+            }
             Err(e) => matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock),
         }
     }

@@ -93,6 +93,16 @@ pub(super) fn own(method: &str, params: Value) -> Vec<u8> {
     format!("{request}\n").into_bytes()
 }
 
+/// The id of a result, as a daemon writes it. Nothing behind it is read: results can be long, and matter to the client
+/// alone.
+pub(super) fn id_of_result(line: &[u8]) -> Option<Value> {
+    let rest = line.strip_prefix(b"{\"jsonrpc\":\"2.0\",\"id\":")?;
+    let mut values = serde_json::Deserializer::from_slice(rest).into_iter();
+    let id = values.next()?.ok()?;
+    let is_result = rest[values.byte_offset()..].starts_with(b",\"result\":");
+    is_result.then_some(id)
+}
+
 /// It changes nothing, whether it was executed or not.
 pub(super) fn reads(request: &Request) -> bool {
     match request.method.as_str() {

@@ -11,7 +11,7 @@ fn request(text: &str) -> Request {
 
 #[test]
 fn lines_are_cut_however_they_come() {
-    let mut lines = Lines::new(8);
+    let (mut lines, mut scratch) = (Lines::new(8), [0; 64]);
     let mut seen = Vec::new();
     for piece in [
         "one\ntw",
@@ -20,7 +20,7 @@ fn lines_are_cut_however_they_come() {
         "a very long",
         " one\nfour\n",
     ] {
-        assert!(lines.read(piece.as_bytes()));
+        assert!(lines.read(piece.as_bytes(), &mut scratch));
         while let Some(line) = lines.next() {
             seen.push(match line {
                 Line::Whole(line) => String::from_utf8(line).unwrap(),
@@ -29,7 +29,26 @@ fn lines_are_cut_however_they_come() {
         }
     }
     assert_eq!(seen, ["one\n", "two\n", "three\n", "too long", "four\n"]);
-    assert!(!lines.read(&b""[..]));
+    assert!(!lines.read(&b""[..], &mut scratch));
+}
+
+#[test]
+fn result_is_known_by_its_beginning() {
+    let id = |line: &str| id_of_result(line.as_bytes());
+    let result = |id: &str| format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"id":7}}}}"#);
+    assert_eq!(id(&result("1")), Some(1.into()));
+    assert_eq!(
+        id(&result(r#""a,\"result\":""#)),
+        Some(r#"a,"result":"#.into())
+    );
+    for other in [
+        r#"{"jsonrpc":"2.0","id":1,"error":{"code":-31000,"data":{"a":1,"result":2}}}"#,
+        r#"{"jsonrpc":"2.0","method":"m","params":{"id":1,"result":2}}"#,
+        r#"[{"jsonrpc":"2.0","id":1,"result":{}}]"#,
+        r#"{"jsonrpc":"2.0","id":"#,
+    ] {
+        assert_eq!(id(other), None, "{other}");
+    }
 }
 
 #[test]

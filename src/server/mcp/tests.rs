@@ -136,7 +136,7 @@ fn base64_is_strict() {
 
 #[test]
 fn results_have_what_their_era_adds() {
-    let server = Mcp::new(&json!({"name": "t"}), "Do.");
+    let server = Mcp::new(&json!({"name": "t"}), "Do.", &json!([]));
     let answer = |era, result: Value| {
         let to = Envelope {
             id: json!("a"),

@@ -52,7 +52,7 @@ impl Context {
         inbox: Arc<Inbox<Message>>,
     ) -> Self {
         Self {
-            mcp: Mcp::new(&service.info(), service.instructions()),
+            mcp: Mcp::new(&service.info(), service.instructions(), &service.tools()),
             service,
             access,
             inbox,
