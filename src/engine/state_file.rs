@@ -24,6 +24,7 @@ use crate::base::table::Table;
 use crate::engine::saved::{LeftBehind, SavedLife, SavedRun};
 use crate::engine::snapshot::ExitView;
 use crate::os::files;
+use crate::os::replaced::{Replaced, spares};
 use crate::os::threads;
 
 /// The layout of the file.
@@ -149,16 +150,26 @@ impl State {
             let why = format!("{why}; it can't be moved aside: {}", reason(&e));
             Error::cannot(format!("read {}", path.display()), why)
         })?;
-        let state = Self {
-            damaged: true,
-            ..Self::default()
+        let (state, rest) = match Self::of_before(path) {
+            Some(state) => (state, "are those of a while before"),
+            None => (Self::default(), "are lost"),
         };
         let text = format!(
-            "cannot read {}: {why}; it is kept as {}, and kept ports and earlier exits are lost",
+            "cannot read {}: {why}; it is kept as {}, and kept ports and earlier exits {rest}",
             path.display(),
             aside.display()
         );
-        Ok((state, Some(text)))
+        let damaged = true;
+        Ok((Self { damaged, ..state }, Some(text)))
+    }
+
+    /// The newest contents that the file had before and that can be read, but for what runs: that is looked for.
+    fn of_before(path: &Path) -> Option<Self> {
+        let read = |path: PathBuf| Self::parse(&files::read_named(&path).ok()?.0);
+        let mut state = (spares(path).into_iter().filter_map(read)).max_by_key(|s| s.event_used)?;
+        state.forget_lives();
+        state.left = Vec::new();
+        Some(state)
     }
 
     /// The same for who only looks: what can't be read counts as nothing, and stays where it is.
@@ -521,7 +532,7 @@ fn millis(span: Duration) -> u64 {
 /// The file of a running bpm.
 #[derive(Debug)]
 pub struct StateFile {
-    path: PathBuf,
+    file: Replaced,
     state: State,
     changed: bool,
     /// All in the folder is another bpm's.
@@ -535,7 +546,7 @@ impl StateFile {
     /// The file at that path, of which this was read.
     pub fn new(path: PathBuf, state: State) -> Self {
         Self {
-            path,
+            file: Replaced::new(path),
             state,
             changed: false,
             displaced: false,
@@ -574,18 +585,28 @@ impl StateFile {
             return Ok(());
         }
         self.changed = false;
-        let written = self.state.write(&self.path);
+        let text = self.state.to_text();
+        let written = self.file.write(text.as_bytes(), self.disk.synced());
         let done = match durable {
             true => {
                 self.sync_due = None;
-                written.and_then(|()| files::sync(&self.path))
+                written.and_then(|()| files::sync(self.file.path()))
             }
             false => {
                 self.sync_due.get_or_insert_with(|| Mono::now().after(SOON));
                 written
             }
         };
-        done.map_err(|e| format!("cannot write {}: {}", self.path.display(), reason(&e)))
+        if durable && done.is_ok() {
+            self.disk.lock().synced = self.file.count();
+        }
+        done.map_err(|e| {
+            format!(
+                "cannot write {}: {}",
+                self.file.path().display(),
+                reason(&e)
+            )
+        })
     }
 
     /// When [`StateFile::sync_if_due`] has something to do.
@@ -596,7 +617,7 @@ impl StateFile {
     /// Brings what was written a while ago to the disk, all changes since then at once.
     pub fn sync_if_due(&mut self, now: Mono) {
         if self.sync_due.take_if(|due| *due <= now).is_some() && !self.displaced {
-            self.disk.sync(&self.path);
+            self.disk.sync(&self.file);
         }
     }
 }
@@ -608,50 +629,50 @@ struct Disk {
     work: Arc<Mutex<Work>>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Work {
-    #[default]
-    None,
-    UnderWay,
-    /// The file was replaced meanwhile.
-    Again,
+#[derive(Debug, Default)]
+struct Work {
+    under_way: bool,
+    /// The number of the contents that are to be brought there, until that is begun.
+    next: Option<u64>,
+    /// That of the newest that are there.
+    synced: u64,
 }
 
 impl Disk {
     /// Begins to, or goes on once it is done where it is under way.
-    fn sync(&self, path: &Path) {
+    fn sync(&self, file: &Replaced) {
         let before = {
             let mut work = self.lock();
-            let before = *work;
-            *work = match before {
-                Work::None => Work::UnderWay,
-                Work::UnderWay | Work::Again => Work::Again,
-            };
-            before
+            work.next = Some(file.count());
+            std::mem::replace(&mut work.under_way, true)
         };
-        if before != Work::None {
+        if before {
             return;
         }
-        let (disk, path) = (self.clone(), path.to_path_buf());
+        let (disk, path) = (self.clone(), file.path().to_path_buf());
         let run = move || {
-            while {
-                // A disk that fails is said by the next write.
-                let _ = files::sync(&path);
-                disk.goes_on()
-            } {}
+            while let Some(number) = disk.begin() {
+                // A disk that fails is said by the next write. One that was replaced after it was asked for is a newer
+                // one, which then counts as not there: nothing is lost by that.
+                if files::sync(&path).is_ok() {
+                    disk.lock().synced = number;
+                }
+            }
         };
         if threads::start_small("sync", STACK, Box::new(run)).is_err() {
-            *self.lock() = Work::None;
+            self.lock().under_way = false;
         }
     }
 
-    fn goes_on(&self) -> bool {
+    fn begin(&self) -> Option<u64> {
         let mut work = self.lock();
-        *work = match *work {
-            Work::Again => Work::UnderWay,
-            Work::UnderWay | Work::None => Work::None,
-        };
-        *work == Work::UnderWay
+        let next = work.next.take();
+        work.under_way = next.is_some();
+        next
+    }
+
+    fn synced(&self) -> u64 {
+        self.lock().synced
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Work> {
@@ -755,6 +776,34 @@ mod tests {
     }
 
     #[test]
+    fn damaged_file_leaves_what_it_had_a_while_before() {
+        let folder = Folder::new("damaged-state");
+        let path = folder.path().join("state.json");
+        let mut file = StateFile::new(path.clone(), State::default());
+        for n in 1..4 {
+            let state = file.edit();
+            state.event_used = n;
+            state.keep_port("web", 8_080);
+            state.started(run());
+            state.ended("web", exit(n, Vec::new()));
+            file.save(n == 1).unwrap();
+        }
+        fs::write(&path, "{").unwrap();
+        let (state, text) = State::read(&path).unwrap();
+        assert!(text.unwrap().contains("are those of a while before"));
+        assert!(state.is_damaged() && state.running().is_empty());
+        assert_eq!(state.port_of("web"), Some(8_080));
+        assert_eq!(state.exits("web").len(), 2);
+        for spare in spares(&path) {
+            fs::write(&spare, "{").unwrap();
+        }
+        fs::write(&path, "{").unwrap();
+        let (state, text) = State::read(&path).unwrap();
+        assert!(text.unwrap().contains("are lost"));
+        assert!(state.is_damaged() && state.port_of("web").is_none());
+    }
+
+    #[test]
     fn file_stays_small_however_many_crash() {
         let mut state = State::default();
         let tail = clip((0..40).map(|_| "\u{1}".repeat(1_000)));
@@ -800,15 +849,17 @@ mod tests {
     #[test]
     fn every_write_is_synced_or_covered_by_a_later_sync() {
         let folder = Folder::new("sync");
-        let path = folder.path().join("state.json");
-        let disk = Disk::default();
-        for _ in 0..100 {
-            State::default().write(&path).unwrap();
-            disk.sync(&path);
+        let mut file = StateFile::new(folder.path().join("state.json"), State::default());
+        let later = Mono::now().after(2 * SOON);
+        for n in 1..=100 {
+            file.edit().event = n;
+            file.save(false).unwrap();
+            file.sync_if_due(later);
         }
-        while *disk.lock() != Work::None {
+        while file.disk.lock().under_way {
             std::thread::yield_now();
         }
-        assert!(State::read(&path).unwrap().1.is_none());
+        assert_eq!(file.disk.synced(), 100);
+        assert_eq!(State::look(file.file.path()).event, 100);
     }
 }

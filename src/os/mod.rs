@@ -26,6 +26,7 @@ pub mod proc;
 pub mod pty;
 pub mod reap;
 pub mod reexec;
+pub mod replaced;
 pub mod run;
 pub mod screen;
 pub mod spawn;
