@@ -114,6 +114,24 @@ fn other_version(theirs: &str) -> Option<String> {
     (theirs != VERSION).then(|| format!("the daemon is bpm {theirs}, this is bpm {VERSION}"))
 }
 
+/// The document of a status that no daemon gives: all its fields, those that nobody can tell as null.
+fn document(project: &Project, verdict: Value, processes: Vec<Value>) -> Value {
+    object([
+        ("schema", 1.into()),
+        ("project", project.name().into()),
+        ("verdict", verdict),
+        ("daemon", Value::Null),
+        ("mode", Value::Null),
+        ("release_in_seconds", Value::Null),
+        ("config_changed", Value::Null),
+        ("processes", processes.into()),
+        ("events", Value::Array(Vec::new())),
+        ("events_missed", 0.into()),
+        ("next", Value::Null),
+        ("warnings", Value::Array(Vec::new())),
+    ])
+}
+
 /// The state that the daemon wrote down, for a user who may not ask it.
 fn on_disk(project: &Project, name: Option<&str>, error: &Error, json: bool) -> String {
     let state = State::look(&project.dir.state());
@@ -129,14 +147,8 @@ fn on_disk(project: &Project, name: Option<&str>, error: &Error, json: bool) -> 
                 ("exit", or_null(exit)),
             ])
         });
-        let document = object([
-            ("schema", 1.into()),
-            ("project", project.name().into()),
-            ("verdict", Value::Null),
-            ("error", error.to_string().into()),
-            ("daemon", Value::Null),
-            ("processes", list(processes)),
-        ]);
+        let mut document = document(project, Value::Null, processes.collect());
+        document["error"] = error.to_string().into();
         return format!("{document}\n");
     }
     note(&format!(
@@ -158,14 +170,8 @@ fn on_disk(project: &Project, name: Option<&str>, error: &Error, json: bool) -> 
 /// The text for a project without a healthy daemon.
 fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
     if json {
-        let document = object([
-            ("schema", 1.into()),
-            ("project", project.name().into()),
-            ("verdict", verdict.word().into()),
-            ("daemon", Value::Null),
-            ("processes", Value::Array(Vec::new())),
-        ]);
-        return format!("{document}\n");
+        let verdict = verdict.word().into();
+        return format!("{}\n", document(project, verdict, Vec::new()));
     }
     let name = project.shown();
     match verdict {

@@ -17,6 +17,13 @@ pub(super) fn trust(call: &Call) -> Result<u8> {
     let mut folders = trust::trusted(&state)
         .map_err(|why| Error::cannot(named("use", &state.trust_file()), why))?;
     if call.has("list") {
+        if call.has("remove") || !call.operands.is_empty() {
+            return Err(Failure::Usage {
+                why: "--list goes with no folder and no --remove".into(),
+                hint: None,
+            }
+            .into());
+        }
         let lines: String = folders
             .iter()
             .map(|folder| format!("{}\n", paths::quoted(folder)))

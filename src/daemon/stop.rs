@@ -127,7 +127,10 @@ pub fn stop(
     // Another bpm may have been started meanwhile: then its files are there, and it holds the lock.
     if let Ok(Some(_lock)) = Lock::take(&project.dir.lock()) {
         clear(&project.dir, descriptor.as_ref());
-        note(project, by)?;
+        // Everything has stopped: a full disk changes nothing in that.
+        if let Err(why) = note(project, by) {
+            say(&why.to_string());
+        }
     }
     Ok(stopped)
 }
@@ -142,14 +145,8 @@ struct Spared<'a> {
 
 impl Spared<'_> {
     fn has(&self, p: &Proc) -> bool {
-        let marker = || proc::marker(p.pid).unwrap_or_default();
-        let of_build = || {
-            marker()
-                .rsplit('/')
-                .next()
-                .is_some_and(|run| run.starts_with('b'))
-        };
-        self.survivors.iter().any(|left| left.pid == p.pid) || self.builds && of_build()
+        self.survivors.iter().any(|left| left.pid == p.pid)
+            || self.builds && proc::is_of_build(p.pid)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Passes what processes write through to bpm's own outputs, each line after the name of its process. A
 //! follower like any other: it never holds up a process, and reports the lines it missed.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -8,8 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::escape::coloured;
 use crate::base::json::thousands;
-use crate::log::line::{coloured_into, shown, strip_into};
+use crate::log::line::{coloured_into, lossy, shown, strip_into};
 use crate::log::store::Log;
 use crate::log::stream::Stream;
 use crate::os::inbox::{Inbox, Waker};
@@ -250,7 +252,9 @@ impl Writer {
         }
         self.buffer.extend_from_slice(prefix.as_bytes());
         if self.sinks[stream as usize].terminal {
+            let begin = self.buffer.len();
             coloured_into(line, &mut self.buffer);
+            write_out_hidden(&mut self.buffer, begin);
         } else {
             let mut plain = Vec::with_capacity(line.len());
             strip_into(line, &mut plain);
@@ -264,6 +268,21 @@ impl Writer {
         self.buffer.clear();
         (self.written)();
     }
+}
+
+/// Writes out, from `begin` on, what a terminal would obey or not show; bytes that are no text are replaced.
+fn write_out_hidden(buffer: &mut Vec<u8>, begin: usize) {
+    let line = &buffer[begin..];
+    if line.iter().all(|b| matches!(b, b' '..=b'~' | b'\t' | 0x1b)) {
+        return;
+    }
+    let text = lossy(line);
+    if let (Cow::Borrowed(_), Cow::Borrowed(_)) = (&text, coloured(&text)) {
+        return;
+    }
+    let text = coloured(&text).into_owned();
+    buffer.truncate(begin);
+    buffer.extend_from_slice(text.as_bytes());
 }
 
 #[derive(Debug)]
@@ -410,5 +429,18 @@ mod tests {
         );
         assert!(passthrough.finish(LONG));
         assert_eq!(all(out), "[web] \x1b[31mred\x1b[0m\n[web] plain\n");
+    }
+
+    #[test]
+    fn terminal_gets_no_hidden_character() {
+        let (passthrough, [log, _], [out, _]) = piped(true);
+        let run = log.begin(Wall(1));
+        let lines = "\u{202e}a\x07\x1b[1mb\u{9b}2J\ngr\u{fc}n\n".as_bytes();
+        log.append(run, Stream::Stdout, &[lines, b"\x9b2J\n"].concat());
+        assert!(passthrough.finish(LONG));
+        assert_eq!(
+            all(out),
+            "[web] \\u{202e}a\\u{7}\x1b[1mb\\u{9b}2J\x1b[0m\n[web] gr\u{fc}n\n[web] \u{fffd}2J\n"
+        );
     }
 }

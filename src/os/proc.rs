@@ -357,6 +357,13 @@ pub fn marker(pid: i32) -> Option<String> {
     Some(String::from_utf8_lossy(&value).into_owned())
 }
 
+/// Its marker is that of a build.
+pub fn is_of_build(pid: i32) -> bool {
+    let marker = marker(pid).unwrap_or_default();
+    let run = marker.rsplit('/').next();
+    run.is_some_and(|run| run.starts_with('b'))
+}
+
 /// The value of any variable, likewise.
 pub fn variable(pid: i32, name: &str) -> Option<Vec<u8>> {
     // Larger environments can't be: an execve takes 6 MiB at most.

@@ -289,7 +289,7 @@ impl Drop for Masked {
 }
 
 /// Signals since the last call.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caught {
     /// SIGTERM.
     pub term: bool,
@@ -303,8 +303,8 @@ pub struct Caught {
     pub usr2: bool,
     /// SIGQUIT.
     pub quit: bool,
-    /// The last of those that would end bpm if nobody took them.
-    pub other: Option<i32>,
+    /// Those that would end bpm if nobody took them, each once.
+    pub others: Vec<i32>,
 }
 
 const SIGNALS: [i32; 6] = [
@@ -318,7 +318,7 @@ const SIGNALS: [i32; 6] = [
 
 /// Signals that end a process by default, mean nothing to bpm, and are no faults of its own (SEGV and the like keep
 /// their default). Real-time signals belong to them too.
-const OTHERS: [Signal; 9] = [
+const OTHERS: [Signal; 10] = [
     Signal::SIGUSR1,
     Signal::SIGALRM,
     Signal::SIGVTALRM,
@@ -328,6 +328,7 @@ const OTHERS: [Signal; 9] = [
     Signal::SIGSTKFLT,
     Signal::SIGXCPU,
     Signal::SIGTRAP,
+    Signal::SIGSYS,
 ];
 
 fn others() -> SigSet {
@@ -413,9 +414,12 @@ impl Signals {
             .came
             .each_ref()
             .map(|f| f.swap(false, Ordering::SeqCst));
-        let mut other = None;
+        let mut others = Vec::new();
         while let Ok(Some(came)) = self.others.read_signal() {
-            other = i32::try_from(came.ssi_signo).ok();
+            let number = came.ssi_signo.cast_signed();
+            if !others.contains(&number) {
+                others.push(number);
+            }
         }
         Caught {
             term,
@@ -424,7 +428,7 @@ impl Signals {
             child,
             usr2,
             quit,
-            other,
+            others,
         }
     }
 }
@@ -579,15 +583,22 @@ mod tests {
                 let signals = Signals::new().unwrap();
                 let mut numbers: Vec<i32> = OTHERS.iter().map(|signal| *signal as i32).collect();
                 numbers.extend(libc::SIGRTMIN()..=libc::SIGRTMAX());
-                for number in numbers {
-                    unsafe { libc::raise(number) };
+                for number in &numbers {
+                    unsafe { libc::raise(*number) };
                     let mut fds = [PollFd::new(signals.others(), PollFlags::POLLIN)];
                     assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(1), "{number}");
-                    assert_eq!(signals.take().other, Some(number));
+                    assert_eq!(signals.take().others, [*number]);
                 }
+                for number in &numbers {
+                    unsafe { libc::raise(*number) };
+                }
+                let mut others = signals.take().others;
+                others.sort_unstable();
+                numbers.sort_unstable();
+                assert_eq!(others, numbers, "each is told");
                 nix::sys::signal::raise(Signal::SIGQUIT).unwrap();
                 let caught = signals.take();
-                assert!(caught.quit && caught.other.is_none(), "{caught:?}");
+                assert!(caught.quit && caught.others.is_empty(), "{caught:?}");
                 let line = line(&shell("grep SigBlk /proc/self/status; exec sleep 60", &[]).stdout);
                 assert!(line.ends_with("0000000000000000"), "{line}");
             },

@@ -489,7 +489,7 @@ impl Reader {
         } else if is("connection") {
             let mut words = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
             self.head.close |= words.any(|word| word.eq_ignore_ascii_case(b"close"));
-        } else if is("accept") {
+        } else if is("accept") && !value.trim_ascii().is_empty() {
             self.head.accepts.read(value);
         }
         Ok(())
@@ -548,11 +548,11 @@ impl Reader {
             State::ChunkSize => {
                 let digits = line.split(|b| *b == b';').next().unwrap_or_default();
                 let digits = digits.trim_ascii_end();
-                if digits.is_empty()
-                    || digits.len() > 8
-                    || !digits.iter().all(u8::is_ascii_hexdigit)
-                {
+                if digits.is_empty() || !digits.iter().all(u8::is_ascii_hexdigit) {
                     return Err(reject(400, "a chunk's size is not a hexadecimal number"));
+                }
+                if digits.len() > 8 {
+                    return Err(TOO_LONG);
                 }
                 let size = digits.iter().fold(0usize, |n, d| {
                     n << 4 | char::from(*d).to_digit(16).unwrap_or(0) as usize

@@ -631,5 +631,5 @@ pub(super) fn bad_pattern(e: &QueryError) -> String {
         QueryError::Pattern(why) => why,
         QueryError::NoRun { .. } => "there is no run to search",
     };
-    format!("cannot use this pattern: {why}; a text is matched as it is with literal, or escaped")
+    format!("cannot use this pattern: {why}; literal (-F) matches a text as it is")
 }

@@ -360,24 +360,28 @@ impl Outcome<'_> {
         let Some(unit) = self.unit.filter(|_| self.lines && !self.late) else {
             return First::default();
         };
-        let Some(started) = unit
-            .facts
-            .started
-            .filter(|_| unit.facts.pid == self.done.pid)
-        else {
-            return First::default();
+        let facts = &unit.facts;
+        let (at, run) = match (facts.started, unit.exits.back()) {
+            (Some(started), _) if facts.pid == self.done.pid => {
+                (Wall::now().before(self.now.since(started)), unit.run)
+            }
+            // A task has ended by the time of the answer.
+            (None, Some(end)) if self.done.ok && facts.state == State::Done => {
+                (end.at.before(end.uptime), Some(end.run))
+            }
+            _ => return First::default(),
         };
         let query = Query {
             head: Some(FIRST_LINES),
             ..Query::default()
         };
         let found = unit.log.find(&query).ok();
-        let found = found.filter(|found| found.run == unit.run && found.run.is_some());
+        let found = found.filter(|found| found.run == run && run.is_some());
         let lines = found.map(|found| found.lines).unwrap_or_default();
         let numbered = lines.iter().rev().find_map(|line| line.seq);
         let next = numbered.unwrap_or_else(|| unit.log.next_seq().saturating_sub(1));
         First {
-            at: Some(Wall::now().before(self.now.since(started))),
+            at: Some(at),
             lines: lines
                 .iter()
                 .map(|line| clip(&line.text, FIRST_CHARS).into_owned())
@@ -609,9 +613,10 @@ impl Outcome<'_> {
             .map_or(String::new(), |pid| format!(" (pid {pid})"));
         let serves: Cow<'_, str> = match (done.rolled_back, done.old_serves, self.unit) {
             (true, ..) => format!("rolled back: the previous build was started again{pid}").into(),
-            (false, true, _) => {
+            (false, true, _) if self.builds() => {
                 format!("the old run still serves{pid}, from the previous build").into()
             }
+            (false, true, _) => format!("the old run still serves{pid}").into(),
             (false, false, Some(unit)) => {
                 let next = why::outlook(unit, self.now);
                 format!("nothing of it serves now; what happens next: {next}").into()

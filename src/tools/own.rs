@@ -113,7 +113,7 @@ pub(super) fn own(tools: &Tools, caller: &Caller, method: &str, params: &Value) 
                     && (by.contains(" (by ") || by.contains("poor environment: "))
                     && let Value::String(text) = &mut value["text"]
                 {
-                    text.push_str(&format!("the daemon was started as {by}\n"));
+                    text.push_str(&format!("\nthe daemon was started as {by}"));
                 }
                 value["started_by"] = or_null(started_by);
                 Answer::Result(value)

@@ -55,13 +55,18 @@ fn up_ends_with_what_runs_and_how_to_connect() {
 #[test]
 fn up_runs_a_task_once() {
     let project = Project::new(
-        "[process.migrate]\ntype = \"task\"\ncommand = \"echo ran >> ran; sleep 0.2\"\n\
+        "[process.migrate]\ntype = \"task\"\ncommand = \"echo ran >> ran; sleep 0.2; echo done\"\n\
          [process.web]\ncommand = [\"sleep\", \"1000\"]\ndepends_on = [\"migrate\"]\n",
     );
     project.cli(["up"]).exits(0);
     project.cli(["up"]).exits(0);
     let ran = std::fs::read_to_string(project.root.join("ran")).unwrap();
     assert_eq!(ran, "ran\n");
+    let said = project.cli(["restart", "migrate"]).exits(0).out;
+    assert_eq!(
+        said,
+        "migrate: restarted, done\nits first lines:\n   done\n"
+    );
     project.cli(["stop"]).exits(0);
 }
 
@@ -386,6 +391,7 @@ fn the_status_is_a_table_or_a_document() {
         (&none["schema"], &none["verdict"]),
         (&Value::from(1), &Value::from("stopped"))
     );
+    assert!(none.get("mode").is_some_and(Value::is_null) && none["events"] == Value::Array(vec![]));
     project.cli(["up"]).exits(0);
     let said = project.cli(["status"]).exits(0);
     assert!(said.out.starts_with("NAME"), "{said:?}");

@@ -223,6 +223,8 @@ fn folder_that_is_gone_can_be_removed_from_the_list() {
             .out
             .contains("theirs")
     );
+    // Two wishes that contradict each other change nothing.
+    project.cli(["trust", "--list", "--remove", name]).exits(2);
     project.cli(["trust", "--remove", name]).exits(0);
     assert_eq!(project.cli(["trust", "--list"]).exits(0).out, "");
 }

@@ -363,6 +363,8 @@ command = "echo seeded >> seeds; setsid sleep 1000 & exit 0"
     child.unwrap().wait().unwrap();
     project.up();
     assert_eq!(project.running("app"), app);
+    let log = project.cli(["daemon", "logs"]).exits(0).out;
+    assert!(log.contains("stopped the build of app"), "{log}");
     assert_eq!(project.status("seed")["state"], "done");
     assert_eq!(project.read("seeds"), "seeded\n");
     gate.open();

@@ -43,7 +43,7 @@ env = { MAKELEVEL = "mine", DESKTOP = "again" }
     assert!(by.ends_with(" (by Claude Code)"), "{by}");
     let why = project.cli(["why", "show"]).exits(0);
     assert!(
-        why.out.contains("the daemon was started as "),
+        why.out.contains("\nthe daemon was started as "),
         "{}",
         why.out
     );

@@ -53,6 +53,7 @@ struct Leftover {
     proc: Proc,
     /// Its owner: a process of the configuration, or a program.
     name: String,
+    of_build: bool,
     signal: i32,
     timeout: std::time::Duration,
 }
@@ -417,12 +418,12 @@ impl Supervisor {
                 let _ = group::wait_gone(proc.pid, proc.start, PATIENCE);
             }
         }
-        let mut names: Vec<&str> = left.iter().map(|l| l.name.as_str()).collect();
-        names.dedup();
-        let mut told: Set<&str> = Set::default();
-        let stopped = names.into_iter().filter(|name| told.add(*name));
-        let stopped: Vec<String> = stopped
-            .map(|name| match found.reasons.get(name) {
+        let mut told: Set<(&str, bool)> = Set::default();
+        let names = left.iter().map(|l| (l.name.as_str(), l.of_build));
+        let stopped: Vec<String> = names
+            .filter(|name| told.add(*name))
+            .map(|(name, of_build)| match found.reasons.get(name) {
+                _ if of_build => format!("the build of {name}"),
                 Some(why) => format!("{name} ({why})"),
                 None if self.units.id_of(name).is_some() => {
                     format!("{name} (its run was not written down)")
@@ -520,6 +521,7 @@ impl Supervisor {
             all.find(|p| p.name == *name)
         });
         Leftover {
+            of_build: proc::is_of_build(proc.pid),
             proc,
             signal: process.map_or(libc::SIGTERM, |p| p.stop_signal),
             timeout: process.map_or(PATIENCE, |p| p.stop_timeout),

@@ -150,7 +150,7 @@ impl Inputs {
     /// Ends of children come first: what has ended by itself did not end for an order that came meanwhile.
     fn take_signals(&mut self) {
         let caught = self.signals.take();
-        let other = caught.other;
+        let others = caught.others;
         let hangs_up = caught.hup && self.hangs_up;
         let stop = caught.term || caught.int || caught.quit || hangs_up;
         let again = self.stopped_before || caught.quit;
@@ -165,7 +165,10 @@ impl Inputs {
         let caught = signals.into_iter().filter(|(came, _)| *came);
         self.waiting
             .extend(caught.map(|(_, signal)| Input::Signal(signal)));
-        self.waiting
-            .extend(other.map(|number| Input::Signal(Signal::Other(number))));
+        self.waiting.extend(
+            others
+                .into_iter()
+                .map(|number| Input::Signal(Signal::Other(number))),
+        );
     }
 }

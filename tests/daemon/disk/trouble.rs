@@ -407,6 +407,15 @@ fn start_on_a_full_disk_serves_and_says_so() {
     let folder = project.state_folder().unwrap();
     assert!(folder.join("daemon.json").exists() && folder.join("state.json").exists());
     project.cli(["stop"]).exits(0);
+    // There is no room for the note that it was stopped on purpose: it is stopped all the same.
+    fs::remove_file(folder.join("state.json")).unwrap();
+    let room = fill(&project.home());
+    for _ in 0..2 {
+        project.cli(["-d"]).exits(0);
+        project.cli(["stop"]).exits(0);
+        assert_eq!(sleeping(&project), [0; 0]);
+    }
+    fs::remove_file(room).unwrap();
 }
 
 #[test]
