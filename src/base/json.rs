@@ -11,14 +11,17 @@ pub fn or_null<T: Into<Value>>(value: Option<T>) -> Value {
 
 /// An object of these fields. Unlike `json!` it moves nested values instead of writing them anew.
 pub fn object<const N: usize>(mut fields: [(&str, Value); N]) -> Value {
-    taken(&mut fields)
+    object_of(&mut fields, &|_, _| true)
 }
 
-/// One piece of code for all numbers of fields. Inserts one by one: `collect` would sort before.
-fn taken(fields: &mut [(&str, Value)]) -> Value {
+/// An object of those fields that `keep` names. One piece of code for all numbers of fields. Inserts one by one:
+/// `collect` would sort before.
+pub fn object_of(fields: &mut [(&str, Value)], keep: &dyn Fn(&str, &Value) -> bool) -> Value {
     let mut object = Map::new();
     for (key, value) in fields {
-        object.insert((*key).to_owned(), value.take());
+        if keep(key, value) {
+            object.insert((*key).to_owned(), value.take());
+        }
     }
     Value::Object(object)
 }
@@ -30,6 +33,11 @@ pub fn entries(fields: &mut dyn Iterator<Item = (String, Value)>) -> Value {
         object.insert(key, value);
     }
     Value::Object(object)
+}
+
+/// How many bytes it takes as text.
+pub fn size(value: &Value) -> usize {
+    serde_json::to_vec(value).map_or(0, |text| text.len())
 }
 
 /// A list.

@@ -7,15 +7,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::text::{LIMIT, clip, shown};
 use super::usage::{Group, Reading};
 use super::{Call, Tools, VERSION, build, why};
 use crate::base::clock::Mono;
-use crate::base::json::{entries, list, object, or_null, seconds};
+use crate::base::json::{entries, list, object, object_of, or_null, seconds, size};
 use crate::base::table::{Table, sort};
-use crate::config::Mode;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
 use crate::server::service::{Answer, Step};
@@ -206,98 +205,77 @@ fn value(view: &View<'_>, wish: &Wish) -> Value {
         now,
     } = *view;
     let (events, next) = events(snapshot, wish);
-    let mut document = object([
-        ("schema", 1.into()),
-        ("project", snapshot.project.as_str().into()),
-        ("daemon", daemon(handle, usage, now)),
-        ("mode", snapshot.mode.as_str().into()),
-        (
-            "release_in_seconds",
-            or_null(snapshot.release_at.map(|at| seconds(at.since(now)))),
-        ),
-        ("config_changed", false.into()),
-        (
-            "warnings",
-            list(snapshot.warnings.iter().map(String::as_str)),
-        ),
-        (
-            "events",
-            list(events.iter().map(|e| match wish.verbose {
-                true => event(e),
-                false => clipped_event(e, SHORT_EVENT),
-            })),
-        ),
-        ("events_missed", missed(snapshot, wish).into()),
-    ]);
+    let events = events.iter().map(|e| match wish.verbose {
+        true => event(e),
+        false => clipped_event(e, SHORT_EVENT),
+    });
+    let release = snapshot.release_at.map(|at| seconds(at.since(now)));
+    let keep = |key: &str, value: &Value| wish.verbose || key == "events" || !is_nothing(value);
+    let mut document = object_of(
+        &mut [
+            ("schema", 1.into()),
+            ("project", snapshot.project.as_str().into()),
+            ("daemon", daemon(handle, usage, now, wish.verbose)),
+            ("mode", snapshot.mode.as_str().into()),
+            ("release_in_seconds", or_null(release)),
+            ("config_changed", false.into()),
+            (
+                "warnings",
+                list(snapshot.warnings.iter().map(String::as_str)),
+            ),
+            ("events", list(events)),
+            ("events_missed", missed(snapshot, wish).into()),
+        ],
+        &keep,
+    );
     usage.file.put(&mut document);
     if snapshot.stopping {
         document["stopping"] = true.into();
     }
-    let processes = units(snapshot, wish)
-        .into_iter()
-        .map(|unit| (unit.facts.state, process(unit, usage, now)));
-    if wish.verbose {
-        document["processes"] = list(processes.map(|(_, value)| value));
-        document["next"] = next.into();
-        return document;
+    let units = units(snapshot, wish);
+    match wish.verbose {
+        true => {
+            let whole = units.iter().map(|u| process(u, usage, now, &|_, _| true));
+            document["processes"] = list(whole);
+        }
+        false => put_short(&mut document, &units, view, wish),
     }
-    let daemon = pruned(&document["daemon"], &|key, value| {
-        value.is_null() || !DAEMON.contains(&key)
-    });
-    let mut document = pruned(&document, &|key, value| {
-        key != "events" && is_nothing(value)
-    });
-    let nobody = handle.identity.is_nobody();
-    if !nobody {
-        document["daemon"] = daemon;
-    }
+    document["next"] = next.into();
+    document
+}
+
+/// Adds as many processes as there is room for.
+fn put_short(document: &mut Value, units: &[&UnitView], view: &View<'_>, wish: &Wish) {
     let alone = wish.process.is_some();
-    let short: Vec<(State, Value)> = processes
-        .zip(units(snapshot, wish))
-        .map(|((state, value), unit)| match alone {
-            true => {
-                // Without a daemon nothing is counted.
-                let uncounted =
-                    |key: &str, value: &Value| nobody && (key == "since" || is_nothing(value));
-                let one = pruned(&value, &|key, value| {
-                    value.is_null() || uncounted(key, value)
-                });
-                (state, one)
-            }
-            false => {
-                let mut short = short(value, snapshot.mode);
-                if let (Some(exit), Some(line)) = (short.get_mut("exit"), crash_line(unit)) {
-                    exit["last_line"] = clip(line, LAST_LINE).as_ref().into();
-                }
-                (state, short)
-            }
-        })
-        .collect();
-    if let Some(unit) = units(snapshot, wish).first().filter(|_| alone) {
+    if let Some(unit) = units.first().filter(|_| alone) {
         let lines = why::last_lines(unit);
         if !lines.is_empty() {
             document["tail"] = list(lines);
         }
     }
-    let mut room = LIMIT.saturating_sub(document.to_string().len() + 100);
-    let fits = |(_, value): &&(State, Value)| {
-        let size = value.to_string().len() + 1;
-        let fits = size <= room;
-        room = room.saturating_sub(size);
-        fits
-    };
-    let fitting = short.iter().take_while(fits).count();
-    let (shown, left) = short.split_at(fitting);
-    document["processes"] = list(shown.iter().map(|(_, value)| value.clone()));
+    let mut room = LIMIT.saturating_sub(size(document) + 100);
+    let mut shown = Vec::new();
+    for unit in units {
+        let value = match alone {
+            true => single(unit, view),
+            false => short(unit, view),
+        };
+        let taken = size(&value) + 1;
+        if taken > room {
+            break;
+        }
+        room -= taken;
+        shown.push(value);
+    }
+    let left = &units[shown.len()..];
     if !left.is_empty() {
-        let states = left.iter().map(|(state, _)| *state);
+        let states = left.iter().map(|unit| unit.facts.state);
         let mut counts = by_state(states)
             .into_iter()
             .map(|(state, n)| (state.into(), n.into()));
         document["not_shown"] = entries(&mut counts);
     }
-    document["next"] = next.into();
-    document
+    document["processes"] = list(shown);
 }
 
 /// The last line of a crash: more often than not the cause.
@@ -329,46 +307,50 @@ fn is_nothing(value: &Value) -> bool {
     }
 }
 
-/// An object without the fields that `drop` names.
-fn pruned(value: &Value, drop: &dyn Fn(&str, &Value) -> bool) -> Value {
-    let fields = value.as_object().into_iter().flatten();
-    let kept = fields.filter(|(key, value)| !drop(key, value));
-    Value::Object(
-        kept.map(|(k, v)| (k.clone(), v.clone()))
-            .collect::<Map<_, _>>(),
-    )
+/// Takes out the fields that `drop` names.
+fn prune(value: &mut Value, drop: &dyn Fn(&str, &Value) -> bool) {
+    if let Value::Object(fields) = value {
+        fields.retain(|key, value| !drop(key, value));
+    }
+}
+
+/// A process by itself: all that is known.
+fn single(unit: &UnitView, view: &View<'_>) -> Value {
+    // Without a daemon nothing is counted.
+    let nobody = view.handle.identity.is_nobody();
+    let uncounted = |key: &str, value: &Value| nobody && (key == "since" || is_nothing(value));
+    let keep = |key: &str, value: &Value| !value.is_null() && !uncounted(key, value);
+    process(unit, view.usage, view.now, &keep)
 }
 
 /// A process without what is as expected.
-fn short(value: Value, mode: Mode) -> Value {
-    let done = value["state"] == "done";
-    let runs = !value["pid"].is_null();
-    let mut short = pruned(&value, &|key, value| {
-        let expected = match key {
-            "wanted" | "ready" | "healthy" => *value == Value::Bool(true),
-            "mode" => *value == mode.as_str(),
-            "build" => {
-                value["state"] != "queued" && value["state"] != "running" && value["ok"] != false
-            }
-            "exit" => value["asked"] == true && value["ended_by_bpm"].is_null() || done,
-            // Another program answers there now.
-            "url" => !runs,
-            _ => false,
-        };
-        let unwanted =
-            matches!(key, "wanted" | "ready" | "healthy") && *value == Value::Bool(false);
-        expected || is_nothing(value) && !unwanted || LONG.contains(&key)
-    });
-    // Nothing runs of what nobody wants.
-    if short["wanted"] == false {
-        short = pruned(&short, &|key, _| {
-            matches!(key, "ready" | "healthy" | "wanted" | "mode")
-        });
-    }
+fn short(unit: &UnitView, view: &View<'_>) -> Value {
+    let facts = &unit.facts;
+    let keep = |key: &str, value: &Value| match key {
+        // Nothing runs of what nobody wants.
+        "wanted" => false,
+        "ready" | "healthy" => facts.wanted && *value == false,
+        "mode" => facts.wanted && *value != view.snapshot.mode.as_str(),
+        "build" => unit
+            .build
+            .as_ref()
+            .is_some_and(|build| build.state.is_under_way() || build.ok == Some(false)),
+        "exit" => {
+            let exit = unit.exits.back().filter(|_| facts.state != State::Done);
+            exit.is_some_and(|exit| !exit.asked || exit.fault.is_some())
+        }
+        // Another program answers there now.
+        "url" => facts.pid.is_some() && !value.is_null(),
+        _ => !is_nothing(value) && !LONG.contains(&key),
+    };
+    let mut short = process(unit, view.usage, view.now, &keep);
     if let Some(exit) = short.get_mut("exit") {
-        *exit = pruned(exit, &|key, value| {
+        prune(exit, &|key, value| {
             value.is_null() || key != "code" && is_nothing(value)
         });
+        if let Some(line) = crash_line(unit) {
+            exit["last_line"] = clip(line, LAST_LINE).as_ref().into();
+        }
     }
     if let Some(build) = short.get_mut("build") {
         if let Some(errors) = build["errors"].as_array_mut() {
@@ -378,33 +360,43 @@ fn short(value: Value, mode: Mode) -> Value {
                 error["message"] = clip(message, 200).as_ref().into();
             }
         }
-        *build = pruned(build, &|_, value| {
+        prune(build, &|_, value| {
             value.is_null() || is_nothing(value) && value.is_array()
         });
     }
     short
 }
 
-fn daemon(handle: &Handle, usage: &Reading, now: Mono) -> Value {
+fn daemon(handle: &Handle, usage: &Reading, now: Mono, verbose: bool) -> Value {
     let id = &handle.identity;
     if id.is_nobody() {
         return Value::Null;
     }
-    object([
-        ("pid", id.pid.into()),
-        ("version", VERSION.into()),
-        ("uptime_seconds", seconds(now.since(id.started))),
-        ("rss_bytes", or_null(usage.own_rss)),
-        ("url", or_null(id.url.as_deref())),
-        ("socket", or_null(id.socket.as_deref())),
-        ("clients", handle.clients.load(Ordering::Relaxed).into()),
-        ("instance_id", id.instance_id.as_str().into()),
-        ("started_by", or_null(id.started_by.as_deref())),
-        ("previous_end", or_null(id.previous_end.as_deref())),
-    ])
+    let clients = handle.clients.load(Ordering::Relaxed);
+    object_of(
+        &mut [
+            ("pid", id.pid.into()),
+            ("version", VERSION.into()),
+            ("uptime_seconds", seconds(now.since(id.started))),
+            ("rss_bytes", or_null(usage.own_rss)),
+            ("url", or_null(id.url.as_deref())),
+            ("socket", or_null(id.socket.as_deref())),
+            ("clients", clients.into()),
+            ("instance_id", id.instance_id.as_str().into()),
+            ("started_by", or_null(id.started_by.as_deref())),
+            ("previous_end", or_null(id.previous_end.as_deref())),
+        ],
+        &|key, value| verbose || DAEMON.contains(&key) && !value.is_null(),
+    )
 }
 
-fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
+/// A process with those of its fields that `keep` names.
+fn process(
+    unit: &UnitView,
+    usage: &Reading,
+    now: Mono,
+    keep: &dyn Fn(&str, &Value) -> bool,
+) -> Value {
     let facts = &unit.facts;
     let used = facts.pid.and_then(|pid| usage.of(pid));
     let group = used.and_then(|used| used.group.as_ref());
@@ -412,7 +404,7 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
     // On all addresses: other machines may reach them.
     let open = ports.iter().filter(|at| at.ip().is_unspecified());
     let log = unit.log.stats();
-    object([
+    let mut fields = [
         ("name", unit.name.as_str().into()),
         ("type", unit.kind.as_str().into()),
         ("state", facts.state.as_str().into()),
@@ -460,7 +452,8 @@ fn process(unit: &UnitView, usage: &Reading, now: Mono) -> Value {
         ("rolled_back", facts.rolled_back.into()),
         ("warnings", list(unit.warnings.iter().map(String::as_str))),
         ("reason", or_null(facts.reason.as_deref())),
-    ])
+    ];
+    object_of(&mut fields, keep)
 }
 
 /// Where it can be reached, as far as it is known: the port it was told, else the lowest it listens on.
