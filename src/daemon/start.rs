@@ -36,6 +36,11 @@ use crate::tools::{Kernel, Tools};
 /// Answers in flight get so long when everything has stopped.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Descriptors of bpm itself and of some connections.
+const OWN_FDS: usize = 250;
+/// Those of a run: two pipes, its pidfd, its cgroup.
+const FDS_OF_RUN: usize = 4;
+
 /// A terminal that does not read holds up our end no longer than this.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -315,6 +320,7 @@ fn serve(
     }
     let nofile =
         fds::raise_nofile().map_err(|e| Error::system("raise the limit of open files", e))?;
+    fds::make_room(OWN_FDS + settings.config.processes.len() * FDS_OF_RUN);
     // Removed at each end but a violent one.
     let before = Descriptor::read(&project.dir.descriptor());
     let runtime = project.env.get("XDG_RUNTIME_DIR");

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use nix::errno::Errno;
@@ -39,7 +39,6 @@ pub fn keep_inherited(count: u16) {
 
 /// Takes a descriptor that [`keep_inherited`] has kept, once. None: it is not open.
 pub fn inherited(number: u16) -> Option<OwnedFd> {
-    use std::os::fd::FromRawFd;
     let fd = 3 + RawFd::from(number);
     // SAFETY: touches no memory.
     let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
@@ -105,6 +104,18 @@ pub struct Nofile {
     pub soft: u64,
     /// Upper bound of the soft one.
     pub hard: u64,
+}
+
+/// Makes room in our table for so many descriptors. To be called before there are threads: a table that grows beside
+/// them holds the caller up for some 10 ms, each time it doubles, until the kernel is sure that none of them reads the
+/// old one (`synchronize_rcu`).
+pub fn make_room(count: usize) {
+    let highest = i32::try_from(count).unwrap_or(i32::MAX).saturating_sub(1);
+    // Refused above our limit: it grows later then.
+    if let Ok(fd) = fcntl(io::stdin(), FcntlArg::F_DUPFD_CLOEXEC(highest)) {
+        // SAFETY: just made, and nobody else's.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
 }
 
 /// Raises our limit of open files to the hard one, and returns what it was: children get the
@@ -174,6 +185,24 @@ mod tests {
     use super::super::testing::{Folder, alone, inheritable};
     use super::*;
     use std::os::fd::IntoRawFd;
+
+    #[test]
+    fn room_is_made_once() {
+        alone("os::fds::tests::room_is_made_once", || {
+            let size = || {
+                let status = std::fs::read_to_string("/proc/self/status").unwrap();
+                let line = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+                line.unwrap().trim().parse::<usize>().unwrap()
+            };
+            let (before, open_before) = (size(), open().len());
+            assert!(before < 700, "{before}");
+            make_room(700);
+            assert!(size() >= 700, "{}", size());
+            assert_eq!(open().len(), open_before);
+            make_room(usize::MAX);
+            assert_eq!(open().len(), open_before);
+        });
+    }
 
     #[test]
     fn what_was_inherited_is_closed() {

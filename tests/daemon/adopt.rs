@@ -537,3 +537,16 @@ fn received(socket: &UnixDatagram) -> (String, Vec<std::os::fd::OwnedFd>) {
     let count = got.bytes;
     (String::from_utf8_lossy(&bytes[..count]).into_owned(), fds)
 }
+
+#[test]
+fn table_of_descriptors_has_room_for_all_runs_from_the_start() {
+    let process =
+        |n| format!("[process.p{n}]\ncommand = [\"sleep\", \"1000\"]\nautostart = false\n");
+    let mut project = Project::new(&(0..100).map(process).collect::<String>());
+    project.up();
+    // Grown beside threads, it holds bpm up, which shows in no system call.
+    let status = fs::read_to_string(format!("/proc/{}/status", project.pid())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+    let size: usize = size.unwrap().trim().parse().unwrap();
+    assert!(size >= 650, "{size}");
+}
