@@ -464,6 +464,30 @@ fn lint(text: &str) {
 }
 
 #[test]
+fn a_browser_keeps_no_idle_connection_to_a_page() {
+    let mut project = Project::new(NAP);
+    project.serve();
+    let script = ("Bpm-Client", "dashboard");
+    let types = [
+        ("Content-Type", "application/json"),
+        ("Accept", "application/json, text/event-stream"),
+    ];
+    let ping = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{}}"#;
+    let ends = |method, path, fields: &[(&str, &str)], body| {
+        let answer = project.http().ask(method, path, fields, body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.header("connection") == Some("close")
+    };
+    assert!(ends("GET", "/", &[BROWSER], ""));
+    assert!(ends("GET", "/", &[BROWSER, script], ""));
+    assert!(ends("POST", "/mcp", &[types[0], types[1], script], ping));
+    // Others call again over the same connection.
+    assert!(!ends("GET", "/", &[("Accept", "*/*")], ""));
+    assert!(!ends("GET", "/metrics", &[], ""));
+    assert!(!ends("POST", "/mcp", &types, ping));
+}
+
+#[test]
 fn scrapes_and_looks_are_no_clients() {
     let mut project = Project::new(NAP);
     project.serve();

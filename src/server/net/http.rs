@@ -105,7 +105,7 @@ impl Context {
         if let Some(http) = c.http() {
             http.answered = true;
             early.reply.no_body = http.is_head;
-            early.reply.close = has_body || http.reader.head().close;
+            early.reply.close |= has_body || http.reader.head().close;
         }
         early.reply.close |= self.refusing;
         http1::write(c.out(), &early.reply, Wall::now(), &early.body);
@@ -137,6 +137,7 @@ impl Context {
                 if let Route::View(View::Page) = route {
                     early = html(401, page::locked().into_bytes());
                     early.reply.fields = page::LOCKED_HEADERS;
+                    early.reply.close = true;
                 }
             }
             return Some(early);
@@ -206,12 +207,15 @@ impl Context {
         if !std::mem::take(&mut http.answered) {
             http.phase = Phase::Busy;
             c.spoke = true;
-            if reader.head().close || self.refusing {
-                c.end = End::Flushed { linger: false };
-            }
             let head = reader.head();
             c.caller.kind = client_kind(head, &buf);
             let route = self.route(head, &buf);
+            // A browser keeps idle connections, of a hidden tab too, and it has six for a host.
+            let of_page =
+                c.caller.kind == ClientKind::Page || matches!(route, Route::View(View::Page));
+            if head.close || self.refusing || of_page {
+                c.end = End::Flushed { linger: false };
+            }
             if let Route::View(_) = route {
                 c.caller.kind = ClientKind::Page;
             }
