@@ -164,7 +164,7 @@ pub(super) fn unit(
          KillMode=process\n\
          TimeoutStopSec={}\n\
          WatchdogSec=60\n\
-         # Where bpm keeps listeners and pipes over its own restarts.\n\
+         # Where bpm keeps listeners and terminals over its own restarts.\n\
          FileDescriptorStoreMax=1024\n\
          OOMPolicy=continue\n\
          Delegate=yes\n",

@@ -102,14 +102,14 @@ impl Manager for SdNotify {
         self.status = Some(words);
     }
 
-    fn store(&mut self, process: &str, sockets: &[BorrowedFd<'_>]) {
+    fn store(&mut self, name: &str, fds: &[BorrowedFd<'_>]) {
         let Some(socket) = &self.socket else { return };
         self.clone()
-            .tell(&format!("FDSTOREREMOVE=1\nFDNAME={process}"));
-        if !sockets.is_empty() {
+            .tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+        if !fds.is_empty() {
             // Not watched for hanging up: a listener of Unix that was never connected to does.
-            let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={process}");
-            let _ = notify::send_with(socket, &text, sockets);
+            let text = format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}");
+            let _ = notify::send_with(socket, &text, fds);
         }
     }
 

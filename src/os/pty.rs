@@ -1,10 +1,13 @@
 //! Pseudoterminals for processes with `tty = true` (pty(7), ioctl_tty(2)).
 #![allow(unsafe_code)]
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 
 use super::fds::set_nonblocking;
 
@@ -36,13 +39,7 @@ impl Pty {
         let unlocked: libc::c_int = 0;
         // SAFETY: reads an int.
         Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlocked) })?;
-        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-        // By the master and not by name: /dev/pts may be another mount's (Linux 4.13).
-        // SAFETY: takes flags, returns a descriptor.
-        let terminal =
-            Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
-        // SAFETY: just opened, and nobody else's.
-        let terminal = unsafe { OwnedFd::from_raw_fd(terminal) };
+        let terminal = other_side(&master)?;
         quiet(&terminal)?;
         let size = libc::winsize {
             ws_row: SIZE.1,
@@ -55,6 +52,31 @@ impl Pty {
         set_nonblocking(&master, true)?;
         Ok(Self { master, terminal })
     }
+
+    /// The terminal of a process by bpm's side of it, which somebody has kept.
+    ///
+    /// # Errors
+    /// The process writes to something else; that is no such side; ENOENT: the process has ended.
+    pub fn again(master: OwnedFd, pid: i32) -> io::Result<Self> {
+        let terminal = other_side(&master)?;
+        let ours = fstat(&terminal)?;
+        let theirs = fs::metadata(format!("/proc/{pid}/fd/1"))?;
+        if (ours.st_dev, ours.st_ino) != (theirs.dev(), theirs.ino()) {
+            return Err(io::Error::other("its output goes elsewhere now"));
+        }
+        set_nonblocking(&master, true)?;
+        Ok(Self { master, terminal })
+    }
+}
+
+/// The process's side of a terminal, by the master and not by name: /dev/pts may be another mount's (Linux 4.13).
+fn other_side(master: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes flags, returns a descriptor.
+    let terminal =
+        Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: just opened, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(terminal) })
 }
 
 /// Takes ECHO and ONLCR away.

@@ -349,7 +349,7 @@ impl Project {
         let redirections: Vec<String> = redirections.collect();
         let names = vec![name; fds.len()].join(":");
         let script = format!(
-            "export LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={names}; exec \"$@\" {}",
+            "export LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES='{names}'; exec \"$@\" {}",
             fds.len(),
             redirections.join(" ")
         );

@@ -512,6 +512,44 @@ fn sockets_are_kept_by_the_service_manager() {
     assert!(get(port).unwrap().starts_with("1 "));
 }
 
+#[test]
+fn terminal_is_kept_by_the_service_manager() {
+    let mut project = Project::new(
+        "[process.term]\ntty = true\n\
+         command = \"n=0; while :; do n=$((n+1)); echo out $n; sleep 0.01; done\"\n",
+    );
+    let path = project.root.join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    project.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    project.serve();
+    let of_terminal = |begin: &str| loop {
+        let (text, fds) = received(&manager);
+        if text.starts_with(begin) && text.ends_with("FDNAME=tty term 1") {
+            break fds;
+        }
+    };
+    let kept = of_terminal("FDSTORE=1\n");
+    let pid = project.running("term");
+    project.line("term", "out 20");
+    for _ in 0..2 {
+        murder(project.pid());
+        project.ended();
+        project.serve_with(&kept, "tty term 1");
+        assert_eq!(project.running("term"), pid);
+        assert_eq!(project.status("term")["adopted"], true);
+    }
+    let next = written(&project, "term", 1).lines().count() + 20;
+    project.line("term", &format!("out {next}"));
+    for (line, n) in written(&project, "term", 1).lines().zip(1..) {
+        assert_eq!(line, format!("out {n}"));
+    }
+    project.cli(["stop", "term"]).exits(0);
+    of_terminal("FDSTOREREMOVE=1\n");
+}
+
 /// A datagram, and the descriptors that came with it.
 fn received(socket: &UnixDatagram) -> (String, Vec<std::os::fd::OwnedFd>) {
     use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};

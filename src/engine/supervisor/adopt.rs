@@ -1,7 +1,7 @@
 //! What a bpm that was killed has left: runs that are as they would be started are taken over without a restart, the
 //! rest is stopped before anything is started a second time.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::base::clock::{Mono, Wall, human};
@@ -16,6 +16,7 @@ use crate::engine::state_file::{BLOCK, DaemonId};
 use crate::lifecycle::{Event, Policy, RunKey, UnitId};
 use crate::os::leader::{Adopted, Leader};
 use crate::os::proc::{self, Proc};
+use crate::os::pty::Pty;
 use crate::os::{fds, group, host, net};
 
 use super::Supervisor;
@@ -56,6 +57,13 @@ struct Leftover {
     of_build: bool,
     signal: i32,
     timeout: std::time::Duration,
+}
+
+/// How the names begin by which the service manager keeps terminals: no process has a blank in its name.
+const TERMINAL: &str = "tty ";
+
+fn terminal_name(process: &str, run: u64) -> String {
+    format!("{TERMINAL}{process} {run}")
 }
 
 /// It is a socket that listens there.
@@ -118,7 +126,7 @@ impl Supervisor {
         self.lives.fleet.want(wanted.collect());
     }
 
-    /// Holds the sockets that the service manager has kept.
+    /// Holds the sockets that the service manager has kept. Terminals wait for the runs that are taken over.
     fn take_stored(&mut self) {
         let stored = std::mem::take(&mut self.setup.stored);
         if stored.is_empty() {
@@ -126,10 +134,15 @@ impl Supervisor {
         }
         let wanted = self.wanted_sockets();
         for (name, fd) in stored {
+            if name.starts_with(TERMINAL) {
+                self.setup.stored.push((name, fd));
+                continue;
+            }
             let of = |(id, _): &&(UnitId, Vec<Listen>)| {
                 self.units.process(*id).is_some_and(|p| p.name == name)
             };
             let Some((id, addresses)) = wanted.iter().find(of) else {
+                self.setup.manager.store(&name, &[]);
                 continue;
             };
             let address = addresses.iter().find(|address| listens_on(&fd, address));
@@ -231,14 +244,18 @@ impl Supervisor {
         if saved.settings != settings_of(process, self.setup.config.direnv) {
             return Err(because("its settings changed".into()));
         }
-        let inodes = saved
-            .pipes
-            .ok_or_else(|| because("its terminal is gone".into()))?;
         let pipe = |number: i32, inode| -> Result<OwnedFd, NotAdopted> {
             let pipe = fds::pipe_of(saved.pid, number, inode);
             pipe.map_err(|e| because(format!("its output can't be read: {}", reason(&e))))
         };
-        let (stdout, stderr) = (pipe(1, inodes[0])?, pipe(2, inodes[1])?);
+        let streams = match saved.pipes {
+            Some(inodes) => Streams {
+                stdout: pipe(1, inodes[0])?,
+                stderr: Some(pipe(2, inodes[1])?),
+                terminal: None,
+            },
+            None => self.stored_terminal(saved).map_err(because)?,
+        };
         // Both were opened by its number, which is another's only if it has ended.
         let leader = Leader::Adopted(adopted);
         if leader.has_ended() {
@@ -257,11 +274,6 @@ impl Supervisor {
         log.resume(saved.run, Wall::now().before(uptime), first_seq);
         let handle = Arc::clone(&self.handle);
         let drained = Box::new(move |all| handle.tell(Notice::Drained { run: key, all }));
-        let streams = Streams {
-            stdout,
-            stderr: Some(stderr),
-            terminal: None,
-        };
         let output = self
             .runs
             .capture(Arc::clone(&log), saved.run, streams, drained);
@@ -290,6 +302,41 @@ impl Supervisor {
             self.events.say(Level::Warn, &text);
         }
         Ok(saved.pid)
+    }
+
+    /// The terminal of a run that is taken over, as the service manager has kept it.
+    fn stored_terminal(&mut self, saved: &SavedRun) -> Result<Streams, String> {
+        let name = terminal_name(&saved.process, saved.run);
+        let mut stored = self.setup.stored.iter();
+        let at = stored.position(|(stored, _)| *stored == name);
+        let (_, master) = self
+            .setup
+            .stored
+            .swap_remove(at.ok_or("its terminal is gone")?);
+        match Pty::again(master, saved.pid) {
+            Ok(Pty { master, terminal }) => Ok(Streams {
+                stdout: master,
+                stderr: None,
+                terminal: Some(terminal),
+            }),
+            Err(e) => {
+                self.setup.manager.store(&name, &[]);
+                Err(format!("its terminal can't be taken over: {}", reason(&e)))
+            }
+        }
+    }
+
+    /// Lets the service manager keep the terminal of a run, where it has one.
+    pub(super) fn store_terminal(&mut self, process: &str, run: u64, streams: &Streams) {
+        if streams.terminal.is_some() {
+            let name = terminal_name(process, run);
+            self.setup.manager.store(&name, &[streams.stdout.as_fd()]);
+        }
+    }
+
+    /// The service manager need not keep it any more.
+    pub(super) fn release_terminal(&mut self, process: &str, run: u64) {
+        self.setup.manager.store(&terminal_name(process, run), &[]);
     }
 
     /// Copies the sockets of a run that is taken over, but for those that the service manager has kept.
@@ -417,6 +464,9 @@ impl Supervisor {
                 // A process that survives that as well is held by the kernel.
                 let _ = group::wait_gone(proc.pid, proc.start, PATIENCE);
             }
+        }
+        for (name, _terminal) in std::mem::take(&mut self.setup.stored) {
+            self.setup.manager.store(&name, &[]);
         }
         let mut told: Set<(&str, bool)> = Set::default();
         let names = left.iter().map(|l| (l.name.as_str(), l.of_build));

@@ -365,7 +365,11 @@ impl Supervisor {
         let handle = Arc::clone(&self.handle);
         let drained = Box::new(move |all| handle.tell(Notice::Drained { run: key, all }));
         let pipes = streams.inodes();
+        self.store_terminal(&process.name, run, &streams);
         let output = self.runs.capture(log, run, streams, drained);
+        if output.is_err() {
+            self.release_terminal(&process.name, run);
+        }
         let output = output.map_err(|e| {
             child.signal_group(libc::SIGKILL);
             format!("its output can't be read: {}", reason(&e))

@@ -115,7 +115,7 @@ pub struct Setup {
     pub idle_shutdown: Option<Duration>,
     /// The bpm before did not end in order: it may have left processes.
     pub killed_before: bool,
-    /// Sockets that the service manager has kept, and the processes that they are for.
+    /// Descriptors that the service manager has kept, by the names that they were given to it with.
     pub stored: Vec<(String, OwnedFd)>,
     /// Its leftovers are stopped, and none of them taken over.
     pub fresh: bool,
@@ -163,8 +163,9 @@ pub trait Manager: Send {
     /// How all is, in words, which are made only where somebody listens: told where it is not as before. The first time
     /// `READY=1` carries it.
     fn status(&mut self, words: &dyn Fn() -> String);
-    /// Keeps these sockets of a process over our death, in place of those that it kept for it before.
-    fn store(&mut self, process: &str, sockets: &[BorrowedFd<'_>]);
+    /// Keeps these descriptors over our death, in place of those that it kept by that name before: a process's sockets,
+    /// a run's terminal.
+    fn store(&mut self, name: &str, fds: &[BorrowedFd<'_>]);
     /// How often `WATCHDOG=1` is due.
     fn watchdog(&self) -> Option<Duration>;
 }

@@ -702,7 +702,11 @@ impl Supervisor {
         if let Some(record) = self.runs.close(key)
             && let Some(unit) = self.units.get(key.unit)
         {
-            self.state.edit().gone(&unit.process.name, record.run);
+            let name = unit.process.name.clone();
+            self.state.edit().gone(&name, record.run);
+            if record.output._terminal.is_some() {
+                self.release_terminal(&name, record.run);
+            }
         }
     }
 }
