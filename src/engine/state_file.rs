@@ -6,10 +6,12 @@
 //! before anything relies on it. One that can't be read is moved aside, never taken for an absent one: the
 //! processes of the bpm before are looked for then.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::fmt::{self, Write};
 use std::fs;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -80,13 +82,60 @@ pub type Exits = Arc<VecDeque<ExitView>>;
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Kept {
     numbers: Numbers,
+    rest: Written<Rest>,
+}
+
+/// The part of it that seldom changes.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Rest {
     /// The port that `port = "auto"` was given.
     port: Option<u16>,
     exits: Exits,
-    /// With its text: the file is written each time anything changes in any process.
-    life: Option<(SavedLife, String)>,
+    life: Option<SavedLife>,
     /// Lines of it may not be in its files: their numbers are known from here alone.
     unwritten: bool,
+}
+
+/// A value with its text, which is made once and kept until the value changes: the file is written as a whole each time
+/// anything changes in any process.
+#[derive(Debug, Clone, Default)]
+struct Written<T> {
+    value: T,
+    text: OnceCell<String>,
+}
+
+impl<T> Written<T> {
+    fn text(&self, make: impl FnOnce(&T) -> String) -> &str {
+        self.text.get_or_init(|| make(&self.value))
+    }
+}
+
+impl<T> From<T> for Written<T> {
+    fn from(value: T) -> Self {
+        let text = OnceCell::new();
+        Self { value, text }
+    }
+}
+
+impl<T> Deref for Written<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Written<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.text.take();
+        &mut self.value
+    }
+}
+
+impl<T: PartialEq> PartialEq for Written<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
 }
 
 /// A daemon, by which the next one knows that it was killed.
@@ -125,7 +174,7 @@ pub struct State {
     /// Processes that survived the end of the daemon before.
     pub left: Vec<LeftBehind>,
     processes: Table<String, Kept>,
-    running: Vec<SavedRun>,
+    running: Vec<Written<SavedRun>>,
     /// The file of before could not be read: processes may run that nobody wrote down.
     damaged: bool,
 }
@@ -194,65 +243,70 @@ impl State {
 
     /// Numbers below these have been given out.
     pub fn note_numbers(&mut self, process: &str, numbers: Numbers) {
-        self.kept(process).numbers = numbers;
+        // All of them each time that the file is written.
+        match self.processes.get_mut(process) {
+            Some(kept) => kept.numbers = numbers,
+            None => self.kept(process).numbers = numbers,
+        }
     }
 
     /// The port kept for a process.
     pub fn port_of(&self, process: &str) -> Option<u16> {
-        self.processes.get(process)?.port
+        self.processes.get(process)?.rest.port
     }
 
     /// The port is kept for another process than this one.
     pub fn is_kept_for_another(&self, port: u16, process: &str) -> bool {
         let mut others = self.processes.iter().filter(|(name, _)| *name != process);
-        others.any(|(_, kept)| kept.port == Some(port))
+        others.any(|(_, kept)| kept.rest.port == Some(port))
     }
 
     /// Keeps a port for a process.
     pub fn keep_port(&mut self, process: &str, port: u16) {
-        self.kept(process).port = Some(port);
+        self.kept(process).rest.port = Some(port);
     }
 
     /// The exits of earlier runs.
     pub fn exits(&self, process: &str) -> Exits {
         let kept = self.processes.get(process);
-        kept.map(|k| Arc::clone(&k.exits)).unwrap_or_default()
+        kept.map(|k| Arc::clone(&k.rest.exits)).unwrap_or_default()
     }
 
     /// A run has begun.
     pub fn started(&mut self, run: SavedRun) {
-        self.running.push(run);
+        self.running.push(run.into());
     }
 
     /// The runs of which something lives, or lived when bpm was killed.
-    pub fn running(&self) -> &[SavedRun] {
-        &self.running
+    pub fn running(&self) -> impl Iterator<Item = &SavedRun> {
+        self.running.iter().map(|run| &run.value)
     }
 
     /// What the daemon that was killed knew of a process.
     pub fn life(&self, process: &str) -> Option<&SavedLife> {
-        let life = self.processes.get(process)?.life.as_ref();
-        life.map(|(life, _)| life)
+        self.processes.get(process)?.rest.life.as_ref()
     }
 
     /// Keeps what is known of a process.
     pub fn note_life(&mut self, process: &str, life: SavedLife) {
-        self.kept(process).life = Some(with_text(life));
+        self.kept(process).rest.life = Some(life);
     }
 
     /// Lines of a process may not be in its files.
     pub fn is_unwritten(&self, process: &str) -> bool {
-        self.processes.get(process).is_some_and(|k| k.unwritten)
+        self.processes
+            .get(process)
+            .is_some_and(|k| k.rest.unwritten)
     }
 
     /// Lines of a process are in its files, or not.
     pub fn note_unwritten(&mut self, process: &str, unwritten: bool) {
-        self.kept(process).unwritten = unwritten;
+        self.kept(process).rest.unwritten = unwritten;
     }
 
     /// Its first process ended. Gives the exits with this one.
     pub fn ended(&mut self, process: &str, exit: ExitView) -> Exits {
-        let exits = &mut self.kept(process).exits;
+        let exits = &mut self.kept(process).rest.exits;
         let all = Arc::make_mut(exits);
         all.push_back(exit);
         while all.len() > EXITS {
@@ -302,11 +356,17 @@ impl State {
         self.damaged = false;
         self.daemon = None;
         for (_, kept) in self.processes.iter_mut() {
-            kept.life = None;
+            kept.rest.life = None;
         }
     }
 
     fn kept(&mut self, process: &str) -> &mut Kept {
+        if !self.processes.has(process) {
+            // They share the room for tails, each with one more now.
+            for (_, kept) in self.processes.iter_mut() {
+                kept.rest.text.take();
+            }
+        }
         self.processes.or_default(process.into())
     }
 
@@ -321,7 +381,8 @@ impl State {
         }
         let processes = value["processes"].as_object()?.iter();
         let rows = value["running"].as_array()?;
-        let running: Vec<SavedRun> = rows.iter().filter_map(|r| SavedRun::load(r).ok()).collect();
+        let running = rows.iter().filter_map(|r| SavedRun::load(r).ok());
+        let running: Vec<_> = running.map(Written::from).collect();
         let mut state = Self {
             port: port(&value["port"]),
             event: value["event"].as_u64().unwrap_or_default(),
@@ -341,14 +402,14 @@ impl State {
         for (name, row) in processes {
             let mut kept = kept(row);
             // Earlier versions could give two processes the same one.
-            kept.port = kept.port.filter(|p| !state.is_kept_for_another(*p, name));
+            let port = kept.rest.port;
+            kept.rest.port = port.filter(|p| !state.is_kept_for_another(*p, name));
             state.processes.insert(name.clone(), kept);
         }
         Some(state)
     }
 
-    /// The contents of the file. Written without a tree of values: it is written twice in a restart, and has the exits of
-    /// all processes in it.
+    /// The contents of the file.
     pub fn to_text(&self) -> String {
         let mut text = String::with_capacity(4096);
         // A string takes everything.
@@ -373,10 +434,26 @@ impl State {
         )?;
         let share = (TAILS / self.processes.len().max(1)).min(TAILS_OF_ONE);
         for (at, (name, kept)) in self.processes.iter().enumerate() {
-            write!(text, "{}{}:", comma(at), Value::from(name.as_str()))?;
-            kept_to(text, kept, share)?;
+            let n = &kept.numbers;
+            write!(
+                text,
+                r#"{}{}:{{"next":{{"seq":{},"run":{},"build_seq":{},"build_run":{}}},"#,
+                comma(at),
+                Value::from(name.as_str()),
+                n.seq,
+                n.run,
+                n.build_seq,
+                n.build_run,
+            )?;
+            text.push_str(kept.rest.text(|rest| rest_of(rest, share)));
         }
-        write!(text, r#"}},"running":{}}}"#, self.running.save())
+        text.push_str(r#"},"running":["#);
+        for (at, run) in self.running.iter().enumerate() {
+            text.push_str(comma(at));
+            text.push_str(run.text(|run| run.save().to_string()));
+        }
+        text.push_str("]}");
+        Ok(())
     }
 }
 
@@ -426,7 +503,6 @@ fn kept(row: &Value) -> Kept {
     let number = |key: &str| row["next"][key].as_u64().filter(|n| *n > 0).unwrap_or(1);
     let exits: Vec<ExitView> = json::items(&row["exits"]).filter_map(exit_of).collect();
     let skipped = exits.len().saturating_sub(EXITS);
-    let life: Option<SavedLife> = field(row, "life").unwrap_or_default();
     Kept {
         numbers: Numbers {
             seq: number("seq"),
@@ -434,31 +510,32 @@ fn kept(row: &Value) -> Kept {
             build_seq: number("build_seq"),
             build_run: number("build_run"),
         },
-        port: port(&row["port"]),
-        life: life.map(|life| (life, row["life"].to_string())),
-        unwritten: row["unwritten"] == true,
-        exits: Arc::new(exits.into_iter().skip(skipped).collect()),
+        rest: Written::from(Rest {
+            port: port(&row["port"]),
+            life: field(row, "life").unwrap_or_default(),
+            unwritten: row["unwritten"] == true,
+            exits: Arc::new(exits.into_iter().skip(skipped).collect()),
+        }),
     }
 }
 
-fn with_text(life: SavedLife) -> (SavedLife, String) {
-    let text = life.save().to_string();
-    (life, text)
+fn rest_of(rest: &Rest, share: usize) -> String {
+    let mut text = String::new();
+    // A string takes everything.
+    let _ = rest_to(&mut text, rest, share);
+    text
 }
 
-fn kept_to(text: &mut String, kept: &Kept, mut tails: usize) -> fmt::Result {
-    let n = &kept.numbers;
-    write!(
-        text,
-        r#"{{"next":{{"seq":{},"run":{},"build_seq":{},"build_run":{}}},"port":{},"life":{},"unwritten":{},"exits":["#,
-        n.seq,
-        n.run,
-        n.build_seq,
-        n.build_run,
-        Value::from(kept.port),
-        kept.life.as_ref().map_or("null", |(_, text)| text),
-        kept.unwritten,
-    )?;
+fn rest_to(text: &mut String, rest: &Rest, mut tails: usize) -> fmt::Result {
+    write!(text, r#""port":{},"life":"#, Value::from(rest.port))?;
+    match &rest.life {
+        // Its own life is a tree, which is not copied for this.
+        Some(SavedLife { life, builds }) => {
+            write!(text, r#"{{"life":{life},"builds":{}}}"#, builds.save())?;
+        }
+        None => text.push_str("null"),
+    }
+    write!(text, r#","unwritten":{},"exits":["#, rest.unwritten)?;
     // The newest first: its lines are what somebody asks for.
     let shown = |exit: &ExitView| {
         let lines = exit.tail.iter().rev();
@@ -466,8 +543,8 @@ fn kept_to(text: &mut String, kept: &Kept, mut tails: usize) -> fmt::Result {
             .take_while(|line| fits(&mut tails, line.len()))
             .count()
     };
-    let shown: Vec<usize> = kept.exits.iter().rev().map(shown).collect();
-    for (at, (exit, shown)) in kept.exits.iter().zip(shown.iter().rev()).enumerate() {
+    let shown: Vec<usize> = rest.exits.iter().rev().map(shown).collect();
+    for (at, (exit, shown)) in rest.exits.iter().zip(shown.iter().rev()).enumerate() {
         text.push_str(comma(at));
         exit_to(text, exit, *shown)?;
     }
@@ -776,6 +853,34 @@ mod tests {
     }
 
     #[test]
+    fn text_follows_every_change() {
+        let mut state = State::default();
+        let mut texts = vec![state.to_text()];
+        let life = |n: u64| SavedLife {
+            life: n.into(),
+            builds: Vec::new(),
+        };
+        let changes: [&dyn Fn(&mut State); 9] = [
+            &|s| s.keep_port("web", 8_080),
+            &|s| s.note_life("web", life(1)),
+            &|s| s.note_life("web", life(2)),
+            &|s| s.note_unwritten("web", true),
+            &|s| drop(s.ended("web", exit(1, vec!["last words".into()]))),
+            &|s| s.keep_port("api", 8_081),
+            &|s| s.started(run()),
+            &|s| s.gone("web", run().run),
+            &|s| s.forget_lives(),
+        ];
+        for change in changes {
+            change(&mut state);
+            let text = state.to_text();
+            assert_eq!(State::parse(text.as_bytes()).as_ref(), Some(&state));
+            assert_ne!(texts.last(), Some(&text));
+            texts.push(text);
+        }
+    }
+
+    #[test]
     fn damaged_file_leaves_what_it_had_a_while_before() {
         let folder = Folder::new("damaged-state");
         let path = folder.path().join("state.json");
@@ -791,7 +896,7 @@ mod tests {
         fs::write(&path, "{").unwrap();
         let (state, text) = State::read(&path).unwrap();
         assert!(text.unwrap().contains("are those of a while before"));
-        assert!(state.is_damaged() && state.running().is_empty());
+        assert!(state.is_damaged() && state.running().next().is_none());
         assert_eq!(state.port_of("web"), Some(8_080));
         assert_eq!(state.exits("web").len(), 2);
         for spare in spares(&path) {

@@ -102,7 +102,7 @@ impl Supervisor {
             state.daemon = Some(us.clone());
             self.setup.killed_before = false;
         }
-        let runs = state.running().to_vec();
+        let runs = state.running().cloned().collect::<Vec<_>>();
         self.take_stored();
         let state = self.state.edit();
         if self.setup.fresh {
