@@ -10,6 +10,9 @@ use crate::base::json::{items, strings};
 use crate::base::paths::CONFIG_FILE;
 use crate::engine::snapshot;
 
+/// How many processes that were taken over are named below the table.
+const ADOPTED: usize = 10;
+
 /// Colours on or off for one output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paint {
@@ -180,7 +183,8 @@ fn integer(value: &Value) -> String {
 pub fn status(data: &Value, paint: Paint) -> String {
     let list = data["processes"].as_array().map_or(&[][..], Vec::as_slice);
     let mut text = processes(list, paint);
-    let below = notes(data);
+    let mut below = notes(data);
+    below.extend(adopted(list));
     if !below.is_empty() {
         text.push('\n');
     }
@@ -189,6 +193,18 @@ pub fn status(data: &Value, paint: Paint) -> String {
         text.push('\n');
     }
     text
+}
+
+/// The processes that were taken over, the first of them by name.
+fn adopted(list: &[Value]) -> Option<String> {
+    let all = list.iter().filter(|p| p["adopted"] == true);
+    let names: Vec<&str> = all.map(|p| text(p, "name")).collect();
+    let named = names.get(..ADOPTED).unwrap_or(&names).join(", ");
+    let rest = match names.len().saturating_sub(ADOPTED) {
+        0 => String::new(),
+        rest => format!(" and {rest} more"),
+    };
+    (!names.is_empty()).then(|| format!("adopted from a daemon that was killed: {named}{rest}"))
 }
 
 /// The note for a person whose `.mcp-run` is not the one that the daemon has read.
@@ -461,6 +477,16 @@ mod tests {
             troubles(&[full]),
             ["web: cannot write /l: no space left on device; its new lines are in memory only"]
         );
+    }
+
+    #[test]
+    fn processes_that_were_taken_over_are_named() {
+        let of = |n: usize| json!({"name": format!("p{n}"), "adopted": n != 1});
+        let all = |count: usize| adopted(&(0..count).map(of).collect::<Vec<_>>());
+        assert_eq!(all(0), None);
+        let said = "adopted from a daemon that was killed: p0, p2";
+        assert_eq!(all(3).as_deref(), Some(said));
+        assert!(all(20).unwrap().ends_with("p9, p10 and 9 more"));
     }
 
     #[test]
