@@ -243,6 +243,26 @@ fn rows_say_when_a_process_is_started_again() {
 }
 
 #[test]
+fn a_message_is_shown_where_the_figures_of_the_daemon_were() {
+    let mut model = scenes::live(look());
+    let at = model.clock;
+    let words =
+        "api: not restarted: build 14 failed after 0.0s: exit code 1; hint: bpm logs --build api";
+    model.update(Input::Note(words.into(), true), at);
+    let shown = drawn(&mut model, 80, 24).text();
+    for row in [
+        "│ ● live   shop              │",
+        "│ api: not restarted: build  │",
+        "│ 14 failed after 0.0s: exit │",
+        "│ code 1; hint: bpm logs…    │",
+    ] {
+        assert!(shown.contains(row), "{row} is not in\n{shown}");
+    }
+    let shown = drawn(&mut model, 120, 40).text();
+    assert!(shown.contains("--build api "), "{shown}");
+}
+
+#[test]
 fn errors_of_status_and_build_log_are_listed_once() {
     let mut model = scenes::live(look());
     let mut api = scenes::api();

@@ -101,19 +101,23 @@ pub(super) fn server(grid: &mut Grid, area: Area, model: &Model) {
         } else {
             Style::YELLOW
         };
-        let rows = usize::from(area.h).saturating_sub(1).clamp(1, 2);
-        // Where there is room for it all below the rest, it is shown whole.
+        // Where there is room below the rest, it is shown whole. Else it takes rows of the daemon's figures: a
+        // fault, which stays until a key, one more.
+        let most = if message.bad { 3 } else { 2 };
+        let rows = usize::from(area.h).saturating_sub(3).clamp(1, most);
         let free = usize::from(area.h).saturating_sub(lines.len());
         let first = message.text.lines().next().unwrap_or_default();
-        let all = wrap(first, columns);
-        said.extend(
-            all.into_iter()
-                .take(rows.max(free))
-                .map(|row| vec![(row, style)]),
-        );
-        if free == 0 {
-            said.truncate(1);
+        let mut all = wrap(first, columns);
+        if all.len() > rows.max(free) {
+            all.truncate(rows.max(free));
+            if let Some(last) = all.last_mut() {
+                if width_of(last) >= columns {
+                    last.pop();
+                }
+                last.push('…');
+            }
         }
+        said.extend(all.into_iter().map(|row| vec![(row, style)]));
     }
     lines.truncate(usize::from(area.h).saturating_sub(said.len()));
     for (y, line) in (area.y..area.y + area.h).zip(lines.iter().chain(&said)) {
