@@ -163,16 +163,18 @@ impl Process {
     /// runs, or nothing is known.
     pub fn why(&self, age: f64) -> String {
         let mut parts: Vec<String> = Vec::new();
-        // One that crashed may have an older build that failed as well.
-        let failed_build =
-            self.state == "failed" && self.build.as_ref().is_some_and(|b| b.ok == Some(false));
+        // One that crashed may have an older build that failed as well. After a kill of bpm there is a reason alone.
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let failed_build = self.state == "failed"
+            && (self.build.as_ref().is_some_and(|b| b.ok == Some(false))
+                || reason.starts_with("build failed"));
         match self.kind() {
             Kind::Running => return String::new(),
             Kind::Uneasy => {}
             Kind::Failed if failed_build => parts.push("build failed".into()),
-            Kind::Failed => match (&self.exit, &self.reason) {
-                (Some(exit), _) => parts.push(exit.words.clone()),
-                (None, Some(reason)) => parts.push(reason.clone()),
+            Kind::Failed => match (&self.reason, &self.exit) {
+                (Some(reason), _) => parts.push(reason.clone()),
+                (None, Some(exit)) => parts.push(exit.words.clone()),
                 (None, None) => {}
             },
             Kind::Busy => {
@@ -483,7 +485,9 @@ mod tests {
             "daemon": {"pid": 7, "version": "0.2.0", "uptime_seconds": 1.0, "url": null},
             "processes": [{"name": "api", "state": "crashed", "exit": {"code": 3, "signal": null}, "next_start_in_seconds": 12.4},
                 {"name": "web", "state": "running", "ready": false},
-                {"name": "db", "state": "crashed", "exit": {"signal": "SEGV", "core": true}, "build": {"id": 2, "state": "failed", "ok": false}}],
+                {"name": "db", "state": "crashed", "exit": {"signal": "SEGV", "core": true}, "build": {"id": 2, "state": "failed", "ok": false}},
+                {"name": "app", "state": "failed", "reason": "build failed: exit code 1", "next_start_in_seconds": 100.0},
+                {"name": "port", "state": "crashed", "reason": "port 80 is in use", "exit": {"code": 3, "signal": null}}],
             "events": [{"seq": 4, "time": "2026-11-21T02:46:50.123Z", "process": "api", "kind": "ended", "text": "ended (code 3)"}],
             "next": 4}),
         );
@@ -492,6 +496,8 @@ mod tests {
         assert_eq!(status.processes[1].kind(), Kind::Uneasy);
         assert_eq!(status.processes[1].words(), "running, not ready");
         assert_eq!(status.processes[2].why(0.0), "SIGSEGV, core dumped");
+        assert_eq!(status.processes[3].why(0.0), "build failed, in 1m40s");
+        assert_eq!(status.processes[4].why(0.0), "port 80 is in use");
         assert_eq!((status.events[0].seq, status.next), (4, 4));
     }
 

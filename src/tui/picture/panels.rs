@@ -280,10 +280,10 @@ fn row(grid: &mut Grid, area: Area, process: &Process, most: usize, age: f64) {
         return;
     }
     let (word, why) = (&process.state, process.why(age));
-    let both = if why.is_empty() {
-        word.clone()
-    } else {
-        format!("{word}, {why}")
+    let both = match &*why {
+        "" => word.clone(),
+        why if why.contains(word.as_str()) => why.into(),
+        why => format!("{word}, {why}"),
     };
     let room = |x: u16| usize::from(end.saturating_sub(x));
     // Words begin in one column where names are short.
