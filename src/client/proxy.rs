@@ -41,7 +41,7 @@ const LONGEST: usize = 4 << 20;
 /// The longest message from a daemon.
 const LONGEST_ANSWER: usize = 64 << 20;
 /// Bytes of one read.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 16 << 10;
 /// A connection is waited for so long: clients give up after a minute.
 const CONNECT: Duration = Duration::from_secs(50);
 /// A request that a stopping daemon refused waits so long for that daemon's end.

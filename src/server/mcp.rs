@@ -451,9 +451,9 @@ pub fn no_resource(era: Era, uri: &str) -> Refusal {
 /// The parts that all answers of a server share: written once, at the start.
 #[derive(Debug, Clone)]
 pub struct Mcp {
-    info: String,
-    instructions: String,
-    tools: String,
+    info: Box<str>,
+    instructions: Box<str>,
+    tools: Box<str>,
 }
 
 /// Where a result goes: to which request, in which shape.
@@ -473,9 +473,9 @@ impl Mcp {
     /// `info`: `{name, title, version}`; `tools`: the list.
     pub fn new(info: &Value, instructions: &str, tools: &Value) -> Self {
         Self {
-            info: info.to_string(),
-            instructions: Value::from(instructions).to_string(),
-            tools: tools.to_string(),
+            info: info.to_string().into(),
+            instructions: Value::from(instructions).to_string().into(),
+            tools: tools.to_string().into(),
         }
     }
 

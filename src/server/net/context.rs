@@ -17,7 +17,7 @@ use super::pool::Pool;
 use super::{Message, conn};
 
 /// At most this much of a connection is read at a time; then the others have their turn.
-pub(super) const READ_SIZE: usize = 64 << 10;
+pub(super) const READ_SIZE: usize = 16 << 10;
 /// The first token of connections and calls.
 const FIRST_TOKEN: u64 = 1 << 16;
 
