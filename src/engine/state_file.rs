@@ -91,7 +91,8 @@ struct Rest {
     /// The port that `port = "auto"` was given.
     port: Option<u16>,
     exits: Exits,
-    life: Option<SavedLife>,
+    /// A [`SavedLife`] as the file has it: the values that it is read into take ten times as much memory.
+    life: Option<Box<str>>,
     /// Lines of it may not be in its files: their numbers are known from here alone.
     unwritten: bool,
 }
@@ -283,13 +284,19 @@ impl State {
     }
 
     /// What the daemon that was killed knew of a process.
-    pub fn life(&self, process: &str) -> Option<&SavedLife> {
-        self.processes.get(process)?.rest.life.as_ref()
+    pub fn life(&self, process: &str) -> Option<SavedLife> {
+        let life = serde_json::from_str(self.life_text(process)?);
+        SavedLife::load(&life.ok()?).ok()
+    }
+
+    /// The same as the file has it.
+    pub fn life_text(&self, process: &str) -> Option<&str> {
+        self.processes.get(process)?.rest.life.as_deref()
     }
 
     /// Keeps what is known of a process.
-    pub fn note_life(&mut self, process: &str, life: SavedLife) {
-        self.kept(process).rest.life = Some(life);
+    pub fn note_life(&mut self, process: &str, life: String) {
+        self.kept(process).rest.life = Some(life.into());
     }
 
     /// Lines of a process may not be in its files.
@@ -503,6 +510,7 @@ fn kept(row: &Value) -> Kept {
     let number = |key: &str| row["next"][key].as_u64().filter(|n| *n > 0).unwrap_or(1);
     let exits: Vec<ExitView> = json::items(&row["exits"]).filter_map(exit_of).collect();
     let skipped = exits.len().saturating_sub(EXITS);
+    let life = SavedLife::load(&row["life"]);
     Kept {
         numbers: Numbers {
             seq: number("seq"),
@@ -512,7 +520,7 @@ fn kept(row: &Value) -> Kept {
         },
         rest: Written::from(Rest {
             port: port(&row["port"]),
-            life: field(row, "life").unwrap_or_default(),
+            life: life.ok().map(|_| row["life"].to_string().into()),
             unwritten: row["unwritten"] == true,
             exits: Arc::new(exits.into_iter().skip(skipped).collect()),
         }),
@@ -527,15 +535,13 @@ fn rest_of(rest: &Rest, share: usize) -> String {
 }
 
 fn rest_to(text: &mut String, rest: &Rest, mut tails: usize) -> fmt::Result {
-    write!(text, r#""port":{},"life":"#, Value::from(rest.port))?;
-    match &rest.life {
-        // Its own life is a tree, which is not copied for this.
-        Some(SavedLife { life, builds }) => {
-            write!(text, r#"{{"life":{life},"builds":{}}}"#, builds.save())?;
-        }
-        None => text.push_str("null"),
-    }
-    write!(text, r#","unwritten":{},"exits":["#, rest.unwritten)?;
+    let life = rest.life.as_deref().unwrap_or("null");
+    write!(
+        text,
+        r#""port":{},"life":{life},"unwritten":{},"exits":["#,
+        Value::from(rest.port),
+        rest.unwritten
+    )?;
     // The newest first: its lines are what somebody asks for.
     let shown = |exit: &ExitView| {
         let lines = exit.tail.iter().rev();
@@ -862,8 +868,8 @@ mod tests {
         };
         let changes: [&dyn Fn(&mut State); 9] = [
             &|s| s.keep_port("web", 8_080),
-            &|s| s.note_life("web", life(1)),
-            &|s| s.note_life("web", life(2)),
+            &|s| s.note_life("web", life(1).save().to_string()),
+            &|s| s.note_life("web", life(2).save().to_string()),
             &|s| s.note_unwritten("web", true),
             &|s| drop(s.ended("web", exit(1, vec!["last words".into()]))),
             &|s| s.keep_port("api", 8_081),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::error::reason;
 use crate::base::logger::Level;
+use crate::base::saved::Saved;
 use crate::base::table::{Set, Table};
 use crate::config::{self, Environment, Listen, Process, Toggle};
 use crate::engine::handle::Notice;
@@ -119,7 +120,7 @@ impl Supervisor {
         }
         let wanted = self.units.ids().into_iter().filter(|id| {
             self.units.process(*id).is_some_and(|process| {
-                let known = !self.setup.only && self.state.get().life(&process.name).is_some();
+                let known = !self.setup.only && self.state.get().life_text(&process.name).is_some();
                 process.autostart && !known
             })
         });
@@ -584,8 +585,8 @@ impl Supervisor {
         let (Some(life), Some(unit)) = (self.lives.fleet.life(id), self.units.get(id)) else {
             return;
         };
-        let life = unit.saved(life);
-        if self.state.get().life(&unit.process.name) != Some(&life) {
+        let life = unit.saved(life).save().to_string();
+        if self.state.get().life_text(&unit.process.name) != Some(&life) {
             self.state.edit().note_life(&unit.process.name, life);
         }
     }
