@@ -92,7 +92,7 @@ fn ms(span: Duration) -> String {
     format!("{:.1} ms", span.as_secs_f64() * 1e3)
 }
 
-/// The value below which so many percent are.
+/// The value below which this share of them is, in percent.
 fn percentile(mut spans: Vec<Duration>, percent: usize) -> Duration {
     spans.sort();
     spans[(spans.len() * percent / 100).min(spans.len() - 1)]

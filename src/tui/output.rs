@@ -9,9 +9,9 @@ use regex_lite::{Regex, RegexBuilder};
 use super::text;
 use crate::log::search::{Matcher, QueryError};
 
-/// At most so many lines are held.
+/// The most lines that are held.
 pub const MOST_LINES: usize = 10_000;
-/// And so many bytes of them.
+/// The most bytes that these lines have.
 pub const MOST_BYTES: usize = 4 << 20;
 
 /// A line of a log.
@@ -340,7 +340,7 @@ impl Output {
         top.max(first).min(bottom)
     }
 
-    /// Scrolls by so many rows, up where negative. At the end it follows again.
+    /// Scrolls by a number of rows, up where it is negative. At the end it follows again.
     pub fn scroll(&mut self, by: i64, size: Size) {
         let mut at = self.top(size);
         for _ in 0..by.unsigned_abs() {

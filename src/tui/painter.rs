@@ -32,7 +32,7 @@ pub struct Painter {
     at: Option<(u16, u16)>,
 }
 
-/// A gap of so many cells is written again rather than jumped over.
+/// A gap of up to this number of cells is written again rather than jumped over.
 const BRIDGE: u16 = 4;
 
 impl Painter {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_is_placed_anew_behind_a_mark() {
+    fn the_cursor_is_placed_again_behind_a_mark() {
         let mut painter = Painter::new(Depth::True);
         painted(&mut painter, &[""]);
         assert_eq!(painted(&mut painter, &["▶ api"]), "▶\x1b[3Gapi");

@@ -21,7 +21,7 @@ use crate::os::poll::{Until, wait};
 use crate::os::proc::local_offset;
 use crate::os::terminal::{self, Caught, Signals};
 
-/// After so long a lone ESC is the key.
+/// After this time a lone ESC is the key.
 const ESCAPE: Duration = Duration::from_millis(40);
 /// Messages of more lines leave holes in the heap that are worth giving to the kernel.
 const LARGE: usize = 1_000;
@@ -62,7 +62,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// At most so many a second.
+    /// At most this number a second.
     pub(super) fn new(fps: u32) -> Self {
         Self {
             fps: fps as usize,

@@ -159,7 +159,7 @@ impl Process {
         words
     }
 
-    /// Why it does not run, and when it will, in few words, so many seconds after it was told; empty where it
+    /// Why it does not run, and when it will, in few words, `age` seconds after the answer; empty where it
     /// runs, or nothing is known.
     pub fn why(&self, age: f64) -> String {
         let mut parts: Vec<String> = Vec::new();

@@ -7,7 +7,7 @@ use super::cell::{BOLD, Color, DIM, ITALIC, REVERSE, Style, UNDERLINE, harmless,
 
 /// Columns between two tab stops.
 const TAB: usize = 8;
-/// A line is shown up to so many cells: nobody scrolls further to the right.
+/// A line is shown up to this number of cells: nobody scrolls further to the right.
 const LONGEST: usize = 100_000;
 
 /// Calls `each` with each character to be shown, its style, and the column that it begins in. Wide
@@ -169,7 +169,7 @@ fn extended(numbers: &mut impl Iterator<Item = u16>) -> Option<Color> {
     }
 }
 
-/// Rows that a line takes in so many columns.
+/// Rows that a line takes in a panel of this width.
 pub fn rows(line: &str, columns: usize) -> usize {
     let columns = columns.max(1);
     // Most lines are short: their bytes are at least as many as their cells, but for tabs.

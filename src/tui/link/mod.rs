@@ -25,9 +25,9 @@ use crate::tui::wire::{Http, Interest, Lines, Lost, Wire};
 use answers::listen;
 use tail::Tail;
 
-/// A connection and its hello take so long.
+/// The most that a connection and its hello take.
 const HELLO: Duration = Duration::from_secs(2);
-/// A server that does not say how it is for so long is gone.
+/// A server that does not say for this time how it is, is gone.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How often figures are asked for: a reading of the daemon's is good for as long.
 const FIGURES: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ const LIVELY_FOR: Duration = Duration::from_millis(1_100);
 const TRIES: u8 = 5;
 /// The revision of MCP that has subscriptions.
 const MODERN: &str = "2026-07-28";
-/// Orders wait so long for their answer.
+/// Seconds that an order waits for its answer.
 const PATIENCE: u64 = 600;
 
 /// The server to connect to.

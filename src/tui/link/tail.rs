@@ -24,7 +24,7 @@ const CHARS: u64 = 50_000;
 /// So many lines within [`WINDOW`] are a flood.
 const FLOOD: usize = 150;
 const WINDOW: Duration = Duration::from_millis(100);
-/// After so many fetches with few lines the flood is over.
+/// After this number of fetches with few lines the flood is over.
 const CALM: u8 = 5;
 const FEW: usize = 15;
 /// Once lines came, more are looked for as long, since a server tells of them once a second at most.

@@ -14,7 +14,7 @@ use crate::tui::layout::Room;
 use crate::tui::output::{MOST_LINES, Search};
 use crate::tui::status::Fault;
 
-/// At most so many bytes go to the clipboard: some terminals drop more.
+/// The most bytes that go to the clipboard: some terminals drop more.
 const MOST_COPIED: usize = 74_000;
 /// Rows that a notch of the wheel scrolls by.
 const NOTCH: i64 = 3;

@@ -20,13 +20,13 @@ use crate::base::table::Table;
 pub(in crate::tui) use act::is_to_start;
 pub use news::{Answer, Ask, Batch, Told, View};
 
-/// Messages are seen so long; errors until a key.
+/// How long a message is seen; errors stay until a key.
 const MESSAGE: Duration = Duration::from_secs(10);
-/// A question waits so long.
+/// How long a question waits.
 const QUESTION: Duration = Duration::from_secs(10);
-/// The selection rests so long before its log is read.
+/// How long the selection rests before its log is read.
 const REST: Duration = Duration::from_millis(100);
-/// Esc leaves only if it has closed nothing for so long.
+/// Esc leaves only if it has closed nothing for this time.
 const ESCAPE: Duration = Duration::from_millis(500);
 /// Readings of a sparkline.
 pub const READINGS: usize = 60;
@@ -72,10 +72,10 @@ pub struct Look {
 pub enum Link {
     /// The daemon is being started.
     Starting,
-    /// For the first time; so many tries failed.
+    /// For the first time.
     #[default]
     First,
-    /// The same.
+    /// The same, and the number of tries that failed.
     Trying(u8),
     /// It is there.
     Live,

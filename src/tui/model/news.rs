@@ -44,7 +44,7 @@ pub struct View {
     pub index: i64,
     /// Only lines that match.
     pub pattern: Option<String>,
-    /// At most so many of the last lines.
+    /// The most of the last lines that are fetched.
     pub lines: usize,
 }
 

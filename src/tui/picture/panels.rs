@@ -246,7 +246,7 @@ pub(super) fn list(grid: &mut Grid, area: Area, model: &Model) {
     }
 }
 
-/// One process, whose name takes at most so many cells.
+/// One process, whose name takes at most `most` cells.
 fn row(grid: &mut Grid, area: Area, process: &Process, most: usize, age: f64) {
     let (sign, style) = mark(process.kind());
     let y = area.y;

@@ -77,7 +77,7 @@ impl Model {
         }
     }
 
-    /// The first process that is seen in so many rows: the selected one is among them.
+    /// The first process that is seen in a list of this height: the selected one is among them.
     pub fn list_top(&self, rows: usize) -> usize {
         let listed = self.listed();
         let selected = self.list.selected.as_ref();
