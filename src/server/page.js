@@ -37,6 +37,8 @@ function locked() {
   $("out").hidden = true;
   $("main").replaceChildren();
   old.clear();
+  $("link").textContent = token ? "this token is not the daemon's" : "the token is needed; \"bpm dash\" prints the address with it";
+  $("secret").focus();
 }
 
 // The daemon draws; what is equal is not touched, so focus and selection stay.

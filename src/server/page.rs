@@ -22,8 +22,8 @@ pub const CLIENT: &[u8] = b"dashboard";
 
 /// Nothing is loaded, framed or submitted, and no other script runs: a test computes the hashes.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-bRYad1RM+XRIeEowHBRwxjq1hQCO17/KfmzSDUYnmO8='; \
-    style-src 'sha256-nNES9GG4s2m+Zd80RE81px4L2JnG9t44KBUoJMb918o='; \
+    script-src 'sha256-9jhzLXwNBPyvo+vX5+8bGNv1STT43YQQxirJ2pmcqbU='; \
+    style-src 'sha256-3gQb7DdTlX8IwjYmTCQETZUkyH992s9sthrTJc6DpHs='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The fields of an answer with the page.

@@ -186,6 +186,10 @@ fn page_in_a_browser_takes_its_token_and_runs_nothing_else() {
         locked.contains("data-locked") && !locked.contains("nap"),
         "{locked}"
     );
+    assert!(
+        locked.contains("\"bpm dash\" prints the address"),
+        "{locked}"
+    );
     let page = eventually(|| {
         let page = browsed(&project, &format!("{url}#token=100%")).ok_or("no page")?;
         let drawn = page.contains("data-p=\"nap\"");

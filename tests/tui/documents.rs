@@ -40,6 +40,9 @@ fn the_readme_shows_it() {
     let readme = read("README.md");
     let section = readme.split("## Terminal UI").nth(1).expect("a section");
     assert!(section.contains("bpm tui") && section.contains("┌ Server Status"));
+    assert!(section.contains("(contrib/page.png)"));
+    let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/page.png");
+    assert!(std::fs::metadata(picture).unwrap().len() < 60_000);
 }
 
 #[test]
