@@ -398,6 +398,12 @@ fn start_on_a_full_disk_serves_and_says_so() {
     let pid = again["daemon"]["pid"].as_i64().unwrap().to_string();
     let listed = project.cli(["ps"]).exits(0).out;
     assert!(listed.contains(&pid), "{listed}, not {pid}");
+    // The state that an upgrade hands over is in memory.
+    let next = project.other_build("next");
+    let next = next.to_str().unwrap();
+    let upgraded = project.cli(["upgrade", "--binary", next]).exits(0).out;
+    assert!(upgraded.contains(&pid), "{upgraded}, not {pid}");
+    assert_eq!(sleeping(&project), [run(&again)]);
     // There is room again: what could not be written is written now.
     fs::remove_file(room).unwrap();
     eventually(|| match project.status_json() {
