@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::text;
+use crate::base::json::thousands;
 use crate::log::search::{Matcher, QueryError};
 
 /// The most lines that are held.
@@ -234,6 +235,9 @@ impl Output {
 
     /// Lines that can't be shown.
     pub fn gap(&mut self, lost: u64) {
+        if self.top.is_some() {
+            self.news += lost;
+        }
         match self.entries.back_mut() {
             _ if lost == 0 => {}
             Some(Entry::Gap(n)) => *n += lost,
@@ -259,7 +263,7 @@ impl Output {
             // The lines that a person reads must neither go nor move.
             if self.top.is_some_and(|top| top.id <= self.first) {
                 self.stalled = true;
-                self.news += 1;
+                self.news += u64::from(matches!(entry, Entry::Line(_)));
                 return;
             }
             self.evict();
@@ -457,9 +461,14 @@ impl Output {
         all
     }
 
-    /// All lines that are held, for a pager.
+    /// All that is held, for a pager.
     pub fn whole(&self) -> String {
-        self.copied(self.first..self.end())
+        let rows = self.entries.iter().map(|entry| match entry {
+            Entry::Line(line) => text::plain(&line.text) + "\n",
+            Entry::Run { run, .. } => format!("── run {run} ──\n"),
+            Entry::Gap(lost) => skipped(*lost) + "\n",
+        });
+        rows.collect()
     }
 
     /// The search that is on.
@@ -513,6 +522,17 @@ fn cost(entry: &Entry) -> usize {
         Entry::Line(line) => line.text.len() + size_of::<Entry>(),
         Entry::Run { .. } | Entry::Gap(_) => size_of::<Entry>(),
     }
+}
+
+/// `1 line`, `2,000 lines`.
+pub fn counted(n: u64, noun: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", thousands(n))
+}
+
+/// The words where lines are missing.
+pub fn skipped(lost: u64) -> String {
+    format!("… {} skipped", counted(lost, "line"))
 }
 
 #[cfg(test)]
@@ -582,6 +602,8 @@ mod tests {
         output.name_run(Some(8));
         let named = |e: &Entry| matches!(e, Entry::Run { pid: Some(7), .. });
         assert!(output.entries.iter().any(named));
+        let whole = "line 1\nline 2\n… 7 lines skipped\n── run 2 ──\nnew\n";
+        assert_eq!(output.whole(), whole);
     }
 
     #[test]
@@ -599,6 +621,9 @@ mod tests {
         output.push(line(30_000, "no room"));
         assert_eq!(seen(&output), before);
         assert_eq!(output.paused(), Some(101));
+        output.gap(1_000);
+        assert_eq!(output.paused(), Some(1_101), "these are new as well");
+        assert_eq!(seen(&output), before);
         output.follow();
         assert!(output.take_stalled() && !output.take_stalled());
     }

@@ -6,8 +6,6 @@ mod output;
 mod overlay;
 mod panels;
 
-use crate::base::json::thousands;
-
 use super::cell::{Area, DIM, Grid, Style, cut_middle, width_of};
 use super::layout::{Layout, Room};
 use super::model::{Dialect, Entry, Link, Model};
@@ -140,12 +138,6 @@ pub(super) fn frame(grid: &mut Grid, area: Area, titles: &[String]) {
         x = grid.put(x, top, end - x, &shown, Style::CYAN);
         x = grid.put(x, top, 1, " ", Style::PLAIN);
     }
-}
-
-/// `1 line`, `2,000 lines`.
-pub(super) fn counted(n: u64, noun: &str) -> String {
-    let plural = if n == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", thousands(n))
 }
 
 /// Puts pieces one after the other; gives the column behind them.

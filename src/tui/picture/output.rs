@@ -2,12 +2,11 @@
 //!
 //! Output: the lines of a log.
 
-use super::counted;
 use crate::base::json::thousands;
 use crate::tui::cell::{Area, Grid, REVERSE, Style, cut_middle, width, width_of};
 use crate::tui::layout::Room;
 use crate::tui::model::Model;
-use crate::tui::output::{Entry, Line, Row};
+use crate::tui::output::{Entry, Line, Row, counted, skipped};
 use crate::tui::text;
 
 /// The pieces of the panel's title.
@@ -86,8 +85,7 @@ fn draw(grid: &mut Grid, area: Area, gutter: u16, row: &Row<'_>, model: &Model) 
     let room = area.w.saturating_sub(gutter);
     match row.entry {
         Entry::Gap(n) => {
-            let words = format!("… {} skipped", counted(*n, "line"));
-            grid.put(area.x + gutter, y, room, &words, Style::YELLOW);
+            grid.put(area.x + gutter, y, room, &skipped(*n), Style::YELLOW);
         }
         Entry::Run { run, pid, at } => {
             let what = if model.log.view.builds {

@@ -2,11 +2,12 @@
 //!
 //! The boxes over the panels: help, cards, errors, details.
 
-use super::{Span, counted, frame, put_spans, wrap};
+use super::{Span, frame, put_spans, wrap};
 use crate::tui::cell::{Area, Grid, Style, width_of};
 use crate::tui::keys::KEYS;
 use crate::tui::layout::Room;
 use crate::tui::model::{Model, Overlay};
+use crate::tui::output::counted;
 
 /// Draws it, if there is one.
 pub(super) fn draw(grid: &mut Grid, model: &Model) {
