@@ -31,8 +31,12 @@ const KILLED: Duration = Duration::from_secs(5);
 /// A daemon that is to kill everything at once gets so long for it.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// A stop that takes longer says who it is waiting for.
+/// A stop that takes longer says who it is waiting for ...
 const WONDER: Duration = Duration::from_millis(300);
+/// ... and says so again no sooner: a long chain of dependencies stops one by one.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Names in such a line.
+const NAMED: usize = 8;
 
 /// The processes that were ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -228,13 +232,14 @@ fn end_running(
     let mut until = begun.after(allowed);
     // A user who waits long enough to wonder reads the names of the processes that still run.
     let mut untold: Option<String> = None;
+    let mut wonder = begun.after(WONDER);
     if let Ok(id) = client.send("bpm/shutdown", params) {
         loop {
-            let wonder = begun.after(WONDER);
             let next = match &untold {
                 Some(names) if Mono::now() >= wonder => {
                     say(&format!("waiting for {names}"));
                     untold = None;
+                    wonder = Mono::now().after(AGAIN);
                     until
                 }
                 Some(_) => wonder.min(until),
@@ -243,7 +248,7 @@ fn end_running(
             match client.receive(Some(next)) {
                 Ok(Some(message)) if message["method"] == "bpm/stopping" => {
                     let names: Vec<&str> = strings(&message["params"]["waiting_for"]).collect();
-                    untold = (!names.is_empty()).then(|| names.join(", "));
+                    untold = (!names.is_empty()).then(|| listed(&names));
                     // Levels of dependencies stop one after the other, each with its own time.
                     until = Mono::now().after(allowed);
                 }
@@ -269,6 +274,15 @@ fn end_running(
     say(&format!("it takes too long: killing pid {}", daemon.pid));
     daemon.kill()?;
     Ok(true)
+}
+
+/// The first of the names, and the number of the others.
+fn listed(names: &[&str]) -> String {
+    let named = names[..names.len().min(NAMED)].join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 /// TERM, then KILL, to the pid whose start time matches: true if KILL was needed.
@@ -421,4 +435,15 @@ fn left(dir: &ProjectDir, spared: &Spared<'_>) -> Result<Vec<Proc>> {
     // it lives: one that was killed and that nobody has reaped still has its pid.
     let held = Lock::probe(&dir.lock()).map_err(|e| lock::cannot("look at", &dir.lock(), e))?;
     Ok(if held { Vec::new() } else { found })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_many_are_cut() {
+        assert_eq!(listed(&["a", "b"]), "a, b");
+        assert_eq!(listed(&["a"; 500]), "a, a, a, a, a, a, a, a and 492 more");
+    }
 }

@@ -29,8 +29,8 @@ use crate::os::threads;
 
 /// Enough for this thread and the hooks that it calls; pages that are never touched cost nothing.
 const STACK: usize = 256 << 10;
-/// Bytes that are read at once: of half as many, a gigabyte costs a tenth more CPU.
-const MOST_READ: usize = 2 * MAX_LINE;
+/// Bytes that are read at once, and so at most what the death of the daemon can lose of what nobody was shown.
+const MOST_READ: usize = MAX_LINE;
 /// The interval in which lines that come one by one are read: a thousand a second from each of 20 processes
 /// cost a hundredth of a core then, and a follower sees them within 10 ms.
 const PAUSE: Duration = Duration::from_millis(6);

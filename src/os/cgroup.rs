@@ -449,8 +449,10 @@ mod tests {
     fn kill_ends_what_left_its_session_and_lost_its_environment() {
         let Some(groups) = groups("kill") else { return };
         let group = groups.make("run-a-1").unwrap();
+        // It begins nothing before it is in its group: that would live on.
         let child = shell(
-            "env -i setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000",
+            "until grep -q run-a-1 /proc/self/cgroup; do :; done
+             env -i setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000",
             &[],
         );
         write(
@@ -460,6 +462,9 @@ mod tests {
         .unwrap();
         assert!(!group.is_empty());
         assert!(group.processes().contains(&child.child.pid()));
+        eventually("all have begun", || {
+            (group.processes().len() >= 4).then_some(())
+        });
         assert!(!groups.make("run-a-1").unwrap().is_empty());
         group.kill().unwrap();
         ended(child.child.pid());

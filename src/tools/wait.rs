@@ -482,9 +482,13 @@ fn resting(unit: &UnitView) -> Option<String> {
         State::Stopped if !facts.wanted => Some(format!("it is stopped{because}; start it first")),
         State::Failed => Some(match (reason, last) {
             (None, Some(last)) => format!("it failed: {last}"),
+            (Some(why), _) if why.starts_with("cannot ") => why.to_owned(),
             _ => format!("it failed{because}"),
         }),
-        State::Done => Some("it is done: it ended with exit code 0".into()),
+        State::Done => {
+            let last = last.unwrap_or_else(|| "exit code 0".into());
+            Some(format!("it is done: it ended with {last}"))
+        }
         State::Waiting if facts.hopeless => Some(reason?.to_owned()),
         State::Stopped
         | State::Waiting

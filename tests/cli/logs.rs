@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bpm::os::pty::Pty;
 
 use crate::common::{Project, bpm, eventually, murder, nonblocking_pipe, until_full};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Says `NAME 1` to `NAME 3`, then naps.
 const TWO: &str = "[process.api]\ncommand = \"for i in 1 2 3; do echo api $i; done; exec FIXTURE nap\"\n\
@@ -19,6 +19,16 @@ const TWO: &str = "[process.api]\ncommand = \"for i in 1 2 3; do echo api $i; do
 fn up(config: &str) -> Project {
     let project = Project::new(config);
     project.cli(["up"]).exits(0);
+    project
+}
+
+/// [`TWO`] once it has printed all that it will: a process may be good before its first line is read.
+fn two() -> Project {
+    let project = up(TWO);
+    eventually(|| match lines(&project, &[]) {
+        all if all.len() == 5 => Ok(()),
+        some => Err(some),
+    });
     project
 }
 
@@ -107,7 +117,7 @@ impl Follower {
 
 #[test]
 fn lines_are_merged_prefixed_and_chosen() {
-    let project = up(TWO);
+    let project = two();
     project.cli(["wait", "web", "--timeout", "20"]).exits(0);
     let all = lines(&project, &[]);
     assert_eq!(all.len(), 5, "{all:?}");
@@ -288,7 +298,7 @@ fn a_search_that_took_too_long_says_so() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let project = up(TWO);
+    let project = two();
     for command in [
         "logs",
         "logs -f",
@@ -428,8 +438,9 @@ fn ends_after_hello(folder: &Path, descriptor: &Value) -> std::thread::JoinHandl
         drop(listener);
         let mut lines = BufReader::new(client.try_clone().unwrap()).lines();
         lines.next().unwrap().unwrap();
-        let hello = "{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":{}}\n";
-        client.write_all(hello.as_bytes()).unwrap();
+        // The descriptor has what it says of itself.
+        let hello = json!({"jsonrpc": "2.0", "id": 1, "result": descriptor});
+        client.write_all(format!("{hello}\n").as_bytes()).unwrap();
         // The call itself is not answered.
         lines.next();
         std::fs::remove_file(socket).unwrap();

@@ -140,6 +140,9 @@ success_exit_codes = [3]
     project.status_when("three", |p| p["state"] == "done");
     project.status_when("term", |p| p["state"] == "done");
     project.status_when("zero", |p| p["state"] == "failed");
+    let wait = json!({"process": "three", "for": "log", "pattern": "x"});
+    let reason = project.call("wait", wait).ok()["reason"].clone();
+    assert!(reason.as_str().unwrap().contains("exit code 3"), "{reason}");
 }
 
 #[test]

@@ -259,7 +259,7 @@ fn reload_applies_access_rules_and_says_what_it_can_not_apply() {
     ));
     let said = project.cli(["reload"]);
     assert!(
-        said.err.contains("bind take effect with") || said.out.contains("bind take effect with"),
+        said.err.contains("bind takes effect with") || said.out.contains("bind takes effect with"),
         "{said:?}"
     );
 }

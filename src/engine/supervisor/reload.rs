@@ -232,8 +232,9 @@ fn not_applied(old: &Config, new: &Config) -> Option<String> {
         .filter(|(_, c)| *c)
         .map(|(key, _)| *key)
         .collect();
+    let take = if changed.len() == 1 { "takes" } else { "take" };
     let text = format!(
-        "{} take effect with: bpm daemon restart",
+        "{} {take} effect with: bpm daemon restart",
         changed.join(", ")
     );
     (!changed.is_empty()).then_some(text)

@@ -208,7 +208,11 @@ fn usage_words(say: &mut impl FnMut(&str, &str), unit: &UnitView, view: &View<'_
             });
             say("ports", &ports.collect::<Vec<_>>().join(" "));
         }
-        let mut text = format!("{} MiB, {} tasks", group.rss / (1024 * 1024), group.tasks);
+        let mut text = format!(
+            "{} MiB, {}",
+            group.rss / (1024 * 1024),
+            count(group.tasks, "task")
+        );
         if let Some(percent) = used.cpu_percent {
             let _ = write!(text, ", cpu {percent} %");
         }

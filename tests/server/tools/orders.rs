@@ -415,7 +415,7 @@ fn reload_lists_what_it_did() {
     let stage = Stage::new(vec![unit("web"), unit("api")]);
     let done = Reloaded {
         changed: vec!["web".into()],
-        errors: vec!["mcp_port take effect with: bpm daemon restart".into()],
+        errors: vec!["mcp_port takes effect with: bpm daemon restart".into()],
         ..Reloaded::default()
     };
     let (ask, answer) = stage.order("reload", json!({"dry_run": true}), Reply::Reload(done));
@@ -424,11 +424,11 @@ fn reload_lists_what_it_did() {
     assert_eq!(
         value,
         json!({"changed": ["web"], "added": [], "removed": [], "unchanged": [],
-               "errors": ["mcp_port take effect with: bpm daemon restart"]})
+               "errors": ["mcp_port takes effect with: bpm daemon restart"]})
     );
     assert_eq!(
         text,
-        "changed: web\nerror: mcp_port take effect with: bpm daemon restart"
+        "changed: web\nerror: mcp_port takes effect with: bpm daemon restart"
     );
     let (_, answer) = stage.order("reload", json!({}), Reply::Reload(Reloaded::default()));
     assert_eq!(stage.checked("reload", answer).1, "nothing to do");
