@@ -20,7 +20,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -28,7 +28,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -338,20 +338,12 @@ impl Project {
         self
     }
 
-    /// The same with descriptors that a service manager has kept, all of that name (sd_listen_fds(3)).
+    /// The same with a descriptor that a service manager has kept (sd_listen_fds(3)).
     #[track_caller]
-    pub fn serve_with(&mut self, fds: &[OwnedFd], name: &str) -> &mut Self {
-        // The shell has the pid that bpm gets.
-        let redirections = fds.iter().zip(3..).map(|(fd, n)| {
-            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-            format!("{n}<&{}", fd.as_raw_fd())
-        });
-        let redirections: Vec<String> = redirections.collect();
-        let names = vec![name; fds.len()].join(":");
+    pub fn serve_with(&mut self, kept: &OwnedFd, name: &str) -> &mut Self {
+        // The shell has the pid that bpm gets, and knows no descriptors above 9: it comes as its input.
         let script = format!(
-            "export LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES='{names}'; exec \"$@\" {}",
-            fds.len(),
-            redirections.join(" ")
+            "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES='{name}'; exec \"$@\" 3<&0 </dev/null"
         );
         let child = self
             .command("sh")
@@ -359,7 +351,7 @@ impl Project {
             .arg(bpm())
             .args(&self.args)
             .arg(&self.root)
-            .stdin(Stdio::null())
+            .stdin(kept.try_clone().unwrap())
             .stdout(self.sink("out"))
             .stderr(self.sink("err"))
             .spawn()

@@ -507,7 +507,7 @@ fn sockets_are_kept_by_the_service_manager() {
     // The process can't be asked for its copy: it is gone.
     murder(pid);
     let waiting = std::thread::spawn(move || get(port));
-    project.serve_with(&[kept], "web");
+    project.serve_with(&kept, "web");
     assert!(waiting.join().unwrap().unwrap().starts_with("1 "));
     assert!(get(port).unwrap().starts_with("1 "));
 }
@@ -537,7 +537,7 @@ fn terminal_is_kept_by_the_service_manager() {
     for _ in 0..2 {
         murder(project.pid());
         project.ended();
-        project.serve_with(&kept, "tty term 1");
+        project.serve_with(&kept[0], "tty term 1");
         assert_eq!(project.running("term"), pid);
         assert_eq!(project.status("term")["adopted"], true);
     }
