@@ -158,10 +158,16 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
     let project = call.project()?;
     let name = distinct_name(&project);
     let stdio = Stdio::new(&project);
-    let url = match call.has("stdio") {
+    let closed = !call.has("stdio") && needs_token(&project);
+    let url = match call.has("stdio") || closed {
         true => None,
         false => url(&project),
     };
+    if closed {
+        note(
+            "over HTTP an agent would need the token of token_file: the lines are for stdio alone\n",
+        );
+    }
     let one = call.operands.first().and_then(|c| c.to_str());
     if call.has("check") {
         return check(&project, &stdio, one, url.as_deref());
@@ -209,7 +215,17 @@ fn check(project: &Project, stdio: &Stdio, one: Option<&str>, url: Option<&str>)
 pub(super) fn claude_lines(project: &Project, url: Option<&str>) -> String {
     let name = distinct_name(project);
     let stdio = Stdio::new(project).form(CLIENTS[0], &name);
-    connection(&stdio, HTTP[0], &name, url)
+    connection(
+        &stdio,
+        HTTP[0],
+        &name,
+        url.filter(|_| !needs_token(project)),
+    )
+}
+
+/// The lines for HTTP have no token, which is nobody's to print.
+fn needs_token(project: &Project) -> bool {
+    read_config(&project.root).is_ok_and(|config| config.http.token_file.is_some())
 }
 
 /// Where `/mcp` is over TCP: of the daemon that runs, else as configured.

@@ -439,6 +439,19 @@ fn the_project_is_found_from_below_and_by_name() {
 }
 
 #[test]
+fn agents_get_no_line_for_http_that_lacks_a_token() {
+    let project =
+        Project::new("mcp_port = 3001\ntoken_file = \"token\"\n[process.a]\ncommand = \"x\"\n");
+    let said = project.cli(["mcp-config"]).exits(0).says(&["token_file"]);
+    assert!(
+        said.out.contains(" proxy") && !said.out.contains("http://"),
+        "{said:?}"
+    );
+    let said = project.cli(["mcp-config", "--stdio"]).exits(0);
+    assert_eq!(said.err, "");
+}
+
+#[test]
 fn agents_are_connected_by_what_is_printed() {
     let mut project = Project::new("mcp_port = 3001\n[process.a]\ncommand = \"x\"\n");
     let all = project.cli(["mcp-config"]).exits(0).out;
