@@ -82,6 +82,11 @@ fn one_start_starts_what_it_needs_and_a_stop_only_itself() {
     assert_eq!(project.running("api"), api);
     project.call("stop", json!({"process": "db"})).ok();
     assert_eq!(project.running("api"), api);
+    // Nor does it keep one from its restart.
+    project.call("restart", json!({"process": "api"})).ok();
+    assert_ne!(project.running("api"), api);
+    assert_eq!(project.status("api")["reason"], Value::Null);
+    assert_eq!(project.status("db")["state"], "stopped");
     // But who starts anew brings it back.
     project.call("restart", json!({"process": "web"})).ok();
     project.call("stop", json!({"process": "*"})).ok();

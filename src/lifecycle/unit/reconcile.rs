@@ -23,7 +23,7 @@ impl Unit {
     /// Second half, where it is wanted up.
     pub(in crate::lifecycle) fn go_up(&mut self, now: Mono, needs: &Needs, out: &mut Vec<Effect>) {
         let nothing_runs = self.runs.current.is_none();
-        self.hopeless = nothing_runs && matches!(needs, Needs::Hopeless(_));
+        self.hopeless = nothing_runs && !self.swaps() && matches!(needs, Needs::Hopeless(_));
         if !nothing_runs {
             self.swap(now, out);
         } else if self.rest.is_none() {
@@ -184,7 +184,9 @@ impl Unit {
 
     /// Nothing runs: without hope the callers are answered, and without a build one is wanted.
     fn want_build(&mut self, needs: &Needs, out: &mut Vec<Effect>) {
-        if let Needs::Hopeless(why) = needs {
+        if let Needs::Hopeless(why) = needs
+            && !self.swaps()
+        {
             self.reason = Some(why.clone());
             self.fail_waiting(out, |goal| match goal {
                 Goal::Up | Goal::Fresh { .. } => Some(Why::Dependency(why.clone())),
@@ -222,11 +224,9 @@ impl Unit {
         let Some(built) = self.startable() else {
             return;
         };
-        // The second half of a swap does not wait for the dependencies of the first start.
-        let swaps = matches!(self.swap, Swap::Wanted(_)) && self.runs.starts > 0;
         match needs {
             Needs::InTheWay(_) => return,
-            Needs::Met | Needs::Unmet | Needs::Hopeless(_) if swaps => {}
+            Needs::Met | Needs::Unmet | Needs::Hopeless(_) if self.swaps() => {}
             Needs::Hopeless(_) => return,
             Needs::Unmet => {
                 self.reason = None;
@@ -236,6 +236,11 @@ impl Unit {
             Needs::Met => self.reason = None,
         }
         self.runs.current = Some(self.spawn(built, out));
+    }
+
+    /// In the second half of a swap, which does not wait for the dependencies of the first start.
+    fn swaps(&self) -> bool {
+        matches!(self.swap, Swap::Wanted(_)) && self.runs.starts > 0
     }
 
     /// Replaces the run by one of the newest build, as a restart wants once its build has ended: with an overlap the
