@@ -323,6 +323,21 @@ fn the_oldest_line_is_seen_though_it_was_wanted_before_any_came() {
 }
 
 #[test]
+fn the_last_line_steers_no_terminal() {
+    let mut model = scenes::new(look());
+    tell(&mut model, Told::Link(Link::Live), 0);
+    let mut status = scenes::status(&[scenes::api()]);
+    status.project = Some("sh\u{1b}]0;evil\u{7}op\u{202e}".into());
+    tell(&mut model, Told::Status(status), 0);
+    assert_eq!(
+        model.farewell(),
+        "sh\\u{1b}]0;evil\\u{7}op\\u{202e}: 1 running; bpm runs on (pid 6035)"
+    );
+    let shown = drawn(&mut model, 80, 24).text();
+    assert!(!shown.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{shown}");
+}
+
+#[test]
 fn details_say_why_a_log_is_not_written() {
     let mut model = scenes::new(look());
     tell(&mut model, Told::Link(Link::Live), 0);

@@ -15,6 +15,7 @@ use super::layout::{Layout, Room, known, layout};
 use super::output::{Output, Size};
 use super::status::{Event, Fault, Process, Status};
 use crate::base::clock::Mono;
+use crate::base::escape::escaped;
 use crate::base::table::Table;
 
 pub(in crate::tui) use act::is_to_start;
@@ -474,7 +475,8 @@ impl Model {
     /// The text that stays on the terminal after the end.
     pub fn farewell(&self) -> String {
         use super::status::Kind;
-        let name = &self.server.name;
+        // It is written as it is: no cell of the picture keeps a folder's name from the terminal.
+        let name = escaped(&self.server.name);
         let count = |fits: &dyn Fn(&&Process) -> bool| self.processes().iter().filter(fits).count();
         let up = count(&|p| p.pid.is_some() || matches!(p.kind(), Kind::Running | Kind::Uneasy));
         let mut words = match up {
