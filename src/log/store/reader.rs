@@ -144,8 +144,14 @@ impl Reader {
     pub(super) fn gone_after(&self, after: u64) -> u64 {
         let (mut lost, mut known) = (0, 0);
         for meta in self.metas() {
-            let hole = meta.header.before.saturating_sub(known);
-            lost += hole.min((meta.header.first - 1).saturating_sub(after));
+            let mut hole = meta.header.before.saturating_sub(known);
+            let mut through = meta.header.first - 1;
+            // A small budget keeps fewer lines in files than there are in memory.
+            if let Some(gone) = self.gone.filter(|gone| gone.through < through) {
+                hole = hole.min(gone.lines.saturating_sub(known));
+                through = gone.through;
+            }
+            lost += hole.min(through.saturating_sub(after));
             known = meta.header.before + lines_of(meta.lines, None);
         }
         let gone = self.gone.unwrap_or_default();

@@ -8,6 +8,7 @@ use super::super::testing::{
 use crate::base::clock::Wall;
 use crate::log::block::testing::Random;
 use crate::log::search::Query;
+use crate::log::store::{Kind, Log};
 use crate::log::stream::Stream;
 
 #[test]
@@ -173,6 +174,31 @@ fn small_budget_keeps_the_newest_lines() {
             let kept: u64 = sizes.sum();
             assert!(kept >= written.min(budget / 5), "{kept} of {budget}");
         }
+    }
+}
+
+/// Memory may keep more lines than a small budget does on disk: those are not lost.
+#[test]
+fn lines_in_memory_alone_are_not_counted_as_lost() {
+    let folder = Scratch::new("log-memory");
+    let limits = limits(1 << 20, 5_000, 64 << 10);
+    let log = Log::open(folder.path().into(), Kind::Runs, limits, 1, 1);
+    let run = log.begin(Wall(1));
+    for number in 1..=20_000 {
+        let line = format!("{number} is the number of this line, which is one of many\n");
+        log.append(run, Stream::Stdout, line.as_bytes());
+    }
+    let found = log.find(&Query::unhurried()).unwrap();
+    assert_eq!((found.matches, found.dropped), (5_000, 15_000));
+    for after in [5, 15_000, 17_000] {
+        let query = Query {
+            after: Some(after),
+            ..Query::unhurried()
+        };
+        let found = log.find(&query).unwrap();
+        assert_eq!(found.matches + found.dropped, 20_000 - after);
+        let pulled = log.pull(after, 1_000_000);
+        assert_eq!(pulled.lines.len() as u64 + pulled.dropped, 20_000 - after);
     }
 }
 
