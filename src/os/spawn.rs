@@ -296,13 +296,17 @@ struct Plan<'a> {
     user: Option<User<'a>>,
     /// The digits in `LISTEN_PID=0000000000`.
     listen_pid: *mut [u8; PID_DIGITS],
-    // The child's report.
+    // The child's report. A step, BEGUN or UNBORN.
     step: AtomicI32,
     errno: AtomicI32,
     candidate: AtomicUsize,
 }
 
 const PID_DIGITS: usize = 10;
+
+/// The child has not come to its first instruction, or past it.
+const UNBORN: i32 = -1;
+const BEGUN: i32 = 0;
 
 /// The stack of a child: its calls are a few hundred bytes deep.
 #[repr(align(16))]
@@ -365,7 +369,7 @@ fn start(
         oom_score_adj: oom_score_adj.as_deref().map(str::as_bytes),
         user: launch.user,
         listen_pid,
-        step: AtomicI32::new(0),
+        step: AtomicI32::new(UNBORN),
         errno: AtomicI32::new(0),
         candidate: AtomicUsize::new(0),
     };
@@ -373,13 +377,13 @@ fn start(
         return run(&plan, None);
     };
     match run(&plan, Some(cgroup)) {
-        // Linux before 5.7, or a filter that does not know clone3(2): the child enters the cgroup by itself. That
-        // waits for a grace period of the kernel, milliseconds at times.
+        // Linux before 5.7, a filter that does not know clone3(2), or a cgroup that kills what begins in it: the child
+        // enters the cgroup by itself. That waits for a grace period of the kernel, milliseconds at times.
         Err(e)
             if e.step == Step::Process
                 && matches!(
                     e.error.raw_os_error(),
-                    Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL | libc::EPERM)
+                    Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL | libc::EPERM | libc::ECANCELED)
                 ) =>
         {
             let procs = openat(
@@ -417,18 +421,22 @@ fn run(plan: &Plan<'_>, cgroup: Option<BorrowedFd<'_>>) -> Result<i32, Failed> {
     };
     let pid = pid.map_err(Failed::at(Step::Process))?;
     let step = plan.step.load(Ordering::Acquire);
-    let Some(step) = Step::ALL.into_iter().find(|s| *s as i32 == step) else {
-        return Ok(pid);
+    let (step, errno) = match Step::ALL.into_iter().find(|s| *s as i32 == step) {
+        Some(step) => (step, plan.errno.load(Ordering::Acquire)),
+        // Where bpm's cgroup and the child's were not killed equally often (`cgroup.kill`), the kernel takes a child
+        // that begins in the other one for a fork that the kill has missed, and kills it.
+        None if step == UNBORN => (Step::Process, libc::ECANCELED),
+        None => return Ok(pid),
     };
     // It is dead already; with all signals masked there is no EINTR.
     // SAFETY: a null status is allowed.
     unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
     drop(masked);
     // The same plan may be tried once more.
-    plan.step.store(0, Ordering::Release);
+    plan.step.store(UNBORN, Ordering::Release);
     Err(Failed {
         step,
-        error: io::Error::from_raw_os_error(plan.errno.load(Ordering::Acquire)),
+        error: io::Error::from_raw_os_error(errno),
         candidate: plan.candidate.load(Ordering::Acquire),
     })
 }
@@ -524,6 +532,7 @@ fn clone_into(
 extern "C" fn child(plan: *mut c_void) -> c_int {
     // SAFETY: `run` gave a Plan that outlives the child.
     let plan = unsafe { &*plan.cast::<Plan<'_>>() };
+    plan.step.store(BEGUN, Ordering::Release);
     let Err((step, errno)) = become_program(plan);
     plan.errno.store(errno as i32, Ordering::Release);
     plan.step.store(step as i32, Ordering::Release);
