@@ -224,6 +224,8 @@ pub struct ReplySlot {
     /// Of its order; 0: it has none.
     number: Arc<AtomicU64>,
     waker: Option<Arc<Waker>>,
+    /// It is woken when the order has begun, too.
+    at_begin: bool,
 }
 
 impl ReplySlot {
@@ -234,6 +236,7 @@ impl ReplySlot {
             begun: Arc::default(),
             number: Arc::default(),
             waker: None,
+            at_begin: false,
         }
     }
 
@@ -261,7 +264,7 @@ impl ReplySlot {
     /// The order is being carried out, and the snapshot shows it.
     pub fn begin(&self) {
         self.begun.store(true, Ordering::Release);
-        if let Some(waker) = &self.waker {
+        if let Some(waker) = self.waker.as_ref().filter(|_| self.at_begin) {
             waker.wake();
         }
     }
@@ -370,9 +373,10 @@ impl Handle {
         Ok((Arc::new(handle), inbox))
     }
 
-    /// Asks; the answer comes into the slot and wakes `waker`.
-    pub fn ask(&self, ask: Request, waker: Option<&Arc<Waker>>) -> ReplySlot {
+    /// Asks; the answer comes into the slot and wakes `waker`, and so does, with `at_begin`, that the order has begun.
+    pub fn ask(&self, ask: Request, waker: Option<&Arc<Waker>>, at_begin: bool) -> ReplySlot {
         let slot = ReplySlot {
+            at_begin,
             cell: Arc::default(),
             begun: Arc::default(),
             number: Arc::default(),

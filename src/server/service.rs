@@ -99,7 +99,7 @@ pub trait Task: Send {
     fn poll(&mut self, now: Mono, room: usize, out: &mut Vec<Value>) -> Option<Answer>;
     /// When to poll even if nobody wakes it.
     fn deadline(&self) -> Option<Mono>;
-    /// Polling takes long (a regex over lines): done on a worker.
+    /// Polling takes long (a regex over lines): done on a worker, at once where that is new after a poll.
     fn heavy(&self) -> bool {
         false
     }

@@ -134,7 +134,6 @@ impl Task for Pending {
             Some(end) => Some(self.answer(end)),
             None => {
                 self.end = Some(self.ticket.poll(now)?);
-                self.ticket.wake();
                 None
             }
         }

@@ -233,7 +233,7 @@ impl Task for Shutdown {
             force: self.force,
             by: self.by.take(),
         };
-        self.slot = Some(self.handle.ask(ask, Some(waker)));
+        self.slot = Some(self.handle.ask(ask, Some(waker), false));
         self.waker = Some(Arc::clone(waker));
     }
 

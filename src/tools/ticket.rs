@@ -42,7 +42,6 @@ pub(super) struct Ticket {
     retried: bool,
     request: Option<Request>,
     slot: Option<ReplySlot>,
-    waker: Option<Arc<Waker>>,
 }
 
 impl Ticket {
@@ -54,21 +53,15 @@ impl Ticket {
             retried: call.caller.kind == ClientKind::Proxy,
             request: Some(request),
             slot: None,
-            waker: None,
         }
     }
 
     pub(super) fn start(&mut self, waker: &Arc<Waker>) {
         let handle = &self.handle;
-        self.slot = self.request.take().map(|ask| handle.ask(ask, Some(waker)));
-        self.waker = Some(Arc::clone(waker));
-    }
-
-    /// Has the task polled again at once.
-    pub(super) fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake();
-        }
+        // By the beginning of its order no patience ends but one that is shorter than this.
+        let at_begin = self.patience < BEGINNING;
+        let request = self.request.take();
+        self.slot = request.map(|ask| handle.ask(ask, Some(waker), at_begin));
     }
 
     pub(super) fn poll(&self, now: Mono) -> Option<End> {

@@ -44,7 +44,7 @@ impl Task for Upgrading {
     fn start(&mut self, waker: &Arc<Waker>) {
         self.handle.snapshot.watch(waker);
         let wish = self.wish.take();
-        self.slot = wish.map(|wish| self.handle.ask(Request::Upgrade(wish), Some(waker)));
+        self.slot = wish.map(|wish| self.handle.ask(Request::Upgrade(wish), Some(waker), false));
         self.waker = Some(Arc::clone(waker));
     }
 

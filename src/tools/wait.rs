@@ -158,9 +158,6 @@ impl Task for Wait {
             return Some(self.answer(end));
         }
         self.end = Some(end);
-        if let Some(waker) = &self.waker {
-            waker.wake();
-        }
         None
     }
 

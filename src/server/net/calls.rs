@@ -335,6 +335,8 @@ impl Context {
         }
         let mut out = Vec::new();
         match self.guarded(|| task.poll(now, ROOM, &mut out)) {
+            // The rest of it takes long.
+            Ok(None) if out.is_empty() && task.heavy() => self.send_away(c, ticket, task, now),
             Ok(answer) => self.polled(c, ticket, Polled { task, out, answer }, now),
             Err(refusal) => self.finish(c, ticket, Err(refusal)),
         }
