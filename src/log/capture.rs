@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -62,6 +62,7 @@ pub struct Captures {
 pub struct Capture {
     inbox: Arc<Inbox<(u64, Order)>>,
     number: u64,
+    at_end: Arc<AtomicBool>,
 }
 
 /// An order to the thread about one output.
@@ -195,11 +196,13 @@ impl Captures {
                 return Err(e.into());
             }
         }
+        let at_end = Arc::new(AtomicBool::new(lanes.iter().all(Option::is_none)));
         let output = Output {
             number,
             log,
             run,
             lanes,
+            at_end: Arc::clone(&at_end),
             on_drained,
             detached: false,
         };
@@ -209,6 +212,7 @@ impl Captures {
         Ok(Capture {
             inbox: Arc::clone(&self.inbox),
             number,
+            at_end,
         })
     }
 
@@ -239,9 +243,14 @@ impl Capture {
     }
 
     /// Reads what the pipes hold, then calls `on_drained`: whoever wrote it has ended. A grandchild that holds a
-    /// pipe delays nothing, and its lines are still read.
-    pub fn drain(&self) {
-        let _ = self.inbox.send((self.number, Order::Drain));
+    /// pipe delays nothing, and its lines are still read. True: all is in the log already, since nobody has the pipes
+    /// any more, and nobody is called.
+    pub fn drain(&self) -> bool {
+        let at_end = self.at_end.load(Ordering::Acquire);
+        if !at_end {
+            let _ = self.inbox.send((self.number, Order::Drain));
+        }
+        at_end
     }
 }
 
@@ -490,6 +499,8 @@ struct Output {
     run: u64,
     /// None: at its end.
     lanes: [Option<Lane>; 2],
+    /// Set once both are, and all that they held is in the log.
+    at_end: Arc<AtomicBool>,
     on_drained: OnDrained,
     /// Nobody asks for it any more.
     detached: bool,
@@ -569,6 +580,9 @@ impl Output {
     fn close(&mut self, stream: Stream, epoll: &Epoll) {
         if let Some(lane) = self.lanes[stream as usize].take() {
             let _ = epoll.delete(&lane.pipe);
+        }
+        if self.is_at_end() {
+            self.at_end.store(true, Ordering::Release);
         }
     }
 }

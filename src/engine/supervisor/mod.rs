@@ -545,6 +545,9 @@ impl Supervisor {
     fn settle(&mut self) {
         self.take_findings();
         loop {
+            while let Some(run) = self.runs.take_read() {
+                self.drained(run, true);
+            }
             while let Some(event) = self.lives.queue.pop_front() {
                 for effect in self.lives.fleet.step(Mono::now(), event) {
                     self.carry_out(effect);

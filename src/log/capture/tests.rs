@@ -54,11 +54,16 @@ impl Run {
         Self::new(child.stdout.take().unwrap(), child.stderr.take().unwrap())
     }
 
+    /// True: nobody has its pipes any more.
+    fn drain(&self) -> bool {
+        let patience = Duration::from_secs(10);
+        self.capture.drain() || self.drained.recv_timeout(patience).unwrap()
+    }
+
     /// The lines of the log once the child has ended and its output is drained.
     fn finish(self, child: &mut Child) -> Found {
         child.wait().unwrap();
-        self.capture.drain();
-        self.drained.recv_timeout(Duration::from_secs(10)).unwrap();
+        self.drain();
         self.log.end(self.number, Wall::now(), "exit code 0");
         self.log.find(&Query::unhurried()).unwrap()
     }
@@ -128,11 +133,7 @@ fn grandchild_that_holds_the_pipe_delays_nothing_and_is_read() {
     let (err, hold_err) = std::io::pipe().unwrap();
     hold.write_all(b"leader\n").unwrap();
     let run = Run::new(out, err);
-    let drain = || {
-        run.capture.drain();
-        run.drained.recv_timeout(Duration::from_secs(10)).unwrap()
-    };
-    assert!(!drain(), "it may still write");
+    assert!(!run.drain(), "it may still write");
     assert_eq!(run.log.next_seq(), 2);
     run.log.end(run.number, Wall::now(), "exit code 0");
     hold.write_all(b"late\n").unwrap();
@@ -141,9 +142,9 @@ fn grandchild_that_holds_the_pipe_delays_nothing_and_is_read() {
     assert!(run.drained.try_recv().is_err());
     hold.write_all(b"last words").unwrap();
     drop((hold, hold_err));
-    assert!(drain(), "nobody is left who could write");
+    assert!(run.drain(), "nobody is left who could write");
     assert_eq!(run.log.tail(run.number, 1)[0].text, "last words");
-    assert!(drain(), "it is asked again");
+    assert!(run.capture.drain(), "nobody is asked again");
 }
 
 #[test]
@@ -152,8 +153,8 @@ fn end_of_both_pipes_is_not_the_end_of_the_leader() {
     let run = Run::new(out, std::io::pipe().unwrap().0);
     drop(end);
     // Both pipes are at their end; only the word of the leader's end counts.
-    run.capture.drain();
-    run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(run.drain());
+    assert!(run.drained.try_recv().is_err());
 }
 
 #[test]
@@ -173,8 +174,7 @@ fn lines_one_by_one_are_read_together_and_complete() {
     run.lines(2_000 + u64::from(MANY) + 4);
     // An order ends the pause at once.
     writer.write_all(b"last").unwrap();
-    run.capture.drain();
-    run.drained.recv_timeout(Duration::from_secs(10)).unwrap();
+    run.drain();
     assert_eq!(run.log.tail(run.number, 1)[0].text, "last");
 }
 

@@ -1,7 +1,7 @@
 //! Processes that are left of a run when its first one has ended: they are found, killed where that is due, and waited for.
 
 use super::super::strays;
-use super::{DRAIN, Doubtful, Known, Maker, Orphan, Progress, RunRecord, Runs, Supervisor};
+use super::{Doubtful, Known, Maker, Orphan, Progress, RunRecord, Runs, Supervisor};
 use crate::base::clock::Mono;
 use crate::base::logger::Level;
 use crate::base::table::Set;
@@ -16,7 +16,7 @@ impl Runs {
     /// those of which nothing is left, each with what may be of it as well as of others.
     pub(in super::super) fn find_ends(&mut self, known: &Known) -> Vec<(RunKey, Vec<Doubtful>)> {
         let orphans = self.orphans(known);
-        let mut gone = Vec::new();
+        let (mut gone, mut last) = (Vec::new(), Vec::new());
         for (key, record) in self.records.iter_mut() {
             if record.read == Progress::First && !record.stop.killing {
                 continue;
@@ -48,12 +48,14 @@ impl Runs {
             match record.read {
                 Progress::Rest if left.is_empty() => {
                     record.read = Progress::Last;
-                    record.output.capture.drain();
-                    self.draining.push_back((Mono::now().after(DRAIN), *key));
+                    last.push((*key, record.output.capture.drain()));
                 }
                 Progress::Done if left.is_empty() => gone.push(*key),
                 Progress::First | Progress::Rest | Progress::Last | Progress::Done => {}
             }
+        }
+        for (key, is_read) in last {
+            self.expect_output(key, is_read);
         }
         let doubtful = |key| (key, self.doubtful(key, &orphans));
         gone.into_iter().map(doubtful).collect()

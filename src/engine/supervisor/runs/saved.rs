@@ -157,7 +157,7 @@ impl Runs {
 
     /// The last output of some run is still being read.
     pub(in crate::engine::supervisor) fn is_draining(&self) -> bool {
-        !self.draining.is_empty()
+        !self.draining.is_empty() || !self.read.is_empty()
     }
 }
 
