@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::base::json::{list, object};
 use crate::base::saved::{Saved, field, saved};
@@ -139,6 +140,7 @@ impl Supervisor {
         to.put("listening", &self.listening.save());
         to.put("hooks", &self.hooks.save());
         to.put("ports", &self.ports.save());
+        to.put("unwritten", &self.warnings.unwritten().save());
         Ok(())
     }
 
@@ -195,6 +197,8 @@ impl Supervisor {
         new.watch.restore(&root, from)?;
         new.listening.restore(&from.part("listening"))?;
         new.ports = from.get::<Option<_>>("ports")?.unwrap_or_default();
+        let unwritten = from.get::<Option<_>>("unwritten")?.unwrap_or_default();
+        new.warnings.restore(unwritten, Mono::now());
         // Before anybody can ask.
         new.publish();
         new.hooks.restore(from.get("hooks")?);

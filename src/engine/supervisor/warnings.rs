@@ -44,6 +44,19 @@ impl Warnings {
         }
     }
 
+    /// The faults of bpm's files, for the next program.
+    pub(super) fn unwritten(&self) -> (Option<String>, Option<String>) {
+        (self.state.clone(), self.files.clone())
+    }
+
+    /// Goes on with those of the program before until it is known better, which is tried at once.
+    pub(super) fn restore(&mut self, (state, files): (Option<String>, Option<String>), now: Mono) {
+        (self.state, self.files) = (state, files);
+        let wrong = self.state.is_some() || self.files.is_some();
+        self.changed |= wrong;
+        self.again = wrong.then_some(now);
+    }
+
     /// Some of them changed since this was asked last.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)

@@ -403,6 +403,9 @@ fn start_on_a_full_disk_serves_and_says_so() {
     let next = next.to_str().unwrap();
     let upgraded = project.cli(["upgrade", "--binary", next]).exits(0).out;
     assert!(upgraded.contains(&pid), "{upgraded}, not {pid}");
+    // It says so from its first answer on.
+    let warned = project.status_json()["warnings"].clone();
+    assert!(warned[1].is_string(), "{warned}");
     assert_eq!(sleeping(&project), [run(&again)]);
     // There is room again: what could not be written is written now.
     fs::remove_file(room).unwrap();
