@@ -108,7 +108,7 @@ fn follower(p: &Project, into: &str) -> Child {
     command
         .stdin(Stdio::null())
         .stdout(out)
-        .stderr(Stdio::null());
+        .stderr(fs::File::create(p.root.join(format!("{into}.err"))).unwrap());
     command.spawn().unwrap()
 }
 
@@ -428,7 +428,8 @@ fn follower_that_begins_beside_a_takeover_sees_each_line_once() {
             if followed.len() > before {
                 Ok(followed)
             } else {
-                Err((followed.len(), before))
+                let ended = follower.try_wait().unwrap();
+                Err((followed.len(), before, ended, p.read("followed.err")))
             }
         });
         follower.kill().unwrap();
