@@ -232,6 +232,15 @@ pub fn named(verb: &str, path: &Path) -> String {
     format!("{verb} {:?}", path.display().to_string())
 }
 
+/// `api, web and 3 more`: the first `most` names, and the number of the others.
+pub fn first_of(names: &[&str], most: usize) -> String {
+    let named = names.get(..most).unwrap_or(names).join(", ");
+    match names.len().saturating_sub(most) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
 /// `api, web`; of very many the first ones, and how many more there are.
 pub fn listed(names: &[String]) -> String {
     const MOST: usize = 2_000;
@@ -325,6 +334,13 @@ mod tests {
             e.to_string(),
             "unknown process \"wbe\"; did you mean \"web\"? processes: api, web"
         );
+    }
+
+    #[test]
+    fn names_of_many_are_cut() {
+        assert_eq!(first_of(&["a", "b"], 8), "a, b");
+        let many = "a, a, a, a, a, a, a, a and 492 more";
+        assert_eq!(first_of(&["a"; 500], 8), many);
     }
 
     #[test]

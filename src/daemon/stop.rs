@@ -10,7 +10,7 @@ use super::presence::clear;
 use super::project::Project;
 use super::start::read_config;
 use crate::base::clock::{Mono, Wall};
-use crate::base::error::{Error, Result};
+use crate::base::error::{Error, Result, first_of};
 use crate::base::json::{object, strings};
 use crate::base::paths::ProjectDir;
 use crate::client::connection::{self, CallError, Client};
@@ -248,7 +248,7 @@ fn end_running(
             match client.receive(Some(next)) {
                 Ok(Some(message)) if message["method"] == "bpm/stopping" => {
                     let names: Vec<&str> = strings(&message["params"]["waiting_for"]).collect();
-                    untold = (!names.is_empty()).then(|| listed(&names));
+                    untold = (!names.is_empty()).then(|| first_of(&names, NAMED));
                     // Levels of dependencies stop one after the other, each with its own time.
                     until = Mono::now().after(allowed);
                 }
@@ -274,15 +274,6 @@ fn end_running(
     say(&format!("it takes too long: killing pid {}", daemon.pid));
     daemon.kill()?;
     Ok(true)
-}
-
-/// The first of the names, and the number of the others.
-fn listed(names: &[&str]) -> String {
-    let named = names[..names.len().min(NAMED)].join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
 }
 
 /// TERM, then KILL, to the pid whose start time matches: true if KILL was needed.
@@ -435,15 +426,4 @@ fn left(dir: &ProjectDir, spared: &Spared<'_>) -> Result<Vec<Proc>> {
     // it lives: one that was killed and that nobody has reaped still has its pid.
     let held = Lock::probe(&dir.lock()).map_err(|e| lock::cannot("look at", &dir.lock(), e))?;
     Ok(if held { Vec::new() } else { found })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_many_are_cut() {
-        assert_eq!(listed(&["a", "b"]), "a, b");
-        assert_eq!(listed(&["a"; 500]), "a, a, a, a, a, a, a, a and 492 more");
-    }
 }

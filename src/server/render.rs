@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::human;
+use crate::base::error::first_of;
 use crate::base::escape::in_line;
 use crate::base::json::{items, strings};
 use crate::base::paths::CONFIG_FILE;
@@ -199,12 +200,8 @@ pub fn status(data: &Value, paint: Paint) -> String {
 fn adopted(list: &[Value]) -> Option<String> {
     let all = list.iter().filter(|p| p["adopted"] == true);
     let names: Vec<&str> = all.map(|p| text(p, "name")).collect();
-    let named = names.get(..ADOPTED).unwrap_or(&names).join(", ");
-    let rest = match names.len().saturating_sub(ADOPTED) {
-        0 => String::new(),
-        rest => format!(" and {rest} more"),
-    };
-    (!names.is_empty()).then(|| format!("adopted from a daemon that was killed: {named}{rest}"))
+    let named = first_of(&names, ADOPTED);
+    (!names.is_empty()).then(|| format!("adopted from a daemon that was killed: {named}"))
 }
 
 /// The note for a person whose `.mcp-run` is not the one that the daemon has read.
