@@ -106,8 +106,13 @@ struct Written<T> {
 }
 
 impl<T> Written<T> {
-    fn text(&self, make: impl FnOnce(&T) -> String) -> &str {
-        self.text.get_or_init(|| make(&self.value))
+    fn text(&self, write: impl FnOnce(&mut String, &T) -> fmt::Result) -> &str {
+        self.text.get_or_init(|| {
+            let mut text = String::new();
+            // A string takes everything.
+            let _ = write(&mut text, &self.value);
+            text
+        })
     }
 }
 
@@ -452,12 +457,12 @@ impl State {
                 n.build_seq,
                 n.build_run,
             )?;
-            text.push_str(kept.rest.text(|rest| rest_of(rest, share)));
+            text.push_str(kept.rest.text(|text, rest| rest_to(text, rest, share)));
         }
         text.push_str(r#"},"running":["#);
         for (at, run) in self.running.iter().enumerate() {
             text.push_str(comma(at));
-            text.push_str(run.text(|run| run.save().to_string()));
+            text.push_str(run.text(|text, run| write!(text, "{}", run.save())));
         }
         text.push_str("]}");
         Ok(())
@@ -525,13 +530,6 @@ fn kept(row: &Value) -> Kept {
             exits: Arc::new(exits.into_iter().skip(skipped).collect()),
         }),
     }
-}
-
-fn rest_of(rest: &Rest, share: usize) -> String {
-    let mut text = String::new();
-    // A string takes everything.
-    let _ = rest_to(&mut text, rest, share);
-    text
 }
 
 fn rest_to(text: &mut String, rest: &Rest, mut tails: usize) -> fmt::Result {
@@ -673,16 +671,14 @@ impl StateFile {
         let done = match durable {
             true => {
                 self.sync_due = None;
-                written.and_then(|()| files::sync(self.file.path()))
+                let synced = written.and_then(|()| files::sync(self.file.path()));
+                synced.map(|()| self.disk.lock().synced = self.file.count())
             }
             false => {
                 self.sync_due.get_or_insert_with(|| Mono::now().after(SOON));
                 written
             }
         };
-        if durable && done.is_ok() {
-            self.disk.lock().synced = self.file.count();
-        }
         done.map_err(|e| {
             format!(
                 "cannot write {}: {}",
