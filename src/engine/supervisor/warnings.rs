@@ -52,9 +52,8 @@ impl Warnings {
     /// Goes on with those of the program before until it is known better, which is tried at once.
     pub(super) fn restore(&mut self, (state, files): (Option<String>, Option<String>), now: Mono) {
         (self.state, self.files) = (state, files);
-        let wrong = self.state.is_some() || self.files.is_some();
-        self.changed |= wrong;
-        self.again = wrong.then_some(now);
+        self.changed |= self.is_unwritten();
+        self.again = self.is_unwritten().then_some(now);
     }
 
     /// Some of them changed since this was asked last.
@@ -79,8 +78,11 @@ impl Warnings {
     }
 
     fn set_again(&mut self, now: Mono) {
-        let wrong = self.state.is_some() || self.files.is_some();
-        self.again = wrong.then(|| now.after(AGAIN));
+        self.again = self.is_unwritten().then(|| now.after(AGAIN));
+    }
+
+    fn is_unwritten(&self) -> bool {
+        self.state.is_some() || self.files.is_some()
     }
 
     /// `state.json` was written, or could not be. True: that is new.
