@@ -474,17 +474,22 @@ fn another_boot_is_another_life() {
 }
 
 /// A service manager that keeps descriptors.
-#[test]
-fn sockets_are_kept_by_the_service_manager() {
-    let port = free_port();
-    let mut project = Project::new(&WEB.replace("PORT", &port.to_string()));
-    project.file("version", "1");
+fn manager(project: &mut Project) -> UnixDatagram {
     let path = project.root.join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager
         .set_read_timeout(Some(Duration::from_secs(60)))
         .unwrap();
     project.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    manager
+}
+
+#[test]
+fn sockets_are_kept_by_the_service_manager() {
+    let port = free_port();
+    let mut project = Project::new(&WEB.replace("PORT", &port.to_string()));
+    project.file("version", "1");
+    let manager = manager(&mut project);
     project.serve();
     let mut kept = None;
     loop {
@@ -518,12 +523,7 @@ fn terminal_is_kept_by_the_service_manager() {
         "[process.term]\ntty = true\n\
          command = \"n=0; while :; do n=$((n+1)); echo out $n; sleep 0.01; done\"\n",
     );
-    let path = project.root.join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
-    project.env("NOTIFY_SOCKET", path.to_str().unwrap());
+    let manager = manager(&mut project);
     project.serve();
     let of_terminal = |begin: &str| loop {
         let (text, fds) = received(&manager);
