@@ -24,7 +24,8 @@ pub(super) struct Item {
 }
 
 enum Entry {
-    Set(String, String),
+    /// Where it stands, the key and its value.
+    Set(String, String, String),
     Note(String),
     /// A line that is also printed.
     Left(String),
@@ -59,13 +60,18 @@ impl Item {
             Some((table, _)) => (Place::Process, table),
             None => (Place::Process, key),
         };
-        if KEYS.iter().any(|k| k.place == place && k.name == name) {
-            self.entries.push(Entry::Set(key.into(), value));
+        let known = KEYS.iter().any(|k| k.place == place && k.name == name);
+        if known && !value.contains('\n') {
+            let place = self.place.clone();
+            self.entries.push(Entry::Set(place, key.into(), value));
         } else {
             self.left(
                 &self.place.clone(),
                 &format!("{key} = {value}"),
-                "this bpm has no such key",
+                match known {
+                    true => "it stands in several lines",
+                    false => "this bpm has no such key",
+                },
             );
         }
     }
@@ -100,6 +106,24 @@ impl Item {
         self.entries.push(Entry::Left(left(place, what, why)));
     }
 
+    /// Makes a comment of the key in that line of the block; false where it can't do without it.
+    fn refused(&mut self, line: Option<usize>, why: &str) -> bool {
+        let before = 2 + usize::from(!self.autostart);
+        let at = line.and_then(|line| line.checked_sub(before));
+        let Some(entry) = at.and_then(|at| self.entries.get_mut(at)) else {
+            return false;
+        };
+        match entry {
+            Entry::Set(place, key, value)
+                if !["type", "command", "port"].contains(&key.as_str()) =>
+            {
+                *entry = Entry::Left(left(place, &format!("{key} = {value}"), why));
+                true
+            }
+            Entry::Set(..) | Entry::Note(_) | Entry::Left(_) => false,
+        }
+    }
+
     fn block(&self) -> String {
         let mut text = format!("# {}\n[process.{}]\n", self.from, key(&self.name));
         if !self.autostart {
@@ -107,7 +131,7 @@ impl Item {
         }
         for entry in &self.entries {
             text.push_str(&match entry {
-                Entry::Set(key, value) => format!("{key} = {value}\n"),
+                Entry::Set(_, key, value) => format!("{key} = {value}\n"),
                 Entry::Note(line) | Entry::Left(line) => format!("# {line}\n"),
             });
         }
@@ -229,11 +253,17 @@ impl Draft {
             let rest = items.split_off(items.len() / 2);
             self.take_good(items, kept, root);
             self.take_good(rest, kept, root);
-        } else if let Some(item) = items.pop() {
-            let why = match error.failure() {
-                Failure::Config(faults) => faults.first().map(|f| f.text.clone()),
-                _ => None,
+        } else if let Some(mut item) = items.pop() {
+            let faults = match error.failure() {
+                Failure::Config(faults) => faults.as_slice(),
+                _ => &[],
             };
+            let first = kept.lines().count() + 1;
+            let lines = faults.iter().map(|f| (f.line.checked_sub(first), &f.text));
+            if lines.filter(|(at, why)| item.refused(*at, why)).count() > 0 {
+                return self.take_good(vec![item], kept, root);
+            }
+            let why = faults.first().map(|f| f.text.clone());
             let why = why.unwrap_or_else(|| error.to_string());
             self.left(&item.from, &item.name, &why);
         }

@@ -256,6 +256,7 @@ fn one(root: &Path, file: &str, draft: &mut Draft) -> Result<()> {
     let name = file.rsplit('/').next().unwrap_or(file);
     let what = || format!("take {file:?} over");
     match kind_of(name) {
+        None if !Path::new(file).exists() => Err(Error::cannot(what(), "no such file")),
         None => {
             let why = "its name is none of those that bpm knows";
             Err(Error::cannot(what(), why).with_hint(

@@ -7,6 +7,7 @@ use super::draft::{Draft, Item};
 use super::json::{Mark, marks};
 use super::quote::{literal, words};
 use crate::base::json::items;
+use crate::config::shell::is_simple;
 
 /// How pm2 runs a script whose name ends so.
 const INTERPRETERS: &[(&str, &str)] = &[
@@ -25,6 +26,9 @@ const INTERPRETERS: &[(&str, &str)] = &[
 const NEEDS_NOTHING: &[&str] = &[
     "name",
     "script",
+    "exec",
+    "cmd",
+    "command",
     "args",
     "interpreter",
     "exec_interpreter",
@@ -167,12 +171,19 @@ fn app(
     root: bool,
 ) -> Result<Item, String> {
     let text = |key: &str| app.get(key).and_then(Value::as_str);
-    let script = text("script").ok_or("it has no \"script\"")?;
+    let script = ["script", "exec", "cmd", "command"];
+    let script = script.iter().find_map(|key| text(key));
+    let script = script.ok_or("it has no \"script\"")?;
     let file = script.rsplit('/').next().unwrap_or(script);
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
     let mut item = Item::new(text("name").unwrap_or(stem), source.at(lines.start));
     let folder = text("cwd").unwrap_or("");
-    item.list("command", &command(source, app, script, folder)?);
+    // pm2 gives a script with a blank to bash, and drops its arguments.
+    match script.contains(' ') {
+        true if is_simple(script) => item.text("command", script),
+        true => item.list("command", &["bash".into(), "-c".into(), literal(script)]),
+        false => item.list("command", &command(source, app, script, folder)?),
+    }
     if !folder.is_empty() {
         item.text("cwd", folder);
     }
@@ -332,7 +343,9 @@ mod tests {
   "env_production": {"A": false},
   "instances": 4, "autorestart": false},
  {"script": "npm", "args": "run dev", "cwd": "web", "kill_timeout": 3000,
-  "watch": ["src/**"], "cron_restart": "0 0 * * *"}
+  "watch": ["src/**"], "cron_restart": "0 0 * * *"},
+ {"name": "a", "script": "npm start", "args": "lost"},
+ {"name": "b", "cmd": "source x && echo ${A}"}
 ], "deploy": {}}"#;
         let draft = draft_of("ecosystem.config.json", text, |s, d| {
             read(s, false, d).unwrap()
@@ -376,6 +389,14 @@ mod tests {
             ("npm", &list(&["npm", "run", "dev"]))
         );
         assert_eq!(npm.cwd, std::path::Path::new("/shop/web"));
+        assert_eq!(
+            config.processes[2].command,
+            Some(Command::Shell("npm start".into()))
+        );
+        assert_eq!(
+            config.processes[3].command,
+            list(&["bash", "-c", "source x && echo $${A}"])
+        );
         assert_eq!(
             (npm.watch.as_slice(), npm.stop_timeout.as_secs()),
             (&["src/**".to_string()][..], 3)

@@ -82,12 +82,12 @@ pub(super) fn read(source: &Source, root: bool, draft: &mut Draft) {
                     name,
                     section,
                 };
-                if let Some(item) = context.program(common, root) {
-                    draft.add(item);
-                } else {
-                    let title = format!("[{}]", section.title);
-                    let why = "it has no command that can be read";
-                    draft.left(&source.at(section.line), &title, why);
+                match context.program(common, root) {
+                    Ok(item) => draft.add(item),
+                    Err(why) => {
+                        let title = format!("[{}]", section.title);
+                        draft.left(&source.at(section.line), &title, &why);
+                    }
                 }
                 continue;
             }
@@ -162,11 +162,12 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn program(&self, common: Option<&Section>, root: bool) -> Option<Item> {
-        let command = self.section.get("command")?;
-        let command = words(&self.expanded(&command.value).ok()?, true)?;
+    fn program(&self, common: Option<&Section>, root: bool) -> Result<Item, String> {
+        let command = self.section.get("command").ok_or("it has no command")?;
+        let command = words(&self.expanded(&command.value)?, true)
+            .ok_or("a quote of its command is not closed")?;
         if command.is_empty() {
-            return None;
+            return Err("its command is empty".into());
         }
         let mut item = Item::new(self.name, self.source.at(self.section.line));
         item.list("command", &command);
@@ -183,7 +184,7 @@ impl Context<'_> {
         for setting in &self.section.settings {
             self.setting(&mut item, setting, root);
         }
-        Some(item)
+        Ok(item)
     }
 
     fn setting(&self, item: &mut Item, setting: &Setting, root: bool) {
@@ -267,12 +268,13 @@ impl Context<'_> {
                 .and_then(|r| r.split_once(')'))
                 .ok_or("a \"%\" that is neither \"%%\" nor \"%(name)s\"")?;
             let end = after.find(|c: char| c.is_ascii_alphabetic());
-            rest = &after[end.map_or(after.len(), |end| end + 1)..];
+            let (format, after) = after.split_at(end.map_or(after.len(), |end| end + 1));
+            rest = after;
             match name {
                 "program_name" | "group_name" => out.push_str(self.name),
                 "here" => out.push_str(&literal(&self.source.folder)),
-                "process_num" => out.push('0'),
-                "numprocs" => out.push('1'),
+                "process_num" => out.push_str(&number(0, format)),
+                "numprocs" => out.push_str(&number(1, format)),
                 _ => match name.strip_prefix("ENV_") {
                     Some(variable) => out.push_str(&format!("${{{variable}}}")),
                     None => return Err(format!("%({name}) is unknown to bpm")),
@@ -281,6 +283,16 @@ impl Context<'_> {
         }
         out.push_str(&literal(rest));
         Ok(out)
+    }
+}
+
+/// As Python's `%` writes it: `02d` pads with zeros.
+fn number(n: u32, format: &str) -> String {
+    let width = format.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let columns = width.parse().unwrap_or(0).min(20);
+    match width.starts_with('0') {
+        true => format!("{n:0columns$}"),
+        false => format!("{n:columns$}"),
     }
 }
 
@@ -315,7 +327,7 @@ file=/tmp/supervisor.sock
 environment=LANG="C.UTF-8"
 [program:web]
 command=gunicorn -b 0.0.0.0:80 'my app:app'  ; the server
-    --name "%(program_name)s;x" --home $HOME
+    --name "%(program_name)s;x" --home $HOME -n%(process_num)02d
 directory=%(here)s/web
 environment=A="x, y",B='q',C=z,D="5%%",E="%(ENV_USER)s ${F}"
 autorestart=true
@@ -346,6 +358,7 @@ files = /etc/supervisor/*.conf
             "web;x",
             "--home",
             "$HOME",
+            "-n00",
         ];
         assert_eq!(
             web.command,
@@ -391,15 +404,35 @@ files = /etc/supervisor/*.conf
     }
 
     #[test]
+    fn a_setting_that_check_refuses_costs_no_process() {
+        let conf =
+            "[program:a]\ncommand=a\nstopsignal=NOPE\nstopwaitsecs=x\nexitcodes=0,999\numask=8\n";
+        let mut draft = draft_of("supervisord.conf", conf, |s, d| read(s, false, d));
+        draft.sift(std::path::Path::new("/shop"));
+        let config = config_of(&draft);
+        assert_eq!(config.processes.len(), 1);
+        let lost = draft.lost().join("\n");
+        for part in [
+            ":3: stop_signal = \"NOPE\": ",
+            ":4: stop_timeout_seconds = x: ",
+            ":5: success_exit_codes = [0,999]: ",
+            ":6: umask = \"8\": ",
+        ] {
+            assert!(lost.contains(part), "{part} in {lost}");
+        }
+    }
+
+    #[test]
     fn what_can_t_be_read_is_named() {
-        let conf = "x=1\n[program:a]\ncommand='open\n[program:b]\ncommand=b %(nope)s\n[program:c]\ncommand=c\nenvironment=A B\nodd\n";
+        let conf = "x=1\n[program:a]\ncommand='open\n[program:b]\ncommand=b %(nope)s\n[program:c]\ncommand=c\nenvironment=A B\nodd\n[program:d]\n";
         let draft = draft_of("supervisord.conf", conf, |s, d| read(s, false, d));
         assert_eq!(config_of(&draft).processes.len(), 1);
         let lost = draft.lost().join("\n");
         for part in [
             ":1: x=1: ",
-            ":2: [program:a]: ",
-            ":4: [program:b]: ",
+            ":2: [program:a]: a quote of its command is not closed",
+            ":4: [program:b]: %(nope) is unknown to bpm",
+            ":10: [program:d]: it has no command",
             ":8: A B: ",
             ":9: odd: ",
         ] {
