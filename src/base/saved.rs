@@ -3,7 +3,6 @@
 //! Values that go through JSON and come back the same: the state that an upgrade in place takes over. One list of fields
 //! serves the writer and the reader, so that they cannot disagree.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -17,112 +16,159 @@ use super::clock::{Mono, Wall};
 use super::json::list;
 use super::table::Table;
 
-/// See the module.
-pub trait Saved: Sized {
+/// See the module. A value is read into one that is there: the fields of all types are read by one loop then, which
+/// knows them by this trait alone.
+pub trait Saved {
     fn save(&self) -> Value;
+
+    /// Becomes what was saved.
+    ///
     /// # Errors
-    /// The place of what is missing or wrong: `runs.3.pid: is null`.
-    fn load(value: &Value) -> Result<Self, String>;
+    /// The place of what is missing or wrong: `runs.3.pid: is null`. It may be read in part then.
+    fn restore(&mut self, saved: &Value) -> Result<(), String>;
 }
 
-/// An object that is being made. Its fields are put in one by one: a list of them all would be moved and dropped
-/// where it is made, of each type with code of its own.
-#[derive(Default)]
-pub struct Fields(Map<String, Value>);
-
-impl Fields {
-    pub fn put<T: Saved>(&mut self, name: &str, value: &T) {
-        self.insert(name, value.save());
-    }
-
-    fn insert(&mut self, name: &str, value: Value) {
-        self.0.insert(name.to_owned(), value);
-    }
-}
-
-impl From<Fields> for Value {
-    fn from(fields: Fields) -> Self {
-        Self::Object(fields.0)
-    }
+/// The value that was saved.
+///
+/// # Errors
+/// Those of [`Saved::restore`].
+pub fn load<T: Saved + Default>(saved: &Value) -> Result<T, String> {
+    let mut new = T::default();
+    new.restore(saved)?;
+    Ok(new)
 }
 
 /// A field of an object.
 ///
 /// # Errors
-/// Those of [`Saved::load`].
-pub fn field<T: Saved>(of: &Value, name: &str) -> Result<T, String> {
-    T::load(&of[name]).map_err(|why| placed(name, why))
+/// Those of [`Saved::restore`].
+pub fn field<T: Saved + Default>(of: &Value, name: &str) -> Result<T, String> {
+    let mut new = T::default();
+    restore_fields(of, &mut [(name, &mut new)])?;
+    Ok(new)
 }
 
-/// One piece of code for the errors of all types.
-#[cold]
-fn placed(name: &str, why: String) -> String {
-    match why.starts_with("is ") {
-        true => format!("{name}: {why}"),
-        false => format!("{name}.{why}"),
+/// An object of these fields.
+pub fn save_fields(fields: &[(&str, &dyn Saved)]) -> Value {
+    let mut object = Map::new();
+    for (name, field) in fields {
+        object.insert((*name).to_owned(), field.save());
     }
+    object.into()
 }
 
-#[cold]
-fn indexed(at: usize, why: &str) -> String {
-    format!("{at}.{why}")
+/// Reads these fields of an object.
+///
+/// # Errors
+/// Those of [`Saved::restore`].
+pub fn restore_fields(of: &Value, fields: &mut [(&str, &mut dyn Saved)]) -> Result<(), String> {
+    for (name, field) in fields {
+        field
+            .restore(&of[*name])
+            .map_err(|why| match why.starts_with("is ") {
+                true => format!("{name}: {why}"),
+                false => format!("{name}.{why}"),
+            })?;
+    }
+    Ok(())
+}
+
+/// An enum's variant with its fields: `{"is": "Wanted", "mode": ...}`.
+pub fn save_variant(name: &str, fields: &[(&str, &dyn Saved)]) -> Value {
+    let mut object = save_fields(fields);
+    object["is"] = name.into();
+    object
+}
+
+/// Reads the items of a list, one after the other.
+fn restore_items(
+    list: &Value,
+    restore: &mut dyn FnMut(&Value) -> Result<(), String>,
+) -> Result<(), String> {
+    let Value::Array(items) = list else {
+        return odd(list);
+    };
+    for (at, item) in items.iter().enumerate() {
+        restore(item).map_err(|why| format!("{at}.{why}"))?;
+    }
+    Ok(())
 }
 
 /// The error for a value of another type.
-fn odd<T>(value: &Value) -> Result<T, String> {
-    Err(kind(value))
-}
-
 #[cold]
-fn kind(value: &Value) -> String {
-    format!("is {}", super::json::kind_of(value))
+fn odd<T>(value: &Value) -> Result<T, String> {
+    Err(format!("is {}", super::json::kind_of(value)))
 }
 
-/// Implements [`Saved`] for structs by their fields.
+/// Takes over a value that could be read.
+fn set<T>(to: &mut T, read: Option<T>, saved: &Value) -> Result<(), String> {
+    match read {
+        Some(value) => *to = value,
+        None => return odd(saved),
+    }
+    Ok(())
+}
+
+/// Implements [`Saved`] for structs by their fields. Others stay as they are.
 macro_rules! saved {
     ($($name:ident { $($field:ident),* $(,)? })*) => {$(
         impl $crate::base::saved::Saved for $name {
             fn save(&self) -> serde_json::Value {
-                let mut to = $crate::base::saved::Fields::default();
-                $(to.put(stringify!($field), &self.$field);)*
-                to.into()
+                $crate::base::saved::save_fields(&[$((stringify!($field), &self.$field)),*])
             }
 
-            fn load(value: &serde_json::Value) -> std::result::Result<Self, String> {
-                Ok(Self {
-                    $($field: $crate::base::saved::field(value, stringify!($field))?),*
-                })
+            fn restore(&mut self, saved: &serde_json::Value) -> std::result::Result<(), String> {
+                $crate::base::saved::restore_fields(
+                    saved,
+                    &mut [$((stringify!($field), &mut self.$field)),*],
+                )
             }
         }
     )*};
 }
 
-/// Implements [`Saved`] for enums by their variants: `{"is": "Wanted", "mode": ...}`.
+/// Implements [`Saved`] for enums by their variants.
 macro_rules! saved_enum {
     ($($name:ident { $(
         $variant:ident $(($($item:ident),*))? $({ $($field:ident),* })?
     ),* $(,)? })*) => {$(
         impl $crate::base::saved::Saved for $name {
             fn save(&self) -> serde_json::Value {
-                let mut to = $crate::base::saved::Fields::default();
                 match self {
                     $(Self::$variant $(($($item),*))? $({ $($field),* })? => {
-                        to.put("is", &std::borrow::Cow::Borrowed(stringify!($variant)));
-                        $($(to.put(stringify!($item), $item);)*)?
-                        $($(to.put(stringify!($field), $field);)*)?
+                        $crate::base::saved::save_variant(
+                            stringify!($variant),
+                            &[
+                                $($((stringify!($item), $item)),*)?
+                                $($((stringify!($field), $field)),*)?
+                            ],
+                        )
                     })*
                 }
-                to.into()
             }
 
-            fn load(value: &serde_json::Value) -> Result<Self, String> {
-                match value["is"].as_str() {
-                    $(Some(stringify!($variant)) => Ok(Self::$variant
-                        $(($($crate::base::saved::field(value, stringify!($item))?),*))?
-                        $({ $($field: $crate::base::saved::field(value, stringify!($field))?),* })?
-                    ),)*
-                    _ => Err(format!("is no {}", stringify!($name))),
-                }
+            fn restore(&mut self, saved: &serde_json::Value) -> std::result::Result<(), String> {
+                *self = match saved["is"].as_str() {
+                    $(Some(stringify!($variant)) => {
+                        $(
+                            $(let mut $item = Default::default();)*
+                            $crate::base::saved::restore_fields(
+                                saved,
+                                &mut [$((stringify!($item), &mut $item)),*],
+                            )?;
+                        )?
+                        $(
+                            $(let mut $field = Default::default();)*
+                            $crate::base::saved::restore_fields(
+                                saved,
+                                &mut [$((stringify!($field), &mut $field)),*],
+                            )?;
+                        )?
+                        Self::$variant $(($($item),*))? $({ $($field),* })?
+                    })*
+                    _ => return Err(format!("is no {}", stringify!($name))),
+                };
+                Ok(())
             }
         }
     )*};
@@ -135,8 +181,9 @@ impl Saved for Value {
         self.clone()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        Ok(value.clone())
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        self.clone_from(saved);
+        Ok(())
     }
 }
 
@@ -145,10 +192,8 @@ impl Saved for Map<String, Value> {
         self.clone().into()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        value
-            .as_object()
-            .map_or_else(|| odd(value), |map| Ok(map.clone()))
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        set(self, saved.as_object().cloned(), saved)
     }
 }
 
@@ -157,18 +202,18 @@ impl Saved for () {
         Value::Null
     }
 
-    fn load(_: &Value) -> Result<Self, String> {
+    fn restore(&mut self, _: &Value) -> Result<(), String> {
         Ok(())
     }
 }
 
-impl Saved for Cow<'static, str> {
+impl Saved for std::borrow::Cow<'static, str> {
     fn save(&self) -> Value {
         self.as_ref().into()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        String::load(value).map(Self::Owned)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        self.to_mut().restore(saved)
     }
 }
 
@@ -177,8 +222,8 @@ impl Saved for bool {
         (*self).into()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        value.as_bool().map_or_else(|| odd(value), Ok)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        set(self, saved.as_bool(), saved)
     }
 }
 
@@ -189,10 +234,10 @@ macro_rules! saved_numbers {
                 (*self).into()
             }
 
-            fn load(value: &Value) -> Result<Self, String> {
-                let signed = value.as_i64().and_then(|n| Self::try_from(n).ok());
-                let number = signed.or_else(|| Self::try_from(value.as_u64()?).ok());
-                number.map_or_else(|| odd(value), Ok)
+            fn restore(&mut self, saved: &Value) -> Result<(), String> {
+                let signed = saved.as_i64().and_then(|n| Self::try_from(n).ok());
+                let number = signed.or_else(|| Self::try_from(saved.as_u64()?).ok());
+                set(self, number, saved)
             }
         }
     )*};
@@ -205,10 +250,8 @@ impl Saved for String {
         self.as_str().into()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        value
-            .as_str()
-            .map_or_else(|| odd(value), |text| Ok(text.into()))
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        set(self, saved.as_str().map(Into::into), saved)
     }
 }
 
@@ -221,21 +264,22 @@ impl Saved for OsString {
         }
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::String(text) => Ok(text.into()),
-            bytes => Vec::load(bytes).map(Self::from_vec),
-        }
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        *self = match saved {
+            Value::String(text) => text.into(),
+            bytes => Self::from_vec(load(bytes)?),
+        };
+        Ok(())
     }
 }
 
 impl Saved for PathBuf {
     fn save(&self) -> Value {
-        self.clone().into_os_string().save()
+        self.as_os_str().to_owned().save()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        OsString::load(value).map(Self::from)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        self.as_mut_os_string().restore(saved)
     }
 }
 
@@ -244,8 +288,9 @@ impl Saved for Mono {
         self.as_nanos().into()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        u64::load(value).map(Self::from_nanos)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        *self = Self::from_nanos(load(saved)?);
+        Ok(())
     }
 }
 
@@ -254,8 +299,8 @@ impl Saved for Wall {
         self.0.into()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        i64::load(value).map(Self)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        self.0.restore(saved)
     }
 }
 
@@ -265,20 +310,22 @@ impl Saved for Duration {
         u64::try_from(self.as_nanos()).unwrap_or(u64::MAX).into()
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        u64::load(value).map(Self::from_nanos)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        *self = Self::from_nanos(load(saved)?);
+        Ok(())
     }
 }
 
-impl<T: Saved> Saved for Option<T> {
+impl<T: Saved + Default> Saved for Option<T> {
     fn save(&self) -> Value {
         self.as_ref().map_or(Value::Null, T::save)
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::Null => Ok(None),
-            value => T::load(value).map(Some),
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        *self = None;
+        match saved {
+            Value::Null => Ok(()),
+            saved => self.insert(T::default()).restore(saved),
         }
     }
 }
@@ -288,56 +335,54 @@ impl<T: Saved> Saved for Box<T> {
         T::save(self)
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        T::load(value).map(Self::new)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        T::restore(self, saved)
     }
 }
 
-impl<T: Saved> Saved for Arc<T> {
+impl<T: Saved + Default> Saved for Arc<T> {
     fn save(&self) -> Value {
         T::save(self)
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        T::load(value).map(Self::new)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        *self = Self::new(load(saved)?);
+        Ok(())
     }
 }
 
-impl<T: Saved> Saved for Vec<T> {
+impl<T: Saved + Default> Saved for Vec<T> {
     fn save(&self) -> Value {
         list(self.iter().map(T::save))
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        let Value::Array(items) = value else {
-            return odd(value);
-        };
-        let mut all = Self::with_capacity(items.len());
-        for (at, item) in items.iter().enumerate() {
-            all.push(T::load(item).map_err(|why| indexed(at, &why))?);
-        }
-        Ok(all)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        self.clear();
+        restore_items(saved, &mut |item| {
+            self.push(load(item)?);
+            Ok(())
+        })
     }
 }
 
-impl<T: Saved> Saved for VecDeque<T> {
+impl<T: Saved + Default> Saved for VecDeque<T> {
     fn save(&self) -> Value {
         list(self.iter().map(T::save))
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        Vec::load(value).map(Self::from)
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        *self = load::<Vec<T>>(saved)?.into();
+        Ok(())
     }
 }
 
-impl<T: Saved, const N: usize> Saved for [T; N] {
+impl<T: Saved + Default, const N: usize> Saved for [T; N] {
     fn save(&self) -> Value {
         list(self.iter().map(T::save))
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        let items: Vec<T> = Vec::load(value)?;
-        Self::try_from(items).or_else(|_| odd(value))
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        set(self, load::<Vec<T>>(saved)?.try_into().ok(), saved)
     }
 }
 
@@ -346,16 +391,19 @@ impl<A: Saved, B: Saved> Saved for (A, B) {
         list([self.0.save(), self.1.save()])
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        match value.as_array().map(Vec::as_slice) {
-            Some([a, b]) => Ok((A::load(a)?, B::load(b)?)),
-            Some(_) | None => odd(value),
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        match saved.as_array().map(Vec::as_slice) {
+            Some([a, b]) => {
+                self.0.restore(a)?;
+                self.1.restore(b)
+            }
+            Some(_) | None => odd(saved),
         }
     }
 }
 
 /// A list of pairs.
-impl<K: Saved + Ord, V: Saved> Saved for Table<K, V> {
+impl<K: Saved + Default + Ord, V: Saved + Default> Saved for Table<K, V> {
     fn save(&self) -> Value {
         list(
             self.iter()
@@ -363,9 +411,13 @@ impl<K: Saved + Ord, V: Saved> Saved for Table<K, V> {
         )
     }
 
-    fn load(value: &Value) -> Result<Self, String> {
-        let pairs: Vec<(K, V)> = Vec::load(value)?;
-        Ok(pairs.into_iter().collect())
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        *self = Self::default();
+        restore_items(saved, &mut |pair| {
+            let (key, value) = load(pair)?;
+            self.insert(key, value);
+            Ok(())
+        })
     }
 }
 
@@ -375,18 +427,22 @@ mod tests {
 
     use super::*;
 
-    #[derive(Debug, PartialEq)]
+    #[derive(Debug, Default, PartialEq)]
     struct Point {
         x: u64,
         name: Option<String>,
         shape: Shape,
     }
 
-    #[derive(Debug, PartialEq)]
+    #[derive(Debug, Default, PartialEq)]
     enum Shape {
+        #[default]
         Dot,
         Circle(i32),
-        Box { sides: Vec<u16>, at: Mono },
+        Box {
+            sides: Vec<u16>,
+            at: Mono,
+        },
     }
 
     saved! { Point { x, name, shape } }
@@ -403,18 +459,18 @@ mod tests {
                 shape,
             };
             let text = point.save().to_string();
-            let back = Point::load(&serde_json::from_str(&text).unwrap());
+            let back = load(&serde_json::from_str(&text).unwrap());
             assert_eq!(back, Ok(point));
         }
         let odd = OsString::from_vec(vec![b'a', 0xff]);
-        assert_eq!(OsString::load(&odd.save()), Ok(odd));
+        assert_eq!(load(&odd.save()), Ok(odd));
         let table: Table<String, (u8, bool)> = [("a".into(), (1, true))].into_iter().collect();
-        assert_eq!(Table::load(&table.save()), Ok(table));
+        assert_eq!(load(&table.save()), Ok(table));
     }
 
     #[test]
     fn the_place_of_a_fault_is_named() {
-        let text = |value: Value| Point::load(&value).unwrap_err();
+        let text = |value: Value| load::<Point>(&value).unwrap_err();
         assert_eq!(text(json!({})), "x: is null");
         assert_eq!(
             text(json!({"x": 1, "shape": {"is": "Box", "sides": [1, "a"], "at": 0}})),

@@ -15,7 +15,7 @@ const LINES: usize = 60;
 const LONGEST: usize = 300;
 
 /// One error of a compiler.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BuildError {
     /// From the project's root, where it is below it.
     pub file: Option<String>,

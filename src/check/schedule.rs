@@ -192,7 +192,7 @@ pub enum Action {
 }
 
 /// How far a check is, for an upgrade in place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
     failed: u32,
     told: Option<bool>,

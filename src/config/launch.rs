@@ -70,9 +70,10 @@ pub enum Success {
 }
 
 /// An event that `on_event` can follow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Happening {
     /// It ended though nobody asked.
+    #[default]
     Crashed,
     /// It is not started again by itself.
     Failed,

@@ -253,11 +253,12 @@ impl Kind {
 }
 
 /// The kind of a build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Mode {
     /// Quick to build.
     Dev,
     /// Quick to run.
+    #[default]
     Release,
 }
 

@@ -147,9 +147,10 @@ const RUNNERS: [Runner; 9] = [
 ];
 
 /// The processes of a run that get the first signal of a stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Receiver {
     /// All of its group.
+    #[default]
     Group,
     /// Its leader, which passes it on.
     Leader,

@@ -86,7 +86,7 @@ pub enum Reply {
 }
 
 /// How an order to one process ended.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Done {
     /// The process.
     pub name: String,
@@ -284,7 +284,7 @@ impl ReplySlot {
 }
 
 /// Facts that stay the same for the whole life of this bpm.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Identity {
     /// Of this bpm's life.
     pub instance_id: String,

@@ -102,7 +102,7 @@ impl Takeover {
     ///
     /// # Errors
     /// The place of what can't be read.
-    pub fn get<T: Saved>(&self, part: &str) -> Result<T, String> {
+    pub fn get<T: Saved + Default>(&self, part: &str) -> Result<T, String> {
         field(&self.parts, part)
     }
 

@@ -13,7 +13,7 @@ use crate::config::Mode;
 use crate::lifecycle::Generation;
 
 /// A run of which something may live, by what the next bpm knows it by.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SavedRun {
     pub process: String,
     pub generation: Generation,
@@ -37,7 +37,7 @@ pub struct SavedRun {
 }
 
 /// A process that survived KILL.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LeftBehind {
     /// The name of its process in the file; empty: of none for certain.
     pub process: String,
@@ -63,7 +63,7 @@ impl LeftBehind {
 }
 
 /// The state of a process apart from its runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct SavedLife {
     /// As the lifecycle has it.
     pub life: Value,
@@ -71,7 +71,7 @@ pub struct SavedLife {
 }
 
 /// A build that can still be started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SavedBuild {
     pub id: u64,
     pub mode: Mode,
@@ -91,7 +91,7 @@ saved! {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::base::saved::Saved;
+    use crate::base::saved::{Saved, load};
 
     pub(in crate::engine) fn run() -> SavedRun {
         SavedRun {
@@ -114,7 +114,7 @@ pub(super) mod tests {
     fn runs_and_builds_come_back_as_they_were() {
         let run = run();
         let text = run.save().to_string();
-        let read = SavedRun::load(&serde_json::from_str(&text).unwrap());
+        let read = load(&serde_json::from_str(&text).unwrap());
         assert_eq!(read, Ok(run));
         let build = SavedBuild {
             id: 3,
@@ -125,6 +125,6 @@ pub(super) mod tests {
                 env: vec![("A".into(), "b".into())],
             },
         };
-        assert_eq!(SavedBuild::load(&build.save()), Ok(build));
+        assert_eq!(load(&build.save()), Ok(build));
     }
 }

@@ -187,7 +187,7 @@ impl UnitView {
 }
 
 /// One build.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct BuildView {
     /// Rises by one with each build of the process (also the run number in the build log).
     pub id: u64,
@@ -238,9 +238,10 @@ saved! {
 saved_enum! { BuildState { Queued, Running, Ok, Failed, Cancelled } }
 
 /// How far a build is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BuildState {
     /// Another one is under way.
+    #[default]
     Queued,
     /// It is under way.
     Running,
@@ -271,7 +272,7 @@ impl BuildState {
 }
 
 /// One exit.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExitView {
     /// The run's number in the log.
     pub run: u64,
@@ -328,7 +329,7 @@ pub fn exit_words(signal: Option<&str>, code: Option<i64>, core: bool, oom: bool
 }
 
 /// Something that happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct EventView {
     /// From 1, rising by one.
     pub seq: u64,

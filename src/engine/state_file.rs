@@ -21,7 +21,7 @@ use serde_json::Value;
 use crate::base::clock::{Mono, Wall};
 use crate::base::error::{Error, Result, reason};
 use crate::base::json::{self, object, strings};
-use crate::base::saved::{Saved, field, saved};
+use crate::base::saved::{Saved, field, load, saved};
 use crate::base::table::Table;
 use crate::engine::saved::{LeftBehind, SavedLife, SavedRun};
 use crate::engine::snapshot::ExitView;
@@ -145,7 +145,7 @@ impl<T: PartialEq> PartialEq for Written<T> {
 }
 
 /// A daemon, by which the next one knows that it was killed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DaemonId {
     pub pid: i32,
     /// Pids, start times and times of this file mean something within one boot alone.
@@ -291,7 +291,7 @@ impl State {
     /// What the daemon that was killed knew of a process.
     pub fn life(&self, process: &str) -> Option<SavedLife> {
         let life = serde_json::from_str(self.life_text(process)?);
-        SavedLife::load(&life.ok()?).ok()
+        load(&life.ok()?).ok()
     }
 
     /// The same as the file has it.
@@ -393,7 +393,7 @@ impl State {
         }
         let processes = value["processes"].as_object()?.iter();
         let rows = value["running"].as_array()?;
-        let running = rows.iter().filter_map(|r| SavedRun::load(r).ok());
+        let running = rows.iter().filter_map(|r| load::<SavedRun>(r).ok());
         let running: Vec<_> = running.map(Written::from).collect();
         let mut state = Self {
             port: port(&value["port"]),
@@ -515,7 +515,7 @@ fn kept(row: &Value) -> Kept {
     let number = |key: &str| row["next"][key].as_u64().filter(|n| *n > 0).unwrap_or(1);
     let exits: Vec<ExitView> = json::items(&row["exits"]).filter_map(exit_of).collect();
     let skipped = exits.len().saturating_sub(EXITS);
-    let life = SavedLife::load(&row["life"]);
+    let life = load::<SavedLife>(&row["life"]);
     Kept {
         numbers: Numbers {
             seq: number("seq"),

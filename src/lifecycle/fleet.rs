@@ -19,9 +19,10 @@ use super::{Generation, RunKey, UnitId};
 const NAMED: usize = 8;
 
 /// An order for one process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
     /// Up, with what it depends on.
+    #[default]
     Start,
     Stop,
     /// Build where there is something to build, then replace what runs.
@@ -116,6 +117,12 @@ pub enum Why {
     Dependency(String),
     /// Another order came.
     Superseded(String),
+}
+
+impl Default for Why {
+    fn default() -> Self {
+        Self::Superseded(String::new())
+    }
 }
 
 /// All processes of a project.

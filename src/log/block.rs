@@ -64,7 +64,7 @@ pub(crate) fn nth_line(bytes: &[u8], nth: u64) -> usize {
 }
 
 /// Lines that came one after another from one stream, at one time, with consecutive numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Chunk {
     /// The number of its first line.
     pub first: u64,

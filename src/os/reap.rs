@@ -19,7 +19,7 @@ use super::group;
 use super::pidfd::PidFd;
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum End {
     /// By itself, with this exit code.
     Code(i32),
@@ -31,6 +31,7 @@ pub enum End {
         core: bool,
     },
     /// It was not our child, and nobody told.
+    #[default]
     Unknown,
 }
 
@@ -64,7 +65,7 @@ impl End {
 }
 
 /// A process that has been reaped: its number may be given to another one from now on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Death {
     /// It was this one.
     pub pid: i32,

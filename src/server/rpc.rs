@@ -93,7 +93,7 @@ pub enum Message {
 }
 
 /// A message that wants an answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Request {
     /// A string or an integer, echoed as it came.
     pub id: Value,

@@ -37,9 +37,10 @@ pub struct Open {
 }
 
 /// The kind of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientKind {
     /// An agent, or curl.
+    #[default]
     Agent,
     /// `bpm proxy`: an agent behind it.
     Proxy,

@@ -10,7 +10,7 @@ use crate::lifecycle::UnitId;
 /// Processes whose files changed.
 pub type Changes = Table<UnitId, Changed>;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Changed {
     pub(super) last: Mono,
     /// The first file.

@@ -549,6 +549,7 @@ impl Checks {
 }
 
 /// The checks of a run that goes over an upgrade in place.
+#[derive(Default)]
 pub(super) struct SavedChecks {
     env: Option<Variables>,
     /// The name of its descriptor, and the socket's path.

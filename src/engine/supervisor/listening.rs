@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::base::logger::Level;
-use crate::base::saved::{Saved, saved};
+use crate::base::saved::{Saved, load, saved};
 use crate::base::table::{Set, Table};
 use crate::lifecycle::{Event, Generation, RunKey, UnitId};
 use crate::os::proc;
@@ -42,7 +42,7 @@ const IGNORE_PORT: [&str; 12] = [
 pub(super) type Before = Arc<Set<u64>>;
 
 /// Where a run is to listen.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Expected {
     /// None: none, or bpm holds it.
     port: Option<u16>,
@@ -165,7 +165,7 @@ impl Listening {
 
     /// Takes up what was saved; an earlier bpm saved nothing.
     pub(super) fn restore(&mut self, saved: &Value) -> Result<(), String> {
-        let all: Option<Vec<((UnitId, Generation), Expected)>> = Option::load(saved)?;
+        let all: Option<Vec<((UnitId, Generation), Expected)>> = load(saved)?;
         for ((unit, generation), expected) in all.into_iter().flatten() {
             self.runs.insert(RunKey { unit, generation }, expected);
         }

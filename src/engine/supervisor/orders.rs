@@ -28,6 +28,7 @@ struct PendingOrder {
 }
 
 /// One process that an order is for.
+#[derive(Default)]
 struct Target {
     name: String,
     unit: Option<UnitId>,

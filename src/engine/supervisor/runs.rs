@@ -82,9 +82,10 @@ pub(super) struct Output {
 }
 
 /// How far the output of a run is read: when its end is reported, all that it wrote is in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Progress {
     /// Not to the end of its first process: the lifecycle does not know of that yet.
+    #[default]
     First,
     /// To the end of its first process; what that left behind may write on.
     Rest,
@@ -105,6 +106,7 @@ struct Adopted {
 }
 
 /// How a run is stopped, and how far that is.
+#[derive(Default)]
 struct Stop {
     signal: i32,
     receiver: Receiver,

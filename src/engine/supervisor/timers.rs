@@ -47,6 +47,7 @@ impl Every {
 }
 
 /// See the module.
+#[derive(Default)]
 pub(super) struct Timers {
     heartbeat: Every,
     watchdog: Every,

@@ -15,7 +15,7 @@ use crate::base::clock::Mono;
 use crate::base::error::reason;
 use crate::base::json::object;
 use crate::base::logger::Level;
-use crate::base::saved::{Saved, field, saved};
+use crate::base::saved::{Saved, field, load, saved};
 use crate::engine::handle::{Judged, Notice, Reply, ReplySlot, UpgradeWish};
 use crate::engine::handover::{Handover, READS, Takeover, VERSION};
 use crate::os::image::{Image, own_checksum};
@@ -41,7 +41,7 @@ pub fn has_read(bytes: usize) -> String {
 }
 
 /// A program's answer to `--handshake`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Handshake {
     pub version: String,
     /// The layouts of the state that it reads.
@@ -402,7 +402,7 @@ impl Supervisor {
     fn hear(&mut self, said: &str) -> Result<Stage, String> {
         let no = || ODD.to_owned();
         let said: Value = serde_json::from_str(said.trim()).map_err(|_| no())?;
-        let handshake = Handshake::load(&said).map_err(|_| no())?;
+        let handshake: Handshake = load(&said).map_err(|_| no())?;
         let ours = env!("CARGO_PKG_VERSION");
         let Some(upgrade) = &mut self.upgrade else {
             return Err(no());

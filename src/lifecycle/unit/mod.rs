@@ -28,14 +28,14 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 pub type Ticket = u64;
 
 /// A build that succeeded. The engine knows what it made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Built {
     id: u64,
     mode: Mode,
 }
 
 /// A build under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Build {
     id: u64,
     mode: Mode,
@@ -44,11 +44,12 @@ struct Build {
 }
 
 /// Why a build was cancelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Cancel {
     /// It took too long: it counts as failed.
     Late,
     /// The process is no longer wanted up: it counts as if it had never been.
+    #[default]
     Unwanted,
 }
 
@@ -81,7 +82,7 @@ impl Builds {
 }
 
 /// A run, from its start until nothing of it is left.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Run {
     generation: Generation,
     built: Built,
@@ -108,6 +109,13 @@ enum Stop {
     Signaled { kill_at: Mono },
     /// KILL was sent.
     Killed { give_up_at: Mono },
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let kill_at = Mono::default();
+        Self::Signaled { kill_at }
+    }
 }
 
 impl Run {
@@ -174,9 +182,10 @@ impl Runs {
 }
 
 /// A caller's condition for an answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 enum Goal {
     /// A good run.
+    #[default]
     Up,
     /// A good run later than this one, of this build or a later one.
     Fresh { after: Generation, build: u64 },
@@ -187,9 +196,10 @@ enum Goal {
 }
 
 /// Why a process that is wanted up stays down by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Rest {
     /// It ended well, and is not to be started again.
+    #[default]
     Done,
     /// It was tried often enough.
     Failed,
@@ -207,9 +217,10 @@ pub(super) enum Needs {
     Hopeless(String),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Want {
     /// The start, and after a stop.
+    #[default]
     Down,
     /// It was `Down` when a restart came whose build is to be awaited: `Up` if that succeeds, else `Down`.
     UpIfBuilt,
@@ -219,9 +230,10 @@ enum Want {
 }
 
 /// The replacement of the current run by the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Swap {
     /// Not asked for, or done: a run was started last.
+    #[default]
     No,
     /// Asked for by a build that succeeded, a restart that needs none, or a rollback: the next run has this
     /// mode, and the current one ends for it. The process is wanted up.

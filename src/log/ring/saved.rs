@@ -16,23 +16,25 @@ use crate::log::stream::Stream;
 use super::{Gone, Open, Ring, Run, Track};
 
 /// A track's block: the place of its bytes, and their lines.
+#[derive(Default)]
 struct SavedBlock {
     place: Place,
     chunks: Vec<Chunk>,
 }
 
 /// A line that is not finished.
+#[derive(Default)]
 struct Unfinished {
     place: Place,
     at: Wall,
     still_since: Mono,
 }
-
+#[derive(Default)]
 struct SavedTrack {
     blocks: Vec<SavedBlock>,
     unfinished: Option<Unfinished>,
 }
-
+#[derive(Default)]
 struct SavedRun {
     number: u64,
     started: Wall,

@@ -27,7 +27,7 @@ const SUM: usize = HEADER - 8;
 pub(super) const MOST: u64 = 1 << 53;
 
 /// The file as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Header {
     /// The time at which its run began.
     pub started: Wall,
@@ -88,7 +88,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// Bytes that came together from one stream, and the lines that they end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Record {
     /// Their end in the file; they begin at the end of those of the record before.
     pub end: u32,

@@ -47,7 +47,7 @@ pub(super) struct Freezing {
 type Place = (usize, usize);
 
 /// One connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SavedConn {
     /// Of its descriptor.
     fd: String,
@@ -65,11 +65,14 @@ pub struct SavedConn {
     again: Vec<Request>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 enum Talk {
+    #[default]
     Unknown,
     Http,
-    Lines { batches: bool },
+    Lines {
+        batches: bool,
+    },
 }
 
 saved! {

@@ -11,7 +11,7 @@ use crate::base::saved::{Saved, field, saved};
 use crate::log::store::index::{Header, Record};
 
 use super::{Disk, Folder, Open, Writer};
-
+#[derive(Default)]
 struct SavedOpen {
     number: u32,
     header: Header,
