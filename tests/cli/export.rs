@@ -170,7 +170,65 @@ fn kubernetes_gets_deployments_jobs_and_services() {
             "# no counterpart for stop_signal: ",
         ],
     );
-    has(&said.err, &["4 settings have no counterpart in kubernetes"]);
+    has(&said.err, &["5 settings have no counterpart in kubernetes"]);
+    has(
+        &said.out,
+        &["# no counterpart for ${HOME}: the file does not set it"],
+    );
+}
+
+#[test]
+fn kubernetes_replaces_variables_outside_of_its_config_map() {
+    let config = "[process.a]\ncommand = [\"x\"]\nenv_file = \"e\"\n";
+    let project = Project::new(config);
+    project.file("e", "DB_PASSWORD=x\nURL=pg://u:${DB_PASSWORD}@h\nPLAIN=1\n");
+    let call = ["export", "kubernetes", "--image", "i"];
+    let out = project.cli(call).exits(0).out;
+    has(
+        &out,
+        &[
+            "data:\n  \"PLAIN\": \"1\"\n---",
+            "- name: \"URL\"\n              value: \"pg://u:$(DB_PASSWORD)@h\"\n",
+        ],
+    );
+}
+
+#[test]
+fn compose_names_the_check_that_has_no_place() {
+    let config = r#"
+[process.both]
+command = ["x"]
+ready = { http = "http://127.0.0.1:80/a" }
+health = { http = "http://127.0.0.1:80/b" }
+[process.same]
+command = ["x"]
+ready = { tcp = "127.0.0.1:80" }
+health = { tcp = "127.0.0.1:80" }
+[process.notify]
+command = ["x"]
+ready = { tcp = "127.0.0.1:81" }
+health = { notify = true }
+[process.after]
+command = ["x"]
+depends_on = ["notify", "lib"]
+autostart = false
+[process.lib]
+command = ["x"]
+autostart = false
+"#;
+    let project = Project::new(config);
+    let said = project.cli(["export", "compose", "--image", "i"]).exits(0);
+    has(&said.err, &["4 settings have no counterpart in compose"]);
+    has(
+        &said.out,
+        &[
+            "# no counterpart for ready: a container has one healthcheck",
+            "# no counterpart for health: it has no NOTIFY_SOCKET\n    # the image needs the program of this check\n    healthcheck:\n      test: [\"CMD-SHELL\", \"nc -z 127.0.0.1 81\"]\n",
+            "\"notify\": {condition: \"service_healthy\"}\n",
+            "profiles: [\"after\"]\n",
+            "profiles: [\"lib\", \"after\"]\n",
+        ],
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::Options;
 use super::out::{Out, processors, span};
 use super::plan::{Plan, Unit};
 use super::quote::{Reader, shell, yaml, yaml_list};
-use crate::config::{Condition, Probe, Restart, parse_http, parse_tcp};
+use crate::config::{Condition, Health, Probe, Ready, Restart, parse_http, parse_tcp};
 use crate::os::reap::signal_name;
 
 const COMPOSE: Reader = Reader::Compose;
@@ -88,7 +88,12 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         out.put(2, format_args!("ports: [{}]", text(&ports)));
     }
     if !unit.wanted {
-        out.put(2, format_args!("profiles: [{}]", text(unit.name())));
+        // A service can depend only on one that is in a profile of its own.
+        let profiles: Vec<String> = plan.dependents(unit.name()).map(String::from).collect();
+        out.put(
+            2,
+            format_args!("profiles: {}", yaml_list(&profiles, COMPOSE)),
+        );
     }
     depends(plan, unit, out);
     health(unit, out);
@@ -124,7 +129,7 @@ fn depends(plan: &Plan, unit: &Unit, out: &mut Out) {
     out.line(2, "depends_on:");
     for need in &unit.process.depends_on {
         let other = plan.unit(&need.name);
-        let checked = other.is_some_and(|other| matches!(check(other), Ok(Some(_))));
+        let checked = other.is_some_and(|other| !checks(other, None).is_empty());
         let condition = match need.until {
             Condition::Started => "service_started",
             Condition::Completed => "service_completed_successfully",
@@ -145,13 +150,47 @@ fn depends(plan: &Plan, unit: &Unit, out: &mut Out) {
     }
 }
 
-/// The command by which a container checks itself. None: there is no check.
-fn check(unit: &Unit) -> Result<Option<Vec<String>>, String> {
-    let ready = unit.process.ready.as_ref().map(|r| &r.probe);
-    let Some(probe) = unit.process.health.as_ref().map(|h| &h.probe).or(ready) else {
-        return Ok(None);
-    };
-    let script = |line: String| Ok(Some(vec!["CMD-SHELL".to_string(), line]));
+/// The checks of a process that a container can make of itself, that of `health` first. `out`: names the others.
+fn checks<'a>(unit: &'a Unit, mut out: Option<&mut Out>) -> Vec<(Vec<String>, Times<'a>)> {
+    let health = unit.process.health.as_ref();
+    let ready = unit.process.ready.as_ref();
+    let both = [
+        health.map(|h| ("health", &h.probe, Times::Health(h))),
+        ready.map(|r| ("ready", &r.probe, Times::Ready(r))),
+    ];
+    let mut checks: Vec<(Vec<String>, Times)> = Vec::new();
+    for (setting, probe, times) in both.into_iter().flatten() {
+        let why = match check(unit, probe) {
+            Ok(test) => {
+                let first = checks.is_empty();
+                let same = first || checks[0].0 == test || *probe == Probe::Port;
+                checks.push((test, times));
+                match (first, setting) {
+                    (true, "health") => {
+                        "compose checks it, and restarts nothing that is unhealthy".into()
+                    }
+                    _ if same => continue,
+                    _ => "a container has one healthcheck, and \"health\" is it".into(),
+                }
+            }
+            Err(why) => why,
+        };
+        if let Some(out) = &mut out {
+            out.gap(2, setting, &why);
+        }
+    }
+    checks
+}
+
+/// How often a check is made.
+enum Times<'a> {
+    Health(&'a Health),
+    Ready(&'a Ready),
+}
+
+/// The command by which a container checks itself.
+fn check(unit: &Unit, probe: &Probe) -> Result<Vec<String>, String> {
+    let script = |line: String| Ok(vec!["CMD-SHELL".to_string(), line]);
     match probe {
         Probe::Port => script(format!("nc -z 127.0.0.1 {}", unit.port.unwrap_or_default())),
         Probe::Tcp(text) => {
@@ -171,7 +210,7 @@ fn check(unit: &Unit) -> Result<Option<Vec<String>>, String> {
             for word in words {
                 test.push(unit.expand(word)?);
             }
-            Ok(Some(test))
+            Ok(test)
         }
         Probe::Log(_) => Err("it reads no logs".into()),
         Probe::Notify => Err("it has no NOTIFY_SOCKET".into()),
@@ -180,39 +219,23 @@ fn check(unit: &Unit) -> Result<Option<Vec<String>>, String> {
 }
 
 fn health(unit: &Unit, out: &mut Out) {
-    let process = &unit.process;
-    let setting = if process.health.is_some() {
-        "health"
-    } else {
-        "ready"
+    let checks = checks(unit, Some(out));
+    let Some((test, times)) = checks.first() else {
+        return;
     };
-    let test = match check(unit) {
-        Ok(None) => return,
-        Ok(Some(test)) => test,
-        Err(why) => return out.gap(2, setting, &why),
-    };
-    if process.health.is_some() {
-        out.gap(
-            2,
-            "health",
-            "compose checks it, and restarts nothing that is unhealthy",
-        );
-    }
     if let Some("CMD-SHELL") = test.first().map(String::as_str) {
         out.note(2, "the image needs the program of this check");
     }
     out.line(2, "healthcheck:");
-    out.put(3, format_args!("test: {}", yaml_list(&test, COMPOSE)));
-    let ready = process.ready.as_ref();
-    let (interval, timeout, failures) = match (&process.health, ready) {
-        (Some(health), _) => (health.interval, health.timeout, health.failures),
-        (None, Some(ready)) => (ready.interval, ready.timeout, 3),
-        (None, None) => return,
+    out.put(3, format_args!("test: {}", yaml_list(test, COMPOSE)));
+    let (interval, timeout, failures) = match times {
+        Times::Health(health) => (health.interval, health.timeout, health.failures),
+        Times::Ready(ready) => (ready.interval, ready.timeout, 3),
     };
     out.put(3, format_args!("interval: {}", text(&span(interval))));
     out.put(3, format_args!("timeout: {}", text(&span(timeout))));
     out.put(3, format_args!("retries: {failures}"));
-    if let Some(ready) = ready {
+    if let Some(ready) = &unit.process.ready {
         out.put(
             3,
             format_args!("start_period: {}", text(&span(ready.timeout))),

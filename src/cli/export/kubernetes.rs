@@ -2,8 +2,8 @@
 
 use super::Options;
 use super::out::{Out, processors, whole_seconds};
-use super::plan::{Plan, Unit};
-use super::quote::{Reader, yaml, yaml_list};
+use super::plan::{Plan, Unit, Variable};
+use super::quote::{Reader, variables, yaml, yaml_list};
 use crate::base::error::{Error, Result};
 use crate::config::{Condition, Kind, Probe, Restart, Swap, parse_http, parse_tcp};
 
@@ -40,7 +40,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) -> Result<()> {
     for unit in &plan.units {
         check_name(unit.name())?;
-        if unit.env.iter().any(|v| v.from_file) {
+        if unit.env.iter().any(in_map) {
             config_map(plan, unit, out);
         }
         if options.secrets && unit.env.iter().any(|v| super::plan::is_secret(&v.name)) {
@@ -84,11 +84,16 @@ fn labels(plan: &Plan, unit: &Unit, depth: usize, out: &mut Out) {
     );
 }
 
+/// It stands in the ConfigMap: in there nothing is replaced.
+fn in_map(variable: &Variable) -> bool {
+    variable.from_file && variables(&variable.value).next().is_none()
+}
+
 /// The variables of `env_file`.
 fn config_map(plan: &Plan, unit: &Unit, out: &mut Out) {
     head(plan, unit, "v1", "ConfigMap", unit.name(), out);
     out.line(0, "data:");
-    for variable in unit.env.iter().filter(|v| v.from_file) {
+    for variable in unit.env.iter().filter(|v| in_map(v)) {
         // Nothing is replaced in them, and so nothing is doubled.
         out.put(
             1,
@@ -226,14 +231,14 @@ fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             "where that folder is in the image is not known: add workingDir",
         ),
     }
-    if unit.env.iter().any(|v| v.from_file) {
+    if unit.env.iter().any(in_map) {
         let name = text(unit.name());
         out.put(
             5,
             format_args!("envFrom:\n            - configMapRef: {{name: {name}}}"),
         );
     }
-    if unit.env.iter().any(|v| !v.from_file) || !unit.secrets.is_empty() {
+    if !unit.env.iter().all(in_map) || !unit.secrets.is_empty() {
         out.line(5, "env:");
     }
     for name in &unit.secrets {
@@ -249,7 +254,7 @@ fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             ),
         );
     }
-    for variable in unit.env.iter().filter(|v| !v.from_file) {
+    for variable in unit.env.iter().filter(|v| !in_map(v)) {
         out.put(6, format_args!("- name: {}", text(&variable.name)));
         out.put(
             7,
@@ -261,6 +266,14 @@ fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         out.put(
             5,
             format_args!("ports:\n            - containerPort: {port}"),
+        );
+    }
+    for name in unit.left_open() {
+        let setting = format!("${{{name}}}");
+        out.gap(
+            5,
+            &setting,
+            "the file does not set it: add it to env, first",
         );
     }
     probes(unit, out);

@@ -307,6 +307,10 @@ fn environment(unit: &Unit, out: &mut Out) {
         }
         out.line(3, "}");
     }
+    for name in unit.left_open() {
+        let setting = format!("${{{name}}}");
+        out.gap(3, &setting, "the file does not set it: add it to env");
+    }
     if unit.secrets.is_empty() {
         return;
     }

@@ -18,7 +18,7 @@ use crate::daemon::Project;
 use crate::os::files;
 
 use super::Engine;
-use super::quote::VARIABLE;
+use super::quote::{VARIABLE, variables};
 
 /// Parts of names of variables that hold secrets.
 const SECRETS: &[&str] = &["TOKEN", "KEY", "SECRET", "PASSWORD"];
@@ -69,6 +69,17 @@ impl Unit {
         self.process.cwd.strip_prefix(root).ok()?.to_str()
     }
 
+    /// Variables in its values and its command that the file leaves to the daemon's environment.
+    pub(super) fn left_open(&self) -> Vec<&str> {
+        let values = self.env.iter().map(|v| v.value.as_str());
+        let texts = values.chain(self.command.iter().map(String::as_str));
+        let mut names: Vec<&str> = texts.flat_map(variables).collect();
+        names.retain(|name| !self.secrets.iter().any(|secret| secret == name));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// A text of the configuration, expanded.
     pub(super) fn expand(&self, text: &str) -> std::result::Result<String, String> {
         config::expand(text, |name| {
@@ -84,6 +95,23 @@ impl Unit {
 impl Plan {
     pub(super) fn unit(&self, name: &str) -> Option<&Unit> {
         self.units.iter().find(|unit| unit.name() == name)
+    }
+
+    /// A process, and all that depend on it, directly or not.
+    pub(super) fn dependents<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let mut found = vec![name];
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let name = *found.get(next)?;
+            next += 1;
+            for unit in &self.units {
+                let needs = unit.process.depends_on.iter().any(|need| need.name == name);
+                if needs && !found.contains(&unit.name()) {
+                    found.push(unit.name());
+                }
+            }
+            Some(name)
+        })
     }
 
     /// Some process waits until that one is ready.

@@ -54,7 +54,12 @@ pub(super) fn files(
 pub(in crate::cli) fn unit_name(project: &str) -> String {
     let fine = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     let name = project.chars().map(|c| if fine(c) { c } else { '-' });
-    name.take(100).collect()
+    // systemctl would take it for an option.
+    let name: String = name.skip_while(|c| *c == '-').take(100).collect();
+    match name.as_str() {
+        "" => "project".into(),
+        _ => name,
+    }
 }
 
 /// `ExecStart=`, as systemd takes the first word apart from the others.
