@@ -10,8 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::{Mono, Wall};
-use crate::base::json::object;
-use crate::base::saved::{Saved, field};
+use crate::base::saved::{field, restore_fields, save_fields};
 use crate::base::table::Table;
 use crate::build::runner::BuildOutcome;
 use crate::check::{Attempt, Seen};
@@ -423,20 +422,20 @@ impl Handle {
     pub(super) fn save(&self) -> Value {
         let snapshot = self.snapshot.now();
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        object([
-            ("seq", snapshot.seq.save()),
-            ("before", snapshot.before.save()),
-            ("before_used", snapshot.before_used.save()),
-            ("calls", calls.save()),
-            ("active", self.active.load(Ordering::Relaxed).save()),
-            ("seen", self.seen.load(Ordering::Relaxed).save()),
+        save_fields(&[
+            ("seq", &snapshot.seq),
+            ("before", &snapshot.before),
+            ("before_used", &snapshot.before_used),
+            ("calls", &*calls),
+            ("active", &self.active.load(Ordering::Relaxed)),
+            ("seen", &self.seen.load(Ordering::Relaxed)),
         ])
     }
 
     /// Goes on with what was saved.
     pub(super) fn restore(&self, saved: &Value) -> Result<(), String> {
-        let calls = field(saved, "calls")?;
-        *self.calls.lock().unwrap_or_else(PoisonError::into_inner) = calls;
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        restore_fields(saved, &mut [("calls", &mut *calls)])?;
         self.active
             .store(field(saved, "active")?, Ordering::Relaxed);
         self.seen.store(field(saved, "seen")?, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 use serde_json::Value;
 
-use crate::base::saved::{Saved, field};
+use crate::base::saved::{Saved, field, restore_fields};
 use crate::base::table::Table;
 use crate::os::reexec::{Inherited, number};
 
@@ -30,6 +30,13 @@ impl Handover {
     pub fn put(&mut self, part: &str, value: &Value) {
         let comma = if self.parts.is_empty() { "" } else { "," };
         let _ = write!(self.parts, "{comma}{}:{value}", Value::from(part));
+    }
+
+    /// The same of several parts.
+    pub fn put_all(&mut self, parts: &[(&str, &dyn Saved)]) {
+        for (name, part) in parts {
+            self.put(name, &part.save());
+        }
     }
 
     /// Keeps a descriptor open for who takes it by that name.
@@ -104,6 +111,27 @@ impl Takeover {
     /// The place of what can't be read.
     pub fn get<T: Saved + Default>(&self, part: &str) -> Result<T, String> {
         field(&self.parts, part)
+    }
+
+    /// Reads parts into what is there.
+    ///
+    /// # Errors
+    /// The place of what can't be read.
+    pub fn restore(&self, parts: &mut [(&str, &mut dyn Saved)]) -> Result<(), String> {
+        restore_fields(&self.parts, parts)
+    }
+
+    /// The same of parts that an earlier bpm does not hand over: they stay as they are then.
+    ///
+    /// # Errors
+    /// The place of what can't be read.
+    pub fn restore_known(&self, parts: &mut [(&str, &mut dyn Saved)]) -> Result<(), String> {
+        for (name, part) in parts {
+            if !self.parts[*name].is_null() {
+                restore_fields(&self.parts, &mut [(name, &mut **part)])?;
+            }
+        }
+        Ok(())
     }
 
     /// The same as it was read, once.

@@ -5,8 +5,8 @@
 use serde_json::Value;
 
 use crate::base::clock::Mono;
-use crate::base::json::{list, object};
-use crate::base::saved::{Saved, field};
+use crate::base::json::list;
+use crate::base::saved::{Saved, field, restore_fields, save_fields};
 use crate::base::table::{Set, Table, sort};
 use crate::config::{Condition, Mode};
 
@@ -157,11 +157,9 @@ impl Fleet {
         let units = self.units.iter();
         let units = units.map(|(id, unit)| list([id.save(), unit.save()]));
         self.leaving.is_empty().then(|| {
-            object([
-                ("units", list(units)),
-                ("next_id", self.next_id.save()),
-                ("turn", self.turn.save()),
-            ])
+            let mut saved = save_fields(&[("next_id", &self.next_id), ("turn", &self.turn)]);
+            saved["units"] = list(units);
+            saved
         })
     }
 
@@ -181,8 +179,8 @@ impl Fleet {
             fleet.with(id, |unit| read = unit.restore(&life));
             read.map_err(|why| format!("units.{id}.{why}"))?;
         }
-        fleet.next_id = field(saved, "next_id")?;
-        fleet.turn = field(saved, "turn")?;
+        let (next_id, turn) = (&mut fleet.next_id, &mut fleet.turn);
+        restore_fields(saved, &mut [("next_id", next_id), ("turn", turn)])?;
         Ok(fleet)
     }
 

@@ -8,6 +8,10 @@
 //! Nothing is done on the way from one state to another, so no order of events can get lost between
 //! two states; `tests` in this module drive it with random histories.
 
+use serde_json::Value;
+
+use crate::base::saved::{Saved, load};
+
 mod fleet;
 mod names;
 mod policy;
@@ -24,10 +28,22 @@ pub type UnitId = usize;
 pub type Generation = u64;
 
 /// Names a run among all of the project.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct RunKey {
     pub unit: UnitId,
     pub generation: Generation,
+}
+
+/// A pair.
+impl Saved for RunKey {
+    fn save(&self) -> Value {
+        (self.unit, self.generation).save()
+    }
+
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        (self.unit, self.generation) = load(saved)?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -170,8 +170,7 @@ impl Supervisor {
                 }
             };
             if let Some(unit) = self.units.get_mut(id) {
-                let builds = saved.builds.iter();
-                unit.artifacts = builds.map(|b| (b.id, (b.mode, b.made.clone()))).collect();
+                unit.artifacts = saved.builds;
             }
             let Some(generation) = serving else { continue };
             let key = RunKey {

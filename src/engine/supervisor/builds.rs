@@ -11,6 +11,7 @@ use crate::build::runner::{BuildJob, BuildOutcome, Builder, CopyPlace, Report};
 use crate::build::{self, Artifact, BuildErrors, BuildPlan};
 use crate::config::{self, Environment, Happening, Mode, Process};
 use crate::engine::handle::Notice;
+use crate::engine::saved::SavedBuild;
 use crate::engine::snapshot::{BuildState, BuildView};
 use crate::lifecycle::{Event, UnitId};
 use crate::os::cgroup::Cgroup;
@@ -233,13 +234,9 @@ impl Supervisor {
         let running = self.runs.of_unit(unit);
         let running = running.filter_map(|(_, record)| record.exe().cloned());
         let builds = self.lives.fleet.startable(unit);
-        let artifacts = self
-            .units
-            .get(unit)
-            .into_iter()
-            .flat_map(|u| u.artifacts.iter());
-        let startable = artifacts.filter(|(id, _)| builds.contains(id));
-        let startable = startable.filter_map(|(_, (_, made))| made.exe.clone());
+        let made = self.units.get(unit).into_iter().flat_map(|u| &u.artifacts);
+        let startable = made.filter(|build| builds.contains(&build.id));
+        let startable = startable.filter_map(|build| build.made.exe.clone());
         running.chain(startable).collect()
     }
 
@@ -288,10 +285,11 @@ impl Supervisor {
             Err(why) => (Err(why), None),
         };
         if let Some(u) = self.units.get_mut(unit) {
-            if let Some(artifact) = artifact {
+            if let Some(made) = artifact {
                 let mode = u.build.as_ref().map_or(Mode::Release, |b| b.mode);
-                u.artifacts.retain(|id, _| startable.contains(id));
-                u.artifacts.insert(id, (mode, artifact));
+                u.artifacts
+                    .retain(|made| made.id != id && startable.contains(&made.id));
+                u.artifacts.push(SavedBuild { id, mode, made });
             }
             if let Some(build) = &mut u.build {
                 let words = match &result {

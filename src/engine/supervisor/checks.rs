@@ -22,7 +22,7 @@ use crate::check::{
 use crate::config::{self, Environment, Expand, Happening, Process};
 use crate::engine::handle::{Handle, Notice};
 use crate::engine::handover::{Handover, Takeover};
-use crate::lifecycle::{Event, Fleet, Generation, RunKey, UnitId};
+use crate::lifecycle::{Event, Fleet, RunKey, UnitId};
 use crate::log::store::Log;
 use crate::os::notify::{NotifyMessage, Receiver};
 use crate::os::proc;
@@ -449,7 +449,7 @@ impl Checks {
                 })),
                 before: checks.before.clone(),
             };
-            all.push(((run.unit, run.generation), saved));
+            all.push((*run, saved));
         }
         all.save()
     }
@@ -566,9 +566,8 @@ saved! { SavedChecks { env, notify, after, told, standing, before } }
 impl Supervisor {
     /// The checks of all runs go on.
     pub(super) fn restore_checks(&mut self, from: &mut Takeover) -> Result<(), String> {
-        let all: Vec<((UnitId, Generation), SavedChecks)> = from.get("checks")?;
-        for ((unit, generation), saved) in all {
-            let key = RunKey { unit, generation };
+        let all: Vec<(RunKey, SavedChecks)> = from.get("checks")?;
+        for (key, saved) in all {
             let notify = saved.notify.and_then(|(name, path)| {
                 Some(NotifySocket {
                     receiver: Receiver::inherited(from.take(&name)?),
@@ -577,7 +576,7 @@ impl Supervisor {
                     refused: Vec::new(),
                 })
             });
-            let unit = self.units.get(unit);
+            let unit = self.units.get(key.unit);
             let Some((process, log)) = unit.map(|u| (Arc::clone(&u.process), Arc::clone(&u.log)))
             else {
                 continue;

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::base::clock::{Mono, human};
 use crate::base::error::Fault;
-use crate::base::saved::Saved;
+use crate::base::saved::{Saved, load};
 use crate::build::{Exec, direnv};
 use crate::config::{self, Config, Dotenv, EnvFile, EnvNotes, Environment, Mode, Process, Toggle};
 use crate::lifecycle::{RunKey, UnitId};
@@ -114,6 +114,18 @@ fn take(pipe: &mut Option<File>, into: &mut Vec<u8>) {
     }
 }
 
+/// The base, and whether direnv's part is still in it.
+impl Saved for Environments {
+    fn save(&self) -> Value {
+        (Arc::clone(&self.base), self.loaded).save()
+    }
+
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        (self.base, self.loaded) = load(saved)?;
+        Ok(())
+    }
+}
+
 impl Environments {
     /// On the environment of bpm's start.
     pub(super) fn new(env: &Variables, starter: Starter) -> Self {
@@ -124,16 +136,6 @@ impl Environments {
             jobs: Vec::new(),
             killed: Vec::new(),
         }
-    }
-
-    /// The base and whether direnv's part is still in it.
-    pub(super) fn save(&self) -> Value {
-        (Variables::clone(&self.base), self.loaded).save()
-    }
-
-    pub(super) fn restore(&mut self, saved: (Variables, bool)) {
-        self.base = Arc::new(saved.0);
-        self.loaded = saved.1;
     }
 
     /// The variables that are there without direnv.

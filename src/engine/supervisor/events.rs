@@ -3,12 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use serde_json::Value;
-
 use crate::base::clock::Wall;
-use crate::base::json::object;
 use crate::base::logger::{Level, Logger};
-use crate::base::saved::{Saved, field};
+use crate::base::saved::saved;
 use crate::engine::snapshot::{EVENTS, EventView};
 
 /// The newest events, and the log that all of them go to.
@@ -20,6 +17,8 @@ pub(super) struct EventLog {
     /// The newest one that was published.
     published: u64,
 }
+
+saved! { EventLog { events, last } }
 
 impl EventLog {
     /// An empty one that goes on after that number.
@@ -60,17 +59,6 @@ impl EventLog {
             kind: kind.into(),
             text,
         }));
-    }
-
-    pub(super) fn save(&self) -> Value {
-        object([("events", self.events.save()), ("last", self.last.save())])
-    }
-
-    /// Takes up the events that were saved.
-    pub(super) fn restore(&mut self, saved: &Value) -> Result<(), String> {
-        self.events = field(saved, "events")?;
-        self.last = field(saved, "last")?;
-        Ok(())
     }
 
     /// The number of the newest event.

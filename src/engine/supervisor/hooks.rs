@@ -10,8 +10,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::Mono;
+use crate::base::json::list;
 use crate::base::logger::Level;
-use crate::base::saved::{Saved, saved_enum};
+use crate::base::saved::{Saved, load, saved_enum};
 use crate::base::table::{Set, Table};
 use crate::build;
 use crate::config::{Command, Happening};
@@ -95,9 +96,6 @@ fn keep(said: &mut Vec<u8>, bytes: &[u8]) {
 /// A line for bpm's own log.
 type Line = (Level, String);
 
-/// When events of processes were followed last.
-type Followed = Table<(UnitId, Happening), Mono>;
-
 saved_enum! {
     Happening { Crashed, Failed, Unhealthy, BuildFailed, RolledBack, Recovered, LogTrouble }
 }
@@ -107,9 +105,22 @@ pub(super) struct Hooks {
     starter: Starter,
     waiting: VecDeque<(Command, Told)>,
     running: Option<Running>,
-    followed: Followed,
+    /// When events of processes were followed last.
+    followed: Table<(UnitId, Happening), Mono>,
     /// Processes of which something was told, and not that they are well again.
     unwell: Set<UnitId>,
+}
+
+/// What was followed: an upgrade in place waits until no command is left.
+impl Saved for Hooks {
+    fn save(&self) -> Value {
+        list([self.followed.save(), self.unwell.save()])
+    }
+
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        (self.followed, self.unwell) = load(saved)?;
+        Ok(())
+    }
 }
 
 impl Hooks {
@@ -123,16 +134,11 @@ impl Hooks {
         }
     }
 
-    /// What was followed, for an upgrade in place: it waits until no command is left.
-    pub(super) fn save(&self) -> Value {
-        (self.followed.clone(), self.unwell.clone()).save()
-    }
-
-    /// Takes up what was saved; an earlier bpm saved nothing. What shows by now has been followed.
-    pub(super) fn restore(&mut self, saved: Option<(Followed, Set<UnitId>)>) {
+    /// Nothing has been followed, and nothing is to be.
+    pub(super) fn forget_all(&mut self) {
         self.waiting.clear();
-        let (followed, unwell) = saved.unwrap_or_default();
-        (self.followed, self.unwell) = (followed, unwell);
+        self.followed = Table::default();
+        self.unwell = Set::default();
     }
 
     /// Whether an event is followed now. Events of one kind come in crowds.

@@ -240,7 +240,8 @@ impl Supervisor {
             return self.lives.note(Event::NotSpawned { run: key, why });
         };
         let (process, log) = (Arc::clone(&unit.process), Arc::clone(&unit.log));
-        let artifact = unit.artifacts.get(&build).map(|(_, made)| made.clone());
+        let artifact = unit.artifacts.iter().find(|made| made.id == build);
+        let artifact = artifact.map(|build| build.made.clone());
         let artifact = artifact.unwrap_or_default();
         if let Some(exe) = artifact.exe.as_ref().filter(|exe| !exe.exists()) {
             let text = format!("{} is gone: building it once more", exe.display());

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::base::logger::Level;
-use crate::base::saved::{Saved, load, saved};
+use crate::base::saved::{Saved, saved};
 use crate::base::table::{Set, Table};
-use crate::lifecycle::{Event, Generation, RunKey, UnitId};
+use crate::lifecycle::{Event, RunKey};
 use crate::os::proc;
 
 use super::Supervisor;
@@ -149,29 +149,24 @@ fn ignores_port(line: &str) -> Option<&'static str> {
     })
 }
 
-impl Listening {
-    /// What is expected of all runs, for an upgrade in place.
-    pub(super) fn save(&self) -> Value {
-        let all = self.runs.iter().map(|(run, expected)| {
-            let mut expected = expected.clone();
+impl Saved for Listening {
+    fn save(&self) -> Value {
+        let mut runs = self.runs.clone();
+        for expected in runs.values_mut() {
             // Nobody asks again.
             if expected.due.is_none() && expected.good {
                 expected.before = None;
             }
-            ((run.unit, run.generation), expected)
-        });
-        all.collect::<Vec<_>>().save()
-    }
-
-    /// Takes up what was saved; an earlier bpm saved nothing.
-    pub(super) fn restore(&mut self, saved: &Value) -> Result<(), String> {
-        let all: Option<Vec<((UnitId, Generation), Expected)>> = load(saved)?;
-        for ((unit, generation), expected) in all.into_iter().flatten() {
-            self.runs.insert(RunKey { unit, generation }, expected);
         }
-        Ok(())
+        runs.save()
     }
 
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        self.runs.restore(saved)
+    }
+}
+
+impl Listening {
     /// A run has begun.
     pub(super) fn begin(&mut self, run: RunKey, expected: Expected) {
         if expected.port.is_some() || !expected.held.is_empty() {

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::base::clock::{Mono, human};
-use crate::base::json::object;
-use crate::base::saved::{Saved, field, saved, saved_enum};
+use crate::base::json::list;
+use crate::base::saved::{Saved, load, saved, saved_enum};
 use crate::base::table::{Table, in_order};
 use crate::config::{Mode, graph};
 use crate::engine::handle::{Done, Reloaded, Reply, ReplySlot};
@@ -18,6 +18,7 @@ use super::units::{Unit, Units};
 const TAIL: usize = 20;
 
 /// One order, until it is answered.
+#[derive(Default)]
 struct PendingOrder {
     /// None: its caller has not come back since an upgrade.
     slot: Option<ReplySlot>,
@@ -50,6 +51,7 @@ struct Before {
 pub(super) type Wanted = (String, Option<UnitId>, Order);
 
 saved! {
+    Orders { last_number, tickets, pending }
     Before { pid, generation, build, run }
     Target { name, unit, order, before, done }
     Done {
@@ -59,6 +61,18 @@ saved! {
 }
 
 saved_enum! { Order { Start, Stop, Restart { mode, build } } }
+
+/// Its caller comes back by [`Orders::resume`].
+impl Saved for PendingOrder {
+    fn save(&self) -> Value {
+        list([self.began.save(), self.targets.save()])
+    }
+
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        (self.began, self.targets) = load(saved)?;
+        Ok(())
+    }
+}
 
 /// How an order to a process ended.
 type Outcome = Result<(), Why>;
@@ -81,35 +95,6 @@ impl Orders {
     fn number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
-    }
-
-    /// The orders that are not answered, for an upgrade in place.
-    pub(super) fn save(&self) -> Value {
-        let pending = self.pending.iter();
-        let pending = pending.map(|(number, order)| (*number, order.began, order.targets.save()));
-        let pending = pending.map(|(number, began, targets)| (number, (began, targets)));
-        object([
-            ("last_number", self.last_number.save()),
-            ("tickets", self.tickets.save()),
-            ("pending", pending.collect::<Vec<_>>().save()),
-        ])
-    }
-
-    /// Goes on with those that were saved; their callers come back by [`Orders::resume`].
-    pub(super) fn restore(&mut self, saved: &Value) -> Result<(), String> {
-        self.last_number = field(saved, "last_number")?;
-        self.tickets = field(saved, "tickets")?;
-        let pending: Vec<(u64, (Mono, Vec<Target>))> = field(saved, "pending")?;
-        for (number, (began, targets)) in pending {
-            let order = PendingOrder {
-                slot: None,
-                began,
-                targets,
-                reload: None,
-            };
-            self.pending.insert(number, order);
-        }
-        Ok(())
     }
 
     /// The caller of an order from before an upgrade.

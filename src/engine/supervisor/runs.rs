@@ -106,7 +106,6 @@ struct Adopted {
 }
 
 /// How a run is stopped, and how far that is.
-#[derive(Default)]
 struct Stop {
     signal: i32,
     receiver: Receiver,

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
-use crate::base::json::{list, object};
-use crate::base::saved::{Saved, field, saved};
+use crate::base::json::list;
+use crate::base::saved::{field, save_fields, saved};
 use crate::config::{self, Config, Process};
 use crate::engine::handle::{Identity, Notice};
 use crate::engine::handover::{Handover, Takeover};
@@ -88,27 +88,22 @@ impl Supervisor {
             .collect();
         let files = config.processes.iter().flat_map(|p| &p.env_files);
         let says: Vec<(PathBuf, Option<u64>)> = files.map(|f| (f.path.clone(), f.says)).collect();
-        to.put(
-            "config",
-            &object([
-                ("source", self.setup.source.save()),
-                ("autostart", autostart.save()),
-                ("says", says.save()),
-                ("digest", self.units.digest().save()),
-            ]),
-        );
         let setup = &self.setup;
-        to.put(
-            "setup",
-            &object([
-                ("umask", setup.umask.save()),
-                ("nofile", (setup.nofile.soft, setup.nofile.hard).save()),
-                ("hangs_up", setup.hangs_up.save()),
-                ("idle_shutdown", setup.idle_shutdown.save()),
-                ("warnings", setup.warnings.save()),
-            ]),
-        );
-        to.put("identity", &setup.identity.save());
+        let config = save_fields(&[
+            ("source", &setup.source),
+            ("autostart", &autostart),
+            ("says", &says),
+            ("digest", &self.units.digest()),
+        ]);
+        to.put("config", &config);
+        let settings = save_fields(&[
+            ("umask", &setup.umask),
+            ("nofile", &(setup.nofile.soft, setup.nofile.hard)),
+            ("hangs_up", &setup.hangs_up),
+            ("idle_shutdown", &setup.idle_shutdown),
+            ("warnings", &setup.warnings),
+        ]);
+        to.put("setup", &settings);
         let state: Result<Value, _> = serde_json::from_str(&self.state.get().to_text());
         to.put("state", &state.map_err(|e| e.to_string())?);
         let fleet = self.lives.fleet.save();
@@ -130,17 +125,20 @@ impl Supervisor {
         to.put("checks", &checks);
         let sockets = self.sockets.save(to);
         to.put("sockets", &sockets);
-        to.put("environment", &self.environments.save());
-        to.put("events", &self.events.save());
-        to.put("timers", &self.timers.save());
-        to.put("orders", &self.orders.save());
-        to.put("abandoned", &self.checks.pids().save());
         let watch = self.watch.save(to);
         to.put("watch", &watch);
-        to.put("listening", &self.listening.save());
-        to.put("hooks", &self.hooks.save());
-        to.put("ports", &self.ports.save());
-        to.put("unwritten", &self.warnings.unwritten().save());
+        to.put_all(&[
+            ("identity", &setup.identity),
+            ("environment", &self.environments),
+            ("events", &self.events),
+            ("timers", &self.timers),
+            ("orders", &self.orders),
+            ("abandoned", &self.checks.pids()),
+            ("listening", &self.listening),
+            ("hooks", &self.hooks),
+            ("ports", &self.ports),
+            ("unwritten", &self.warnings.unwritten()),
+        ]);
         Ok(())
     }
 
@@ -188,20 +186,27 @@ impl Supervisor {
         };
         new.runs.restore(from, unit, drained)?;
         new.sockets.restore(from)?;
-        new.environments.restore(from.get("environment")?);
-        new.events.restore(&from.get("events")?)?;
-        new.timers = from.get("timers")?;
-        new.orders.restore(&from.get("orders")?)?;
+        from.restore(&mut [
+            ("environment", &mut new.environments),
+            ("events", &mut new.events),
+            ("timers", &mut new.timers),
+            ("orders", &mut new.orders),
+        ])?;
         new.restore_checks(from)?;
         let root = new.setup.config.root.clone();
         new.watch.restore(&root, from)?;
-        new.listening.restore(&from.part("listening"))?;
-        new.ports = from.get::<Option<_>>("ports")?.unwrap_or_default();
-        let unwritten = from.get::<Option<_>>("unwritten")?.unwrap_or_default();
+        let mut unwritten = Default::default();
+        from.restore_known(&mut [
+            ("listening", &mut new.listening),
+            ("ports", &mut new.ports),
+            ("unwritten", &mut unwritten),
+        ])?;
         new.warnings.restore(unwritten, Mono::now());
         // Before anybody can ask.
         new.publish();
-        new.hooks.restore(from.get("hooks")?);
+        // What shows by now has been followed.
+        new.hooks.forget_all();
+        from.restore_known(&mut [("hooks", &mut new.hooks)])?;
         Ok(new)
     }
 

@@ -47,7 +47,6 @@ impl Every {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Timers {
     heartbeat: Every,
     watchdog: Every,

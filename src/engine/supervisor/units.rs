@@ -7,10 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::clock::Wall;
-use crate::base::json::object;
-use crate::base::saved::{Saved, field};
+use crate::base::saved::{restore_fields, save_fields};
 use crate::base::table::Table;
-use crate::build::{self, Artifact};
+use crate::build;
 use crate::config::{self, Command, Config, Mode, PortWish, Process, Swap};
 use crate::engine::handle::{Handle, Notice};
 use crate::engine::saved::{SavedBuild, SavedLife};
@@ -33,7 +32,7 @@ pub(super) struct Unit {
     pub(super) built: Option<BuildView>,
     pub(super) counters: Counters,
     /// Of builds that can still be started.
-    pub(super) artifacts: Table<u64, (Mode, Artifact)>,
+    pub(super) artifacts: Vec<SavedBuild>,
     /// Its view as it was published last.
     pub(super) view: Option<Arc<UnitView>>,
     /// Something besides the lifecycle's facts changed since.
@@ -67,15 +66,21 @@ impl Unit {
             report_trouble(&log, id, handle);
             log
         };
+        let log = open(Kind::Runs, numbers.seq, numbers.run);
+        let build_log = open(Kind::Builds, numbers.build_seq, numbers.build_run);
+        Self::with(process, log, build_log, exits)
+    }
+
+    fn with(process: Arc<Process>, log: Arc<Log>, build_log: Arc<Log>, exits: Exits) -> Self {
         Self {
-            log: open(Kind::Runs, numbers.seq, numbers.run),
-            build_log: open(Kind::Builds, numbers.build_seq, numbers.build_run),
             process,
+            log,
+            build_log,
             exits,
             build: None,
             built: None,
             counters: Counters::default(),
-            artifacts: Table::default(),
+            artifacts: Vec::new(),
             view: None,
             changed: true,
             since: Wall::now(),
@@ -89,27 +94,22 @@ impl Unit {
 
     /// As JSON, for an upgrade in place; bytes go behind those that are there.
     pub(super) fn save(&self, id: UnitId, bytes: &mut Vec<u8>) -> Value {
-        let artifacts = self.artifacts.iter();
-        let artifacts = artifacts.map(|(id, (mode, made))| SavedBuild {
-            id: *id,
-            mode: *mode,
-            made: made.clone(),
-        });
-        object([
-            ("id", id.save()),
-            ("name", self.process.name.save()),
-            ("log", self.log.save(bytes)),
-            ("build_log", self.build_log.save(bytes)),
-            ("build", self.build.save()),
-            ("built", self.built.save()),
-            ("counters", self.counters.save()),
-            ("artifacts", artifacts.collect::<Vec<_>>().save()),
-            ("since", self.since.save()),
-            ("unheld", self.unheld.save()),
-            ("unlimited", self.unlimited.save()),
-            ("log_trouble", self.log_trouble.save()),
-            ("named_ports", self.named_ports.save()),
-        ])
+        let mut saved = save_fields(&[
+            ("id", &id),
+            ("name", &self.process.name),
+            ("build", &self.build),
+            ("built", &self.built),
+            ("counters", &self.counters),
+            ("artifacts", &self.artifacts),
+            ("since", &self.since),
+            ("unheld", &self.unheld),
+            ("unlimited", &self.unlimited),
+            ("log_trouble", &self.log_trouble),
+            ("named_ports", &self.named_ports),
+        ]);
+        saved["log"] = self.log.save(bytes);
+        saved["build_log"] = self.build_log.save(bytes);
+        saved
     }
 
     /// The process that was saved.
@@ -129,27 +129,26 @@ impl Unit {
             report_trouble(&log, id, handle);
             Ok::<_, String>(log)
         };
-        let artifacts: Vec<SavedBuild> = field(saved, "artifacts")?;
-        let artifacts = artifacts.into_iter();
-        Ok(Self {
-            log: open("log", Kind::Runs)?,
-            build_log: open("build_log", Kind::Builds)?,
-            process,
-            exits,
-            build: field(saved, "build")?,
-            built: field(saved, "built")?,
-            counters: field(saved, "counters")?,
-            artifacts: artifacts.map(|b| (b.id, (b.mode, b.made))).collect(),
-            view: None,
-            changed: true,
-            since: field(saved, "since")?,
-            retiring: false,
-            unheld: field(saved, "unheld")?,
-            unlimited: field(saved, "unlimited")?,
-            log_trouble: field(saved, "log_trouble")?,
-            // Not of version 0.1.0.
-            named_ports: field::<Option<_>>(saved, "named_ports")?.unwrap_or_default(),
-        })
+        let (log, build_log) = (open("log", Kind::Runs)?, open("build_log", Kind::Builds)?);
+        let mut unit = Self::with(process, log, build_log, exits);
+        // Version 0.1.0 had none.
+        let mut named_ports = Some(Vec::new());
+        restore_fields(
+            saved,
+            &mut [
+                ("build", &mut unit.build),
+                ("built", &mut unit.built),
+                ("counters", &mut unit.counters),
+                ("artifacts", &mut unit.artifacts),
+                ("since", &mut unit.since),
+                ("unheld", &mut unit.unheld),
+                ("unlimited", &mut unit.unlimited),
+                ("log_trouble", &mut unit.log_trouble),
+                ("named_ports", &mut named_ports),
+            ],
+        )?;
+        unit.named_ports = named_ports.unwrap_or_default();
+        Ok(unit)
     }
 
     /// New settings, after a reload.
@@ -172,15 +171,9 @@ impl Unit {
 
     /// The state for the next bpm, with its life as the lifecycle has it.
     pub(super) fn saved(&self, life: Value) -> SavedLife {
-        let builds = self.artifacts.iter();
-        let builds = builds.map(|(id, (mode, made))| SavedBuild {
-            id: *id,
-            mode: *mode,
-            made: made.clone(),
-        });
         SavedLife {
             life,
-            builds: builds.collect(),
+            builds: self.artifacts.clone(),
         }
     }
 

@@ -13,9 +13,8 @@ use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
-use crate::base::json::object;
 use crate::base::logger::Level;
-use crate::base::saved::{Saved, field, load, saved};
+use crate::base::saved::{field, load, save_fields, saved};
 use crate::engine::handle::{Judged, Notice, Reply, ReplySlot, UpgradeWish};
 use crate::engine::handover::{Handover, READS, Takeover, VERSION};
 use crate::os::image::{Image, own_checksum};
@@ -515,14 +514,12 @@ impl Supervisor {
         let Some(image) = &upgrade.image else {
             return "it is gone".into();
         };
-        handover.put(
-            "upgrade",
-            &object([
-                ("from", env!("CARGO_PKG_VERSION").into()),
-                ("began", written.began.save()),
-                ("program", image.path.save()),
-            ]),
-        );
+        let upgrade = save_fields(&[
+            ("from", &env!("CARGO_PKG_VERSION").to_owned()),
+            ("began", &written.began),
+            ("program", &image.path),
+        ]);
+        handover.put("upgrade", &upgrade);
         let state = match memory(&handover.encode()) {
             Ok(state) => state,
             Err(why) => return why,

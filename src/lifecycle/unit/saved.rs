@@ -4,14 +4,16 @@
 
 use serde_json::Value;
 
-use crate::base::json::object;
-use crate::base::saved::{Saved, field, saved, saved_enum};
+use crate::base::saved::{Saved, saved, saved_enum};
 use crate::config::Mode;
 use crate::lifecycle::Why;
 
 use super::{Build, Builds, Built, Cancel, Goal, Rest, Run, Runs, Stop, Swap, Unit, Want};
 
 saved! {
+    Unit {
+        want, swap, mode, builds, runs, throttle, rest, gap_from, hopeless, reason, waiting,
+    }
     Built { id, mode }
     Build { id, mode, due, cancelled }
     Builds { wish, under_way, last, ended, failed, died, startable, fallback, lost }
@@ -31,22 +33,6 @@ saved_enum! {
 }
 
 impl Unit {
-    pub(in crate::lifecycle) fn save(&self) -> Value {
-        object([
-            ("want", self.want.save()),
-            ("swap", self.swap.save()),
-            ("mode", self.mode.save()),
-            ("builds", self.builds.save()),
-            ("runs", self.runs.save()),
-            ("throttle", self.throttle.save()),
-            ("rest", self.rest.save()),
-            ("gap_from", self.gap_from.save()),
-            ("hopeless", self.hopeless.save()),
-            ("reason", self.reason.save()),
-            ("waiting", self.waiting.save()),
-        ])
-    }
-
     /// Goes on after the daemon was killed: its callers are gone, builds and swaps that were under way begin again, and
     /// a run that was not in service is none of its own any more.
     pub(in crate::lifecycle) fn after_death(&mut self) {
@@ -85,21 +71,5 @@ impl Unit {
         self.restore(saved)?;
         self.after_death();
         Ok(self.turn())
-    }
-
-    /// Takes up the life that was saved.
-    pub(in crate::lifecycle) fn restore(&mut self, saved: &Value) -> Result<(), String> {
-        self.want = field(saved, "want")?;
-        self.swap = field(saved, "swap")?;
-        self.mode = field(saved, "mode")?;
-        self.builds = field(saved, "builds")?;
-        self.runs = field(saved, "runs")?;
-        self.throttle = field(saved, "throttle")?;
-        self.rest = field(saved, "rest")?;
-        self.gap_from = field(saved, "gap_from")?;
-        self.hopeless = field(saved, "hopeless")?;
-        self.reason = field(saved, "reason")?;
-        self.waiting = field(saved, "waiting")?;
-        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use super::{RunRecord, Runs, Supervisor, Upgrade};
 use crate::base::table::{Set, Table, sort};
-use crate::lifecycle::{Generation, RunKey, UnitId};
+use crate::lifecycle::RunKey;
 use crate::os::proc::{self, Proc};
 
 /// This many children that have ended are remembered.
@@ -32,7 +32,7 @@ pub(in super::super) enum Maker {
 pub(in super::super) type Known = Table<i32, Maker>;
 
 /// A process, by pid and beginning, and the run that it is of.
-pub(super) type Origin = ((i32, u64), (UnitId, Generation));
+pub(super) type Origin = ((i32, u64), RunKey);
 /// When a process began and its pid, and its possible makers.
 type Living = ((u64, i32), Vec<Maker>);
 
@@ -77,7 +77,7 @@ impl Origins {
     /// Those that are of one run for certain, for an upgrade in place.
     pub(super) fn save(&self) -> Vec<Origin> {
         let run = |makers: &Vec<Maker>| match makers.as_slice() {
-            [Maker::Run(key)] => Some((key.unit, key.generation)),
+            [Maker::Run(key)] => Some(*key),
             _ => None,
         };
         let all = self.of.iter();
@@ -88,9 +88,8 @@ impl Origins {
     /// Takes up what was saved. Of what else began before, the other bpm was the only one to know.
     pub(super) fn restore(&mut self, saved: Vec<Origin>) {
         self.since = proc::ticks();
-        for (p, (unit, generation)) in saved {
-            let run = Maker::Run(RunKey { unit, generation });
-            self.of.insert(p, vec![run]);
+        for (p, run) in saved {
+            self.of.insert(p, vec![Maker::Run(run)]);
         }
     }
 

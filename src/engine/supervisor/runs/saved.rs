@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::base::json::object;
-use crate::base::saved::{Saved, field, saved, saved_enum};
-use crate::base::table::Table;
+use crate::base::clock::Mono;
+use crate::base::saved::{Saved, field, restore_fields, save_fields, saved, saved_enum};
 use crate::config::shell::Receiver;
 use crate::config::{Kind, Process};
 use crate::engine::handle::Stopped;
 use crate::engine::handover::{Handover, Takeover};
-use crate::lifecycle::{Generation, RunKey, UnitId};
+use crate::lifecycle::{RunKey, UnitId};
 use crate::log::capture::{Freeze, Frozen, OnDrained};
 use crate::log::store::Log;
 use crate::os::leader::{self, Leader};
@@ -25,7 +24,8 @@ use super::{Adopted, Output, Progress, RunRecord, Runs, Stop};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The output of a run that is gone: its process, its number, and the names of its pipes.
-type Left = (UnitId, (u64, [Option<String>; 2]));
+type Left = (UnitId, (u64, PipeNames));
+type PipeNames = [Option<String>; 2];
 
 saved! {
     Stop { signal, receiver, timeout, begun, asked, rest_due, killing, killed }
@@ -71,8 +71,7 @@ impl Runs {
         for (key, record) in self.records.iter() {
             let mine = |o: &&Frozen| o.number == record.output.capture.number();
             let pipes = frozen.outputs.iter().find(mine).map(&mut keep);
-            let key = (key.unit, key.generation);
-            records.push((key, record.save(pipes.unwrap_or_default())));
+            records.push((*key, record.save(pipes.unwrap_or_default())));
         }
         let mut left = Vec::new();
         for output in frozen.outputs.iter().filter(|o| o.detached) {
@@ -86,11 +85,11 @@ impl Runs {
                 to.keep(name, terminal);
             }
         }
-        object([
-            ("records", records.save()),
-            ("left", left.save()),
-            ("origins", self.origins.save().save()),
-            ("stopped", self.stopped.save()),
+        save_fields(&[
+            ("records", &records),
+            ("left", &left),
+            ("origins", &self.origins.save()),
+            ("stopped", &self.stopped),
         ])
     }
 
@@ -103,14 +102,11 @@ impl Runs {
     ) -> Result<(), String> {
         let saved = from.part("runs");
         let said = |e: std::io::Error| crate::base::error::reason(&e);
-        let records: Vec<((UnitId, Generation), Value)> = field(&saved, "records")?;
-        for ((id, generation), saved) in records {
-            let key = RunKey {
-                unit: id,
-                generation,
-            };
+        let records: Vec<(RunKey, Value)> = field(&saved, "records")?;
+        for (key, saved) in records {
+            let (id, generation) = (key.unit, key.generation);
             let (process, log) = unit(id).ok_or_else(|| format!("runs.{id}: is no process"))?;
-            let names: [Option<String>; 2] = field(&saved, "pipes")?;
+            let names: PipeNames = field(&saved, "pipes")?;
             let pipes = names.map(|name| from.take(&name?));
             let run: u64 = field(&saved, "run")?;
             let capture = self.captures.go_on(log, run, pipes, drained(key));
@@ -140,8 +136,10 @@ impl Runs {
             }
         }
         self.captures.wake();
-        self.stopped = field::<Table<UnitId, Stopped>>(&saved, "stopped")?;
-        let origins: Option<Vec<Origin>> = field(&saved, "origins")?;
+        let mut origins: Option<Vec<Origin>> = None;
+        let rest: &mut [(_, &mut dyn Saved)] =
+            &mut [("stopped", &mut self.stopped), ("origins", &mut origins)];
+        restore_fields(&saved, rest)?;
         self.origins.restore(origins.unwrap_or_default());
         self.expect_ends();
         Ok(())
@@ -162,20 +160,20 @@ impl Runs {
 }
 
 impl RunRecord {
-    fn save(&self, pipes: [Option<String>; 2]) -> Value {
+    fn save(&self, pipes: PipeNames) -> Value {
         let adopted = self.adopted.as_ref().map(|a| (a.reaper, a.start));
-        object([
-            ("pid", self.pid.save()),
-            ("lives", self.leader.is_some().save()),
-            ("adopted", adopted.save()),
-            ("death", self.death.save()),
-            ("run", self.run.save()),
-            ("exe", self.exe.save()),
-            ("pipes", pipes.save()),
-            ("began", self.began.save()),
-            ("fault", self.fault.save()),
-            ("read", self.read.save()),
-            ("stop", self.stop.save()),
+        save_fields(&[
+            ("pid", &self.pid),
+            ("lives", &self.leader.is_some()),
+            ("adopted", &adopted),
+            ("death", &self.death),
+            ("run", &self.run),
+            ("exe", &self.exe),
+            ("pipes", &pipes),
+            ("began", &self.began),
+            ("fault", &self.fault),
+            ("read", &self.read),
+            ("stop", &self.stop),
         ])
     }
 
@@ -202,7 +200,7 @@ impl RunRecord {
                 opened.map(Leader::Adopted)
             }
         };
-        Ok(Self {
+        let mut record = Self {
             pid,
             leader,
             adopted: adopted.map(|(reaper, start)| Adopted {
@@ -210,17 +208,30 @@ impl RunRecord {
                 start,
                 left: Vec::new(),
             }),
-            death: field(saved, "death")?,
+            death: None,
             process: process.name.clone(),
-            run: field(saved, "run")?,
-            exe: field(saved, "exe")?,
+            run: 0,
+            exe: None,
             output,
-            began: field(saved, "began")?,
+            began: Mono::default(),
             task: process.kind == Kind::Task,
-            fault: field(saved, "fault")?,
-            read: field(saved, "read")?,
-            stop: field(saved, "stop")?,
+            fault: None,
+            read: Progress::First,
+            stop: Stop::of(process),
             cgroup,
-        })
+        };
+        restore_fields(
+            saved,
+            &mut [
+                ("death", &mut record.death),
+                ("run", &mut record.run),
+                ("exe", &mut record.exe),
+                ("began", &mut record.began),
+                ("fault", &mut record.fault),
+                ("read", &mut record.read),
+                ("stop", &mut record.stop),
+            ],
+        )?;
+        Ok(record)
     }
 }
