@@ -300,7 +300,11 @@ release_crash_backoff_max_seconds = 600
 [process.web]
 command = "touch ready; exec FIXTURE nap"
 ready = { command = ["test", "-e", "ready"] }
-health = { command = ["test", "!", "-e", "sick"], interval_seconds = 0.1, failures = 1 }
+env = { API = "${api.url}" }
+health = { command = ["test", "!", "-e", "sick", "-o", "-z", "${api.port}"], interval_seconds = 0.1, failures = 1 }
+[process.api]
+command = "exec FIXTURE nap"
+port = "auto"
 [process.slow]
 command = "exec FIXTURE nap"
 ready = { command = ["test", "-e", "slow"], timeout_seconds = 600, interval_seconds = 0.1 }

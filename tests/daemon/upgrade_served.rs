@@ -251,7 +251,8 @@ fn files_that_change_around_an_upgrade_are_seen_once() {
 fn failures_of_a_health_check_are_counted_over_an_upgrade() {
     let mut p = Project::new(
         "[process.a]\ncommand = [\"sleep\", \"1000\"]\n\
-         health = { command = [\"false\"], interval_seconds = 0.5, failures = 1000000 }\n\
+         health = { command = [\"false\", \"${api.port}\"], interval_seconds = 0.5, failures = 1000000 }\n\
+         [process.api]\ncommand = [\"sleep\", \"1000\"]\nport = \"auto\"\n\
          [process.bad]\ncommand = \"exit 3\"\nrestart = \"never\"\non_event = \"echo $BPM_EVENT >> told\"\n",
     );
     p.up();

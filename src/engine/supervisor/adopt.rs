@@ -9,7 +9,7 @@ use crate::base::error::reason;
 use crate::base::logger::Level;
 use crate::base::saved::Saved;
 use crate::base::table::{Set, Table};
-use crate::config::{self, Environment, Listen, Process, Toggle};
+use crate::config::{self, Listen, Process, Toggle};
 use crate::engine::handle::Notice;
 use crate::engine::saved::SavedRun;
 use crate::engine::snapshot::ExitView;
@@ -21,8 +21,6 @@ use crate::os::pty::Pty;
 use crate::os::{fds, group, host, net};
 
 use super::Supervisor;
-use super::checks::RunChecks;
-use super::environments;
 use super::launch::{Streams, addresses};
 use super::runs::RunRecord;
 use super::units::policy;
@@ -241,6 +239,8 @@ impl Supervisor {
             .map_err(|e| because(format!("its end can't be watched: {}", reason(&e))))?
             .filter(|adopted| adopted.process().state != 'Z')
             .ok_or(NotAdopted::Ended)?;
+        // As it was started.
+        let process = &self.with_ports(process).map_err(because)?;
         if saved.settings != settings_of(process, self.setup.config.direnv) {
             return Err(because("its settings changed".into()));
         }
@@ -348,7 +348,7 @@ impl Supervisor {
         let env = self.environment(process, &base, &mut Vec::new());
         // The next start reports their faults.
         let wanted = env
-            .and_then(|env| addresses(process, &env))
+            .and_then(|(process, env)| addresses(&process, &env))
             .unwrap_or_default();
         for (number, address) in (3..).zip(wanted) {
             if self.sockets.has(unit, &address) {
@@ -417,22 +417,13 @@ impl Supervisor {
         process: &Arc<Process>,
         saved: &SavedRun,
     ) -> Result<(), String> {
-        let mut env = Environment::default();
-        if process.ready.is_some() || process.health.is_some() {
-            // direnv is not asked for this: a variable that only it knows is missed here.
-            let base = self.environments.base();
-            env = self.environment(process, &base, &mut Vec::new())?;
-            environments::mark_run(&mut env, process, &self.marker(), saved.run);
-        }
-        let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
-        let mut checks = RunChecks::new(process, &expand)?;
+        let mut checks = self.checks_again(process, saved.run, None)?;
         if let Some(path) = saved.notify.clone().filter(|_| checks.needs_socket()) {
             checks.open_socket(path)?;
         }
         let log = self.units.get(key.unit).map(|u| Arc::clone(&u.log));
         let log = log.ok_or("it is not in .mcp-run any more")?;
-        let env = Arc::new(env.into_iter().collect());
-        checks.follow(&env, &log, saved.run, saved.first_line);
+        checks.follow(&log, saved.run, saved.first_line);
         if self.is_good(key) {
             checks.is_ready_already();
         }

@@ -142,8 +142,7 @@ impl Supervisor {
     ) {
         let started = match self.units.process(unit) {
             Some(process) => base.and_then(|base| {
-                let process = self.with_ports(&process)?;
-                let env = self.environment(&process, &base, &mut Vec::new())?;
+                let (process, env) = self.environment(&process, &base, &mut Vec::new())?;
                 self.try_build(unit, id, mode, &process, env)
             }),
             None => Err("it was removed from .mcp-run".into()),

@@ -160,9 +160,8 @@ impl RunChecks {
         self.notify.as_ref().map(|socket| socket.path.clone())
     }
 
-    /// The run has begun, with this environment and as that run of its log.
-    pub(super) fn follow(&mut self, env: &Arc<Variables>, log: &Arc<Log>, run: u64, first: u64) {
-        self.keep_environment(env);
+    /// The run has begun, as that run of its log.
+    pub(super) fn follow(&mut self, log: &Arc<Log>, run: u64, first: u64) {
         self.lines = Some(Following {
             log: Arc::clone(log),
             run,
@@ -170,7 +169,8 @@ impl RunChecks {
         });
     }
 
-    fn keep_environment(&mut self, env: &Arc<Variables>) {
+    /// Its commands get this environment.
+    pub(super) fn keep_environment(&mut self, env: &Arc<Variables>) {
         let runs = |check: &Check| matches!(check, Some((Target::Command(_), _)));
         if runs(&self.ready) || runs(&self.health) {
             self.env = Some(Arc::clone(env));
@@ -275,7 +275,7 @@ impl Checks {
     }
 
     /// Replaces the checks of a run by those of new settings; one that is good is not checked for readiness again.
-    fn replace(&mut self, run: RunKey, mut new: RunChecks, env: &Arc<Variables>, good: bool) {
+    fn replace(&mut self, run: RunKey, mut new: RunChecks, good: bool) {
         let Some(old) = self.runs.remove(&run) else {
             return;
         };
@@ -284,10 +284,7 @@ impl Checks {
         new.lines = old.lines;
         new.told = old.told;
         new.set_before(old.before);
-        match old.env {
-            Some(env) => new.env = Some(env),
-            None => new.keep_environment(env),
-        }
+        new.env = old.env.or(new.env);
         if good {
             new.ready = None;
         }
@@ -616,28 +613,29 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The checks of a run that an earlier program of this process began, with the environment that it kept for them.
-    fn checks_again(
+    /// The checks of a run that began before, with the environment that was kept for them, else with one that is made
+    /// again.
+    pub(super) fn checks_again(
         &mut self,
         process: &Arc<Process>,
         run: u64,
-        env: Option<Variables>,
+        kept: Option<Variables>,
     ) -> Result<RunChecks, String> {
         let is_checked = process.ready.is_some() || process.health.is_some();
-        let env: Variables = match env {
-            Some(env) => env,
-            None if !is_checked => Variables::new(),
+        let (process, env) = match kept {
+            Some(env) => (self.with_ports(process)?, env.into_iter().collect()),
+            None if !is_checked => (Arc::clone(process), Environment::default()),
             None => {
+                // direnv is not asked for this: a variable that only it knows is missed here.
                 let base = self.environments.base();
-                let mut env = self.environment(process, &base, &mut Vec::new())?;
-                environments::mark_run(&mut env, process, &self.marker(), run);
-                env.into_iter().collect()
+                let (process, mut env) = self.environment(process, &base, &mut Vec::new())?;
+                environments::mark_run(&mut env, &process, &self.marker(), run);
+                (process, env)
             }
         };
-        let known: Environment = env.iter().cloned().collect();
-        let expand = |text: &str| config::expand(text, |n| config::variable_of(&known, n));
-        let mut checks = RunChecks::new(process, &expand)?;
-        checks.keep_environment(&Arc::new(env));
+        let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
+        let mut checks = RunChecks::new(&process, &expand)?;
+        checks.keep_environment(&Arc::new(env.into_iter().collect()));
         Ok(checks)
     }
 
@@ -664,32 +662,15 @@ impl Supervisor {
         let living = self.runs.of_unit(unit).filter(|(_, record)| record.lives());
         let living: Vec<(RunKey, u64)> = living.map(|(key, r)| (key, r.run())).collect();
         for (key, run) in living {
-            if let Err(why) = self.replace_checks_of(key, run, &process) {
+            let checks = self.checks_again(&process, run, None);
+            let good = self.is_good(key);
+            if let Err(why) = checks.map(|new| self.checks.replace(key, new, good)) {
                 let name = &process.name;
                 let text =
                     format!("{name}: its checks stay as they were until its next start: {why}");
                 self.events.say(Level::Warn, &text);
             }
         }
-    }
-
-    fn replace_checks_of(
-        &mut self,
-        key: RunKey,
-        run: u64,
-        process: &Arc<Process>,
-    ) -> Result<(), String> {
-        // direnv is not asked for this: a variable that only it knows is missed here.
-        let base = self.environments.base();
-        let process = &self.with_ports(process)?;
-        let mut env = self.environment(process, &base, &mut Vec::new())?;
-        environments::mark_run(&mut env, process, &self.marker(), run);
-        let expand = |text: &str| config::expand(text, |n| config::variable_of(&env, n));
-        let checks = RunChecks::new(process, &expand)?;
-        let good = is_good(&self.lives.fleet, key);
-        let env = Arc::new(env.into_iter().collect());
-        self.checks.replace(key, checks, &env, good);
-        Ok(())
     }
 
     /// It is the run in service, and ready.

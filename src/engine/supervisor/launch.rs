@@ -250,14 +250,13 @@ impl Supervisor {
         }
         let started = base.and_then(|base| {
             self.free_port(key.unit, &process)?;
-            let process = self.with_ports(&process)?;
+            let mut notes = Vec::new();
+            let (process, env) = self.environment(&process, &base, &mut notes)?;
             let named = self.named_ports(&process);
             if let Some(unit) = self.units.get_mut(key.unit) {
                 unit.changed |= unit.named_ports != named;
                 unit.named_ports = named;
             }
-            let mut notes = Vec::new();
-            let env = self.environment(&process, &base, &mut notes)?;
             for note in notes {
                 self.events
                     .say(Level::Warn, &format!("{}: {note}", process.name));
@@ -329,7 +328,8 @@ impl Supervisor {
         let (first_line, run) = (log.next_seq(), log.begin(Wall::now()));
         environments::mark_run(&mut env, process, &self.marker(), run);
         let env = Arc::new(env.into_iter().collect());
-        checks.follow(&env, &log, run, first_line);
+        checks.keep_environment(&env);
+        checks.follow(&log, run, first_line);
         let account = account(&process.launch)?;
         let listening = Expected::new(port, self.sockets.inodes(key.unit), checks.connects());
         checks.set_before(listening.before());
@@ -400,15 +400,19 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The environment of a process, without what belongs to one run.
+    /// A process whose texts have the ports of the others that they name, and its environment without what belongs to one
+    /// run.
     pub(super) fn environment(
         &mut self,
-        process: &Process,
+        process: &Arc<Process>,
         base: &Variables,
         notes: &mut Vec<Fault>,
-    ) -> Result<Environment, String> {
-        let port = self.port_of(process)?;
-        environments::of_process(process, &self.setup.config.root, base, port, notes)
+    ) -> Result<(Arc<Process>, Environment), String> {
+        let process = self.with_ports(process)?;
+        let port = self.port_of(&process)?;
+        let root = &self.setup.config.root;
+        let env = environments::of_process(&process, root, base, port, notes)?;
+        Ok((process, env))
     }
 
     /// Opens all sockets that can be opened before anything is built: connections wait from then on.
@@ -444,8 +448,7 @@ impl Supervisor {
                 continue;
             };
             if !process.listen.is_empty()
-                && let Ok(process) = self.with_ports(&process)
-                && let Ok(env) = self.environment(&process, &base, &mut Vec::new())
+                && let Ok((process, env)) = self.environment(&process, &base, &mut Vec::new())
                 && let Ok(addresses) = addresses(&process, &env)
             {
                 wanted.push((id, addresses));
