@@ -35,9 +35,23 @@ pub fn entries(fields: &mut dyn Iterator<Item = (String, Value)>) -> Value {
     Value::Object(object)
 }
 
-/// How many bytes it takes as text.
-pub fn size(value: &Value) -> usize {
-    serde_json::to_vec(value).map_or(0, |text| text.len())
+/// Appends those fields that `keep` names to an object's text. They have to come in the order of their names, in which
+/// a [`Map`] has them.
+pub fn put_fields(
+    out: &mut Vec<u8>,
+    fields: &[(&str, Value)],
+    keep: &dyn Fn(&str, &Value) -> bool,
+) {
+    for (key, value) in fields.iter().filter(|(key, value)| keep(key, value)) {
+        if out.last() != Some(&b'{') {
+            out.push(b',');
+        }
+        out.push(b'"');
+        out.extend_from_slice(key.as_bytes());
+        out.extend_from_slice(b"\":");
+        // Writing into a `Vec` can't fail.
+        let _ = serde_json::to_writer(&mut *out, value);
+    }
 }
 
 /// A list.

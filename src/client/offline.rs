@@ -147,7 +147,11 @@ impl Offline {
         let step = self.tools.call(&caller, name, arguments, None);
         let (text, data, failed) = match step.map(|step| self.finish(step, &mut |_| {})) {
             Some(Answer::Text(text)) => (text, Value::Null, false),
-            Some(Answer::Data { value, text }) => (text, value, false),
+            Some(Answer::Data { json, text }) => (
+                text,
+                serde_json::from_slice(&json).unwrap_or_default(),
+                false,
+            ),
             Some(Answer::Fail(why)) => (why, Value::Null, true),
             Some(Answer::Result(_) | Answer::Error { .. }) | None => {
                 (format!("no answer to {name}"), Value::Null, true)
@@ -235,8 +239,8 @@ impl Offline {
                 let why = format!("cannot {name}: while this call was under way, bpm was {why}");
                 Some(Answer::Fail(why))
             }
-            ("wait", Absence::Stopped(why)) => Some(Answer::Data {
-                value: object([
+            ("wait", Absence::Stopped(why)) => Some(Answer::data(
+                &object([
                     ("met", false.into()),
                     ("reason", why.as_str().into()),
                     ("state", "stopped".into()),
@@ -253,8 +257,8 @@ impl Offline {
                         ]),
                     ),
                 ]),
-                text: format!("not met: {why}"),
-            }),
+                format!("not met: {why}"),
+            )),
             _ => None,
         }
     }
@@ -300,7 +304,7 @@ impl Offline {
         if let Some(faults) = &self.faults {
             text.push_str(&format!("\n{faults}"));
         }
-        Answer::Data { value, text }
+        Answer::data(&value, text)
     }
 
     fn finish(&self, step: Step, each: &mut dyn FnMut(Value)) -> Answer {
@@ -332,12 +336,12 @@ fn caller(kind: ClientKind, era: Era) -> Caller {
 fn preceded(answer: Answer, why: &str) -> Answer {
     match answer {
         Answer::Text(text) => Answer::Text(format!("{why}\n{text}")),
-        Answer::Data { mut value, text } => {
+        Answer::Data { json, text } => {
+            let mut value: Value = serde_json::from_slice(&json).unwrap_or_default();
             if value.is_object() {
                 value["stopped"] = why.into();
             }
-            let text = format!("{why}\n{text}");
-            Answer::Data { value, text }
+            Answer::data(&value, format!("{why}\n{text}"))
         }
         Answer::Fail(_) | Answer::Result(_) | Answer::Error { .. } => answer,
     }

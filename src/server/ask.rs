@@ -85,7 +85,7 @@ pub fn ask(
 pub fn put_answer(mcp: &Mcp, out: &mut Vec<u8>, to: &Envelope, answer: Answer) {
     match answer {
         Answer::Text(text) => mcp.put_text(out, to, &text, false),
-        Answer::Data { value, text } => mcp.put_data(out, to, &value, &text),
+        Answer::Data { json, text } => mcp.put_data(out, to, &json, &text),
         Answer::Fail(text) => mcp.put_text(out, to, &text, true),
         Answer::Result(value) => mcp.put_result(out, to, value),
         Answer::Error {

@@ -550,11 +550,11 @@ impl Mcp {
     }
 
     /// Appends a tool's data with its text.
-    pub fn put_data(&self, out: &mut Vec<u8>, to: &Envelope, data: &Value, text: &str) {
+    pub fn put_data(&self, out: &mut Vec<u8>, to: &Envelope, data: &[u8], text: &str) {
         self.put(out, to, |out| {
             content(out, text, false);
             out.extend_from_slice(b",\"structuredContent\":");
-            rpc::put(out, data);
+            out.extend_from_slice(data);
         });
     }
 

@@ -59,8 +59,8 @@ pub enum Answer {
     Text(String),
     /// A tool's data, and a text that is complete in itself.
     Data {
-        /// An object.
-        value: Value,
+        /// An object, as text.
+        json: Vec<u8>,
         /// The same for who reads texts.
         text: String,
     },
@@ -77,6 +77,16 @@ pub enum Answer {
         /// More.
         data: Option<Value>,
     },
+}
+
+impl Answer {
+    /// A tool's data.
+    pub fn data(value: &Value, text: impl Into<String>) -> Self {
+        Self::Data {
+            json: value.to_string().into(),
+            text: text.into(),
+        }
+    }
 }
 
 /// The progress of a call towards its answer.

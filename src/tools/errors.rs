@@ -258,7 +258,7 @@ impl All {
         if !self.notes.is_empty() {
             value["notes"] = list(self.notes.iter().map(String::as_str));
         }
-        Answer::Data { value, text }
+        Answer::data(&value, text)
     }
 
     /// The crashes, the groups, what is to be said about them, and the cursor.

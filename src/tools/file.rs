@@ -43,21 +43,28 @@ impl FileChange {
             Reader::Model => "reload",
             Reader::Person => "\"bpm reload\"",
         };
-        let error = match self {
-            Self::None => return None,
-            Self::Usable => None,
-            Self::Broken(why) => Some(why.as_str()),
-        };
-        Some(changed_words(error, reload))
+        self.is_one().then(|| changed_words(self.error(), reload))
+    }
+
+    pub(super) fn is_one(&self) -> bool {
+        *self != Self::None
+    }
+
+    /// Why the file is of no use as it is.
+    pub(super) fn error(&self) -> Option<&str> {
+        match self {
+            Self::None | Self::Usable => None,
+            Self::Broken(why) => Some(why),
+        }
     }
 
     /// The same in an answer's data.
     pub(super) fn put(&self, value: &mut Value) {
-        if *self != Self::None {
+        if self.is_one() {
             value["config_changed"] = true.into();
         }
-        if let Self::Broken(why) = self {
-            value["config_error"] = why.as_str().into();
+        if let Some(why) = self.error() {
+            value["config_error"] = why.into();
         }
     }
 }

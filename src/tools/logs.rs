@@ -161,9 +161,9 @@ impl Search {
     fn answer(&self) -> Answer {
         match self.find() {
             Ok(found) if self.json => {
-                let value = self.value(&found);
-                let text = value.to_string();
-                Answer::Data { value, text }
+                let text = self.value(&found).to_string();
+                let json = text.clone().into();
+                Answer::Data { json, text }
             }
             Ok(found) => Answer::Text(self.text(&found)),
             Err(why) => Answer::Fail(why),
@@ -475,7 +475,8 @@ impl Merged {
                 ("truncated", truncated.into()),
             ]);
             let text = value.to_string();
-            return Answer::Data { value, text };
+            let json = text.clone().into();
+            return Answer::Data { json, text };
         }
         let room = first.limit.saturating_sub(NOTES);
         let pieces: Vec<String> = self

@@ -235,7 +235,7 @@ impl Pending {
         change.put(&mut value);
         texts.extend(change.words(self.reader));
         let text = bounded(texts.join("\n"), "see get_status", "");
-        Answer::Data { value, text }
+        Answer::data(&value, text)
     }
 
     fn failed(&self, outcomes: &[Outcome<'_>], change: &FileChange) -> Answer {

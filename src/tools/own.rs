@@ -185,7 +185,9 @@ fn metrics(tools: &Tools) -> Step {
 
 fn plain_answer(answer: Answer) -> Answer {
     match answer {
-        Answer::Data { value, .. } => Answer::Result(value),
+        Answer::Data { json, .. } => {
+            Answer::Result(serde_json::from_slice(&json).unwrap_or_default())
+        }
         Answer::Text(text) => Answer::Result(object([("text", text.into())])),
         Answer::Fail(why) => failed(why),
         Answer::Result(_) | Answer::Error { .. } => answer,

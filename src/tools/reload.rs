@@ -109,8 +109,6 @@ fn answer(done: &Reloaded) -> Answer {
     if !done.adjusted.is_empty() {
         value[adjusts] = adjusted;
     }
-    Answer::Data {
-        value,
-        text: bounded(text.trim_end().into(), "run bpm check", ""),
-    }
+    let text = bounded(text.trim_end().into(), "run bpm check", "");
+    Answer::data(&value, text)
 }

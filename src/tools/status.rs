@@ -2,7 +2,6 @@
 
 mod words;
 
-use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +12,7 @@ use super::text::{LIMIT, clip, shown};
 use super::usage::{Group, Reading};
 use super::{Call, Tools, VERSION, build, why};
 use crate::base::clock::Mono;
-use crate::base::json::{entries, list, object, object_of, or_null, seconds, size};
+use crate::base::json::{entries, list, object, object_of, or_null, put_fields, seconds};
 use crate::base::table::{Table, sort};
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
@@ -71,19 +70,28 @@ pub(super) fn get_status(call: &Call<'_>) -> Result<Step, String> {
         verbose: call.args.flag("verbose").unwrap_or(false),
     };
     let reader = call.reader();
-    Ok(with_usage(call.tools, move |view| Answer::Data {
-        value: value(view, &wish),
-        text: words::words(view, &wish, reader),
+    Ok(with_usage(call.tools, move |view| {
+        let part = Part::of(view.snapshot, &wish);
+        let text = words::words(view, &wish, &part, reader);
+        match wish.verbose {
+            true => Answer::data(&whole(view, &wish, &part), text),
+            false => Answer::Data {
+                json: short(view, &wish, &part),
+                text,
+            },
+        }
     }))
 }
 
-/// The data alone: a resource, and the CLI's own method.
+/// All of the data: a resource, and the CLI's own method.
 pub(super) fn data(
     tools: &Tools,
     wish: Wish,
     then: impl FnOnce(Value) -> Answer + Send + 'static,
 ) -> Step {
-    with_usage(tools, move |view| then(value(view, &wish)))
+    with_usage(tools, move |view| {
+        then(whole(view, &wish, &Part::of(view.snapshot, &wish)))
+    })
 }
 
 /// At once where what the processes use was read within the last second or is read in no time, else on a worker.
@@ -112,6 +120,28 @@ pub(super) fn with_usage(
             now: Mono::now(),
         })
     }))
+}
+
+/// The events and the processes of a snapshot that are asked for.
+struct Part<'a> {
+    events: Vec<&'a EventView>,
+    /// The cursor behind the events.
+    next: u64,
+    /// How many events behind the cursor are known no more.
+    missed: u64,
+    units: Vec<&'a UnitView>,
+}
+
+impl<'a> Part<'a> {
+    fn of(snapshot: &'a Snapshot, wish: &Wish) -> Self {
+        let (events, next) = events(snapshot, wish);
+        Self {
+            events,
+            next,
+            missed: missed(snapshot, wish),
+            units: units(snapshot, wish),
+        }
+    }
 }
 
 /// The processes asked for; those with something wrong come first, unless all is asked for.
@@ -146,20 +176,22 @@ fn rank(unit: &UnitView) -> u8 {
 }
 
 /// The events asked for, and the cursor behind them.
-fn events(snapshot: &Snapshot, wish: &Wish) -> (Vec<Arc<EventView>>, u64) {
-    let meant = |event: &&Arc<EventView>| wish.process.is_none() || event.process == wish.process;
+fn events<'a>(snapshot: &'a Snapshot, wish: &Wish) -> (Vec<&'a EventView>, u64) {
+    let meant = |event: &&EventView| wish.process.is_none() || event.process == wish.process;
+    let events = snapshot.events.iter().map(Arc::as_ref);
     let Some(after) = wish.since.map(|after| cursor(snapshot, after)) else {
-        let mut found: VecDeque<_> = snapshot.events.iter().rev().filter(meant).collect();
-        found.truncate(RECENT);
-        let found = found.into_iter().rev().cloned().collect();
+        let mut found: Vec<_> = events.rev().filter(meant).take(RECENT).collect();
+        found.reverse();
         return (found, newest(snapshot));
     };
     let skip = snapshot.events.partition_point(|event| event.seq <= after);
-    let mut rest = snapshot.events.iter().skip(skip).filter(meant);
-    let found: Vec<_> = match wish.verbose {
-        true => rest.by_ref().cloned().collect(),
-        false => rest.by_ref().take(NEXT_EVENTS).cloned().collect(),
+    let mut rest = events.skip(skip).filter(meant);
+    let most = if wish.verbose {
+        usize::MAX
+    } else {
+        NEXT_EVENTS
     };
+    let found: Vec<_> = rest.by_ref().take(most).collect();
     let next = match (rest.next(), found.last()) {
         (Some(_), Some(last)) => last.seq,
         _ => newest(snapshot),
@@ -197,85 +229,94 @@ pub(super) fn cursor(snapshot: &Snapshot, after: u64) -> u64 {
     if after > newest(snapshot) { 0 } else { after }
 }
 
-fn value(view: &View<'_>, wish: &Wish) -> Value {
+type Field = (&'static str, Value);
+
+/// The fields before `next`, and those behind `processes`. Fields stand in the order of their names.
+fn around(view: &View<'_>, wish: &Wish, part: &Part<'_>) -> ([Field; 6], [Field; 6]) {
     let View {
         handle,
         snapshot,
         usage,
         now,
     } = *view;
-    let (events, next) = events(snapshot, wish);
-    let events = events.iter().map(|e| match wish.verbose {
-        true => event(e),
-        false => clipped_event(e, SHORT_EVENT),
-    });
+    let most = if wish.verbose { EVENT } else { SHORT_EVENT };
+    let events = part.events.iter().map(|event| clipped_event(event, most));
     let release = snapshot.release_at.map(|at| seconds(at.since(now)));
-    let keep = |key: &str, value: &Value| wish.verbose || key == "events" || !is_nothing(value);
-    let mut document = object_of(
-        &mut [
-            ("schema", 1.into()),
-            ("project", snapshot.project.as_str().into()),
+    let alone = part.units.first().filter(|_| wish.process.is_some());
+    let tail = alone
+        .filter(|_| !wish.verbose)
+        .map(|unit| why::last_lines(unit));
+    let warnings = snapshot.warnings.iter().map(String::as_str);
+    (
+        [
+            ("config_changed", usage.file.is_one().into()),
+            ("config_error", or_null(usage.file.error())),
             ("daemon", daemon(handle, usage, now, wish.verbose)),
-            ("mode", snapshot.mode.as_str().into()),
-            ("release_in_seconds", or_null(release)),
-            ("config_changed", false.into()),
-            (
-                "warnings",
-                list(snapshot.warnings.iter().map(String::as_str)),
-            ),
             ("events", list(events)),
-            ("events_missed", missed(snapshot, wish).into()),
+            ("events_missed", part.missed.into()),
+            ("mode", snapshot.mode.as_str().into()),
         ],
-        &keep,
-    );
-    usage.file.put(&mut document);
-    if snapshot.stopping {
-        document["stopping"] = true.into();
-    }
-    let units = units(snapshot, wish);
-    match wish.verbose {
-        true => {
-            let whole = units.iter().map(|u| process(u, usage, now, &|_, _| true));
-            document["processes"] = list(whole);
-        }
-        false => put_short(&mut document, &units, view, wish),
-    }
-    document["next"] = next.into();
-    document
+        [
+            ("project", snapshot.project.as_str().into()),
+            ("release_in_seconds", or_null(release)),
+            ("schema", 1.into()),
+            ("stopping", snapshot.stopping.into()),
+            ("tail", list(tail.unwrap_or_default())),
+            ("warnings", list(warnings)),
+        ],
+    )
 }
 
-/// Adds as many processes as there is room for.
-fn put_short(document: &mut Value, units: &[&UnitView], view: &View<'_>, wish: &Wish) {
-    let alone = wish.process.is_some();
-    if let Some(unit) = units.first().filter(|_| alone) {
-        let lines = why::last_lines(unit);
-        if !lines.is_empty() {
-            document["tail"] = list(lines);
-        }
-    }
-    let mut room = LIMIT.saturating_sub(size(document) + 100);
+/// Every field of everything.
+fn whole(view: &View<'_>, wish: &Wish, part: &Part<'_>) -> Value {
+    let (before, behind) = around(view, wish, part);
+    let units = part.units.iter();
+    let processes = units.map(|unit| object(process(unit, view.usage, view.now)));
+    let own = [("next", part.next.into()), ("processes", list(processes))];
+    let mut fields: Vec<Field> = before.into_iter().chain(own).chain(behind).collect();
+    object_of(&mut fields, &|key, value| match key {
+        "config_error" | "stopping" | "tail" => !is_nothing(value),
+        _ => true,
+    })
+}
+
+/// Without what is as expected: as many processes as there is room for.
+fn short(view: &View<'_>, wish: &Wish, part: &Part<'_>) -> Vec<u8> {
+    let (before, behind) = around(view, wish, part);
+    let keep = |key: &str, value: &Value| key == "events" || !is_nothing(value);
+    let (mut out, mut end) = (b"{".to_vec(), Vec::new());
+    put_fields(&mut out, &before, &keep);
+    put_fields(&mut end, &behind, &keep);
+    end.push(b'}');
+    let mut room = LIMIT.saturating_sub(out.len() + end.len() + 100);
     let mut shown = Vec::new();
-    for unit in units {
-        let value = match alone {
-            true => single(unit, view),
-            false => short(unit, view),
-        };
-        let taken = size(&value) + 1;
-        if taken > room {
+    for unit in &part.units {
+        let mut text = b"{".to_vec();
+        match wish.process.is_some() {
+            true => put_alone(&mut text, unit, view),
+            false => put_short(&mut text, unit, view),
+        }
+        text.push(b'}');
+        if text.len() >= room {
             break;
         }
-        room -= taken;
-        shown.push(value);
+        room -= text.len() + 1;
+        shown.push(text);
     }
-    let left = &units[shown.len()..];
-    if !left.is_empty() {
-        let states = left.iter().map(|unit| unit.facts.state);
-        let mut counts = by_state(states)
-            .into_iter()
-            .map(|(state, n)| (state.into(), n.into()));
-        document["not_shown"] = entries(&mut counts);
-    }
-    document["processes"] = list(shown);
+    let left = by_state(
+        part.units[shown.len()..]
+            .iter()
+            .map(|unit| unit.facts.state),
+    );
+    let mut left = left.into_iter().map(|(state, n)| (state.into(), n.into()));
+    let left = (left.len() > 0).then(|| entries(&mut left));
+    put_fields(&mut out, &[("next", part.next.into())], &|_, _| true);
+    put_fields(&mut out, &[("not_shown", or_null(left))], &keep);
+    out.extend_from_slice(b",\"processes\":[");
+    out.extend_from_slice(&shown.join(&b','));
+    out.push(b']');
+    out.extend_from_slice(&end);
+    out
 }
 
 /// The last line of a crash: more often than not the cause.
@@ -315,16 +356,16 @@ fn prune(value: &mut Value, drop: &dyn Fn(&str, &Value) -> bool) {
 }
 
 /// A process by itself: all that is known.
-fn single(unit: &UnitView, view: &View<'_>) -> Value {
+fn put_alone(out: &mut Vec<u8>, unit: &UnitView, view: &View<'_>) {
     // Without a daemon nothing is counted.
     let nobody = view.handle.identity.is_nobody();
     let uncounted = |key: &str, value: &Value| nobody && (key == "since" || is_nothing(value));
     let keep = |key: &str, value: &Value| !value.is_null() && !uncounted(key, value);
-    process(unit, view.usage, view.now, &keep)
+    put_fields(out, &process(unit, view.usage, view.now), &keep);
 }
 
 /// A process without what is as expected.
-fn short(unit: &UnitView, view: &View<'_>) -> Value {
+fn put_short(out: &mut Vec<u8>, unit: &UnitView, view: &View<'_>) {
     let facts = &unit.facts;
     let keep = |key: &str, value: &Value| match key {
         // Nothing runs of what nobody wants.
@@ -343,28 +384,37 @@ fn short(unit: &UnitView, view: &View<'_>) -> Value {
         "url" => facts.pid.is_some() && !value.is_null(),
         _ => !is_nothing(value) && !LONG.contains(&key),
     };
-    let mut short = process(unit, view.usage, view.now, &keep);
-    if let Some(exit) = short.get_mut("exit") {
-        prune(exit, &|key, value| {
-            value.is_null() || key != "code" && is_nothing(value)
-        });
-        if let Some(line) = crash_line(unit) {
-            exit["last_line"] = clip(line, LAST_LINE).as_ref().into();
+    let mut fields = process(unit, view.usage, view.now);
+    for (key, value) in &mut fields {
+        match *key {
+            "exit" => shorten_exit(value, unit),
+            "build" => shorten_build(value),
+            _ => {}
         }
     }
-    if let Some(build) = short.get_mut("build") {
-        if let Some(errors) = build["errors"].as_array_mut() {
-            errors.truncate(SHORT_ERRORS);
-            for error in errors {
-                let message = error["message"].as_str().unwrap_or_default();
-                error["message"] = clip(message, 200).as_ref().into();
-            }
-        }
-        prune(build, &|_, value| {
-            value.is_null() || is_nothing(value) && value.is_array()
-        });
+    put_fields(out, &fields, &keep);
+}
+
+fn shorten_exit(exit: &mut Value, unit: &UnitView) {
+    prune(exit, &|key, value| {
+        value.is_null() || key != "code" && is_nothing(value)
+    });
+    if let (Some(line), Value::Object(exit)) = (crash_line(unit), exit) {
+        exit.insert("last_line".into(), clip(line, LAST_LINE).as_ref().into());
     }
-    short
+}
+
+fn shorten_build(build: &mut Value) {
+    if let Some(errors) = build.get_mut("errors").and_then(Value::as_array_mut) {
+        errors.truncate(SHORT_ERRORS);
+        for error in errors {
+            let message = error["message"].as_str().unwrap_or_default();
+            error["message"] = clip(message, 200).as_ref().into();
+        }
+    }
+    prune(build, &|_, value| {
+        value.is_null() || is_nothing(value) && value.is_array()
+    });
 }
 
 fn daemon(handle: &Handle, usage: &Reading, now: Mono, verbose: bool) -> Value {
@@ -390,13 +440,8 @@ fn daemon(handle: &Handle, usage: &Reading, now: Mono, verbose: bool) -> Value {
     )
 }
 
-/// A process with those of its fields that `keep` names.
-fn process(
-    unit: &UnitView,
-    usage: &Reading,
-    now: Mono,
-    keep: &dyn Fn(&str, &Value) -> bool,
-) -> Value {
+/// All fields of a process.
+fn process(unit: &UnitView, usage: &Reading, now: Mono) -> [Field; 32] {
     let facts = &unit.facts;
     let used = facts.pid.and_then(|pid| usage.of(pid));
     let group = used.and_then(|used| used.group.as_ref());
@@ -404,56 +449,55 @@ fn process(
     // On all addresses: other machines may reach them.
     let open = ports.iter().filter(|at| at.ip().is_unspecified());
     let log = unit.log.stats();
-    let mut fields = [
-        ("name", unit.name.as_str().into()),
-        ("type", unit.kind.as_str().into()),
-        ("state", facts.state.as_str().into()),
-        ("wanted", facts.wanted.into()),
-        ("mode", facts.mode.as_str().into()),
-        ("pid", or_null(facts.pid)),
-        ("since", unit.since.rfc3339().into()),
-        (
-            "uptime_seconds",
-            or_null(facts.started.map(|at| seconds(now.since(at)))),
-        ),
-        ("ready", or_null(facts.ready)),
-        ("healthy", or_null(facts.healthy)),
-        ("restarts", facts.restarts.into()),
-        ("crashes", facts.crashes.into()),
-        (
-            "next_start_in_seconds",
-            or_null(facts.next_start.map(|at| seconds(at.since(now)))),
-        ),
-        ("stale", facts.stale.into()),
+    [
         ("adopted", unit.adopted.into()),
         (
             "build",
             or_null(unit.build.as_ref().map(|b| build::value(b, now))),
         ),
-        ("exit", or_null(unit.exits.back().map(exit))),
-        ("ports", list(ports.iter().map(SocketAddr::port))),
-        ("open_ports", list(open.map(SocketAddr::port))),
-        ("url", or_null(url(unit, usage))),
         ("cpu_percent", or_null(used.and_then(|u| u.cpu_percent))),
         ("cpu_seconds", or_null(group.map(|g| seconds(g.cpu)))),
-        ("rss_bytes", or_null(group.map(|g| g.rss))),
-        ("tasks", or_null(group.map(|g| g.tasks))),
-        (
-            "last_output_seconds",
-            or_null(log.last_output.map(|at| seconds(now.since(at)))),
-        ),
-        ("log_lines", log.lines.into()),
-        ("log_dropped", log.dropped.into()),
-        ("log_trouble", or_null(unit.log_trouble())),
+        ("crashes", facts.crashes.into()),
         (
             "depends_on",
             list(unit.depends_on.iter().map(String::as_str)),
         ),
-        ("rolled_back", facts.rolled_back.into()),
-        ("warnings", list(unit.warnings.iter().map(String::as_str))),
+        ("exit", or_null(unit.exits.back().map(exit))),
+        ("healthy", or_null(facts.healthy)),
+        (
+            "last_output_seconds",
+            or_null(log.last_output.map(|at| seconds(now.since(at)))),
+        ),
+        ("log_dropped", log.dropped.into()),
+        ("log_lines", log.lines.into()),
+        ("log_trouble", or_null(unit.log_trouble())),
+        ("mode", facts.mode.as_str().into()),
+        ("name", unit.name.as_str().into()),
+        (
+            "next_start_in_seconds",
+            or_null(facts.next_start.map(|at| seconds(at.since(now)))),
+        ),
+        ("open_ports", list(open.map(SocketAddr::port))),
+        ("pid", or_null(facts.pid)),
+        ("ports", list(ports.iter().map(SocketAddr::port))),
+        ("ready", or_null(facts.ready)),
         ("reason", or_null(facts.reason.as_deref())),
-    ];
-    object_of(&mut fields, keep)
+        ("restarts", facts.restarts.into()),
+        ("rolled_back", facts.rolled_back.into()),
+        ("rss_bytes", or_null(group.map(|g| g.rss))),
+        ("since", unit.since.rfc3339().into()),
+        ("stale", facts.stale.into()),
+        ("state", facts.state.as_str().into()),
+        ("tasks", or_null(group.map(|g| g.tasks))),
+        ("type", unit.kind.as_str().into()),
+        (
+            "uptime_seconds",
+            or_null(facts.started.map(|at| seconds(now.since(at)))),
+        ),
+        ("url", or_null(url(unit, usage))),
+        ("wanted", facts.wanted.into()),
+        ("warnings", list(unit.warnings.iter().map(String::as_str))),
+    ]
 }
 
 /// Where it can be reached, as far as it is known: the port it was told, else the lowest it listens on.

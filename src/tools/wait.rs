@@ -325,10 +325,7 @@ impl Wait {
             ("next_call", or_null(next_call.map(|call| call.value()))),
         ]);
         let text = bounded(text, "search_logs", &last);
-        Answer::Data {
-            value,
-            text: text.trim_end().into(),
-        }
+        Answer::data(&value, text.trim_end())
     }
 
     /// The same wait from where this one ends.

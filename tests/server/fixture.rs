@@ -230,10 +230,10 @@ impl Service for Fixture {
                     .unwrap_or("nothing")
                     .into(),
             )),
-            "data" => Step::Done(Answer::Data {
-                value: json!({"kind": format!("{:?}", caller.kind)}),
-                text: "who".into(),
-            }),
+            "data" => Step::Done(Answer::data(
+                &json!({"kind": format!("{:?}", caller.kind)}),
+                "who",
+            )),
             "fail" => Step::Done(Answer::Fail("do X instead".into())),
             "search" => Step::Work(Box::new(|| Answer::Text("found".into()))),
             "wait" => wait(false),

@@ -1,7 +1,6 @@
 //! The text of `get_status`.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use crate::base::clock::{Mono, human};
 use crate::config::Mode;
@@ -13,14 +12,19 @@ use super::*;
 
 /// The same for a client that reads texts, in the form of the first background-process-manager: what it reads
 /// stands in lines of two blanks, a name and a colon; no other line begins so.
-pub(super) fn words(view: &View<'_>, wish: &Wish, reader: Reader) -> String {
+pub(super) fn words(view: &View<'_>, wish: &Wish, part: &Part<'_>, reader: Reader) -> String {
     let View {
         snapshot,
         usage,
         now,
         ..
     } = *view;
-    let (events, next) = events(snapshot, wish);
+    let Part {
+        events,
+        next,
+        missed,
+        units,
+    } = part;
     let mut text = match snapshot.mode {
         Mode::Dev => String::from("Mode: Dev\n"),
         Mode::Release => String::from("Mode: Release\n"),
@@ -32,24 +36,22 @@ pub(super) fn words(view: &View<'_>, wish: &Wish, reader: Reader) -> String {
     if let Some(changed) = usage.file.words(reader) {
         let _ = writeln!(text, "{changed}");
     }
-    let gone = missed(snapshot, wish);
-    if gone > 0 {
-        let are = if gone == 1 { "is" } else { "are" };
+    if *missed > 0 {
+        let are = if *missed == 1 { "is" } else { "are" };
         let _ = writeln!(
             text,
             "{} {are} no longer known",
-            count(gone, "earlier event")
+            count(*missed, "earlier event")
         );
     }
     for event in events.iter().filter(|event| event.process.is_none()) {
         let _ = writeln!(text, "{}", event_words(event));
     }
     text.push_str("Processes:\n");
-    let units = units(snapshot, wish);
     let mut room = LIMIT.saturating_sub(escaped(&text).chars().count() + 300);
     let mut shown = 0;
-    for unit in &units {
-        let of = |event: &&Arc<EventView>| event.process.as_ref() == Some(&unit.name);
+    for unit in units {
+        let of = |event: &&&EventView| event.process.as_ref() == Some(&unit.name);
         let own: Vec<_> = events.iter().filter(of).collect();
         let block = escaped(&block(unit, &own, view, wish)).into_owned();
         let size = block.chars().count();
@@ -107,7 +109,7 @@ fn daemon_words(text: &mut String, view: &View<'_>, verbose: bool) {
 }
 
 /// One process: its state, and what there is to say.
-fn block(unit: &UnitView, events: &[&Arc<EventView>], view: &View<'_>, wish: &Wish) -> String {
+fn block(unit: &UnitView, events: &[&&EventView], view: &View<'_>, wish: &Wish) -> String {
     let facts = &unit.facts;
     let now = view.now;
     let mut text = format!("\n  {}: {}\n", unit.name, facts.state.as_str());

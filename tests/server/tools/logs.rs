@@ -4,7 +4,6 @@ use bpm::base::clock::Wall;
 use bpm::engine::snapshot::{BuildState, State};
 use bpm::log::search::Stream;
 use bpm::log::store::{Limits, Log};
-use bpm::server::service::Answer;
 use serde_json::Value;
 use serde_json::json;
 use std::sync::Arc;
@@ -197,9 +196,7 @@ fn log_answer_is_cut_at_a_line_and_says_so() {
         args.as_object_mut()
             .unwrap()
             .extend(head.as_object().unwrap().clone());
-        let Answer::Data { value, text } = stage.call("search_logs", args) else {
-            panic!()
-        };
+        let (value, text) = stage.checked("search_logs", stage.call("search_logs", args));
         assert!(text.chars().count() <= 10_000 && text.chars().count() > 9_000);
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
         assert_eq!(value["truncated"], true);

@@ -266,10 +266,11 @@ impl Stage {
     }
 
     pub(crate) fn checked(&self, tool: &str, answer: Answer) -> (Value, String) {
-        let (value, text) = match answer {
-            Answer::Data { value, text } => (value, text),
-            other => panic!("{other:?}"),
+        let Answer::Data { json, text } = answer else {
+            panic!("{answer:?}");
         };
+        let value: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(value.to_string().as_bytes(), json, "the order of fields");
         assert!(value.is_object(), "{tool}: {value}");
         assert!(!text.is_empty() && text.chars().count() <= 10_000);
         (value, text)
