@@ -15,7 +15,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Fault {
     /// As the person knows it: `.mcp-run`.
     pub file: String,
-    /// From 1.
+    /// From 1; 0 where it is about the whole file.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
@@ -23,13 +23,24 @@ pub struct Fault {
     pub text: String,
 }
 
+impl Fault {
+    /// A place, with the reason why it is one.
+    #[must_use]
+    pub fn because(&self, why: impl fmt::Display) -> Self {
+        Self {
+            text: format!("{}: {why}", self.text),
+            ..self.clone()
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}:{}: {}",
-            self.file, self.line, self.column, self.text
-        )
+        write!(f, "{}", self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}", self.text)
     }
 }
 

@@ -5,7 +5,8 @@ use crate::base::table::Set;
 use crate::client::verdict::Descriptor;
 use crate::config::{Config, EnvNotes, Toggle, environment};
 use crate::daemon::{Env, Project, read_config};
-use crate::engine::supervisor::read_env_file;
+use crate::engine::supervisor::named_env_file;
+use crate::os::accounts::{self, Account};
 use crate::os::peer::our_uid;
 use crate::os::{host, proc};
 
@@ -18,11 +19,7 @@ pub(super) fn check(call: &Call) -> Result<u8> {
     let config = read_config(&project.root)?;
     let mut notes: Set<Fault> = config.not_in_effect.iter().cloned().collect();
     let mut mistakes = env_files(&config, &project.env, &mut notes);
-    if our_uid() != 0 {
-        for mistake in &config.root_only {
-            mistakes.add(mistake.clone());
-        }
-    }
+    accounts(&config, &mut mistakes);
     let mut text: String = notes.keys().map(|note| format!("{note}\n")).collect();
     if !mistakes.is_empty() {
         print(&text)?;
@@ -71,13 +68,28 @@ fn pid_of_daemon(project: &Project) -> i32 {
     lives.map_or(std::process::id() as i32, |daemon| daemon.pid)
 }
 
+/// Users and groups that no process can have here.
+fn accounts(config: &Config, mistakes: &mut Set<Fault>) {
+    let launches = config.processes.iter().map(|p| &p.launch);
+    let wanted = launches.filter_map(|l| Some((l.user.as_deref()?, l.group.as_deref())));
+    for ((user, group), (at_user, at_group)) in wanted.zip(&config.named.accounts) {
+        if our_uid() != 0 {
+            mistakes.add(at_user.because("only root can become another user"));
+        } else if let Some(Err(why)) = group.map(accounts::group_id) {
+            mistakes.add(at_group.because(why));
+        } else if let Err(why) = Account::find(user, group) {
+            mistakes.add(at_user.because(why));
+        }
+    }
+}
+
 /// The mistakes in `env_file`s, and the notes on them, as far as they can be found in this environment.
 fn env_files(config: &Config, env: &Env, notes: &mut Set<Fault>) -> Set<Fault> {
     let mut mistakes = Set::default();
     for process in &config.processes {
         let mut files = Vec::new();
         for file in &process.env_files {
-            match read_env_file(&config.root, file) {
+            match named_env_file(config, file) {
                 Ok(file) => files.push(file),
                 Err(fault) => {
                     mistakes.add(fault);

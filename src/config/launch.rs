@@ -139,7 +139,9 @@ pub(super) fn launch(doc: &mut Doc, s: &Section, unset: &[String]) -> Launch {
         group: doc.read(s, "group", account),
     };
     if launch.user.is_some() {
-        doc.complain_unless_root(s, "user", "only root can become another user");
+        let place = |name| doc.place(s, name, s.place_of(name));
+        let places = (place("user"), place("group"));
+        doc.named.accounts.push(places);
     }
     if launch.tty && launch.stdin_open {
         doc.complain(s, "stdin", "\"tty\" gives it a terminal to read from");

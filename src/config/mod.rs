@@ -39,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::error::Fault;
 use crate::base::paths::fnv1a_64;
 
 /// Access over TCP, as far as a reload can change it.
@@ -81,9 +82,18 @@ pub struct Config {
     /// In the order of the file.
     pub processes: Vec<Arc<Process>>,
     /// Remarks: settings that may be meant otherwise, or have no effect where they stand; each with its place.
-    pub not_in_effect: Vec<crate::base::error::Fault>,
-    /// Settings that are mistakes unless root runs bpm.
-    pub root_only: Vec<crate::base::error::Fault>,
+    pub not_in_effect: Vec<Fault>,
+    /// Where it names what has to be there when a process starts.
+    pub named: Named,
+}
+
+/// Places of names that can be looked up only where the processes start: each a mistake but for its reason.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Named {
+    /// `user` and `group` of each process that has a user, in their order.
+    pub accounts: Vec<(Fault, Fault)>,
+    /// Files of `env_file`.
+    pub env_files: Vec<(PathBuf, Fault)>,
 }
 
 impl Config {

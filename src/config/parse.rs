@@ -19,7 +19,8 @@ use super::room::{self, Sizes};
 use super::shell::{self, Hides};
 use super::values;
 use super::{
-    Backoff, Command, Config, EnvFile, Http, Kind, Mode, Port, Process, Restart, StartLimit, Swap,
+    Backoff, Command, Config, EnvFile, Http, Kind, Mode, Named, Port, Process, Restart, StartLimit,
+    Swap,
 };
 use crate::base::clock;
 use crate::base::error::{Error, Failure, nearest};
@@ -67,13 +68,13 @@ fn parse_for(text: &str, file: &str, root: &Path, room: usize) -> Result<Config,
         return Err(mistakes(doc));
     }
     let mut config = whole(&mut doc, table.get_ref(), root);
-    let root_only = std::mem::take(&mut doc.root_only);
+    let named = std::mem::take(&mut doc.named);
     let (faults, notes) = doc.into_faults();
     if !faults.is_empty() {
         return Err(Failure::Config(faults).into());
     }
     config.not_in_effect = notes;
-    config.root_only = root_only;
+    config.named = named;
     Ok(config)
 }
 
@@ -177,7 +178,7 @@ fn whole(doc: &mut Doc, table: &DeTable, root: &Path) -> Config {
         cgroup: doc.value(top, "cgroup", read::toggle),
         processes: shared(processes(doc, top, &defaults, root, claims)),
         not_in_effect: Vec::new(),
-        root_only: Vec::new(),
+        named: Named::default(),
     }
 }
 
@@ -468,12 +469,17 @@ fn join(root: &Path, path: &str) -> PathBuf {
 }
 
 fn env_files(doc: &mut Doc, s: &Section, root: &Path) -> Vec<EnvFile> {
-    doc.value(s, "env_file", read::one_or_list(values::env_path))
-        .into_iter()
-        .map(|(path, optional)| EnvFile {
-            path: join(root, &path),
+    let file = |value: &read::Value| Ok((value.span().start, values::env_path(value)?));
+    let mut files = Vec::new();
+    for (at, (path, optional)) in doc.value(s, "env_file", read::one_or_list(file)) {
+        let path = join(root, &path);
+        let place = doc.place(s, "env_file", at);
+        doc.named.env_files.push((path.clone(), place));
+        files.push(EnvFile {
+            path,
             optional,
             says: None,
-        })
-        .collect()
+        });
+    }
+    files
 }

@@ -11,7 +11,7 @@ use super::expand::{LONGEST, TOO_LONG, expanded_length};
 use super::keys::{self, Fallback, Key, Place};
 use super::parse::check_name;
 use super::room::{self, Sizes};
-use super::{Command, Toggle};
+use super::{Command, Named, Toggle};
 use crate::base::error::{Fault, nearest};
 use crate::base::table::{Set, in_order};
 
@@ -364,8 +364,8 @@ pub(super) struct Doc<'a> {
     pub(super) room: usize,
     /// Keys whose effect is not built yet.
     pub(super) notes: Vec<Fault>,
-    /// Mistakes unless root runs bpm.
-    pub(super) root_only: Vec<Fault>,
+    /// Where accounts and env files are named.
+    pub(super) named: Named,
 }
 
 impl<'a> Doc<'a> {
@@ -381,7 +381,7 @@ impl<'a> Doc<'a> {
             faults: Vec::new(),
             room: room::USUAL,
             notes: Vec::new(),
-            root_only: Vec::new(),
+            named: Named::default(),
         }
     }
 
@@ -505,13 +505,9 @@ impl<'a> Doc<'a> {
         self.fault(section.place_of(name), text);
     }
 
-    /// The same where it is one unless root runs bpm.
-    pub(super) fn complain_unless_root(&mut self, section: &Section, name: &str, text: &str) {
-        if self.root_only.len() < MOST_FAULTS {
-            let text = format!("\"{name}\"{}: {text}", section.suffix());
-            let fault = self.at(section.place_of(name), text);
-            self.root_only.push(fault);
-        }
+    /// `"key" in [process.web]`, at that byte: a fault as far as it is known before its reason.
+    pub(super) fn place(&self, section: &Section, name: &str, at: usize) -> Fault {
+        self.at(at, format!("\"{name}\"{}", section.suffix()))
     }
 
     /// The value of a key: from the file, else the table's default, else None. A

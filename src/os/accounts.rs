@@ -91,7 +91,11 @@ impl Account {
     }
 }
 
-fn group_id(group: &str) -> Result<u32, String> {
+/// The number of a group, by its name or number.
+///
+/// # Errors
+/// A sentence: there is no such group.
+pub fn group_id(group: &str) -> Result<u32, String> {
     if let Ok(gid) = group.parse() {
         return Ok(gid);
     }

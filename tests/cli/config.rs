@@ -117,7 +117,7 @@ fn defaults_are_those_of_the_specification() {
         cgroup,
         processes,
         not_in_effect,
-        root_only: _,
+        named: _,
     } = config;
     assert_eq!((port, http.token_file), (Port::Any, None));
     assert!(http.dashboard && http.metrics_token_file.is_none());

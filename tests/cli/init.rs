@@ -415,7 +415,7 @@ fn damaged_sources_are_named_and_never_written() {
             "Cargo.toml: the file: ",
             "pyproject.toml: the file: ",
             "pm2.json:1: a-b: ",
-            "supervisord.conf:1: x: \"stop_signal\"",
+            "supervisord.conf:3: stop_signal = \"NOPE\": ",
         ],
     );
     let text = project.read(".mcp-run");

@@ -464,3 +464,28 @@ fn user_is_a_mistake_where_bpm_is_not_root() {
     let mistake = ".mcp-run:3:8: \"user\" in [process.x]: only root can become another user";
     assert!(said.err.starts_with(mistake), "{said:?}");
 }
+
+#[test]
+fn accounts_that_are_not_there_are_mistakes() {
+    if !is_root() {
+        return;
+    }
+    let project = Project::new(
+        "[process.x]\ncommand = [\"true\"]\nuser = \"nobody-here\"\n\
+         [process.y]\ncommand = [\"true\"]\nuser = 0\ngroup = \"none-here\"\n",
+    );
+    let said = project.cli(["check"]).exits(1);
+    for mistake in [
+        ".mcp-run:3:8: \"user\" in [process.x]: there is no user \"nobody-here\"\n",
+        ".mcp-run:7:9: \"group\" in [process.y]: there is no group \"none-here\"\n",
+    ] {
+        assert!(said.err.contains(mistake), "{said:?}");
+    }
+    let program = "[program:a]\ncommand = true\nuser = nobody-here\n";
+    project.file("supervisord.conf", program);
+    let from = ["init", "--force", "--from", "supervisord.conf"];
+    let said = project.cli(from).exits(0);
+    let left = "supervisord.conf:3: user = \"nobody-here\": there is no user";
+    assert!(said.err.contains(left), "{said:?}");
+    project.cli(["check"]).exits(0);
+}

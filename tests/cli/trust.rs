@@ -303,3 +303,24 @@ fn strangers_folder_of_state_is_not_believed() {
     sleep.kill().unwrap();
     sleep.wait().unwrap();
 }
+
+#[test]
+fn env_files_that_are_missing_are_mistakes_where_they_are_named() {
+    let project = Project::new(
+        "env_file = \"top\"\n[process.x]\ncommand = \"x\"\nenv_file = [\n \"a?\",\n \"b\",\n]\n",
+    );
+    let said = project.cli(["check"]).exits(1).err;
+    let file = |name: &str| format!("{:?}", project.root.join(name));
+    for line in [
+        format!(
+            ".mcp-run:1:12: \"env_file\": cannot read {}: no such file",
+            file("top")
+        ),
+        format!(
+            ".mcp-run:6:2: \"env_file\" in [process.x]: cannot read {}: no such file",
+            file("b")
+        ),
+    ] {
+        assert!(said.contains(&line), "no {line} in {said}");
+    }
+}

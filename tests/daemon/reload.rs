@@ -225,16 +225,28 @@ fn env_files_are_expanded_and_checked() {
     project.serve();
     project.running("a");
     assert_eq!(project.logs("a"), ["x://db:5432/ a$DB"]);
+    let before = project.running("a");
     project.file(".env", "DB='d\n");
+    for dry_run in [["reload", "--dry-run"].as_slice(), &["reload"]] {
+        let said = project.cli(dry_run).exits(1);
+        let mistake = ".env:1:4: the quote of DB is not closed";
+        assert!(said.err.contains(mistake), "{said:?}");
+    }
+    assert_eq!(project.running("a"), before);
     project
         .cli(["check"])
         .exits(1)
         .says(&[".env:1:4: the quote of DB is not closed"]);
     project.remove(".env");
+    project.cli(["check"]).exits(1).says(&[
+        ".mcp-run:3:12: \"env_file\" in [process.a]: cannot read ",
+        "no such file",
+    ]);
     project
-        .cli(["check"])
+        .cli(["reload"])
         .exits(1)
-        .says(&[".env:1:1: no such file or directory"]);
+        .says(&[".mcp-run:3:12: \"env_file\" in [process.a]: cannot read "]);
+    assert_eq!(project.running("a"), before);
 }
 
 #[test]

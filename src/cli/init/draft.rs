@@ -225,6 +225,18 @@ impl Draft {
         self.items.len()
     }
 
+    /// Makes a comment of each user that can't be had. `why`: the reason for which one can't.
+    pub(super) fn without_users(&mut self, why: impl Fn(&str) -> Option<String>) {
+        for entry in self.items.iter_mut().flat_map(|item| &mut item.entries) {
+            if let Entry::Set(place, key, value) = entry
+                && key == "user"
+                && let Some(why) = why(value.trim_matches('"'))
+            {
+                *entry = Entry::Left(left(place, &format!("user = {value}"), &why));
+            }
+        }
+    }
+
     /// Takes out each process that `bpm check` would refuse, and says why it did.
     pub(super) fn sift(&mut self, root: &Path) {
         if self.more > 0 {

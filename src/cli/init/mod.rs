@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use crate::base::error::{Error, Result, named};
 use crate::base::paths::CONFIG_FILE;
 use crate::client::connection::VERSION;
-use crate::os::files;
 use crate::os::peer::our_uid;
+use crate::os::{accounts, files};
 
 use super::spec::Call;
 use super::{note, print};
@@ -135,6 +135,7 @@ pub(super) fn init(call: &Call) -> Result<u8> {
         Some(file) => one(&root, file, &mut draft)?,
         None => all(&root, &mut draft),
     }
+    draft.without_users(|user| accounts::Account::find(user, None).err());
     draft.sift(&root);
     let mut lost: String = draft
         .lost()

@@ -368,17 +368,33 @@ pub(super) fn with_command(env: &Variables, exec: &Exec) -> Variables {
     env
 }
 
+/// The same; one that can't be read is a mistake where the configuration names it.
+///
+/// # Errors
+/// As [`read_env_file`].
+pub fn named_env_file(config: &Config, file: &EnvFile) -> Result<Dotenv, Fault> {
+    read_env_file(&config.root, file).map_err(|fault| {
+        let mut places = config.named.env_files.iter();
+        match places.find(|(path, _)| *path == file.path) {
+            Some((path, place)) if fault.line == 0 => {
+                place.because(format_args!("cannot read {path:?}: {}", fault.text))
+            }
+            _ => fault,
+        }
+    })
+}
+
 /// Reads one of the `env_file`s of a process.
 ///
 /// # Errors
 /// It can't be read or used: why, with its path.
-pub fn read_env_file(root: &Path, file: &EnvFile) -> Result<Dotenv, Fault> {
+fn read_env_file(root: &Path, file: &EnvFile) -> Result<Dotenv, Fault> {
     let shown = file.path.display().to_string();
     let wrong = |why: &str| {
         Err(Fault {
             file: shown.clone(),
-            line: 1,
-            column: 1,
+            line: 0,
+            column: 0,
             text: why.into(),
         })
     };

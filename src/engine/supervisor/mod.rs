@@ -61,7 +61,7 @@ use crate::os::memory;
 use crate::os::poll::Until;
 use crate::os::reap;
 
-pub use environments::read_env_file;
+pub use environments::named_env_file;
 pub use reload::{read_config, read_source};
 pub use saved::{ConfigSource, config as saved_config};
 pub use units::log_limits;

@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::clock::Mono;
-use crate::base::error::Result;
+use crate::base::error::{Failure, Fault, Result};
 use crate::base::logger::Level;
 use crate::base::paths::CONFIG_FILE;
+use crate::base::table::Set;
 use crate::config::{self, Config, Diff, Process};
 use crate::engine::handle::{Reload, Reloaded, Reply, ReplySlot, STOPPING};
 use crate::lifecycle::{Order, UnitId};
 use crate::os::{files, host, trust};
 
+use super::environments::named_env_file;
 use super::orders::Wanted;
 use super::saved::ConfigSource;
 use super::units::policy;
@@ -22,18 +24,24 @@ use super::{Phase, Supervisor};
 /// # Errors
 /// All mistakes in it; it can't be read; another user could have written it.
 pub fn read_config(root: &Path) -> Result<Config> {
-    read_source(root).map(|(config, _)| config)
+    read(root).map(|(config, _)| config)
 }
 
-/// The same, and what it was read from.
+/// The same for a daemon, which has no use for places of names, and what it was read from.
 ///
 /// # Errors
 /// As [`read_config`].
 pub fn read_source(root: &Path) -> Result<(Config, ConfigSource)> {
+    let (mut config, bytes) = read(root)?;
+    config.named = config::Named::default();
+    Ok((config, ConfigSource::new(&bytes)))
+}
+
+fn read(root: &Path) -> Result<(Config, Vec<u8>)> {
     let bytes = trust::read_config(root)?;
     let mut config = config::parse_bytes(&bytes, CONFIG_FILE, root, host::argument_room())?;
     config.read_env_files(|path| trust::read_env_file(root, path, None).ok().flatten());
-    Ok((config, ConfigSource::new(&bytes)))
+    Ok((config, bytes))
 }
 
 impl Supervisor {
@@ -55,11 +63,16 @@ impl Supervisor {
     }
 
     fn read_again(&mut self, how: Reload, slot: ReplySlot) {
-        let read = read_source(&self.setup.config.root);
-        let access = &mut self.setup.access;
-        let read = read
-            .and_then(|(new, source)| access(&new, how == Reload::Whole).map(|()| (new, source)));
-        let (new, source) = match read {
+        let read = read(&self.setup.config.root).and_then(|(mut new, bytes)| {
+            let diff = config::diff(&self.setup.config, &new);
+            if how != Reload::Additions {
+                sound_env_files(&new, &diff)?;
+            }
+            new.named = config::Named::default();
+            (self.setup.access)(&new, how == Reload::Whole)?;
+            Ok((new, ConfigSource::new(&bytes), diff))
+        });
+        let (new, source, diff) = match read {
             Ok(new) => new,
             Err(e) => {
                 let errors: Vec<String> = e.to_string().lines().map(Into::into).collect();
@@ -68,7 +81,6 @@ impl Supervisor {
                 return slot.put(Reply::Mistakes(errors));
             }
         };
-        let diff = config::diff(&self.setup.config, &new);
         let reloaded = Reloaded {
             changed: diff.changed.clone(),
             added: diff.added.clone(),
@@ -209,12 +221,27 @@ impl Supervisor {
     }
 }
 
+/// No process starts with an `env_file` that it can't have, and the run that it would replace is a good one.
+fn sound_env_files(new: &Config, diff: &Diff) -> Result<()> {
+    let starts = |p: &&Arc<Process>| diff.changed.contains(&p.name) || diff.added.contains(&p.name);
+    let files = new.processes.iter().filter(starts);
+    let files = files.flat_map(|process| &process.env_files);
+    let mut faults: Set<Fault> = Set::default();
+    for fault in files.filter_map(|file| named_env_file(new, file).err()) {
+        faults.add(fault);
+    }
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Config(faults.into_keys()).into()),
+    }
+}
+
 /// A configuration without its processes.
 fn top_level(config: &Config) -> Config {
     Config {
         processes: Vec::new(),
         not_in_effect: Vec::new(),
-        root_only: Vec::new(),
+        named: config::Named::default(),
         ..config.clone()
     }
 }
