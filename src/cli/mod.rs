@@ -31,6 +31,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Failure, Result, named};
@@ -214,6 +215,12 @@ fn before_switch(project: &Project) -> Option<String> {
             )
         })
     })
+}
+
+/// A file that its owner, its group or others may execute.
+fn is_executable(path: &Path) -> bool {
+    let file = path.metadata();
+    file.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {

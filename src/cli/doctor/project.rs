@@ -1,7 +1,6 @@
 //! Checks of the project: tools, `.envrc`, ports.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use crate::config::{Command, Kind, Listen, Port, PortWish, Process, Toggle, pars
 use crate::os::{host, proc, run};
 
 use super::Doctor;
+use crate::cli::is_executable;
 
 /// Programs that are asked for their version, since one that is there need not start: rustup's cargo without a
 /// toolchain, a script whose interpreter is gone.
@@ -97,17 +97,13 @@ fn tools(doctor: &mut Doctor) {
 
 /// The file that would be executed.
 fn find(program: &str, cwd: &Path, path: &str) -> Option<String> {
-    let runs = |path: &Path| {
-        let file = path.metadata();
-        file.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
-    };
     if program.contains('/') {
         let path = cwd.join(program);
-        return runs(&path).then(|| path.display().to_string());
+        return is_executable(&path).then(|| path.display().to_string());
     }
     let folders = path.split(':').filter(|folder| !folder.is_empty());
     let mut paths = folders.map(|folder| Path::new(folder).join(program));
-    let found = paths.find(|path| runs(path))?;
+    let found = paths.find(|path| is_executable(path))?;
     Some(found.display().to_string())
 }
 

@@ -1,40 +1,23 @@
 //! compose: one `compose.yaml`.
 
-use super::Options;
 use super::out::{Out, processors, span};
-use super::plan::{Plan, Unit};
-use super::quote::{Reader, shell, yaml, yaml_list};
-use crate::config::{Condition, Health, Probe, Ready, Restart, parse_http, parse_tcp};
+use super::plan::{Check, Plan, Unit};
+use super::quote::{list, quoted, shell};
+use super::{Engine, Options};
+use crate::config::{Condition, Health, Probe, Ready, Restart};
 use crate::os::reap::signal_name;
 
-const COMPOSE: Reader = Reader::Compose;
-
 fn text(text: &str) -> String {
-    yaml(text, COMPOSE)
+    quoted(text, Engine::Compose)
 }
 
 /// The file.
 pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
-    let name: String = plan
-        .name
-        .to_lowercase()
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "_-".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
-        .skip_while(|c| !c.is_ascii_alphanumeric())
-        .collect();
-    out.put(
-        0,
-        format_args!(
-            "name: {}",
-            text(if name.is_empty() { "bpm" } else { &name })
-        ),
-    );
+    let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    let name = plan.name.to_lowercase();
+    let name = name.replace(|c: char| !fine(c), "-");
+    let name = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    out.text(0, "name", if name.is_empty() { "bpm" } else { name });
     out.line(0, "services:");
     for unit in &plan.units {
         service(plan, unit, options, out);
@@ -44,33 +27,14 @@ pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
 fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     let process = &unit.process;
     out.put(1, format_args!("{}:", text(unit.name())));
-    out.put(
-        2,
-        format_args!(
-            "image: {}",
-            text(options.image.as_deref().unwrap_or_default())
-        ),
-    );
-    out.put(
-        2,
-        format_args!("command: {}", yaml_list(&unit.command, COMPOSE)),
-    );
-    match unit.below(&plan.config.root) {
-        Some("") => {}
-        _ => out.gap(
-            2,
-            "cwd",
-            "where that folder is in the image is not known: add working_dir",
-        ),
-    }
+    out.text(2, "image", options.image());
+    out.set(2, "command", list(&unit.command, Engine::Compose));
+    out.image_folder(2, unit, &plan.config.root, "working_dir");
     if !unit.env.is_empty() || !unit.secrets.is_empty() {
         out.line(2, "environment:");
     }
     for variable in &unit.env {
-        out.put(
-            3,
-            format_args!("{}: {}", text(&variable.name), text(&variable.value)),
-        );
+        out.text(3, &text(&variable.name), &variable.value);
     }
     for name in &unit.secrets {
         out.note(
@@ -85,15 +49,12 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             _ => port.to_string(),
         };
         out.note(2, "in the container it has to listen on 0.0.0.0");
-        out.put(2, format_args!("ports: [{}]", text(&ports)));
+        out.set(2, "ports", list(&[ports], Engine::Compose));
     }
     if !unit.wanted {
         // A service can depend only on one that is in a profile of its own.
         let profiles: Vec<String> = plan.dependents(unit.name()).map(String::from).collect();
-        out.put(
-            2,
-            format_args!("profiles: {}", yaml_list(&profiles, COMPOSE)),
-        );
+        out.set(2, "profiles", list(&profiles, Engine::Compose));
     }
     depends(plan, unit, out);
     health(unit, out);
@@ -102,24 +63,16 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
         Restart::OnFailure => "on-failure",
         Restart::Never => "no",
     };
-    out.put(2, format_args!("restart: {}", text(restart)));
+    out.text(2, "restart", restart);
     let signal = signal_name(process.stop_signal);
-    out.put(
-        2,
-        format_args!("stop_signal: {}", text(&format!("SIG{signal}"))),
-    );
-    out.put(
-        2,
-        format_args!("stop_grace_period: {}", text(&span(process.stop_timeout))),
-    );
+    out.text(2, "stop_signal", &format!("SIG{signal}"));
+    out.text(2, "stop_grace_period", &span(process.stop_timeout));
     if options.replicas > 1 {
-        out.put(
-            2,
-            format_args!("deploy: {{replicas: {}}}", options.replicas),
-        );
+        let replicas = options.replicas;
+        out.put(2, format_args!("deploy: {{replicas: {replicas}}}"));
     }
     limits(unit, out);
-    out.lacking(2, unit, super::Engine::Compose);
+    out.lacking(2, unit);
 }
 
 fn depends(plan: &Plan, unit: &Unit, out: &mut Out) {
@@ -135,18 +88,13 @@ fn depends(plan: &Plan, unit: &Unit, out: &mut Out) {
             Condition::Completed => "service_completed_successfully",
             Condition::Ready if checked => "service_healthy",
             Condition::Ready => {
-                out.gap(
-                    3,
-                    &format!("depends_on.{}", need.name),
-                    "its check can't be made in a container",
-                );
+                let setting = format!("depends_on.{}", need.name);
+                out.gap(3, &setting, "its check can't be made in a container");
                 "service_started"
             }
         };
-        out.put(
-            3,
-            format_args!("{}: {{condition: {}}}", text(&need.name), text(condition)),
-        );
+        let (name, condition) = (text(&need.name), text(condition));
+        out.put(3, format_args!("{name}: {{condition: {condition}}}"));
     }
 }
 
@@ -190,32 +138,18 @@ enum Times<'a> {
 
 /// The command by which a container checks itself.
 fn check(unit: &Unit, probe: &Probe) -> Result<Vec<String>, String> {
-    let script = |line: String| Ok(vec!["CMD-SHELL".to_string(), line]);
-    match probe {
-        Probe::Port => script(format!("nc -z 127.0.0.1 {}", unit.port.unwrap_or_default())),
-        Probe::Tcp(text) => {
-            let address = parse_tcp(&unit.expand(text)?)?;
-            script(format!("nc -z {} {}", address.ip(), address.port()))
-        }
-        Probe::Http(text) => {
-            let url = unit.expand(text)?;
-            parse_http(&url)?;
+    let line = match unit.check(probe)? {
+        Check::Tcp(address) => format!("nc -z {} {}", address.ip(), address.port()),
+        Check::Http(url, _) => {
             let url = shell(&url);
-            script(format!(
-                "curl -fsS -o /dev/null {url} || wget -q -O /dev/null {url}"
-            ))
+            format!("curl -fsS -o /dev/null {url} || wget -q -O /dev/null {url}")
         }
-        Probe::Command(words) => {
-            let mut test = vec!["CMD".to_string()];
-            for word in words {
-                test.push(unit.expand(word)?);
-            }
-            Ok(test)
+        Check::Command(mut words) => {
+            words.insert(0, "CMD".into());
+            return Ok(words);
         }
-        Probe::Log(_) => Err("it reads no logs".into()),
-        Probe::Notify => Err("it has no NOTIFY_SOCKET".into()),
-        Probe::Delay(_) => Err("it has no delays".into()),
-    }
+    };
+    Ok(vec!["CMD-SHELL".into(), line])
 }
 
 fn health(unit: &Unit, out: &mut Out) {
@@ -223,23 +157,20 @@ fn health(unit: &Unit, out: &mut Out) {
     let Some((test, times)) = checks.first() else {
         return;
     };
-    if let Some("CMD-SHELL") = test.first().map(String::as_str) {
+    if test[0] == "CMD-SHELL" {
         out.note(2, "the image needs the program of this check");
     }
     out.line(2, "healthcheck:");
-    out.put(3, format_args!("test: {}", yaml_list(test, COMPOSE)));
+    out.set(3, "test", list(test, Engine::Compose));
     let (interval, timeout, failures) = match times {
         Times::Health(health) => (health.interval, health.timeout, health.failures),
         Times::Ready(ready) => (ready.interval, ready.timeout, 3),
     };
-    out.put(3, format_args!("interval: {}", text(&span(interval))));
-    out.put(3, format_args!("timeout: {}", text(&span(timeout))));
-    out.put(3, format_args!("retries: {failures}"));
+    out.text(3, "interval", &span(interval));
+    out.text(3, "timeout", &span(timeout));
+    out.set(3, "retries", failures);
     if let Some(ready) = &unit.process.ready {
-        out.put(
-            3,
-            format_args!("start_period: {}", text(&span(ready.timeout))),
-        );
+        out.text(3, "start_period", &span(ready.timeout));
     }
 }
 
@@ -254,33 +185,24 @@ fn limits(unit: &Unit, out: &mut Out) {
     }
     match limits.core {
         Some(u64::MAX) => out.line(3, "core: -1"),
-        Some(bytes) => out.put(3, format_args!("core: {bytes}")),
+        Some(bytes) => out.set(3, "core", bytes),
         None => {}
     }
     let user = match (&launch.user, &launch.group) {
         (Some(user), Some(group)) => Some(text(&format!("{user}:{group}"))),
-        (Some(user), None) => Some(text(user)),
+        (user, None) => user.as_deref().map(text),
         (None, Some(_)) => {
             out.gap(2, "group", "compose takes a group only behind a user");
             None
         }
-        (None, None) => None,
     };
-    let lines = [
-        (
-            "mem_limit",
-            limits.memory.map(|bytes| text(&format!("{bytes}b"))),
-        ),
-        ("cpus", limits.cpu.map(processors)),
-        ("pids_limit", limits.tasks.map(|n| n.to_string())),
-        ("oom_score_adj", launch.oom_score_adj.map(|n| n.to_string())),
-        ("user", user),
-        ("stdin_open", launch.stdin_open.then(|| "true".into())),
-        ("tty", launch.tty.then(|| "true".into())),
-    ];
-    for (name, value) in lines {
-        if let Some(value) = value {
-            out.put(2, format_args!("{name}: {value}"));
-        }
+    if let Some(bytes) = limits.memory {
+        out.text(2, "mem_limit", &format!("{bytes}b"));
     }
+    out.set_some(2, "cpus", limits.cpu.map(processors));
+    out.set_some(2, "pids_limit", limits.tasks);
+    out.set_some(2, "oom_score_adj", launch.oom_score_adj);
+    out.set_some(2, "user", user);
+    out.set_some(2, "stdin_open", launch.stdin_open.then_some(true));
+    out.set_some(2, "tty", launch.tty.then_some(true));
 }

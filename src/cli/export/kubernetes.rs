@@ -1,21 +1,21 @@
 //! Kubernetes: a Deployment, or a Job for a task, and a Service where there is a port.
 
-use super::Options;
 use super::out::{Out, processors, whole_seconds};
-use super::plan::{Plan, Unit, Variable};
-use super::quote::{Reader, variables, yaml, yaml_list};
+use super::plan::{Check, Plan, Unit, Variable};
+use super::quote::{Reader, list, quoted, variables, yaml};
+use super::{Engine, Options};
 use crate::base::error::{Error, Result};
-use crate::config::{Condition, Kind, Probe, Restart, Swap, parse_http, parse_tcp};
+use crate::config::{Condition, Kind, Probe, Restart, Swap};
 
 /// The image that waits for another process.
 const WAITER: &str = "busybox:1.37";
 
 fn text(text: &str) -> String {
-    yaml(text, Reader::Plain)
+    quoted(text, Engine::Kubernetes)
 }
 
 /// A name that Kubernetes takes.
-pub(super) fn check_name(name: &str) -> Result<()> {
+fn check_name(name: &str) -> Result<()> {
     let bytes = name.as_bytes();
     let edge = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let fine = bytes.iter().all(|b| edge(b) || *b == b'-')
@@ -27,27 +27,21 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     }
     let what = format!("export {name:?} to kubernetes");
     let why = "a name there has small letters, digits and \"-\" only, at most 63, none of them \"-\" at an end";
-    let mut better = super::label(name);
-    better.truncate(63);
-    let hint = format!(
-        "rename [process.{name}], to {:?} say",
-        better.trim_matches('-')
-    );
+    let better = super::label(name);
+    let hint = format!("rename [process.{name}], to {better:?} say");
     Err(Error::cannot(what, why).with_hint(hint))
 }
 
 /// The file.
 pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) -> Result<()> {
     for unit in &plan.units {
-        check_name(unit.name())?;
+        let name = unit.name();
+        check_name(name)?;
         if unit.env.iter().any(in_map) {
             config_map(plan, unit, out);
         }
         if options.secrets && unit.env.iter().any(|v| super::plan::is_secret(&v.name)) {
-            out.note(
-                0,
-                &format!("{} has secrets in it (--with-secrets)", unit.name()),
-            );
+            out.note(0, format_args!("{name} has secrets in it (--with-secrets)"));
         }
         workload(plan, unit, options, out);
         if let Some(port) = unit.port {
@@ -57,31 +51,20 @@ pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) -> Result<()> 
     Ok(())
 }
 
-fn head(plan: &Plan, unit: &Unit, version: &str, kind: &str, name: &str, out: &mut Out) {
+fn head(plan: &Plan, unit: &Unit, version: &str, kind: &str, out: &mut Out) {
     out.line(0, "---");
-    out.put(
-        0,
-        format_args!(
-            "apiVersion: {}\nkind: {}\nmetadata:",
-            text(version),
-            text(kind)
-        ),
-    );
-    out.put(1, format_args!("name: {}", text(name)));
+    out.text(0, "apiVersion", version);
+    out.text(0, "kind", kind);
+    out.line(0, "metadata:");
+    out.text(1, "name", unit.name());
     out.line(1, "labels:");
     labels(plan, unit, 2, out);
 }
 
 fn labels(plan: &Plan, unit: &Unit, depth: usize, out: &mut Out) {
-    out.put(
-        depth,
-        format_args!("app.kubernetes.io/name: {}", text(unit.name())),
-    );
+    out.text(depth, "app.kubernetes.io/name", unit.name());
     let project = super::label(&plan.name);
-    out.put(
-        depth,
-        format_args!("app.kubernetes.io/part-of: {}", text(&project)),
-    );
+    out.text(depth, "app.kubernetes.io/part-of", &project);
 }
 
 /// It stands in the ConfigMap: in there nothing is replaced.
@@ -91,34 +74,30 @@ fn in_map(variable: &Variable) -> bool {
 
 /// The variables of `env_file`.
 fn config_map(plan: &Plan, unit: &Unit, out: &mut Out) {
-    head(plan, unit, "v1", "ConfigMap", unit.name(), out);
+    head(plan, unit, "v1", "ConfigMap", out);
     out.line(0, "data:");
     for variable in unit.env.iter().filter(|v| in_map(v)) {
         // Nothing is replaced in them, and so nothing is doubled.
-        out.put(
-            1,
-            format_args!("{}: {}", text(&variable.name), text(&variable.value)),
-        );
+        out.text(1, &text(&variable.name), &variable.value);
     }
 }
 
 fn service(plan: &Plan, unit: &Unit, port: u16, out: &mut Out) {
-    head(plan, unit, "v1", "Service", unit.name(), out);
+    head(plan, unit, "v1", "Service", out);
     out.line(0, "spec:");
     out.line(1, "selector:");
     labels(plan, unit, 2, out);
     out.line(1, "ports:");
-    out.put(
-        2,
-        format_args!("- name: \"main\"\n      port: {port}\n      targetPort: {port}"),
-    );
+    out.text(2, "- name", "main");
+    out.set(3, "port", port);
+    out.set(3, "targetPort", port);
 }
 
 fn workload(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     let process = &unit.process;
     let is_task = process.kind == Kind::Task;
     if is_task {
-        head(plan, unit, "batch/v1", "Job", unit.name(), out);
+        head(plan, unit, "batch/v1", "Job", out);
         out.line(0, "spec:");
         if !unit.wanted {
             out.line(1, "suspend: true");
@@ -127,10 +106,10 @@ fn workload(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             out.line(1, "backoffLimit: 0");
         }
     } else {
-        head(plan, unit, "apps/v1", "Deployment", unit.name(), out);
+        head(plan, unit, "apps/v1", "Deployment", out);
         out.line(0, "spec:");
         let replicas = if unit.wanted { options.replicas } else { 0 };
-        out.put(1, format_args!("replicas: {replicas}"));
+        out.set(1, "replicas", replicas);
         if process.swap == Swap::StopStart {
             out.line(1, "strategy: {type: \"Recreate\"}");
         }
@@ -153,9 +132,9 @@ fn workload(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             "Always"
         }
     };
-    out.put(3, format_args!("restartPolicy: {}", text(restart)));
+    out.text(3, "restartPolicy", restart);
     let grace = whole_seconds(process.stop_timeout);
-    out.put(3, format_args!("terminationGracePeriodSeconds: {grace}"));
+    out.set(3, "terminationGracePeriodSeconds", grace);
     waiters(plan, unit, out);
     out.line(3, "containers:");
     container(plan, unit, options, out);
@@ -169,11 +148,8 @@ fn waiters(plan: &Plan, unit: &Unit, out: &mut Out) {
         let port = plan.unit(&need.name).and_then(|other| other.port);
         match (need.until, port) {
             (Condition::Completed, _) => {
-                out.gap(
-                    3,
-                    &setting,
-                    "a Deployment can't wait for a Job: the program has to",
-                );
+                let why = "a Deployment can't wait for a Job: the program has to";
+                out.gap(3, &setting, why);
             }
             (Condition::Started | Condition::Ready, None) => {
                 out.gap(3, &setting, "it has no port to wait for");
@@ -183,131 +159,78 @@ fn waiters(plan: &Plan, unit: &Unit, out: &mut Out) {
                     out.line(3, "initContainers:");
                 }
                 let name = super::label(&format!("wait-for-{}", need.name));
-                let name: String = name.chars().take(63).collect();
-                out.put(
-                    4,
-                    format_args!("- name: {}", text(name.trim_end_matches('-'))),
-                );
-                out.put(5, format_args!("image: {}", text(WAITER)));
+                out.text(4, "- name", &name);
+                out.text(5, "image", WAITER);
                 let line = format!("until nc -z -w 2 {} {port}; do sleep 1; done", need.name);
-                out.put(
-                    5,
-                    format_args!(
-                        "command: {}",
-                        yaml_list(&["sh".into(), "-c".into(), line], Reader::Kubernetes)
-                    ),
-                );
+                let command = ["sh".into(), "-c".into(), line];
+                out.set(5, "command", list(&command, Engine::Kubernetes));
             }
         }
     }
 }
 
 fn container(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
-    let process = &unit.process;
-    out.put(4, format_args!("- name: {}", text(unit.name())));
-    out.put(
-        5,
-        format_args!(
-            "image: {}",
-            text(options.image.as_deref().unwrap_or_default())
-        ),
-    );
+    let name = unit.name();
+    out.text(4, "- name", name);
+    out.text(5, "image", options.image());
     let (program, args) = unit.command.split_at(1.min(unit.command.len()));
-    out.put(
-        5,
-        format_args!("command: {}", yaml_list(program, Reader::Kubernetes)),
-    );
+    out.set(5, "command", list(program, Engine::Kubernetes));
     if !args.is_empty() {
-        out.put(
-            5,
-            format_args!("args: {}", yaml_list(args, Reader::Kubernetes)),
-        );
+        out.set(5, "args", list(args, Engine::Kubernetes));
     }
-    match unit.below(&plan.config.root) {
-        Some("") => {}
-        _ => out.gap(
-            5,
-            "cwd",
-            "where that folder is in the image is not known: add workingDir",
-        ),
-    }
+    out.image_folder(5, unit, &plan.config.root, "workingDir");
     if unit.env.iter().any(in_map) {
-        let name = text(unit.name());
-        out.put(
-            5,
-            format_args!("envFrom:\n            - configMapRef: {{name: {name}}}"),
-        );
+        out.line(5, "envFrom:");
+        out.put(6, format_args!("- configMapRef: {{name: {}}}", text(name)));
     }
     if !unit.env.iter().all(in_map) || !unit.secrets.is_empty() {
         out.line(5, "env:");
     }
-    for name in &unit.secrets {
-        let secret = format!("{}-secrets", unit.name());
-        out.note(6, &format!("left out, since the name looks secret: kubectl create secret generic {secret} --from-literal={name}=..."));
-        out.put(6, format_args!("- name: {}", text(name)));
+    for key in &unit.secrets {
+        let secret = format!("{name}-secrets");
+        out.note(6, format_args!("left out, since the name looks secret: kubectl create secret generic {secret} --from-literal={key}=..."));
+        out.text(6, "- name", key);
+        let (secret, key) = (text(&secret), text(key));
         out.put(
             7,
-            format_args!(
-                "valueFrom: {{secretKeyRef: {{name: {}, key: {}}}}}",
-                text(&secret),
-                text(name)
-            ),
+            format_args!("valueFrom: {{secretKeyRef: {{name: {secret}, key: {key}}}}}"),
         );
     }
     for variable in unit.env.iter().filter(|v| !in_map(v)) {
-        out.put(6, format_args!("- name: {}", text(&variable.name)));
-        out.put(
-            7,
-            format_args!("value: {}", yaml(&variable.value, Reader::Kubernetes)),
-        );
+        out.text(6, "- name", &variable.name);
+        out.set(7, "value", yaml(&variable.value, Reader::Kubernetes));
     }
     if let Some(port) = unit.port {
         out.note(5, "it has to listen on 0.0.0.0 there");
-        out.put(
-            5,
-            format_args!("ports:\n            - containerPort: {port}"),
-        );
+        out.line(5, "ports:");
+        out.set(6, "- containerPort", port);
     }
     for name in unit.left_open() {
         let setting = format!("${{{name}}}");
-        out.gap(
-            5,
-            &setting,
-            "the file does not set it: add it to env, first",
-        );
+        let why = "the file does not set it: add it to env, first";
+        out.gap(5, &setting, why);
     }
     probes(unit, out);
     limits(unit, out);
-    if process.stop_signal != 15 {
-        out.gap(
-            5,
-            "stop_signal",
-            "Kubernetes sends what the image names (STOPSIGNAL), else TERM",
-        );
+    if unit.process.stop_signal != 15 {
+        let why = "Kubernetes sends what the image names (STOPSIGNAL), else TERM";
+        out.gap(5, "stop_signal", why);
     }
-    out.lacking(5, unit, super::Engine::Kubernetes);
+    out.lacking(5, unit);
 }
 
 fn limits(unit: &Unit, out: &mut Out) {
     let launch = &unit.process.launch;
     let mut limits = Vec::new();
-    limits.extend(
-        launch
-            .limits
-            .memory
-            .map(|n| format!("memory: {}", text(&n.to_string()))),
-    );
-    limits.extend(
-        launch
-            .limits
-            .cpu
-            .map(|n| format!("cpu: {}", text(&processors(n)))),
-    );
+    if let Some(bytes) = launch.limits.memory {
+        limits.push(format!("memory: {}", text(&bytes.to_string())));
+    }
+    if let Some(cpu) = launch.limits.cpu {
+        limits.push(format!("cpu: {}", text(&processors(cpu))));
+    }
     if !limits.is_empty() {
-        out.put(
-            5,
-            format_args!("resources: {{limits: {{{}}}}}", limits.join(", ")),
-        );
+        let limits = limits.join(", ");
+        out.put(5, format_args!("resources: {{limits: {{{limits}}}}}"));
     }
     let mut context = Vec::new();
     for (setting, key, value) in [
@@ -321,49 +244,36 @@ fn limits(unit: &Unit, out: &mut Out) {
         }
     }
     if !context.is_empty() {
-        out.put(
-            5,
-            format_args!("securityContext: {{{}}}", context.join(", ")),
-        );
+        let context = context.join(", ");
+        out.put(5, format_args!("securityContext: {{{context}}}"));
     }
-    for (key, set) in [("stdin", launch.stdin_open), ("tty", launch.tty)] {
-        if set {
-            out.put(5, format_args!("{key}: true"));
-        }
-    }
+    out.set_some(5, "stdin", launch.stdin_open.then_some(true));
+    out.set_some(5, "tty", launch.tty.then_some(true));
 }
 
 fn probes(unit: &Unit, out: &mut Out) {
     if let Some(ready) = &unit.process.ready {
         match handler(unit, &ready.probe) {
-            Ok(lines) => {
+            Ok(handler) => {
                 let period = whole_seconds(ready.interval);
                 let failures = whole_seconds(ready.timeout).div_ceil(period).max(1);
-                probe(
-                    "startupProbe",
-                    &lines,
-                    &[("periodSeconds", period), ("failureThreshold", failures)],
-                    out,
-                );
-                probe(
-                    "readinessProbe",
-                    &lines,
-                    &[("periodSeconds", period.max(5))],
-                    out,
-                );
+                let startup = [("periodSeconds", period), ("failureThreshold", failures)];
+                probe("startupProbe", &handler, &startup, out);
+                let readiness = [("periodSeconds", period.max(5))];
+                probe("readinessProbe", &handler, &readiness, out);
             }
             Err(why) => out.gap(5, "ready", &why),
         }
     }
     if let Some(health) = &unit.process.health {
         match handler(unit, &health.probe) {
-            Ok(lines) => {
+            Ok(handler) => {
                 let numbers = [
                     ("periodSeconds", whole_seconds(health.interval)),
                     ("timeoutSeconds", whole_seconds(health.timeout)),
                     ("failureThreshold", u64::from(health.failures)),
                 ];
-                probe("livenessProbe", &lines, &numbers, out);
+                probe("livenessProbe", &handler, &numbers, out);
             }
             Err(why) => out.gap(5, "health", &why),
         }
@@ -374,35 +284,22 @@ fn probe(name: &str, handler: &str, numbers: &[(&str, u64)], out: &mut Out) {
     out.put(5, format_args!("{name}:"));
     out.line(6, handler);
     for (name, number) in numbers {
-        out.put(6, format_args!("{name}: {number}"));
+        out.set(6, name, number);
     }
 }
 
 fn handler(unit: &Unit, probe: &Probe) -> std::result::Result<String, String> {
-    match probe {
-        Probe::Port => Ok(format!(
-            "tcpSocket: {{port: {}}}",
-            unit.port.unwrap_or_default()
-        )),
-        Probe::Tcp(text) => {
-            let address = parse_tcp(&unit.expand(text)?)?;
-            Ok(format!("tcpSocket: {{port: {}}}", address.port()))
-        }
-        Probe::Http(url) => {
-            let target = parse_http(&unit.expand(url)?)?;
-            let (path, port) = (text(&target.path), target.address.port());
-            Ok(format!("httpGet: {{path: {path}, port: {port}}}"))
-        }
-        Probe::Command(words) => {
-            let words: std::result::Result<Vec<String>, String> =
-                words.iter().map(|word| unit.expand(word)).collect();
-            Ok(format!(
-                "exec: {{command: {}}}",
-                yaml_list(&words?, Reader::Kubernetes)
-            ))
-        }
-        Probe::Log(_) => Err("it reads no logs".into()),
-        Probe::Notify => Err("it has no NOTIFY_SOCKET".into()),
-        Probe::Delay(_) => Err("it has no delay that counts as ready".into()),
+    if matches!(probe, Probe::Delay(_)) {
+        return Err("it has no delay that counts as ready".into());
     }
+    Ok(match unit.check(probe)? {
+        Check::Tcp(address) => format!("tcpSocket: {{port: {}}}", address.port()),
+        Check::Http(_, target) => {
+            let (path, port) = (text(&target.path), target.address.port());
+            format!("httpGet: {{path: {path}, port: {port}}}")
+        }
+        Check::Command(words) => {
+            format!("exec: {{command: {}}}", list(&words, Engine::Kubernetes))
+        }
+    })
 }

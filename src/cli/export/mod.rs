@@ -59,6 +59,13 @@ pub(super) struct Options {
     secrets: bool,
 }
 
+impl Options {
+    /// Of engines that run images: one was named.
+    fn image(&self) -> &str {
+        self.image.as_deref().unwrap_or_default()
+    }
+}
+
 /// `bpm export`.
 pub(super) fn export(call: &Call) -> Result<u8> {
     let word = call
@@ -80,7 +87,7 @@ pub(super) fn export(call: &Call) -> Result<u8> {
     fits(call, engine, &options)?;
     let project = call.project()?;
     let config = read_config(&project.root)?;
-    let mut out = Out::default();
+    let mut out = Out::new(engine);
     let mut files = if call.has("self") {
         let unit = super::install::unit(&project, &config, options.user, None)?;
         vec![(unit.name, unit.text)]
@@ -254,22 +261,13 @@ fn write(folder: &Path, files: &[(String, String)]) -> Result<()> {
     ))
 }
 
-/// A name in small letters, digits and dashes.
+/// A name in small letters, digits and dashes, at most 63.
 fn label(name: &str) -> String {
-    let label: String = name
-        .chars()
-        .map(|c| match c {
-            c if c.is_ascii_alphanumeric() => c.to_ascii_lowercase(),
-            _ => '-',
-        })
-        .collect();
+    let fine = |c: char| c.is_ascii_alphanumeric();
+    let label = name.to_ascii_lowercase().replace(|c| !fine(c), "-");
     match label.trim_matches('-') {
         "" => "bpm".into(),
-        label => label
-            .chars()
-            .take(63)
-            .collect::<String>()
-            .trim_end_matches('-')
-            .into(),
+        // Only ASCII is left.
+        label => label[..label.len().min(63)].trim_end_matches('-').into(),
     }
 }

@@ -1,29 +1,27 @@
 //! Nomad: one job in HCL2, a group for each process.
 
-use super::Options;
+use std::time::Duration;
+
 use super::out::{Out, span};
-use super::plan::{Plan, Unit};
-use super::quote::{hcl, hcl_list};
-use crate::config::{Condition, Kind, PortWish, Probe, Restart, parse_http, parse_tcp};
+use super::plan::{Check, Plan, Unit, Variable};
+use super::quote::{hcl, list};
+use super::{Engine, Options};
+use crate::config::{Condition, Kind, PortWish, Probe, Restart};
 use crate::os::reap::signal_name;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The file.
 pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
     out.put(0, format_args!("job {} {{", hcl(&plan.name)));
     out.line(1, "type = \"service\"");
     for unit in &plan.units {
-        if unit.process.kind == Kind::Task {
-            let name = unit.name();
-            if !plan.is_waited_for(name, Condition::Completed) {
-                out.gap(
-                    1,
-                    &format!("type = \"task\" of {name}"),
-                    "it would be a batch job of its own",
-                );
-            }
-            continue;
+        if unit.process.kind != Kind::Task {
+            group(plan, unit, options, out);
+        } else if !plan.is_waited_for(unit.name(), Condition::Completed) {
+            let setting = format!("type = \"task\" of {}", unit.name());
+            out.gap(1, &setting, "it would be a batch job of its own");
         }
-        group(plan, unit, options, out);
     }
     out.line(0, "}");
 }
@@ -31,71 +29,52 @@ pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
 fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
     let process = &unit.process;
     out.put(1, format_args!("\n  group {} {{", hcl(unit.name())));
-    let count = if unit.wanted { options.replicas } else { 0 };
-    out.put(2, format_args!("count = {count}"));
-    let (attempts, interval, mode) = match (process.restart, process.start_limit.burst) {
+    out.set(2, "count", if unit.wanted { options.replicas } else { 0 });
+    let limit = &process.start_limit;
+    let (attempts, interval, mode) = match (process.restart, limit.burst) {
         (Restart::Never, _) => (0, "1m".into(), "fail"),
         (Restart::Always | Restart::OnFailure, 0) => (10, "1m".into(), "delay"),
-        (Restart::Always | Restart::OnFailure, burst) => {
-            (burst, span(process.start_limit.span), "fail")
-        }
+        (Restart::Always | Restart::OnFailure, burst) => (burst, span(limit.span), "fail"),
     };
     if process.restart == Restart::OnFailure {
-        out.gap(
-            2,
-            "restart = \"on-failure\"",
-            "a service is started again however it ended",
-        );
+        let why = "a service is started again however it ended";
+        out.gap(2, "restart = \"on-failure\"", why);
     }
-    let delay = span(plan.config.backoff.initial);
     out.line(2, "restart {");
-    out.put(
-        3,
-        format_args!(
-            "attempts = {attempts}\n      interval = {}\n      delay = {}\n      mode = {}",
-            hcl(&interval),
-            hcl(&delay),
-            hcl(mode)
-        ),
-    );
+    out.set(3, "attempts", attempts);
+    out.text(3, "interval", &interval);
+    out.text(3, "delay", &span(plan.config.backoff.initial));
+    out.text(3, "mode", mode);
     out.line(2, "}");
     if let Some(port) = unit.port {
-        let in_container = options.image.is_some();
-        let line = match (process.port, in_container) {
-            (Some(PortWish::Auto), true) => format!("to = {port}"),
-            (Some(PortWish::Auto), false) | (None, _) => String::new(),
-            (Some(PortWish::Fixed(_)), true) => format!("static = {port}\n        to = {port}"),
-            (Some(PortWish::Fixed(_)), false) => format!("static = {port}"),
-        };
+        let is_auto = matches!(process.port, Some(PortWish::Auto) | None);
         out.line(2, "network {\n      port \"main\" {");
-        if !line.is_empty() {
-            out.line(4, &line);
+        if !is_auto {
+            out.set(4, "static", port);
+        }
+        if options.image.is_some() {
+            out.set(4, "to", port);
         }
         out.line(3, "}\n    }");
         service(plan, unit, out);
     } else {
-        let probes = [
+        for (setting, is_set) in [
             ("ready", process.ready.is_some()),
             ("health", process.health.is_some()),
-        ];
-        for (setting, _) in probes.iter().filter(|(_, set)| *set) {
-            out.gap(
-                2,
-                setting,
-                "a service, which is what it checks, needs a port",
-            );
+        ] {
+            if is_set {
+                let why = "a service, which is what it checks, needs a port";
+                out.gap(2, setting, why);
+            }
         }
     }
     for need in &process.depends_on {
         match (need.until, plan.unit(&need.name)) {
-            (Condition::Completed, Some(other)) => {
-                task(plan, other, options, true, out);
+            (Condition::Completed, Some(other)) => task(plan, other, options, true, out),
+            _ => {
+                let setting = format!("depends_on.{}", need.name);
+                out.gap(2, &setting, "groups don't wait for each other");
             }
-            _ => out.gap(
-                2,
-                &format!("depends_on.{}", need.name),
-                "groups don't wait for each other",
-            ),
         }
     }
     task(plan, unit, options, false, out);
@@ -105,43 +84,31 @@ fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
 fn service(plan: &Plan, unit: &Unit, out: &mut Out) {
     let name = super::label(&format!("{}-{}", plan.name, unit.name()));
     out.line(2, "service {");
-    out.put(
-        3,
-        format_args!(
-            "name = {}\n      port = \"main\"\n      provider = \"nomad\"",
-            hcl(&name)
-        ),
-    );
-    let ready = unit
-        .process
-        .ready
-        .as_ref()
-        .map(|r| (&r.probe, r.interval, None));
-    let health = unit.process.health.as_ref();
-    let health = health.map(|h| (&h.probe, h.interval, Some((h.timeout, h.failures))));
+    out.text(3, "name", &name);
+    out.text(3, "port", "main");
+    out.text(3, "provider", "nomad");
+    let process = &unit.process;
+    let ready = process.ready.as_ref();
+    let ready = ready.map(|r| (&r.probe, r.interval, SECOND * 3, 0));
+    let health = process.health.as_ref();
+    let health = health.map(|h| (&h.probe, h.interval, h.timeout, h.failures));
     for (setting, check) in [("ready", ready), ("health", health)] {
-        let Some((probe, interval, rest)) = check else {
+        let Some((probe, interval, timeout, failures)) = check else {
             continue;
         };
         match kind(unit, probe) {
-            Ok(lines) => {
+            Ok(path) => {
                 out.line(3, "check {");
-                out.line(4, &lines);
-                let second = std::time::Duration::from_secs(1);
-                out.put(
-                    4,
-                    format_args!("interval = {}", hcl(&span(interval.max(second)))),
-                );
-                let (timeout, failures) = rest.unwrap_or((second * 3, 0));
-                out.put(
-                    4,
-                    format_args!("timeout = {}", hcl(&span(timeout.max(second)))),
-                );
+                out.text(4, "type", if path.is_some() { "http" } else { "tcp" });
+                if let Some(path) = path {
+                    out.text(4, "path", &path);
+                }
+                out.text(4, "interval", &span(interval.max(SECOND)));
+                out.text(4, "timeout", &span(timeout.max(SECOND)));
                 if failures > 0 {
-                    out.put(
-                        4,
-                        format_args!("check_restart {{\n          limit = {failures}\n        }}"),
-                    );
+                    out.line(4, "check_restart {");
+                    out.set(5, "limit", failures);
+                    out.line(4, "}");
                 }
                 out.line(3, "}");
             }
@@ -151,30 +118,15 @@ fn service(plan: &Plan, unit: &Unit, out: &mut Out) {
     out.line(2, "}");
 }
 
-fn kind(unit: &Unit, probe: &Probe) -> Result<String, String> {
-    match probe {
-        Probe::Port => Ok("type = \"tcp\"".into()),
-        Probe::Tcp(text) => parse_tcp(&unit.expand(text)?)
-            .and_then(|address| own(unit, address.port(), "type = \"tcp\"".into())),
-        Probe::Http(text) => {
-            let target = parse_http(&unit.expand(text)?)?;
-            let path = hcl(&target.path);
-            own(
-                unit,
-                target.address.port(),
-                format!("type = \"http\"\n        path = {path}"),
-            )
-        }
-        Probe::Command(_) => Err("Nomad's own services check tcp and http only".into()),
-        Probe::Log(_) => Err("it reads no logs".into()),
-        Probe::Notify => Err("it has no NOTIFY_SOCKET".into()),
-        Probe::Delay(_) => Err("it has no delays".into()),
-    }
-}
-
-fn own(unit: &Unit, port: u16, lines: String) -> Result<String, String> {
+/// The path of a check by HTTP. None: it is one by TCP.
+fn kind(unit: &Unit, probe: &Probe) -> Result<Option<String>, String> {
+    let (port, path) = match unit.check(probe)? {
+        Check::Tcp(address) => (address.port(), None),
+        Check::Http(_, target) => (target.address.port(), Some(target.path)),
+        Check::Command(_) => return Err("Nomad's own services check tcp and http only".into()),
+    };
     match unit.port == Some(port) {
-        true => Ok(lines),
+        true => Ok(path),
         false => Err("it asks at another port than the process's own".into()),
     }
 }
@@ -183,113 +135,72 @@ fn task(plan: &Plan, unit: &Unit, options: &Options, before: bool, out: &mut Out
     let process = &unit.process;
     out.put(2, format_args!("task {} {{", hcl(unit.name())));
     if before {
-        out.line(
-            3,
-            "lifecycle {\n        hook = \"prestart\"\n        sidecar = false\n      }",
-        );
+        out.line(3, "lifecycle {");
+        out.text(4, "hook", "prestart");
+        out.set(4, "sidecar", false);
+        out.line(3, "}");
     }
-    let (program, args) = match unit.command.split_first() {
-        Some((program, args)) => (program.as_str(), args),
-        None => ("", [].as_slice()),
+    let driver = match options.image {
+        Some(_) => "docker",
+        None => "raw_exec",
     };
-    out.put(
-        3,
-        format_args!(
-            "driver = {}",
-            hcl(if options.image.is_some() {
-                "docker"
-            } else {
-                "raw_exec"
-            })
-        ),
-    );
+    out.text(3, "driver", driver);
     if let Some(build) = &unit.build {
-        out.note(3, &format!("built by: {build}"));
+        out.note(3, format_args!("built by: {build}"));
     }
     out.line(3, "config {");
     match &options.image {
         Some(image) => {
-            out.put(4, format_args!("image = {}", hcl(image)));
-            if unit.below(&plan.config.root) != Some("") {
-                out.gap(
-                    4,
-                    "cwd",
-                    "where that folder is in the image is not known: add work_dir",
-                );
-            }
+            out.text(4, "image", image);
+            out.image_folder(4, unit, &plan.config.root, "work_dir");
             if unit.port.is_some() {
                 out.line(4, "ports = [\"main\"]");
             }
         }
-        None => out.put(
-            4,
-            format_args!("work_dir = {}", hcl(&process.cwd.display().to_string())),
-        ),
+        None => out.text(4, "work_dir", &process.cwd.display().to_string()),
     }
-    out.put(4, format_args!("command = {}", hcl(program)));
+    let (program, args) = unit.command.split_at(1.min(unit.command.len()));
+    out.text(4, "command", &program.concat());
     if !args.is_empty() {
-        out.put(4, format_args!("args = {}", hcl_list(args)));
+        out.set(4, "args", list(args, Engine::Nomad));
     }
     for word in &unit.command {
-        if let Some(variable) = unit
-            .env
-            .iter()
-            .find(|v| word.contains(&format!("${{{}}}", v.name)))
-        {
+        let is_in = |v: &&Variable| word.contains(&format!("${{{}}}", v.name));
+        if let Some(variable) = unit.env.iter().find(is_in) {
+            let setting = format!("the text ${{{}}} in the command", variable.name);
             let why = "Nomad puts the value there as it starts the task";
-            out.gap(
-                4,
-                &format!("the text ${{{}}} in the command", variable.name),
-                why,
-            );
+            out.gap(4, &setting, why);
         }
     }
     out.line(3, "}");
     environment(unit, out);
     let signal = signal_name(process.stop_signal);
-    out.put(
-        3,
-        format_args!("kill_signal = {}", hcl(&format!("SIG{signal}"))),
-    );
-    out.put(
-        3,
-        format_args!("kill_timeout = {}", hcl(&span(process.stop_timeout))),
-    );
+    out.text(3, "kill_signal", &format!("SIG{signal}"));
+    out.text(3, "kill_timeout", &span(process.stop_timeout));
     limits(unit, out);
-    out.lacking(3, unit, super::Engine::Nomad);
+    out.lacking(3, unit);
     out.line(2, "}");
 }
 
 fn limits(unit: &Unit, out: &mut Out) {
     let launch = &unit.process.launch;
     if let Some(user) = &launch.user {
-        out.put(3, format_args!("user = {}", hcl(user)));
+        out.text(3, "user", user);
     }
     if launch.group.is_some() {
         out.gap(3, "group", "a task has a user only");
     }
-    let mut lines = Vec::new();
     // Megabytes, 10 at least.
-    lines.extend(
-        launch
-            .limits
-            .memory
-            .map(|n| format!("memory = {}", (n >> 20).max(10))),
-    );
-    match launch.limits.cpu {
-        Some(cpu) if cpu.fract() == 0.0 => lines.push(format!("cores = {cpu}")),
-        Some(_) => out.gap(
-            3,
-            "limits.cpu",
-            "Nomad counts whole cores, or MHz of the machine",
-        ),
-        None => {}
+    let memory = launch.limits.memory.map(|bytes| (bytes >> 20).max(10));
+    let cores = launch.limits.cpu.filter(|cpu| cpu.fract() == 0.0);
+    if launch.limits.cpu.is_some() && cores.is_none() {
+        let why = "Nomad counts whole cores, or MHz of the machine";
+        out.gap(3, "limits.cpu", why);
     }
-    if !lines.is_empty() {
+    if memory.is_some() || cores.is_some() {
         out.line(3, "resources {");
-        for line in lines {
-            out.line(4, &line);
-        }
+        out.set_some(4, "memory", memory);
+        out.set_some(4, "cores", cores);
         out.line(3, "}");
     }
 }
@@ -303,7 +214,7 @@ fn environment(unit: &Unit, out: &mut Out) {
                 ("PORT", Some(PortWish::Auto)) => "\"${NOMAD_PORT_main}\"".into(),
                 _ => hcl(&variable.value),
             };
-            out.put(4, format_args!("{} = {value}", hcl(&variable.name)));
+            out.set(4, &hcl(&variable.name), value);
         }
         out.line(3, "}");
     }
@@ -317,11 +228,14 @@ fn environment(unit: &Unit, out: &mut Out) {
     let names = unit.secrets.join(", ");
     out.note(
         3,
-        &format!("left out, since the names look secret: nomad var put nomad/jobs {names}"),
+        format_args!("left out, since the names look secret: nomad var put nomad/jobs {names}"),
     );
-    out.line(3, "template {\n        destination = \"secrets/env\"\n        env = true\n        data = <<EOT");
+    out.line(3, "template {");
+    out.text(4, "destination", "secrets/env");
+    out.set(4, "env", true);
+    out.line(4, "data = <<EOT");
     for name in &unit.secrets {
-        out.text.push_str(&format!("{name}={{{{ with nomadVar \"nomad/jobs\" }}}}{{{{ index . \"{name}\" | toJSON }}}}{{{{ end }}}}\n"));
+        out.put(0, format_args!("{name}={{{{ with nomadVar \"nomad/jobs\" }}}}{{{{ index . \"{name}\" | toJSON }}}}{{{{ end }}}}"));
     }
     out.line(0, "EOT\n      }");
 }

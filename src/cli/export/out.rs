@@ -2,18 +2,18 @@
 //!
 //! The text of an export: lines, and comments where an engine has nothing for a setting.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Display, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use super::Engine;
 use super::plan::Unit;
-use super::quote::shown;
-use crate::base::clock;
+use super::quote::{quoted, shown};
 use crate::config::{Process, StopTo, Success, Swap};
 
-/// A text that grows.
-#[derive(Default)]
+/// A text for an engine, as it grows.
 pub(super) struct Out {
+    engine: Engine,
     /// So far.
     pub(super) text: String,
     /// Settings without a counterpart.
@@ -21,7 +21,15 @@ pub(super) struct Out {
 }
 
 impl Out {
-    /// A line, indented by so many steps of two blanks.
+    pub(super) fn new(engine: Engine) -> Self {
+        Self {
+            engine,
+            text: String::new(),
+            gaps: 0,
+        }
+    }
+
+    /// A line, indented by `depth` steps of two blanks.
     pub(super) fn line(&mut self, depth: usize, text: &str) {
         self.put(depth, format_args!("{text}"));
     }
@@ -34,21 +42,51 @@ impl Out {
         let _ = writeln!(self.text, "{text}");
     }
 
+    /// A key and its value, which stays as it is.
+    pub(super) fn set(&mut self, depth: usize, key: &str, value: impl Display) {
+        let between = match self.engine {
+            Engine::Systemd => "=",
+            Engine::Compose | Engine::Kubernetes => ": ",
+            Engine::Nomad => " = ",
+        };
+        self.put(depth, format_args!("{key}{between}{value}"));
+    }
+
+    /// The same where there is a value.
+    pub(super) fn set_some(&mut self, depth: usize, key: &str, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.set(depth, key, value);
+        }
+    }
+
+    /// A key and a text, which the engine reads back unchanged.
+    pub(super) fn text(&mut self, depth: usize, key: &str, text: &str) {
+        self.set(depth, key, quoted(text, self.engine));
+    }
+
     /// A comment.
-    pub(super) fn note(&mut self, depth: usize, text: &str) {
-        self.put(depth, format_args!("# {}", shown(text)));
+    pub(super) fn note(&mut self, depth: usize, text: impl Display) {
+        self.put(depth, format_args!("# {}", shown(&text.to_string())));
     }
 
     /// A setting that the engine has no counterpart for.
     pub(super) fn gap(&mut self, depth: usize, setting: &str, why: &str) {
         self.gaps += 1;
-        self.note(depth, &format!("no counterpart for {setting}: {why}"));
+        self.note(depth, format_args!("no counterpart for {setting}: {why}"));
+    }
+
+    /// An image has the folder of its program, and the project's root is taken for it.
+    pub(super) fn image_folder(&mut self, depth: usize, unit: &Unit, root: &Path, key: &str) {
+        if unit.process.cwd != root {
+            let why = format!("where that folder is in the image is not known: add {key}");
+            self.gap(depth, "cwd", &why);
+        }
     }
 
     /// The settings of a process that this engine lacks whatever their values are.
-    pub(super) fn lacking(&mut self, depth: usize, unit: &Unit, engine: Engine) {
+    pub(super) fn lacking(&mut self, depth: usize, unit: &Unit) {
         for lack in LACKING {
-            let why = lack.why[engine as usize];
+            let why = lack.why[self.engine as usize];
             if !why.is_empty() && (lack.is_set)(&unit.process) {
                 self.gap(depth, lack.setting, why);
             }
@@ -135,9 +173,4 @@ pub(super) fn span(time: Duration) -> String {
 /// Whole seconds, rounded up, at least one.
 pub(super) fn whole_seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
-}
-
-/// Seconds with a fraction, for a shell's sleep.
-pub(super) fn seconds(time: Duration) -> String {
-    clock::seconds(time)
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use serde_json::Value;
@@ -11,8 +12,8 @@ use crate::base::table::{Set, Table};
 use crate::build::plan::{self, Artifact};
 use crate::cli::init::cargo;
 use crate::config::{
-    self, Condition, Config, Dotenv, EnvFile, EnvNotes, Kind, Mode, PortWish, Probe, Process,
-    environment, variable_of,
+    self, Condition, Config, Dotenv, EnvFile, EnvNotes, HttpTarget, Kind, Mode, PortWish, Probe,
+    Process, environment, parse_http, parse_tcp, variable_of,
 };
 use crate::daemon::Project;
 use crate::os::files;
@@ -64,11 +65,6 @@ impl Unit {
         &self.process.name
     }
 
-    /// The folder below the project's root; empty for the root itself. None: it is elsewhere.
-    pub(super) fn below<'a>(&'a self, root: &Path) -> Option<&'a str> {
-        self.process.cwd.strip_prefix(root).ok()?.to_str()
-    }
-
     /// Variables in its values and its command that the file leaves to the daemon's environment.
     pub(super) fn left_open(&self) -> Vec<&str> {
         let values = self.env.iter().map(|v| v.value.as_str());
@@ -90,6 +86,40 @@ impl Unit {
             Some(found.map_or_else(|| marked(name), |v| v.value.clone()))
         })
     }
+
+    /// The check that an engine can make instead of bpm.
+    pub(super) fn check(&self, probe: &Probe) -> std::result::Result<Check, String> {
+        match probe {
+            Probe::Port => {
+                let port = self.port.unwrap_or_default();
+                Ok(Check::Tcp((Ipv4Addr::LOCALHOST, port).into()))
+            }
+            Probe::Tcp(text) => Ok(Check::Tcp(parse_tcp(&self.expand(text)?)?)),
+            Probe::Http(text) => {
+                let url = self.expand(text)?;
+                let target = parse_http(&url)?;
+                Ok(Check::Http(url, target))
+            }
+            Probe::Command(words) => {
+                let mut command = Vec::new();
+                for word in words {
+                    command.push(self.expand(word)?);
+                }
+                Ok(Check::Command(command))
+            }
+            Probe::Log(_) => Err("it reads no logs".into()),
+            Probe::Notify => Err("it has no NOTIFY_SOCKET".into()),
+            Probe::Delay(_) => Err("it has no delays".into()),
+        }
+    }
+}
+
+/// A check of [`Unit::check`].
+pub(super) enum Check {
+    Tcp(SocketAddr),
+    /// With the whole URL.
+    Http(String, HttpTarget),
+    Command(Vec<String>),
 }
 
 impl Plan {

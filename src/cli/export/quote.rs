@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::Engine;
 use crate::base::escape::in_line;
 
 /// Before and after the name of a variable.
@@ -118,6 +119,16 @@ pub(super) enum Reader {
     Plain,
 }
 
+/// A text as the engine reads it where nothing replaces variables but compose.
+pub(super) fn quoted(text: &str, engine: Engine) -> String {
+    match engine {
+        Engine::Systemd => systemd_text(text),
+        Engine::Compose => yaml(text, Reader::Compose),
+        Engine::Kubernetes => yaml(text, Reader::Plain),
+        Engine::Nomad => hcl(text),
+    }
+}
+
 /// A YAML string.
 pub(super) fn yaml(text: &str, reader: Reader) -> String {
     let mut out = String::from("\"");
@@ -156,9 +167,13 @@ pub(super) fn yaml(text: &str, reader: Reader) -> String {
     out
 }
 
-/// A YAML list in one line.
-pub(super) fn yaml_list(words: &[String], reader: Reader) -> String {
-    let words: Vec<String> = words.iter().map(|word| yaml(word, reader)).collect();
+/// A YAML or HCL2 list in one line, of the words of a command.
+pub(super) fn list(words: &[String], engine: Engine) -> String {
+    let quoted = |word: &String| match engine {
+        Engine::Kubernetes => yaml(word, Reader::Kubernetes),
+        Engine::Systemd | Engine::Compose | Engine::Nomad => quoted(word, engine),
+    };
+    let words: Vec<String> = words.iter().map(quoted).collect();
     format!("[{}]", words.join(", "))
 }
 
@@ -185,12 +200,6 @@ pub(super) fn hcl(text: &str) -> String {
     }
     out.push('"');
     out
-}
-
-/// An HCL2 list in one line.
-pub(super) fn hcl_list(words: &[String]) -> String {
-    let words: Vec<String> = words.iter().map(|word| hcl(word)).collect();
-    format!("[{}]", words.join(", "))
 }
 
 /// A word for a shell.

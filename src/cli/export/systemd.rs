@@ -1,17 +1,16 @@
 //! systemd: a service for each process, a socket where it has some, and a target for all.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Options;
-use super::out::{Out, seconds, span};
-use super::plan::{Plan, Unit};
-use super::quote::{
-    Word, shell, systemd, systemd_folder, systemd_glob, systemd_path, systemd_text, variables,
-};
+use super::out::{Out, span};
+use super::plan::{Check, Plan, Unit, Variable};
+use super::quote::{Word, shell, systemd, systemd_folder, systemd_glob, systemd_path, variables};
+use crate::base::clock::seconds;
 use crate::base::error::{Error, Result};
+use crate::cli::is_executable;
 use crate::config::{
-    Condition, Kind, Listen, Probe, Restart, StopTo, Success, parse_http, parse_listen, parse_tcp,
+    Condition, Kind, Listen, Probe, Ready, Restart, StopTo, Success, parse_listen,
 };
 use crate::os::peer::our_uid;
 use crate::os::reap::signal_name;
@@ -29,14 +28,13 @@ pub(super) fn files(
         true => "default.target",
         false => "multi-user.target",
     };
-    out.put(
-        0,
-        format_args!("[Unit]\nDescription={}", systemd_text(&plan.name)),
-    );
+    out.line(0, "[Unit]");
+    out.text(0, "Description", &plan.name);
     for unit in plan.units.iter().filter(|unit| unit.wanted) {
         out.put(0, format_args!("Wants={prefix}-{}.service", unit.name()));
     }
-    out.put(0, format_args!("\n[Install]\nWantedBy={wanted_by}"));
+    out.line(0, "\n[Install]");
+    out.set(0, "WantedBy", wanted_by);
     take(format!("{prefix}.target"), out);
     for unit in &plan.units {
         let name = format!("{prefix}-{}", unit.name());
@@ -86,27 +84,23 @@ pub(in crate::cli) fn exec_line(command: &[String]) -> String {
 fn service(plan: &Plan, unit: &Unit, options: &Options, prefix: &str, out: &mut Out) -> Result<()> {
     let process = &unit.process;
     out.line(0, "[Unit]");
-    let title = systemd_text(&format!("{} of {}", unit.name(), plan.name));
-    out.put(
-        0,
-        format_args!("Description={title}\nPartOf={prefix}.target"),
-    );
-    for need in &process.depends_on {
-        let other = format!("{prefix}-{}.service", need.name);
-        out.put(0, format_args!("Requires={other}\nAfter={other}"));
-    }
+    let title = format!("{} of {}", unit.name(), plan.name);
+    out.text(0, "Description", &title);
+    out.put(0, format_args!("PartOf={prefix}.target"));
+    let needs = process.depends_on.iter();
+    let mut others: Vec<String> = needs.map(|n| format!("{}.service", n.name)).collect();
     if !process.listen.is_empty() {
-        let socket = format!("{prefix}-{}.socket", unit.name());
-        out.put(0, format_args!("Requires={socket}\nAfter={socket}"));
+        others.push(format!("{}.socket", unit.name()));
+    }
+    for other in others {
+        out.put(0, format_args!("Requires={prefix}-{other}"));
+        out.put(0, format_args!("After={prefix}-{other}"));
     }
     match process.start_limit.burst {
-        0 => out.line(0, "StartLimitIntervalSec=0"),
+        0 => out.set(0, "StartLimitIntervalSec", 0),
         burst => {
-            let interval = span(process.start_limit.span);
-            out.put(
-                0,
-                format_args!("StartLimitIntervalSec={interval}\nStartLimitBurst={burst}"),
-            );
+            out.set(0, "StartLimitIntervalSec", span(process.start_limit.span));
+            out.set(0, "StartLimitBurst", burst);
         }
     }
     out.line(0, "\n[Service]");
@@ -114,16 +108,14 @@ fn service(plan: &Plan, unit: &Unit, options: &Options, prefix: &str, out: &mut 
     ready(plan, unit, out);
     stop(plan, unit, out);
     limits(unit, options, out);
-    out.lacking(0, unit, super::Engine::Systemd);
+    out.lacking(0, unit);
     Ok(())
 }
 
 fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) -> Result<()> {
     let process = &unit.process;
-    let is_notify = process
-        .ready
-        .as_ref()
-        .is_some_and(|r| r.probe == Probe::Notify);
+    let ready = process.ready.as_ref();
+    let is_notify = ready.is_some_and(|r| r.probe == Probe::Notify);
     match process.kind {
         Kind::Task => out.line(0, "Type=oneshot\nRemainAfterExit=yes"),
         Kind::Rust | Kind::Npm | Kind::Command if is_notify => {
@@ -132,64 +124,54 @@ fn run(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) -> Result<()>
         Kind::Rust | Kind::Npm | Kind::Command => out.line(0, "Type=exec"),
     }
     if !options.user && our_uid() != 0 && process.launch.user.is_none() {
-        out.put(0, format_args!("User={}", our_uid()));
+        out.set(0, "User", our_uid());
     }
     if let Some(build) = &unit.build {
-        out.note(0, &format!("built by: {build}"));
+        out.note(0, format_args!("built by: {build}"));
     }
     let folder = systemd_folder(&process.cwd).ok_or_else(|| no_path(&process.cwd))?;
-    out.put(0, format_args!("WorkingDirectory={folder}"));
+    out.set(0, "WorkingDirectory", folder);
     let mut command = unit.command.clone();
     command[0] = absolute(&command[0], &process.cwd, &plan.path);
     if !command[0].starts_with('/') {
+        let program = &command[0];
         out.note(
             0,
-            &format!("{} was not found where it was exported", command[0]),
+            format_args!("{program} was not found where it was exported"),
         );
     }
-    out.put(0, format_args!("ExecStart={}", exec_line(&command)));
+    out.set(0, "ExecStart", exec_line(&command));
     if !unit.env.iter().any(|v| v.name == "PATH") && !plan.path.is_empty() {
-        out.put(
-            0,
-            format_args!(
-                "Environment={}",
-                systemd(&format!("PATH={}", plan.path), Word::Plain)
-            ),
-        );
+        variable("PATH", &plan.path, out);
     }
-    for variable in &unit.env {
-        let name = &variable.name;
+    for Variable { name, value, .. } in &unit.env {
         let fine = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let setting = format!("env.{name}");
         if !name.chars().all(fine) || name.starts_with(|c: char| c.is_ascii_digit()) {
-            out.gap(
-                0,
-                &format!("env.{name}"),
-                "a name has letters, digits and \"_\" only",
-            );
-        } else if let Some(other) = variables(&variable.value).next() {
+            out.gap(0, &setting, "a name has letters, digits and \"_\" only");
+        } else if let Some(other) = variables(value).next() {
             let why = format!("it has {other} in it, which systemd does not replace here");
-            out.gap(0, &format!("env.{name}"), &why);
+            out.gap(0, &setting, &why);
         } else {
-            let pair = format!("{name}={}", variable.value);
-            out.put(
-                0,
-                format_args!("Environment={}", systemd(&pair, Word::Plain)),
-            );
+            variable(name, value, out);
         }
     }
     if !unit.secrets.is_empty() {
+        let names = unit.secrets.join(", ");
         out.note(
             0,
-            &format!(
-                "left out, since the names look secret: {}",
-                unit.secrets.join(", ")
-            ),
+            format_args!("left out, since the names look secret: {names}"),
         );
         let file = process.cwd.join(format!("{}.secrets", unit.name()));
         let file = systemd_glob(&file).ok_or_else(|| no_path(&file))?;
         out.put(0, format_args!("EnvironmentFile=-{file}"));
     }
     Ok(())
+}
+
+fn variable(name: &str, value: &str, out: &mut Out) {
+    let pair = systemd(&format!("{name}={value}"), Word::Plain);
+    out.set(0, "Environment", pair);
 }
 
 /// A path that can't be in a unit: it is not quoted there.
@@ -203,23 +185,13 @@ fn no_path(path: &Path) -> Error {
 /// The path of a program, as the process would find it.
 fn absolute(program: &str, cwd: &Path, path: &str) -> String {
     if program.contains('/') {
-        let path = cwd.join(program);
-        return path
-            .components()
-            .collect::<std::path::PathBuf>()
-            .display()
-            .to_string();
+        let path: PathBuf = cwd.join(program).components().collect();
+        return path.display().to_string();
     }
-    path.split(':')
-        .filter(|folder| folder.starts_with('/'))
-        .map(|folder| format!("{folder}/{program}"))
-        .find(|path| is_executable(Path::new(path)))
-        .unwrap_or_else(|| program.into())
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    let folders = path.split(':').filter(|folder| folder.starts_with('/'));
+    let mut files = folders.map(|folder| format!("{folder}/{program}"));
+    let found = files.find(|file| is_executable(Path::new(file)));
+    found.unwrap_or_else(|| program.into())
 }
 
 /// A check becomes a command that ends once it passes: systemd waits for it.
@@ -227,96 +199,87 @@ fn ready(plan: &Plan, unit: &Unit, out: &mut Out) {
     let Some(ready) = &unit.process.ready else {
         return;
     };
-    let pause = seconds(ready.interval);
-    let until = |check: &str| format!("until {check}; do sleep {pause}; done");
-    let bash = |line: String| vec!["/bin/bash".to_string(), "-c".into(), line];
-    let waiter = match &ready.probe {
-        Probe::Notify => None,
-        Probe::Port => {
-            // Waiting costs nothing where nobody waits: systemd starts the others meanwhile.
-            let port = unit.port.unwrap_or_default();
-            plan.is_waited_for(unit.name(), Condition::Ready)
-                .then(|| bash(until(&tcp("127.0.0.1", port))))
-        }
-        Probe::Tcp(text) => match unit.expand(text).and_then(|text| parse_tcp(&text)) {
-            Ok(address) => Some(bash(until(&tcp(&address.ip().to_string(), address.port())))),
-            Err(why) => return out.gap(0, "ready.tcp", &why),
-        },
-        Probe::Http(text) => match unit.expand(text).and_then(|text| parse_http(&text)) {
-            Ok(target) => {
-                let ask = format!(
-                    "GET {} HTTP/1.0\\r\\nHost: {}\\r\\n\\r\\n",
-                    target.path, target.host
-                );
-                let address = format!("/dev/tcp/{}/{}", target.address.ip(), target.address.port());
-                let check = format!(
-                    "( exec 3<>{address} && printf %b {} >&3 && read -r _ code _ <&3 && [ \"${{code:0:1}}\" = 2 ] ) 2>/dev/null",
-                    shell(&ask)
-                );
-                Some(bash(until(&check)))
-            }
-            Err(why) => return out.gap(0, "ready.http", &why),
-        },
-        Probe::Command(words) => {
-            let mut line = bash(until("\"$@\""));
-            line.push("sh".into());
-            for word in words {
-                match unit.expand(word) {
-                    Ok(word) => line.push(word),
-                    Err(why) => return out.gap(0, "ready.command", &why),
-                }
-            }
-            Some(line)
-        }
-        Probe::Delay(time) => Some(vec!["/bin/sleep".into(), seconds(*time)]),
-        Probe::Log(_) => return out.gap(0, "ready.log", "it reads no logs"),
+    let setting = match &ready.probe {
+        Probe::Tcp(_) => "ready.tcp",
+        Probe::Http(_) => "ready.http",
+        Probe::Command(_) => "ready.command",
+        Probe::Log(_) => "ready.log",
+        Probe::Port | Probe::Notify | Probe::Delay(_) => "ready",
     };
-    if let Some(command) = waiter {
-        out.put(0, format_args!("ExecStartPost={}", exec_line(&command)));
+    match waiter(plan, unit, ready) {
+        Ok(command) => out.set_some(0, "ExecStartPost", command.map(|c| exec_line(&c))),
+        Err(why) => return out.gap(0, setting, &why),
     }
     if unit.process.kind != Kind::Task {
-        out.put(0, format_args!("TimeoutStartSec={}", span(ready.timeout)));
+        out.set(0, "TimeoutStartSec", span(ready.timeout));
     }
 }
 
-fn tcp(ip: &str, port: u16) -> String {
-    format!("( : <>/dev/tcp/{ip}/{port} ) 2>/dev/null")
+fn waiter(
+    plan: &Plan,
+    unit: &Unit,
+    ready: &Ready,
+) -> std::result::Result<Option<Vec<String>>, String> {
+    match &ready.probe {
+        Probe::Notify => return Ok(None),
+        Probe::Delay(time) => return Ok(Some(vec!["/bin/sleep".into(), seconds(*time)])),
+        // Nobody waits for that port.
+        Probe::Port if !plan.is_waited_for(unit.name(), Condition::Ready) => return Ok(None),
+        Probe::Port | Probe::Tcp(_) | Probe::Http(_) | Probe::Command(_) | Probe::Log(_) => {}
+    }
+    let mut arguments = Vec::new();
+    let check = match unit.check(&ready.probe)? {
+        Check::Tcp(address) => {
+            let (ip, port) = (address.ip(), address.port());
+            format!("( : <>/dev/tcp/{ip}/{port} ) 2>/dev/null")
+        }
+        Check::Http(_, target) => {
+            let (path, host) = (target.path, target.host);
+            let ask = shell(&format!(
+                "GET {path} HTTP/1.0\\r\\nHost: {host}\\r\\n\\r\\n"
+            ));
+            let (ip, port) = (target.address.ip(), target.address.port());
+            format!(
+                "( exec 3<>/dev/tcp/{ip}/{port} && printf %b {ask} >&3 && read -r _ code _ <&3 && [ \"${{code:0:1}}\" = 2 ] ) 2>/dev/null"
+            )
+        }
+        Check::Command(words) => {
+            arguments.push("sh".into());
+            arguments.extend(words);
+            "\"$@\"".into()
+        }
+    };
+    let line = format!("until {check}; do sleep {}; done", seconds(ready.interval));
+    let mut command = vec!["/bin/bash".into(), "-c".into(), line];
+    command.extend(arguments);
+    Ok(Some(command))
 }
 
 fn stop(plan: &Plan, unit: &Unit, out: &mut Out) {
     let process = &unit.process;
     let restart = match (process.restart, process.kind) {
         (Restart::Always, Kind::Task) => {
-            out.gap(
-                0,
-                "restart = \"always\"",
-                "a oneshot service is not started again when it is done",
-            );
+            let why = "a oneshot service is not started again when it is done";
+            out.gap(0, "restart = \"always\"", why);
             "on-failure"
         }
         (Restart::Always, _) => "always",
         (Restart::OnFailure, _) => "on-failure",
         (Restart::Never, _) => "no",
     };
-    out.put(0, format_args!("Restart={restart}"));
+    out.set(0, "Restart", restart);
     if process.restart != Restart::Never {
-        out.put(
-            0,
-            format_args!("RestartSec={}", span(plan.config.backoff.initial)),
-        );
+        out.set(0, "RestartSec", span(plan.config.backoff.initial));
     }
     let signal = signal_name(process.stop_signal);
-    let patience = span(process.stop_timeout);
-    out.put(
-        0,
-        format_args!("KillSignal=SIG{signal}\nTimeoutStopSec={patience}"),
-    );
+    out.put(0, format_args!("KillSignal=SIG{signal}"));
+    out.set(0, "TimeoutStopSec", span(process.stop_timeout));
     if process.stop_to == StopTo::Leader {
-        out.line(0, "KillMode=mixed");
+        out.set(0, "KillMode", "mixed");
     }
     match &process.health {
         Some(health) if health.probe == Probe::Notify => {
-            out.put(0, format_args!("WatchdogSec={}", span(health.interval)));
+            out.set(0, "WatchdogSec", span(health.interval));
         }
         Some(_) => out.gap(0, "health", "it knows WATCHDOG=1 only (health.notify)"),
         None => {}
@@ -326,63 +289,40 @@ fn stop(plan: &Plan, unit: &Unit, out: &mut Out) {
 fn limits(unit: &Unit, options: &Options, out: &mut Out) {
     let launch = &unit.process.launch;
     let limits = &launch.limits;
-    let core = limits.core.map(|bytes| match bytes {
-        u64::MAX => "infinity".into(),
-        bytes => bytes.to_string(),
-    });
-    let lines = [
-        ("LimitNOFILE", limits.nofile.map(|n| n.to_string())),
-        ("LimitCORE", core),
-        ("MemoryMax", limits.memory.map(|n| n.to_string())),
-        ("MemoryHigh", limits.memory_high.map(|n| n.to_string())),
-        (
-            "CPUQuota",
-            limits
-                .cpu
-                .map(|cpu| format!("{:.0}%", (cpu * 100.0).max(1.0))),
-        ),
-        ("TasksMax", limits.tasks.map(|n| n.to_string())),
-        ("Nice", launch.nice.map(|n| n.to_string())),
-        (
-            "OOMScoreAdjust",
-            launch.oom_score_adj.map(|n| n.to_string()),
-        ),
-        ("UMask", launch.umask.map(|mask| format!("{mask:04o}"))),
-    ];
-    for (name, value) in lines {
-        if let Some(value) = value {
-            out.put(0, format_args!("{name}={value}"));
-        }
+    out.set_some(0, "LimitNOFILE", limits.nofile);
+    match limits.core {
+        Some(u64::MAX) => out.set(0, "LimitCORE", "infinity"),
+        bytes => out.set_some(0, "LimitCORE", bytes),
     }
-    for (name, value) in [("User", &launch.user), ("Group", &launch.group)] {
+    out.set_some(0, "MemoryMax", limits.memory);
+    out.set_some(0, "MemoryHigh", limits.memory_high);
+    if let Some(cpu) = limits.cpu {
+        let percent = (cpu * 100.0).max(1.0);
+        out.put(0, format_args!("CPUQuota={percent:.0}%"));
+    }
+    out.set_some(0, "TasksMax", limits.tasks);
+    out.set_some(0, "Nice", launch.nice);
+    out.set_some(0, "OOMScoreAdjust", launch.oom_score_adj);
+    if let Some(mask) = launch.umask {
+        out.put(0, format_args!("UMask={mask:04o}"));
+    }
+    for (key, setting, value) in [
+        ("User", "user", &launch.user),
+        ("Group", "group", &launch.group),
+    ] {
         match value {
-            Some(value) if !options.user => {
-                out.put(0, format_args!("{name}={}", systemd_text(value)))
-            }
-            Some(_) => out.gap(
-                0,
-                &name.to_ascii_lowercase(),
-                "a unit of the user runs as that user",
-            ),
+            Some(value) if !options.user => out.text(0, key, value),
+            Some(_) => out.gap(0, setting, "a unit of the user runs as that user"),
             None => {}
         }
     }
-    let (globs, names): (Vec<&String>, Vec<&String>) = launch
-        .unset_env
-        .iter()
-        .partition(|name| name.contains(['*', '?']));
-    for name in names {
-        out.put(
-            0,
-            format_args!("UnsetEnvironment={}", systemd(name, Word::Plain)),
-        );
+    let is_glob = |name: &&String| name.contains(['*', '?']);
+    for name in launch.unset_env.iter().filter(|name| !is_glob(name)) {
+        out.set(0, "UnsetEnvironment", systemd(name, Word::Plain));
     }
-    if !globs.is_empty() {
-        out.gap(
-            0,
-            "unset_env with a \"*\" or \"?\"",
-            "UnsetEnvironment= takes names only",
-        );
+    if launch.unset_env.iter().any(|name| is_glob(&name)) {
+        let why = "UnsetEnvironment= takes names only";
+        out.gap(0, "unset_env with a \"*\" or \"?\"", why);
     }
     if unit.process.success != [Success::Code(0)] {
         let name = |success: &Success| match success {
@@ -390,29 +330,27 @@ fn limits(unit: &Unit, options: &Options, out: &mut Out) {
             Success::Signal(signal) => format!("SIG{}", signal_name(*signal)),
         };
         let names: Vec<String> = unit.process.success.iter().map(name).collect();
-        out.put(0, format_args!("SuccessExitStatus={}", names.join(" ")));
+        out.set(0, "SuccessExitStatus", names.join(" "));
     }
 }
 
 fn socket(unit: &Unit, prefix: &str, out: &mut Out) {
+    let name = unit.name();
     out.put(
         0,
-        format_args!(
-            "[Unit]\nDescription=Sockets of {}\nPartOf={prefix}.target\n\n[Socket]",
-            unit.name()
-        ),
+        format_args!("[Unit]\nDescription=Sockets of {name}\nPartOf={prefix}.target\n\n[Socket]"),
     );
     for text in &unit.process.listen {
         match unit.expand(text).and_then(|text| parse_listen(&text)) {
-            Ok(Listen::Tcp(address)) => out.put(0, format_args!("ListenStream={address}")),
+            Ok(Listen::Tcp(address)) => out.set(0, "ListenStream", address),
             Ok(Listen::Unix(path)) => {
                 match systemd_path(&path).filter(|path| !path.ends_with('\\')) {
-                    Some(path) => out.put(0, format_args!("ListenStream={path}")),
+                    Some(path) => out.set(0, "ListenStream", path),
                     None => out.gap(0, "listen", "no unit can have a path like this"),
                 }
             }
             Err(why) => out.gap(0, "listen", &why),
         }
     }
-    out.put(0, format_args!("Service={prefix}-{}.service", unit.name()));
+    out.put(0, format_args!("Service={prefix}-{name}.service"));
 }
