@@ -10,51 +10,38 @@ use crate::os::files;
 
 use super::Doctor;
 
-/// Files in the project, each with the keys above its servers.
-const IN_PROJECT: &[(&str, &[&str])] = &[
-    (".mcp.json", &["mcpServers"]),
-    (".cursor/mcp.json", &["mcpServers"]),
-    (".vscode/mcp.json", &["servers"]),
-    (".gemini/settings.json", &["mcpServers"]),
-    ("opencode.json", &["mcp"]),
-    (".zed/settings.json", &["context_servers"]),
+/// Files in the project, each with the key above its servers.
+const IN_PROJECT: &[(&str, &str)] = &[
+    (".mcp.json", "mcpServers"),
+    (".cursor/mcp.json", "mcpServers"),
+    (".vscode/mcp.json", "servers"),
+    (".gemini/settings.json", "mcpServers"),
+    ("opencode.json", "mcp"),
+    (".zed/settings.json", "context_servers"),
 ];
 /// Files of the user.
-const OF_USER: &[(&str, &[&str])] = &[
-    (".claude.json", &["mcpServers"]),
-    (".cursor/mcp.json", &["mcpServers"]),
-    (".gemini/settings.json", &["mcpServers"]),
-    (".config/opencode/opencode.json", &["mcp"]),
-    (".config/zed/settings.json", &["context_servers"]),
+const OF_USER: &[(&str, &str)] = &[
+    (".claude.json", "mcpServers"),
+    (".cursor/mcp.json", "mcpServers"),
+    (".gemini/settings.json", "mcpServers"),
+    (".config/opencode/opencode.json", "mcp"),
+    (".config/zed/settings.json", "context_servers"),
 ];
+const FIX: &str = "\"bpm mcp-config\" prints what fits";
 
 pub(super) fn look(doctor: &mut Doctor) {
     let root = doctor.project.root.clone();
-    for (file, keys) in IN_PROJECT {
+    for (file, key) in IN_PROJECT {
         let path = root.join(file);
-        if let Some(settings) = read(&path) {
-            servers(
-                doctor,
-                &path,
-                keys.iter().fold(&settings, |v, key| &v[*key]),
-                true,
-            );
-        }
+        servers(doctor, &path, &read(&path)[*key], true);
     }
     let Some(home) = doctor.project.env.get("HOME").map(PathBuf::from) else {
         return;
     };
-    for (file, keys) in OF_USER {
+    for (file, key) in OF_USER {
         let path = home.join(file);
-        let Some(settings) = read(&path) else {
-            continue;
-        };
-        servers(
-            doctor,
-            &path,
-            keys.iter().fold(&settings, |v, key| &v[*key]),
-            false,
-        );
+        let settings = read(&path);
+        servers(doctor, &path, &settings[*key], false);
         // The servers that "claude mcp add" wrote for this folder.
         let own = &settings["projects"][root.to_string_lossy().as_ref()]["mcpServers"];
         servers(doctor, &path, own, true);
@@ -64,23 +51,25 @@ pub(super) fn look(doctor: &mut Doctor) {
         && text.contains(&format!("{:?}", root.display().to_string()))
         && text.contains("proxy")
     {
-        doctor.ok("agents", format!("{} names this project", codex.display()));
+        doctor.ok(
+            "agents",
+            format_args!("{} names this project", codex.display()),
+        );
     }
 }
 
-fn read(path: &Path) -> Option<Value> {
-    let text = files::read_text(path).ok()?;
-    serde_json::from_str(&text).ok()
+/// The settings in a file; null where there are none.
+fn read(path: &Path) -> Value {
+    let text = files::read_text(path).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 /// Looks at each server. `here`: the file is this project's, so that an entry need not name the folder.
 fn servers(doctor: &mut Doctor, path: &Path, servers: &Value, here: bool) {
     for (name, server) in servers.as_object().into_iter().flatten() {
         let place = format!("{:?} in {}", name, path.display());
-        if let Some(url) = server["url"]
-            .as_str()
-            .or_else(|| server["httpUrl"].as_str())
-        {
+        let url = server["url"].as_str().or(server["httpUrl"].as_str());
+        if let Some(url) = url {
             if here {
                 over_http(doctor, &place, url);
             }
@@ -143,51 +132,48 @@ fn over_stdio(
             .split(':')
             .any(|folder| Path::new(folder).join(program).is_file()),
     };
-    let fix = "\"bpm mcp-config\" prints what fits";
     if !there {
-        let text = format!("{place} starts {program}, which is not there");
-        doctor.problem("agents", text, fix);
+        let text = format_args!("{place} starts {program}, which is not there");
+        doctor.problem("agents", text, FIX);
     } else if !names_it {
-        let text = format!(
+        let text = format_args!(
             "{place} names another folder, {}",
             folder.unwrap_or_default()
         );
-        doctor.problem("agents", text, fix);
+        doctor.problem("agents", text, FIX);
     } else {
-        doctor.ok("agents", format!("{place} fits"));
+        doctor.ok("agents", format_args!("{place} fits"));
     }
 }
 
 /// An address of this machine that ends in `/mcp`.
 fn over_http(doctor: &mut Doctor, place: &str, url: &str) {
-    let Some(address) = url
-        .strip_prefix("http://")
-        .and_then(|u| u.strip_suffix("/mcp"))
-    else {
-        return;
-    };
-    let Some((host, port)) = address.rsplit_once(':') else {
+    let Some((host, port)) = address(url) else {
         return;
     };
     if !["127.0.0.1", "localhost", "[::1]"].contains(&host) {
         return;
     }
     let running = doctor.daemon.as_ref().and_then(|d| d.url.as_deref());
-    let now = running
-        .and_then(|url| url.trim_end_matches("/mcp").rsplit_once(':'))
-        .and_then(|(_, port)| port.parse::<u16>().ok());
+    let now = running.and_then(|url| address(url)?.1.parse::<u16>().ok());
     let fixed = match doctor.config.port {
         Port::Fixed(port) => Some(port),
         Port::Any | Port::Off => None,
     };
     match now.or(fixed) {
-        Some(now) if Ok(now) == port.parse() => doctor.ok("agents", format!("{place} fits")),
+        Some(now) if Ok(now) == port.parse() => doctor.ok("agents", format_args!("{place} fits")),
         Some(now) => {
-            let text = format!("{place} connects to port {port}, and bpm serves at {now}");
-            doctor.problem("agents", text, "\"bpm mcp-config\" prints what fits");
+            let text = format_args!("{place} connects to port {port}, and bpm serves at {now}");
+            doctor.problem("agents", text, FIX);
         }
         None => {}
     }
+}
+
+/// Host and port of `http://HOST:PORT/mcp`.
+fn address(url: &str) -> Option<(&str, &str)> {
+    let rest = url.strip_prefix("http://")?.strip_suffix("/mcp")?;
+    rest.rsplit_once(':')
 }
 
 #[cfg(test)]

@@ -87,28 +87,28 @@ pub(super) fn look(doctor: &mut Doctor) {
         let line = line(process);
         let name = &process.name;
         if let Some(habit) = find(DETACH, &line) {
-            let text = format!(
+            let text = format_args!(
                 "{name}: {} puts itself into the background, and bpm sees it end",
                 habit.program
             );
             doctor.problem("commands", text, habit.fix);
         } else if line.ends_with('&') && !line.ends_with("&&") {
             let text =
-                format!("{name}: the shell puts it into the background, and bpm sees it end");
+                format_args!("{name}: the shell puts it into the background, and bpm sees it end");
             doctor.problem("commands", text, "drop the \"&\" at its end");
         }
         if !process.launch.stdin_open
             && !process.launch.tty
             && let Some(habit) = find(LEAVE, &line)
         {
-            let text = format!(
+            let text = format_args!(
                 "{name}: {} ends when its standard input does",
                 habit.program
             );
             doctor.problem("commands", text, habit.fix);
         }
         if let Some(habit) = find(BUFFER, &line) {
-            let text = format!("{name}: {} buffers its output", habit.program);
+            let text = format_args!("{name}: {} buffers its output", habit.program);
             doctor.note("commands", text, habit.fix);
         }
         python(doctor, process, &line);

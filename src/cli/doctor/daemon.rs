@@ -6,8 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use crate::base::clock::{Mono, Wall};
 use crate::base::json::{object, strings};
 use crate::base::paths::CONFIG_FILE;
-use crate::cli::commands::COMMANDS;
-use crate::cli::install;
+use crate::cli::{install, pid_behind};
 use crate::client::connection::{PATIENCE, VERSION};
 use crate::client::verdict::{Verdict, hidden, judge};
 use crate::os::lock::{self, Lock};
@@ -24,7 +23,7 @@ pub(super) fn look(doctor: &mut Doctor) {
     let project = doctor.project;
     match judge(&project.dir, "cli") {
         Ok(Verdict::Running(descriptor, mut client)) => {
-            doctor.ok("daemon", format!("runs, pid {}", descriptor.pid));
+            doctor.ok("daemon", format_args!("runs, pid {}", descriptor.pid));
             let until = Some(Mono::now().after(PATIENCE));
             let status = client.call("bpm/status", object([]), until);
             for warning in strings(&status.unwrap_or_default()["warnings"]) {
@@ -34,14 +33,12 @@ pub(super) fn look(doctor: &mut Doctor) {
             age(doctor);
         }
         Ok(Verdict::Unhealthy(descriptor)) => {
-            let pid = descriptor
-                .map(|d| format!(" (pid {})", d.pid))
-                .unwrap_or_default();
+            let pid = pid_behind(descriptor.as_ref());
             let fix = "\"bpm stop --force\" ends it, \"bpm -d\" starts another";
-            doctor.problem("daemon", format!("it does not answer{pid}"), fix);
+            doctor.problem("daemon", format_args!("it does not answer{pid}"), fix);
         }
         Ok(Verdict::Stale(descriptor)) => {
-            let text = format!("the one with pid {} was killed", descriptor.pid);
+            let text = format_args!("the one with pid {} was killed", descriptor.pid);
             doctor.note("daemon", text, "\"bpm -d\" starts another");
             another(doctor);
             left(doctor);
@@ -61,11 +58,7 @@ pub(super) fn look(doctor: &mut Doctor) {
 /// A daemon that runs another binary than this one.
 fn age(doctor: &mut Doctor) {
     let Some(daemon) = &doctor.daemon else { return };
-    let upgrades = COMMANDS.iter().any(|command| command.name == "upgrade");
-    let fix = match upgrades {
-        true => "\"bpm upgrade\" replaces it and keeps the processes",
-        false => "\"bpm daemon restart\" starts it and its processes again",
-    };
+    let fix = "\"bpm upgrade\" replaces it and keeps the processes";
     if daemon.version != VERSION {
         let text = format!("it is version {}, this bpm is {VERSION}", daemon.version);
         return doctor.note("version", text, fix);
@@ -77,7 +70,7 @@ fn age(doctor: &mut Doctor) {
         let text = "the daemon's binary was replaced since it started";
         return doctor.note("version", text, fix);
     }
-    doctor.ok("version", format!("daemon and command are {VERSION}"));
+    doctor.ok("version", format_args!("daemon and command are {VERSION}"));
 }
 
 /// A bpm of this project under another BPM_HOME or user.
@@ -107,52 +100,40 @@ fn another(doctor: &mut Doctor) {
 /// Processes whose daemon is gone.
 fn left(doctor: &mut Doctor) {
     if let Some(daemon) = hidden(&doctor.project.dir, &doctor.project.root) {
-        let text = format!("pid {} runs it, and its files are gone", daemon.pid);
+        let text = format_args!("pid {} runs it, and its files are gone", daemon.pid);
         return doctor.problem("daemon", text, "\"bpm stop\" ends it");
     }
     let found = proc::find_marked(&doctor.project.dir.marker());
-    let shown: Vec<String> = found
-        .iter()
-        .take(5)
-        .map(|p| format!("{} {}", p.pid, proc::program(p.pid).unwrap_or_default()))
-        .collect();
-    if !found.is_empty() {
-        let text = format!(
-            "{} of this project have no daemon: pid {}",
-            found.len(),
-            shown.join(", pid ")
-        );
-        doctor.problem(
-            "left processes",
-            text,
-            "\"bpm up\" takes them over, \"bpm stop\" ends them",
-        );
+    if found.is_empty() {
+        return;
     }
+    let mut text = format!("{} of this project have no daemon:", found.len());
+    for (number, process) in found.iter().take(5).enumerate() {
+        let comma = if number > 0 { "," } else { "" };
+        let program = proc::program(process.pid).unwrap_or_default();
+        text.push_str(&format!("{comma} pid {} {program}", process.pid));
+    }
+    let fix = "\"bpm up\" takes them over, \"bpm stop\" ends them";
+    doctor.problem("left processes", text, fix);
 }
 
 /// Times in bpm's files that are still to come, or a clock that was never set.
 fn clock(doctor: &mut Doctor) {
     let now = Wall::now();
     if now.0 < EARLIEST {
-        let text = format!("it says {}", now.rfc3339());
-        return doctor.problem(
-            "clock",
-            text,
-            "set it: \"timedatectl set-ntp true\", or date(1)",
-        );
+        let text = format_args!("it says {}", now.rfc3339());
+        let fix = "set it: \"timedatectl set-ntp true\", or date(1)";
+        return doctor.problem("clock", text, fix);
     }
     let dir = &doctor.project.dir;
-    for path in [
-        dir.state(),
-        dir.log(),
-        doctor.project.root.join(CONFIG_FILE),
-    ] {
+    let config = doctor.project.root.join(CONFIG_FILE);
+    for path in [dir.state(), dir.log(), config] {
         let Ok(file) = fs::metadata(&path) else {
             continue;
         };
         let changed = file.mtime().saturating_mul(1_000);
         if changed > now.0.saturating_add(SLACK) {
-            let text = format!(
+            let text = format_args!(
                 "{:?} was changed in the future: the clock was set back",
                 path.display().to_string()
             );
@@ -166,13 +147,11 @@ fn clock(doctor: &mut Doctor) {
 /// A unit of the user ends with the last session, unless they linger.
 fn unit(doctor: &mut Doctor) {
     if let Some(path) = install::unit_of_user(doctor.project) {
-        match install::lingers() {
-            true => doctor.ok("unit", format!("{}", path.display())),
-            false => doctor.note(
-                "unit",
-                format!("{} ends when you log out", path.display()),
-                "loginctl enable-linger",
-            ),
+        let path = path.display();
+        if install::lingers() {
+            return doctor.ok("unit", path);
         }
+        let text = format_args!("{path} ends when you log out");
+        doctor.note("unit", text, "loginctl enable-linger");
     }
 }

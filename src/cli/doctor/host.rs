@@ -3,12 +3,11 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use crate::base::error::reason;
 use crate::base::globs::Glob;
 use crate::base::paths::LONGEST_SOCKET_PATH;
-use crate::config::{Process, Toggle};
+use crate::config::Toggle;
 use crate::log::pipes;
 use crate::os::host;
 use crate::os::peer::our_uid;
@@ -44,29 +43,30 @@ fn state_folder(doctor: &mut Doctor) {
     let ours = "set BPM_HOME to a folder of your own";
     if let Ok(folder) = fs::metadata(there) {
         if there == dir && folder.uid() != our_uid() {
-            let text = format!("{name} belongs to uid {}", folder.uid());
+            let text = format_args!("{name} belongs to uid {}", folder.uid());
             return doctor.problem("state folder", text, ours);
         }
         if !folder.is_dir() {
-            return doctor.problem("state folder", format!("{name} is no folder"), ours);
+            return doctor.problem("state folder", format_args!("{name} is no folder"), ours);
         }
     }
     if !host::may_write(there) {
-        return doctor.problem("state folder", format!("{name} may not be written"), ours);
+        return doctor.problem(
+            "state folder",
+            format_args!("{name} may not be written"),
+            ours,
+        );
     }
     match host::disk(there) {
-        Err(e) => doctor.problem("state folder", format!("{name}: {}", reason(&e)), ours),
+        Err(e) => doctor.problem("state folder", format_args!("{name}: {}", reason(&e)), ours),
         Ok(disk) => {
             if let Some(kind) = disk.remote {
-                let text = format!("{name} is on {kind}, where locks and sockets do not hold");
-                doctor.problem(
-                    "state folder",
-                    text,
-                    "set BPM_HOME to a folder on this machine's own disk",
-                );
+                let text = format_args!("{name} is on {kind}, where locks and sockets do not hold");
+                let fix = "set BPM_HOME to a folder on this machine's own disk";
+                doctor.problem("state folder", text, fix);
             }
             if disk.free < ROOM {
-                let text = format!("{name} has {} MiB left on its disk", disk.free >> 20);
+                let text = format_args!("{name} has {} MiB left on its disk", disk.free >> 20);
                 doctor.problem("disk", text, "make room, or set log_disk to less");
             }
         }
@@ -83,26 +83,20 @@ fn socket(doctor: &mut Doctor) {
     }
     let runtime = doctor.project.env.get("XDG_RUNTIME_DIR");
     let place = dir.socket(runtime, our_uid());
-    let folder = place
-        .parent()
-        .and_then(Path::parent)
-        .unwrap_or(Path::new("/"));
+    let folder = place.ancestors().nth(2).unwrap_or(Path::new("/"));
     if !host::may_write(folder) {
-        let text = format!(
+        let text = format_args!(
             "its path is too long, and {} may not be written",
             folder.display()
         );
         return doctor.problem("socket", text, "set BPM_HOME to a shorter path");
     }
-    let text = format!(
+    let text = format_args!(
         "its path is too long for a socket: it is {}",
         place.display()
     );
-    doctor.note(
-        "socket",
-        text,
-        "BPM_HOME with a shorter path keeps it beside the rest",
-    );
+    let fix = "BPM_HOME with a shorter path keeps it beside the rest";
+    doctor.note("socket", text, fix);
 }
 
 /// The kernel watches so many folders for a user.
@@ -115,33 +109,33 @@ fn watches(doctor: &mut Doctor) {
     }
     let mut folders = 0;
     count(&config.root, Path::new(""), &globs, &mut folders);
-    let settings = [
+    let most = least([
         "/proc/sys/fs/inotify/max_user_watches",
         "/proc/sys/user/max_inotify_watches",
-    ];
-    let most = settings.iter().filter_map(|path| host::setting(path)).min();
-    let most = most.unwrap_or(u64::MAX);
+    ]);
     if folders as u64 * 10 > most.saturating_mul(9) {
-        let text = format!("{folders} folders are to be watched, and a user may watch {most}");
-        let fix = format!(
+        let text = format_args!("{folders} folders are to be watched, and a user may watch {most}");
+        let fix = format_args!(
             "sysctl fs.inotify.max_user_watches={}",
             (folders * 4).max(65_536)
         );
         doctor.problem("inotify", text, fix);
     }
-    let instances = [
+    let most = least([
         "/proc/sys/fs/inotify/max_user_instances",
         "/proc/sys/user/max_inotify_instances",
-    ];
-    let most = instances
-        .iter()
-        .filter_map(|path| host::setting(path))
-        .min();
-    if most.is_some_and(|most| most < 8) {
-        let text = format!("a user may have {} instances", most.unwrap_or_default());
+    ]);
+    if most < 8 {
+        let text = format_args!("a user may have {most} instances");
         doctor.problem("inotify", text, "sysctl fs.inotify.max_user_instances=128");
     }
-    doctor.ok_unless_said("inotify", format!("{folders} folders are watched"));
+    doctor.ok_unless_said("inotify", format_args!("{folders} folders are watched"));
+}
+
+/// The lower one of two limits of the kernel.
+fn least(settings: [&str; 2]) -> u64 {
+    let [one, other] = settings.map(|path| host::setting(path).unwrap_or(u64::MAX));
+    one.min(other)
 }
 
 /// Folders that a pattern reaches.
@@ -165,17 +159,14 @@ fn limits(doctor: &mut Doctor) {
     let needed = OWN_DESCRIPTORS + DESCRIPTORS_EACH * processes;
     let most = host::most_descriptors();
     if most < needed {
-        let text = format!("{most} descriptors may be open, and {needed} are needed");
-        doctor.problem(
-            "limits",
-            text,
-            "ulimit -Hn 4096 before bpm starts, or LimitNOFILE= in its unit",
-        );
+        let text = format_args!("{most} descriptors may be open, and {needed} are needed");
+        let fix = "ulimit -Hn 4096 before bpm starts, or LimitNOFILE= in its unit";
+        doctor.problem("limits", text, fix);
     }
     let (most, now) = (host::most_processes(), host::processes_of_ours());
     let needed = PROCESSES_EACH * processes;
     if most.saturating_sub(now) < needed {
-        let text = format!(
+        let text = format_args!(
             "{most} processes and threads are allowed, {now} are there, and {needed} more may be needed"
         );
         let fix = "ulimit -u 4096 before bpm starts, or TasksMax= in its unit";
@@ -213,19 +204,17 @@ fn narrow(needed: usize, limit: usize) -> Option<(String, String)> {
 /// Checks `limits`: controllers come from above, to a cgroup that is bpm's own.
 fn cgroups(doctor: &mut Doctor) {
     let config = doctor.config;
-    let limited = |p: &&Arc<Process>| {
-        let limits = &p.launch.limits;
-        limits.memory.is_some()
+    let mut names: Vec<&str> = Vec::new();
+    for process in &config.processes {
+        let limits = &process.launch.limits;
+        if limits.memory.is_some()
             || limits.memory_high.is_some()
             || limits.cpu.is_some()
             || limits.tasks.is_some()
-    };
-    let names: Vec<&str> = config
-        .processes
-        .iter()
-        .filter(limited)
-        .map(|p| p.name.as_str())
-        .collect();
+        {
+            names.push(&process.name);
+        }
+    }
     if names.is_empty() && config.cgroup != Toggle::On {
         return;
     }
@@ -253,12 +242,9 @@ fn cgroups(doctor: &mut Doctor) {
 fn sockets(doctor: &mut Doctor) {
     let refused = host::refused_sockets();
     for (kind, e) in &refused {
-        let text = format!("{kind} are refused ({}): a sandbox?", reason(e));
-        doctor.problem(
-            "sockets",
-            text,
-            "run bpm outside of it, or allow local sockets in its settings",
-        );
+        let text = format_args!("{kind} are refused ({}): a sandbox?", reason(e));
+        let fix = "run bpm outside of it, or allow local sockets in its settings";
+        doctor.problem("sockets", text, fix);
     }
     if !refused.is_empty() {
         return;
@@ -266,7 +252,7 @@ fn sockets(doctor: &mut Doctor) {
     match host::tells_whose_connections() {
         Ok(()) => doctor.ok("sockets", "the kernel tells whose connections are whose"),
         Err(e) => {
-            let text = format!(
+            let text = format_args!(
                 "the kernel does not tell whose TCP connections are whose ({})",
                 reason(&e)
             );

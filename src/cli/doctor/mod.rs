@@ -7,6 +7,8 @@ mod daemon;
 mod host;
 mod project;
 
+use std::fmt::Display;
+
 use serde_json::Value;
 
 use crate::base::error::{Error, Failure, Result};
@@ -56,34 +58,42 @@ struct Doctor<'a> {
 }
 
 impl Doctor<'_> {
-    fn ok(&mut self, check: &'static str, text: impl Into<String>) {
-        self.add(Level::Ok, check, text.into(), None);
+    fn ok(&mut self, check: &'static str, text: impl Display) {
+        self.add(Level::Ok, check, &text, None);
     }
 
-    fn note(&mut self, check: &'static str, text: impl Into<String>, fix: impl Into<String>) {
-        self.add(Level::Note, check, text.into(), Some(fix.into()));
+    fn note(&mut self, check: &'static str, text: impl Display, fix: impl Display) {
+        self.add(Level::Note, check, &text, Some(&fix));
     }
 
-    fn problem(&mut self, check: &'static str, text: impl Into<String>, fix: impl Into<String>) {
-        self.add(Level::Problem, check, text.into(), Some(fix.into()));
+    fn problem(&mut self, check: &'static str, text: impl Display, fix: impl Display) {
+        self.add(Level::Problem, check, &text, Some(&fix));
     }
 
     /// With the error's own hint, where it has one.
     fn error(&mut self, check: &'static str, error: &Error) {
-        self.add(Level::Problem, check, error.to_string(), error.hint());
+        let hint = error.hint();
+        let fix = hint.as_ref().map(|hint| hint as &dyn Display);
+        self.add(Level::Problem, check, error, fix);
     }
 
-    fn add(&mut self, level: Level, check: &'static str, text: String, fix: Option<String>) {
+    fn add(
+        &mut self,
+        level: Level,
+        check: &'static str,
+        text: &dyn Display,
+        fix: Option<&dyn Display>,
+    ) {
         self.findings.push(Finding {
             level,
             check,
-            text,
-            fix,
+            text: text.to_string(),
+            fix: fix.map(|fix| fix.to_string()),
         });
     }
 
     /// Says that all is well with something of which nothing else was said.
-    fn ok_unless_said(&mut self, check: &'static str, text: impl Into<String>) {
+    fn ok_unless_said(&mut self, check: &'static str, text: impl Display) {
         if !self.findings.iter().any(|f| f.check == check) {
             self.ok(check, text);
         }
@@ -95,11 +105,7 @@ pub(super) fn doctor(call: &Call) -> Result<u8> {
     let project = call.project()?;
     let config = match read_config(&project.root) {
         Ok(config) => config,
-        Err(error) => {
-            let findings = unreadable(&error);
-            print(&shown(&findings, call.has("json")))?;
-            return Ok(1);
-        }
+        Err(error) => return shown(&unreadable(&error), call),
     };
     let mut doctor = Doctor {
         project: &project,
@@ -116,9 +122,7 @@ pub(super) fn doctor(call: &Call) -> Result<u8> {
     commands::look(&mut doctor);
     host::look(&mut doctor);
     agents::look(&mut doctor);
-    let findings = doctor.findings;
-    print(&shown(&findings, call.has("json")))?;
-    Ok(u8::from(findings.iter().any(|f| f.level == Level::Problem)))
+    shown(&doctor.findings, call)
 }
 
 /// A file that can't be used.
@@ -129,25 +133,28 @@ fn unreadable(error: &Error) -> Vec<Finding> {
         text,
         fix,
     };
+    let mut found = Vec::new();
     match error.failure() {
         Failure::Config(faults) => {
-            let one = |fault| {
-                problem(
-                    format!("{fault}"),
-                    Some("edit it, then \"bpm check\"".into()),
-                )
-            };
-            faults.iter().map(one).collect()
+            for fault in faults {
+                let fix = "edit it, then \"bpm check\"".into();
+                found.push(problem(fault.to_string(), Some(fix)));
+            }
         }
-        _ => vec![problem(error.to_string(), error.hint())],
+        _ => found.push(problem(error.to_string(), error.hint())),
     }
+    found
 }
 
-fn shown(findings: &[Finding], json: bool) -> String {
-    if !json {
-        return findings.iter().map(line).collect();
-    }
+/// Prints them; the exit code.
+fn shown(findings: &[Finding], call: &Call) -> Result<u8> {
     let count = |level: Level| findings.iter().filter(|f| f.level == level).count();
+    let problems = count(Level::Problem);
+    let code = u8::from(problems > 0);
+    if !call.has("json") {
+        let lines: String = findings.iter().map(line).collect();
+        return print(lines).map(|()| code);
+    }
     let all = findings.iter().map(|finding| {
         object([
             ("level", finding.level.word().to_ascii_lowercase().into()),
@@ -158,11 +165,11 @@ fn shown(findings: &[Finding], json: bool) -> String {
     });
     let value: Value = object([
         ("schema", 1.into()),
-        ("problems", count(Level::Problem).into()),
+        ("problems", problems.into()),
         ("notes", count(Level::Note).into()),
         ("findings", list(all)),
     ]);
-    format!("{value}\n")
+    print(format_args!("{value}\n")).map(|()| code)
 }
 
 fn line(finding: &Finding) -> String {
@@ -173,8 +180,6 @@ fn line(finding: &Finding) -> String {
         fix,
     } = finding;
     let text = text.replace(char::is_control, " ");
-    match fix {
-        Some(fix) => format!("{:7}  {check}: {text}: {fix}\n", level.word()),
-        None => format!("{:7}  {check}: {text}\n", level.word()),
-    }
+    let fix = fix.as_ref().map_or(String::new(), |fix| format!(": {fix}"));
+    format!("{:7}  {check}: {text}{fix}\n", level.word())
 }

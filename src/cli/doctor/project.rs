@@ -75,13 +75,13 @@ fn tools(doctor: &mut Doctor) {
                 None if program.contains('/') => {
                     doctor.problem(
                         "tools",
-                        format!("{whose} is not there"),
+                        format_args!("{whose} is not there"),
                         "build it, or correct the path",
                     );
                 }
                 None => {
                     let fix = "install it, or put its folder into PATH (env.PATH of the process)";
-                    doctor.problem("tools", format!("{whose} is not in PATH"), fix);
+                    doctor.problem("tools", format_args!("{whose} is not in PATH"), fix);
                 }
                 Some(found) => starts(doctor, &program, &whose, &found),
             }
@@ -125,8 +125,8 @@ fn starts(doctor: &mut Doctor, program: &str, whose: &str, path: &str) {
         }
         Err(why) => why,
     };
-    let fix = format!("\"{name} --version\" shows it; install it again");
-    doctor.problem("tools", format!("{whose} does not start: {why}"), fix);
+    let fix = format_args!("\"{name} --version\" shows it; install it again");
+    doctor.problem("tools", format_args!("{whose} does not start: {why}"), fix);
 }
 
 /// direnv loads only what was allowed.
@@ -192,17 +192,17 @@ fn ports(doctor: &mut Doctor) {
             && !is_ours(doctor, pid)
             && said.add(*port)
         {
-            let text = format!("{port} ({whose}) is in use by pid {pid} ({command})");
+            let text = format_args!("{port} ({whose}) is in use by pid {pid} ({command})");
             doctor.problem("ports", text, format!("kill {pid}, or choose another port"));
         }
     }
     let (first, last) = host::ephemeral_ports().unwrap_or((u16::MAX, u16::MAX));
     for (whose, _, port) in wanted {
         if (first..=last).contains(&port) && !host::is_reserved(port) && said.add(port) {
-            let text = format!(
+            let text = format_args!(
                 "{port} ({whose}) is one that the kernel gives to whoever asks for any ({first} to {last})"
             );
-            let fix = format!(
+            let fix = format_args!(
                 "choose one below {first}, or sysctl net.ipv4.ip_local_reserved_ports={port}"
             );
             doctor.note("ports", text, fix);
