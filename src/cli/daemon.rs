@@ -14,7 +14,7 @@ use crate::os::reap;
 use crate::os::threads;
 
 use super::spec::Call;
-use super::{note, print};
+use super::{answer, counted, note, print, tell};
 
 /// `bpm [DIR]`, `bpm -d [DIR]`.
 pub(super) fn bare(call: &Call) -> Result<u8> {
@@ -78,7 +78,7 @@ pub(super) struct Reached {
 pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<Reached>> {
     let mut options = options.clone();
     let mut new = false;
-    for _ in 0..2 {
+    for tries in 0..3 {
         if !options.replace {
             match daemon::judge_lasting(project, "cli")? {
                 Verdict::Running(descriptor, client) => {
@@ -88,6 +88,7 @@ pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<
                         new,
                     }));
                 }
+                _ if tries == 2 => break,
                 // Judged once: it has had its time to answer.
                 Verdict::Unhealthy(descriptor) => {
                     return Err(daemon::unhealthy(project, descriptor.as_ref()));
@@ -107,7 +108,7 @@ pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<
                 let found = found
                     .map(|text| format!("bpm: {text}\n"))
                     .unwrap_or_default();
-                note(&format!("bpm: started the daemon ({words})\n{found}"));
+                note(format_args!("bpm: started the daemon ({words})\n{found}"));
                 warn(&warnings);
             }
             Started::Already(_) => {}
@@ -115,16 +116,7 @@ pub(super) fn reach(project: &Project, options: &StartOptions) -> Result<Option<
         // Replaced by now.
         options.replace = false;
     }
-    match daemon::judge_lasting(project, "cli")? {
-        Verdict::Running(descriptor, client) => Ok(Some(Reached {
-            descriptor,
-            client,
-            new,
-        })),
-        Verdict::Unhealthy(_) | Verdict::Stale(_) | Verdict::Stopped => {
-            Err(Error::cannot("reach the daemon", "it was stopped at once"))
-        }
-    }
+    Err(Error::cannot("reach the daemon", "it was stopped at once"))
 }
 
 /// `bpm daemon stop`.
@@ -138,9 +130,7 @@ pub(super) fn stop_all(project: &Project, force: bool, by: Option<&str>) -> Resu
         true => Force::AtOnce,
         false => Force::None,
     };
-    let stopped = daemon::stop(project, force, by, &mut |line| {
-        note(&format!("bpm: {line}\n"))
-    })?;
+    let stopped = daemon::stop(project, force, by, &mut |line| tell(line))?;
     let name = project.shown();
     let mut text = match (stopped.pid, stopped.killed) {
         (Some(pid), false) => format!("{name}: stopped (pid {pid})\n"),
@@ -149,14 +139,10 @@ pub(super) fn stop_all(project: &Project, force: bool, by: Option<&str>) -> Resu
         (None, _) => format!("{name}: no daemon ran\n"),
     };
     if stopped.leftovers > 0 {
-        let noun = if stopped.leftovers == 1 {
-            "process"
-        } else {
-            "processes"
-        };
+        let left = stopped.leftovers;
+        let noun = counted(left, "process", "processes");
         text.push_str(&format!(
-            "{name}: stopped {} {noun} that a dead daemon had left\n",
-            stopped.leftovers
+            "{name}: stopped {left} {noun} that a dead daemon had left\n"
         ));
     }
     for left in &stopped.survivors {
@@ -235,14 +221,14 @@ pub(super) fn options(call: &Call, mode: RunMode) -> Result<StartOptions> {
 
 fn warn(warnings: &[String]) {
     for warning in warnings {
-        note(&format!("bpm: warning: {warning}\n"));
+        tell(format_args!("warning: {warning}"));
     }
 }
 
 /// What is switched serves on beside what is started now, until somebody stops it.
 fn say_before_switch(project: &Project) {
     if let Some(text) = super::before_switch(project) {
-        note(&format!("bpm: {text}\n"));
+        tell(text);
     }
 }
 
@@ -257,11 +243,11 @@ pub(super) fn begin(project: &Project, options: &StartOptions) -> Result<u8> {
             warnings,
         } => {
             let found = found.map(|text| format!("{text}\n")).unwrap_or_default();
-            print(&format!("{name}: started ({words})\n{found}"))?;
+            print(format_args!("{name}: started ({words})\n{found}"))?;
             warn(&warnings);
+            Ok(0)
         }
-        Started::Already(pid) => print(&format!("{name}: already running (pid {pid})\n"))?,
-        Started::Ended(code) => return Ok(code),
+        Started::Already(pid) => answer(format_args!("{name}: already running (pid {pid})\n")),
+        Started::Ended(code) => Ok(code),
     }
-    Ok(0)
 }

@@ -42,7 +42,7 @@ pub(super) fn dash(call: &Call) -> Result<u8> {
         // Without the token: everybody can read the arguments of a program.
         open(&project.env.0, &page)?;
     }
-    print(&format!("{shown}\n"))?;
+    print(format_args!("{shown}\n"))?;
     Ok(0)
 }
 

@@ -6,7 +6,7 @@ use crate::base::error::{Error, Result};
 use crate::base::json::{items, object};
 use crate::client::connection::{CallError, ToolResult};
 
-use super::orders::each;
+use super::orders::{call_all, for_each};
 use super::source::{Source, has_ended};
 use super::spec::Call;
 use super::{print, refused};
@@ -15,32 +15,14 @@ use super::{print, refused};
 const GO_WITH_IT: &[&str] = &["errors", "run", "build", "json"];
 
 impl Source {
-    /// Without a name all processes are asked for at once.
-    fn errors(
-        &mut self,
-        names: &[String],
-        arguments: &Value,
-    ) -> std::result::Result<Vec<ToolResult>, CallError> {
-        Ok(match self {
-            Self::Daemon(client) if names.is_empty() => {
-                vec![client.tool("get_errors", arguments.clone(), None)?]
-            }
-            Self::Daemon(client) => {
-                let answers = each(client, "get_errors", names, arguments)?;
-                answers.into_iter().map(|(_, told)| told).collect()
-            }
-            Self::Disk(stored, _) if names.is_empty() => {
-                vec![stored.tool("get_errors", arguments)]
-            }
+    fn errors(&mut self, calls: &[Value]) -> std::result::Result<Vec<ToolResult>, CallError> {
+        match self {
+            Self::Daemon(client) => call_all(client, "get_errors", calls),
             Self::Disk(stored, _) => {
-                let of = |name: &String| {
-                    let mut arguments = arguments.clone();
-                    arguments["process"] = name.as_str().into();
-                    stored.tool("get_errors", &arguments)
-                };
-                names.iter().map(of).collect()
+                let errors = |arguments| stored.tool("get_errors", arguments);
+                Ok(calls.iter().map(errors).collect())
             }
-        })
+        }
     }
 }
 
@@ -58,10 +40,15 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
         arguments["index"] = run.into();
     }
     let names = call.names()?;
+    // Without a name all processes are asked for at once.
+    let calls = match names.is_empty() {
+        true => vec![arguments],
+        false => for_each(&names, &arguments),
+    };
     let project = call.project()?;
     let what = "show the errors";
     let (source, answers) = Source::ask(&project, what, &names, has_ended, &mut |source| {
-        source.errors(&names, &arguments)
+        source.errors(&calls)
     })?;
     let answers = answers.map_err(|fault| fault.while_doing(what))?;
     let mut code = source.exit_code();
@@ -69,10 +56,11 @@ pub(super) fn errors(call: &Call) -> Result<u8> {
         if told.failed {
             code = refused(what, &told.text);
         } else if call.has("json") {
-            let groups = items(&told.data["groups"]);
-            print(&groups.map(|group| format!("{group}\n")).collect::<String>())?;
+            for group in items(&told.data["groups"]) {
+                print(format_args!("{group}\n"))?;
+            }
         } else {
-            print(&format!("{}\n", told.text))?;
+            print(format_args!("{}\n", told.text))?;
         }
     }
     Ok(code)

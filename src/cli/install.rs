@@ -297,7 +297,7 @@ pub(super) fn install(call: &Call) -> Result<u8> {
     manager.order(&project.env, &["enable", &unit.name])?;
     manager.order(&project.env, &["start", &unit.name])?;
     let name = manager.command();
-    print(&format!(
+    print(format_args!(
         "wrote {}\nit runs, and starts with the machine: \"{name} status {}\"\n",
         path.display(),
         unit.name
@@ -330,17 +330,17 @@ fn make_room(call: &Call, project: &Project, manager: Manager, name: &str) -> Re
         if !io::stdin().is_terminal() {
             return Err(Error::cannot("install", why).with_hint("--yes agrees to that"));
         }
-        note(&format!("{why}\nGo on? [y/N] "));
+        note(format_args!("{why}\nGo on? [y/N] "));
         let mut answer = String::new();
         let _ = io::stdin().lock().read_line(&mut answer);
         if !answer.trim().eq_ignore_ascii_case("y") && !answer.trim().eq_ignore_ascii_case("yes") {
             return Err(Error::cannot("install", "it was not confirmed"));
         }
     } else {
-        note(&format!("{why}\n"));
+        note(format_args!("{why}\n"));
     }
     daemon::stop(project, Force::IfUnhealthy, None, &mut |line| {
-        note(&format!("{line}\n"))
+        note(format_args!("{line}\n"))
     })?;
     Ok(())
 }
@@ -356,7 +356,7 @@ fn without_systemd(project: &Project, unit: &Unit, account: Option<&str>) -> Res
     let as_user = account
         .map(|user| format!("chpst -u {} ", shell(user)))
         .unwrap_or_default();
-    print(&format!(
+    print(format_args!(
         "# runit: /etc/sv/{name}/run\n#!/bin/sh\nexec 2>&1\nexec {as_user}{binary} serve {root}\n\n\
          # or cron: a line for \"crontab -e\"\n@reboot {} -d {}\n",
         binary.replace('%', "\\%"),
@@ -409,7 +409,7 @@ pub(super) fn uninstall(call: &Call) -> Result<u8> {
             continue;
         }
         if call.has("dry-run") {
-            print(&format!("would stop and remove {}\n", path.display()))?;
+            print(format_args!("would stop and remove {}\n", path.display()))?;
             return Ok(0);
         }
         if manager.socket(&project.env).exists() {
@@ -419,7 +419,7 @@ pub(super) fn uninstall(call: &Call) -> Result<u8> {
         if manager.socket(&project.env).exists() {
             manager.order(&project.env, &["daemon-reload"])?;
         }
-        print(&format!("stopped it and removed {}\n", path.display()))?;
+        print(format_args!("stopped it and removed {}\n", path.display()))?;
         return Ok(0);
     }
     print("it is not installed\n")?;

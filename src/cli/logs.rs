@@ -21,7 +21,7 @@ use crate::os::poll;
 
 use super::source::{Source, has_ended};
 use super::spec::Call;
-use super::{note, paint, print, refused, write};
+use super::{note, paint, print, refused, tell, write};
 
 /// `-n` where it is not given.
 const LINES: u64 = 200;
@@ -83,7 +83,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         Source::Daemon(client) => client,
         Source::Disk(_, Some(error)) => return Err(error),
         Source::Disk(_, None) => {
-            note("bpm: no daemon runs; new lines appear here once one does\n");
+            tell("no daemon runs; new lines appear here once one does");
             back(&project)?
         }
     };
@@ -95,7 +95,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
             Stop::Said(error) => return Err(error),
             Stop::Lost(_) => {
                 if !std::mem::replace(&mut view.waits, true) {
-                    note("bpm: the daemon is gone; new lines appear here once it is back\n");
+                    tell("the daemon is gone; new lines appear here once it is back");
                 }
                 client = back(&project)?;
             }
@@ -326,7 +326,7 @@ impl View<'_> {
             } else {
                 self.label(process)
             };
-            note(&format!("{label}({dropped} lines left out)\n"));
+            note(format_args!("{label}({dropped} lines left out)\n"));
         }
     }
 

@@ -191,7 +191,7 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
     print(text.trim_end_matches('\n'))?;
     print("\n")?;
     if one == Some("codex") {
-        note(&format!(
+        note(format_args!(
             "codex exec refuses the tool stop, unless config.toml says so below [mcp_servers.{name}]: default_tools_approval_mode = \"approve\"\n"
         ));
     }

@@ -28,6 +28,7 @@ mod up;
 mod upgrade;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
@@ -35,7 +36,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::base::error::{Error, Failure, Result, named};
-use crate::base::paths::{self, CONFIG_FILE, ProjectDir};
+use crate::base::paths::{self, CONFIG_FILE, ProjectDir, State};
 use crate::client::connection::{Client, VERSION};
 use crate::client::verdict::{Descriptor, FolderId, Verdict, hidden, judge};
 use crate::daemon::{Env, Project, START, handed_on};
@@ -66,8 +67,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     }
 }
 
-fn asked(args: impl IntoIterator<Item = OsString>) -> Result<u8> {
-    let args: Vec<OsString> = args.into_iter().collect();
+fn asked(args: Vec<OsString>) -> Result<u8> {
     if args.get(1).is_some_and(|a| a == complete::NAMES) {
         return complete::names();
     }
@@ -75,8 +75,8 @@ fn asked(args: impl IntoIterator<Item = OsString>) -> Result<u8> {
         return daemon::start_some(&args[2..]);
     }
     match parse::parse(args)? {
-        Asked::Version => print(&format!("bpm {VERSION}\n")).map(|()| 0),
-        Asked::Help(name) => print(&help(&name)).map(|()| 0),
+        Asked::Version => answer(format_args!("bpm {VERSION}\n")),
+        Asked::Help(name) => answer(help(&name)),
         Asked::Call(call) => (call.command.run)(&call),
     }
 }
@@ -90,7 +90,7 @@ fn complain(error: &Error) {
 
 /// Says on standard error that the daemon could not do it, in its words; the exit code.
 fn refused(doing: &str, why: &str) -> u8 {
-    note(&format!("bpm: {}\n", cannot(doing, why)));
+    tell(cannot(doing, why));
     1
 }
 
@@ -103,16 +103,26 @@ fn cannot(doing: &str, why: &str) -> String {
 }
 
 /// On standard error, as it is. One that is closed is no reason to fail.
-fn note(text: &str) {
-    let _ = poll::write_all(io::stderr().as_fd(), text.as_bytes());
+fn note(text: impl Display) {
+    let _ = poll::write_all(io::stderr().as_fd(), text.to_string().as_bytes());
+}
+
+/// On standard error, as a line of bpm's own.
+fn tell(text: impl Display) {
+    note(format_args!("bpm: {text}\n"));
 }
 
 /// On standard output.
 ///
 /// # Errors
 /// Nobody reads it any more ([`Failure::ReaderGone`]), or it can't be written.
-fn print(text: &str) -> Result<()> {
-    write(text.as_bytes())
+fn print(text: impl Display) -> Result<()> {
+    write(text.to_string().as_bytes())
+}
+
+/// Prints all that a command has to say; its exit code.
+fn answer(text: impl Display) -> Result<u8> {
+    print(text).map(|()| 0)
 }
 
 /// The same of bytes.
@@ -121,6 +131,20 @@ fn write(bytes: &[u8]) -> Result<()> {
         ErrorKind::BrokenPipe => Failure::ReaderGone.into(),
         _ => Error::system("write to standard output", e),
     })
+}
+
+/// The folder of all that bpm keeps.
+fn state_folder(env: &Env) -> Result<State> {
+    State::locate(&|name| env.get(name).map(OsStr::to_os_string))
+}
+
+/// The folders of the projects of which bpm keeps something there.
+fn known_projects(state: &Path) -> io::Result<Vec<ProjectDir>> {
+    let mut known = Vec::new();
+    for entry in std::fs::read_dir(state)? {
+        known.push(ProjectDir::at(entry?.path()));
+    }
+    Ok(known)
 }
 
 fn environment() -> Env {
@@ -161,6 +185,16 @@ impl Call {
     }
 }
 
+/// The pid of a daemon behind its name; nothing where it is not known.
+fn pid_behind(daemon: Option<&Descriptor>) -> String {
+    daemon.map_or(String::new(), |d| format!(" (pid {})", d.pid))
+}
+
+/// One of them, or several.
+fn counted(n: usize, one: &'static str, more: &'static str) -> &'static str {
+    if n == 1 { one } else { more }
+}
+
 /// Nothing was learnt of the daemon, for a reason of our own.
 fn cannot_ask(error: &Error) -> bool {
     matches!(error.failure(), Failure::CannotAsk { .. })
@@ -170,26 +204,22 @@ fn cannot_ask(error: &Error) -> bool {
 fn no_daemon(what: &str, project: &Project, verdict: &Verdict) -> Error {
     match verdict {
         Verdict::Unhealthy(descriptor) => {
-            let pid = descriptor.as_ref().map(|d| format!(" (pid {})", d.pid));
-            let who = pid.unwrap_or_default();
-            Error::cannot(what, format!("the daemon does not answer{who}"))
+            let pid = pid_behind(descriptor.as_ref());
+            Error::cannot(what, format!("the daemon does not answer{pid}"))
                 .with_hint("\"bpm stop --force\" ends it, \"bpm -d --replace\" starts another")
         }
         Verdict::Running(..) | Verdict::Stale(_) | Verdict::Stopped => {
             match hidden(&project.dir, &project.root) {
-                Some(daemon) => Error::cannot(
-                    what,
-                    format!("pid {} runs it, and its files are gone", daemon.pid),
-                )
-                .with_hint("\"bpm stop\" ends it"),
-                None => {
-                    let error = Failure::NoDaemon {
-                        what: what.into(),
-                        project: project.shown(),
-                        hint: before_switch(project),
-                    };
-                    error.into()
+                Some(daemon) => {
+                    let why = format!("pid {} runs it, and its files are gone", daemon.pid);
+                    Error::cannot(what, why).with_hint("\"bpm stop\" ends it")
                 }
+                None => Failure::NoDaemon {
+                    what: what.into(),
+                    project: project.shown(),
+                    hint: before_switch(project),
+                }
+                .into(),
             }
         }
     }
@@ -198,9 +228,9 @@ fn no_daemon(what: &str, project: &Project, verdict: &Verdict) -> Error {
 /// The daemon of another folder that was started by a path which leads to this project now: a deploy has switched a
 /// link. A sentence.
 fn before_switch(project: &Project) -> Option<String> {
-    let known = std::fs::read_dir(project.dir.path().parent()?).ok()?;
-    known.flatten().find_map(|entry| {
-        let daemon = Descriptor::read(&ProjectDir::at(entry.path()).descriptor())?;
+    let known = known_projects(project.dir.path().parent()?).ok()?;
+    known.iter().find_map(|dir| {
+        let daemon = Descriptor::read(&dir.descriptor())?;
         let lives = proc::start_time(daemon.pid) == Some(daemon.process_start);
         if !lives || Path::new(&daemon.project) == project.root {
             return None;
@@ -225,7 +255,7 @@ fn is_executable(path: &Path) -> bool {
 
 pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
     let env = environment();
-    let state = paths::State::locate(&|name| env.get(name).map(OsStr::to_os_string))?;
+    let state = state_folder(&env)?;
     let exactly = |dir: &Path| -> Result<PathBuf> {
         let root = resolved(dir).map_err(|e| Error::file("enter", dir, e))?;
         let known = state.project(&root);
@@ -290,10 +320,10 @@ fn resolved(dir: &Path) -> io::Result<PathBuf> {
 }
 
 /// The state of a daemon that runs this very folder, which had another path when it was started.
-fn moved(state: &paths::State, root: &Path) -> Option<ProjectDir> {
+fn moved(state: &State, root: &Path) -> Option<ProjectDir> {
     let folder = FolderId::of(root)?;
-    let known = std::fs::read_dir(state.path()).ok()?.flatten();
-    known.map(|entry| ProjectDir::at(entry.path())).find(|dir| {
+    let known = known_projects(state.path()).ok()?;
+    known.into_iter().find(|dir| {
         let descriptor = Descriptor::read(&dir.descriptor());
         descriptor.is_some_and(|d| d.folder == Some(folder))
             && Lock::probe(&dir.lock()).is_ok_and(|held| held)

@@ -15,10 +15,10 @@ use crate::daemon::{self, Project, RunMode};
 use super::daemon::{begin, options, reach, stop_all};
 use super::source::{Asked, ask};
 use super::spec::Call;
-use super::{cannot_ask, no_daemon, note, print, refused};
+use super::{answer, cannot_ask, no_daemon, print, refused, tell};
 
 /// The most that a tool waits; who waits longer asks again.
-const LONGEST: Duration = Duration::from_secs(600);
+pub(super) const LONGEST: Duration = Duration::from_secs(600);
 
 /// `bpm start`.
 pub(super) fn start(call: &Call) -> Result<u8> {
@@ -30,7 +30,7 @@ pub(super) fn start(call: &Call) -> Result<u8> {
     }
     options.only = Some(names.clone());
     match reach(&project, &options)? {
-        Some(mut reached) => order(&mut reached.client, "start", &names, &object([])),
+        Some(mut reached) => order(&mut reached.client, "start", &names, object([])),
         None => Ok(0),
     }
 }
@@ -50,12 +50,9 @@ pub(super) fn stop(call: &Call) -> Result<u8> {
     let project = call.project()?;
     let what = format!("stop {}", names.join(", "));
     match judge(&project.dir, "cli")? {
-        Verdict::Running(_, mut client) => order(&mut client, "stop", &names, &object([])),
+        Verdict::Running(_, mut client) => order(&mut client, "stop", &names, object([])),
         // Nothing runs, which is what was asked for.
-        Verdict::Stopped => {
-            print("nothing runs\n")?;
-            Ok(0)
-        }
+        Verdict::Stopped => answer("nothing runs\n"),
         Verdict::Unhealthy(_) => Err(Error::cannot(what, "the daemon does not answer")
             .with_hint("\"bpm stop --force\" ends everything")),
         Verdict::Stale(_) => {
@@ -79,28 +76,23 @@ pub(super) fn restart(call: &Call) -> Result<u8> {
         (false, names) => names,
     };
     let (_, _, mut client) = call.daemon("restart")?;
-    let mode = if call.has("release") {
-        "release"
-    } else {
-        "dev"
+    let mode = match call.has("release") {
+        true => "release",
+        false => "dev",
     };
-    order(
-        &mut client,
-        "restart",
-        &names,
-        &object([("mode", mode.into())]),
-    )
+    let arguments = object([("mode", mode.into())]);
+    order(&mut client, "restart", &names, arguments)
 }
 
 /// Gives the same order to several processes at once, waits for all, and says how each went: 0 or 1.
-fn order(client: &mut Client, tool: &str, names: &[String], arguments: &Value) -> Result<u8> {
+fn order(client: &mut Client, tool: &str, names: &[String], mut arguments: Value) -> Result<u8> {
     let mut code = 0;
-    let mut arguments = arguments.clone();
     arguments["timeout_seconds"] = LONGEST.as_secs().into();
-    let answers = each(client, tool, names, &arguments).map_err(|f| f.while_doing(tool))?;
-    for (name, told) in answers {
+    let calls = for_each(names, &arguments);
+    let answers = call_all(client, tool, &calls).map_err(|f| f.while_doing(tool))?;
+    for (name, told) in names.iter().zip(answers) {
         let late = late(&told.data);
-        code = code.max(say(tool, &name, &told, !late.is_empty() && tool != "stop")?);
+        code = code.max(say(tool, name, &told, !late.is_empty() && tool != "stop")?);
         if tool == "stop" {
             continue;
         }
@@ -118,7 +110,7 @@ fn say(tool: &str, name: &str, told: &ToolResult, goes_on: bool) -> Result<u8> {
     if told.failed {
         return Ok(not_done(tool, name, &told.text));
     }
-    print(&format!("{}\n", told.text))?;
+    print(format_args!("{}\n", told.text))?;
     Ok(u8::from(told.data["ok"] == false && !goes_on))
 }
 
@@ -163,21 +155,27 @@ fn until_ready(client: &mut Client, name: &str) -> Result<ToolResult> {
     }
 }
 
-/// Calls a tool for each name at once; the answers in the order of the names.
-pub(super) fn each(
+/// The arguments of a call for each name.
+pub(super) fn for_each(names: &[String], arguments: &Value) -> Vec<Value> {
+    let mut calls = vec![arguments.clone(); names.len()];
+    for (call, name) in calls.iter_mut().zip(names) {
+        call["process"] = name.as_str().into();
+    }
+    calls
+}
+
+/// Calls a tool with each of these arguments at once; the answers in their order.
+pub(super) fn call_all(
     client: &mut Client,
     tool: &str,
-    names: &[String],
-    arguments: &Value,
-) -> std::result::Result<Vec<(String, ToolResult)>, CallError> {
+    calls: &[Value],
+) -> std::result::Result<Vec<ToolResult>, CallError> {
     let mut ids = Vec::new();
-    for name in names {
-        let mut arguments = arguments.clone();
-        arguments["process"] = name.as_str().into();
-        let params = object([("name", tool.into()), ("arguments", arguments)]);
+    for arguments in calls {
+        let params = object([("name", tool.into()), ("arguments", arguments.clone())]);
         ids.push(client.send("tools/call", params)?);
     }
-    let mut answers: Vec<Option<ToolResult>> = vec![None; names.len()];
+    let mut answers: Vec<Option<ToolResult>> = vec![None; calls.len()];
     while answers.iter().any(Option::is_none) {
         let Some(message) = client.receive(None)? else {
             continue;
@@ -188,11 +186,7 @@ pub(super) fn each(
             }
         }
     }
-    Ok(names
-        .iter()
-        .cloned()
-        .zip(answers.into_iter().flatten())
-        .collect())
+    Ok(answers.into_iter().flatten().collect())
 }
 
 /// `bpm wait`.
@@ -230,8 +224,7 @@ pub(super) fn wait(call: &Call) -> Result<u8> {
             return Ok(not_done("wait for", &name, &told.text));
         }
         if told.data["met"] == true {
-            print(&format!("{}\n", told.text))?;
-            return Ok(0);
+            return answer(format_args!("{}\n", told.text));
         }
         if Mono::now().since(begun) < span {
             return Ok(not_done("wait for", &name, &told.text));
@@ -257,17 +250,16 @@ pub(super) fn why(call: &Call) -> Result<u8> {
             client.call("bpm/why", params.clone(), None)
         })
     });
-    let answer = match asked {
-        Ok(Asked::Answer(answer)) => answer,
+    let said = match asked {
+        Ok(Asked::Answer(said)) => said,
         Ok(Asked::Nobody(verdict)) => return Err(no_daemon("tell why", &project, &verdict)),
         Err(error) if cannot_ask(&error) => return why_on_disk(&project, &name, &params, error),
         Err(error) => return Err(error),
     };
-    match answer {
+    match said {
         Ok(card) => {
             let text = card["text"].as_str().unwrap_or_default();
-            print(&format!("{}\n", text.trim_end()))?;
-            Ok(0)
+            answer(format_args!("{}\n", text.trim_end()))
         }
         Err(CallError::Refused { message, .. }) => Ok(refused("tell why", &message)),
         Err(fault) => Err(fault.while_doing("tell why")),
@@ -280,11 +272,13 @@ fn why_on_disk(project: &Project, name: &str, params: &Value, error: Error) -> R
     let Ok(card) = stored.call("bpm/why", params, &mut |_| {}) else {
         return Err(error);
     };
-    note(&format!("bpm: {error}; what follows is on disk\n"));
+    tell(format_args!("{error}; what follows is on disk"));
     let text = card["text"].as_str().unwrap_or_default();
-    let is_past = |line: &&str| !line.starts_with("what happens next");
-    let lines = text.lines().skip(1).filter(is_past);
-    print(&lines.map(|line| format!("{line}\n")).collect::<String>())?;
+    for line in text.lines().skip(1) {
+        if !line.starts_with("what happens next") {
+            print(format_args!("{line}\n"))?;
+        }
+    }
     Ok(1)
 }
 

@@ -36,7 +36,7 @@ impl Screen {
         let out = stdout();
         let (columns, rows) = screen::size(out.as_fd());
         // Home, and what is below is cleared after the new picture is there: no flicker.
-        print(&format!(
+        print(format_args!(
             "\x1b[H{}\x1b[J",
             fitted(text, columns.into(), rows.into())
         ))

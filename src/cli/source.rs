@@ -9,7 +9,7 @@ use crate::client::verdict::{Verdict, judge};
 use crate::daemon::{Project, judge_lasting};
 use crate::server::rpc::STOPPING;
 
-use super::{cannot_ask, no_daemon, note};
+use super::{cannot_ask, no_daemon, tell};
 
 /// The outcome of asking a daemon.
 pub(super) enum Asked<T> {
@@ -101,7 +101,7 @@ impl Source {
         if is_down {
             return Ok(Self::Disk(stored, None));
         }
-        note(&format!("bpm: {error}; what follows is on disk\n"));
+        tell(format_args!("{error}; what follows is on disk"));
         Ok(Self::Disk(stored, Some(error)))
     }
 

@@ -26,7 +26,10 @@ use crate::os::{poll, proc};
 use super::screen::Screen;
 use super::source::{Asked, ask};
 use super::spec::Call;
-use super::{before_switch, environment, note, paint, print, refused};
+use super::{
+    answer, before_switch, environment, known_projects, paint, pid_behind, print, refused,
+    state_folder, tell,
+};
 
 /// Between two pictures of `-w`: uptimes and loads change by themselves.
 const PICTURE: Duration = Duration::from_secs(1);
@@ -151,9 +154,7 @@ fn on_disk(project: &Project, name: Option<&str>, error: &Error, json: bool) -> 
         document["error"] = error.to_string().into();
         return format!("{document}\n");
     }
-    note(&format!(
-        "bpm: {error}; what follows is what it wrote down\n"
-    ));
+    tell(format_args!("{error}; what follows is what it wrote down"));
     let head = ["NAME", "RUNS AS PID", "LAST END"].map(|h| Cell::toned(Tone::Bold, h));
     let mut rows = vec![head.to_vec()];
     for (name, pid) in processes {
@@ -188,15 +189,13 @@ fn without(project: &Project, verdict: &Verdict, json: bool) -> String {
             d.pid
         ),
         Verdict::Unhealthy(d) => {
-            let who = d
-                .as_ref()
-                .map_or(String::new(), |d| format!(" (pid {})", d.pid));
+            let pid = pid_behind(d.as_ref());
             let why = match project.dir.lock().exists() {
                 true => "does not answer",
                 false => "does not answer, its files are gone",
             };
             format!(
-                "{name}: unhealthy: the daemon{who} {why}\n\
+                "{name}: unhealthy: the daemon{pid} {why}\n\
                  \"bpm stop --force\" ends it, \"bpm -d --replace\" starts another\n"
             )
         }
@@ -265,8 +264,8 @@ pub(super) fn daemon_status(call: &Call) -> Result<u8> {
         Verdict::Unhealthy(None) | Verdict::Stopped => {}
     }
     match call.has("json") {
-        true => print(&format!("{document}\n"))?,
-        false => print(&daemon_words(&document))?,
+        true => print(format_args!("{document}\n"))?,
+        false => print(daemon_words(&document))?,
     }
     Ok(code)
 }
@@ -316,23 +315,18 @@ fn daemon_words(document: &Value) -> String {
 /// `bpm ps`.
 pub(super) fn ps(call: &Call) -> Result<u8> {
     let env = environment();
-    let state = paths::State::locate(&|name| env.get(name).map(std::ffi::OsStr::to_os_string))?;
+    let state = state_folder(&env)?;
     let mut daemons: Vec<(Descriptor, &str)> = Vec::new();
     let mut abandoned = Vec::new();
-    let read = || -> std::io::Result<Vec<PathBuf>> {
-        let folders = std::fs::read_dir(state.path())?;
-        folders.map(|folder| Ok(folder?.path())).collect()
-    };
-    let folders = match read() {
-        Ok(folders) => folders,
+    let known = match known_projects(state.path()) {
+        Ok(known) => known,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(e) => {
             return Err(Error::file("read", state.path(), e)
                 .with_hint("set BPM_HOME to a folder that you may write"));
         }
     };
-    for folder in folders {
-        let dir = ProjectDir::at(folder);
+    for dir in known {
         if is_ours(&dir).is_err() {
             continue;
         }
@@ -357,11 +351,10 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
         return prune(&abandoned, call.has("json"));
     }
     match call.has("json") {
-        true => print(&format!("{}\n", ps_json(&daemons)))?,
-        false if daemons.is_empty() => print("no daemons\n")?,
-        false => print(&ps_table(&daemons, paint(&env)))?,
+        true => answer(format_args!("{}\n", ps_json(&daemons))),
+        false if daemons.is_empty() => answer("no daemons\n"),
+        false => answer(ps_table(&daemons, paint(&env))),
     }
-    Ok(0)
 }
 
 /// Daemons that can't be found by their files, but by the processes that they have.
@@ -392,16 +385,17 @@ fn abandoned_by(dir: &ProjectDir) -> Option<(PathBuf, String)> {
 
 /// `bpm ps --prune`: lists what is left of projects that are gone, then removes it.
 fn prune(abandoned: &[(PathBuf, String)], json: bool) -> Result<u8> {
-    let list = abandoned.iter().map(|(folder, root)| {
-        let root = in_line(root);
-        format!("{} (of {root}, which is gone)\n", folder.display())
-    });
-    let text = match (json, abandoned.is_empty()) {
-        (true, _) => format!("{}\n", prune_json(abandoned)),
-        (false, true) => "nothing to remove\n".into(),
-        (false, false) => list.collect(),
-    };
-    print(&text)?;
+    if json {
+        print(format_args!("{}\n", prune_json(abandoned)))?;
+    } else if abandoned.is_empty() {
+        print("nothing to remove\n")?;
+    }
+    for (folder, root) in abandoned {
+        if !json {
+            let (folder, root) = (folder.display(), in_line(root));
+            print(format_args!("{folder} (of {root}, which is gone)\n"))?;
+        }
+    }
     for (folder, _) in abandoned {
         // Held, so that no daemon starts in it meanwhile.
         let dir = ProjectDir::at(folder.clone());

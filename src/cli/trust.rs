@@ -3,45 +3,30 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::base::error::{Error, Failure, Result, named};
+use crate::base::error::{Error, Result, named};
 use crate::base::paths::{self, State};
 use crate::os::{files, trust};
 
 use super::spec::Call;
-use super::{environment, print};
+use super::{answer, environment, state_folder};
 
 /// `bpm trust DIR`, `--remove DIR`, `--list`.
 pub(super) fn trust(call: &Call) -> Result<u8> {
     let env = environment();
-    let state = State::locate(&|name| env.get(name).map(Into::into))?;
+    let state = state_folder(&env)?;
     let mut folders = trust::trusted(&state)
         .map_err(|why| Error::cannot(named("use", &state.trust_file()), why))?;
     if call.has("list") {
         if call.has("remove") || !call.operands.is_empty() {
-            return Err(Failure::Usage {
-                why: "--list goes with no folder and no --remove".into(),
-                hint: None,
-            }
-            .into());
+            return Err(Error::usage("--list goes with no folder and no --remove"));
         }
-        let lines: String = folders
-            .iter()
-            .map(|folder| format!("{}\n", paths::quoted(folder)))
-            .collect();
-        print(&lines)?;
-        return Ok(0);
+        let lines = folders.iter().map(|f| paths::quoted(f) + "\n");
+        return answer(lines.collect::<String>());
     }
-    let named = call
-        .operands
-        .first()
-        .map(PathBuf::from)
-        .or(call.dir.clone());
-    let Some(named) = named else {
-        return Err(Failure::Usage {
-            why: "trust wants a folder".into(),
-            hint: Some("bpm trust --list prints those that are trusted".into()),
-        }
-        .into());
+    let named = call.operands.first().map(PathBuf::from);
+    let Some(named) = named.or(call.dir.clone()) else {
+        return Err(Error::usage("trust wants a folder")
+            .with_hint("bpm trust --list prints those that are trusted"));
     };
     // A folder that is gone is removed by the name that the list has.
     let folder = match (named.canonicalize(), call.has("remove")) {

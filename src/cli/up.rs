@@ -11,18 +11,16 @@ use crate::base::escape::coloured;
 use crate::base::json::{items, object};
 use crate::base::table::Table;
 use crate::cli::render::{self, Paint, Tone};
-use crate::client::connection::{self, CallError, Client, ToolResult};
+use crate::client::connection::{self, CallError, Client};
 use crate::daemon::{Project, RunMode, StartOptions, read_config};
 use crate::os::poll::readable;
 
 use super::daemon::{options, reach};
 use super::mcp_config::claude_lines;
-use super::orders::not_done;
+use super::orders::{LONGEST, not_done};
 use super::spec::Call;
-use super::{note, paint, print};
+use super::{answer, note, paint, print, tell};
 
-/// The most that a tool waits; who waits longer asks again.
-const LONGEST: u64 = 600;
 /// `--timeout` where it is not given.
 const READY: Duration = Duration::from_secs(60);
 /// A daemon that answered a moment ago is busy, or the machine is: its next answers may take longer than
@@ -71,13 +69,12 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         .collect();
     print(&render::reached(&shown, paint(&project.env)))?;
     if let Some(changed) = render::changed_file(&data) {
-        note(&format!("bpm: {changed}\n"));
+        tell(changed);
     }
     match failed {
         0 => {
             let url = reached.descriptor.url.as_deref();
-            print(&format!("\n{}", claude_lines(&project, url)))?;
-            Ok(0)
+            answer(format_args!("\n{}", claude_lines(&project, url)))
         }
         _ => Ok(1),
     }
@@ -116,10 +113,7 @@ impl Run {
         for name in names {
             let process = items(&data["processes"]).find(|p| p["name"] == name.as_str());
             let under_way = process.filter(|p| p["type"] == "task" && p["wanted"] == true);
-            let mut arguments = object([
-                ("process", name.as_str().into()),
-                ("timeout_seconds", LONGEST.into()),
-            ]);
+            let mut arguments = waiting(name);
             // A task runs once for each start of the daemon: one that was started is waited for, not
             // run again. One that failed before is.
             let tool = match under_way.and_then(|p| p["state"].as_str()) {
@@ -149,11 +143,8 @@ impl Run {
     }
 
     fn watch(&mut self, name: &str, after: &Value) -> Result<()> {
-        let mut arguments = object([
-            ("process", name.into()),
-            ("for", "change".into()),
-            ("timeout_seconds", LONGEST.into()),
-        ]);
+        let mut arguments = waiting(name);
+        arguments["for"] = "change".into();
         if !after.is_null() {
             arguments["after"] = after.clone();
         }
@@ -213,15 +204,15 @@ impl Run {
         };
         let told = connection::told(&result.map_err(lost)?);
         if told.data["timed_out"] == true {
-            let again = object([
-                ("process", name.as_str().into()),
-                ("timeout_seconds", LONGEST.into()),
-            ]);
-            let id = self.ask("start", again)?;
+            let id = self.ask("start", waiting(&name))?;
             self.waits.insert(id, (name, until));
             return Ok(0);
         }
-        Ok(say(&name, &told))
+        let failed = told.failed || told.data["ok"] == false || told.data["met"] == false;
+        if failed {
+            not_done("start", &name, &told.text);
+        }
+        Ok(usize::from(failed))
     }
 
     /// The time for readiness is counted from the end of each build.
@@ -269,16 +260,16 @@ impl Run {
     }
 }
 
-fn lost(fault: CallError) -> Error {
-    fault.while_doing("bring it up")
+/// The arguments of a call that waits for a process.
+fn waiting(name: &str) -> Value {
+    object([
+        ("process", name.into()),
+        ("timeout_seconds", LONGEST.as_secs().into()),
+    ])
 }
 
-fn say(name: &str, told: &ToolResult) -> usize {
-    let failed = told.failed || told.data["ok"] == false || told.data["met"] == false;
-    if failed {
-        not_done("start", name, &told.text);
-    }
-    usize::from(failed)
+fn lost(fault: CallError) -> Error {
+    fault.while_doing("bring it up")
 }
 
 /// The builds' output, shown as it comes.

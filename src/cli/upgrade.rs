@@ -1,13 +1,12 @@
 //! `bpm upgrade`, and what the program that takes over is asked (`--handshake`, `--resume`).
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::base::error::{Error, Result};
 use crate::base::json::{object, strings};
-use crate::base::paths::{self, ProjectDir};
 use crate::base::saved::Saved;
 use crate::base::table::sort;
 use crate::client::connection::{self, CallError, Client, VERSION};
@@ -17,7 +16,7 @@ use crate::engine::supervisor::Handshake;
 use crate::server::rpc::METHOD_NOT_FOUND;
 
 use super::spec::Call;
-use super::{environment, note, print};
+use super::{answer, counted, environment, known_projects, print, state_folder, tell};
 
 /// `--handshake`, `--resume N [--dry-run]`: asked by a daemon, before anything of ours is open. None: it is neither.
 pub(super) fn asked_by_daemon(args: &[OsString]) -> Option<Result<u8>> {
@@ -35,7 +34,7 @@ pub(super) fn asked_by_daemon(args: &[OsString]) -> Option<Result<u8>> {
 
 fn handshake() -> Result<u8> {
     let ours = Handshake::ours(VERSION).map_err(|e| Error::system("read this program", e))?;
-    print(&format!("{}\n", ours.save())).map(|()| 0)
+    answer(format_args!("{}\n", ours.save()))
 }
 
 /// `bpm upgrade`, `bpm daemon upgrade`.
@@ -81,17 +80,15 @@ pub(super) fn upgrade(call: &Call) -> Result<u8> {
 
 /// The daemons of this user that answer, with the names of their projects.
 fn daemons() -> Result<Vec<(String, Client)>> {
-    let env = environment();
-    let state = paths::State::locate(&|name| env.get(name).map(std::ffi::OsStr::to_os_string))?;
-    let folders = std::fs::read_dir(state.path()).into_iter().flatten();
-    let mut folders: Vec<PathBuf> = folders.flatten().map(|f| f.path()).collect();
-    sort(&mut folders, Ord::cmp);
+    let state = state_folder(&environment())?;
+    let mut known = known_projects(state.path()).unwrap_or_default();
+    sort(&mut known, |a, b| a.path().cmp(b.path()));
     let mut found = Vec::new();
-    for folder in folders {
-        if let Ok(Verdict::Running(descriptor, client)) = judge(&ProjectDir::at(folder), "cli") {
-            let root = PathBuf::from(&descriptor.project);
-            let name = root.file_name().map(|n| n.to_string_lossy().into_owned());
-            found.push((name.unwrap_or_else(|| "/".into()), client));
+    for dir in known {
+        if let Ok(Verdict::Running(descriptor, client)) = judge(&dir, "cli") {
+            let name = Path::new(&descriptor.project).file_name();
+            let name = name.map_or("/".into(), OsStr::to_string_lossy);
+            found.push((name.into_owned(), client));
         }
     }
     Ok(found)
@@ -118,8 +115,8 @@ fn ask(mut client: Client, name: &str, params: Value) -> Result<Value> {
         let names: Vec<&str> = strings(&message["params"]["waiting_for"]).collect();
         if message["method"] == "bpm/upgrading" && !names.is_empty() {
             let names = names.join(", ");
-            note(&format!(
-                "bpm: waiting for the build of {names} (--now cancels and repeats it)\n"
+            tell(format_args!(
+                "waiting for the build of {names} (--now cancels and repeats it)"
             ));
         }
     }
@@ -143,28 +140,25 @@ fn say(call: &Call, all: &[(String, Value)]) -> Result<()> {
                 one
             }
         };
-        return print(&format!("{document}\n"));
+        return print(format_args!("{document}\n"));
     }
     for (name, done) in all.iter().filter(|(_, done)| done["error"].is_null()) {
-        let text = |key: &str| done[key].as_str().unwrap_or("?").to_owned();
-        let text = match done["same"] == true {
-            true => format!(
-                "{name}: nothing to do, it runs this very file (pid {})\n",
-                done["pid"]
-            ),
-            false => {
-                let ms = done["ms"].as_f64().unwrap_or_default().ceil();
-                let count = done["processes"].as_u64().unwrap_or_default();
-                let noun = if count == 1 { "process" } else { "processes" };
-                format!(
-                    "{name}: {} -> {} in {ms} ms; pid {} as before, {count} {noun} untouched\n",
-                    text("from"),
-                    text("to"),
-                    done["pid"]
-                )
-            }
-        };
-        print(&text)?;
+        let pid = &done["pid"];
+        if done["same"] == true {
+            print(format_args!(
+                "{name}: nothing to do, it runs this very file (pid {pid})\n"
+            ))?;
+            continue;
+        }
+        let text = |key: &str| done[key].as_str().unwrap_or("?");
+        let ms = done["ms"].as_f64().unwrap_or_default().ceil();
+        let count = done["processes"].as_u64().unwrap_or_default() as usize;
+        print(format_args!(
+            "{name}: {} -> {} in {ms} ms; pid {pid} as before, {count} {} untouched\n",
+            text("from"),
+            text("to"),
+            counted(count, "process", "processes")
+        ))?;
     }
     Ok(())
 }

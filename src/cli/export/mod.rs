@@ -113,7 +113,7 @@ pub(super) fn export(call: &Call) -> Result<u8> {
     } else {
         ("settings", "have")
     };
-    note(&format!(
+    note(format_args!(
         "{gaps} {noun} {verb} no counterpart in {word}: see the comments \"no counterpart\"\n"
     ));
     Ok(u8::from(call.has("strict")))
@@ -254,7 +254,7 @@ fn write(folder: &Path, files: &[(String, String)]) -> Result<()> {
             .map_err(|e| Error::file("write", &path, e))?;
     }
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
-    print(&format!(
+    print(format_args!(
         "wrote {} to {}\n",
         names.join(", "),
         folder.display()

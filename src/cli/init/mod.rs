@@ -166,7 +166,7 @@ pub(super) fn init(call: &Call) -> Result<u8> {
     }
     files::write_atomic(&path, text.as_bytes(), 0o644)
         .map_err(|e| Error::file("write", &path, e))?;
-    print(&format!(
+    print(format_args!(
         "wrote {CONFIG_FILE}\n{}next: \"bpm check\" reads it, \"bpm up\" starts it\n",
         draft.taken()
     ))?;
