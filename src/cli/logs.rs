@@ -415,9 +415,7 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
     };
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(cannot)?;
-    print(&escaped(&String::from_utf8_lossy(last_lines(
-        &bytes, lines,
-    ))))?;
+    print(escaped(&String::from_utf8_lossy(last_lines(&bytes, lines))))?;
     if !call.has("follow") {
         return Ok(0);
     }
@@ -425,7 +423,7 @@ pub(super) fn daemon_logs(call: &Call) -> Result<u8> {
     loop {
         let mut fresh = Vec::new();
         file.read_to_end(&mut fresh).map_err(cannot)?;
-        print(&escaped(&String::from_utf8_lossy(&fresh)))?;
+        print(escaped(&String::from_utf8_lossy(&fresh)))?;
         // Begun anew by a new daemon, or since it grew too large.
         if let Ok(other) = File::open(&path)
             && let (Ok(now), Ok(before)) = (other.metadata(), file.metadata())

@@ -203,7 +203,7 @@ fn check(project: &Project, stdio: &Stdio, one: Option<&str>, url: Option<&str>)
     let serves = Descriptor::find(&project.dir)?.is_some();
     for client in CLIENTS.iter().filter(|c| one.is_none_or(|one| one == **c)) {
         let entry = stdio.entry(client);
-        print(&entry.check(project, url.filter(|_| serves))?)?;
+        print(entry.check(project, url.filter(|_| serves))?)?;
     }
     if url.is_some() && !serves {
         print("http was not tried: no daemon runs\n")?;

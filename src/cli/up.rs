@@ -67,7 +67,7 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         .filter(|p| names.iter().any(|n| p["name"] == n.as_str()))
         .cloned()
         .collect();
-    print(&render::reached(&shown, paint(&project.env)))?;
+    print(render::reached(&shown, paint(&project.env)))?;
     if let Some(changed) = render::changed_file(&data) {
         tell(changed);
     }

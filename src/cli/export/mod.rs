@@ -103,7 +103,7 @@ pub(super) fn export(call: &Call) -> Result<u8> {
     }
     match call.text("output")? {
         Some(folder) => write(Path::new(folder), &files)?,
-        None => print(&joined(&files, engine))?,
+        None => print(joined(&files, engine))?,
     }
     if gaps == 0 {
         return Ok(0);
