@@ -41,6 +41,8 @@ pub struct Cgroup {
     path: PathBuf,
     /// Opened with O_PATH-like rights: for `CLONE_INTO_CGROUP`.
     folder: File,
+    /// All that was ever killed in it is known, and that is nothing.
+    unharmed: bool,
 }
 
 /// Limits of a cgroup; None is no limit.
@@ -128,13 +130,13 @@ impl Groups {
     /// Those of mkdir(2) and open(2).
     pub fn make(&self, name: &str) -> io::Result<Cgroup> {
         let path = self.folder.join(name);
-        make(&path)?;
-        Cgroup::open(path)
+        let unharmed = make(&path)?;
+        Cgroup::open(path, unharmed)
     }
 
     /// The cgroup of that name, if it is there.
     pub fn find(&self, name: &str) -> Option<Cgroup> {
-        Cgroup::open(self.folder.join(name)).ok()
+        Cgroup::open(self.folder.join(name), false).ok()
     }
 
     /// The names of all that are there.
@@ -162,12 +164,16 @@ impl Groups {
 }
 
 impl Cgroup {
-    fn open(path: PathBuf) -> io::Result<Self> {
+    fn open(path: PathBuf, unharmed: bool) -> io::Result<Self> {
         let folder = File::options()
             .read(true)
             .custom_flags(nix::libc::O_DIRECTORY)
             .open(&path)?;
-        Ok(Self { path, folder })
+        Ok(Self {
+            path,
+            folder,
+            unharmed,
+        })
     }
 
     /// For [`super::spawn::Launch::cgroup`].
@@ -193,11 +199,21 @@ impl Cgroup {
         }
     }
 
+    /// Whether another run can have it: nothing is in it, nobody has frozen it, and nothing was killed in it. One whose
+    /// `cgroup.kill` was written kills for ever what clone3(2) begins in it
+    /// (findings/cgroup-killed-once-kills-what-is-started-in-it.sh).
+    pub fn is_as_new(&self) -> bool {
+        let is_free = |events: String| ["populated", "frozen"].map(|name| field(&events, name));
+        let events = read(&self.path.join("cgroup.events")).map(is_free);
+        self.unharmed && matches!(events, Some([Some(0), None | Some(0)]))
+    }
+
     /// Kills all that is in it and below it.
     ///
     /// # Errors
     /// Those of writing to the cgroup's files.
-    pub fn kill(&self) -> io::Result<()> {
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.unharmed = false;
         match write(&self.path.join("cgroup.kill"), "1") {
             // Linux before 5.14.
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -336,7 +352,7 @@ fn hand_on(base: &Path, moved: bool) -> Result<(), String> {
             return Err("bpm shares its cgroup with other processes".into());
         }
         let own = base.join(OWN);
-        let entered = make(&own).and_then(|()| write(&own.join("cgroup.procs"), &us.to_string()));
+        let entered = make(&own).and_then(|_| write(&own.join("cgroup.procs"), &us.to_string()));
         entered.map_err(|e| format!("bpm cannot move into {}: {}", own.display(), reason(&e)))?;
     }
     match enable(base).is_empty() {
@@ -362,10 +378,11 @@ fn enable(folder: &Path) -> Vec<&'static str> {
     controllers(folder).into_iter().filter(one).collect()
 }
 
-fn make(folder: &Path) -> io::Result<()> {
+/// False: it is there already.
+fn make(folder: &Path) -> io::Result<bool> {
     match fs::create_dir(folder) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
-        done => done,
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+        done => done.map(|()| true),
     }
 }
 
@@ -404,12 +421,16 @@ fn all_processes(folder: &Path) -> Vec<i32> {
 }
 
 fn remove(folder: &Path) -> bool {
-    below(folder).for_each(|child| {
-        remove(&child);
-    });
-    match fs::remove_dir(folder) {
+    let gone = || match fs::remove_dir(folder) {
         Ok(()) => true,
         Err(e) => e.kind() == ErrorKind::NotFound,
+    };
+    // Seldom is anything below it.
+    gone() || {
+        below(folder).for_each(|child| {
+            remove(&child);
+        });
+        gone()
     }
 }
 
@@ -448,7 +469,8 @@ mod tests {
     #[test]
     fn kill_ends_what_left_its_session_and_lost_its_environment() {
         let Some(groups) = groups("kill") else { return };
-        let group = groups.make("run-a-1").unwrap();
+        let mut group = groups.make("run-a-1").unwrap();
+        assert!(group.is_as_new());
         // It begins nothing before it is in its group: that would live on.
         let child = shell(
             "until grep -q run-a-1 /proc/self/cgroup; do :; done
@@ -460,7 +482,7 @@ mod tests {
             &child.child.pid().to_string(),
         )
         .unwrap();
-        assert!(!group.is_empty());
+        assert!(!group.is_empty() && !group.is_as_new());
         assert!(group.processes().contains(&child.child.pid()));
         eventually("all have begun", || {
             (group.processes().len() >= 4).then_some(())
@@ -469,6 +491,7 @@ mod tests {
         group.kill().unwrap();
         ended(child.child.pid());
         eventually("nothing is in it", || group.is_empty().then_some(()));
+        assert!(!group.is_as_new());
         assert!(group.remove());
         assert!(groups.names().is_empty());
         groups.close();

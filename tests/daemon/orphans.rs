@@ -309,6 +309,41 @@ fn stop_ends_what_a_cgroup_has_frozen() {
 }
 
 #[test]
+fn restart_goes_on_in_the_cgroup_of_the_run_before() {
+    let mut project = Project::new(
+        "dev_crash_wait_seconds = 0.1\n[process.a]\ncommand = ['sleep', '1000']\n\
+         [process.b]\ncommand = 'trap \"\" TERM; echo up; while :; do sleep 1000; done'\nready.log = 'up'\nstop_timeout_seconds = 0.1\n",
+    );
+    project.serve();
+    let folder = |pid: i32| folder_of(pid).unwrap_or_default();
+    let first = folder(project.running("a"));
+    if !first.ends_with("run-a-1") {
+        return eprintln!("skipped: no cgroups of our own here");
+    }
+    let restart = |name: &str| {
+        project.call("restart", json!({"process": name})).ok();
+        folder(project.running(name))
+    };
+    assert_eq!(restart("a"), first);
+    // Another kills all that is in it, which bpm can't know: the next run begins all the same.
+    let pid = project.running("a");
+    if std::fs::write(first.join("cgroup.kill"), "1").is_ok() {
+        let again = eventually(|| match project.running("a") {
+            new if new != pid => Ok(new),
+            _ => Err("not yet"),
+        });
+        assert_eq!(folder(again), first);
+    }
+    // One in which bpm has killed is not used again.
+    let killed = folder(project.running("b"));
+    assert!(killed.ends_with("run-b-1"), "{killed:?}");
+    assert!(restart("b").ends_with("run-b-2"));
+    assert!(!killed.exists());
+    project.call("stop", json!({"process": "a"})).ok();
+    assert!(!first.exists());
+}
+
+#[test]
 fn orphan_is_known_to_the_bpm_after_an_upgrade() {
     let seconds = format!("52{}", std::process::id());
     let mut project = Project::new(&format!(

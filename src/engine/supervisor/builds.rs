@@ -178,7 +178,7 @@ impl Supervisor {
         environments::mark_build(&mut env, process, &self.marker(), run);
         let env = env.into_iter().collect();
         let account = account(&process.launch)?;
-        let cgroup = self.runs.cgroup("build", &process.name, run);
+        let cgroup = self.runs.new_cgroup("build", &process.name, run);
         let spawned =
             self.setup
                 .starter()

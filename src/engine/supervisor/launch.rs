@@ -334,7 +334,7 @@ impl Supervisor {
         let listening = Expected::new(port, self.sockets.inodes(key.unit), checks.connects());
         checks.set_before(listening.before());
         let began = Mono::now();
-        let cgroup = self.runs.cgroup("run", &process.name, run);
+        let cgroup = self.runs.cgroup(&process.name, run);
         let limits = &process.launch.limits;
         let unlimited = self.runs.limit(cgroup.as_ref(), limits).err();
         if let Some(why) = &unlimited {

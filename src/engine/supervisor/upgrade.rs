@@ -445,6 +445,7 @@ impl Supervisor {
     /// came meanwhile that has its turn first.
     fn write_state(&mut self, presence: &mut dyn Presence) -> Result<Option<Written>, String> {
         let mut handover = Handover::default();
+        self.runs.remove_vacant();
         // The next bpm cannot know what was there when they began.
         let known = self.known();
         self.runs.find_origins(&known);

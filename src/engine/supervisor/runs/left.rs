@@ -24,7 +24,7 @@ impl Runs {
             let left = members(*key, record, &orphans);
             if record.stop.killing {
                 // Processes that it starts meanwhile die with it.
-                if let Some(group) = &record.cgroup
+                if let Some(group) = &mut record.cgroup
                     && !left.is_empty()
                 {
                     let _ = group.kill();
