@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::base::clock::Mono;
-use crate::base::saved::saved;
+use crate::base::saved::{Saved, saved};
 use crate::build::Artifact;
 use crate::config::Mode;
 use crate::lifecycle::Generation;
@@ -78,6 +78,17 @@ pub struct SavedBuild {
     pub made: Artifact,
 }
 
+impl SavedLife {
+    /// The text of [`Saved::save`], without a copy of the values.
+    pub fn to_text(&self) -> String {
+        format!(
+            r#"{{"builds":{},"life":{}}}"#,
+            self.builds.save(),
+            self.life
+        )
+    }
+}
+
 saved! {
     SavedRun {
         process, generation, run, pid, start, began, first_line, pipes, settings, exe, cgroup, notify,
@@ -91,7 +102,7 @@ saved! {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::base::saved::{Saved, load};
+    use crate::base::saved::load;
 
     pub(in crate::engine) fn run() -> SavedRun {
         SavedRun {
@@ -125,6 +136,11 @@ pub(super) mod tests {
                 env: vec![("A".into(), "b".into())],
             },
         };
-        assert_eq!(load(&build.save()), Ok(build));
+        assert_eq!(load(&build.save()), Ok(build.clone()));
+        let life = SavedLife {
+            life: [("a", 1)].into_iter().collect(),
+            builds: vec![build],
+        };
+        assert_eq!(life.to_text(), life.save().to_string());
     }
 }

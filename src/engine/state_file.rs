@@ -83,6 +83,7 @@ pub type Exits = Arc<VecDeque<ExitView>>;
 struct Kept {
     numbers: Numbers,
     rest: Written<Rest>,
+    exits: Written<Exits>,
 }
 
 /// The part of it that seldom changes.
@@ -90,7 +91,6 @@ struct Kept {
 struct Rest {
     /// The port that `port = "auto"` was given.
     port: Option<u16>,
-    exits: Exits,
     /// A [`SavedLife`] as the file has it: the values that it is read into take ten times as much memory.
     life: Option<Box<str>>,
     /// Lines of it may not be in its files: their numbers are known from here alone.
@@ -275,7 +275,7 @@ impl State {
     /// The exits of earlier runs.
     pub fn exits(&self, process: &str) -> Exits {
         let kept = self.processes.get(process);
-        kept.map(|k| Arc::clone(&k.rest.exits)).unwrap_or_default()
+        kept.map(|k| Arc::clone(&k.exits)).unwrap_or_default()
     }
 
     /// A run has begun.
@@ -318,7 +318,7 @@ impl State {
 
     /// Its first process ended. Gives the exits with this one.
     pub fn ended(&mut self, process: &str, exit: ExitView) -> Exits {
-        let exits = &mut self.kept(process).rest.exits;
+        let exits = &mut *self.kept(process).exits;
         let all = Arc::make_mut(exits);
         all.push_back(exit);
         while all.len() > EXITS {
@@ -376,7 +376,7 @@ impl State {
         if !self.processes.has(process) {
             // They share the room for tails, each with one more now.
             for (_, kept) in self.processes.iter_mut() {
-                kept.rest.text.take();
+                kept.exits.text.take();
             }
         }
         self.processes.or_default(process.into())
@@ -457,7 +457,8 @@ impl State {
                 n.build_seq,
                 n.build_run,
             )?;
-            text.push_str(kept.rest.text(|text, rest| rest_to(text, rest, share)));
+            text.push_str(kept.rest.text(rest_to));
+            text.push_str(kept.exits.text(|text, exits| exits_to(text, exits, share)));
         }
         text.push_str(r#"},"running":["#);
         for (at, run) in self.running.iter().enumerate() {
@@ -527,19 +528,24 @@ fn kept(row: &Value) -> Kept {
             port: port(&row["port"]),
             life: life.ok().map(|_| row["life"].to_string().into()),
             unwritten: row["unwritten"] == true,
-            exits: Arc::new(exits.into_iter().skip(skipped).collect()),
         }),
+        exits: Exits::new(exits.into_iter().skip(skipped).collect()).into(),
     }
 }
 
-fn rest_to(text: &mut String, rest: &Rest, mut tails: usize) -> fmt::Result {
+fn rest_to(text: &mut String, rest: &Rest) -> fmt::Result {
     let life = rest.life.as_deref().unwrap_or("null");
     write!(
         text,
-        r#""port":{},"life":{life},"unwritten":{},"exits":["#,
+        r#""port":{},"life":{life},"unwritten":{},"#,
         Value::from(rest.port),
         rest.unwritten
-    )?;
+    )
+}
+
+/// The newest lines of their tails, that many bytes of all together.
+fn exits_to(text: &mut String, exits: &Exits, mut tails: usize) -> fmt::Result {
+    text.push_str(r#""exits":["#);
     // The newest first: its lines are what somebody asks for.
     let shown = |exit: &ExitView| {
         let lines = exit.tail.iter().rev();
@@ -547,8 +553,8 @@ fn rest_to(text: &mut String, rest: &Rest, mut tails: usize) -> fmt::Result {
             .take_while(|line| fits(&mut tails, line.len()))
             .count()
     };
-    let shown: Vec<usize> = rest.exits.iter().rev().map(shown).collect();
-    for (at, (exit, shown)) in rest.exits.iter().zip(shown.iter().rev()).enumerate() {
+    let shown: Vec<usize> = exits.iter().rev().map(shown).collect();
+    for (at, (exit, shown)) in exits.iter().zip(shown.iter().rev()).enumerate() {
         text.push_str(comma(at));
         exit_to(text, exit, *shown)?;
     }

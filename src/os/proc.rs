@@ -58,7 +58,7 @@ pub fn usage(groups: &[i32], others: &[i32]) -> Vec<Usage> {
     let mut all = vec![Usage::default(); groups.len()];
     let by_group: Table<i32, usize> = groups.iter().copied().zip(0..).collect();
     let mut owner: Table<i32, usize> = Table::default();
-    let mut living = census(others);
+    let mut living = census(groups, others);
     // One that was taken over is no descendant of ours.
     let ours: Set<i32> = living.iter().map(|s| s.proc.pid).collect();
     let others = groups.iter().filter(|pid| !ours.has(pid)).copied();
@@ -192,6 +192,15 @@ pub fn ticks() -> u64 {
     (now * u128::from(system(libc::_SC_CLK_TCK, 100)) / 1000) as u64
 }
 
+/// The start of a process that was made between `before` and now. Its file in /proc is read only where the clock has
+/// moved on meanwhile: the kernel makes names for it, and takes them away when the process is reaped.
+pub fn start_since(before: u64, pid: i32) -> Option<u64> {
+    match ticks() == before {
+        true => Some(before),
+        false => start_time(pid),
+    }
+}
+
 /// The inode of the pipe that a descriptor of a process is; None: it is none, or it can't be seen.
 pub fn pipe_of(pid: i32, fd: i32) -> Option<u64> {
     let link = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
@@ -280,11 +289,15 @@ fn numbers(list: &[u8]) -> Vec<i32> {
     words.filter_map(number).collect()
 }
 
-/// All our descendants but these children and what is below them, parents before their children, those that have
-/// ended and are not reaped included. A picture of moving things.
-pub(super) fn census(without: &[i32]) -> Vec<Stat> {
+/// All our descendants but the children `without` and what is below them, parents before their children, those that have
+/// ended and are not reaped included. A picture of moving things. `with` are some that are asked about.
+pub(super) fn census(with: &[i32], without: &[i32]) -> Vec<Stat> {
     let us = std::process::id() as i32;
-    match children(us) {
+    // One list where the main thread has made them: to it come the orphans too.
+    let of_main = children_of_thread(us, us);
+    let of_main =
+        of_main.filter(|all| !with.is_empty() && with.iter().all(|pid| all.contains(pid)));
+    match of_main.or_else(|| children(us)) {
         Some(mut first) => {
             let without: Set<i32> = without.iter().copied().collect();
             first.retain(|pid| !without.has(pid));
@@ -845,6 +858,19 @@ mod tests {
         assert!(self_rss() > 500_000);
         assert!(start_time(std::process::id() as i32).unwrap() > 0);
         assert_eq!(start_time(i32::MAX), None);
+    }
+
+    #[test]
+    fn start_is_known_by_the_clock() {
+        // Its tick is the clock's, whether that has moved on meanwhile or not.
+        for _ in 0..20 {
+            let before = ticks();
+            let child = shell("exit 0", &[]);
+            let pid = child.child.pid();
+            let start = start_since(before, pid);
+            assert_eq!(start, start_time(pid));
+            ended(pid);
+        }
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub(super) fn alone(name: &str, body: impl FnOnce()) {
 
 /// All processes below this one.
 pub(super) fn descendants() -> Vec<Proc> {
-    proc::census(&[]).into_iter().map(|s| s.proc).collect()
+    proc::census(&[], &[]).into_iter().map(|s| s.proc).collect()
 }
 
 /// A descriptor that stays open over execve(2), as a careless library leaves one.

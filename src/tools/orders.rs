@@ -120,7 +120,7 @@ struct Pending {
     /// It was `"*"`.
     all: bool,
     before: Arc<Snapshot>,
-    /// It is over: what is left is the answer, which reads logs.
+    /// It is over: what is left is the answer, which waits for a disk or for long lists of the kernel.
     end: Option<End>,
 }
 
@@ -130,13 +130,15 @@ impl Task for Pending {
     }
 
     fn poll(&mut self, now: Mono, _: usize, _: &mut Vec<Value>) -> Option<Answer> {
-        match self.end.take() {
-            Some(end) => Some(self.answer(end)),
-            None => {
-                self.end = Some(self.ticket.poll(now)?);
-                None
-            }
+        let (end, at_once) = match self.end.take() {
+            Some(end) => (end, false),
+            None => (self.ticket.poll(now)?, true),
+        };
+        let answer = self.answer(&end, at_once);
+        if answer.is_none() {
+            self.end = Some(end);
         }
+        answer
     }
 
     fn deadline(&self) -> Option<Mono> {
@@ -172,24 +174,34 @@ impl Pending {
         &self.ticket.handle
     }
 
-    fn answer(&self, end: End) -> Answer {
+    /// None: it can't be had `at_once`.
+    fn answer(&self, end: &End, at_once: bool) -> Option<Answer> {
         let snapshot = self.handle().snapshot.now();
         let now = Mono::now();
         let (done, late) = match end {
-            End::Reply(Reply::Units(done)) => (done, false),
-            End::Late => (self.so_far(&snapshot, now), true),
-            End::Reply(Reply::Refused(why)) => return self.ticket.refusal(why),
+            End::Reply(Reply::Units(done)) => (Cow::Borrowed(done.as_slice()), false),
+            End::Late => (self.so_far(&snapshot, now).into(), true),
+            End::Reply(Reply::Refused(why)) => return Some(self.ticket.refusal(why.clone())),
             End::Reply(Reply::Reload(_) | Reply::Mistakes(_) | Reply::SameProgram) => {
-                (Vec::new(), false)
+                (Cow::default(), false)
             }
         };
         if late && done.is_empty() && !self.all {
-            return Answer::Fail("the process is gone: it was removed from .mcp-run".into());
+            let why = "the process is gone: it was removed from .mcp-run";
+            return Some(Answer::Fail(why.into()));
+        }
+        let failed = done.iter().any(|done| !done.ok) && !late && self.order != Order::Stop;
+        if at_once && failed {
+            return None;
         }
         // Where they listen is a part of the answer.
-        let started = done.iter().filter(|_| self.order != Order::Stop);
-        let started: Vec<&str> = started.map(|done| done.name.as_str()).collect();
-        let usage = self.usage.read_of(&snapshot, &started);
+        let started: Vec<&str> = done.iter().map(|done| done.name.as_str()).collect();
+        let usage = match self.order {
+            Order::Stop => Arc::default(),
+            Order::Start | Order::Restart { .. } => {
+                self.usage.read_of(&snapshot, &started, at_once)?
+            }
+        };
         let lines = self.order != Order::Stop && done.len() <= MOST_WITH_LINES;
         let outcomes: Vec<Outcome<'_>> = done
             .iter()
@@ -204,18 +216,14 @@ impl Pending {
                 now,
             })
             .collect();
-        let change = match self.order {
-            Order::Stop => FileChange::None,
-            Order::Start | Order::Restart { .. } => FileChange::of(&snapshot),
-        };
-        let failed = outcomes.iter().any(|outcome| !outcome.done.ok);
-        if failed && !late && self.order != Order::Stop {
-            return self.failed(&outcomes, &change);
+        let change = &usage.file;
+        if failed {
+            return Some(self.failed(&outcomes, change));
         }
         let mut values: Vec<Value> = Vec::new();
         let mut texts: Vec<String> = Vec::new();
         for outcome in &outcomes {
-            let first = outcome.first_lines();
+            let first = outcome.first_lines(at_once)?;
             values.push(match self.order {
                 Order::Stop => outcome.stop_value(),
                 Order::Start | Order::Restart { .. } => outcome.value(&first),
@@ -235,7 +243,7 @@ impl Pending {
         change.put(&mut value);
         texts.extend(change.words(self.reader));
         let text = bounded(texts.join("\n"), "see get_status", "");
-        Answer::data(&value, text)
+        Some(Answer::data(&value, text))
     }
 
     fn failed(&self, outcomes: &[Outcome<'_>], change: &FileChange) -> Answer {
@@ -354,10 +362,10 @@ impl Outcome<'_> {
         })
     }
 
-    /// Reads the log: for a worker.
-    fn first_lines(&self) -> First {
+    /// None: they can't be had `at_once`, without the files of the log.
+    fn first_lines(&self, at_once: bool) -> Option<First> {
         let Some(unit) = self.unit.filter(|_| self.lines && !self.late) else {
-            return First::default();
+            return Some(First::default());
         };
         let facts = &unit.facts;
         let (at, run) = match (facts.started, unit.exits.back()) {
@@ -368,25 +376,31 @@ impl Outcome<'_> {
             (None, Some(end)) if self.done.ok && facts.state == State::Done => {
                 (end.at.before(end.uptime), Some(end.run))
             }
-            _ => return First::default(),
+            _ => return Some(First::default()),
         };
-        let query = Query {
-            head: Some(FIRST_LINES),
-            ..Query::default()
+        let lines = match run.and_then(|run| unit.log.head(run, FIRST_LINES)) {
+            Some(lines) => lines,
+            None if at_once => return None,
+            None => {
+                let query = Query {
+                    head: Some(FIRST_LINES),
+                    ..Query::default()
+                };
+                let found = unit.log.find(&query).ok();
+                let found = found.filter(|found| found.run == run && run.is_some());
+                found.map(|found| found.lines).unwrap_or_default()
+            }
         };
-        let found = unit.log.find(&query).ok();
-        let found = found.filter(|found| found.run == run && run.is_some());
-        let lines = found.map(|found| found.lines).unwrap_or_default();
         let numbered = lines.iter().rev().find_map(|line| line.seq);
         let next = numbered.unwrap_or_else(|| unit.log.next_seq().saturating_sub(1));
-        First {
+        Some(First {
             at: Some(at),
             lines: lines
                 .iter()
                 .map(|line| clip(&line.text, FIRST_CHARS).into_owned())
                 .collect(),
             next: Some(next),
-        }
+        })
     }
 
     fn value(&self, first: &First) -> Value {

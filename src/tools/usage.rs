@@ -101,6 +101,8 @@ impl Reading {
 pub(super) struct Usage {
     meter: Box<dyn Meter>,
     last: Mutex<Arc<Reading>>,
+    /// Of the last reading of some processes alone: the file that was as the snapshot has it, and how long it took.
+    of_some: Mutex<(Option<Stamp>, Duration)>,
     /// One reads at a time; the others take what it read.
     reading: Mutex<()>,
 }
@@ -110,6 +112,7 @@ impl Usage {
         Self {
             meter,
             last: Mutex::default(),
+            of_some: Mutex::default(),
             reading: Mutex::default(),
         }
     }
@@ -142,11 +145,23 @@ impl Usage {
         (quick && same_file).then(|| self.read_now(snapshot, now))
     }
 
-    /// The usage of these processes and nothing else; for a worker too.
-    pub(super) fn read_of(&self, snapshot: &Snapshot, names: &[&str]) -> Arc<Reading> {
+    /// The usage of these processes and nothing else. None: it can't be had `at_once`, for the file is not the one of the
+    /// last time, or that took long.
+    pub(super) fn read_of(
+        &self,
+        snapshot: &Snapshot,
+        names: &[&str],
+        at_once: bool,
+    ) -> Option<Arc<Reading>> {
         let now = Mono::now();
         if let Some(fresh) = self.fresh(snapshot, now) {
-            return fresh;
+            return Some(fresh);
+        }
+        let config = config_stamp(snapshot);
+        let (of_last, took) = *lock(&self.of_some);
+        let same_file = config.is_some() && config == of_last;
+        if at_once && (!same_file || took >= QUICK) {
+            return None;
         }
         let (mut asked, mut others) = (Vec::new(), Vec::new());
         for unit in &snapshot.units {
@@ -162,11 +177,19 @@ impl Usage {
         };
         let groups = asked.iter().zip(groups);
         let groups = groups.map(|(pid, group)| (*pid, used(group, None, now, now)));
-        Arc::new(Reading {
+        let file = match same_file {
+            true => FileChange::None,
+            false => FileChange::of(snapshot),
+        };
+        let reading = Reading {
             at: now,
             groups: groups.collect(),
+            file,
             ..Reading::default()
-        })
+        };
+        let config = config.filter(|_| reading.file == FileChange::None);
+        *lock(&self.of_some) = (config, Mono::now().since(now));
+        Some(Arc::new(reading))
     }
 
     /// Reads anew where the last reading won't do. For a worker: the kernel walks tables for this.
@@ -311,5 +334,25 @@ mod tests {
         assert!(after(Duration::ZERO) && !after(QUICK));
         let _turn = lock(&usage.reading);
         assert!(!after(Duration::ZERO), "somebody reads");
+    }
+
+    #[test]
+    fn some_are_read_at_once_where_file_and_time_are_known() {
+        let folder = std::env::temp_dir().join(format!("bpm-usage-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let usage = Usage::new(Box::new(Nothing));
+        let snapshot = Snapshot::new("shop".into(), folder.clone());
+        let read = |at_once| usage.read_of(&snapshot, &[], at_once).is_some();
+        assert!(!read(true) && read(false));
+        assert!(!read(true), "there is no file");
+        let file = folder.join(CONFIG_FILE);
+        std::fs::write(&file, "a").unwrap();
+        assert!(!read(true) && read(false) && read(true));
+        std::fs::write(&file, "ab").unwrap();
+        assert!(!read(true), "it is another one");
+        assert!(read(false));
+        lock(&usage.of_some).1 = QUICK;
+        assert!(!read(true), "the last one took long");
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

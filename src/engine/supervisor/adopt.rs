@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::error::reason;
 use crate::base::logger::Level;
-use crate::base::saved::Saved;
 use crate::base::table::{Set, Table};
 use crate::config::{self, Listen, Process, Toggle};
 use crate::engine::handle::Notice;
@@ -575,7 +574,7 @@ impl Supervisor {
         let (Some(life), Some(unit)) = (self.lives.fleet.life(id), self.units.get(id)) else {
             return;
         };
-        let life = unit.saved(life).save().to_string();
+        let life = unit.saved(life).to_text();
         if self.state.get().life_text(&unit.process.name) != Some(&life) {
             self.state.edit().note_life(&unit.process.name, life);
         }

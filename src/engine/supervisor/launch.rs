@@ -352,8 +352,11 @@ impl Supervisor {
             account: account.as_ref(),
             cgroup: cgroup.as_ref(),
         };
+        let before = proc::ticks();
         let started = starter.run(&exec, &env, &process.launch, with);
-        let Started { child, streams } = match started {
+        let start = |pid| proc::start_since(before, pid).unwrap_or(0);
+        let started = started.map(|started| (start(started.child.pid()), started));
+        let (start, Started { child, streams }) = match started {
             Ok(started) => started,
             Err(why) => {
                 if let Some(group) = cgroup {
@@ -382,7 +385,7 @@ impl Supervisor {
             generation: key.generation,
             run,
             pid,
-            start: proc::start_time(pid).unwrap_or(0),
+            start,
             began,
             first_line,
             pipes,

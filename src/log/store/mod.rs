@@ -555,25 +555,13 @@ impl Log {
     /// The last `n` lines of a run, the unfinished ones as they stand. Waits for the disk where memory has not so
     /// many, since the run was begun by an earlier daemon.
     pub fn tail(&self, run: u64, n: usize) -> Vec<Line> {
-        let scope = Scope {
-            run: Some(run),
-            unfinished: Some(Mono::now()),
-            ..Scope::default()
-        };
-        let memory = self.memory();
-        let slices = memory.ring.slices(&scope);
-        let gone = memory.ring.gone_of(run).is_some_and(|gone| gone.lines > 0);
-        let found = Found {
-            next: memory.ring.next_seq() - 1,
-            ..Found::default()
-        };
-        drop(memory);
         let query = Query {
             tail: Some(n),
             ..Query::default()
         };
-        let lines = search(&slices, &query, None, found, &mut || false).lines;
-        if lines.len() >= n || !gone {
+        let scope = whole(run);
+        let (lines, all) = self.in_memory(run, &scope, &query);
+        if lines.len() >= n || all {
             return lines;
         }
         let selection = self.select(|ring, stored| Selection::new(ring, stored, &scope, None));
@@ -583,6 +571,30 @@ impl Log {
             ..Found::default()
         };
         search_pages(&query, None, found, &mut pages).lines
+    }
+
+    /// The first `n` lines of a run, the unfinished ones as they stand. None: some are in the files alone.
+    pub fn head(&self, run: u64, n: usize) -> Option<Vec<Line>> {
+        let query = Query {
+            head: Some(n),
+            ..Query::default()
+        };
+        let (lines, all) = self.in_memory(run, &whole(run), &query);
+        all.then_some(lines)
+    }
+
+    /// The lines of a run that memory has, and whether it has had no more.
+    fn in_memory(&self, run: u64, scope: &Scope, query: &Query) -> (Vec<Line>, bool) {
+        let memory = self.memory();
+        let slices = memory.ring.slices(scope);
+        let gone = memory.ring.gone_of(run).is_some_and(|gone| gone.lines > 0);
+        let found = Found {
+            next: memory.ring.next_seq() - 1,
+            ..Found::default()
+        };
+        drop(memory);
+        let found = search(&slices, query, None, found, &mut || false);
+        (found.lines, !gone)
     }
 
     /// The unfinished lines that have stood still for [`STILL`], of a run or of all. A follower is woken when
@@ -678,6 +690,15 @@ fn apply(disk: &mut Disk, waiting: Vec<Change>) {
             Change::End { run, at, exit } => disk.end(run, at, &exit),
             Change::Budget(bytes) => disk.set_budget(bytes),
         }
+    }
+}
+
+/// All lines of a run, the unfinished ones as they stand.
+fn whole(run: u64) -> Scope {
+    Scope {
+        run: Some(run),
+        unfinished: Some(Mono::now()),
+        ..Scope::default()
     }
 }
 

@@ -150,6 +150,7 @@ fn disk_that_hangs_holds_up_no_start_and_no_end() {
     let other = log.begin(Wall(3));
     log.set_limits(LIMITS);
     assert_eq!(texts(&log.tail(run, 5)), ["one", "two"]);
+    assert_eq!(texts(&log.head(run, 1).unwrap()), ["one"]);
     assert_eq!((log.stats().lines, log.next_seq()), (2, 3));
     assert_eq!(log.pull(0, 1 << 20).lines.len(), 2);
     drop(disk);
@@ -233,6 +234,7 @@ fn gap_is_reported() {
         })
         .unwrap();
     assert_eq!((found.dropped, found.matches), (stats.dropped, stats.lines));
+    assert!(log.head(run, 1).is_none());
     // The run goes with all its lines.
     for _ in 0..10 {
         log.end(run, Wall(2), "exit code 0");
