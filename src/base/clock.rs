@@ -81,7 +81,7 @@ impl Wall {
         put(16, 2, c.minute);
         put(19, 2, c.second);
         put(23, 3, c.milli);
-        text.iter().map(|digit| char::from(*digit)).collect()
+        String::from_utf8_lossy(&text).into_owned()
     }
 
     /// `Sat, 21 Nov 2026 02:46:50 GMT` (RFC 9110, 5.6.7).

@@ -13,13 +13,27 @@ pub fn is_hidden(c: char) -> bool {
         | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// ASCII without controls, but for newlines and tabs. Every line of an answer comes here, so eight bytes are checked at a
+/// time.
+fn is_plain(text: &[u8]) -> bool {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    let plain = |b: &u8| matches!(b, b' '..=b'~' | b'\n' | b'\t');
+    let all_printable = |bytes: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*bytes);
+        // The highest bit of a byte is set by one below a blank, by one beyond ASCII, and by DEL.
+        let odd = word.wrapping_sub(EACH * 0x20) | word | word.wrapping_add(EACH);
+        odd & (EACH << 7) == 0
+    };
+    let (words, rest) = text.as_chunks();
+    words
+        .iter()
+        .all(|word| all_printable(word) || word.iter().all(plain))
+        && rest.iter().all(plain)
+}
+
 /// With hidden characters written out: `\u{202e}`. Newlines and tabs stay.
 pub fn escaped(text: &str) -> Cow<'_, str> {
-    if text
-        .bytes()
-        .all(|b| matches!(b, b' '..=b'~' | b'\n' | b'\t'))
-        || !text.chars().any(is_hidden)
-    {
+    if is_plain(text.as_bytes()) || !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
@@ -62,5 +76,16 @@ mod tests {
         assert_eq!(in_line("a\tb\nc\u{1b}"), "a\\u{9}b\\u{a}c\\u{1b}");
         assert_eq!(in_line("läden"), "läden");
         assert_eq!(coloured("\u{1b}[1ma\u{9b}"), "\u{1b}[1ma\\u{9b}");
+    }
+
+    #[test]
+    fn hidden_characters_are_found_at_each_place() {
+        for c in '\0'..='\u{ff}' {
+            for at in 0..17 {
+                let text = format!("{:a<at$}{c}{:a<1$}", "", 16 - at);
+                let borrowed = matches!(escaped(&text), Cow::Borrowed(_));
+                assert_eq!(borrowed, !is_hidden(c), "{text:?}");
+            }
+        }
     }
 }

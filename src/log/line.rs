@@ -90,7 +90,11 @@ pub fn shown_part(line: &[u8]) -> Range<usize> {
 }
 
 pub(super) fn lossy(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
+    // Nearly all lines are valid, and that is checked several bytes at a time.
+    match str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(bytes),
+    }
 }
 
 /// Texts, each with the escape sequence that follows it (empty for the last one).

@@ -290,9 +290,11 @@ impl Args {
                 None => {}
             }
         }
-        let known: Vec<String> = rows.iter().map(|row| row.name.to_owned()).collect();
         let near = sent.map(|map| strangers(rows, map).1).unwrap_or_default();
-        faults.extend(near.iter().map(|key| unknown("argument", key, &known)));
+        faults.extend(near.iter().map(|key| {
+            let known: Vec<String> = rows.iter().map(|row| row.name.to_owned()).collect();
+            unknown("argument", key, &known)
+        }));
         match faults.is_empty() {
             true => Ok(Self(args)),
             false => Err(faults.join("\n")),

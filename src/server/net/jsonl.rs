@@ -101,7 +101,7 @@ impl Context {
 
     /// Appends `self.message` as a line.
     pub(super) fn put_line(&mut self, c: &mut Conn) {
+        self.message.push(b'\n');
         c.out().extend_from_slice(&self.message);
-        c.out().push(b'\n');
     }
 }

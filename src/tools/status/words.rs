@@ -53,8 +53,8 @@ pub(super) fn words(view: &View<'_>, wish: &Wish, part: &Part<'_>, reader: Reade
     for unit in units {
         let of = |event: &&&EventView| event.process.as_ref() == Some(&unit.name);
         let own: Vec<_> = events.iter().filter(of).collect();
-        let block = escaped(&block(unit, &own, view, wish)).into_owned();
-        let size = block.chars().count();
+        let block = block(unit, &own, view, wish);
+        let size = escaped(&block).chars().count();
         if size > room && shown > 0 {
             break;
         }
