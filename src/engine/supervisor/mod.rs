@@ -515,7 +515,9 @@ impl Supervisor {
     fn reap(&mut self) {
         while let Some(pid) = reap::next_dead() {
             if let Some(maker) = self.maker_of_child(pid) {
-                self.runs.note_end(pid, maker);
+                let mut running = self.state.get().running();
+                let start = running.find(|run| run.pid == pid).map(|run| run.start);
+                self.runs.note_end(pid, start, maker);
             }
             let ours = self.runs.reap(pid)
                 || self.environments.reap(pid)

@@ -53,10 +53,11 @@ pub(super) struct Origins {
 }
 
 impl Origins {
-    /// A child of bpm has ended, and is not reaped yet.
-    pub(super) fn ended(&mut self, pid: i32, maker: Maker) {
+    /// A child of bpm has ended, and is not reaped yet. Its start is read where it is not known.
+    fn ended(&mut self, pid: i32, start: Option<u64>, maker: Maker) {
         let to = proc::ticks();
-        let from = proc::start_time(pid).unwrap_or(to);
+        let known = start.filter(|start| *start > 0);
+        let from = known.or_else(|| proc::start_time(pid)).unwrap_or(to);
         if self.past.len() == PAST
             && let Some(first) = self.past.pop_front()
         {
@@ -118,8 +119,8 @@ impl Origins {
 
 impl Runs {
     /// A child of bpm has ended, and is not reaped yet.
-    pub(in super::super) fn note_end(&mut self, pid: i32, maker: Maker) {
-        self.origins.ended(pid, maker);
+    pub(in super::super) fn note_end(&mut self, pid: i32, start: Option<u64>, maker: Maker) {
+        self.origins.ended(pid, start, maker);
     }
 
     /// The run whose first process has that number.
