@@ -10,8 +10,8 @@ use crate::os::accounts::{self, Account};
 use crate::os::peer::our_uid;
 use crate::os::{host, proc};
 
-use super::print;
 use super::spec::Call;
+use super::{answer, print};
 
 /// `bpm check`.
 pub(super) fn check(call: &Call) -> Result<u8> {
@@ -22,14 +22,13 @@ pub(super) fn check(call: &Call) -> Result<u8> {
     accounts(&config, &mut mistakes);
     let mut text: String = notes.keys().map(|note| format!("{note}\n")).collect();
     if !mistakes.is_empty() {
-        print(&text)?;
+        print(text)?;
         return Err(Failure::Config(mistakes.into_keys()).into());
     }
     text.push_str(&limits(&project, &config));
     let names: Vec<&str> = config.processes.iter().map(|p| p.name.as_str()).collect();
     text.push_str(&format!("no mistakes; processes: {}\n", names.join(", ")));
-    print(&text)?;
-    Ok(0)
+    answer(text)
 }
 
 /// A line for each process that has limits which only a cgroup could hold, where bpm can make none with controllers.
@@ -37,13 +36,10 @@ fn limits(project: &Project, config: &Config) -> String {
     let mut text = String::new();
     for process in &config.processes {
         let limits = &process.launch.limits;
-        let all = [
-            ("memory_high", limits.memory_high.is_some()),
-            ("cpu", limits.cpu.is_some()),
-            ("tasks", limits.tasks.is_some()),
-        ];
-        let set = all.iter().filter(|(_, is_set)| *is_set);
-        let names: Vec<&str> = set.map(|(name, _)| *name).collect();
+        let mut names = Vec::new();
+        names.extend(limits.memory_high.map(|_| "memory_high"));
+        names.extend(limits.cpu.map(|_| "cpu"));
+        names.extend(limits.tasks.map(|_| "tasks"));
         if names.is_empty() {
             continue;
         }
@@ -98,9 +94,11 @@ fn env_files(config: &Config, env: &Env, notes: &mut Set<Fault>) -> Set<Fault> {
         }
         let mut found = EnvNotes::default();
         // Another reason why it can't be made: `env` names a variable that may be set where the daemon is started.
-        let _ = environment(process, env.0.iter().cloned(), &files, None, &mut found);
-        let of_files = files.into_iter().flat_map(|file| file.notes);
-        for note in of_files.chain(found.unset).chain(found.bare) {
+        let mut ours = env.0.iter().cloned();
+        let _ = environment(process, &mut ours, &files, None, &mut found);
+        let mut said: Vec<Vec<Fault>> = files.into_iter().map(|file| file.notes).collect();
+        said.extend([found.unset, found.bare]);
+        for note in said.into_iter().flatten() {
             notes.add(note);
         }
         for wrong in found.too_long {

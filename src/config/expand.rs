@@ -247,14 +247,14 @@ impl Growing {
 /// With a `port`, `PORT` is always that one. The error names the variable whose value can't be made.
 pub fn environment(
     process: &Process,
-    base: impl IntoIterator<Item = (OsString, OsString)>,
+    base: &mut dyn Iterator<Item = (OsString, OsString)>,
     files: &[Dotenv],
     port: Option<u16>,
     notes: &mut EnvNotes,
 ) -> Result<Environment, String> {
     let unset = &process.launch.unset_env;
     let left_out = |name: &OsStr| name.to_str().is_some_and(|n| is_unset(n, unset));
-    let all: Environment = base.into_iter().filter(|(n, _)| !left_out(n)).collect();
+    let all: Environment = base.filter(|(n, _)| !left_out(n)).collect();
     let mut env = Growing {
         size: all.iter().map(|(n, v)| n.len() + v.len()).sum(),
         all,

@@ -67,7 +67,8 @@ fn a_dotenv_file_is_expanded_or_refused_at_its_place() {
             }
         }
         let mut notes = EnvNotes::default();
-        let made = config::environment(&process, base(), &[file], None, &mut notes);
+        let made =
+            config::environment(&process, &mut base().into_iter(), &[file], None, &mut notes);
         assert!(made.is_ok(), "{made:?}");
     });
     assert!(
@@ -130,7 +131,13 @@ fn a_configuration_expands_within_bounds() {
             // Nothing is left to replace, and each reference was one.
             assert_eq!(config::with_ports(&resolved, &at), resolved);
             let mut notes = EnvNotes::default();
-            let Ok(env) = config::environment(&resolved, base(), &[], Some(80), &mut notes) else {
+            let Ok(env) = config::environment(
+                &resolved,
+                &mut base().into_iter(),
+                &[],
+                Some(80),
+                &mut notes,
+            ) else {
                 continue;
             };
             let size: usize = env.iter().map(|(n, v)| n.len() + v.len()).sum();

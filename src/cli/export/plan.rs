@@ -297,10 +297,10 @@ fn unit(
         .flat_map(needed)
         .map(String::from)
         .collect();
-    let base = open
+    let mut base = open
         .keys()
         .map(|name| (OsString::from(name), OsString::from(marked(name))));
-    let all = environment(&process, base, &files, port, &mut EnvNotes::default())?;
+    let all = environment(&process, &mut base, &files, port, &mut EnvNotes::default())?;
     let expand = |text: &str| config::expand(text, |name| variable_of(&all, name));
     let (artifact, build) = built(&process, root);
     let run = plan::run(&process, &artifact, &expand)?;

@@ -76,12 +76,12 @@ fn with_notes(
     notes: &mut EnvNotes,
 ) -> Result<Vec<String>, String> {
     let base = [("HOME", "/me"), ("PORT", "1"), ("A", "base")];
-    let base = base.map(|(n, v)| (n.into(), v.into()));
+    let mut base = base.into_iter().map(|(n, v)| (n.into(), v.into()));
     let files = files
         .iter()
         .map(|text| crate::config::parse_dotenv(text, ".env").unwrap());
     let files: Vec<Dotenv> = files.collect();
-    let all = environment(process, base, &files, port, notes)?;
+    let all = environment(process, &mut base, &files, port, notes)?;
     let pair = |(n, v): (OsString, OsString)| format!("{}={}", n.display(), v.display());
     Ok(all.into_iter().map(pair).collect())
 }

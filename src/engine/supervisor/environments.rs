@@ -331,13 +331,13 @@ pub(super) fn of_process(
     let unbuffered = [("PYTHONUNBUFFERED".into(), "1".into())].into_iter();
     let own = [("PWD".into(), process.cwd.clone().into())].into_iter();
     let terminal = process.launch.tty.then(|| ("TERM".into(), TERMINAL.into()));
-    let base = unbuffered
+    let mut base = unbuffered
         .chain(base.iter().cloned())
         .chain(own)
         .chain(terminal)
         .chain(login);
     let mut found = EnvNotes::default();
-    let mut env = config::environment(process, base, &files, port, &mut found)?;
+    let mut env = config::environment(process, &mut base, &files, port, &mut found)?;
     notes.extend(found.unset);
     env.insert("BPM_PROCESS".into(), process.name.clone().into());
     env.insert("BPM_PROJECT".into(), root.into());
