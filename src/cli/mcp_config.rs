@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::base::error::Result;
-use crate::base::json::{entries, object};
+use crate::base::json::entries;
 use crate::base::paths::{self, ProjectDir};
 use crate::client::verdict::Descriptor;
 use crate::config::Port;
@@ -15,7 +15,7 @@ use crate::engine::state_file::State;
 use super::daemon::own_path;
 use super::mcp_check::Entry;
 use super::spec::Call;
-use super::{note, print};
+use super::{known_projects, note, print};
 
 /// Agents that `mcp-config` knows.
 pub(super) const CLIENTS: &[&str] = &[
@@ -33,6 +33,18 @@ const HTTP: [&str; 7] = [
     r#"settings.json: {"context_servers":{"{name}":{"url":"{url}"}}}"#,
 ];
 
+/// The same over `bpm proxy`. Where the entry is the user's and not the project's, it names the project. `{env}` are
+/// the variables that are set, in an object or behind the flag before it.
+const STDIO: [&str; 7] = [
+    "claude mcp add {name} {env -e}-- {bpm} proxy",
+    "codex mcp add {env --env}{name} -- {bpm} proxy {root}",
+    r#".cursor/mcp.json: {"mcpServers":{"{name}":{"args":["proxy","${workspaceFolder}"],"command":{bpm}{env}}}}"#,
+    r#".vscode/mcp.json: {"servers":{"{name}":{"args":["proxy","${workspaceFolder}"],"command":{bpm}{env},"type":"stdio"}}}"#,
+    "gemini mcp add -s user {env -e}{name} {bpm} proxy {root}",
+    r#"opencode.json: {"mcp":{"{name}":{"command":[{bpm},"proxy"],"enabled":true{environment},"type":"local"}}}"#,
+    r#"settings.json: {"context_servers":{"{name}":{"args":["proxy",{root}],"command":{bpm}{env}}}}"#,
+];
+
 /// How `bpm proxy` is started, from wherever the agent runs.
 struct Stdio {
     /// `bpm`, or its path where PATH has another one or none.
@@ -46,29 +58,30 @@ impl Stdio {
     fn new(project: &Project) -> Self {
         let own = own_path();
         let path = project.env.get("PATH").unwrap_or_default();
-        let found = std::env::split_paths(path).map(|folder| folder.join("bpm"));
-        let first = found.into_iter().find(|file| file.is_file());
+        let mut found = std::env::split_paths(path).map(|folder| folder.join("bpm"));
+        let first = found.find(|file| file.is_file());
         let is_own = |file: PathBuf| file.canonicalize().ok() == own.canonicalize().ok();
-        let env = ["BPM_HOME", "XDG_STATE_HOME"]
-            .into_iter()
-            .filter_map(|name| {
-                let value = project.env.get(name)?;
-                Some((name, value.to_string_lossy().into_owned()))
-            });
+        let mut env = Vec::new();
+        for name in ["BPM_HOME", "XDG_STATE_HOME"] {
+            if let Some(value) = project.env.get(name) {
+                env.push((name, value.to_string_lossy().into_owned()));
+            }
+        }
         Self {
             bpm: match first.is_some_and(is_own) {
                 true => "bpm".into(),
                 false => own.display().to_string(),
             },
             root: project.root.display().to_string(),
-            env: env.collect(),
+            env,
         }
     }
 
     /// How a client starts its server by what is printed for it.
     fn entry<'a>(&'a self, client: &'a str) -> Entry<'a> {
-        let of_user = matches!(client, "codex" | "gemini" | "zed");
-        let names_root = of_user || matches!(client, "cursor" | "vscode");
+        let template = template(client);
+        let of_user = template.contains("{root}");
+        let names_root = of_user || template.contains("${workspaceFolder}");
         let mut command = vec![self.bpm.clone(), "proxy".into()];
         command.extend(names_root.then(|| self.root.clone()));
         Entry {
@@ -79,78 +92,65 @@ impl Stdio {
         }
     }
 
-    /// The line or file of a client. Where the entry is the user's and not the project's, it names the project.
+    /// The line or file of a client.
     fn form(&self, client: &str, name: &str) -> String {
-        let flags = |flag: &str| -> String {
-            let set = self.env.iter();
-            set.map(|(name, value)| format!("{flag} {} ", quoted(&format!("{name}={value}"))))
-                .collect()
+        let template = template(client);
+        let is_file = template.contains(".json: ");
+        let word = |text: &str| match is_file {
+            true => Value::from(text).to_string(),
+            false => paths::quoted(Path::new(text)),
         };
-        let (bpm, root) = (quoted(&self.bpm), quoted(&self.root));
-        let entry = |fields: &mut dyn FnMut(&mut Map<String, Value>), args: &[&str], env: &str| {
-            let mut entry = Map::new();
-            entry.insert("args".into(), args.into());
-            entry.insert("command".into(), self.bpm.as_str().into());
-            if !self.env.is_empty() {
-                let mut set = self
-                    .env
-                    .iter()
-                    .map(|(n, v)| ((*n).into(), v.as_str().into()));
-                entry.insert(env.into(), entries(&mut set));
+        filled(template, &|key| match key.split_once(' ') {
+            Some((_, flag)) => {
+                let mut flags = String::new();
+                for (name, value) in &self.env {
+                    let pair = word(&format!("{name}={value}"));
+                    flags.push_str(&format!("{flag} {pair} "));
+                }
+                Some(flags)
             }
-            fields(&mut entry);
-            Value::Object(entry)
-        };
-        let plain = &mut |_: &mut Map<String, Value>| {};
-        let file = |file: &str, key: &str, entry: Value| {
-            format!("{file}: {}", object([(key, object([(name, entry)]))]))
-        };
-        match client {
-            "codex" => format!(
-                "codex mcp add {}{name} -- {bpm} proxy {root}",
-                flags("--env")
-            ),
-            "gemini" => format!(
-                "gemini mcp add -s user {}{name} {bpm} proxy {root}",
-                flags("-e")
-            ),
-            "cursor" => {
-                let args = ["proxy", "${workspaceFolder}"];
-                file(".cursor/mcp.json", "mcpServers", entry(plain, &args, "env"))
-            }
-            "vscode" => {
-                let kind = &mut |entry: &mut Map<String, Value>| {
-                    entry.insert("type".into(), "stdio".into());
-                };
-                let args = ["proxy", "${workspaceFolder}"];
-                file(".vscode/mcp.json", "servers", entry(kind, &args, "env"))
-            }
-            "opencode" => {
-                let local = &mut |entry: &mut Map<String, Value>| {
-                    entry.remove("args");
-                    let command = [self.bpm.as_str(), "proxy"];
-                    entry.insert("command".into(), command.as_slice().into());
-                    entry.insert("enabled".into(), true.into());
-                    entry.insert("type".into(), "local".into());
-                };
-                file("opencode.json", "mcp", entry(local, &[], "environment"))
-            }
-            "zed" => {
-                let args = ["proxy", self.root.as_str()];
-                file(
-                    "settings.json",
-                    "context_servers",
-                    entry(plain, &args, "env"),
-                )
-            }
-            _ => format!("claude mcp add {name} {}-- {bpm} proxy", flags("-e")),
-        }
+            None => match key {
+                "name" => Some(name.into()),
+                "bpm" => Some(word(&self.bpm)),
+                "root" => Some(word(&self.root)),
+                "env" | "environment" if self.env.is_empty() => Some(String::new()),
+                "env" | "environment" => {
+                    let mut set = self
+                        .env
+                        .iter()
+                        .map(|(n, v)| ((*n).into(), v.clone().into()));
+                    Some(format!(",\"{key}\":{}", entries(&mut set)))
+                }
+                _ => None,
+            },
+        })
     }
 }
 
-/// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    paths::quoted(Path::new(text))
+fn template(client: &str) -> &'static str {
+    let at = CLIENTS.iter().position(|known| *known == client);
+    STDIO[at.unwrap_or_default()]
+}
+
+/// A template with the values of its `{key}`s; other brackets stay.
+fn filled(template: &str, value: &dyn Fn(&str) -> Option<String>) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        out.push_str(before);
+        let (key, behind) = after.split_once('}').unwrap_or((after, ""));
+        match value(key) {
+            Some(value) => {
+                out.push_str(&value);
+                rest = behind;
+            }
+            None => {
+                out.push('{');
+                rest = after;
+            }
+        }
+    }
+    out + rest
 }
 
 /// `bpm mcp-config`.
@@ -188,8 +188,7 @@ pub(super) fn mcp_config(call: &Call) -> Result<u8> {
             text.push('\n');
         }
     }
-    print(text.trim_end_matches('\n'))?;
-    print("\n")?;
+    print(format_args!("{}\n", text.trim_end_matches('\n')))?;
     if one == Some("codex") {
         note(format_args!(
             "codex exec refuses the tool stop, unless config.toml says so below [mcp_servers.{name}]: default_tools_approval_mode = \"approve\"\n"
@@ -242,14 +241,9 @@ fn url(project: &Project) -> Option<String> {
 /// A server's name: `[A-Za-z0-9-]`, at most 32; each other character becomes `-`. (Gemini's policies take no
 /// underscores.)
 pub(super) fn server_name(project: &str) -> String {
-    let name: String = project
-        .chars()
-        .map(|c| match c {
-            'A'..='Z' | 'a'..='z' | '0'..='9' | '-' => c,
-            _ => '-',
-        })
-        .take(32)
-        .collect();
+    let fine = |c: char| c.is_ascii_alphanumeric();
+    let name: String = project.chars().take(32).collect();
+    let name = name.replace(|c| !fine(c), "-");
     // One that begins with a dash would be an option of the agent's command.
     match name.trim_matches('-') {
         "" => "bpm".into(),
@@ -262,16 +256,15 @@ pub(super) fn server_name(project: &str) -> String {
 fn distinct_name(project: &Project) -> String {
     let name = server_name(&project.name());
     let home = project.dir.path().parent().unwrap_or(Path::new("/"));
-    let known = std::fs::read_dir(home).into_iter().flatten().flatten();
-    let is_other = |folder: PathBuf| {
-        let root = State::look(&ProjectDir::at(folder).state()).root;
-        root.is_some_and(|root| {
+    let known = known_projects(home).unwrap_or_default();
+    let is_other = |dir: &ProjectDir| {
+        State::look(&dir.state()).root.is_some_and(|root| {
             let root = Path::new(&root);
             let base = root.file_name().unwrap_or_default().to_string_lossy();
             root != project.root && server_name(&base) == name
         })
     };
-    if !known.into_iter().any(|entry| is_other(entry.path())) {
+    if !known.iter().any(is_other) {
         return name;
     }
     let folder = paths::project_dir_name(&project.root);
@@ -285,7 +278,11 @@ fn distinct_name(project: &Project) -> String {
 fn connection(stdio: &str, http: &str, name: &str, url: Option<&str>) -> String {
     let mut text = format!("{stdio}\n");
     if let Some(url) = url {
-        let line = http.replace("{name}", name).replace("{url}", url);
+        let line = filled(http, &|key| match key {
+            "name" => Some(name.into()),
+            "url" => Some(url.into()),
+            _ => None,
+        });
         text.push_str(&line);
         text.push('\n');
     }
