@@ -1,31 +1,24 @@
 //! The one table of commands: the parser, every help text, the completions and the man page's check
 //! come from it. A command that is not built is not in it.
 
-use super::spec::{Command, Operands, Opt, flag, with};
+use super::spec::{Command, Operands, Opt, flag, runs, with};
 use super::{
-    check, complete, daemon, dash, doctor, errors, export, init, install, logs, mcp_config,
-    metrics, orders, status, trust, tui, up, upgrade,
+    check, complete, daemon, dash, doctor, export, init, install, logs, mcp_config, metrics,
+    orders, status, trust, tui, up, upgrade,
 };
 
-const JSON: Opt = flag(None, "json", "one JSON document instead of text");
-const REPLACE: Opt = flag(
-    None,
-    "replace",
-    "stop a daemon that runs already, then start",
-);
+const JSON: Opt = flag("json", "one JSON document instead of text");
+const REPLACE: Opt = flag("replace", "stop a daemon that runs already, then start");
 const FRESH: Opt = flag(
-    None,
     "fresh",
     "stop what a killed daemon left instead of taking it over",
 );
 const PORT: Opt = with(
-    None,
     "port",
     "N|auto",
     "TCP port of /mcp; overrides mcp_port and BPM_PORT (0: none, auto: a free one)",
 );
 const FORCE: Opt = flag(
-    None,
     "force",
     "kill at once instead of waiting for an orderly end",
 );
@@ -34,22 +27,13 @@ const TIMED_OUT: (u8, &str) = (124, "it took longer than the time given");
 
 const UPGRADE: &[Opt] = &[
     with(
-        None,
         "binary",
         "FILE",
         "the program to run, instead of the one that runs this command",
     ),
-    flag(
-        None,
-        "all",
-        "every daemon of this user, one after the other",
-    ),
-    flag(
-        None,
-        "now",
-        "cancel builds under way, and repeat them afterwards",
-    ),
-    flag(None, "force", "an older version too"),
+    flag("all", "every daemon of this user, one after the other"),
+    flag("now", "cancel builds under way, and repeat them afterwards"),
+    flag("force", "an older version too"),
     JSON,
 ];
 const UPGRADE_EXITS: &[(u8, &str)] = &[
@@ -67,7 +51,7 @@ pub const COMMANDS: &[Command] = &[
                 it in order; a second one, or QUIT, kills everything and exits. In the foreground the lines of the \
                 processes are printed with their names before them.",
         options: &[
-            flag(Some('d'), "detach", "as a daemon; back once it is ready"),
+            flag("detach", "as a daemon; back once it is ready").short('d'),
             REPLACE,
             FRESH,
             PORT,
@@ -76,7 +60,7 @@ pub const COMMANDS: &[Command] = &[
             1,
             "it could not be started; in the foreground also: it runs already",
         )],
-        run: daemon::bare,
+        ..runs(daemon::bare)
     },
     Command {
         name: "serve",
@@ -85,7 +69,7 @@ pub const COMMANDS: &[Command] = &[
         about: "The same as bpm without a command.",
         options: &[REPLACE, FRESH, PORT],
         exits: &[(1, "it could not be started, or it runs already")],
-        run: daemon::serve,
+        ..runs(daemon::serve)
     },
     Command {
         name: "up",
@@ -99,14 +83,13 @@ pub const COMMANDS: &[Command] = &[
             FRESH,
             PORT,
             with(
-                None,
                 "timeout",
                 "S",
                 "seconds to wait for readiness, counted from the end of each build (60)",
             ),
         ],
         exits: &[(1, "something failed to build or to start"), TIMED_OUT],
-        run: up::up,
+        ..runs(up::up)
     },
     Command {
         name: "start",
@@ -116,7 +99,7 @@ pub const COMMANDS: &[Command] = &[
                 without the other processes. Waits until they are ready.",
         options: &[REPLACE, FRESH, PORT],
         exits: &[(1, "it could not be started")],
-        run: orders::start,
+        ..runs(orders::start)
     },
     Command {
         name: "stop",
@@ -126,7 +109,7 @@ pub const COMMANDS: &[Command] = &[
                 longest stop timeout the daemon is killed, and what it leaves behind is stopped.",
         options: &[FORCE],
         exits: &[(1, "something survived")],
-        run: orders::stop,
+        ..runs(orders::stop)
     },
     Command {
         name: "restart",
@@ -135,24 +118,19 @@ pub const COMMANDS: &[Command] = &[
         about: "The old run serves on while the new one is built. On failure the first errors are \
                 printed, and the old run stays. NAME or --all is needed.",
         options: &[
-            flag(None, "all", "every process"),
-            flag(None, "release", "build for release instead of dev"),
+            flag("all", "every process"),
+            flag("release", "build for release instead of dev"),
         ],
         exits: &[(1, "the build or the start failed"), NO_DAEMON],
-        run: orders::restart,
+        ..runs(orders::restart)
     },
     Command {
         name: "status",
         operands: Operands::MaybeName,
         summary: "a table of the processes, and what is wrong",
-        about: "",
         options: &[
             JSON,
-            flag(
-                Some('w'),
-                "watch",
-                "redraw it every second, cut to the terminal",
-            ),
+            flag("watch", "redraw it every second, cut to the terminal").short('w'),
         ],
         exits: &[
             (
@@ -161,7 +139,7 @@ pub const COMMANDS: &[Command] = &[
             ),
             NO_DAEMON,
         ],
-        run: status::status,
+        ..runs(status::status)
     },
     Command {
         name: "logs",
@@ -172,88 +150,66 @@ pub const COMMANDS: &[Command] = &[
                 The project's folder is given before the command (bpm -C DIR logs), since -C means context \
                 here.",
         options: &[
-            flag(Some('f'), "follow", "go on with new lines as they come"),
-            with(Some('n'), "lines", "N", "the last N lines (200)"),
+            flag("follow", "go on with new lines as they come").short('f'),
+            with("lines", "N", "the last N lines (200)").short('n'),
             with(
-                None,
                 "run",
                 "K",
                 "which run: -1 the newest (default), -2 the one before, 0 the oldest known",
             ),
-            flag(None, "build", "the output of the build instead"),
+            flag("build", "the output of the build instead"),
             flag(
-                None,
                 "errors",
                 "errors and warnings, similar ones grouped; goes with --run, --build, --json",
             ),
+            with("grep", "RE", "only lines that match the regular expression"),
+            flag("ignore-case", "ignore case in --grep").short('i'),
+            flag("literal", "--grep is a literal text").short('F'),
+            with("context", "N", "N lines around each match").short('C'),
             with(
-                None,
-                "grep",
-                "RE",
-                "only lines that match the regular expression",
-            ),
-            flag(Some('i'), "ignore-case", "ignore case in --grep"),
-            flag(Some('F'), "literal", "--grep is a literal text"),
-            with(Some('C'), "context", "N", "N lines around each match"),
-            with(
-                None,
                 "since",
                 "TIME",
                 "only what came since: 90s, 5m, or RFC 3339",
             ),
-            with(None, "stream", "stdout|stderr", "only this stream"),
-            flag(Some('t'), "times", "the time before each line"),
-            flag(None, "raw", "the bytes as they were written"),
-            flag(None, "json", "one JSON object a line"),
+            with("stream", "stdout|stderr", "only this stream"),
+            flag("times", "the time before each line").short('t'),
+            flag("raw", "the bytes as they were written"),
+            flag("json", "one JSON object a line"),
         ],
         exits: &[
             (1, "there is no such process, or the pattern is no regex"),
             (3, "there is neither a daemon nor anything on disk"),
         ],
-        run: |call| match call.has("errors") {
-            true => errors::errors(call),
-            false => logs::logs(call),
-        },
+        ..runs(logs::logs)
     },
     Command {
         name: "wait",
         operands: Operands::Name,
         summary: "wait until a process is ready, ends, is built, or prints a line",
-        about: "",
         options: &[
-            with(
-                None,
-                "for",
-                "ready|exit|build|log",
-                "what is waited for (ready)",
-            ),
-            with(None, "pattern", "RE", "for log: the regular expression"),
-            with(None, "timeout", "S", "seconds to wait (for ever)"),
+            with("for", "ready|exit|build|log", "what is waited for (ready)"),
+            with("pattern", "RE", "for log: the regular expression"),
+            with("timeout", "S", "seconds to wait (for ever)"),
         ],
         exits: &[(1, "it can't happen any more"), NO_DAEMON, TIMED_OUT],
-        run: orders::wait,
+        ..runs(orders::wait)
     },
     Command {
         name: "why",
         operands: Operands::Name,
         summary: "how and when a process last ended abnormally, and what happens next",
-        about: "",
-        options: &[],
         exits: &[(1, "there is no such process"), NO_DAEMON],
-        run: orders::why,
+        ..runs(orders::why)
     },
     Command {
         name: "reload",
-        operands: Operands::None,
         summary: "read .mcp-run again; only what changed is touched",
-        about: "",
-        options: &[flag(None, "dry-run", "only list what would be done")],
+        options: &[flag("dry-run", "only list what would be done")],
         exits: &[(1, "the file has mistakes, or a change failed"), NO_DAEMON],
-        run: orders::reload,
+        ..runs(orders::reload)
     },
     Command {
         name: "upgrade",
-        operands: Operands::None,
         summary: "let another version of bpm take over the daemon; no process is restarted",
         about: "The daemon executes the program in its own process: its pid, its processes with their pipes and exit \
                 codes, its sockets, logs and numbers stay. Whatever keeps the program from taking over is said, and \
@@ -261,7 +217,7 @@ pub const COMMANDS: &[Command] = &[
                 the daemon's start.",
         options: UPGRADE,
         exits: UPGRADE_EXITS,
-        run: upgrade::upgrade,
+        ..runs(upgrade::upgrade)
     },
     Command {
         name: "trust",
@@ -270,89 +226,74 @@ pub const COMMANDS: &[Command] = &[
         about: "Otherwise bpm starts nothing where another user could have written the .mcp-run, or put it there. \
                 The list is kept in BPM_HOME; BPM_TRUST names more folders, with a colon between them.",
         options: &[
-            flag(None, "list", "print the folders"),
-            flag(None, "remove", "take the folder from the list"),
+            flag("list", "print the folders"),
+            flag("remove", "take the folder from the list"),
         ],
         exits: &[(1, "there is no such folder")],
-        run: trust::trust,
+        ..runs(trust::trust)
     },
     Command {
         name: "init",
-        operands: Operands::None,
         summary: "write a .mcp-run for what is found in the folder",
         about: "Reads Procfile, supervisord.conf, pm2's JSON, Cargo.toml, package.json, pyproject.toml and \
                 their like, runs none of it, and never replaces a .mcp-run. Settings that can't be converted become comments, and are listed.",
         options: &[
-            flag(None, "stdout", "only print it"),
-            with(None, "from", "FILE", "take over this file alone"),
-            flag(
-                None,
-                "force",
-                "replace a .mcp-run; it is kept as .mcp-run.bak",
-            ),
+            flag("stdout", "only print it"),
+            with("from", "FILE", "take over this file alone"),
+            flag("force", "replace a .mcp-run; it is kept as .mcp-run.bak"),
         ],
         exits: &[(
             1,
             "nothing to run was found, or there is a .mcp-run already",
         )],
-        run: init::init,
+        ..runs(init::init)
     },
     Command {
         name: "check",
-        operands: Operands::None,
         summary: "read .mcp-run and print every mistake in it",
-        about: "",
-        options: &[],
         exits: &[(1, "it has mistakes")],
-        run: check::check,
+        ..runs(check::check)
     },
     Command {
         name: "doctor",
-        operands: Operands::None,
         summary: "check for common problems, and print how to fix them",
         about: "A line for each thing that was looked at: ok, note or PROBLEM, and what to do. It starts \
                 nothing of the project and changes nothing.",
         options: &[JSON],
         exits: &[(1, "there is a problem")],
-        run: doctor::doctor,
+        ..runs(doctor::doctor)
     },
     Command {
         name: "dash",
-        operands: Operands::None,
         summary: "print the URL of the page",
         about: "With token_file the URL carries the token; --open never does, since everybody can read the \
                 arguments of a program: the page asks for it.",
-        options: &[flag(None, "open", "show it in a browser (xdg-open)")],
+        options: &[flag("open", "show it in a browser (xdg-open)")],
         exits: &[
             (1, "there is no page: dashboard = false, or no TCP port"),
             NO_DAEMON,
         ],
-        run: dash::dash,
+        ..runs(dash::dash)
     },
     Command {
         name: "metrics",
-        operands: Operands::None,
         summary: "print the metrics, as GET /metrics does",
         about: "Prometheus text, for a textfile collector, or where there is no TCP port.",
-        options: &[],
         exits: &[NO_DAEMON],
-        run: metrics::metrics,
+        ..runs(metrics::metrics)
     },
     Command {
         name: "ps",
-        operands: Operands::None,
         summary: "all daemons of this user",
         about: "A daemon whose folder was removed or renamed is listed as such; -C with the old path reaches it.",
         options: &[
             JSON,
             flag(
-                None,
                 "prune",
                 "list and remove what is kept of projects whose folder is gone",
             ),
         ],
-        exits: &[],
-        run: status::ps,
+        ..runs(status::ps)
     },
     Command {
         name: "proxy",
@@ -361,12 +302,11 @@ pub const COMMANDS: &[Command] = &[
         about: "For agents that speak stdio. Starts the daemon when a call needs it, survives its restarts, \
                 ends with its input.",
         options: &[flag(
-            None,
             "standalone",
             "serve without a daemon (as with BPM_DISABLE_DAEMON=1); the processes end with it",
         )],
         exits: &[(1, "the connection can't be served")],
-        run: daemon::proxy,
+        ..runs(daemon::proxy)
     },
     Command {
         name: "tui",
@@ -376,26 +316,18 @@ pub const COMMANDS: &[Command] = &[
                 beside bpm, else in PATH.",
         options: &[
             flag(
-                None,
                 "read-only",
                 "change nothing: no restart, start, stop, reload",
             ),
             flag(
-                None,
                 "no-start",
                 "do not start a daemon that does not run; exit 3",
             ),
-            flag(None, "no-mouse", "leave the mouse to the terminal"),
-            flag(None, "no-color", "bold, underline and reverse only"),
-            flag(None, "ascii", "marks and frames in ASCII"),
+            flag("no-mouse", "leave the mouse to the terminal"),
+            flag("no-color", "bold, underline and reverse only"),
+            flag("ascii", "marks and frames in ASCII"),
+            with("fps", "N", "frames per second, 1 to 30 (10; 4 over SSH)"),
             with(
-                None,
-                "fps",
-                "N",
-                "frames per second, 1 to 30 (10; 4 over SSH)",
-            ),
-            with(
-                None,
                 "token-file",
                 "FILE",
                 "its contents are the token, over HTTP (also BPM_TOKEN_FILE)",
@@ -408,7 +340,7 @@ pub const COMMANDS: &[Command] = &[
             ),
             NO_DAEMON,
         ],
-        run: tui::tui,
+        ..runs(tui::tui)
     },
     Command {
         name: "mcp-config",
@@ -418,47 +350,38 @@ pub const COMMANDS: &[Command] = &[
             needed: false,
         },
         summary: "the line or file that connects an agent; all without a name",
-        about: "",
         options: &[
             flag(
-                None,
                 "stdio",
                 "only the form over bpm proxy, which survives a change of port",
             ),
-            flag(
-                None,
-                "check",
-                "connect as the agent would, and say how it went",
-            ),
+            flag("check", "connect as the agent would, and say how it went"),
         ],
         exits: &[(
             1,
             "there is no such project; with --check: an agent could not connect",
         )],
-        run: mcp_config::mcp_config,
+        ..runs(mcp_config::mcp_config)
     },
     Command {
         name: "install",
-        operands: Operands::None,
         summary: "make the daemon start with the machine, by a systemd unit",
         about: "A unit of the user; as root one of the system. A daemon that runs already is stopped, and \
                 started again by systemd, once you have confirmed it.",
         options: &[
-            flag(None, "dry-run", "only print the unit"),
-            with(None, "user", "NAME", "as root: the user that it runs as"),
-            flag(None, "yes", "stop a daemon that runs without asking"),
+            flag("dry-run", "only print the unit"),
+            with("user", "NAME", "as root: the user that it runs as"),
+            flag("yes", "stop a daemon that runs without asking"),
         ],
         exits: &[(1, "systemd can't be reached, or it was not confirmed")],
-        run: install::install,
+        ..runs(install::install)
     },
     Command {
         name: "uninstall",
-        operands: Operands::None,
         summary: "stop the daemon of bpm install, and remove its unit",
-        about: "",
-        options: &[flag(None, "dry-run", "only say what would be removed")],
+        options: &[flag("dry-run", "only say what would be removed")],
         exits: &[(1, "the unit could not be removed")],
-        run: install::uninstall,
+        ..runs(install::uninstall)
     },
     Command {
         name: "export",
@@ -470,29 +393,19 @@ pub const COMMANDS: &[Command] = &[
         summary: "write the processes as units or manifests for another engine",
         about: "To standard output, or into a folder. Settings without a counterpart become comments, and are counted.",
         options: &[
-            with(Some('o'), "output", "DIR", "into this folder"),
-            flag(None, "strict", "exit 1 if a setting has no counterpart"),
+            with("output", "DIR", "into this folder").short('o'),
+            flag("strict", "exit 1 if a setting has no counterpart"),
             flag(
-                None,
                 "with-secrets",
                 "the values of *_TOKEN, *_KEY, *_SECRET and *_PASSWORD too",
             ),
-            with(
-                None,
-                "image",
-                "NAME",
-                "compose, kubernetes, nomad: the image",
-            ),
-            with(None, "replicas", "N", "the same: how many of each (1)"),
-            flag(None, "self", "systemd: one unit that runs bpm"),
-            flag(
-                None,
-                "user",
-                "systemd: units of the user, not of the system",
-            ),
+            with("image", "NAME", "compose, kubernetes, nomad: the image"),
+            with("replicas", "N", "the same: how many of each (1)"),
+            flag("self", "systemd: one unit that runs bpm"),
+            flag("user", "systemd: units of the user, not of the system"),
         ],
         exits: &[(1, "it can't be exported, or with --strict not all of it")],
-        run: export::export,
+        ..runs(export::export)
     },
     Command {
         name: "completions",
@@ -504,70 +417,56 @@ pub const COMMANDS: &[Command] = &[
         summary: "a script that completes commands, options and process names",
         about: "bash: source <(bpm completions bash). zsh: bpm completions zsh > a file _bpm in your \
                 fpath. fish: bpm completions fish | source.",
-        options: &[],
-        exits: &[],
-        run: complete::completions,
+        ..runs(complete::completions)
     },
     Command {
         name: "daemon start",
-        operands: Operands::None,
         summary: "the same as bpm -d",
-        about: "",
         options: &[
-            flag(None, "foreground", "the same as bpm serve"),
+            flag("foreground", "the same as bpm serve"),
             REPLACE,
             FRESH,
             PORT,
         ],
         exits: &[(1, "it could not be started")],
-        run: daemon::daemon_start,
+        ..runs(daemon::daemon_start)
     },
     Command {
         name: "daemon stop",
-        operands: Operands::None,
         summary: "stop everything and the daemon",
-        about: "",
         options: &[FORCE],
         exits: &[(1, "something survived")],
-        run: daemon::daemon_stop,
+        ..runs(daemon::daemon_stop)
     },
     Command {
         name: "daemon restart",
-        operands: Operands::None,
         summary: "stop the daemon with everything, and start it",
-        about: "",
         options: &[FORCE, PORT],
         exits: &[(1, "it could not be stopped or started")],
-        run: daemon::daemon_restart,
+        ..runs(daemon::daemon_restart)
     },
     Command {
         name: "daemon status",
-        operands: Operands::None,
         summary: "the daemon itself: verdict, pid, uptime, clients, socket, URL, version, memory",
-        about: "",
         options: &[JSON],
         exits: &[(1, "it is stale or unhealthy"), NO_DAEMON],
-        run: status::daemon_status,
+        ..runs(status::daemon_status)
     },
     Command {
         name: "daemon upgrade",
-        operands: Operands::None,
         summary: "the same as bpm upgrade",
-        about: "",
         options: UPGRADE,
         exits: UPGRADE_EXITS,
-        run: upgrade::upgrade,
+        ..runs(upgrade::upgrade)
     },
     Command {
         name: "daemon logs",
-        operands: Operands::None,
         summary: "the daemon's own log",
-        about: "",
         options: &[
-            flag(Some('f'), "follow", "go on with new lines as they come"),
-            with(Some('n'), "lines", "N", "the last N lines (200)"),
+            flag("follow", "go on with new lines as they come").short('f'),
+            with("lines", "N", "the last N lines (200)").short('n'),
         ],
         exits: &[(3, "no daemon ever ran for the project")],
-        run: logs::daemon_logs,
+        ..runs(logs::daemon_logs)
     },
 ];

@@ -19,6 +19,7 @@ use crate::daemon::Project;
 use crate::os::inotify::PathWatch;
 use crate::os::poll;
 
+use super::errors::errors;
 use super::source::{Source, has_ended};
 use super::spec::Call;
 use super::{note, paint, print, refused, tell, write};
@@ -42,6 +43,9 @@ struct View<'a> {
 
 /// `bpm logs`.
 pub(super) fn logs(call: &Call) -> Result<u8> {
+    if call.has("errors") {
+        return errors(call);
+    }
     let lines = call.number("lines", "a number of lines")?.unwrap_or(LINES);
     call.choice("stream")?;
     let mut params = params(call, lines)?;

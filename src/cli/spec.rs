@@ -24,6 +24,19 @@ pub struct Command {
     pub run: fn(&Call) -> Result<u8>,
 }
 
+/// A command that takes nothing, to be filled in.
+pub const fn runs(run: fn(&Call) -> Result<u8>) -> Command {
+    Command {
+        name: "",
+        operands: Operands::None,
+        summary: "",
+        about: "",
+        options: &[],
+        exits: &[],
+        run,
+    }
+}
+
 impl Command {
     /// It takes `-C DIR` after its name (`logs` has another `-C`).
     pub fn has_dir(&self) -> bool {
@@ -78,9 +91,9 @@ pub struct Opt {
 }
 
 /// An option without a value.
-pub const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Opt {
+pub const fn flag(long: &'static str, help: &'static str) -> Opt {
     Opt {
-        short,
+        short: None,
         long,
         value: None,
         help,
@@ -88,32 +101,34 @@ pub const fn flag(short: Option<char>, long: &'static str, help: &'static str) -
 }
 
 /// An option with a value.
-pub const fn with(
-    short: Option<char>,
-    long: &'static str,
-    value: &'static str,
-    help: &'static str,
-) -> Opt {
+pub const fn with(long: &'static str, value: &'static str, help: &'static str) -> Opt {
+    let value = Some(value);
     Opt {
-        short,
-        long,
-        value: Some(value),
-        help,
+        value,
+        ..flag(long, help)
+    }
+}
+
+impl Opt {
+    /// With a short form.
+    pub const fn short(self, short: char) -> Self {
+        let short = Some(short);
+        Self { short, ..self }
     }
 }
 
 /// The project's folder; an option of every command, but `logs` has a `-C` of its own.
 pub const DIR: Opt = with(
-    Some('C'),
     "",
     "DIR",
     "the project's folder, instead of the nearest one upward that has a .mcp-run",
-);
+)
+.short('C');
 
 /// Options of every command.
 pub const COMMON: &[Opt] = &[
-    flag(Some('h'), "help", "this text"),
-    flag(Some('V'), "version", "print the version"),
+    flag("help", "this text").short('h'),
+    flag("version", "print the version").short('V'),
 ];
 
 /// A command line, taken apart.
