@@ -518,21 +518,29 @@ impl<'a> Doc<'a> {
         name: &str,
         with: impl Fn(&Value) -> Read<T>,
     ) -> Option<T> {
-        self.read_by(section, name, &with)
+        let mut read = None;
+        self.visit(section, name, &mut |value| {
+            read = Some(with(value)?);
+            Ok(())
+        });
+        read
     }
 
-    /// One piece of code for all readers of a type.
-    fn read_by<T>(
-        &mut self,
-        section: &Section,
-        name: &str,
-        with: &dyn Fn(&Value) -> Read<T>,
-    ) -> Option<T> {
-        let key = keys::find(section.place, name)?;
+    /// Shows the value of a key to `with`: one piece of code for all types.
+    fn visit(&mut self, section: &Section, name: &str, with: &mut dyn FnMut(&Value) -> Read<()>) {
+        let Some(key) = keys::find(section.place, name) else {
+            return;
+        };
         match (section.get(name), key.fallback) {
-            (Some(value), _) => self.accept(section, key, value.span().start, with(value)),
-            (None, Fallback::Toml(default)) => with(&DeValue::parse(default).ok()?).ok(),
-            (None, Fallback::Words(_)) => None,
+            (Some(value), _) => {
+                if let Err(wrong) = with(value) {
+                    self.refused(section, key, value.span().start, wrong);
+                }
+            }
+            (None, Fallback::Toml(default)) => {
+                let _ = DeValue::parse(default).map(|value| with(&value));
+            }
+            (None, Fallback::Words(_)) => {}
         }
     }
 
@@ -544,22 +552,6 @@ impl<'a> Doc<'a> {
         with: impl Fn(&Value) -> Read<T>,
     ) -> T {
         self.read(section, name, with).unwrap_or_default()
-    }
-
-    fn accept<T>(
-        &mut self,
-        section: &Section,
-        key: &Key,
-        start: usize,
-        read: Read<T>,
-    ) -> Option<T> {
-        match read {
-            Ok(value) => Some(value),
-            Err(wrong) => {
-                self.refused(section, key, start, wrong);
-                None
-            }
-        }
     }
 
     fn refused(&mut self, section: &Section, key: &Key, start: usize, wrong: Vec<Wrong>) {
@@ -586,11 +578,11 @@ impl<'a> Doc<'a> {
             DeValue::Table(table) => Some((table, value.span().start)),
             _ => {
                 let key = keys::find(section.place, name)?;
-                let wrong = match name {
+                let read: Read<()> = match name {
                     "env" => refuse(value, format!("expected {}", key.kind)),
                     _ => unfit(value),
                 };
-                self.accept::<()>(section, key, value.span().start, wrong);
+                self.refused(section, key, value.span().start, read.err()?);
                 None
             }
         }
