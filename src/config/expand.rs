@@ -260,6 +260,7 @@ pub fn environment(
         all,
     };
     if process.launch.tty {
+        // Colours and cursor movements that nobody minds.
         env.set("TERM", "xterm-256color".into())?;
     }
     for file in files {

@@ -30,9 +30,6 @@ use super::launch::{Starter, account};
 /// No environment is larger; direnv's errors are shorter.
 const LONGEST: usize = 4 << 20;
 
-/// The `TERM` of a process with `tty`: colours and cursor movements that nobody minds.
-const TERMINAL: &str = "xterm-256color";
-
 /// The variables that a child is given.
 pub(super) type Variables = Vec<(OsString, OsString)>;
 
@@ -324,20 +321,17 @@ pub(super) fn of_process(
     let files = files.collect::<Result<Vec<_>, Fault>>();
     let files = files.map_err(|fault| format!("env_file {fault}"))?;
     notes.extend(files.iter().flat_map(|file| file.notes.iter().cloned()));
-    let login = account(&process.launch)?.map(|account| account.env);
-    let login = login.into_iter().flatten();
-    let login = login.map(|(name, value)| (name.into(), value));
     // A pipe makes Python keep what it prints, up to 8 KiB of it; PWD is a shell's, and that of another folder.
-    let unbuffered = [("PYTHONUNBUFFERED".into(), "1".into())].into_iter();
-    let own = [("PWD".into(), process.cwd.clone().into())].into_iter();
-    let terminal = process.launch.tty.then(|| ("TERM".into(), TERMINAL.into()));
-    let mut base = unbuffered
-        .chain(base.iter().cloned())
-        .chain(own)
-        .chain(terminal)
-        .chain(login);
+    let mut all: Variables = vec![("PYTHONUNBUFFERED".into(), "1".into())];
+    all.extend_from_slice(base);
+    all.push(("PWD".into(), process.cwd.clone().into()));
+    if let Some(account) = account(&process.launch)? {
+        for (name, value) in account.env {
+            all.push((name.into(), value));
+        }
+    }
     let mut found = EnvNotes::default();
-    let mut env = config::environment(process, &mut base, &files, port, &mut found)?;
+    let mut env = config::environment(process, &mut all.into_iter(), &files, port, &mut found)?;
     notes.extend(found.unset);
     env.insert("BPM_PROCESS".into(), process.name.clone().into());
     env.insert("BPM_PROJECT".into(), root.into());
