@@ -255,7 +255,7 @@ pub fn children_of(pid: i32) -> Vec<Proc> {
 
 /// Our children that are not among `known`, and everything below them: what came to us when its
 /// parent ended. One read where there is no such process, however many children are known.
-pub fn orphans(known: impl Fn(i32) -> bool) -> Vec<Proc> {
+pub fn orphans(known: &dyn Fn(i32) -> bool) -> Vec<Proc> {
     let us = std::process::id() as i32;
     // Only the main thread makes processes, and the kernel gives orphans to it (find_alive_thread).
     match children_of_thread(us, us) {

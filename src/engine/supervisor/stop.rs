@@ -131,7 +131,7 @@ impl Supervisor {
     /// from a run that cleared its environment, or from a program that changed its user: bpm is the only one to end it.
     fn left_by_tasks(&mut self) -> Vec<Proc> {
         let known = self.known();
-        let mut left = proc::orphans(|pid| known.has(&pid));
+        let mut left = proc::orphans(&|pid| known.has(&pid));
         let makers = self.runs.makers(&left, &known);
         let spared = |p: &Proc| makers.get(&p.pid).is_some_and(|m| *m == [Maker::Spared]);
         // They have had their time.

@@ -11,7 +11,7 @@ impl Unit {
     fn answer(
         &mut self,
         out: &mut Vec<Effect>,
-        verdict: impl Fn(&Goal) -> Option<Result<(), Why>>,
+        verdict: &dyn Fn(&Goal) -> Option<Result<(), Why>>,
     ) {
         self.waiting.retain(|(ticket, goal)| {
             let result = verdict(goal);
@@ -29,7 +29,7 @@ impl Unit {
         out: &mut Vec<Effect>,
         verdict: impl Fn(&Goal) -> Option<Why>,
     ) {
-        self.answer(out, |goal| verdict(goal).map(Err));
+        self.answer(out, &|goal| verdict(goal).map(Err));
     }
 
     /// No run is coming for those who wait for one.
@@ -76,7 +76,7 @@ impl Unit {
             && alone
             && !self.builds.pending();
         let superseded = |why: &str| Some(Err(Why::Superseded(why.into())));
-        self.answer(out, |goal| match goal {
+        self.answer(out, &|goal| match goal {
             Goal::Up => (up || done).then_some(Ok(())),
             Goal::Fresh { after, build } => {
                 // The caller of a fresh run must not meet the old one any more.

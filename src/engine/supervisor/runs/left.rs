@@ -75,7 +75,7 @@ impl Runs {
     /// Processes that came to us when their parents ended, each with its run. `known` are the children that bpm
     /// started. Those of runs that were taken over have come to somebody else.
     pub(super) fn orphans(&mut self, known: &Known) -> Vec<Orphan> {
-        let found = proc::orphans(|pid| known.has(&pid));
+        let found = proc::orphans(&|pid| known.has(&pid));
         let makers = self.makers(&found, known);
         let of = |p: &Proc| self.owner(makers.get(&p.pid)?);
         let mut all: Vec<Orphan> = found.iter().map(|p| (*p, of(p))).collect();
@@ -118,7 +118,7 @@ impl Runs {
 
     /// Processes that came to us and are nobody's: of no run for certain, and not of a build or a check.
     pub(in super::super) fn strays(&mut self, known: &Known) -> Vec<Doubtful> {
-        let mut found = proc::orphans(|pid| known.has(&pid));
+        let mut found = proc::orphans(&|pid| known.has(&pid));
         let makers = self.makers(&found, known);
         found.retain(|p| p.state != 'Z');
         let with = |p: Proc| Some((p, makers.get(&p.pid)?.clone()));

@@ -130,7 +130,7 @@ impl Runs {
 
     /// Notes of what came to us whose it is.
     pub(in super::super) fn find_origins(&mut self, known: &Known) {
-        let found = proc::orphans(|pid| known.has(&pid));
+        let found = proc::orphans(&|pid| known.has(&pid));
         self.makers(&found, known);
     }
 
