@@ -80,6 +80,10 @@ pub fn save_variant(name: &str, fields: &[(&str, &dyn Saved)]) -> Value {
     object
 }
 
+fn pair(one: &dyn Saved, other: &dyn Saved) -> Value {
+    list([one.save(), other.save()])
+}
+
 /// Reads the items of a list, one after the other.
 fn restore_items(
     list: &Value,
@@ -351,9 +355,30 @@ impl<T: Saved + Default> Saved for Arc<T> {
     }
 }
 
+impl<T: Saved> Saved for [T] {
+    fn save(&self) -> Value {
+        let mut items = Vec::with_capacity(self.len());
+        for item in self {
+            items.push(item.save());
+        }
+        items.into()
+    }
+
+    fn restore(&mut self, saved: &Value) -> Result<(), String> {
+        if saved.as_array().is_some_and(|all| all.len() != self.len()) {
+            return odd(saved);
+        }
+        let mut rest = self.iter_mut();
+        restore_items(saved, &mut |item| match rest.next() {
+            Some(one) => one.restore(item),
+            None => odd(saved),
+        })
+    }
+}
+
 impl<T: Saved + Default> Saved for Vec<T> {
     fn save(&self) -> Value {
-        list(self.iter().map(T::save))
+        self.as_slice().save()
     }
 
     fn restore(&mut self, saved: &Value) -> Result<(), String> {
@@ -367,28 +392,35 @@ impl<T: Saved + Default> Saved for Vec<T> {
 
 impl<T: Saved + Default> Saved for VecDeque<T> {
     fn save(&self) -> Value {
-        list(self.iter().map(T::save))
+        let mut items = Vec::with_capacity(self.len());
+        for item in self {
+            items.push(item.save());
+        }
+        items.into()
     }
 
     fn restore(&mut self, saved: &Value) -> Result<(), String> {
-        *self = load::<Vec<T>>(saved)?.into();
-        Ok(())
+        self.clear();
+        restore_items(saved, &mut |item| {
+            self.push_back(load(item)?);
+            Ok(())
+        })
     }
 }
 
-impl<T: Saved + Default, const N: usize> Saved for [T; N] {
+impl<T: Saved, const N: usize> Saved for [T; N] {
     fn save(&self) -> Value {
-        list(self.iter().map(T::save))
+        self.as_slice().save()
     }
 
     fn restore(&mut self, saved: &Value) -> Result<(), String> {
-        set(self, load::<Vec<T>>(saved)?.try_into().ok(), saved)
+        self.as_mut_slice().restore(saved)
     }
 }
 
 impl<A: Saved, B: Saved> Saved for (A, B) {
     fn save(&self) -> Value {
-        list([self.0.save(), self.1.save()])
+        pair(&self.0, &self.1)
     }
 
     fn restore(&mut self, saved: &Value) -> Result<(), String> {
@@ -405,10 +437,11 @@ impl<A: Saved, B: Saved> Saved for (A, B) {
 /// A list of pairs.
 impl<K: Saved + Default + Ord, V: Saved + Default> Saved for Table<K, V> {
     fn save(&self) -> Value {
-        list(
-            self.iter()
-                .map(|(key, value)| list([key.save(), value.save()])),
-        )
+        let mut items = Vec::with_capacity(self.len());
+        for (key, value) in self.iter() {
+            items.push(pair(key, value));
+        }
+        items.into()
     }
 
     fn restore(&mut self, saved: &Value) -> Result<(), String> {
