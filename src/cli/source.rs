@@ -85,21 +85,21 @@ impl Source {
         what: &str,
         named: &[String],
     ) -> Result<Self> {
-        let (error, is_down) = match verdict {
+        let verdict = match verdict {
             Ok(Verdict::Running(_, client)) => return Ok(Self::Daemon(client)),
-            Ok(verdict) => {
-                let is_down = !matches!(verdict, Verdict::Unhealthy(_));
-                (no_daemon(what, project, &verdict), is_down)
-            }
-            Err(error) if cannot_ask(&error) => (error, false),
-            Err(error) => return Err(error),
+            Err(error) if !cannot_ask(&error) => return Err(error),
+            verdict => verdict,
         };
         let stored = Offline::open(&project.root, &project.dir, named)?;
+        if stored.has_logs() && matches!(verdict, Ok(Verdict::Stopped | Verdict::Stale(_))) {
+            return Ok(Self::Disk(stored, None));
+        }
+        let error = match verdict {
+            Ok(verdict) => no_daemon(what, project, &verdict),
+            Err(error) => error,
+        };
         if !stored.has_logs() {
             return Err(error);
-        }
-        if is_down {
-            return Ok(Self::Disk(stored, None));
         }
         tell(format_args!("{error}; what follows is on disk"));
         Ok(Self::Disk(stored, Some(error)))
