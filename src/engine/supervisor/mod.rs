@@ -357,8 +357,8 @@ impl Supervisor {
             self.strays.survived(left);
         }
         self.hold_all_sockets();
-        // Numbers are on the disk before a line has one of them.
-        self.save(true);
+        // Numbers are written down before a line has one of them.
+        self.save(false);
         for at in &self.setup.config.not_in_effect {
             self.setup
                 .logger
