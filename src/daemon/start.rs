@@ -38,8 +38,8 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Descriptors of bpm itself and of some connections.
 const OWN_FDS: usize = 250;
-/// Those of a run: two pipes, its pidfd, its cgroup.
-const FDS_OF_RUN: usize = 4;
+/// Those of a run: two pipes, and the pidfd of one that was taken over.
+const FDS_OF_RUN: usize = 3;
 
 /// A terminal that does not read holds up our end no longer than this.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -7,8 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,8 +38,6 @@ pub struct Groups {
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
-    /// Opened with O_PATH-like rights: for `CLONE_INTO_CGROUP`.
-    folder: File,
     /// All that was ever killed in it is known, and that is nothing.
     unharmed: bool,
 }
@@ -127,16 +124,18 @@ impl Groups {
     /// Makes a cgroup of that name, or opens the one that is left of a killed bpm.
     ///
     /// # Errors
-    /// Those of mkdir(2) and open(2).
+    /// Those of mkdir(2).
     pub fn make(&self, name: &str) -> io::Result<Cgroup> {
         let path = self.folder.join(name);
         let unharmed = make(&path)?;
-        Cgroup::open(path, unharmed)
+        Ok(Cgroup { path, unharmed })
     }
 
     /// The cgroup of that name, if it is there.
     pub fn find(&self, name: &str) -> Option<Cgroup> {
-        Cgroup::open(self.folder.join(name), false).ok()
+        let path = self.folder.join(name);
+        let unharmed = false;
+        path.is_dir().then_some(Cgroup { path, unharmed })
     }
 
     /// The names of all that are there.
@@ -164,24 +163,7 @@ impl Groups {
 }
 
 impl Cgroup {
-    fn open(path: PathBuf, unharmed: bool) -> io::Result<Self> {
-        let folder = File::options()
-            .read(true)
-            .custom_flags(nix::libc::O_DIRECTORY)
-            .open(&path)?;
-        Ok(Self {
-            path,
-            folder,
-            unharmed,
-        })
-    }
-
-    /// For [`super::spawn::Launch::cgroup`].
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.folder.as_fd()
-    }
-
-    /// Its folder.
+    /// Its folder, for [`super::spawn::Launch::cgroup`]. Not kept open: each start copies all descriptors of bpm.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -193,9 +175,9 @@ impl Cgroup {
 
     /// Whether nothing lives in it or below it.
     pub fn is_empty(&self) -> bool {
-        match fs::read_to_string(self.path.join("cgroup.events")) {
-            Ok(events) => field(&events, "populated") != Some(1),
-            Err(_) => self.processes().is_empty(),
+        match read(&self.path.join("cgroup.events")) {
+            Some(events) => field(&events, "populated") != Some(1),
+            None => self.processes().is_empty(),
         }
     }
 
@@ -298,7 +280,7 @@ fn kill_frozen(pid: i32) {
 /// Folder of the cgroup that we are in.
 fn own_cgroup() -> Result<PathBuf, String> {
     let read = |path: &str| {
-        fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {}", reason(&e)))
+        files::virtual_text(path).map_err(|e| format!("cannot read {path}: {}", reason(&e)))
     };
     let mounts = read("/proc/self/mountinfo")?;
     let (root, mount) = mounts
@@ -363,7 +345,7 @@ fn hand_on(base: &Path, moved: bool) -> Result<(), String> {
 
 /// The controllers of ours that a cgroup has.
 fn controllers(folder: &Path) -> Vec<&'static str> {
-    let text = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    let text = read(&folder.join("cgroup.controllers")).unwrap_or_default();
     let have: Vec<&str> = text.split_whitespace().collect();
     CONTROLLERS
         .into_iter()
@@ -395,7 +377,7 @@ fn write(file: &Path, text: &str) -> io::Result<()> {
 
 /// A file of a cgroup.
 fn read(file: &Path) -> Option<String> {
-    String::from_utf8(files::read_virtual(file, u64::MAX).ok()?).ok()
+    files::virtual_text(file).ok()
 }
 
 fn processes(folder: &Path) -> Vec<i32> {

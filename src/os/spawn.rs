@@ -32,7 +32,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
@@ -96,7 +96,7 @@ pub struct Launch<'a> {
     /// Where it reads from.
     pub stdin: Stdin,
     /// The folder of the cgroup that it begins in.
-    pub cgroup: Option<BorrowedFd<'a>>,
+    pub cgroup: Option<&'a Path>,
     /// -20 to 19 (setpriority(2)); None leaves ours.
     pub nice: Option<i32>,
     /// -1000 to 1000 (proc_pid_oom_score_adj(5)); None leaves ours.
@@ -376,7 +376,9 @@ fn start(
     let Some(cgroup) = launch.cgroup else {
         return run(&plan, None);
     };
-    match run(&plan, Some(cgroup)) {
+    let cgroup = open(cgroup, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let cgroup = cgroup.map_err(Failed::at(Step::Cgroup))?;
+    match run(&plan, Some(cgroup.as_fd())) {
         // Linux before 5.7, a filter that does not know clone3(2), or a cgroup that kills what begins in it: the child
         // enters the cgroup by itself. That waits for a grace period of the kernel, milliseconds at times.
         Err(e)
@@ -387,7 +389,7 @@ fn start(
                 ) =>
         {
             let procs = openat(
-                cgroup,
+                &cgroup,
                 c"cgroup.procs",
                 OFlag::O_WRONLY | OFlag::O_CLOEXEC,
                 Mode::empty(),

@@ -173,7 +173,7 @@ impl Starter {
             argv0: exec.argv0.as_ref().map(OsStr::new),
             base: base.map(|folder| (&*self.root, folder.as_fd())),
             pass: with.sockets,
-            cgroup: with.cgroup.map(Cgroup::fd),
+            cgroup: with.cgroup.map(Cgroup::path),
             nofile: launch.limits.nofile.or(Some(self.nofile)),
             core: launch.limits.core,
             umask: launch.umask.or(Some(self.umask)),

@@ -636,7 +636,7 @@ fn child_begins_in_its_cgroup() {
     let env = env(&[]);
     let args = ["-c".into(), "grep ^0:: /proc/self/cgroup".into()];
     let launch = Launch {
-        cgroup: Some(group.fd()),
+        cgroup: Some(group.path()),
         ..Launch::new(OsStr::new("sh"), &args, &env, Path::new("/"))
     };
     let out = output(&launch);
