@@ -4,13 +4,14 @@
 //! `process.exit`. But the kernel counts the pages of all pipes of a user, and gives tiny pipes to all programs
 //! of one who is above `fs.pipe-user-pages-soft` (pipe(7)), so bpm takes at most a quarter of that.
 
-use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{SysconfVar, sysconf};
+
+use crate::os::files;
 
 /// Bytes of a pipe that nobody has changed.
 pub(super) const NARROW: usize = 64 << 10;
@@ -119,9 +120,9 @@ fn size(fd: BorrowedFd<'_>) -> Option<usize> {
 
 /// A quarter of the user's limit, in bytes. None: bpm's pipes are not counted.
 pub fn limit() -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let users = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let pages = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").ok();
+    let status = files::virtual_text("/proc/self/status").unwrap_or_default();
+    let users = files::virtual_text("/proc/self/uid_map").unwrap_or_default();
+    let pages = files::virtual_text("/proc/sys/fs/pipe-user-pages-soft").ok();
     let pages = pages.and_then(|pages| pages.trim().parse().ok());
     if is_uncounted(&status, &users) || pages == Some(0) {
         return None;

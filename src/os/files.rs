@@ -28,8 +28,13 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     })
 }
 
-/// A file of the kernel's (proc(5), cgroups(7)), which has no size that could be asked for: it is read at once where
-/// it is small.
+/// A text of the kernel's (proc(5), cgroups(7)).
+pub fn virtual_text(path: impl AsRef<Path>) -> io::Result<String> {
+    let bytes = read_virtual(path, u64::MAX)?;
+    String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// A file of the kernel's, which has no size that could be asked for: it is read at once where it is small.
 pub(super) fn read_virtual(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
     File::open(path)?.take(most).read_to_end(&mut bytes)?;

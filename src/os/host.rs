@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access};
 
+use super::files;
 use super::peer::Diag;
 
 /// File systems of other machines, by the number that statfs(2) gives (linux/magic.h).
@@ -44,7 +45,7 @@ pub struct Disk {
 
 /// Names the time since the machine was started; another one after each start. None: /proc can't be read.
 pub fn boot_id() -> Option<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let id = files::virtual_text("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }
 

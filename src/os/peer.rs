@@ -12,6 +12,8 @@ use nix::sys::socket::{
 };
 use nix::unistd::geteuid;
 
+use super::files;
+
 /// The user at the other end of a Unix socket, as the kernel recorded it at connect(2).
 pub fn unix_uid(stream: &UnixStream) -> io::Result<u32> {
     Ok(getsockopt(stream, PeerCredentials)?.uid())
@@ -32,7 +34,7 @@ pub fn our_uid() -> u32 {
 /// Our uid is the one that the kernel shows for every user who has none in our user namespace
 /// (user_namespaces(7), overflowuid): equal uids then prove nothing.
 pub fn uid_is_shared() -> bool {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let read = |path: &str| files::virtual_text(path).unwrap_or_default();
     shared(
         our_uid(),
         &read("/proc/sys/kernel/overflowuid"),

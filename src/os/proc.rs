@@ -665,14 +665,14 @@ pub fn has_open(pid: i32, end: &Path) -> bool {
 /// told, on the machine. Rising between two readings makes a KILL that nobody sent suspicious.
 pub fn oom_kills() -> Option<u64> {
     own_cgroup()
-        .and_then(|group| fs::read_to_string(format!("/sys/fs/cgroup{group}/memory.events")).ok())
+        .and_then(|group| files::virtual_text(format!("/sys/fs/cgroup{group}/memory.events")).ok())
         .and_then(|events| counter(&events, "oom_kill"))
-        .or_else(|| counter(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill"))
+        .or_else(|| counter(&files::virtual_text("/proc/vmstat").ok()?, "oom_kill"))
 }
 
 /// Our path in the one hierarchy of cgroup v2.
 fn own_cgroup() -> Option<String> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let groups = files::virtual_text("/proc/self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(path.to_owned())
 }
