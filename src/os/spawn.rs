@@ -32,7 +32,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::stat::Mode;
 
@@ -373,10 +373,10 @@ fn start(
         errno: AtomicI32::new(0),
         candidate: AtomicUsize::new(0),
     };
-    let Some(cgroup) = launch.cgroup else {
+    let Some(folder) = launch.cgroup else {
         return run(&plan, None);
     };
-    let cgroup = open(cgroup, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+    let cgroup = open(folder, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
     let cgroup = cgroup.map_err(Failed::at(Step::Cgroup))?;
     match run(&plan, Some(cgroup.as_fd())) {
         // Linux before 5.7, a filter that does not know clone3(2), or a cgroup that kills what begins in it: the child
@@ -388,13 +388,9 @@ fn start(
                     Some(libc::ENOSYS | libc::E2BIG | libc::EINVAL | libc::EPERM | libc::ECANCELED)
                 ) =>
         {
-            let procs = openat(
-                &cgroup,
-                c"cgroup.procs",
-                OFlag::O_WRONLY | OFlag::O_CLOEXEC,
-                Mode::empty(),
-            )
-            .map_err(Failed::at(Step::Cgroup))?;
+            let procs = folder.join("cgroup.procs");
+            let procs = open(&procs, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
+            let procs = procs.map_err(Failed::at(Step::Cgroup))?;
             let procs =
                 above(procs.as_fd(), first_free, &mut lifted).map_err(Failed::at(Step::Cgroup))?;
             plan.cgroup_procs = Some(procs);
