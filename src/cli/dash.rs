@@ -5,19 +5,30 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::base::error::{Error, Result};
+use crate::config::Http;
 use crate::daemon::read_config;
 use crate::os::files;
 use crate::os::spawn::{Launch, spawn};
 
-use super::print;
 use super::spec::Call;
+use super::{note, print};
 
 /// `bpm dash`.
 pub(super) fn dash(call: &Call) -> Result<u8> {
     const WHAT: &str = "show the page";
     let (project, descriptor, _) = call.daemon(WHAT)?;
-    let config = read_config(&project.root)?;
-    if !config.http.dashboard {
+    // The daemon goes on with what it read before.
+    let http = match read_config(&project.root) {
+        Ok(config) => config.http,
+        Err(e) => {
+            note(&format!("{e}\nwithout a token, if one is needed\n"));
+            Http {
+                dashboard: true,
+                ..Http::default()
+            }
+        }
+    };
+    if !http.dashboard {
         let why = "it is switched off (dashboard = false in .mcp-run)";
         return Err(Error::cannot(WHAT, why));
     }
@@ -27,7 +38,7 @@ pub(super) fn dash(call: &Call) -> Result<u8> {
     };
     let page = url.trim_end_matches("mcp").to_owned();
     let mut shown = page.clone();
-    if let Some(path) = &config.http.token_file {
+    if let Some(path) = &http.token_file {
         let (token, _) = files::read_named(path).map_err(|e| Error::file("read", path, e))?;
         shown.push_str("#token=");
         for byte in token.trim_ascii() {

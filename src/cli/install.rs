@@ -1,5 +1,6 @@
 //! `bpm install`: a systemd unit that runs the project's daemon. `bpm uninstall` takes it away.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use super::export::{Word, systemd_text, systemd_word};
 use super::spec::Call;
 use super::{note, print};
 
-/// bpm needs so long to end everything, beyond the longest stop timeout.
+/// bpm needs this time to end everything, beyond the stop timeouts.
 const MARGIN: Duration = Duration::from_secs(15);
 /// `systemctl` answers within that; a start waits until the daemon serves.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -144,8 +145,7 @@ pub(super) fn unit(
         let words = std::iter::once(binary.as_str()).chain(words.iter().copied());
         exec_line(&words.map(String::from).collect::<Vec<_>>())
     };
-    let longest = config.processes.iter().map(|p| p.stop_timeout).max();
-    let patience = longest.unwrap_or_default() + MARGIN;
+    let patience = stop_time(config).saturating_add(MARGIN);
     let mut text = format!(
         "# Written by bpm {VERSION} for {}/{CONFIG_FILE}\n\
          # Use: bpm install does it all; bpm uninstall takes it away.\n\
@@ -172,7 +172,7 @@ pub(super) fn unit(
         systemd_text(&project.name()),
         command(&["serve", root]),
         command(&["-C", root, "reload"]),
-        patience.as_secs() + 1,
+        patience.as_secs().saturating_add(1),
     );
     text.push_str(match version(&project.env) {
         Some(version) if version >= SUBGROUPS => "DelegateSubgroup=bpm\n",
@@ -187,16 +187,12 @@ pub(super) fn unit(
     text.push_str(
         "# Nothing that implies NoNewPrivileges=: sudo and ssh-agent would fail below it.\n",
     );
-    for name in KEPT {
-        // Another user has folders of their own.
-        let own = name == "PATH" || account.is_none();
-        if let Some(value) = project.env.get(name).filter(|_| own) {
-            let pair = format!("{name}={}", value.to_string_lossy());
-            text.push_str(&format!(
-                "Environment={}\n",
-                systemd_word(&pair, Word::Plain)
-            ));
-        }
+    for (name, value) in kept(project, account) {
+        let pair = format!("{name}={}", value.to_string_lossy());
+        text.push_str(&format!(
+            "Environment={}\n",
+            systemd_word(&pair, Word::Plain)
+        ));
     }
     let target = match user {
         true => "default.target",
@@ -207,6 +203,26 @@ pub(super) fn unit(
         name: name_of(project),
         text,
     })
+}
+
+/// The longest that a stop of all can take: what depends on a process ends before it.
+fn stop_time(config: &Config) -> Duration {
+    let all = &config.processes;
+    let mut times: Vec<Duration> = all.iter().map(|p| p.stop_timeout).collect();
+    let mut grows = true;
+    while std::mem::take(&mut grows) {
+        for (number, process) in all.iter().enumerate() {
+            for need in &process.depends_on {
+                let Some(other) = all.iter().position(|p| p.name == need.name) else {
+                    continue;
+                };
+                let time = times[number].saturating_add(all[other].stop_timeout);
+                grows |= time > times[other];
+                times[other] = times[other].max(time);
+            }
+        }
+    }
+    times.into_iter().max().unwrap_or_default()
 }
 
 /// systemd's version here.
@@ -356,16 +372,29 @@ fn without_systemd(project: &Project, unit: &Unit, account: Option<&str>) -> Res
     let as_user = account
         .map(|user| format!("chpst -u {} ", shell(user)))
         .unwrap_or_default();
+    let mut env = String::new();
+    for (name, value) in kept(project, account) {
+        env.push_str(&format!("{name}={} ", shell(&value.to_string_lossy())));
+    }
     print(format_args!(
-        "# runit: /etc/sv/{name}/run\n#!/bin/sh\nexec 2>&1\nexec {as_user}{binary} serve {root}\n\n\
-         # or cron: a line for \"crontab -e\"\n@reboot {} -d {}\n",
-        binary.replace('%', "\\%"),
-        root.replace('%', "\\%")
+        "# runit: /etc/sv/{name}/run\n#!/bin/sh\nexec 2>&1\n{env}exec {as_user}{binary} serve {root}\n\n\
+         # or cron: a line for \"crontab -e\"\n@reboot {}\n",
+        format!("{env}{binary} -d {root}").replace('%', "\\%")
     ))?;
     Err(
         Error::cannot("install", "no systemd runs here that this user can reach")
             .with_hint("use what is printed above; --dry-run prints the unit of systemd"),
     )
+}
+
+/// The variables that a daemon is started with: another user has folders of their own.
+fn kept<'a>(
+    project: &'a Project,
+    account: Option<&str>,
+) -> impl Iterator<Item = (&'static str, &'a OsStr)> {
+    let own = account.is_none();
+    let names = KEPT.into_iter().filter(move |name| *name == "PATH" || own);
+    names.filter_map(|name| Some((name, project.env.get(name)?)))
 }
 
 fn shell(text: &str) -> String {

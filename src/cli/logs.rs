@@ -308,7 +308,7 @@ impl View<'_> {
 
     /// `--` between groups of matches with context, as grep does.
     fn separate(&mut self, text: &mut Vec<u8>, process: &str, seq: u64) {
-        if self.call.has("context") {
+        if self.call.has("context") && self.call.has("grep") {
             let gap = self
                 .last
                 .as_ref()

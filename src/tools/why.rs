@@ -119,14 +119,17 @@ impl Card {
             Some(exit) => {
                 let _ = writeln!(
                     text,
-                    "last abnormal end: {}, run {}, at {}, after {} (CPU {}, peak memory {} MiB); {} so far",
+                    "last abnormal end: {}, run {}, at {}, after {} (CPU {}, peak memory {} MiB){}",
                     end_words(exit),
                     exit.run,
                     exit.at.rfc3339(),
                     human(exit.uptime),
                     human(exit.cpu),
                     exit.peak_rss / (1024 * 1024),
-                    count(unit.facts.crashes, "such end")
+                    match unit.facts.crashes {
+                        0 => String::new(),
+                        n => format!("; {} so far", count(n, "such end")),
+                    }
                 );
                 if !exit.tail.is_empty() {
                     text.push_str("its last lines:\n");

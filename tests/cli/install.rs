@@ -62,6 +62,17 @@ fn the_unit_uses_what_bpm_does() {
 }
 
 #[test]
+fn a_unit_waits_for_all_levels_of_a_stop() {
+    let nap = "command = \"x\"\nstop_timeout_seconds = 100\n";
+    let project = Project::new(&format!(
+        "[process.c]\n{nap}depends_on = [\"b\"]\n[process.b]\n{nap}depends_on = [\"a\"]\n\
+         [process.a]\n{nap}[process.d]\n{nap}"
+    ));
+    let unit = project.cli(["install", "--dry-run"]).exits(0).out;
+    assert!(unit.contains("\nTimeoutStopSec=316\n"), "{unit}");
+}
+
+#[test]
 fn without_systemd_it_says_what_else_would_do() {
     if fs::exists("/run/systemd/private").unwrap() {
         return;
@@ -72,7 +83,9 @@ fn without_systemd_it_says_what_else_would_do() {
     for part in [
         "# runit: /etc/sv/bpm-shop/run\n#!/bin/sh\n",
         &format!(" serve {root}\n"),
-        "@reboot ",
+        "\nexec 2>&1\nPATH=",
+        &format!(" BPM_HOME={} ", project.home().display()),
+        "@reboot PATH=",
     ] {
         assert!(said.out.contains(part), "no {part} in {said:?}");
     }

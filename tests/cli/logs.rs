@@ -144,6 +144,8 @@ fn lines_are_merged_prefixed_and_chosen() {
         lines(&project, &["api", "--grep", "1|3", "--context", "0"]),
         ["api 1", "--", "api 3"]
     );
+    let all = lines(&project, &["-C", "1"]);
+    assert!(!all.contains(&"--".to_string()), "{all:?}");
     assert_eq!(lines(&project, &["api", "--since", "1h"]).len(), 3);
     assert_eq!(
         lines(&project, &["api", "--since", "2100-01-01T00:00:00Z"]),

@@ -516,6 +516,10 @@ fn commands_print_the_url_and_the_metrics() {
     assert_eq!(shown, format!("{page}#token=a%20b%2Fc\n"));
     let metrics = project.cli(["metrics"]).exits(0).out;
     assert!(metrics.starts_with("# HELP bpm_info "), "{metrics}");
+    project.config("[process.nap\n");
+    let said = project.cli(["dash"]).exits(0);
+    assert_eq!(said.out, format!("{page}\n"));
+    assert!(said.err.contains("without a token"), "{said:?}");
     project.config(&format!("dashboard = false\n{NAP}"));
     project.cli(["dash"]).exits(1).says(&["dashboard = false"]);
 }
