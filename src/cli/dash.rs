@@ -21,7 +21,7 @@ pub(super) fn dash(call: &Call) -> Result<u8> {
     let http = match read_config(&project.root) {
         Ok(config) => config.http,
         Err(e) => {
-            note(&format!("{e}\nwithout a token, if one is needed\n"));
+            note(format_args!("{e}\nwithout a token, if one is needed\n"));
             Http {
                 dashboard: true,
                 ..Http::default()
