@@ -6,33 +6,29 @@ use crate::base::error::Result;
 use crate::daemon::read_config;
 
 use super::spec::{COMMON, Call, Command, DIR, Operands, Opt, families};
-use super::{print, project};
+use super::{answer, project};
 
 /// The hidden first argument with which the scripts ask for the names of processes.
 pub(super) const NAMES: &str = "__names";
 
 /// Prints the names of the project's processes, one a line; nothing where there is no project.
 pub(super) fn names() -> Result<u8> {
-    let config = project(None).and_then(|p| read_config(&p.root));
-    if let Ok(config) = config {
-        let mut text = String::new();
+    let mut text = String::new();
+    if let Ok(config) = project(None).and_then(|p| read_config(&p.root)) {
         for process in &config.processes {
             let _ = writeln!(text, "{}", process.name);
         }
-        print(&text)?;
     }
-    Ok(0)
+    answer(text)
 }
 
 /// `bpm completions SHELL`.
 pub(super) fn completions(call: &Call) -> Result<u8> {
-    let text = match call.operands.first().and_then(|s| s.to_str()) {
+    answer(match call.operands.first().and_then(|s| s.to_str()) {
         Some("zsh") => zsh(call.table),
         Some("fish") => fish(call.table),
         _ => bash(call.table),
-    };
-    print(&text)?;
-    Ok(0)
+    })
 }
 
 type Table = &'static [Command];
@@ -104,11 +100,10 @@ fn bash(table: Table) -> String {
                      :-*) ;;\n",
     );
     for family in families(table) {
-        let _ = writeln!(text, "            :{family}) command={family} ;;");
-        let _ = writeln!(text, "            {family}:-*) ;;");
         let _ = writeln!(
             text,
-            "            {family}:*) command=\"{family} $word\" ;;"
+            "            :{family}) command={family} ;;\n            {family}:-*) ;;\n            \
+             {family}:*) command=\"{family} $word\" ;;"
         );
     }
     text.push_str(
@@ -134,23 +129,21 @@ fn bash(table: Table) -> String {
     }
     text.push_str("    esac\n    case \"$command\" in\n");
     for command in table {
-        let options: Vec<String> = options(command).flat_map(spellings).collect();
-        let (extra, more) = match follows(command) {
-            Follows::Nothing => (String::new(), ""),
-            Follows::Folders => (String::new(), " $(compgen -d -- \"$cur\")"),
-            Follows::Processes => (" $(bpm __names 2>/dev/null)".into(), ""),
-            Follows::Words(words) => (format!(" {}", words.join(" ")), ""),
-        };
-        let first = if command.name.is_empty() {
-            format!(" {}", first_words(table).join(" "))
-        } else {
-            String::new()
-        };
+        let mut words: Vec<String> = options(command).flat_map(spellings).collect();
+        if command.name.is_empty() {
+            words.push(first_words(table).join(" "));
+        }
+        let mut more = "";
+        match follows(command) {
+            Follows::Nothing => {}
+            Follows::Folders => more = " $(compgen -d -- \"$cur\")",
+            Follows::Processes => words.push("$(bpm __names 2>/dev/null)".into()),
+            Follows::Words(all) => words.push(all.join(" ")),
+        }
+        let (name, words) = (command.name, words.join(" "));
         let _ = writeln!(
             text,
-            "        {:?}) COMPREPLY=($(compgen -W \"{}{first}{extra}\" -- \"$cur\"){more}) ;;",
-            command.name,
-            options.join(" ")
+            "        {name:?}) COMPREPLY=($(compgen -W \"{words}\" -- \"$cur\"){more}) ;;"
         );
     }
     for family in families(table) {
@@ -264,78 +257,54 @@ fn fish(table: Table) -> String {
         "# fish completion for bpm; made by \"bpm completions fish\"\n\
          complete -c bpm -f\n",
     );
-    let firsts = first_words(table).join(" ");
-    let nothing_yet = format!("not __fish_seen_subcommand_from {firsts}");
     let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-    for word in first_words(table) {
-        let _ = writeln!(
-            text,
-            "complete -c bpm -n {} -a {word} -d {}",
-            quoted(&nothing_yet),
-            quoted(summary(table, word))
-        );
+    let mut add = |when: &str, what: &str| {
+        let _ = writeln!(text, "complete -c bpm -n {} {what}", quoted(when));
+    };
+    let word = |word: &str, help: &str| format!("-a {word} -d {}", quoted(help));
+    let firsts = first_words(table);
+    let nothing_yet = format!("not __fish_seen_subcommand_from {}", firsts.join(" "));
+    for first in firsts {
+        add(&nothing_yet, &word(first, summary(table, first)));
     }
     for command in table {
         let when = match command.name.split_once(' ') {
             _ if command.name.is_empty() => nothing_yet.clone(),
             None => format!("__fish_seen_subcommand_from {}", command.name),
-            Some((family, second)) => format!(
-                "__fish_seen_subcommand_from {family}; and __fish_seen_subcommand_from {second}"
-            ),
+            Some((family, second)) => {
+                let seen = format!("__fish_seen_subcommand_from {family}; and");
+                let others = members(table, family).join(" ");
+                let before = format!("{seen} not __fish_seen_subcommand_from {others}");
+                add(&before, &word(second, command.summary));
+                format!("{seen} __fish_seen_subcommand_from {second}")
+            }
         };
-        let when = quoted(&when);
-        if let Some((family, second)) = command.name.split_once(' ') {
-            let _ = writeln!(
-                text,
-                "complete -c bpm -n {} -a {second} -d {}",
-                quoted(&format!(
-                    "__fish_seen_subcommand_from {family}; and not __fish_seen_subcommand_from {}",
-                    members(table, family).join(" ")
-                )),
-                quoted(command.summary)
-            );
-        }
         for option in options(command) {
-            let mut line = format!("complete -c bpm -n {when}");
+            let mut line = String::new();
             if let Some(c) = option.short {
-                let _ = write!(line, " -s {c}");
+                let _ = write!(line, "-s {c} ");
             }
             if !option.long.is_empty() {
-                let _ = write!(line, " -l {}", option.long);
+                let _ = write!(line, "-l {} ", option.long);
             }
             if option.value.is_some() {
-                line.push_str(" -x");
+                line.push_str("-x ");
             }
-            let words = values(option);
+            let words = values(option).join(" ");
             if *option == DIR {
-                line.push_str(" -a '(__fish_complete_directories)'");
+                line.push_str("-a '(__fish_complete_directories)' ");
             } else if !words.is_empty() {
-                let _ = write!(line, " -a {}", quoted(&words.join(" ")));
+                let _ = write!(line, "-a {} ", quoted(&words));
             }
-            let _ = writeln!(text, "{line} -d {}", quoted(option.help));
+            add(&when, &format!("{line}-d {}", quoted(option.help)));
         }
-        match follows(command) {
-            Follows::Nothing => {}
-            Follows::Folders => {
-                let _ = writeln!(
-                    text,
-                    "complete -c bpm -n {when} -a '(__fish_complete_directories)'"
-                );
-            }
-            Follows::Processes => {
-                let _ = writeln!(
-                    text,
-                    "complete -c bpm -n {when} -a '(bpm __names 2>/dev/null)'"
-                );
-            }
-            Follows::Words(words) => {
-                let _ = writeln!(
-                    text,
-                    "complete -c bpm -n {when} -a {}",
-                    quoted(&words.join(" "))
-                );
-            }
-        }
+        let words = match follows(command) {
+            Follows::Nothing => continue,
+            Follows::Folders => "(__fish_complete_directories)".into(),
+            Follows::Processes => "(bpm __names 2>/dev/null)".into(),
+            Follows::Words(words) => words.join(" "),
+        };
+        add(&when, &format!("-a {}", quoted(&words)));
     }
     text
 }

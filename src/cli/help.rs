@@ -91,9 +91,7 @@ fn overview(family: &str) -> String {
             "Usage: {}\n       bpm COMMAND [OPTIONS]\n",
             synopsis(bare)
         );
-        for line in wrapped(bare.about, 78) {
-            let _ = writeln!(text, "{line}");
-        }
+        paragraph(&mut text, bare.about);
     } else {
         let _ = writeln!(text, "Usage: bpm {family} COMMAND [OPTIONS]");
     }
@@ -102,14 +100,11 @@ fn overview(family: &str) -> String {
         Some((first, _)) => family.is_empty() || first == family,
         None => family.is_empty() && !c.name.is_empty(),
     };
-    let rows: Vec<(String, String)> = COMMANDS
-        .iter()
-        .filter(of_family)
-        .map(|c| {
-            let left = format!("{} {}", c.name, operands(c));
-            (left.trim_end().to_string(), c.summary.to_string())
-        })
-        .collect();
+    let mut rows: Vec<Row> = Vec::new();
+    for command in COMMANDS.iter().filter(of_family) {
+        let left = format!("{} {}", command.name, operands(command));
+        rows.push((left.trim_end().into(), command.summary));
+    }
     table(&mut text, &rows);
     text.push_str("\nOptions:\n");
     let own = if family.is_empty() { bare.options } else { &[] };
@@ -117,11 +112,10 @@ fn overview(family: &str) -> String {
     if family.is_empty() {
         exits(&mut text, EXITS);
         text.push_str("\nEnvironment:\n");
-        let rows: Vec<_> = ENVIRONMENT
+        let rows = ENVIRONMENT
             .iter()
-            .map(|(name, what)| ((*name).to_string(), (*what).to_string()))
-            .collect();
-        table(&mut text, &rows);
+            .map(|(name, what)| (name.to_string(), *what));
+        table(&mut text, &rows.collect::<Vec<Row>>());
         text.push_str("\n\"bpm help COMMAND\" explains a command; bpm(1) is the manual, mcp-run(5) describes .mcp-run.\n");
     }
     text
@@ -134,9 +128,7 @@ fn of_command(command: &Command) -> String {
     let _ = writeln!(text, "{}{}.", first.unwrap_or_default(), commands.as_str());
     if !command.about.is_empty() {
         text.push('\n');
-        for line in wrapped(command.about, 78) {
-            let _ = writeln!(text, "{line}");
-        }
+        paragraph(&mut text, command.about);
     }
     if let Operands::Word { label, words, .. } = command.operands {
         let _ = writeln!(text, "\n{label}: {}", words.join(", "));
@@ -150,12 +142,10 @@ fn of_command(command: &Command) -> String {
     text
 }
 
-fn option_rows(own: &[Opt], dir: bool) -> Vec<(String, String)> {
-    own.iter()
-        .chain(Some(&DIR).filter(|_| dir))
-        .chain(COMMON)
-        .map(|o| (option_left(o), o.help.to_string()))
-        .collect()
+fn option_rows(own: &[Opt], dir: bool) -> Vec<Row> {
+    let dir = dir.then_some(&DIR);
+    let all = own.iter().chain(dir).chain(COMMON);
+    all.map(|o| (option_left(o), o.help)).collect()
 }
 
 fn option_left(option: &Opt) -> String {
@@ -168,17 +158,17 @@ fn option_left(option: &Opt) -> String {
     format!("{short}{}{value}", spelled(option))
 }
 
-fn exits(text: &mut String, codes: &[(u8, &str)]) {
+fn exits(text: &mut String, codes: &[(u8, &'static str)]) {
     text.push_str("\nExit codes:\n");
-    let rows: Vec<_> = codes
-        .iter()
-        .map(|(code, what)| (code.to_string(), (*what).to_string()))
-        .collect();
-    table(text, &rows);
+    let rows = codes.iter().map(|(code, what)| (code.to_string(), *what));
+    table(text, &rows.collect::<Vec<Row>>());
 }
 
+/// A row of two columns.
+type Row = (String, &'static str);
+
 /// Two columns; the right one is wrapped below itself.
-fn table(text: &mut String, rows: &[(String, String)]) {
+fn table(text: &mut String, rows: &[Row]) {
     let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
     let width = width.min(26);
     for (left, right) in rows {
@@ -194,19 +184,22 @@ fn table(text: &mut String, rows: &[(String, String)]) {
     }
 }
 
+fn paragraph(text: &mut String, about: &str) {
+    for line in wrapped(about, 78) {
+        let _ = writeln!(text, "{line}");
+    }
+}
+
 /// Breaks at blanks so that no line is longer than `width`, where words allow.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+    let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
-        let at = lines.len() - 1;
-        let line = &mut lines[at];
-        if !line.is_empty() && line.len() + 1 + word.len() > width {
-            lines.push(word.to_string());
-        } else {
-            if !line.is_empty() {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= width => {
                 line.push(' ');
+                line.push_str(word);
             }
-            line.push_str(word);
+            _ => lines.push(word.into()),
         }
     }
     lines

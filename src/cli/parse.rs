@@ -1,6 +1,6 @@
 //! Arguments -> [`Call`], by the table; and what to say where they do not fit it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use lexopt::{Arg, Parser};
@@ -96,14 +96,9 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked> {
 /// `help`, and the command that it is about.
 fn help_of(parser: &mut Parser) -> Result<Asked> {
     let rest = parser.raw_args().map_err(|e| Error::usage(e.to_string()))?;
-    let words: Vec<String> = rest
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    let name = words.join(" ");
-    let known = |name: &str| {
-        COMMANDS.iter().any(|c| c.name == name) || families(COMMANDS).any(|f| f == name)
-    };
-    match known(&name) {
+    let words: Vec<OsString> = rest.collect();
+    let name = words.join(OsStr::new(" ")).to_string_lossy().into_owned();
+    match name.is_empty() || step(None, &name).is_some() {
         true => Ok(Asked::Help(name)),
         false => Err(unknown_command(None, &name)),
     }
@@ -128,15 +123,12 @@ fn step(family: Option<&str>, word: &str) -> Option<Word> {
 
 /// Options that came before the command's name are those of bare bpm: only `-C` may stand there.
 fn settle(command: &Command, options: &[(&'static Opt, OsString)]) -> Result<()> {
-    match options.first() {
-        None => Ok(()),
-        Some((option, _)) => Err(Error::usage(format!(
-            "{} does not go with {}",
-            spelled(option),
-            command.name
-        ))
-        .with_hint(format!("see \"bpm {} --help\"", command.name))),
-    }
+    let Some((option, _)) = options.first() else {
+        return Ok(());
+    };
+    let (option, name) = (spelled(option), command.name);
+    let why = format!("{option} does not go with {name}");
+    Err(Error::usage(why).with_hint(format!("see \"bpm {name} --help\"")))
 }
 
 fn find(command: &'static Command, given: &str) -> Option<&'static Opt> {
@@ -218,17 +210,10 @@ fn fits(command: &'static Command, operands: &[OsString]) -> Result<()> {
                 false => Err(unknown_word(label, words, &word.to_string_lossy())),
             }
         }
-        (
-            Operands::Word {
-                words,
-                needed: true,
-                ..
-            },
-            None,
-        ) => Err(Error::usage(format!(
-            "{name} needs one of {}",
-            words.join(", ")
-        ))),
+        (Operands::Word { words, needed, .. }, None) if needed => {
+            let words = words.join(", ");
+            Err(Error::usage(format!("{name} needs one of {words}")))
+        }
         (Operands::Dir, Some(word)) if !Path::new(word).is_dir() => {
             let word = word.to_string_lossy();
             match command.name {

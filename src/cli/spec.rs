@@ -1,6 +1,7 @@
 //! The parts of a command line: what a command takes, and a call of one.
 
 use std::ffi::OsString;
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -155,13 +156,13 @@ impl Call {
     /// # Errors
     /// It is not UTF-8.
     pub fn text(&self, long: &str) -> Result<Option<&str>> {
-        let Some((_, value)) = self.options.iter().rev().find(|(o, _)| o.long == long) else {
-            return Ok(None);
-        };
-        value
-            .to_str()
-            .map(Some)
-            .ok_or_else(|| Error::usage(format!("--{long}: {value:?} is not UTF-8")))
+        match self.options.iter().rev().find(|(o, _)| o.long == long) {
+            None => Ok(None),
+            Some((_, value)) => match value.to_str() {
+                Some(text) => Ok(Some(text)),
+                None => Err(unfit(long, value, "is not UTF-8")),
+            },
+        }
     }
 
     /// The option's last value, read as `what`.
@@ -169,12 +170,11 @@ impl Call {
     /// # Errors
     /// It is not one.
     pub fn number<T: FromStr>(&self, long: &str, what: &str) -> Result<Option<T>> {
-        self.text(long)?
-            .map(|text| {
-                text.parse()
-                    .map_err(|_| Error::usage(format!("--{long}: {text:?} is not {what}")))
-            })
-            .transpose()
+        match self.text(long)?.map(|text| (text, text.parse())) {
+            None => Ok(None),
+            Some((_, Ok(number))) => Ok(Some(number)),
+            Some((text, Err(_))) => Err(unfit(long, text, &format!("is not {what}"))),
+        }
     }
 
     /// The option's last value, a time in seconds.
@@ -186,12 +186,9 @@ impl Call {
             return Ok(None);
         };
         let span = text.parse().ok();
-        let span = span.and_then(|s| Duration::try_from_secs_f64(s).ok());
-        match span {
+        match span.and_then(|s| Duration::try_from_secs_f64(s).ok()) {
             Some(span) => Ok(Some(span)),
-            None => Err(Error::usage(format!(
-                "--{long}: {text:?} is not a number of seconds"
-            ))),
+            None => Err(unfit(long, text, "is not a number of seconds")),
         }
     }
 
@@ -203,20 +200,13 @@ impl Call {
         let Some(text) = self.text(long)? else {
             return Ok(None);
         };
-        let words = self
-            .command
-            .options
-            .iter()
-            .find(|o| o.long == long)
-            .and_then(|o| o.value)
-            .unwrap_or_default();
+        let option = self.command.options.iter().find(|o| o.long == long);
+        let words = option.and_then(|o| o.value).unwrap_or_default();
         if words.split('|').any(|w| w == text) {
             return Ok(Some(text));
         }
-        Err(Error::usage(format!(
-            "--{long}: {text:?} is none of {}",
-            words.replace('|', ", ")
-        )))
+        let words = words.replace('|', ", ");
+        Err(unfit(long, text, &format!("is none of {words}")))
     }
 
     /// The operands as names of processes, each once.
@@ -226,16 +216,18 @@ impl Call {
     pub fn names(&self) -> Result<Vec<String>> {
         let mut names: Vec<String> = Vec::new();
         for operand in &self.operands {
-            match operand.to_str() {
-                Some(name) if names.iter().any(|n| n == name) => {}
-                Some(name) => names.push(name.into()),
-                None => {
-                    return Err(Error::usage(format!(
-                        "{operand:?} is no process: not UTF-8"
-                    )));
-                }
+            let Some(name) = operand.to_str() else {
+                let why = format!("{operand:?} is no process: not UTF-8");
+                return Err(Error::usage(why));
+            };
+            if !names.iter().any(|known| known == name) {
+                names.push(name.into());
             }
         }
         Ok(names)
     }
+}
+
+fn unfit(long: &str, value: impl Debug, why: &str) -> Error {
+    Error::usage(format!("--{long}: {value:?} {why}"))
 }
