@@ -11,7 +11,7 @@ use crate::os::files;
 use crate::os::spawn::{Launch, spawn};
 
 use super::spec::Call;
-use super::{note, print};
+use super::{answer, note};
 
 /// `bpm dash`.
 pub(super) fn dash(call: &Call) -> Result<u8> {
@@ -53,8 +53,7 @@ pub(super) fn dash(call: &Call) -> Result<u8> {
         // Without the token: everybody can read the arguments of a program.
         open(&project.env.0, &page)?;
     }
-    print(format_args!("{shown}\n"))?;
-    Ok(0)
+    answer(format_args!("{shown}\n"))
 }
 
 fn open(env: &[(OsString, OsString)], url: &str) -> Result<()> {

@@ -1,8 +1,9 @@
 //! `bpm install`: a systemd unit that runs the project's daemon. `bpm uninstall` takes it away.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::io::{self, BufRead, IsTerminal};
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use crate::os::run::{Output, run};
 use super::export::systemd::{exec_line, unit_name};
 use super::export::{Word, systemd_text, systemd_word};
 use super::spec::Call;
-use super::{note, print};
+use super::{answer, note, pid_behind, print};
 
 /// bpm needs this time to end everything, beyond the stop timeouts.
 const MARGIN: Duration = Duration::from_secs(15);
@@ -96,12 +97,7 @@ impl Manager {
         match self.systemctl(env, args) {
             Ok(output) if output.code == Some(0) => Ok(()),
             Ok(output) => {
-                let last = output
-                    .err
-                    .lines()
-                    .next_back()
-                    .unwrap_or("it failed")
-                    .to_string();
+                let last = output.err.lines().next_back().unwrap_or("it failed");
                 let hint = "\"journalctl -e\", with --user for a user unit, may say more";
                 Err(Error::cannot(what(), last).with_hint(hint))
             }
@@ -116,14 +112,12 @@ fn runtime(env: &Env) -> PathBuf {
     named.unwrap_or_else(|| format!("/run/user/{}", our_uid()).into())
 }
 
-/// The manager that would run it: root's is the system's, where one runs. None: there is none.
-fn manager(env: &Env) -> Option<Manager> {
-    let order: &[Manager] = match our_uid() {
+/// The managers of this user, the first one before the other: root's is the system's.
+fn managers() -> &'static [Manager] {
+    match our_uid() {
         0 => &[Manager::System, Manager::User],
         _ => &[Manager::User],
-    };
-    let runs = |m: &&Manager| m.socket(env).exists();
-    order.iter().find(runs).copied()
+    }
 }
 
 /// The unit that runs a project. `account`: whom it runs as.
@@ -135,15 +129,16 @@ pub(super) fn unit(
 ) -> Result<Unit> {
     let binary = std::env::current_exe().map_err(|e| Error::system("tell where bpm is", e))?;
     let binary = binary.display().to_string();
-    let binary = binary.trim_end_matches(" (deleted)").to_string();
+    let binary = binary.trim_end_matches(" (deleted)");
     let root = project.root.to_str().ok_or_else(|| {
         let why = "its path has bytes that are no text, which no unit can have";
         Error::cannot(format!("write a unit for {}", project.shown()), why)
             .with_hint("rename the folder")
     })?;
     let command = |words: &[&str]| {
-        let words = std::iter::once(binary.as_str()).chain(words.iter().copied());
-        exec_line(&words.map(String::from).collect::<Vec<_>>())
+        let mut line = vec![binary.to_string()];
+        line.extend(words.iter().map(|word| (*word).to_string()));
+        exec_line(&line)
     };
     let patience = stop_time(config).saturating_add(MARGIN);
     let mut text = format!(
@@ -233,9 +228,8 @@ fn version(env: &Env) -> Option<u32> {
         &env.0,
         Path::new("/"),
         PATIENCE,
-    )
-    .ok()?;
-    said.out.split_whitespace().nth(1)?.parse().ok()
+    );
+    said.ok()?.out.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The account that `--user` names.
@@ -243,12 +237,10 @@ fn account(call: &Call) -> Result<Option<&str>> {
     let Some(name) = call.text("user")? else {
         return Ok(None);
     };
+    let cannot = |why: &str| Error::cannot(format!("install for {name:?}"), why);
     if our_uid() != 0 {
-        return Err(Error::cannot(
-            format!("install for {name:?}"),
-            "only root may, and this is not root",
-        )
-        .with_hint("\"sudo bpm install --user NAME\"; without --user it is installed for you"));
+        let hint = "\"sudo bpm install --user NAME\"; without --user it is installed for you";
+        return Err(cannot("only root may, and this is not root").with_hint(hint));
     }
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let known = users.lines().any(|line| {
@@ -257,16 +249,16 @@ fn account(call: &Call) -> Result<Option<&str>> {
     });
     match known {
         true => Ok(Some(name)),
-        false => Err(
-            Error::cannot(format!("install for {name:?}"), "there is no such user")
-                .with_hint("\"getent passwd\" lists all users"),
-        ),
+        false => {
+            let hint = "\"getent passwd\" lists all users";
+            Err(cannot("there is no such user").with_hint(hint))
+        }
     }
 }
 
-/// The unit's file, where it would be, and whether that one is of this project.
-fn place(unit: &Unit, manager: Manager, project: &Project) -> Result<(PathBuf, Option<bool>)> {
-    let path = manager.folder(&project.env)?.join(&unit.name);
+/// The file of the project's unit, where it would be, and whether that one is of this project.
+fn place(manager: Manager, project: &Project) -> Result<(PathBuf, Option<bool>)> {
+    let path = manager.folder(&project.env)?.join(name_of(project));
     let there = fs::read_to_string(&path).ok();
     let root = project.root.display().to_string();
     let root = format!(" for {}/{CONFIG_FILE}", in_line(&root));
@@ -282,27 +274,25 @@ pub(super) fn install(call: &Call) -> Result<u8> {
     let project = call.project()?;
     let config = read_config(&project.root)?;
     let account = account(call)?;
-    let found = manager(&project.env);
+    let runs = |manager: &&Manager| manager.socket(&project.env).exists();
+    let found = managers().iter().find(runs).copied();
     let user = match found {
         Some(manager) => manager == Manager::User,
         None => our_uid() != 0,
     } && account.is_none();
     let unit = unit(&project, &config, user, account)?;
     if call.has("dry-run") {
-        print(&unit.text)?;
-        return Ok(0);
+        return answer(&unit.text);
     }
     let manager = match (account, found) {
         (Some(_), Some(Manager::System)) | (None, Some(_)) => found.unwrap_or(Manager::System),
         (_, _) => return without_systemd(&project, &unit, account),
     };
-    let (path, ours) = place(&unit, manager, &project)?;
+    let (path, ours) = place(manager, &project)?;
     if ours == Some(false) {
-        return Err(Error::cannot(
-            named("write", &path),
-            "it is there already, and not of this project",
-        )
-        .with_hint("rename the project's folder, or remove that unit"));
+        let why = "it is there already, and not of this project";
+        return Err(Error::cannot(named("write", &path), why)
+            .with_hint("rename the project's folder, or remove that unit"));
     }
     make_room(call, &project, manager, &unit.name)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
@@ -328,32 +318,26 @@ pub(super) fn install(call: &Call) -> Result<u8> {
 fn make_room(call: &Call, project: &Project, manager: Manager, name: &str) -> Result<()> {
     let running = match judge(&project.dir, "cli")? {
         Verdict::Stopped | Verdict::Stale(_) => return Ok(()),
-        Verdict::Running(descriptor, _) => Some(descriptor.pid),
-        Verdict::Unhealthy(descriptor) => descriptor.map(|d| d.pid),
+        verdict => verdict.descriptor(),
     };
     let of_unit = manager.systemctl(&project.env, &["show", "-P", "MainPID", name]);
     let of_unit = of_unit.ok().and_then(|said| said.out.trim().parse().ok());
-    if running.is_some() && running == of_unit {
+    if running.as_ref().is_some_and(|d| Some(d.pid) == of_unit) {
         return Ok(());
     }
-    let pid = running
-        .map(|pid| format!(" (pid {pid})"))
-        .unwrap_or_default();
+    let pid = pid_behind(running.as_ref());
     let why = format!(
         "a daemon runs already{pid}: it and its processes are stopped, and started again by systemd"
     );
-    if !call.has("yes") {
-        if !io::stdin().is_terminal() {
-            return Err(Error::cannot("install", why).with_hint("--yes agrees to that"));
-        }
+    if call.has("yes") {
+        note(format_args!("{why}\n"));
+    } else if !io::stdin().is_terminal() {
+        return Err(Error::cannot("install", why).with_hint("--yes agrees to that"));
+    } else {
         note(format_args!("{why}\nGo on? [y/N] "));
-        let mut answer = String::new();
-        let _ = io::stdin().lock().read_line(&mut answer);
-        if !answer.trim().eq_ignore_ascii_case("y") && !answer.trim().eq_ignore_ascii_case("yes") {
+        if !is_confirmed() {
             return Err(Error::cannot("install", "it was not confirmed"));
         }
-    } else {
-        note(format_args!("{why}\n"));
     }
     daemon::stop(project, Force::IfUnhealthy, None, &mut |line| {
         note(format_args!("{line}\n"))
@@ -361,20 +345,27 @@ fn make_room(call: &Call, project: &Project, manager: Manager, name: &str) -> Re
     Ok(())
 }
 
+/// The person has typed a yes. A terminal gives one line in one read.
+fn is_confirmed() -> bool {
+    let mut line = [0; 64];
+    let read = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|stdin| File::from(stdin).read(&mut line));
+    let typed = line[..read.unwrap_or(0)].trim_ascii();
+    typed.eq_ignore_ascii_case(b"y") || typed.eq_ignore_ascii_case(b"yes")
+}
+
 /// Somebody else has to start it: what would.
 fn without_systemd(project: &Project, unit: &Unit, account: Option<&str>) -> Result<u8> {
-    let binary = std::env::current_exe()
-        .unwrap_or_default()
-        .display()
-        .to_string();
-    let (binary, root) = (shell(&binary), shell(&project.root.display().to_string()));
+    let binary = paths::quoted(&std::env::current_exe().unwrap_or_default());
+    let root = paths::quoted(&project.root);
     let name = unit.name.trim_end_matches(".service");
-    let as_user = account
-        .map(|user| format!("chpst -u {} ", shell(user)))
-        .unwrap_or_default();
+    let user = account.map(|user| paths::quoted(Path::new(user)));
+    let as_user = user.map_or(String::new(), |user| format!("chpst -u {user} "));
     let mut env = String::new();
     for (name, value) in kept(project, account) {
-        env.push_str(&format!("{name}={} ", shell(&value.to_string_lossy())));
+        env.push_str(&format!("{name}={} ", paths::quoted(Path::new(value))));
     }
     print(format_args!(
         "# runit: /etc/sv/{name}/run\n#!/bin/sh\nexec 2>&1\n{env}exec {as_user}{binary} serve {root}\n\n\
@@ -397,10 +388,6 @@ fn kept<'a>(
     names.filter_map(|name| Some((name, project.env.get(name)?)))
 }
 
-fn shell(text: &str) -> String {
-    paths::quoted(Path::new(text))
-}
-
 /// Units of this user run on after the last logout.
 pub(super) fn lingers() -> bool {
     let name = user_name(our_uid());
@@ -409,11 +396,7 @@ pub(super) fn lingers() -> bool {
 
 /// The file of the unit that runs this project for its user, if it is installed.
 pub(super) fn unit_of_user(project: &Project) -> Option<PathBuf> {
-    let unit = Unit {
-        name: name_of(project),
-        text: String::new(),
-    };
-    let (path, ours) = place(&unit, Manager::User, project).ok()?;
+    let (path, ours) = place(Manager::User, project).ok()?;
     (ours == Some(true)).then_some(path)
 }
 
@@ -424,33 +407,24 @@ fn name_of(project: &Project) -> String {
 /// `bpm uninstall`.
 pub(super) fn uninstall(call: &Call) -> Result<u8> {
     let project = call.project()?;
-    let unit = Unit {
-        name: name_of(&project),
-        text: String::new(),
-    };
-    let managers: &[Manager] = match our_uid() {
-        0 => &[Manager::System, Manager::User],
-        _ => &[Manager::User],
-    };
-    for manager in managers {
-        let (path, ours) = place(&unit, *manager, &project)?;
+    for manager in managers() {
+        let (path, ours) = place(*manager, &project)?;
         if ours != Some(true) {
             continue;
         }
         if call.has("dry-run") {
-            print(format_args!("would stop and remove {}\n", path.display()))?;
-            return Ok(0);
+            return answer(format_args!("would stop and remove {}\n", path.display()));
         }
-        if manager.socket(&project.env).exists() {
-            manager.order(&project.env, &["disable", "--now", &unit.name])?;
+        let runs = || manager.socket(&project.env).exists();
+        if runs() {
+            let name = name_of(&project);
+            manager.order(&project.env, &["disable", "--now", &name])?;
         }
         fs::remove_file(&path).map_err(|e| Error::file("remove", &path, e))?;
-        if manager.socket(&project.env).exists() {
+        if runs() {
             manager.order(&project.env, &["daemon-reload"])?;
         }
-        print(format_args!("stopped it and removed {}\n", path.display()))?;
-        return Ok(0);
+        return answer(format_args!("stopped it and removed {}\n", path.display()));
     }
-    print("it is not installed\n")?;
-    Ok(0)
+    answer("it is not installed\n")
 }

@@ -5,7 +5,7 @@ use crate::base::error::Result;
 use crate::base::json::object;
 use crate::client::connection::PATIENCE;
 
-use super::print;
+use super::answer;
 use super::spec::Call;
 
 /// `bpm metrics`.
@@ -15,6 +15,5 @@ pub(super) fn metrics(call: &Call) -> Result<u8> {
     let data = client
         .call("bpm/metrics", object([]), until)
         .map_err(|fault| fault.while_doing("tell the metrics"))?;
-    print(data["text"].as_str().unwrap_or_default())?;
-    Ok(0)
+    answer(data["text"].as_str().unwrap_or_default())
 }

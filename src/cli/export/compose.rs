@@ -14,7 +14,7 @@ fn text(text: &str) -> String {
 /// The file.
 pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-    let name = plan.name.to_lowercase();
+    let name = plan.name.to_ascii_lowercase();
     let name = name.replace(|c: char| !fine(c), "-");
     let name = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
     out.text(0, "name", if name.is_empty() { "bpm" } else { name });

@@ -23,7 +23,7 @@ use crate::os::peer::our_uid;
 use crate::os::{accounts, files};
 
 use super::spec::Call;
-use super::{note, print};
+use super::{answer, note};
 use draft::Draft;
 use quote::brief;
 
@@ -157,8 +157,7 @@ pub(super) fn init(call: &Call) -> Result<u8> {
     // The new file has no mistakes: each process was read by itself, this is the whole.
     crate::config::parse(&text, CONFIG_FILE, &root)?;
     if call.has("stdout") {
-        print(&text)?;
-        return Ok(0);
+        return answer(text);
     }
     if is_there {
         let kept = root.join(format!("{CONFIG_FILE}.bak"));
@@ -166,11 +165,10 @@ pub(super) fn init(call: &Call) -> Result<u8> {
     }
     files::write_atomic(&path, text.as_bytes(), 0o644)
         .map_err(|e| Error::file("write", &path, e))?;
-    print(format_args!(
+    answer(format_args!(
         "wrote {CONFIG_FILE}\n{}next: \"bpm check\" reads it, \"bpm up\" starts it\n",
         draft.taken()
-    ))?;
-    Ok(0)
+    ))
 }
 
 /// Everything in the folder; where nothing is there to run, in the folders of it.
