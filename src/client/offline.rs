@@ -161,7 +161,7 @@ impl Offline {
     }
 
     /// The answer to an agent's request, as a message.
-    pub fn answer(&self, request: Request, absence: &Absence) -> Vec<u8> {
+    pub fn answer(&self, request: &Request, absence: &Absence) -> Vec<u8> {
         let mut out = Vec::new();
         let id = request.id.clone();
         let call = match mcp::read(request, None) {

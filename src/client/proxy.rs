@@ -487,7 +487,7 @@ impl Proxy {
             let answers: Vec<Vec<u8>> = asked
                 .requests
                 .iter()
-                .map(|request| offline.answer(request.clone(), absence))
+                .map(|request| offline.answer(request, absence))
                 .collect();
             let out = &mut self.output.unsent;
             match asked.is_batch {

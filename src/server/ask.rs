@@ -27,7 +27,7 @@ pub fn ask(
     mcp: &Mcp,
     caller: &Caller,
     to: &Envelope,
-    verb: Verb,
+    verb: Verb<'_>,
     token: Option<&Value>,
     out: &mut Vec<u8>,
 ) -> Result<Next, Refusal> {
@@ -50,31 +50,31 @@ pub fn ask(
         Verb::Templates => result([("resourceTemplates", service.templates().into())]),
         Verb::Prompts => result([("prompts", service.prompts().into())]),
         Verb::CallTool { name, args } => service
-            .call(caller, &name, &args, token)
-            .ok_or_else(|| Refusal::unknown(INVALID_PARAMS, "Unknown tool", &name))?,
+            .call(caller, name, args, token)
+            .ok_or_else(|| Refusal::unknown(INVALID_PARAMS, "Unknown tool", name))?,
         Verb::Read { uri } => service
-            .read(caller, &uri)
-            .ok_or_else(|| mcp::no_resource(to.era, &uri))?,
+            .read(caller, uri)
+            .ok_or_else(|| mcp::no_resource(to.era, uri))?,
         Verb::Prompt { name, args } => service
-            .prompt(caller, &name, &args)
-            .ok_or_else(|| Refusal::unknown(INVALID_PARAMS, "Unknown prompt", &name))?,
+            .prompt(caller, name, args)
+            .ok_or_else(|| Refusal::unknown(INVALID_PARAMS, "Unknown prompt", name))?,
         Verb::Complete {
             reference,
             argument,
             value,
         } => {
-            let values = service.complete(&reference, &argument, &value);
+            let values = service.complete(reference, argument, value);
             completion(values.ok_or_else(|| {
                 let why = "Unknown reference: no such prompt or template";
                 Refusal::new(INVALID_PARAMS, why)
             })?)
         }
-        Verb::Own { method, params } => match service.own(caller, &method, &params) {
+        Verb::Own { method, params } => match service.own(caller, method, &params) {
             Some(step) => step,
             None if method == "bpm/hello" => result([]),
             None => {
                 let what = "Method not found";
-                return Err(Refusal::unknown(METHOD_NOT_FOUND, what, &method));
+                return Err(Refusal::unknown(METHOD_NOT_FOUND, what, method));
             }
         },
     };

@@ -75,16 +75,16 @@ fn is_legacy(version: &[u8]) -> bool {
 
 /// A request whose shape was checked.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Call {
+pub struct Call<'a> {
     pub era: Era,
     /// The progress token, where one was sent.
-    pub token: Option<Value>,
-    pub verb: Verb,
+    pub token: Option<&'a Value>,
+    pub verb: Verb<'a>,
 }
 
 /// A request by its method.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Verb {
+pub enum Verb<'a> {
     /// `initialize`
     Initialize {
         /// The revision agreed on.
@@ -99,9 +99,9 @@ pub enum Verb {
     /// `tools/call`
     CallTool {
         /// The tool.
-        name: String,
+        name: &'a str,
         /// Its arguments, as sent: perhaps no object.
-        args: Value,
+        args: &'a Value,
     },
     /// `resources/list`
     Resources,
@@ -110,25 +110,25 @@ pub enum Verb {
     /// `resources/read`
     Read {
         /// The resource.
-        uri: String,
+        uri: &'a str,
     },
     /// `prompts/list`
     Prompts,
     /// `prompts/get`
     Prompt {
         /// The prompt.
-        name: String,
+        name: &'a str,
         /// Its arguments.
-        args: Value,
+        args: &'a Value,
     },
     /// `completion/complete`
     Complete {
         /// A prompt or a template.
-        reference: Value,
+        reference: &'a Value,
         /// The argument.
-        argument: String,
+        argument: &'a str,
         /// The beginning of its value.
-        value: String,
+        value: &'a str,
     },
     /// `subscriptions/listen`
     Subscribe {
@@ -138,7 +138,7 @@ pub enum Verb {
     /// A method of bpm's own.
     Own {
         /// `bpm/...`
-        method: String,
+        method: &'a str,
         /// Its parameters.
         params: Value,
     },
@@ -166,7 +166,7 @@ const NEVER: Cache = Cache {
     scope: "private",
 };
 
-impl Verb {
+impl Verb<'_> {
     /// The caching hint that a modern answer must have.
     pub fn cache(&self) -> Option<Cache> {
         match self {
@@ -185,15 +185,15 @@ impl Verb {
 }
 
 /// Reads a request: by HTTP with `headers`, on the socket without, where bpm's own methods are known too.
-pub fn read(request: Request, headers: Option<&Headers<'_>>) -> Result<Call, Refusal> {
+pub fn read<'a>(request: &'a Request, headers: Option<&Headers<'_>>) -> Result<Call<'a>, Refusal> {
     let Request { method, params, .. } = request;
     let meta = params.get("_meta").and_then(Value::as_object);
     let asked = |key: &str| meta.and_then(|meta| meta.get(key));
     let modern = asked(VERSION).is_some() || headers.is_some_and(|h| !h.is_legacy());
     if modern {
-        ladder(&method, &params, meta, headers)?;
+        ladder(method, params, meta, headers)?;
     }
-    let token = asked("progressToken").filter(|t| rpc::is_id(t)).cloned();
+    let token = asked("progressToken").filter(|t| rpc::is_id(t));
     let era = if modern { Era::Modern } else { Era::Legacy };
     let verb = verb(method, params, era, headers.is_none())?;
     Ok(Call { era, token, verb })
@@ -305,12 +305,12 @@ fn base64(text: &[u8]) -> Option<Vec<u8>> {
     (bits == 0).then_some(out)
 }
 
-fn verb(
-    method: String,
-    mut params: Map<String, Value>,
+fn verb<'a>(
+    method: &'a str,
+    params: &'a Map<String, Value>,
     era: Era,
     own: bool,
-) -> Result<Verb, Refusal> {
+) -> Result<Verb<'a>, Refusal> {
     let unknown = |method: &str| {
         let status = match era {
             Era::Legacy => 200,
@@ -319,37 +319,37 @@ fn verb(
         Refusal::unknown(METHOD_NOT_FOUND, "Method not found", method).status(status)
     };
     let legacy = era == Era::Legacy;
-    Ok(match method.as_str() {
+    Ok(match method {
         "initialize" if legacy => Verb::Initialize {
             version: agreed(params.get("protocolVersion")),
         },
         "ping" if legacy => Verb::Nothing,
-        "logging/setLevel" if legacy => level(&params)?,
+        "logging/setLevel" if legacy => level(params)?,
         "server/discover" if !legacy => Verb::Discover,
         "subscriptions/listen" if !legacy => Verb::Subscribe {
-            uris: watched(&params)?,
+            uris: watched(params)?,
         },
-        "tools/list" => whole(&params, Verb::Tools)?,
-        "resources/list" => whole(&params, Verb::Resources)?,
-        "resources/templates/list" => whole(&params, Verb::Templates)?,
-        "prompts/list" => whole(&params, Verb::Prompts)?,
+        "tools/list" => whole(params, Verb::Tools)?,
+        "resources/list" => whole(params, Verb::Resources)?,
+        "resources/templates/list" => whole(params, Verb::Templates)?,
+        "prompts/list" => whole(params, Verb::Prompts)?,
         "tools/call" => Verb::CallTool {
-            name: text(&mut params, "name")?,
-            args: arguments(&mut params),
+            name: text(params, "name")?,
+            args: arguments(params),
         },
         "prompts/get" => Verb::Prompt {
-            name: text(&mut params, "name")?,
-            args: arguments(&mut params),
+            name: text(params, "name")?,
+            args: arguments(params),
         },
         "resources/read" => Verb::Read {
-            uri: text(&mut params, "uri")?,
+            uri: text(params, "uri")?,
         },
         "completion/complete" => completion(params)?,
         _ if own && method.starts_with("bpm/") => Verb::Own {
             method,
-            params: Value::Object(params),
+            params: Value::Object(params.clone()),
         },
-        _ => return Err(unknown(&method)),
+        _ => return Err(unknown(method)),
     })
 }
 
@@ -362,7 +362,7 @@ fn agreed(asked: Option<&Value>) -> &'static str {
         .unwrap_or(LEGACY[0])
 }
 
-fn level(params: &Map<String, Value>) -> Result<Verb, Refusal> {
+fn level(params: &Map<String, Value>) -> Result<Verb<'static>, Refusal> {
     const LEVELS: [&str; 8] = [
         "debug",
         "info",
@@ -380,7 +380,7 @@ fn level(params: &Map<String, Value>) -> Result<Verb, Refusal> {
 }
 
 /// Lists come whole, so no cursor was ever given out.
-fn whole(params: &Map<String, Value>, verb: Verb) -> Result<Verb, Refusal> {
+fn whole(params: &Map<String, Value>, verb: Verb<'static>) -> Result<Verb<'static>, Refusal> {
     match params.get("cursor") {
         None | Some(Value::Null) => Ok(verb),
         Some(_) => Err(wrong(
@@ -406,33 +406,30 @@ fn watched(params: &Map<String, Value>) -> Result<Vec<String>, Refusal> {
     Ok(uris)
 }
 
-fn completion(mut params: Map<String, Value>) -> Result<Verb, Refusal> {
+fn completion(params: &Map<String, Value>) -> Result<Verb<'_>, Refusal> {
     let reference = params
-        .remove("ref")
-        .filter(Value::is_object)
+        .get("ref")
+        .filter(|reference| reference.is_object())
         .ok_or_else(|| wrong("params.ref is required, an object"))?;
-    let Some(Value::Object(mut argument)) = params.remove("argument") else {
+    let Some(Value::Object(argument)) = params.get("argument") else {
         return Err(wrong("params.argument is required, an object"));
     };
     Ok(Verb::Complete {
         reference,
-        argument: text(&mut argument, "name")?,
-        value: text(&mut argument, "value")?,
+        argument: text(argument, "name")?,
+        value: text(argument, "value")?,
     })
 }
 
-fn text(params: &mut Map<String, Value>, key: &str) -> Result<String, Refusal> {
-    match params.remove(key) {
+fn text<'a>(params: &'a Map<String, Value>, key: &str) -> Result<&'a str, Refusal> {
+    match params.get(key) {
         Some(Value::String(text)) => Ok(text),
         _ => Err(wrong(format!("{key} is required, a string"))),
     }
 }
 
-fn arguments(params: &mut Map<String, Value>) -> Value {
-    match params.remove("arguments") {
-        None | Some(Value::Null) => Value::Object(Map::new()),
-        Some(args) => args,
-    }
+fn arguments(params: &Map<String, Value>) -> &Value {
+    params.get("arguments").unwrap_or(&Value::Null)
 }
 
 fn wrong(why: impl Into<String>) -> Refusal {

@@ -83,7 +83,8 @@ impl Answer {
     /// A tool's data.
     pub fn data(value: &Value, text: impl Into<String>) -> Self {
         Self::Data {
-            json: value.to_string().into(),
+            // Writing into a `Vec` can't fail.
+            json: serde_json::to_vec(value).unwrap_or_default(),
             text: text.into(),
         }
     }

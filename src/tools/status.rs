@@ -13,7 +13,7 @@ use super::usage::{Group, Reading};
 use super::{Call, Tools, VERSION, build, why};
 use crate::base::clock::Mono;
 use crate::base::json::{entries, list, object, object_of, or_null, put_fields, seconds};
-use crate::base::table::{Table, sort};
+use crate::base::table::Table;
 use crate::engine::handle::Handle;
 use crate::engine::snapshot::{EventView, ExitView, Snapshot, State, UnitView};
 use crate::server::service::{Answer, Step};
@@ -28,20 +28,6 @@ const SHORT_EVENT: usize = 160;
 const LAST_LINE: usize = 120;
 /// Of a failed build in a short answer.
 const SHORT_ERRORS: usize = 3;
-/// Fields of a process that a short answer never has.
-const LONG: [&str; 10] = [
-    "type",
-    "since",
-    "tasks",
-    "cpu_percent",
-    "cpu_seconds",
-    "rss_bytes",
-    "log_lines",
-    "last_output_seconds",
-    "depends_on",
-    "restarts",
-];
-
 /// Fields of the daemon that a short answer has.
 const DAEMON: [&str; 4] = ["pid", "version", "uptime_seconds", "previous_end"];
 
@@ -148,11 +134,13 @@ impl<'a> Part<'a> {
 fn units<'a>(snapshot: &'a Snapshot, wish: &Wish) -> Vec<&'a UnitView> {
     let meant = |unit: &&UnitView| wish.process.as_ref().is_none_or(|name| unit.name == *name);
     let units = snapshot.units.iter().map(Arc::as_ref).filter(meant);
-    let mut units: Vec<&UnitView> = units.collect();
-    if !wish.verbose {
-        sort(&mut units, |a, b| rank(a).cmp(&rank(b)));
+    match wish.verbose {
+        true => units.collect(),
+        false => {
+            let of = |wanted| units.clone().filter(move |unit| rank(unit) == wanted);
+            (0..=2).flat_map(of).collect()
+        }
     }
-    units
 }
 
 /// 0: something is wrong, 1: something is under way, 2: all is as it should be.
@@ -368,6 +356,16 @@ fn put_alone(out: &mut Vec<u8>, unit: &UnitView, view: &View<'_>) {
 fn put_short(out: &mut Vec<u8>, unit: &UnitView, view: &View<'_>) {
     let facts = &unit.facts;
     let keep = |key: &str, value: &Value| match key {
+        "type"
+        | "since"
+        | "tasks"
+        | "cpu_percent"
+        | "cpu_seconds"
+        | "rss_bytes"
+        | "log_lines"
+        | "last_output_seconds"
+        | "depends_on"
+        | "restarts" => false,
         // Nothing runs of what nobody wants.
         "wanted" => false,
         "ready" | "healthy" => facts.wanted && *value == false,
@@ -382,7 +380,7 @@ fn put_short(out: &mut Vec<u8>, unit: &UnitView, view: &View<'_>) {
         }
         // Another program answers there now.
         "url" => facts.pid.is_some() && !value.is_null(),
-        _ => !is_nothing(value) && !LONG.contains(&key),
+        _ => !is_nothing(value),
     };
     let mut fields = process(unit, view.usage, view.now);
     for (key, value) in &mut fields {

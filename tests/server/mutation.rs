@@ -153,7 +153,7 @@ fn a_message_is_taken_or_refused_with_words() {
                 doubled: dice.roll(10) == 0,
             };
             let mut out = Vec::new();
-            match mcp::read(request, (dice.roll(2) == 0).then_some(&headers)) {
+            match mcp::read(&request, (dice.roll(2) == 0).then_some(&headers)) {
                 Ok(call) => {
                     taken += 1;
                     let to = Envelope {

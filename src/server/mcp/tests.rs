@@ -27,16 +27,16 @@ fn headers<'a>(method: &'a str, name: Option<&'a str>) -> Headers<'a> {
 #[test]
 fn the_first_failure_of_the_ladder_wins() {
     let call = || modern("tools/call", json!({"name": "logs"}));
-    assert!(read(call(), Some(&headers("tools/call", Some("logs")))).is_ok());
+    assert!(read(&call(), Some(&headers("tools/call", Some("logs")))).is_ok());
     assert!(
         read(
-            call(),
+            &call(),
             Some(&headers("tools/call", Some("=?base64?bG9ncw==?=")))
         )
         .is_ok()
     );
     let refused = |request: Request, headers: &Headers<'_>| {
-        let refusal = read(request, Some(headers)).unwrap_err();
+        let refusal = read(&request, Some(headers)).unwrap_err();
         (refusal.code, refusal.status)
     };
     let good = headers("tools/call", Some("logs"));
@@ -91,11 +91,12 @@ fn the_first_failure_of_the_ladder_wins() {
 fn a_request_by_hand_is_of_the_handshake_era() {
     let by_hand = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
             "params": {"name": "get_status", "arguments": {}}});
-    let call = read(request(by_hand), Some(&Headers::default())).unwrap();
+    let by_hand = request(by_hand);
+    let call = read(&by_hand, Some(&Headers::default())).unwrap();
     assert_eq!(call.era, Era::Legacy);
     let verb = Verb::CallTool {
-        name: "get_status".into(),
-        args: json!({}),
+        name: "get_status",
+        args: &json!({}),
     };
     assert_eq!(call.verb, verb);
 }
@@ -109,7 +110,8 @@ fn a_modern_version_in_initialize_is_answered_with_the_newest_handshake() {
     ] {
         let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize",
                 "params": {"protocolVersion": asked, "clientInfo": {"name": "t"}}});
-        let call = read(request(hello), None).unwrap();
+        let hello = request(hello);
+        let call = read(&hello, None).unwrap();
         assert_eq!(call.verb, Verb::Initialize { version: answered });
     }
 }
@@ -117,11 +119,9 @@ fn a_modern_version_in_initialize_is_answered_with_the_newest_handshake() {
 #[test]
 fn own_methods_are_known_on_the_socket_only() {
     let own = json!({"jsonrpc": "2.0", "id": 1, "method": "bpm/status"});
-    assert!(matches!(
-        read(request(own.clone()), None).unwrap().verb,
-        Verb::Own { .. }
-    ));
-    let refusal = read(request(own), Some(&Headers::default())).unwrap_err();
+    let own = request(own);
+    assert!(matches!(read(&own, None).unwrap().verb, Verb::Own { .. }));
+    let refusal = read(&own, Some(&Headers::default())).unwrap_err();
     assert_eq!((refusal.code, refusal.status), (METHOD_NOT_FOUND, 200));
 }
 

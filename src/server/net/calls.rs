@@ -177,9 +177,7 @@ impl Context {
         now: Mono,
     ) {
         let id = request.id.clone();
-        let is_line = matches!(c.proto, Proto::Lines { .. }) && batch.is_none();
-        let asked = is_line.then(|| Box::new(request.clone()));
-        let call = match mcp::read(request, headers) {
+        let call = match mcp::read(&request, headers) {
             Ok(call) => call,
             Err(refusal) => return self.refuse(c, &ReplyTo::id(id, batch), &refusal),
         };
@@ -198,22 +196,25 @@ impl Context {
             },
         };
         let tool = match &call.verb {
-            Verb::CallTool { name, .. } => Some(name.clone()),
+            Verb::CallTool { name, .. } => Some((*name).to_owned()),
             _ => None,
         };
-        let to = ReplyTo {
+        let mut to = ReplyTo {
             envelope,
             batch,
             tool,
             view: None,
-            asked,
+            asked: None,
         };
         let token = call.token.filter(|_| batch.is_none() && takes_events(c));
         let mut out = std::mem::take(&mut self.message);
         out.clear();
-        let asked = || self.ask(c, &to.envelope, call.verb, token.as_ref(), &mut out);
+        let asked = || self.ask(c, &to.envelope, call.verb, token, &mut out);
         let next = self.guarded(asked).and_then(|next| next);
         self.message = out;
+        let token = token.cloned();
+        let is_line = matches!(c.proto, Proto::Lines { .. }) && batch.is_none();
+        to.asked = is_line.then(|| Box::new(request));
         match next {
             Ok(Next::Written) => self.deliver(c, batch, 200),
             Ok(Next::Step(step)) => self.step(c, to, token, step, now),
@@ -227,7 +228,7 @@ impl Context {
         &self,
         c: &mut Conn,
         to: &Envelope,
-        verb: Verb,
+        verb: Verb<'_>,
         token: Option<&Value>,
         out: &mut Vec<u8>,
     ) -> Result<Next, Refusal> {
@@ -235,7 +236,7 @@ impl Context {
             (Verb::Initialize { version }, Proto::Lines { batches, .. }) => {
                 *batches = *version == mcp::BATCHES;
             }
-            (Verb::Own { method, params }, _) if method == "bpm/hello" => {
+            (Verb::Own { method, params }, _) if *method == "bpm/hello" => {
                 c.caller.kind = client_kind(params);
             }
             _ => {}
