@@ -246,6 +246,11 @@ fn env_files_are_expanded_and_checked() {
         .cli(["reload"])
         .exits(1)
         .says(&[".mcp-run:3:12: \"env_file\" in [process.a]: cannot read "]);
+    project.cli(["restart", "a"]).exits(1).says(&[
+        "cannot start a: env_file ",
+        ".env: no such file",
+        "the old run still serves",
+    ]);
     assert_eq!(project.running("a"), before);
 }
 

@@ -382,7 +382,7 @@ pub fn named_env_file(config: &Config, file: &EnvFile) -> Result<Dotenv, Fault> 
 ///
 /// # Errors
 /// It can't be read or used: why, with its path.
-fn read_env_file(root: &Path, file: &EnvFile) -> Result<Dotenv, Fault> {
+pub(super) fn read_env_file(root: &Path, file: &EnvFile) -> Result<Dotenv, Fault> {
     let shown = file.path.display().to_string();
     let wrong = |why: &str| {
         Err(Fault {

@@ -12,6 +12,7 @@ use crate::engine::snapshot::{ExitView, State};
 use crate::lifecycle::{Event, Order, RunKey, Ticket, UnitId, Why};
 
 use super::Supervisor;
+use super::environments::read_env_file;
 use super::units::{Unit, Units};
 
 /// How many lines of what failed go into the answer.
@@ -170,14 +171,20 @@ impl Supervisor {
         let mut orders = Vec::new();
         let mut targets = Vec::new();
         for (at, (name, unit, order)) in wanted.into_iter().enumerate() {
-            match unit {
-                Some(id) => {
+            let broken = unit.filter(|_| matches!(order, Order::Restart { .. }));
+            let broken = broken.and_then(|id| self.broken_env_file(id));
+            match (unit, broken) {
+                (Some(_), Some(why)) => {
+                    let outcome = Err(Why::Spawn(why));
+                    self.orders.outcomes.push(((number, at), outcome));
+                }
+                (Some(id), None) => {
                     let ticket = self.orders.number();
                     self.orders.tickets.insert(ticket, (number, at));
                     self.runs.forget_stopped(id);
                     orders.push((id, ticket, order));
                 }
-                None => {
+                (None, _) => {
                     let why = Why::Superseded("it is not in the configuration".into());
                     self.orders.outcomes.push(((number, at), Err(why)));
                 }
@@ -212,6 +219,16 @@ impl Supervisor {
                 order,
             });
         }
+    }
+
+    /// The run that goes on would have no successor.
+    fn broken_env_file(&self, id: UnitId) -> Option<String> {
+        let process = &self.units.get(id)?.process;
+        self.lives.fleet.facts(id)?.pid?;
+        let root = &self.setup.config.root;
+        let mut files = process.env_files.iter();
+        let fault = files.find_map(|file| read_env_file(root, file).err())?;
+        Some(format!("cannot start {}: env_file {fault}", process.name))
     }
 
     fn before(&self, unit: Option<UnitId>) -> Before {
