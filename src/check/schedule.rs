@@ -65,7 +65,7 @@ pub enum Target {
     Delay(Duration),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Connect {
     /// Tried in order: a server on `localhost` may have either of its addresses.
     pub addresses: Vec<SocketAddr>,
@@ -86,8 +86,7 @@ impl Target {
             Self::Connect(Connect {
                 addresses,
                 get,
-                own: None,
-                before: None,
+                ..Connect::default()
             })
         };
         Ok(match probe {
@@ -101,9 +100,8 @@ impl Target {
                 ];
                 Self::Connect(Connect {
                     addresses: both.to_vec(),
-                    get: None,
                     own: Some(port),
-                    before: None,
+                    ..Connect::default()
                 })
             }
             Probe::Http(url) => {

@@ -135,20 +135,7 @@ impl Done {
     pub fn new(name: String) -> Self {
         Self {
             name,
-            ok: false,
-            mode: Mode::Release,
-            pid: None,
-            previous_pid: None,
-            build: None,
-            ready: None,
-            gap: None,
-            reason: None,
-            old_serves: false,
-            rolled_back: false,
-            exit: None,
-            tail: Vec::new(),
-            stopped: Stopped::default(),
-            took: Duration::ZERO,
+            ..Self::default()
         }
     }
 }
@@ -216,7 +203,7 @@ pub enum Notice {
 }
 
 /// Where a reply is put.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ReplySlot {
     cell: Arc<Mutex<Option<Reply>>>,
     begun: Arc<AtomicBool>,
@@ -230,13 +217,7 @@ pub struct ReplySlot {
 impl ReplySlot {
     /// One that nobody reads.
     pub fn nobody() -> Self {
-        Self {
-            cell: Arc::default(),
-            begun: Arc::default(),
-            number: Arc::default(),
-            waker: None,
-            at_begin: false,
-        }
+        Self::default()
     }
 
     /// Answers. The first answer counts.
@@ -307,14 +288,9 @@ impl Identity {
     /// No bpm: logs are read without one.
     pub fn nobody() -> Self {
         Self {
-            instance_id: String::new(),
-            pid: 0,
             started: Mono::now(),
             started_at: Wall::now(),
-            url: None,
-            socket: None,
-            started_by: None,
-            previous_end: None,
+            ..Self::default()
         }
     }
 

@@ -22,7 +22,7 @@ use crate::os::poll::Waker;
 pub const EVENTS: usize = 256;
 
 /// The whole project at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Rises with every change.
     pub seq: u64,
@@ -54,18 +54,9 @@ impl Snapshot {
     /// Without processes, and before anything happened.
     pub fn new(project: String, root: PathBuf) -> Self {
         Self {
-            seq: 0,
             project,
             root,
-            units: Vec::new(),
-            events: VecDeque::new(),
-            before: 0,
-            before_used: 0,
-            config: None,
-            mode: Mode::Release,
-            release_at: None,
-            stopping: false,
-            warnings: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -147,7 +138,7 @@ impl UnitView {
         Self {
             name: name.into(),
             kind: Kind::Command,
-            facts: Facts::idle(),
+            facts: Facts::default(),
             since: Wall::now(),
             run: None,
             build: None,
@@ -216,10 +207,7 @@ impl BuildView {
             phase: Some("waiting for its turn".into()),
             mode,
             at: Wall::now(),
-            began: None,
-            took: None,
-            ok: None,
-            errors: Arc::default(),
+            ..Self::default()
         }
     }
 }

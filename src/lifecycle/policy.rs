@@ -109,9 +109,10 @@ impl Throttle {
 }
 
 /// One word for where a process is (mcp-run(5), STATES).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum State {
     /// Not wanted up.
+    #[default]
     Stopped,
     /// Waits for a dependency, or for another process to end.
     Waiting,
@@ -161,7 +162,7 @@ impl State {
 }
 
 /// The facts of a unit that others see.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Facts {
     pub state: State,
     /// It is wanted up.
@@ -196,30 +197,4 @@ pub struct Facts {
     pub reason: Option<String>,
     /// It waits for a dependency that does not come up by itself.
     pub hopeless: bool,
-}
-
-impl Facts {
-    /// Of a unit that nobody has started.
-    pub fn idle() -> Self {
-        Self {
-            state: State::Stopped,
-            wanted: false,
-            mode: Mode::Release,
-            generation: None,
-            pid: None,
-            started: None,
-            ready: None,
-            healthy: None,
-            gap: None,
-            restarts: 0,
-            crashes: 0,
-            next_start: None,
-            stale: false,
-            rolled_back: false,
-            building: None,
-            queued: None,
-            reason: None,
-            hopeless: false,
-        }
-    }
 }

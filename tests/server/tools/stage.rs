@@ -82,7 +82,7 @@ pub(crate) fn unit(name: &str) -> UnitView {
             pid: Some(4711),
             started: Some(Mono::now()),
             ready: Some(true),
-            ..Facts::idle()
+            ..Facts::default()
         },
         since: Wall(1_795_229_210_123),
         run: Some(1),
@@ -96,7 +96,7 @@ pub(crate) fn idle(name: &str, state: State) -> UnitView {
     let facts = Facts {
         state,
         mode: Mode::Dev,
-        ..Facts::idle()
+        ..Facts::default()
     };
     UnitView {
         facts,
