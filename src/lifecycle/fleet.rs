@@ -298,6 +298,12 @@ impl Fleet {
         Some(unit.facts(&self.needs(unit), || self.unmet_words(unit)))
     }
 
+    /// It is the run in service, and ready.
+    pub fn is_good(&self, run: RunKey) -> bool {
+        let unit = self.units.get(&run.unit);
+        unit.is_some_and(|u| u.is_good() && u.is_current(run.generation))
+    }
+
     /// The builds that may be started from now on, without the one under way.
     pub fn startable(&self, id: UnitId) -> Vec<u64> {
         self.units.get(&id).map_or(Vec::new(), |u| u.builds())

@@ -204,18 +204,10 @@ impl Supervisor {
         if let Some(run) = run {
             let exit = ExitView {
                 run: run.run,
-                code: None,
-                signal: None,
-                core: false,
-                oom: false,
-                asked: false,
                 crash: true,
-                fault: None,
                 at: Wall::now(),
                 uptime: Mono::now().since(run.began),
-                cpu: std::time::Duration::ZERO,
-                peak_rss: 0,
-                tail: Arc::default(),
+                ..ExitView::default()
             };
             self.record_exit(key, exit);
         }
@@ -423,7 +415,7 @@ impl Supervisor {
         let log = self.units.get(key.unit).map(|u| Arc::clone(&u.log));
         let log = log.ok_or("it is not in .mcp-run any more")?;
         checks.follow(&log, saved.run, saved.first_line);
-        if self.is_good(key) {
+        if self.lives.fleet.is_good(key) {
             checks.is_ready_already();
         }
         self.checks.begin(key, checks);

@@ -254,9 +254,9 @@ impl Checks {
     }
 
     /// Health is checked once a run is good.
-    pub(super) fn begin_health(&mut self, is_good: impl Fn(RunKey) -> bool) {
+    fn begin_health(&mut self, fleet: &Fleet) {
         let waiting = self.runs.iter_mut().filter(|(_, c)| c.health.is_some());
-        let good = waiting.filter(|(run, _)| is_good(**run));
+        let good = waiting.filter(|(run, _)| fleet.is_good(**run));
         let begin: Vec<(RunKey, Check)> = good.map(|(run, c)| (*run, c.health.take())).collect();
         for (run, health) in begin {
             self.watch(run, CheckKind::Health, health);
@@ -597,7 +597,7 @@ impl Supervisor {
             checks.set_before(saved.before);
             checks.standing = saved.standing.unwrap_or_default();
             let passed = checks.standing[0].as_ref().is_some_and(Standing::is_good);
-            if is_good(&self.lives.fleet, key) && !passed {
+            if self.lives.fleet.is_good(key) && !passed {
                 checks.ready = None;
             }
             if !from.is_dry() {
@@ -663,7 +663,7 @@ impl Supervisor {
         let living: Vec<(RunKey, u64)> = living.map(|(key, r)| (key, r.run())).collect();
         for (key, run) in living {
             let checks = self.checks_again(&process, run, None);
-            let good = self.is_good(key);
+            let good = self.lives.fleet.is_good(key);
             if let Err(why) = checks.map(|new| self.checks.replace(key, new, good)) {
                 let name = &process.name;
                 let text =
@@ -673,15 +673,9 @@ impl Supervisor {
         }
     }
 
-    /// It is the run in service, and ready.
-    pub(super) fn is_good(&self, key: RunKey) -> bool {
-        is_good(&self.lives.fleet, key)
-    }
-
     /// Health checks begin for runs that are good now.
     pub(super) fn begin_health(&mut self) {
-        let fleet = &self.lives.fleet;
-        self.checks.begin_health(|run| is_good(fleet, run));
+        self.checks.begin_health(&self.lives.fleet);
     }
 }
 
@@ -693,12 +687,6 @@ fn refused(name: &str, message: &NotifyMessage) -> String {
     let said: String = fields.collect::<Vec<_>>().join(", ");
     let said: String = said.chars().take(100).collect();
     format!("{name}: {said:?} of pid {pid} ({program}) is refused: that process is not of its run")
-}
-
-/// It is the run in service, and ready.
-pub(super) fn is_good(fleet: &Fleet, key: RunKey) -> bool {
-    let facts = fleet.facts(key.unit);
-    facts.is_some_and(|f| f.generation == Some(key.generation) && f.ready == Some(true))
 }
 
 #[cfg(test)]

@@ -11,11 +11,10 @@ use crate::base::clock::Mono;
 use crate::base::logger::Level;
 use crate::base::saved::{Saved, saved};
 use crate::base::table::{Set, Table};
-use crate::lifecycle::{Event, RunKey};
+use crate::lifecycle::{Event, Fleet, RunKey};
 use crate::os::proc;
 
 use super::Supervisor;
-use super::checks::is_good;
 
 /// A run is examined that long after its start, and each time again while it is not ready.
 const EARLY: Duration = Duration::from_millis(400);
@@ -194,10 +193,10 @@ impl Listening {
     }
 
     /// The runs that are to be examined now: those that are due, and those that are good since.
-    fn due(&mut self, now: Mono, is_good: impl Fn(RunKey) -> bool) -> Vec<RunKey> {
+    fn due(&mut self, now: Mono, fleet: &Fleet) -> Vec<RunKey> {
         let mut due = Vec::new();
         for (run, expected) in self.runs.iter_mut() {
-            let good = expected.good || is_good(*run);
+            let good = expected.good || fleet.is_good(*run);
             if good != expected.good || expected.due.is_some_and(|at| at <= now) {
                 expected.good = good;
                 due.push(*run);
@@ -228,8 +227,7 @@ impl Supervisor {
     /// Examines where runs listen, as far as that is due.
     pub(super) fn examine_listening(&mut self) {
         let now = Mono::now();
-        let fleet = &self.lives.fleet;
-        for run in self.listening.due(now, |run| is_good(fleet, run)) {
+        for run in self.listening.due(now, &self.lives.fleet) {
             let pids = self.runs.processes(run);
             if !self.listening.examine(run, &pids, now) {
                 continue;
@@ -241,7 +239,7 @@ impl Supervisor {
             if let Some(wrong) = &words {
                 self.happened(Level::Warn, Some(run.unit), "listen", wrong.clone());
             }
-            if !is_good(&self.lives.fleet, run) {
+            if !self.lives.fleet.is_good(run) {
                 // It is the reason why it is not ready.
                 self.lives.note(Event::Seen { run, words });
             }

@@ -106,6 +106,7 @@ struct Adopted {
 }
 
 /// How a run is stopped, and how far that is.
+#[derive(Default)]
 struct Stop {
     signal: i32,
     receiver: Receiver,
@@ -128,11 +129,7 @@ impl Stop {
             signal: process.stop_signal,
             receiver: receiver(process),
             timeout: process.stop_timeout,
-            begun: false,
-            asked: false,
-            rest_due: None,
-            killing: false,
-            killed: Set::default(),
+            ..Self::default()
         }
     }
 }
@@ -166,19 +163,35 @@ impl RunRecord {
         cgroup: Option<Cgroup>,
     ) -> Self {
         Self {
-            pid: leader.pid(),
             adopted: leader.adopted().map(|adopted| Adopted {
                 reaper: adopted.process().ppid,
                 start: adopted.process().start,
                 left: Vec::new(),
             }),
-            leader: Some(leader),
-            death: None,
-            process: process.name.clone(),
             run,
             exe,
-            output,
             began,
+            ..Self::with(leader.pid(), Some(leader), output, process, cgroup)
+        }
+    }
+
+    fn with(
+        pid: i32,
+        leader: Option<Leader>,
+        output: Output,
+        process: &Process,
+        cgroup: Option<Cgroup>,
+    ) -> Self {
+        Self {
+            pid,
+            leader,
+            adopted: None,
+            death: None,
+            process: process.name.clone(),
+            run: 0,
+            exe: None,
+            output,
+            began: Mono::default(),
             task: process.kind == Kind::Task,
             fault: None,
             read: Progress::First,

@@ -231,12 +231,7 @@ impl Supervisor {
 
     /// Goes on with what was under way, after [`Supervisor::restore`]. Says what was taken over.
     pub fn go_on_working(&mut self, from_version: &str) -> String {
-        for (run, build) in self.lives.fleet.in_the_making() {
-            self.begin_run(run, build);
-        }
-        for (unit, id, mode) in self.lives.fleet.under_way() {
-            self.begin_build(unit, id, mode);
-        }
+        self.begin_once_more();
         let runs = self.runs.living();
         let text = format!(
             "upgraded from {from_version} (pid {}): took over {runs} processes",

@@ -295,13 +295,18 @@ impl Supervisor {
         };
         self.refuse_upgrade(&upgrade.slot, why);
         if upgrade.cancelled {
-            for (run, build) in self.lives.fleet.in_the_making() {
-                self.begin_run(run, build);
-            }
-            for (unit, id, mode) in self.lives.fleet.under_way() {
-                self.begin_build(unit, id, mode);
-            }
+            self.begin_once_more();
             self.settle();
+        }
+    }
+
+    /// Begins the runs and builds again that were given up for an upgrade.
+    pub(super) fn begin_once_more(&mut self) {
+        for (run, build) in self.lives.fleet.in_the_making() {
+            self.begin_run(run, build);
+        }
+        for (unit, id, mode) in self.lives.fleet.under_way() {
+            self.begin_build(unit, id, mode);
         }
     }
 

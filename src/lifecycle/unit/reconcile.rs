@@ -293,14 +293,8 @@ impl Unit {
             generation: self.runs.last,
             built,
             port: self.policy.port,
-            started: None,
-            pid: None,
-            good: None,
             healthy: true,
-            saw: None,
-            gap: None,
-            stop: None,
-            dead: false,
+            ..Run::default()
         };
         out.push(Effect::Spawn {
             run: run.key(self.id),

@@ -4,7 +4,7 @@
 
 use crate::config::Mode;
 use crate::lifecycle::names::Standing;
-use crate::lifecycle::{Facts, RunKey, State, UnitId};
+use crate::lifecycle::{Facts, Generation, RunKey, State, UnitId};
 
 use super::{Needs, Rest, Run, Swap, Unit, Want};
 
@@ -96,6 +96,10 @@ impl Unit {
 
     pub(in crate::lifecycle) fn is_good(&self) -> bool {
         self.runs.current.as_ref().is_some_and(|r| r.is_good())
+    }
+
+    pub(in crate::lifecycle) fn is_current(&self, generation: Generation) -> bool {
+        self.runs.is_current(generation)
     }
 
     pub(in crate::lifecycle) fn has_completed(&self) -> bool {

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::base::clock::Mono;
 use crate::base::saved::{Saved, field, restore_fields, save_fields, saved, saved_enum};
+use crate::config::Process;
 use crate::config::shell::Receiver;
-use crate::config::{Kind, Process};
 use crate::engine::handle::Stopped;
 use crate::engine::handover::{Handover, Takeover};
 use crate::lifecycle::{RunKey, UnitId};
@@ -200,26 +199,12 @@ impl RunRecord {
                 opened.map(Leader::Adopted)
             }
         };
-        let mut record = Self {
-            pid,
-            leader,
-            adopted: adopted.map(|(reaper, start)| Adopted {
-                reaper,
-                start,
-                left: Vec::new(),
-            }),
-            death: None,
-            process: process.name.clone(),
-            run: 0,
-            exe: None,
-            output,
-            began: Mono::default(),
-            task: process.kind == Kind::Task,
-            fault: None,
-            read: Progress::First,
-            stop: Stop::of(process),
-            cgroup,
-        };
+        let mut record = Self::with(pid, leader, output, process, cgroup);
+        record.adopted = adopted.map(|(reaper, start)| Adopted {
+            reaper,
+            start,
+            left: Vec::new(),
+        });
         restore_fields(
             saved,
             &mut [
