@@ -16,8 +16,7 @@ use std::time::Duration;
 use crate::base::clock::{Mono, Wall, human};
 use crate::base::logger::Level;
 use crate::base::table::{Set, Table};
-use crate::config::shell::{self, Receiver};
-use crate::config::{self, Command, Happening, Kind, Process, Restart, StopTo};
+use crate::config::{self, Happening, Kind, Process, Restart};
 use crate::engine::handle::Stopped;
 use crate::engine::snapshot::ExitView;
 use crate::engine::state_file::clip;
@@ -35,7 +34,7 @@ use self::left::members;
 pub(super) use self::left::survivor;
 use self::origins::Origins;
 pub(super) use self::origins::{Known, Maker};
-use self::signals::Signalled;
+use self::signals::{Signalled, Stop};
 use super::Supervisor;
 use super::launch::Streams;
 use super::upgrade::Upgrade;
@@ -103,52 +102,6 @@ struct Adopted {
     start: u64,
     /// Leftovers of it that are to end: their pidfds report the end, since bpm is not the parent.
     left: Vec<PidFd>,
-}
-
-/// How a run is stopped, and how far that is.
-#[derive(Default)]
-struct Stop {
-    signal: i32,
-    receiver: Receiver,
-    timeout: Duration,
-    /// It was told to end.
-    begun: bool,
-    /// That was before its first process ended: the end was asked for.
-    asked: bool,
-    /// The leader alone has had the signal: at this time, or when it has ended, all others get it.
-    rest_due: Option<Mono>,
-    /// All that shows of it is killed.
-    killing: bool,
-    /// Pids that needed KILL.
-    killed: Set<i32>,
-}
-
-impl Stop {
-    fn of(process: &Process) -> Self {
-        Self {
-            signal: process.stop_signal,
-            receiver: receiver(process),
-            timeout: process.stop_timeout,
-            ..Self::default()
-        }
-    }
-}
-
-/// The processes of a run that get the stop signal first.
-fn receiver(process: &Process) -> Receiver {
-    let words: Vec<String> = match &process.command {
-        Some(Command::List(words)) => words.iter().chain(&process.args).cloned().collect(),
-        Some(Command::Shell(line)) => shell::words(line),
-        None => Vec::new(),
-    };
-    match process.stop_to {
-        StopTo::Group => Receiver::Group,
-        StopTo::Leader => Receiver::Leader,
-        StopTo::Auto => {
-            let signal = reap::signal_name(process.stop_signal);
-            shell::receiver(words.iter().map(String::as_str), &signal)
-        }
-    }
 }
 
 impl RunRecord {

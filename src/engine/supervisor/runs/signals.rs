@@ -1,11 +1,62 @@
 //! The stop signal of a run: to its group or its leader, and to what left them.
 
+use std::time::Duration;
+
 use super::left::members;
 use super::{Known, Maker, RunRecord, Runs};
 use crate::base::clock::Mono;
-use crate::config::shell::Receiver;
+use crate::base::table::Set;
+use crate::config::shell::{self, Receiver};
+use crate::config::{Command, Process, StopTo};
 use crate::lifecycle::RunKey;
 use crate::os::proc;
+use crate::os::reap;
+
+/// How a run is stopped, and how far that is.
+#[derive(Default)]
+pub(super) struct Stop {
+    pub(super) signal: i32,
+    pub(super) receiver: Receiver,
+    pub(super) timeout: Duration,
+    /// It was told to end.
+    pub(super) begun: bool,
+    /// That was before its first process ended: the end was asked for.
+    pub(super) asked: bool,
+    /// The leader alone has had the signal: at this time, or when it has ended, all others get it.
+    pub(super) rest_due: Option<Mono>,
+    /// All that shows of it is killed.
+    pub(super) killing: bool,
+    /// Pids that needed KILL.
+    pub(super) killed: Set<i32>,
+}
+
+impl Stop {
+    pub(super) fn of(process: &Process) -> Self {
+        Self {
+            signal: process.stop_signal,
+            receiver: receiver(process),
+            timeout: process.stop_timeout,
+            ..Self::default()
+        }
+    }
+}
+
+/// The processes of a run that get the stop signal first.
+fn receiver(process: &Process) -> Receiver {
+    let words: Vec<String> = match &process.command {
+        Some(Command::List(words)) => words.iter().chain(&process.args).cloned().collect(),
+        Some(Command::Shell(line)) => shell::words(line),
+        None => Vec::new(),
+    };
+    match process.stop_to {
+        StopTo::Group => Receiver::Group,
+        StopTo::Leader => Receiver::Leader,
+        StopTo::Auto => {
+            let signal = reap::signal_name(process.stop_signal);
+            shell::receiver(words.iter().map(String::as_str), &signal)
+        }
+    }
+}
 
 /// A run that was sent its stop signal; processes of it that came to us were not yet.
 pub(super) struct Signalled {
