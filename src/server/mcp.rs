@@ -7,6 +7,8 @@
 //! there was a handshake, which bpm answers and forgets, so nothing is lost when the daemon restarts.
 //! Each request is decided on its own.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value};
 
 use crate::base::json::{brief, object};
@@ -429,7 +431,10 @@ fn text<'a>(params: &'a Map<String, Value>, key: &str) -> Result<&'a str, Refusa
 }
 
 fn arguments(params: &Map<String, Value>) -> &Value {
-    params.get("arguments").unwrap_or(&Value::Null)
+    // A service gets an object where a client sends none.
+    static NONE: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
+    let sent = params.get("arguments").filter(|args| !args.is_null());
+    sent.unwrap_or(&NONE)
 }
 
 fn wrong(why: impl Into<String>) -> Refusal {
