@@ -82,19 +82,13 @@ pub type Exits = Arc<VecDeque<ExitView>>;
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Kept {
     numbers: Numbers,
-    rest: Written<Rest>,
-    exits: Written<Exits>,
-}
-
-/// The part of it that seldom changes.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Rest {
     /// The port that `port = "auto"` was given.
     port: Option<u16>,
     /// A [`SavedLife`] as the file has it: the values that it is read into take ten times as much memory.
     life: Option<Box<str>>,
     /// Lines of it may not be in its files: their numbers are known from here alone.
     unwritten: bool,
+    exits: Written<Exits>,
 }
 
 /// A value with its text, which is made once and kept until the value changes: the file is written as a whole each time
@@ -258,18 +252,18 @@ impl State {
 
     /// The port kept for a process.
     pub fn port_of(&self, process: &str) -> Option<u16> {
-        self.processes.get(process)?.rest.port
+        self.processes.get(process)?.port
     }
 
     /// The port is kept for another process than this one.
     pub fn is_kept_for_another(&self, port: u16, process: &str) -> bool {
         let mut others = self.processes.iter().filter(|(name, _)| *name != process);
-        others.any(|(_, kept)| kept.rest.port == Some(port))
+        others.any(|(_, kept)| kept.port == Some(port))
     }
 
     /// Keeps a port for a process.
     pub fn keep_port(&mut self, process: &str, port: u16) {
-        self.kept(process).rest.port = Some(port);
+        self.kept(process).port = Some(port);
     }
 
     /// The exits of earlier runs.
@@ -296,24 +290,22 @@ impl State {
 
     /// The same as the file has it.
     pub fn life_text(&self, process: &str) -> Option<&str> {
-        self.processes.get(process)?.rest.life.as_deref()
+        self.processes.get(process)?.life.as_deref()
     }
 
     /// Keeps what is known of a process.
     pub fn note_life(&mut self, process: &str, life: String) {
-        self.kept(process).rest.life = Some(life.into());
+        self.kept(process).life = Some(life.into());
     }
 
     /// Lines of a process may not be in its files.
     pub fn is_unwritten(&self, process: &str) -> bool {
-        self.processes
-            .get(process)
-            .is_some_and(|k| k.rest.unwritten)
+        self.processes.get(process).is_some_and(|k| k.unwritten)
     }
 
     /// Lines of a process are in its files, or not.
     pub fn note_unwritten(&mut self, process: &str, unwritten: bool) {
-        self.kept(process).rest.unwritten = unwritten;
+        self.kept(process).unwritten = unwritten;
     }
 
     /// Its first process ended. Gives the exits with this one.
@@ -368,7 +360,7 @@ impl State {
         self.damaged = false;
         self.daemon = None;
         for (_, kept) in self.processes.iter_mut() {
-            kept.rest.life = None;
+            kept.life = None;
         }
     }
 
@@ -414,8 +406,8 @@ impl State {
         for (name, row) in processes {
             let mut kept = kept(row);
             // Earlier versions could give two processes the same one.
-            let port = kept.rest.port;
-            kept.rest.port = port.filter(|p| !state.is_kept_for_another(*p, name));
+            let port = kept.port;
+            kept.port = port.filter(|p| !state.is_kept_for_another(*p, name));
             state.processes.insert(name.clone(), kept);
         }
         Some(state)
@@ -449,15 +441,17 @@ impl State {
             let n = &kept.numbers;
             write!(
                 text,
-                r#"{}{}:{{"next":{{"seq":{},"run":{},"build_seq":{},"build_run":{}}},"#,
+                r#"{}{}:{{"next":{{"seq":{},"run":{},"build_seq":{},"build_run":{}}},"port":{},"life":{},"unwritten":{},"#,
                 comma(at),
                 Value::from(name.as_str()),
                 n.seq,
                 n.run,
                 n.build_seq,
                 n.build_run,
+                Value::from(kept.port),
+                kept.life.as_deref().unwrap_or("null"),
+                kept.unwritten,
             )?;
-            text.push_str(kept.rest.text(rest_to));
             text.push_str(kept.exits.text(|text, exits| exits_to(text, exits, share)));
         }
         text.push_str(r#"},"running":["#);
@@ -524,23 +518,11 @@ fn kept(row: &Value) -> Kept {
             build_seq: number("build_seq"),
             build_run: number("build_run"),
         },
-        rest: Written::from(Rest {
-            port: port(&row["port"]),
-            life: life.ok().map(|_| row["life"].to_string().into()),
-            unwritten: row["unwritten"] == true,
-        }),
+        port: port(&row["port"]),
+        life: life.ok().map(|_| row["life"].to_string().into()),
+        unwritten: row["unwritten"] == true,
         exits: Exits::new(exits.into_iter().skip(skipped).collect()).into(),
     }
-}
-
-fn rest_to(text: &mut String, rest: &Rest) -> fmt::Result {
-    let life = rest.life.as_deref().unwrap_or("null");
-    write!(
-        text,
-        r#""port":{},"life":{life},"unwritten":{},"#,
-        Value::from(rest.port),
-        rest.unwritten
-    )
 }
 
 /// The newest lines of their tails, that many bytes of all together.
