@@ -41,7 +41,11 @@ const NOTICES: usize = 32;
 const STRANGERS: usize = 8;
 
 /// A check with its variables expanded, where the file asks for one.
-type Check = Option<(Target, Timing)>;
+type Check = Option<Box<(Target, Timing)>>;
+
+fn target(check: &Check) -> Option<&Target> {
+    check.as_ref().map(|check| &check.0)
+}
 
 /// The checks of one run.
 pub(super) struct RunChecks {
@@ -96,9 +100,11 @@ impl RunChecks {
     /// A variable in them has no value, or what they name can't be read.
     pub(super) fn new(process: &Arc<Process>, expand: Expand<'_>) -> Result<Self, String> {
         let ready = process.ready.as_ref();
-        let ready = ready.map(|r| Ok::<_, String>((Target::of(&r.probe, expand)?, r.into())));
+        let ready =
+            ready.map(|r| Ok::<_, String>(Box::new((Target::of(&r.probe, expand)?, r.into()))));
         let health = process.health.as_ref();
-        let health = health.map(|h| Ok::<_, String>((Target::of(&h.probe, expand)?, h.into())));
+        let health =
+            health.map(|h| Ok::<_, String>(Box::new((Target::of(&h.probe, expand)?, h.into()))));
         Ok(Self {
             process: Arc::clone(process),
             ready: ready.transpose()?,
@@ -114,20 +120,20 @@ impl RunChecks {
 
     /// Its readiness is a connection.
     pub(super) fn connects(&self) -> bool {
-        matches!(self.ready, Some((Target::Connect(_), _)))
+        matches!(target(&self.ready), Some(Target::Connect(_)))
     }
 
     /// These sockets listened before the run began.
     pub(super) fn set_before(&mut self, before: Option<Before>) {
-        if let Some((target, _)) = &mut self.ready {
-            target.set_before(&before);
+        if let Some(ready) = &mut self.ready {
+            ready.0.set_before(&before);
         }
         self.before = before;
     }
 
     /// The run is to say how it is.
     pub(super) fn needs_socket(&self) -> bool {
-        let notify = |check: &Check| matches!(check, Some((Target::Notify, _)));
+        let notify = |check| matches!(target(check), Some(Target::Notify));
         notify(&self.ready) || notify(&self.health)
     }
 
@@ -171,7 +177,7 @@ impl RunChecks {
 
     /// Its commands get this environment.
     pub(super) fn keep_environment(&mut self, env: &Arc<Variables>) {
-        let runs = |check: &Check| matches!(check, Some((Target::Command(_), _)));
+        let runs = |check| matches!(target(check), Some(Target::Command(_)));
         if runs(&self.ready) || runs(&self.health) {
             self.env = Some(Arc::clone(env));
         }
@@ -220,7 +226,7 @@ pub(super) struct Checks {
     starter: Starter,
     schedule: Schedule,
     prober: Prober,
-    runs: Table<RunKey, RunChecks>,
+    runs: Table<RunKey, Box<RunChecks>>,
     commands: Vec<Command>,
     findings: Vec<Finding>,
 }
@@ -248,7 +254,7 @@ impl Checks {
     /// A run has begun: its readiness is checked from now on.
     pub(super) fn begin(&mut self, run: RunKey, mut checks: RunChecks) {
         let ready = checks.ready.take();
-        self.runs.insert(run, checks);
+        self.runs.insert(run, Box::new(checks));
         self.watch(run, CheckKind::Ready, ready);
         self.run_due();
     }
@@ -264,7 +270,7 @@ impl Checks {
     }
 
     fn watch(&mut self, run: RunKey, kind: CheckKind, check: Check) {
-        if let Some((target, timing)) = check {
+        if let Some((target, timing)) = check.map(|check| *check) {
             let key = CheckKey { run, kind };
             self.schedule.watch(key, target, timing, Mono::now());
             let checks = self.runs.get_mut(&run);
@@ -276,7 +282,7 @@ impl Checks {
 
     /// Replaces the checks of a run by those of new settings; one that is good is not checked for readiness again.
     fn replace(&mut self, run: RunKey, mut new: RunChecks, good: bool) {
-        let Some(old) = self.runs.remove(&run) else {
+        let Some(old) = self.runs.remove(&run).map(|old| *old) else {
             return;
         };
         self.forget(run);
@@ -719,7 +725,7 @@ mod tests {
         };
         // Its run is gone: there is no environment to start it with.
         let command = Target::Command(vec!["true".into()]);
-        checks.watch(run, CheckKind::Ready, Some((command, timing)));
+        checks.watch(run, CheckKind::Ready, Some(Box::new((command, timing))));
         let begun = Mono::now();
         checks.run_due();
         let words = checks.schedule.words(run);
