@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, stdout};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -26,6 +27,8 @@ use super::{note, paint, print, refused, tell, write};
 
 /// `-n` where it is not given.
 const LINES: u64 = 200;
+/// A daemon that has not answered in time is asked again after this.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The lines to show, and their form.
 struct View<'a> {
@@ -386,13 +389,16 @@ fn back(project: &Project) -> Result<Client> {
     loop {
         // Watched before it is looked at: a daemon that comes in between is not missed.
         let watch = PathWatch::of(project.dir.path()).map_err(cannot)?;
-        // One that is about to end has said all.
-        if let Verdict::Running(_, client) = judge(&project.dir, "cli")?
-            && !client.is_stopping()
-        {
-            return Ok(client);
-        }
-        if !watch.wait_unless_gone(stdout().as_fd()).map_err(cannot)? {
+        let there = match judge(&project.dir, "cli")? {
+            Verdict::Running(_, client) if !client.is_stopping() => return Ok(client),
+            // No file changes when it answers again.
+            Verdict::Unhealthy(_) => !poll::reader_gone(stdout().as_fd(), AGAIN).map_err(cannot)?,
+            // One that is about to end has said all.
+            Verdict::Running(..) | Verdict::Stale(_) | Verdict::Stopped => {
+                watch.wait_unless_gone(stdout().as_fd()).map_err(cannot)?
+            }
+        };
+        if !there {
             return Err(Failure::ReaderGone.into());
         }
     }

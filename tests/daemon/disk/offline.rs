@@ -3,7 +3,10 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::files::folder;
@@ -190,11 +193,47 @@ fn a_follower_begins_without_a_daemon_and_goes_on_with_it() {
 }
 
 #[test]
+fn a_follower_goes_on_with_a_daemon_that_answers_late() {
+    let mut project = left();
+    let mut child = project
+        .command(bpm())
+        .args(["logs", "-f", "api", "-n", "1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = i32::try_from(child.id()).unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut next = || {
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        line
+    };
+    assert_eq!(next(), "end\n");
+    crate::common::freeze(pid);
+    project.up();
+    for name in ["api", "web"] {
+        project.line(name, "end");
+    }
+    project.signal(Signal::SIGSTOP);
+    kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+    // It has asked for two seconds by then, and waits; nothing tells of that.
+    std::thread::sleep(Duration::from_millis(2_500));
+    project.signal(Signal::SIGCONT);
+    let run: Vec<String> = (0..4).map(|_| next()).collect();
+    assert_eq!(run, ["api 1\n", "api 2\n", "api 3\n", "end\n"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    project.cli(["stop"]).exits(0);
+}
+
+#[test]
 fn a_daemon_that_does_not_answer_keeps_nobody_from_reading() {
     let mut project = Project::new(TWO);
     project.up();
     project.line("api", "end");
-    project.signal(nix::sys::signal::Signal::SIGSTOP);
+    project.signal(Signal::SIGSTOP);
     let stat = format!("/proc/{}/stat", project.pid());
     eventually(|| {
         let stat = fs::read_to_string(&stat).unwrap();
@@ -211,7 +250,7 @@ fn a_daemon_that_does_not_answer_keeps_nobody_from_reading() {
     assert_eq!(shown.out, "api 1\napi 2\napi 3\nend\n");
     let followed = project.cli(["logs", "-f", "api"]).exits(1);
     assert_eq!(followed.out, shown.out);
-    project.signal(nix::sys::signal::Signal::SIGCONT);
+    project.signal(Signal::SIGCONT);
     project.cli(["stop"]).exits(0);
 }
 
