@@ -91,24 +91,47 @@ impl Descriptor {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let value: Value = serde_json::from_slice(bytes).ok()?;
-        let text = |key: &str| value[key].as_str().map(String::from);
-        Some(Self {
-            pid: i32::try_from(value["pid"].as_i64()?).ok()?,
-            process_start: value["process_start"].as_u64()?,
-            instance_id: text("instance_id")?,
-            project: text("project")?,
-            version: text("version")?,
-            protocol_version: value["protocol_version"].as_u64()?,
-            min_client_version: text("min_client_version")?,
-            socket: text("socket")?.into(),
-            url: text("url"),
-            started_at: text("started_at")?,
-            exe: text("exe").unwrap_or_default(),
-            folder: value["root"]["device"].as_u64().and_then(|device| {
-                let inode = value["root"]["inode"].as_u64()?;
-                Some(FolderId { device, inode })
-            }),
-        })
+        let needed = [
+            "instance_id",
+            "project",
+            "version",
+            "min_client_version",
+            "socket",
+            "started_at",
+        ];
+        if !needed.iter().all(|key| value[*key].is_string()) {
+            return None;
+        }
+        value["protocol_version"].as_u64()?;
+        let pid = i32::try_from(value["pid"].as_i64()?).ok()?;
+        let folder = (
+            value["root"]["device"].as_u64(),
+            value["root"]["inode"].as_u64(),
+        );
+        let mut descriptor = Self::of(&value, pid, value["process_start"].as_u64()?);
+        if let (Some(device), Some(inode)) = folder {
+            descriptor.folder = Some(FolderId { device, inode });
+        }
+        Some(descriptor)
+    }
+
+    /// Of what a daemon says of itself, as far as it does.
+    fn of(said: &Value, pid: i32, process_start: u64) -> Self {
+        let text = |key: &str| said[key].as_str().unwrap_or_default().to_string();
+        Self {
+            pid,
+            process_start,
+            instance_id: text("instance_id"),
+            project: text("project"),
+            version: text("version"),
+            protocol_version: said["protocol_version"].as_u64().unwrap_or_default(),
+            min_client_version: text("min_client_version"),
+            socket: text("socket").into(),
+            url: said["url"].as_str().map(String::from),
+            started_at: text("started_at"),
+            exe: text("exe"),
+            folder: None,
+        }
     }
 
     /// As it stands in the file.
@@ -159,22 +182,19 @@ impl Descriptor {
 /// It is too old for it, or the other way round.
 pub fn speaks(theirs: &str, min_client_version: &str, protocol_version: u64) -> Result<()> {
     let ours = VERSION;
+    let what = "talk to the daemon";
     if numbers(ours) < numbers(min_client_version) {
-        return Err(Error::cannot(
-            "talk to the daemon",
-            format!(
-                "bpm {ours} is too old for this daemon ({theirs}): install {theirs}, or run \"bpm upgrade\" with it"
-            ),
-        ));
+        let why = format!(
+            "bpm {ours} is too old for this daemon ({theirs}): install {theirs}, or run \"bpm upgrade\" with it"
+        );
+        return Err(Error::cannot(what, why));
     }
     if protocol_version != PROTOCOL_VERSION {
-        return Err(Error::cannot(
-            "talk to the daemon",
-            format!(
-                "it is bpm {theirs}, this is bpm {ours}, and they do not understand each other"
-            ),
-        )
-        .with_hint("\"bpm daemon restart\" starts this version"));
+        let why = format!(
+            "it is bpm {theirs}, this is bpm {ours}, and they do not understand each other"
+        );
+        let hint = "\"bpm daemon restart\" starts this version";
+        return Err(Error::cannot(what, why).with_hint(hint));
     }
     Ok(())
 }
@@ -354,17 +374,11 @@ pub fn hidden(dir: &ProjectDir, root: &Path) -> Option<Descriptor> {
     let marked = proc::find_marked(&marker).into_iter().map(|p| p.ppid);
     let mut pids = lock::holder(root).into_iter().chain(marked);
     let lock = dir.lock();
-    let lock: PathBuf = lock
-        .iter()
-        .rev()
-        .take(2)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-        .collect();
+    let home = dir.path().parent().unwrap_or(Path::new("/"));
+    let lock = lock.strip_prefix(home).unwrap_or(&lock);
     let is_ours = |pid: &i32| {
         let owned = proc::owner(*pid).is_some_and(|uid| uid == peer::our_uid());
-        owned && proc::has_open(*pid, &lock) && keeps_its_state_in(*pid, dir)
+        owned && proc::has_open(*pid, lock) && keeps_its_state_in(*pid, dir)
     };
     let pid = pids.find(is_ours)?;
     describe(dir, pid, socket_of(dir, pid), &Value::Null)
@@ -384,22 +398,14 @@ fn socket_of(dir: &ProjectDir, pid: i32) -> PathBuf {
 
 /// A descriptor made of what the daemon says of itself, if it does, and of what the kernel knows. None: it has ended.
 fn describe(dir: &ProjectDir, pid: i32, socket: PathBuf, said: &Value) -> Option<Descriptor> {
-    let text = |key: &str| said[key].as_str().map(String::from);
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    Some(Descriptor {
-        pid,
-        process_start: proc::start_time(pid)?,
-        instance_id: text("instance_id").unwrap_or_default(),
-        project: text("project").unwrap_or_else(|| dir.path().display().to_string()),
-        version: text("version").unwrap_or_default(),
-        protocol_version: said["protocol_version"].as_u64().unwrap_or_default(),
-        min_client_version: text("min_client_version").unwrap_or_default(),
-        socket,
-        url: text("url"),
-        started_at: text("started_at").unwrap_or_default(),
-        exe: exe.display().to_string(),
-        folder: None,
-    })
+    let mut descriptor = Descriptor::of(said, pid, proc::start_time(pid)?);
+    descriptor.socket = socket;
+    descriptor.exe = exe.display().to_string();
+    if descriptor.project.is_empty() {
+        descriptor.project = dir.path().display().to_string();
+    }
+    Some(descriptor)
 }
 
 #[cfg(test)]
