@@ -1,19 +1,18 @@
 //! The export before it has an engine's words: commands and environments as they would be under bpm.
 
-use std::ffi::OsString;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::base::error::{Error, Result, named};
+use crate::base::error::{Error, Result, named, reason};
 use crate::base::table::{Set, Table};
 use crate::build::plan::{self, Artifact};
 use crate::cli::init::cargo;
 use crate::config::{
-    self, Condition, Config, Dotenv, EnvFile, EnvNotes, HttpTarget, Kind, Mode, PortWish, Probe,
-    Process, environment, parse_http, parse_tcp, variable_of,
+    self, Condition, Config, EnvFile, EnvNotes, HttpTarget, Kind, Mode, PortWish, Probe, Process,
+    environment, parse_http, parse_tcp, variable_of,
 };
 use crate::daemon::Project;
 use crate::os::files;
@@ -176,18 +175,17 @@ pub(super) fn plan(
     let state: Value = serde_json::from_slice(&state).unwrap_or_default();
     let kept = |name: &str| state["processes"][name]["port"].as_u64();
     let mut free = FIRST_PORT..=u16::MAX;
-    let fixed: Vec<u16> = config
-        .processes
-        .iter()
-        .filter_map(|p| fixed_port(p))
-        .collect();
+    let is_fixed = |port: &u16| {
+        let mut wishes = config.processes.iter().map(|p| p.port);
+        wishes.any(|wish| wish == Some(PortWish::Fixed(*port)))
+    };
     let mut ports: Table<&str, u16> = Table::default();
     for process in &config.processes {
         let port = match process.port {
             Some(PortWish::Fixed(port)) => Some(port),
             Some(PortWish::Auto) => kept(&process.name)
                 .and_then(|port| u16::try_from(port).ok())
-                .or_else(|| free.find(|port| !fixed.contains(port))),
+                .or_else(|| free.find(|port| !is_fixed(port))),
             None => None,
         };
         if let Some(port) = port {
@@ -206,29 +204,19 @@ pub(super) fn plan(
     for process in &config.processes {
         let port = ports.get(process.name.as_str()).copied();
         let process = config::with_ports(process, &at);
-        let what = || format!("export {:?}", process.name);
-        let unit = unit(&process, &config.root, port, secrets)
-            .map_err(|why| Error::cannot(what(), why))?;
-        units.push(unit);
+        match unit(&process, &config.root, port, secrets) {
+            Ok(unit) => units.push(unit),
+            Err(why) => return Err(Error::cannot(format!("export {:?}", process.name), why)),
+        }
     }
     want(&mut units);
-    let path = project
-        .env
-        .get("PATH")
-        .map(|p| p.to_string_lossy().into_owned());
+    let path = project.env.get("PATH").unwrap_or_default();
     Ok(Plan {
         name: project.name(),
         config,
         units,
-        path: path.unwrap_or_default(),
+        path: path.to_string_lossy().into_owned(),
     })
-}
-
-fn fixed_port(process: &Process) -> Option<u16> {
-    match process.port {
-        Some(PortWish::Fixed(port)) => Some(port),
-        Some(PortWish::Auto) | None => None,
-    }
 }
 
 /// A unit that starts by itself wants its dependencies.
@@ -261,67 +249,53 @@ fn unit(
                 files.push(variables.map_err(|fault| fault.to_string())?);
             }
             Err(_) if *optional => {}
-            Err(e) => {
-                return Err(format!(
-                    "{}: {}",
-                    named("read", path),
-                    crate::base::error::reason(&e)
-                ));
-            }
+            Err(e) => return Err(format!("{}: {}", named("read", path), reason(&e))),
         }
     }
     let mut left_out: Set<String> = Set::default();
-    if !secrets {
-        let files = files
-            .iter_mut()
-            .flat_map(|file: &mut Dotenv| &mut file.variables);
-        let files = files.map(|v| (&v.name, &mut v.value));
-        let all = files.chain(process.env.iter_mut().map(|(name, value)| (&*name, value)));
-        for (name, value) in all.filter(|(name, _)| is_secret(name)) {
-            left_out.add(name.clone());
+    let mut hide = |name: &str, value: &mut String| {
+        if !secrets && is_secret(name) {
+            left_out.add(name.into());
             *value = marked(name);
         }
+    };
+    for variable in files.iter_mut().flat_map(|file| &mut file.variables) {
+        hide(&variable.name, &mut variable.value);
+    }
+    for (name, value) in &mut process.env {
+        hide(name, value);
     }
     // The engine fills in variables that the file does not set.
-    let texts = process.env.iter().map(|(_, value)| value.as_str());
-    let lists = process.args.iter().chain(match &process.command {
-        Some(config::Command::List(words)) => words.iter(),
-        Some(config::Command::Shell(_)) | None => [].iter(),
-    });
-    let in_files = files.iter().flat_map(|file| &file.variables);
-    let open: Set<String> = texts
-        .chain(in_files.map(|v| v.value.as_str()))
-        .chain(lists.map(String::as_str))
-        .chain(process.listen.iter().map(String::as_str))
-        .chain(probes(&process))
-        .flat_map(needed)
-        .map(String::from)
-        .collect();
-    let mut base = open
-        .keys()
-        .map(|name| (OsString::from(name), OsString::from(marked(name))));
+    let mut texts = probes(&process);
+    texts.extend(process.env.iter().map(|(_, value)| value.as_str()));
+    let variables = files.iter().flat_map(|file| &file.variables);
+    texts.extend(variables.map(|v| v.value.as_str()));
+    if let Some(config::Command::List(words)) = &process.command {
+        texts.extend(words.iter().map(String::as_str));
+    }
+    for more in [&process.args, &process.listen] {
+        texts.extend(more.iter().map(String::as_str));
+    }
+    let open = texts.into_iter().flat_map(needed);
+    let mut base = open.map(|name| (name.into(), marked(name).into()));
     let all = environment(&process, &mut base, &files, port, &mut EnvNotes::default())?;
     let expand = |text: &str| config::expand(text, |name| variable_of(&all, name));
     let (artifact, build) = built(&process, root);
     let run = plan::run(&process, &artifact, &expand)?;
-    let command = std::iter::once(run.program).chain(run.args).collect();
-    let mut from_files: Set<&str> = files
-        .iter()
-        .flat_map(|file| &file.variables)
-        .map(|v| v.name.as_str())
-        .collect();
-    for (name, _) in &process.env {
-        from_files.remove(name.as_str());
-    }
+    let mut command = vec![run.program];
+    command.extend(run.args);
     let mut env = Vec::new();
     for (name, value) in all.iter() {
         let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
-        let own = process.env.iter().any(|(n, _)| *n == name) || from_files.has(&*name);
-        if left_out.has(&*name) || (value == marked(&name) && !own) {
+        let in_env = process.env.iter().any(|(known, _)| *known == name);
+        let mut variables = files.iter().flat_map(|file| &file.variables);
+        let in_file = variables.any(|known| known.name == name);
+        let is_open = value == marked(&name) && !in_env && !in_file;
+        if is_open || left_out.has(&*name) {
             continue;
         }
         env.push(Variable {
-            from_file: from_files.has(&*name),
+            from_file: in_file && !in_env,
             name: name.into_owned(),
             value: value.into_owned(),
         });
