@@ -12,6 +12,16 @@ use crate::config::{self, KEYS, Place};
 /// Nobody runs more of them; each costs a look at all before it.
 const MOST: usize = 500;
 
+/// Reasons that several supervisors' settings have.
+pub(super) const NOT_ROOT: &str = "only root may start processes as another user";
+pub(super) const ONE_OF_EACH: &str = "bpm runs one of each table: copy it under other names";
+
+/// The reason why a setting has no counterpart.
+pub(super) fn reason_for(key: &str, lacking: &[(&str, &'static str)]) -> &'static str {
+    let known = lacking.iter().find(|(name, _)| *name == key);
+    known.map_or("unknown to bpm", |(_, why)| *why)
+}
+
 /// One process.
 pub(super) struct Item {
     name: String,

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::Source;
-use super::draft::{Draft, Item};
+use super::draft::{Draft, Item, NOT_ROOT, ONE_OF_EACH, reason_for};
 use super::json::{Mark, marks};
 use super::quote::{literal, words};
 use crate::base::json::items;
@@ -255,61 +255,40 @@ fn plain(value: &Value) -> String {
 fn setting(item: &mut Item, key: &str, value: &Value, place: &str, root: bool) {
     let said = format!("{key} = {value}");
     item.at(place);
-    match (key, value) {
+    let why = match (key, value) {
         ("env", Value::Object(env)) => {
             for (name, value) in env {
                 item.env(name, &literal(&plain(value)));
             }
+            return;
         }
-        ("cwd", Value::String(_)) | (_, Value::Null) => {}
-        ("autorestart", Value::Bool(false)) => item.text("restart", "never"),
-        ("autorestart", _) | ("watch", Value::Bool(false)) => {}
-        ("watch", Value::Bool(true)) => item.list("watch", &["**".into()]),
+        ("cwd", Value::String(_)) | (_, Value::Null) => return,
+        ("autorestart", Value::Bool(false)) => return item.text("restart", "never"),
+        ("autorestart", _) | ("watch", Value::Bool(false)) => return,
+        ("watch", Value::Bool(true)) => return item.list("watch", &["**".into()]),
         ("watch", Value::Array(_)) => {
             let globs: Vec<String> = items(value).map(plain).collect();
-            item.list("watch", &globs);
+            return item.list("watch", &globs);
         }
         ("max_memory_restart", value) => match size(value) {
-            Some(size) => item.set("limits.memory", size),
-            None => item.left(place, &said, "no size such as 300M"),
+            Some(size) => return item.set("limits.memory", size),
+            None => "no size such as 300M",
         },
-        ("env_file", Value::String(path)) => item.text("env_file", path),
-        ("user" | "uid", _) if root => item.text("user", &plain(value)),
-        ("gid", _) if root => item.text("group", &plain(value)),
-        ("user" | "uid" | "gid", _) => {
-            item.left(
-                place,
-                &said,
-                "only root may start processes as another user",
-            );
-        }
-        ("instances", value) if *value != 1 && *value != "1" => {
-            item.left(
-                place,
-                &said,
-                "bpm runs one of each table: copy it under other names",
-            );
-        }
+        ("env_file", Value::String(path)) => return item.text("env_file", path),
+        ("user" | "uid", _) if root => return item.text("user", &plain(value)),
+        ("gid", _) if root => return item.text("group", &plain(value)),
+        ("user" | "uid" | "gid", _) => NOT_ROOT,
+        ("instances", value) if *value != 1 && *value != "1" => ONE_OF_EACH,
         ("exec_mode", Value::String(mode)) if mode.starts_with("cluster") => {
-            item.left(
-                place,
-                &said,
-                "bpm starts plain processes; node's cluster module works within one",
-            );
+            "bpm starts plain processes; node's cluster module works within one"
         }
-        (key, _) if NEEDS_NOTHING.contains(&key) => {}
+        (key, _) if NEEDS_NOTHING.contains(&key) => return,
         (key, _) if key.starts_with("env_") => {
-            item.left(place, key, "only \"env\" is taken over");
+            return item.left(place, key, "only \"env\" is taken over");
         }
-        (key, _) => {
-            let known = LACKING.iter().find(|(name, _)| *name == key);
-            item.left(
-                place,
-                &said,
-                known.map_or("unknown to bpm", |(_, why)| *why),
-            );
-        }
-    }
+        (key, _) => reason_for(key, LACKING),
+    };
+    item.left(place, &said, why);
 }
 
 /// `"300M"` as TOML; a number is bytes.

@@ -3,7 +3,7 @@
 //! `supervisord.conf`: Python's ini dialect, as supervisor 4 reads it.
 
 use super::Source;
-use super::draft::{Draft, Item};
+use super::draft::{Draft, Item, NOT_ROOT, ONE_OF_EACH, reason_for};
 use super::quote::{literal, words};
 
 /// A `key = value` of a section.
@@ -196,43 +196,33 @@ impl Context<'_> {
             Err(why) => return item.left(&place, &said, &why),
         };
         let no = ["false", "no", "off", "0"].contains(&value.to_ascii_lowercase().as_str());
-        match setting.key.as_str() {
-            "command" => {}
-            "directory" => match value.contains("${") {
-                true => item.left(&place, &said, "cwd expands no variables"),
-                false => item.text("cwd", &value),
-            },
-            "environment" => self.environment(item, setting),
-            "autostart" if no => item.by_hand(),
-            "autostart" => {}
-            "autorestart" => match value.to_ascii_lowercase().as_str() {
-                "unexpected" => item.text("restart", "on-failure"),
-                _ if no => item.text("restart", "never"),
-                _ => item.text("restart", "always"),
-            },
-            "stopsignal" => item.text("stop_signal", &value),
-            "stopwaitsecs" => item.set("stop_timeout_seconds", value),
-            "exitcodes" => item.set("success_exit_codes", format!("[{value}]")),
-            "umask" => item.text("umask", &value),
-            "user" if root => item.text("user", &value),
-            "user" => item.left(
-                &place,
-                &said,
-                "only root may start processes as another user",
-            ),
-            "numprocs" if value == "1" => {}
-            "numprocs" => item.left(
-                &place,
-                &said,
-                "bpm runs one of each table: copy it under other names",
-            ),
-            key if NEEDS_NOTHING.contains(&key) => {}
-            key => {
-                let known = LACKING.iter().find(|(name, _)| *name == key);
-                let why = known.map_or("unknown to bpm", |(_, why)| *why);
-                item.left(&place, &said, why);
+        let why = match setting.key.as_str() {
+            "command" => return,
+            "directory" if value.contains("${") => "cwd expands no variables",
+            "directory" => return item.text("cwd", &value),
+            "environment" => return self.environment(item, setting),
+            "autostart" if no => return item.by_hand(),
+            "autostart" => return,
+            "autorestart" => {
+                let restart = match value.to_ascii_lowercase().as_str() {
+                    "unexpected" => "on-failure",
+                    _ if no => "never",
+                    _ => "always",
+                };
+                return item.text("restart", restart);
             }
-        }
+            "stopsignal" => return item.text("stop_signal", &value),
+            "stopwaitsecs" => return item.set("stop_timeout_seconds", value),
+            "exitcodes" => return item.set("success_exit_codes", format!("[{value}]")),
+            "umask" => return item.text("umask", &value),
+            "user" if root => return item.text("user", &value),
+            "user" => NOT_ROOT,
+            "numprocs" if value == "1" => return,
+            "numprocs" => ONE_OF_EACH,
+            key if NEEDS_NOTHING.contains(&key) => return,
+            key => reason_for(key, LACKING),
+        };
+        item.left(&place, &said, why);
     }
 
     /// `A="x, y",B='q',C=z`.
