@@ -1,5 +1,6 @@
 //! `bpm logs`: what processes printed, merged by time; `bpm daemon logs`: bpm's own log.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, stdout};
 use std::os::fd::AsFd;
@@ -77,11 +78,7 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
     })?;
     let mut cursors = match shown {
         Ok(cursors) => cursors,
-        Err(Stop::Refused(message)) => {
-            return Ok(refused("show the logs", &message));
-        }
-        Err(Stop::Lost(why)) => return Err(CallError::Lost(why).while_doing("show the logs")),
-        Err(Stop::Said(error)) => return Err(error),
+        Err(stop) => return stop.report(),
     };
     if !call.has("follow") {
         return Ok(source.exit_code());
@@ -95,18 +92,14 @@ pub(super) fn logs(call: &Call) -> Result<u8> {
         }
     };
     loop {
-        match view.live(client, &params, &mut cursors) {
-            Stop::Refused(message) => {
-                return Ok(refused("show the logs", &message));
-            }
-            Stop::Said(error) => return Err(error),
-            Stop::Lost(_) => {
-                if !std::mem::replace(&mut view.waits, true) {
-                    tell("the daemon is gone; new lines appear here once it is back");
-                }
-                client = back(&project)?;
-            }
+        let Err(stop) = view.live(client, &params, &mut cursors);
+        if !is_lost(&stop) {
+            return stop.report();
         }
+        if !std::mem::replace(&mut view.waits, true) {
+            tell("the daemon is gone; new lines appear here once it is back");
+        }
+        client = back(&project)?;
     }
 }
 
@@ -154,6 +147,18 @@ enum Stop {
     Refused(String),
     Lost(String),
     Said(Error),
+}
+
+impl Stop {
+    /// Says so; the exit code.
+    fn report(self) -> Result<u8> {
+        let what = "show the logs";
+        match self {
+            Self::Refused(message) => Ok(refused(what, &message)),
+            Self::Lost(why) => Err(CallError::Lost(why).while_doing(what)),
+            Self::Said(error) => Err(error),
+        }
+    }
 }
 
 impl From<CallError> for Stop {
@@ -229,35 +234,23 @@ impl View<'_> {
         mut client: Client,
         params: &Value,
         cursors: &mut Map<String, Value>,
-    ) -> Stop {
+    ) -> std::result::Result<Infallible, Stop> {
         let mut params = params.clone();
         params["follow"] = true.into();
         params["after"] = Value::Object(cursors.clone());
-        let id = match client.send("bpm/follow", params) {
-            Ok(id) => id,
-            Err(fault) => return fault.into(),
-        };
+        let id = client.send("bpm/follow", params)?;
         loop {
-            let message = match client.buffered() {
-                Ok(Some(message)) => message,
-                Err(fault) => return fault.into(),
-                Ok(None) => {
-                    match poll::readable_unless_gone(client.as_fd(), stdout().as_fd()) {
-                        Ok(true) => {}
-                        Ok(false) => return Stop::Said(Failure::ReaderGone.into()),
-                        Err(e) => return Stop::Said(Error::system("wait", e)),
-                    }
-                    match client.fill() {
-                        Ok(_) => continue,
-                        Err(fault) => return fault.into(),
-                    }
-                }
+            let Some(message) = client.buffered()? else {
+                match poll::readable_unless_gone(client.as_fd(), stdout().as_fd()) {
+                    Ok(true) => client.fill()?,
+                    Ok(false) => return Err(Stop::Said(Failure::ReaderGone.into())),
+                    Err(e) => return Err(Stop::Said(Error::system("wait", e))),
+                };
+                continue;
             };
             if let Some(result) = connection::result_of(&message, id) {
-                return match result {
-                    Ok(_) => Stop::Lost("it stops".into()),
-                    Err(fault) => fault.into(),
-                };
+                result?;
+                return Err(Stop::Lost("it stops".into()));
             }
             let params = &message["params"];
             let process = params["process"].as_str().unwrap_or_default().to_string();
@@ -273,9 +266,7 @@ impl View<'_> {
                     self.line(&mut text, &process, line);
                 }
             }
-            if let Err(error) = write(&text) {
-                return error.into();
-            }
+            write(&text)?;
         }
     }
 
@@ -284,21 +275,21 @@ impl View<'_> {
         if self.call.has("json") {
             let mut object = line.clone();
             object["process"] = process.into();
-            out.extend(format!("{object}\n").bytes());
+            out.extend_from_slice(format!("{object}\n").as_bytes());
             return;
         }
         self.separate(out, process, line["seq"].as_u64().unwrap_or_default());
         if self.call.has("times") {
             let time = line["time"].as_str().unwrap_or_default();
-            out.extend(self.paint.paint(Tone::Dim, time).bytes());
+            out.extend_from_slice(self.paint.paint(Tone::Dim, time).as_bytes());
             out.push(b' ');
         }
         if !self.one {
-            out.extend(self.label(process).bytes());
+            out.extend_from_slice(self.label(process).as_bytes());
         }
         let text = line["text"].as_str().unwrap_or_default();
         if !self.call.has("raw") {
-            out.extend(coloured(text).bytes());
+            out.extend_from_slice(coloured(text).as_bytes());
             out.push(b'\n');
             return;
         }
@@ -312,11 +303,8 @@ impl View<'_> {
     /// `--` between groups of matches with context, as grep does.
     fn separate(&mut self, text: &mut Vec<u8>, process: &str, seq: u64) {
         if self.call.has("context") && self.call.has("grep") {
-            let gap = self
-                .last
-                .as_ref()
-                .is_some_and(|(name, last)| name != process || last + 1 != seq);
-            if gap {
+            let last = self.last.as_ref();
+            if last.is_some_and(|(name, last)| name != process || last + 1 != seq) {
                 text.extend(b"--\n");
             }
             self.last = Some((process.into(), seq));
@@ -326,12 +314,11 @@ impl View<'_> {
     fn gap(&mut self, text: &mut Vec<u8>, process: &str, dropped: u64) {
         if self.call.has("json") {
             let gap = object([("process", process.into()), ("dropped", dropped.into())]);
-            text.extend(format!("{gap}\n").bytes());
+            text.extend_from_slice(format!("{gap}\n").as_bytes());
         } else {
-            let label = if self.one {
-                String::new()
-            } else {
-                self.label(process)
+            let label = match self.one {
+                true => String::new(),
+                false => self.label(process),
             };
             note(format_args!("{label}({dropped} lines left out)\n"));
         }
@@ -339,14 +326,11 @@ impl View<'_> {
 
     /// `[api] `, each process in a colour of its own.
     fn label(&mut self, process: &str) -> String {
-        let at = self
-            .names
-            .iter()
-            .position(|n| n == process)
-            .unwrap_or_else(|| {
-                self.names.push(process.into());
-                self.names.len() - 1
-            });
+        let known = self.names.iter().position(|n| n == process);
+        let at = known.unwrap_or(self.names.len());
+        if known.is_none() {
+            self.names.push(process.into());
+        }
         let label = format!("[{process}]");
         format!("{} ", self.paint.paint(Tone::Name(at), &label))
     }
