@@ -234,7 +234,7 @@ fn suffixed(text: &str) -> Option<u64> {
 }
 
 /// A list of such.
-pub(super) fn list<T>(item: impl Fn(&Value) -> Read<T>) -> impl Fn(&Value) -> Read<Vec<T>> {
+pub(super) fn list<T>(item: fn(&Value) -> Read<T>) -> impl Fn(&Value) -> Read<Vec<T>> {
     move |value| {
         let DeValue::Array(array) = value.get_ref() else {
             return unfit(value);
@@ -255,9 +255,7 @@ pub(super) fn list<T>(item: impl Fn(&Value) -> Read<T>) -> impl Fn(&Value) -> Re
 }
 
 /// One, or a list of such.
-pub(super) fn one_or_list<T>(
-    item: impl Fn(&Value) -> Read<T> + Copy,
-) -> impl Fn(&Value) -> Read<Vec<T>> {
+pub(super) fn one_or_list<T>(item: fn(&Value) -> Read<T>) -> impl Fn(&Value) -> Read<Vec<T>> {
     move |value| match value.get_ref() {
         DeValue::Array(_) => list(item)(value),
         _ => item(value).map(|one| vec![one]),
