@@ -63,20 +63,42 @@ pub fn save_fields(fields: &[(&str, &dyn Saved)]) -> Value {
 /// Those of [`Saved::restore`].
 pub fn restore_fields(of: &Value, fields: &mut [(&str, &mut dyn Saved)]) -> Result<(), String> {
     for (name, field) in fields {
-        field
-            .restore(&of[*name])
-            .map_err(|why| match why.starts_with("is ") {
-                true => format!("{name}: {why}"),
-                false => format!("{name}.{why}"),
-            })?;
+        restore_field(of, name, *field)?;
     }
     Ok(())
 }
 
+fn restore_field(of: &Value, name: &str, field: &mut dyn Saved) -> Result<(), String> {
+    let read = field.restore(&of[name]);
+    read.map_err(|why| match why.starts_with("is ") {
+        true => format!("{name}: {why}"),
+        false => format!("{name}.{why}"),
+    })
+}
+
+/// The same as [`save_fields`] for the types below, whose names stand in one text, each with a blank behind it: half of
+/// the code that a list of pairs is.
+pub fn save_named(names: &str, fields: &[&dyn Saved]) -> Value {
+    let mut object = Map::new();
+    for (name, field) in names.split_terminator(' ').zip(fields) {
+        object.insert(name.to_owned(), field.save());
+    }
+    object.into()
+}
+
+/// The same as [`restore_fields`].
+///
+/// # Errors
+/// Those of [`Saved::restore`].
+pub fn restore_named(of: &Value, names: &str, fields: &mut [&mut dyn Saved]) -> Result<(), String> {
+    let mut all = names.split_terminator(' ').zip(fields);
+    all.try_for_each(|(name, field)| restore_field(of, name, *field))
+}
+
 /// An enum's variant with its fields: `{"is": "Wanted", "mode": ...}`.
-pub fn save_variant(name: &str, fields: &[(&str, &dyn Saved)]) -> Value {
-    let mut object = save_fields(fields);
-    object["is"] = name.into();
+pub fn save_variant(variant: &str, names: &str, fields: &[&dyn Saved]) -> Value {
+    let mut object = save_named(names, fields);
+    object["is"] = variant.into();
     object
 }
 
@@ -118,14 +140,13 @@ macro_rules! saved {
     ($($name:ident { $($field:ident),* $(,)? })*) => {$(
         impl $crate::base::saved::Saved for $name {
             fn save(&self) -> serde_json::Value {
-                $crate::base::saved::save_fields(&[$((stringify!($field), &self.$field)),*])
+                let names = concat!($(stringify!($field), " "),*);
+                $crate::base::saved::save_named(names, &[$(&self.$field),*])
             }
 
             fn restore(&mut self, saved: &serde_json::Value) -> std::result::Result<(), String> {
-                $crate::base::saved::restore_fields(
-                    saved,
-                    &mut [$((stringify!($field), &mut self.$field)),*],
-                )
+                let names = concat!($(stringify!($field), " "),*);
+                $crate::base::saved::restore_named(saved, names, &mut [$(&mut self.$field),*])
             }
         }
     )*};
@@ -142,10 +163,11 @@ macro_rules! saved_enum {
                     $(Self::$variant $(($($item),*))? $({ $($field),* })? => {
                         $crate::base::saved::save_variant(
                             stringify!($variant),
-                            &[
-                                $($((stringify!($item), $item)),*)?
-                                $($((stringify!($field), $field)),*)?
-                            ],
+                            concat!(
+                                $($(stringify!($item), " "),*)?
+                                $($(stringify!($field), " "),*)?
+                            ),
+                            &[$($($item),*)? $($($field),*)?],
                         )
                     })*
                 }
@@ -156,16 +178,18 @@ macro_rules! saved_enum {
                     $(Some(stringify!($variant)) => {
                         $(
                             $(let mut $item = Default::default();)*
-                            $crate::base::saved::restore_fields(
+                            $crate::base::saved::restore_named(
                                 saved,
-                                &mut [$((stringify!($item), &mut $item)),*],
+                                concat!($(stringify!($item), " "),*),
+                                &mut [$(&mut $item),*],
                             )?;
                         )?
                         $(
                             $(let mut $field = Default::default();)*
-                            $crate::base::saved::restore_fields(
+                            $crate::base::saved::restore_named(
                                 saved,
-                                &mut [$((stringify!($field), &mut $field)),*],
+                                concat!($(stringify!($field), " "),*),
+                                &mut [$(&mut $field),*],
                             )?;
                         )?
                         Self::$variant $(($($item),*))? $({ $($field),* })?
