@@ -74,11 +74,7 @@ const CALLERS: [(&str, &[&str]); 7] = [
 /// Whether a variable of the daemon's start belongs to the call that started it.
 pub fn is_callers(name: &str) -> bool {
     let mut listed = CALLERS.iter().flat_map(|(_, names)| names.iter());
-    let listed = listed.any(|listed| match listed.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => name == *listed,
-    });
-    listed && !name.ends_with("_API_KEY")
+    listed.any(|listed| matches(listed.as_bytes(), name.as_bytes())) && !name.ends_with("_API_KEY")
 }
 
 /// Agents, and the marks that each sets in the environment of its commands.
