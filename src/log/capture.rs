@@ -121,7 +121,7 @@ impl Captures {
             epoll,
             inbox,
             last: AtomicU64::new(0),
-            pipes: Pipes::new(),
+            pipes: Arc::default(),
         })
     }
 

@@ -5,8 +5,8 @@
 //! of one who is above `fs.pipe-user-pages-soft` (pipe(7)), so bpm takes at most a quarter of that.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::{SysconfVar, sysconf};
@@ -20,10 +20,11 @@ pub const WIDE: usize = 1 << 20;
 const UNCOUNTED: u64 = 1 << 21 | 1 << 24;
 
 /// The pipes of all processes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Pipes {
-    /// Bytes that all may have together; None: they are not counted.
-    limit: Option<usize>,
+    /// Bytes that all may have together; None: they are not counted. Asked for with the first pipe,
+    /// whose process has started by then.
+    limit: OnceLock<Option<usize>>,
     held: AtomicUsize,
     /// Pipes that are open.
     open: AtomicUsize,
@@ -40,19 +41,6 @@ pub(super) struct Pipe {
 }
 
 impl Pipes {
-    pub(super) fn new() -> Arc<Self> {
-        Self::within(limit())
-    }
-
-    fn within(limit: Option<usize>) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            held: AtomicUsize::new(0),
-            open: AtomicUsize::new(0),
-            narrow: AtomicUsize::new(0),
-        })
-    }
-
     /// The number of open pipes, and that of those of them that could not be made wide.
     pub fn counts(&self) -> (usize, usize) {
         let count = |of: &AtomicUsize| of.load(Ordering::Relaxed);
@@ -66,7 +54,8 @@ impl Pipes {
         if size > 0 {
             let more = WIDE.saturating_sub(size);
             let held = self.held.fetch_add(size + more, Ordering::Relaxed) + size + more;
-            let fits = self.limit.is_none_or(|limit| held <= limit);
+            let limit = self.limit.get_or_init(limit);
+            let fits = limit.is_none_or(|limit| held <= limit);
             // One that an earlier bpm has widened stays as it is.
             let widen = || fcntl(&fd, FcntlArg::F_SETPIPE_SZ(WIDE as i32)).is_ok();
             if fits && (more == 0 || widen()) {
@@ -148,7 +137,14 @@ mod tests {
 
     #[test]
     fn pipes_are_wide_within_the_limit() {
-        let pipes = Pipes::within(Some(2 * WIDE + NARROW));
+        let within = |limit| {
+            let limit = OnceLock::from(Some(limit));
+            Arc::new(Pipes {
+                limit,
+                ..Pipes::default()
+            })
+        };
+        let pipes = within(2 * WIDE + NARROW);
         let make = || {
             let (reader, writer) = pipe().unwrap();
             (pipes.add(reader.into()), writer)
@@ -169,7 +165,7 @@ mod tests {
             (pipes.counts(), pipes.held.load(Ordering::Relaxed)),
             ((0, 0), 0)
         );
-        let none = Pipes::within(Some(0));
+        let none = within(0);
         let (reader, _writer) = pipe().unwrap();
         assert_eq!(none.add(reader.into()).size(), NARROW);
     }
