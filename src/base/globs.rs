@@ -12,7 +12,7 @@ use crate::base::paths::CONFIG_FILE;
 /// Upper bound of a compiled name pattern, in bytes.
 const LARGEST_REGEX: usize = 64 << 10;
 
-/// A pattern may have at most so many names: a path has at most 4,096 bytes (PATH_MAX).
+/// A pattern may have at most this many names: a path has at most 4,096 bytes (PATH_MAX).
 const MOST_NAMES: usize = 2_048;
 
 /// A pattern for paths relative to the project's root, with `/` between names and none before the first.
@@ -111,7 +111,7 @@ impl Glob {
     }
 
     /// The first name in the pattern that keeps all it means from counting.
-    pub fn in_vain(&self) -> Option<&str> {
+    pub fn ignored_name(&self) -> Option<&str> {
         self.text
             .split('/')
             .find(|name| is_left_out(name.as_bytes()))

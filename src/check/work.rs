@@ -298,7 +298,7 @@ impl Drop for LineSearch {
     }
 }
 
-/// At most so many bytes of it, whole characters.
+/// At most that many bytes of it, whole characters.
 fn head(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len()))
         .rev()

@@ -172,7 +172,7 @@ fn finite(value: &DeValue) -> Option<f64> {
     n.is_finite().then_some(n)
 }
 
-/// A time in units of so many seconds; `least` is in that unit.
+/// A time in units of that many seconds; `least` is in that unit.
 pub(super) fn time(unit: f64, least: f64) -> impl Fn(&Value) -> Read<Duration> {
     move |value| {
         let Some(n) = finite(value.get_ref()).filter(|n| *n >= least) else {

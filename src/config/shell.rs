@@ -218,7 +218,7 @@ pub fn hides_sockets(words: &[&str]) -> Option<Hides> {
     if CLOSES.iter().any(starts) && !file {
         return Some(Hides::Closes);
     }
-    // A program that is told the number needs no LISTEN_PID.
+    // A program that is given the number needs no LISTEN_PID.
     let told = |word: &&str| word.starts_with("--fd") || word.contains("fd://");
     (CHILD.iter().any(starts) && !rest.iter().any(told)).then_some(Hides::Child)
 }

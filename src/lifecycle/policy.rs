@@ -49,7 +49,7 @@ impl Policy {
         self.builds[mode as usize]
     }
 
-    /// The wait after so many crashes in a row.
+    /// The wait after that many crashes in a row.
     fn delay(&self, mode: Mode, crashes: u32) -> Duration {
         let Backoff {
             dev,

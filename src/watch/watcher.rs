@@ -1,4 +1,4 @@
-//! `watch`: which processes are to be built and started anew, because files of theirs changed.
+//! `watch`: which processes are to be built and restarted, because files of theirs changed.
 //!
 //! One inotify instance for all processes, no thread: the supervisor waits for the descriptor
 //! ([`AsFd`]) and for [`Watcher::deadline`], and each time it wakes calls [`Watcher::read`] and
@@ -17,7 +17,7 @@
 //! seen: 10,000 folders with three files each take 150 ms (measured).
 //!
 //! While changes go on, nothing is due: a process that writes to a watched file several times
-//! a second is never started anew.
+//! a second is never restarted.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -40,7 +40,7 @@ use super::changes::{Changed, Changes, mark_changed};
 use super::folders::Folders;
 use super::walk::{Visit, Walk, names};
 
-/// A process is due so long after the last change (spec: config, `watch`).
+/// A process is due that long after the last change (spec: config, `watch`).
 pub const QUIET: Duration = Duration::from_millis(300);
 
 /// Folders that are watched at the most: each takes about 1 KiB of the kernel's memory.
@@ -52,11 +52,11 @@ const READS: usize = 64;
 /// Entries looked at for one call of `read`; a folder counts as [`FOLDER_COST`] entries.
 const SLICE: usize = 4_096;
 
-/// To watch a folder and to open it takes as long as looking at so many entries.
+/// To watch a folder and to open it takes as long as looking at that many entries.
 const FOLDER_COST: usize = 16;
 
-/// Watches let go for one call of `read`: each puts an event in the kernel's queue, which holds 16,384.
-const LET_GO: usize = 1_024;
+/// Watches removed by one call of `read`: each puts an event in the kernel's queue, which holds 16,384.
+const REMOVALS: usize = 1_024;
 
 /// Links on the way to a file, and links within the path of a folder.
 const MOST_LINKS: u8 = 8;
@@ -167,7 +167,7 @@ impl Watcher {
     }
 
     /// Replaces the watched patterns: the globs of each process, less what never counts. `ignored` are
-    /// absolute paths besides the usual ones: bpm's own folder, cargo's target folder. What changed before
+    /// absolute paths beside the usual ones: bpm's own folder, cargo's target folder. What changed before
     /// and is not due yet stays so. Returns what is wrong with the globs; other problems come with `read`.
     pub fn set(&mut self, wanted: Vec<(UnitId, Vec<Glob>)>, ignored: &[PathBuf]) -> Vec<String> {
         self.ignores = Ignores::new(&self.root, ignored);
@@ -178,8 +178,8 @@ impl Watcher {
         self.told = Table::default();
         self.walk.begin();
         let globs = self.wanted.iter().flat_map(|(_, globs)| globs);
-        let in_vain = globs.filter_map(|glob| Some((glob.as_str(), glob.in_vain()?)));
-        in_vain
+        let useless = globs.filter_map(|glob| Some((glob.as_str(), glob.ignored_name()?)));
+        useless
             .map(|(glob, name)| format!("watch: {glob:?} means nothing: {name:?} never counts"))
             .collect()
     }
@@ -210,11 +210,11 @@ impl Watcher {
         if self.taking_over == TakingOver::Folders && !self.walk.is_under_way() {
             self.taking_over = TakingOver::Events;
         }
-        self.let_go();
+        self.remove_stale();
         std::mem::take(&mut self.problems)
     }
 
-    /// The processes whose last change is [`QUIET`] ago; each is told once.
+    /// The processes whose last change is [`QUIET`] ago; each is given once.
     pub fn due(&mut self, now: Mono) -> Vec<Change> {
         let mut quiet = Vec::new();
         self.changed.retain(|unit, Changed { last, path }| {
@@ -704,8 +704,8 @@ impl Watcher {
         self.say(Problem::Folder, &Error::cannot(what, reason(e)));
     }
 
-    fn let_go(&mut self) {
-        for _ in 0..LET_GO {
+    fn remove_stale(&mut self) {
+        for _ in 0..REMOVALS {
             let Some(mark) = self.stale.pop_first() else {
                 return;
             };

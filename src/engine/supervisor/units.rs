@@ -35,7 +35,7 @@ pub(super) struct Unit {
     pub(super) artifacts: Vec<SavedBuild>,
     /// Its view as it was published last.
     pub(super) view: Option<Arc<UnitView>>,
-    /// Something besides the lifecycle's facts changed since.
+    /// Something other than the lifecycle's facts changed since.
     pub(super) changed: bool,
     pub(super) since: Wall,
     /// A reload took it out of the configuration; it is removed once nothing of it is left.

@@ -34,7 +34,7 @@ const MOST: usize = 64 << 10;
 /// A program that answers, but not as bpm.
 const ODD: &str = "it does not answer as bpm does";
 
-/// The answer of a program that has read a state of so many bytes.
+/// The answer of a program that has read a state of that many bytes.
 pub fn has_read(bytes: usize) -> String {
     format!("read {bytes} bytes\n")
 }
@@ -111,7 +111,7 @@ enum Stage {
     Judging,
     /// It is asked what it is.
     Asking(Job),
-    /// It reads the state, of so many bytes.
+    /// It reads the state, of that many bytes.
     Trying(Job, usize),
     /// Something is being built or made; `tried`: it has read the state.
     Waiting { tried: bool },

@@ -120,7 +120,7 @@ impl Warnings {
         self.set_again(now);
     }
 
-    /// For so long nobody has been able to find this bpm that it had better stop.
+    /// Nobody has been able to find this bpm for [`LOST`]: it had better stop.
     fn is_lost(&self, now: Mono) -> bool {
         self.lost.is_some_and(|since| now.since(since) >= LOST)
     }

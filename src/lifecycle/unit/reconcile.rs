@@ -244,7 +244,7 @@ impl Unit {
     }
 
     /// Replaces the run by one of the newest build, as a restart wants once its build has ended: with an overlap the
-    /// new run begins beside the old one, else the old one is told to end first.
+    /// new run begins beside the old one, else the old one is to end first.
     fn swap(&mut self, now: Mono, out: &mut Vec<Effect>) {
         let runs = &self.runs;
         // One swap for all builds that are asked for: not while another one is to come.
