@@ -19,7 +19,7 @@ use crate::daemon::read_config;
 use crate::os::files;
 
 use super::spec::Call;
-use super::{note, print};
+use super::{counted, note, print};
 use out::Out;
 use plan::Plan;
 pub(super) use quote::{Word, systemd as systemd_word, systemd_text};
@@ -41,6 +41,12 @@ const ALL: [Engine; 4] = [
     Engine::Kubernetes,
     Engine::Nomad,
 ];
+
+impl Engine {
+    fn word(self) -> &'static str {
+        ENGINES[self as usize]
+    }
+}
 
 /// How an export is used.
 const APPLY: [&str; 4] = [
@@ -68,16 +74,10 @@ impl Options {
 
 /// `bpm export`.
 pub(super) fn export(call: &Call) -> Result<u8> {
-    let word = call
-        .operands
-        .first()
-        .and_then(|w| w.to_str())
-        .unwrap_or_default();
-    let engine = ENGINES
-        .iter()
-        .position(|name| *name == word)
-        .unwrap_or_default();
-    let engine = ALL[engine];
+    let word = call.operands.first().and_then(|w| w.to_str());
+    let known = ALL.into_iter().find(|engine| Some(engine.word()) == word);
+    let engine = known.unwrap_or(Engine::Systemd);
+    let word = engine.word();
     let options = Options {
         image: call.text("image")?.map(String::from),
         replicas: call.number("replicas", "a number of copies")?.unwrap_or(1),
@@ -108,24 +108,19 @@ pub(super) fn export(call: &Call) -> Result<u8> {
     if gaps == 0 {
         return Ok(0);
     }
-    let (noun, verb) = if gaps == 1 {
-        ("setting", "has")
-    } else {
-        ("settings", "have")
-    };
+    let settings = counted(gaps, "setting has", "settings have");
     note(format_args!(
-        "{gaps} {noun} {verb} no counterpart in {word}: see the comments \"no counterpart\"\n"
+        "{gaps} {settings} no counterpart in {word}: see the comments \"no counterpart\"\n"
     ));
     Ok(u8::from(call.has("strict")))
 }
 
 /// Options that an engine needs or has no use for.
 fn fits(call: &Call, engine: Engine, options: &Options) -> Result<()> {
-    let word = ENGINES[engine as usize];
+    let word = engine.word();
     let refuse = |option: &str, why: &str| {
-        Err(Error::usage(format!(
-            "--{option} does not go with {word}: {why}"
-        )))
+        let why = format!("--{option} does not go with {word}: {why}");
+        Err(Error::usage(why))
     };
     match engine {
         Engine::Systemd if options.image.is_some() => refuse("image", "it runs no images"),
@@ -158,11 +153,10 @@ fn one_port_each(plan: &Plan, engine: Engine) -> Result<()> {
         if let Some(other) = units[..number].iter().find(|other| other.port == one.port) {
             let port = one.port.unwrap_or_default();
             let why = format!("{} and {} both have port {port}", other.name(), one.name());
-            let what = format!("export to {}", ENGINES[engine as usize]);
-            return Err(Error::cannot(what, why).with_hint(format!(
-                "give [process.{}] another port, or port = \"auto\"",
-                one.name()
-            )));
+            let what = format!("export to {}", engine.word());
+            let name = one.name();
+            let hint = format!("give [process.{name}] another port, or port = \"auto\"");
+            return Err(Error::cannot(what, why).with_hint(hint));
         }
     }
     Ok(())
@@ -175,10 +169,8 @@ fn written(
     out: &mut Out,
 ) -> Result<Vec<(String, String)>> {
     if plan.config.root.join(".envrc").exists() {
-        out.note(
-            0,
-            "the variables of .envrc are not in here: direnv sets them",
-        );
+        let text = "the variables of .envrc are not in here: direnv sets them";
+        out.note(0, text);
     }
     let name = match engine {
         Engine::Systemd => return systemd::files(plan, options, out),
@@ -211,7 +203,7 @@ fn head(root: &Path, engine: Engine, options: &Options, files: &[(String, String
     let file = quote::shown(&file.display().to_string());
     format!(
         "# Written by bpm {VERSION} (bpm export {}) from {file}\n# Use: {}\n",
-        ENGINES[engine as usize],
+        engine.word(),
         apply.replace("NAME", target)
     )
 }
@@ -220,10 +212,8 @@ fn head(root: &Path, engine: Engine, options: &Options, files: &[(String, String
 fn joined(files: &[(String, String)], engine: Engine) -> String {
     match engine {
         Engine::Systemd => {
-            let parts = files
-                .iter()
-                .map(|(name, text)| format!("# ---- {name}\n{text}"));
-            parts.collect::<Vec<_>>().join("\n")
+            let part = |(name, text): &(String, String)| format!("# ---- {name}\n{text}");
+            files.iter().map(part).collect::<Vec<_>>().join("\n")
         }
         Engine::Compose | Engine::Kubernetes | Engine::Nomad => {
             files.iter().map(|(_, text)| text.as_str()).collect()
@@ -241,11 +231,10 @@ fn write(folder: &Path, files: &[(String, String)]) -> Result<()> {
             Err(e) => e.kind() != ErrorKind::NotFound,
         };
         if theirs {
-            return Err(Error::cannot(
-                named("write", &path),
-                "it exists, and bpm has not written it",
-            )
-            .with_hint("-o DIR names another folder"));
+            let why = "it exists, and bpm has not written it";
+            return Err(
+                Error::cannot(named("write", &path), why).with_hint("-o DIR names another folder")
+            );
         }
     }
     for (name, text) in files {
@@ -254,11 +243,8 @@ fn write(folder: &Path, files: &[(String, String)]) -> Result<()> {
             .map_err(|e| Error::file("write", &path, e))?;
     }
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
-    print(format_args!(
-        "wrote {} to {}\n",
-        names.join(", "),
-        folder.display()
-    ))
+    let (names, folder) = (names.join(", "), folder.display());
+    print(format_args!("wrote {names} to {folder}\n"))
 }
 
 /// A name in small letters, digits and dashes, at most 63.

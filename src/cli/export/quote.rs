@@ -36,6 +36,17 @@ pub(super) fn shown(text: &str) -> String {
     out
 }
 
+/// Appends a character that all engines escape in the same way; false: it is none of those.
+fn escaped(out: &mut String, c: char) -> bool {
+    match c {
+        '\\' | '"' => out.extend(['\\', c]),
+        '\n' => out.push_str("\\n"),
+        '\t' => out.push_str("\\t"),
+        _ => return false,
+    }
+    true
+}
+
 /// Where a word of systemd stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Word {
@@ -59,11 +70,9 @@ pub(in crate::cli) fn systemd(text: &str, word: Word) -> String {
         }
         for c in piece.chars() {
             match c {
-                '\\' | '"' => out.extend(['\\', c]),
                 '%' => out.push_str("%%"),
                 '$' if word == Word::Argument => out.push_str("$$"),
-                '\n' => out.push_str("\\n"),
-                '\t' => out.push_str("\\t"),
+                c if escaped(&mut out, c) => {}
                 '\r' => out.push_str("\\r"),
                 c if c.is_ascii_control() => _ = write!(out, "\\x{:02x}", u32::from(c)),
                 c => out.push(c),
@@ -153,9 +162,7 @@ pub(super) fn yaml(text: &str, reader: Reader) -> String {
                 };
                 out.push_str(if read_again { "$$" } else { "$" });
             }
-            '\\' | '"' => out.extend(['\\', c]),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
+            c if escaped(&mut out, c) => {}
             c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
@@ -188,10 +195,8 @@ pub(super) fn hcl(text: &str) -> String {
         let mut rest = piece.chars().peekable();
         while let Some(c) = rest.next() {
             match c {
-                '\\' | '"' => out.extend(['\\', c]),
                 '$' | '%' if rest.peek() == Some(&'{') => out.extend([c, c]),
-                '\n' => out.push_str("\\n"),
-                '\t' => out.push_str("\\t"),
+                c if escaped(&mut out, c) => {}
                 '\r' => out.push_str("\\r"),
                 c if c.is_ascii_control() => _ = write!(out, "\\u{:04x}", u32::from(c)),
                 c => out.push(c),
