@@ -46,9 +46,7 @@ pub(super) fn read(source: &Source, draft: &mut Draft) -> Result<(), String> {
         if !binary.features.is_empty() {
             item.list("features", &binary.features);
         }
-        if !source.sub.is_empty() {
-            item.text("cwd", &source.sub);
-        }
+        item.folder(&source.sub);
         draft.add(item);
     }
     if all.is_empty() {
@@ -107,14 +105,11 @@ fn of_package(root: &Path, folder: &str, table: &DeTable, all: &mut Vec<Binary>)
             default_run: default_run == Some(name),
         });
     };
-    for target in get(table, &["bin"])
-        .and_then(DeValue::as_array)
-        .into_iter()
-        .flatten()
-    {
-        if let Some(target) = target.get_ref().as_table()
-            && let Some(name) = text(target, &["name"])
-        {
+    let targets = get(table, &["bin"]).and_then(DeValue::as_array);
+    let targets = targets.into_iter().flatten();
+    let targets: Vec<_> = targets.filter_map(|t| t.get_ref().as_table()).collect();
+    for target in &targets {
+        if let Some(name) = text(target, &["name"]) {
             add(name, strings(target, &["required-features"]));
         }
     }
@@ -123,12 +118,8 @@ fn of_package(root: &Path, folder: &str, table: &DeTable, all: &mut Vec<Binary>)
     }
     // A main.rs that a [[bin]] names by its path is that binary.
     let named = |file: &str| {
-        let targets = get(table, &["bin"]).and_then(DeValue::as_array);
-        let mut targets = targets
-            .into_iter()
-            .flatten()
-            .filter_map(|t| t.get_ref().as_table());
-        targets.any(|t| text(t, &["path"]).is_some_and(|p| p.trim_start_matches("./") == file))
+        let mut paths = targets.iter().filter_map(|t| text(t, &["path"]));
+        paths.any(|path| path.trim_start_matches("./") == file)
     };
     if path.join("src/main.rs").is_file() && !named("src/main.rs") {
         add(package, Vec::new());
@@ -136,20 +127,18 @@ fn of_package(root: &Path, folder: &str, table: &DeTable, all: &mut Vec<Binary>)
     let Ok(entries) = fs::read_dir(path.join("src/bin")) else {
         return;
     };
-    let mut names: Vec<(String, String)> = entries
-        .flatten()
-        .filter_map(|entry| {
-            let file = entry.file_name().into_string().ok()?;
-            match file.strip_suffix(".rs") {
-                Some(name) => Some((name.into(), format!("src/bin/{file}"))),
-                None => entry
-                    .path()
-                    .join("main.rs")
-                    .is_file()
-                    .then(|| (file.clone(), format!("src/bin/{file}/main.rs"))),
-            }
-        })
-        .collect();
+    let mut names: Vec<(String, String)> = Vec::new();
+    for entry in entries.flatten() {
+        let Ok(file) = entry.file_name().into_string() else {
+            continue;
+        };
+        if let Some(name) = file.strip_suffix(".rs") {
+            names.push((name.into(), format!("src/bin/{file}")));
+        } else if entry.path().join("main.rs").is_file() {
+            let main = format!("src/bin/{file}/main.rs");
+            names.push((file, main));
+        }
+    }
     sort(&mut names, Ord::cmp);
     for (name, file) in names {
         if !named(&file) {

@@ -96,6 +96,13 @@ impl Item {
         self.set(key, toml_list(value));
     }
 
+    /// The folder that it runs in; empty: the project's.
+    pub(super) fn folder(&mut self, folder: &str) {
+        if !folder.is_empty() {
+            self.text("cwd", folder);
+        }
+    }
+
     /// A variable; its value is in the form that bpm expands.
     pub(super) fn env(&mut self, name: &str, value: &str) {
         self.set(&format!("env.{}", key(name)), toml(value));

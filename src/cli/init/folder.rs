@@ -97,12 +97,16 @@ pub(super) fn folders(path: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(path) else {
         return Vec::new();
     };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| !name.starts_with('.') && !PASSED_OVER.contains(&name.as_str()))
-        .collect();
+    let mut names: Vec<String> = Vec::new();
+    for entry in entries.flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if let (true, Ok(name)) = (is_folder, entry.file_name().into_string())
+            && !name.starts_with('.')
+            && !PASSED_OVER.contains(&name.as_str())
+        {
+            names.push(name);
+        }
+    }
     sort(&mut names, Ord::cmp);
     names
 }

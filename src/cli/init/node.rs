@@ -132,9 +132,7 @@ fn add(source: &Source, package: &Value, runner: &[&str], draft: &mut Draft) {
     let mut item = Item::new(if title.is_empty() { "web" } else { title }, line(name));
     item.text("type", "npm");
     item.list("command", &command(name));
-    if !source.sub.is_empty() {
-        item.text("cwd", &source.sub);
-    }
+    item.folder(&source.sub);
     if ends_with_stdin(body) {
         item.set("stdin", "\"open\"".into());
     }

@@ -184,9 +184,7 @@ fn app(
         true => item.list("command", &["bash".into(), "-c".into(), literal(script)]),
         false => item.list("command", &command(source, app, script, folder)?),
     }
-    if !folder.is_empty() {
-        item.text("cwd", folder);
-    }
+    item.folder(folder);
     // pm2 asks by INT, and kills 1.6 s later.
     item.text("stop_signal", "INT");
     let patience = app.get("kill_timeout").and_then(Value::as_f64);

@@ -111,9 +111,7 @@ fn application(source: &Source, project: &DeTable, runner: &[String]) -> Option<
     item.list("command", &command);
     item.text("port", "auto");
     item.env("PYTHONUNBUFFERED", "1");
-    if !source.sub.is_empty() {
-        item.text("cwd", &source.sub);
-    }
+    item.folder(&source.sub);
     Some(item)
 }
 

@@ -27,9 +27,7 @@ pub(super) fn read(source: &Source, asked: bool, draft: &mut Draft) {
         }
         let mut item = Item::new(name, source.at(number));
         item.list("command", &command);
-        if !source.sub.is_empty() {
-            item.text("cwd", &source.sub);
-        }
+        item.folder(&source.sub);
         if !std::mem::take(&mut first) {
             item.by_hand();
         }
