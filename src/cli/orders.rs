@@ -175,7 +175,7 @@ pub(super) fn call_all(
         let params = object([("name", tool.into()), ("arguments", arguments.clone())]);
         ids.push(client.send("tools/call", params)?);
     }
-    let mut answers: Vec<Option<ToolResult>> = vec![None; calls.len()];
+    let mut answers: Vec<Option<ToolResult>> = calls.iter().map(|_| None).collect();
     while answers.iter().any(Option::is_none) {
         let Some(message) = client.receive(None)? else {
             continue;

@@ -120,17 +120,10 @@ fn over_stdio(
     folder: Option<&str>,
     names_it: bool,
 ) {
-    let path = doctor
-        .project
-        .env
-        .get("PATH")
-        .map(|p| p.to_string_lossy().into_owned());
+    let path = doctor.project.env.get("PATH").unwrap_or_default();
     let there = match program.contains('/') {
         true => Path::new(program).is_file(),
-        false => path
-            .unwrap_or_default()
-            .split(':')
-            .any(|folder| Path::new(folder).join(program).is_file()),
+        false => std::env::split_paths(path).any(|folder| folder.join(program).is_file()),
     };
     if !there {
         let text = format_args!("{place} starts {program}, which is not there");

@@ -53,17 +53,14 @@ fn programs(process: &Process) -> Vec<String> {
 
 fn tools(doctor: &mut Doctor) {
     let mut seen: Set<String> = Set::default();
-    let path = doctor
-        .project
-        .env
-        .get("PATH")
-        .map(|p| p.to_string_lossy().into_owned());
+    let path = doctor.project.env.get("PATH").unwrap_or_default();
+    let path = path.to_string_lossy();
     for process in &doctor.config.processes {
         let own = process.env.iter().rev().find(|(name, _)| name == "PATH");
         let path = match own {
             // Its parts that are to be expanded are in the daemon's.
-            Some((_, own)) => format!("{own}:{}", path.as_deref().unwrap_or_default()),
-            None => path.clone().unwrap_or_default(),
+            Some((_, own)) => format!("{own}:{path}"),
+            None => path.to_string(),
         };
         for program in programs(process) {
             if !seen.add(program.clone()) {
@@ -73,11 +70,8 @@ fn tools(doctor: &mut Doctor) {
             match find(&program, &process.cwd, &path) {
                 None if process.build.is_some() && program.contains('/') => {}
                 None if program.contains('/') => {
-                    doctor.problem(
-                        "tools",
-                        format_args!("{whose} is not there"),
-                        "build it, or correct the path",
-                    );
+                    let text = format_args!("{whose} is not there");
+                    doctor.problem("tools", text, "build it, or correct the path");
                 }
                 None => {
                     let fix = "install it, or put its folder into PATH (env.PATH of the process)";
@@ -135,34 +129,19 @@ fn envrc(doctor: &mut Doctor) {
     if doctor.config.direnv == Toggle::Off || !project.root.join(".envrc").exists() {
         return;
     }
-    let said = run::run(
-        "direnv",
-        &["status"],
-        &project.env.0,
-        &project.root,
-        PATIENCE,
-    );
-    match said {
-        Err(_) => doctor.problem(
-            ".envrc",
-            "direnv is not in PATH, and the project has an .envrc",
-            "install direnv, or write direnv = false",
-        ),
-        Ok(said) => {
-            let line = said
-                .out
-                .lines()
-                .find_map(|l| l.trim().strip_prefix("Found RC allowed "));
-            match line {
-                // 0 is "allowed" since direnv 2.33.
-                Some("true" | "0") => doctor.ok(".envrc", "direnv loads it"),
-                Some(_) => doctor.problem(".envrc", "direnv does not load it yet", "direnv allow"),
-                None => doctor.note(
-                    ".envrc",
-                    "direnv does not find it",
-                    "\"direnv status\" says why",
-                ),
-            }
+    let (env, root) = (&project.env.0, &project.root);
+    let Ok(said) = run::run("direnv", &["status"], env, root, PATIENCE) else {
+        let text = "direnv is not in PATH, and the project has an .envrc";
+        return doctor.problem(".envrc", text, "install direnv, or write direnv = false");
+    };
+    let mut lines = said.out.lines();
+    match lines.find_map(|l| l.trim().strip_prefix("Found RC allowed ")) {
+        // 0 is "allowed" since direnv 2.33.
+        Some("true" | "0") => doctor.ok(".envrc", "direnv loads it"),
+        Some(_) => doctor.problem(".envrc", "direnv does not load it yet", "direnv allow"),
+        None => {
+            let text = "direnv does not find it";
+            doctor.note(".envrc", text, "\"direnv status\" says why");
         }
     }
 }
