@@ -13,25 +13,36 @@
 //! | `log` | the lines of a process: capture, memory, files, search |
 //! | `lifecycle` | the state machine of all processes (pure) |
 //! | `build`, `check`, `watch` | builds and their errors; readiness and health checks; watched files |
-//! | `engine` | the supervisor's loop and its parts, the snapshot that others read, `state.json` |
+//! | `engine` | the supervisor's loop and its parts, the snapshot that others read, `state.json`, upgrades in place |
 //! | `server` | HTTP, JSON lines, MCP, the page |
 //! | `tools` | what agents call: `restart`, `wait`, `search_logs` ... |
 //! | `client` | a connection to the daemon, the verdict whether it lives, the proxy |
 //! | `daemon` | start, stop, the daemon's own log, systemd |
 //! | `cli` | commands |
+//! | `tui` | `bpm-tui`, a program of its own (feature `tui`) |
 //!
 //! Read first: `lifecycle/unit/reconcile.rs` (what happens next to a process), `lifecycle/fleet.rs` (dependencies),
-//! `engine/supervisor/mod.rs` (the loop), `log/store/mod.rs` (lines and their numbers), `cli/commands.rs` (all commands).
+//! `engine/supervisor/mod.rs` (the loop), `log/ring.rs` (lines and their numbers), `cli/commands.rs` (all commands).
 //!
 //! # Where is it
 //!
-//! - The stop timeout is applied in `lifecycle/unit/reconcile.rs`: `end` asks for TERM and sets the time, `end_late_stops`
-//!   asks for KILL.
-//! - A line gets its number in `log/ring.rs`, when it ends.
-//! - The `Host` of a request is checked in `server/net/access.rs`.
-//! - After a build `restart` goes on in `lifecycle/unit/events.rs` (`built`), then in `reconcile.rs`: `swap`, or
+//! - The stop timeout is applied in `lifecycle/unit/reconcile.rs`: `end` asks for TERM and sets the time,
+//!   `end_late_stops` asks for KILL. `engine/supervisor/runs.rs` and `runs/signals.rs` send them.
+//! - A line gets its number in `log/ring.rs` (`number`), when it ends.
+//! - The `Host` of a request over TCP is checked in `server/net/access.rs`, which `http.rs` beside it asks.
+//! - After a build `restart` goes on in `lifecycle/unit/events.rs` (`built`), then in `reconcile.rs` (`go_up`): `swap`, or
 //!   `start_from_nothing` where nothing runs.
-//! - A new command is a row in `cli/commands.rs` and a file beside it; a new tool is a row in `tools/mod.rs`.
+//! - The wait after a crash is decided in `lifecycle/unit/events.rs` (`ended_badly`), its length in `lifecycle/policy.rs`
+//!   (`Throttle`).
+//! - The answer of a health check is counted in `check/schedule.rs`, handed on in `engine/supervisor/checks.rs`, and ends
+//!   the run in `lifecycle/unit/events.rs` (`health`), as a crash does.
+//! - `state.json` is written by `save` in `engine/supervisor/mod.rs`, at the end of each `settle` that changed it and
+//!   before callers are answered; its contents are in `engine/state_file.rs`.
+//! - An upgrade in place is `engine/supervisor/upgrade.rs`; descriptors are named to a `Handover` in
+//!   `engine/supervisor/saved.rs` and `daemon/presence.rs`, and `daemon/resume.rs` takes them.
+//! - A new command is a row in `cli/commands.rs`, a file beside it and a section of `man/bpm.1`; a new tool is a row in
+//!   `tools/mod.rs`, a file beside it and its name in `tests/server/tools/table.rs`; one that gives an order is also in
+//!   `resumed` (`tools/orders.rs`).
 //!
 //! # Glossary
 //!

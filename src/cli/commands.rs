@@ -1,5 +1,5 @@
-//! The one table of commands: the parser, every help text, the completions and the man page's check
-//! come from it. A command that is not built is not in it.
+//! The one table of commands: the parser, every help text and the completions come from it; tests/cli/help_and_man.rs
+//! compares `man/bpm.1` with it. A command that is not built is not in it.
 
 use super::spec::{Command, Operands, Opt, flag, runs, with};
 use super::{

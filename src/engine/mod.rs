@@ -1,4 +1,5 @@
-//! The engine: the supervisor's thread, how others ask it, and what it shows and keeps.
+//! The engine: the supervisor's thread (`supervisor`), how others ask it (`handle`), what it shows (`snapshot`) and keeps
+//! (`state_file`, its entries in `saved`), and what it hands to the next program in an upgrade (`handover`).
 
 pub mod handle;
 pub mod handover;

@@ -1,6 +1,6 @@
 //! Pure: no system call, no thread, no clock.
 //!
-//! The settings that decide over a process, and the facts that others see of it.
+//! The settings that decide over a process, the wait before its next start, and the facts that others see of it.
 
 use std::time::Duration;
 

@@ -8,7 +8,8 @@
 //! - `launch`, `environments`, `ports`, `sockets`, `limits`, `listening`: starting a run; `runs`: its end, and what is left of it; `strays`: what is left of nobody;
 //! - `builds`; `checks`: readiness and health; `watching`: restarts when files change; `hooks`: commands that follow
 //!   events;
-//! - `orders`: who waits for what; `reload`; `units`: the processes; `events`, `publish`: what others see.
+//! - `orders`: who waits for what; `reload`; `units`: the processes; `events`, `publish`, `warnings`: what others see;
+//! - `upgrade`: an upgrade in place; `saved`: what goes over it; `adopt`: runs that a killed bpm left.
 
 mod adopt;
 mod builds;
