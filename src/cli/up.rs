@@ -68,6 +68,13 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         .cloned()
         .collect();
     print(render::reached(&shown, paint(&project.env)))?;
+    let own = items(&data["warnings"]).filter_map(Value::as_str);
+    own.for_each(|warning| tell(warning));
+    for process in &shown {
+        let name = process["name"].as_str().unwrap_or_default();
+        let warnings = items(&process["warnings"]).filter_map(Value::as_str);
+        warnings.for_each(|warning| tell(format_args!("{name}: {warning}")));
+    }
     if let Some(changed) = render::changed_file(&data) {
         tell(changed);
     }

@@ -154,5 +154,9 @@ fn watching_that_fails_is_told_with_the_status() {
         return eprintln!("skipped: no namespaces to be had");
     }
     assert!(said.out.contains("bpm: cannot watch files: "), "{said:?}");
+    assert!(
+        said.err.contains("bpm: cannot watch files: "),
+        "up: {said:?}"
+    );
     assert!(said.out.contains("max_user_instances"), "{said:?}");
 }
