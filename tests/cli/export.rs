@@ -178,6 +178,46 @@ fn kubernetes_gets_deployments_jobs_and_services() {
 }
 
 #[test]
+fn nomad_loses_no_task() {
+    let config = r#"
+[process.web]
+command = ["serve"]
+depends_on = ["late"]
+[process.late]
+type = "task"
+command = ["b"]
+depends_on = ["early"]
+[process.early]
+type = "task"
+command = ["a"]
+[process.alone]
+type = "task"
+command = ["c"]
+depends_on = ["lost"]
+[process.lost]
+type = "task"
+command = ["d"]
+"#;
+    let project = Project::new(config);
+    let said = project.cli(["export", "nomad"]).exits(0);
+    let at = |part: &str| {
+        said.out
+            .find(part)
+            .unwrap_or_else(|| panic!("{part}: {said:?}"))
+    };
+    assert!(at("task \"early\"") < at("task \"late\"") && at("task \"late\"") < at("task \"web\""));
+    has(
+        &said.out,
+        &[
+            "# no counterpart for depends_on.early: tasks before the main one begin together",
+            "# no counterpart for type = \"task\" of alone: ",
+            "# no counterpart for type = \"task\" of lost: ",
+        ],
+    );
+    has(&said.err, &["3 settings have no counterpart in nomad"]);
+}
+
+#[test]
 fn kubernetes_replaces_variables_outside_of_its_config_map() {
     let config = "[process.a]\ncommand = [\"x\"]\nenv_file = \"e\"\n";
     let project = Project::new(config);
@@ -385,9 +425,13 @@ fn every_refusal_names_the_next_step() {
         .says(&["did you mean \"kubernetes\"?"]);
     project.cli(["export", "systemd", "--image", "x"]).exits(2);
     project.cli(["export", "nomad", "--self"]).exits(2);
-    project
-        .cli(["export", "compose", "--image", "x", "--replicas", "many"])
-        .exits(2);
+    for number in ["many", "0"] {
+        project
+            .cli(["export", "compose", "--image", "x", "--replicas", number])
+            .exits(2);
+    }
+    let call = ["export", "compose", "--image", ""];
+    project.cli(call).exits(1).says(&["no image is named"]);
     let long = "x".repeat(64);
     for name in ["a_b", "a.b", "A", &long] {
         project.config(&format!("[process.\"{name}\"]\ncommand = \"x\"\n"));

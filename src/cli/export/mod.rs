@@ -10,6 +10,7 @@ pub(in crate::cli) mod systemd;
 
 use std::fs;
 use std::io::ErrorKind;
+use std::num::NonZeroU32;
 use std::path::Path;
 
 use crate::base::error::{Error, Result, named};
@@ -79,8 +80,13 @@ pub(super) fn export(call: &Call) -> Result<u8> {
     let engine = known.unwrap_or(Engine::Systemd);
     let word = engine.word();
     let options = Options {
-        image: call.text("image")?.map(String::from),
-        replicas: call.number("replicas", "a number of copies")?.unwrap_or(1),
+        image: call
+            .text("image")?
+            .filter(|image| !image.is_empty())
+            .map(String::from),
+        replicas: call
+            .number("replicas", "a number of copies")?
+            .map_or(1, NonZeroU32::get),
         user: call.has("user"),
         secrets: call.has("with-secrets"),
     };

@@ -15,15 +15,32 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn file(plan: &Plan, options: &Options, out: &mut Out) {
     out.put(0, format_args!("job {} {{", hcl(&plan.name)));
     out.line(1, "type = \"service\"");
+    let is_task = |unit: &Unit| unit.process.kind == Kind::Task;
+    let mut first = Vec::new();
+    for unit in plan.units.iter().filter(|unit| !is_task(unit)) {
+        before(plan, unit, &mut first);
+    }
     for unit in &plan.units {
-        if unit.process.kind != Kind::Task {
+        if !is_task(unit) {
             group(plan, unit, options, out);
-        } else if !plan.is_waited_for(unit.name(), Condition::Completed) {
+        } else if !first.iter().any(|task| task.name() == unit.name()) {
             let setting = format!("type = \"task\" of {}", unit.name());
             out.gap(1, &setting, "it would be a batch job of its own");
         }
     }
     out.line(0, "}");
+}
+
+/// The tasks that have to be done before a process starts, and before each of them.
+fn before<'a>(plan: &'a Plan, unit: &Unit, found: &mut Vec<&'a Unit>) {
+    let needs = unit.process.depends_on.iter();
+    for need in needs.filter(|need| need.until == Condition::Completed) {
+        let other = plan.unit(&need.name);
+        if let Some(other) = other.filter(|o| found.iter().all(|task| task.name() != o.name())) {
+            before(plan, other, found);
+            found.push(other);
+        }
+    }
 }
 
 fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
@@ -68,16 +85,21 @@ fn group(plan: &Plan, unit: &Unit, options: &Options, out: &mut Out) {
             }
         }
     }
-    for need in &process.depends_on {
-        match (need.until, plan.unit(&need.name)) {
-            (Condition::Completed, Some(other)) => task(plan, other, options, true, out),
-            _ => {
-                let setting = format!("depends_on.{}", need.name);
-                out.gap(2, &setting, "groups don't wait for each other");
-            }
+    let mut tasks = Vec::new();
+    before(plan, unit, &mut tasks);
+    for one in tasks.iter().copied().chain([unit]) {
+        for need in &one.process.depends_on {
+            let why = match need.until {
+                Condition::Completed if one.process.kind == Kind::Task => {
+                    "tasks before the main one begin together"
+                }
+                Condition::Completed => continue,
+                Condition::Started | Condition::Ready => "groups don't wait for each other",
+            };
+            out.gap(2, &format!("depends_on.{}", need.name), why);
         }
+        task(plan, one, options, one.name() != unit.name(), out);
     }
-    task(plan, unit, options, false, out);
     out.line(1, "}");
 }
 
