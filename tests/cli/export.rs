@@ -512,6 +512,9 @@ fn limits_are_those_of_each_engine() {
         ],
     );
     has(&said.err, &["3 settings have no counterpart in systemd"]);
+    let at_once = "[process.a]\ncommand = \"x\"\nstop_timeout_seconds = 0\n";
+    let said = Project::new(at_once).cli(["export", "systemd"]).exits(0);
+    has(&said.out, &["\nTimeoutStopSec=1ms\n"]);
     let said = project
         .cli(["export", "compose", "--image", "x"])
         .exits(0)

@@ -273,7 +273,9 @@ fn stop(plan: &Plan, unit: &Unit, out: &mut Out) {
     }
     let signal = signal_name(process.stop_signal);
     out.put(0, format_args!("KillSignal=SIG{signal}"));
-    out.set(0, "TimeoutStopSec", span(process.stop_timeout));
+    // 0 would be no timeout at all.
+    let patience = process.stop_timeout.max(Duration::from_millis(1));
+    out.set(0, "TimeoutStopSec", span(patience));
     if process.stop_to == StopTo::Leader {
         out.set(0, "KillMode", "mixed");
     }
