@@ -1,6 +1,7 @@
 //! systemd: a service for each process, a socket where it has some, and a target for all.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Options;
 use super::out::{Out, span};
