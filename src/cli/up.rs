@@ -69,7 +69,7 @@ pub(super) fn up(call: &Call) -> Result<u8> {
         .collect();
     print(render::reached(&shown, paint(&project.env)))?;
     let own = items(&data["warnings"]).filter_map(Value::as_str);
-    own.for_each(|warning| tell(warning));
+    own.for_each(tell);
     for process in &shown {
         let name = process["name"].as_str().unwrap_or_default();
         let warnings = items(&process["warnings"]).filter_map(Value::as_str);
