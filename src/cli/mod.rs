@@ -256,46 +256,9 @@ fn is_executable(path: &Path) -> bool {
 pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
     let env = environment();
     let state = state_folder(&env)?;
-    let exactly = |dir: &Path| -> Result<PathBuf> {
-        let root = resolved(dir).map_err(|e| Error::file("enter", dir, e))?;
-        let known = state.project(&root);
-        // Also one whose folder is gone: its path is enough to find the daemon.
-        if root.join(CONFIG_FILE).exists()
-            || known.descriptor().exists()
-            || moved(&state, &root).is_some()
-            || !root.exists() && known.path().exists()
-        {
-            return Ok(root);
-        }
-        Err(match root.exists() {
-            true => Error::cannot(
-                named("find the project", dir),
-                format!("there is no {CONFIG_FILE} in it"),
-            ),
-            false => Error::cannot(named("enter", dir), "no such folder"),
-        })
-    };
     let root = match dir {
-        Some(dir) => exactly(dir)?,
-        None => {
-            let here =
-                std::env::current_dir().map_err(|e| Error::system("tell the current folder", e))?;
-            paths::find_project(&here, &|path| path.exists())
-                .or_else(|| {
-                    let known = |root: &&Path| state.project(root).descriptor().exists();
-                    here.ancestors().find(known).map(Path::to_path_buf)
-                })
-                .ok_or_else(|| {
-                    Error::cannot(
-                        "find a project",
-                        format!(
-                            "no {CONFIG_FILE} in {:?} or above",
-                            here.display().to_string()
-                        ),
-                    )
-                    .with_hint("go to one, name its folder with -C DIR, or write one: \"bpm init\"")
-                })?
-        }
+        Some(dir) => root_at(&state, dir)?,
+        None => root_above(&state)?,
     };
     let own = state.project(&root);
     let dir = match own.descriptor().exists() {
@@ -303,6 +266,39 @@ pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
         false => moved(&state, &root).unwrap_or(own),
     };
     Ok(Project { dir, root, env })
+}
+
+/// Exactly this folder.
+fn root_at(state: &State, dir: &Path) -> Result<PathBuf> {
+    let root = resolved(dir).map_err(|e| Error::file("enter", dir, e))?;
+    let known = state.project(&root);
+    // Also one whose folder is gone: its path is enough to find the daemon.
+    if root.join(CONFIG_FILE).exists()
+        || known.descriptor().exists()
+        || moved(state, &root).is_some()
+        || !root.exists() && known.path().exists()
+    {
+        return Ok(root);
+    }
+    if !root.exists() {
+        return Err(Error::cannot(named("enter", dir), "no such folder"));
+    }
+    let why = format!("there is no {CONFIG_FILE} in it");
+    Err(Error::cannot(named("find the project", dir), why))
+}
+
+/// The nearest folder from here upward that is a project, or was one when its daemon was started.
+fn root_above(state: &State) -> Result<PathBuf> {
+    let here = std::env::current_dir().map_err(|e| Error::system("tell the current folder", e))?;
+    let known = |root: &&Path| state.project(root).descriptor().exists();
+    let found = paths::find_project(&here, &|path| path.exists())
+        .or_else(|| here.ancestors().find(known).map(Path::to_path_buf));
+    found.ok_or_else(|| {
+        let here = here.display().to_string();
+        let why = format!("no {CONFIG_FILE} in {here:?} or above");
+        Error::cannot("find a project", why)
+            .with_hint("go to one, name its folder with -C DIR, or write one: \"bpm init\"")
+    })
 }
 
 /// The canonical path, also of a folder that is gone: then of what is left above it.
