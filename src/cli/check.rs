@@ -18,8 +18,7 @@ pub(super) fn check(call: &Call) -> Result<u8> {
     let project = call.project()?;
     let config = read_config(&project.root)?;
     let mut notes: Set<Fault> = config.not_in_effect.iter().cloned().collect();
-    let mut mistakes = env_files(&config, &project.env, &mut notes);
-    accounts(&config, &mut mistakes);
+    let mistakes = mistakes(&config, &project.env, &mut notes);
     let mut text: String = notes.keys().map(|note| format!("{note}\n")).collect();
     if !mistakes.is_empty() {
         print(text)?;
@@ -29,6 +28,13 @@ pub(super) fn check(call: &Call) -> Result<u8> {
     let names: Vec<&str> = config.processes.iter().map(|p| p.name.as_str()).collect();
     text.push_str(&format!("no mistakes; processes: {}\n", names.join(", ")));
     answer(text)
+}
+
+/// Names in the file that lead nowhere here. `notes`: remarks on it.
+pub(super) fn mistakes(config: &Config, env: &Env, notes: &mut Set<Fault>) -> Set<Fault> {
+    let mut mistakes = env_files(config, env, notes);
+    accounts(config, &mut mistakes);
+    mistakes
 }
 
 /// A line for each process that has limits which only a cgroup could hold, where bpm can make none with controllers.

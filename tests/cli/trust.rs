@@ -310,6 +310,9 @@ fn env_files_that_are_missing_are_mistakes_where_they_are_named() {
         "env_file = \"top\"\n[process.x]\ncommand = \"x\"\nenv_file = [\n \"a?\",\n \"b\",\n]\n",
     );
     let said = project.cli(["check"]).exits(1).err;
+    let doctor = project.cli(["doctor"]).exits(1).out;
+    let problem = "configuration: .mcp-run:6:2: \"env_file\" in [process.x]: cannot read ";
+    assert!(doctor.contains(problem), "{doctor}");
     let file = |name: &str| format!("{:?}", project.root.join(name));
     for line in [
         format!(

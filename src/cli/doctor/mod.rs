@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::base::error::{Error, Failure, Result};
 use crate::base::json::{list, object, or_null};
+use crate::base::table::Set;
 use crate::client::verdict::Descriptor;
 use crate::config::Config;
 use crate::daemon::{Project, read_config};
@@ -113,7 +114,14 @@ pub(super) fn doctor(call: &Call) -> Result<u8> {
         daemon: None,
         findings: Vec::new(),
     };
-    doctor.ok("configuration", "no mistakes");
+    let mistakes = super::check::mistakes(&config, &project.env, &mut Set::default());
+    if mistakes.is_empty() {
+        doctor.ok("configuration", "no mistakes");
+    }
+    for mistake in mistakes.into_keys() {
+        let fix = "edit it, then \"bpm check\"";
+        doctor.problem("configuration", mistake.to_string(), fix);
+    }
     for note in &config.not_in_effect {
         doctor.note("configuration", note.to_string(), "\"bpm check\" shows it");
     }
