@@ -633,7 +633,9 @@ pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
     if inodes.is_empty() {
         return None;
     }
-    let holder = all_pids().find(|pid| sockets(*pid).iter().any(|s| inodes.has(s)))?;
+    // Of a server and the workers that it forked, the oldest is the one to stop.
+    let holders = all_pids().filter(|pid| sockets(*pid).iter().any(|s| inodes.has(s)));
+    let holder = holders.min_by_key(|pid| start_time(*pid).unwrap_or(u64::MAX))?;
     // A process of a bpm may have secrets of its environment among its arguments.
     let line = match marker(holder) {
         Some(_) => program(holder),
