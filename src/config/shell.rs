@@ -88,8 +88,9 @@ pub struct Runner {
 
 /// Run with a program that notes each signal: bun 1.4.4, pnpm 12.21.0, uv 0.13.8, GNU make 4.3, deno 2.9.6,
 /// yarn 4.18.1, tsx 4.23.15, node 24.22.3. npm 12.2.0 and sh die of the signal without passing it on: there the group is right. The workers of
-/// hypercorn 0.18.0 ignore INT and die of TERM with the requests under way; its first process ends them in order.
-const RUNNERS: [Runner; 9] = [
+/// hypercorn 0.18.0 ignore INT and die of TERM with the requests under way; its first process ends them in order. podman
+/// 4.3.1 passes signals to the first process of its container; the others in there are not meant.
+const RUNNERS: [Runner; 10] = [
     Runner {
         name: "bun",
         flag: "",
@@ -142,6 +143,12 @@ const RUNNERS: [Runner; 9] = [
         name: "hypercorn",
         flag: "",
         passes: &["TERM"],
+        guards: false,
+    },
+    Runner {
+        name: "podman",
+        flag: "",
+        passes: &["TERM", "INT", "HUP", "QUIT"],
         guards: false,
     },
 ];
@@ -339,6 +346,7 @@ mod tests {
         assert_eq!(to("pnpm dev", "HUP"), Receiver::Leader);
         assert_eq!(to("pnpm dev", "QUIT"), Receiver::Rest);
         assert_eq!(to("make", "USR1"), Receiver::Group);
+        assert_eq!(to("podman run --rm x", "TERM"), Receiver::Leader);
         assert_eq!(to("tsx watch server.ts", "TERM"), Receiver::Leader);
         assert_eq!(to("node --watch server.js", "INT"), Receiver::Leader);
         assert_eq!(to("node -C x --watch server.js", "INT"), Receiver::Group);
