@@ -368,7 +368,6 @@ impl Supervisor {
         };
         let handle = Arc::clone(&self.handle);
         let drained = Box::new(move |all| handle.tell(Notice::Drained { run: key, all }));
-        let pipes = streams.inodes();
         self.store_terminal(&process.name, run, &streams);
         let output = self.runs.capture(log, run, streams, drained);
         if output.is_err() {
@@ -388,7 +387,7 @@ impl Supervisor {
             start,
             began,
             first_line,
-            pipes,
+            pipes: output.pipes(),
             settings: settings_of(process, self.setup.config.direnv),
             exe: artifact.exe.clone(),
             cgroup: cgroup.as_ref().map(|group| group.path().into()),

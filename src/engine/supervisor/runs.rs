@@ -104,6 +104,13 @@ struct Adopted {
     left: Vec<PidFd>,
 }
 
+impl Output {
+    /// The inodes of its pipes, by which the next bpm knows them.
+    pub(super) fn pipes(&self) -> Option<[u64; 2]> {
+        self.pipes
+    }
+}
+
 impl RunRecord {
     /// Of a run that has just begun.
     pub(super) fn new(
