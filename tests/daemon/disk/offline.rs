@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -155,23 +155,29 @@ fn nothing_on_disk_and_no_daemon_is_said() {
     project.cli(["logs"]).exits(3);
 }
 
-#[test]
-fn a_follower_begins_without_a_daemon_and_goes_on_with_it() {
-    let mut project = left();
+/// A follower of `api`, and its next line.
+fn follower(project: &Project, lines: &str) -> (Child, impl FnMut() -> String + use<>) {
     let mut child = project
         .command(bpm())
-        .args(["logs", "-f", "api", "-n", "2"])
+        .args(["logs", "-f", "api", "-n", lines])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut next = || {
+    let next = move || {
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         line
     };
+    (child, next)
+}
+
+#[test]
+fn a_follower_begins_without_a_daemon_and_goes_on_with_it() {
+    let mut project = left();
+    let (mut child, mut next) = follower(&project, "2");
     assert_eq!((next(), next()), ("api 3\n".into(), "end\n".into()));
     project.up();
     let run: Vec<String> = (0..4).map(|_| next()).collect();
@@ -195,21 +201,8 @@ fn a_follower_begins_without_a_daemon_and_goes_on_with_it() {
 #[test]
 fn a_follower_goes_on_with_a_daemon_that_answers_late() {
     let mut project = left();
-    let mut child = project
-        .command(bpm())
-        .args(["logs", "-f", "api", "-n", "1"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let (mut child, mut next) = follower(&project, "1");
     let pid = i32::try_from(child.id()).unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut next = || {
-        let mut line = String::new();
-        out.read_line(&mut line).unwrap();
-        line
-    };
     assert_eq!(next(), "end\n");
     crate::common::freeze(pid);
     project.up();
