@@ -352,10 +352,8 @@ impl Handle {
     pub fn ask(&self, ask: Request, waker: Option<&Arc<Waker>>, at_begin: bool) -> ReplySlot {
         let slot = ReplySlot {
             at_begin,
-            cell: Arc::default(),
-            begun: Arc::default(),
-            number: Arc::default(),
             waker: waker.cloned(),
+            ..ReplySlot::default()
         };
         self.send(Command::Request(ask, slot.clone()));
         slot

@@ -3,8 +3,9 @@
 //!
 //! The file is small: of an exit only what [`clip`] leaves is kept, of the tails of a project no more than
 //! [`TAILS`]. It is replaced as a whole, so that a reader never sees half of it, and brought to the disk
-//! within [`SOON`], at bpm's end at once: a power cut may bring back an older one, a kill does not. One that can't be read is moved aside, never taken for an absent one: the
-//! processes of the bpm before are looked for then.
+//! within [`SOON`], at bpm's end at once: a power cut may bring back an older one, a kill does not. One that
+//! can't be read is moved aside, never taken for an absent one: the processes of the bpm before are looked
+//! for then.
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
