@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::error::{Error, Result, reason};
+use crate::base::escape::in_line;
 use crate::base::json::{items, object};
 use crate::daemon::{Env, Project, read_config};
 use crate::os::run::run;
@@ -82,7 +83,7 @@ impl Entry<'_> {
             return Err(format!("{command:?} is no bpm, or has no tools"));
         }
         let title = hello["serverInfo"]["title"].as_str().unwrap_or_default();
-        let wanted = format!("bpm: {}", project.name());
+        let wanted = format!("bpm: {}", in_line(&project.name()));
         if title != wanted {
             return Err(format!("{command:?} serves {title:?}, not {wanted:?}"));
         }

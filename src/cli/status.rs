@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{IsTerminal, stdout};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -316,7 +316,7 @@ fn daemon_words(document: &Value) -> String {
 pub(super) fn ps(call: &Call) -> Result<u8> {
     let env = environment();
     let state = state_folder(&env)?;
-    let mut daemons: Vec<(Descriptor, &str)> = Vec::new();
+    let mut daemons: Vec<Listed> = Vec::new();
     let mut abandoned = Vec::new();
     let known = match known_projects(state.path()) {
         Ok(known) => known,
@@ -341,12 +341,21 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
         let Some(descriptor) = descriptor else {
             continue;
         };
-        let at = daemons.partition_point(|(before, _)| before.project <= descriptor.project);
-        daemons.insert(at, (descriptor, word));
+        let root = dir
+            .root()
+            .unwrap_or_else(|| PathBuf::from(&descriptor.project));
+        let at = daemons.partition_point(|before| before.root <= root);
+        daemons.insert(
+            at,
+            Listed {
+                descriptor,
+                word,
+                root,
+            },
+        );
     }
-    for daemon in hidden_daemons(&state, &daemons) {
-        daemons.push((daemon, "unhealthy"));
-    }
+    let hidden = hidden_daemons(&state, &daemons);
+    daemons.extend(hidden);
     if call.has("prune") {
         return prune(&abandoned, call.has("json"));
     }
@@ -357,10 +366,17 @@ pub(super) fn ps(call: &Call) -> Result<u8> {
     }
 }
 
+/// A daemon in the answer of `bpm ps`. Its root is the path itself: the descriptor has that as text.
+struct Listed {
+    descriptor: Descriptor,
+    word: &'static str,
+    root: PathBuf,
+}
+
 /// Daemons that can't be found by their files, but by the processes that they have.
-fn hidden_daemons(state: &paths::State, known: &[(Descriptor, &str)]) -> Vec<Descriptor> {
+fn hidden_daemons(state: &paths::State, known: &[Listed]) -> Vec<Listed> {
     let mut found = Vec::new();
-    let mut roots: Vec<PathBuf> = known.iter().map(|(d, _)| (&d.project).into()).collect();
+    let mut roots: Vec<PathBuf> = known.iter().map(|daemon| daemon.root.clone()).collect();
     for process in proc::find_marked("") {
         let root = proc::variable(process.pid, "BPM_PROJECT").map(OsString::from_vec);
         let Some(root) = root.map(PathBuf::from).filter(|root| !roots.contains(root)) else {
@@ -368,7 +384,11 @@ fn hidden_daemons(state: &paths::State, known: &[(Descriptor, &str)]) -> Vec<Des
         };
         if let Some(daemon) = hidden(&state.project(&root), &root) {
             let project = root.display().to_string();
-            found.push(Descriptor { project, ..daemon });
+            found.push(Listed {
+                descriptor: Descriptor { project, ..daemon },
+                word: "unhealthy",
+                root: root.clone(),
+            });
         }
         roots.push(root);
     }
@@ -377,10 +397,10 @@ fn hidden_daemons(state: &paths::State, known: &[(Descriptor, &str)]) -> Vec<Des
 
 /// The state of a project whose folder is gone and of which nothing runs, with the folder's path.
 fn abandoned_by(dir: &ProjectDir) -> Option<(PathBuf, String)> {
-    let root = State::look(&dir.state()).root?;
+    let root = dir.root()?;
     let marker = format!("{}/", dir.marker());
-    let gone = !Path::new(&root).exists() && proc::find_marked(&marker).is_empty();
-    gone.then(|| (dir.path().to_path_buf(), root))
+    let gone = !root.exists() && proc::find_marked(&marker).is_empty();
+    gone.then(|| (dir.path().to_path_buf(), root.display().to_string()))
 }
 
 /// `bpm ps --prune`: lists what is left of projects that are gone, then removes it.
@@ -416,38 +436,39 @@ fn prune_json(abandoned: &[(PathBuf, String)]) -> Value {
     object([("schema", 1.into()), ("removed", list(removed))])
 }
 
-fn ps_json(daemons: &[(Descriptor, &str)]) -> Value {
+fn ps_json(daemons: &[Listed]) -> Value {
     let list: Vec<Value> = daemons
         .iter()
-        .map(|(descriptor, word)| {
-            let mut value = descriptor.to_json();
-            value["verdict"] = (*word).into();
-            value["folder_gone"] = descriptor.is_folder_gone().into();
+        .map(|daemon| {
+            let mut value = daemon.descriptor.to_json();
+            value["verdict"] = daemon.word.into();
+            value["folder_gone"] = daemon.descriptor.is_folder_gone(&daemon.root).into();
             value
         })
         .collect();
     object([("schema", 1.into()), ("daemons", list.into())])
 }
 
-fn ps_table(daemons: &[(Descriptor, &str)], paint: Paint) -> String {
+fn ps_table(daemons: &[Listed], paint: Paint) -> String {
     let head = ["PID", "VERDICT", "UPTIME", "VERSION", "URL", "PROJECT"];
     let mut rows = vec![head.map(|h| Cell::toned(Tone::Bold, h)).to_vec()];
     let now = Wall::now();
-    for (d, word) in daemons {
+    for daemon in daemons {
+        let (d, word) = (&daemon.descriptor, daemon.word);
         let up = Wall::parse_rfc3339(&d.started_at)
             .and_then(|at| u64::try_from(now.0 - at.0).ok())
-            .filter(|_| *word == "running")
+            .filter(|_| word == "running")
             .map_or("-".into(), |ms| human(Duration::from_millis(ms)));
-        let tone = if *word == "running" {
+        let tone = if word == "running" {
             Tone::Good
         } else {
             Tone::Bad
         };
         rows.push(vec![
             Cell::plain(d.pid.to_string()),
-            match d.is_folder_gone() {
+            match d.is_folder_gone(&daemon.root) {
                 true => Cell::toned(Tone::Bad, format!("{word}, folder gone")),
-                false => Cell::toned(tone, *word),
+                false => Cell::toned(tone, word),
             },
             Cell::plain(up),
             Cell::plain(&d.version),
@@ -456,7 +477,7 @@ fn ps_table(daemons: &[(Descriptor, &str)], paint: Paint) -> String {
         ]);
     }
     let mut text = render::table(&rows, paint);
-    if daemons.iter().any(|(d, _)| d.version != VERSION) {
+    if daemons.iter().any(|d| d.descriptor.version != VERSION) {
         text.push_str(&format!("this is bpm {VERSION}\n"));
     }
     text

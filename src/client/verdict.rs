@@ -66,9 +66,9 @@ impl FolderId {
 }
 
 impl Descriptor {
-    /// The project's folder is not there any more, or another one has its path.
-    pub fn is_folder_gone(&self) -> bool {
-        let now = FolderId::of(Path::new(&self.project));
+    /// The project's folder, which has this path, is not there any more, or another one has its path.
+    pub fn is_folder_gone(&self, root: &Path) -> bool {
+        let now = FolderId::of(root);
         now.is_none() || self.folder.is_some() && self.folder != now
     }
 

@@ -1,6 +1,8 @@
 //! Names that others choose: a folder that has another's hash, one that steers a terminal, one that was there before.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
 
@@ -111,6 +113,38 @@ fn name_of_a_folder_steers_no_terminal() {
             assert!(!hidden(&text), "{args:?}: {text:?}");
         }
     }
+}
+
+#[test]
+fn folder_whose_path_is_no_text_is_not_gone() {
+    let project = Project::empty();
+    let odd = project.root.join(OsStr::from_bytes(b"x\xff"));
+    fs::create_dir(&odd).unwrap();
+    fs::write(odd.join(".mcp-run"), NAP).unwrap();
+    let bpm = |args: &[&str]| {
+        let mut command = project.command(crate::common::bpm());
+        let output = command.args(args).current_dir(&odd).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    bpm(&["-d"]);
+    let listed: serde_json::Value = serde_json::from_str(&bpm(&["ps", "--json"])).unwrap();
+    assert_eq!(listed["daemons"].as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!(listed["daemons"][0]["folder_gone"], false, "{listed}");
+    bpm(&["stop"]);
+    assert_eq!(bpm(&["ps", "--prune"]), "nothing to remove\n");
+}
+
+#[test]
+fn folder_with_a_newline_in_its_name_can_be_connected_to() {
+    let project = Project::empty();
+    let odd = project.root.join("x\ny");
+    fs::create_dir(&odd).unwrap();
+    fs::write(odd.join(".mcp-run"), NAP).unwrap();
+    let mut command = project.command(crate::common::bpm());
+    command.args(["mcp-config", "--check", "--stdio"]);
+    let output = command.current_dir(&odd).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
