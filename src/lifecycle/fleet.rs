@@ -134,7 +134,11 @@ pub struct Fleet {
     next_id: UnitId,
     turn: u64,
     stopping: bool,
-    /// A unit's standing has changed since the last pass.
+    /// To be reconciled in the next pass: they have changed, or others on whom they depend, or who depend on them.
+    open: Set<UnitId>,
+    /// To be reconciled in each pass: another process is in their way, and any change may be its end.
+    blocked: Vec<UnitId>,
+    /// A unit's standing has changed since it was last looked at.
     changed: bool,
 }
 
@@ -288,6 +292,7 @@ impl Fleet {
         for (dependent, before, after) in dependents {
             if let Some(unit) = self.units.get_mut(&dependent) {
                 unit.needed.moved(before, after);
+                self.open.add(dependent);
             }
         }
     }
@@ -333,17 +338,20 @@ impl Fleet {
     pub fn step(&mut self, now: Mono, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
         self.note(now, event, &mut out);
-        // A change of one unit can free another, or leave it without hope: until nothing changes any more.
+        // A change of one unit can free another, or leave it without hope: until nothing changes any more. Only those
+        // are visited that it can concern: with hundreds of processes each event would visit hundreds.
         loop {
-            let before = out.len();
-            self.changed = false;
-            for id in self.all() {
+            let mut pass = std::mem::take(&mut self.open);
+            for id in std::mem::take(&mut self.blocked) {
+                pass.add(id);
+            }
+            for id in pass.into_keys() {
                 self.reconcile(now, id, &mut out);
             }
             if let Some(id) = self.next_builder() {
                 self.with(id, |u| u.build(now, &mut out));
             }
-            if before == out.len() && !self.changed {
+            if self.open.is_empty() {
                 return out;
             }
         }
@@ -355,7 +363,8 @@ impl Fleet {
 
     fn note(&mut self, now: Mono, event: Event, out: &mut Vec<Effect>) {
         match event {
-            Event::Tick => {}
+            // Time concerns all.
+            Event::Tick => self.open = Set::from_iter(self.all()),
             Event::Order {
                 unit,
                 ticket,
@@ -396,8 +405,31 @@ impl Fleet {
         self.with(run.unit, |u| note(u, run.generation));
     }
 
-    /// The one way to change a unit: its standing is kept up to date.
+    /// Changes a unit, and opens those whom that can concern.
     fn with(&mut self, id: UnitId, note: impl FnOnce(&mut Unit)) {
+        self.change(id, note);
+        self.open_around(id);
+    }
+
+    /// A process, those that depend on it, and those that may have to wait for its end.
+    fn open_around(&mut self, id: UnitId) {
+        let Some(unit) = self.units.get(&id) else {
+            return;
+        };
+        self.open.add(id);
+        for dependent in self.names.dependents(unit.name) {
+            self.open.add(dependent);
+        }
+        let needed = unit.needed.list.iter();
+        let needed = needed.filter_map(|(name, _)| self.names.unit(*name));
+        // One that leaves has given up its name.
+        for needed in needed.chain(self.leaving.iter().copied()) {
+            self.open.add(needed);
+        }
+    }
+
+    /// The one way to change a unit: its standing is kept up to date.
+    fn change(&mut self, id: UnitId, note: impl FnOnce(&mut Unit)) {
         // A fact about a process that a reload took out meanwhile means nothing any more.
         let Some(unit) = self.units.get_mut(&id) else {
             return;
@@ -461,16 +493,24 @@ impl Fleet {
     }
 
     fn reconcile(&mut self, now: Mono, id: UnitId, out: &mut Vec<Effect>) {
-        self.with(id, |u| u.let_time_pass(now, out));
+        let before = out.len();
+        self.changed = false;
+        self.change(id, |u| u.let_time_pass(now, out));
         let Some(unit) = self.units.get(&id) else {
             return;
         };
         if unit.is_wanted() {
             let needs = self.needs(unit);
-            self.with(id, |u| u.go_up(now, &needs, out));
+            if matches!(needs, Needs::InTheWay(_)) {
+                self.blocked.push(id);
+            }
+            self.change(id, |u| u.go_up(now, &needs, out));
         } else {
             let may_end = unit.is_empty() || self.may_end(unit);
-            self.with(id, |u| u.go_down(now, may_end, out));
+            self.change(id, |u| u.go_down(now, may_end, out));
+        }
+        if self.changed || out.len() > before {
+            self.open_around(id);
         }
     }
 

@@ -135,6 +135,9 @@ impl World<'_> {
         for effect in self.fleet.step(self.now, event) {
             self.take(effect);
         }
+        // A step visits some: for the others there is nothing to do.
+        let missed = self.fleet.step(self.now, Event::Tick);
+        assert!(missed.is_empty(), "not seen before a tick: {missed:?}");
         self.upgrade();
         assert!(self.builds.len() <= 1, "two builds at once");
         for (unit, overlap) in self.fleet.units().zip(&self.overlaps) {
