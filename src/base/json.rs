@@ -59,9 +59,17 @@ pub fn list<T: Into<Value>>(items: impl IntoIterator<Item = T>) -> Value {
     Value::Array(items.into_iter().map(Into::into).collect())
 }
 
+/// The value that a text is. Texts are read as bytes are: serde_json has code of its own for each kind of input.
+///
+/// # Errors
+/// It is no JSON.
+pub fn parse(text: &str) -> serde_json::Result<Value> {
+    serde_json::from_slice(text.as_bytes())
+}
+
 /// The elements of a list; of anything else none.
-pub fn items(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
+pub fn items(value: &Value) -> std::slice::Iter<'_, Value> {
+    value.as_array().map_or(&[][..], Vec::as_slice).iter()
 }
 
 /// The texts in a list.

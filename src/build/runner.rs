@@ -412,13 +412,12 @@ fn link_siblings(exe: &Path, copy: &Path) {
     let Some((from, to)) = exe.parent().zip(copy.parent()) else {
         return;
     };
-    let there = fs::read_dir(to).into_iter().flatten().flatten();
+    let there = files::entries(to);
     let links = there.filter(|e| e.file_type().is_ok_and(|kind| kind.is_symlink()));
     for stale in links {
         let _ = fs::remove_file(stale.path());
     }
-    let built = fs::read_dir(from).into_iter().flatten().flatten();
-    let built = built.filter(|e| {
+    let built = files::entries(from).filter(|e| {
         let executable = |m: fs::Metadata| m.is_file() && m.permissions().mode() & 0o111 != 0;
         Some(e.file_name().as_os_str()) != exe.file_name() && e.metadata().is_ok_and(executable)
     });
@@ -430,8 +429,7 @@ fn link_siblings(exe: &Path, copy: &Path) {
 
 /// The copies there are, newest first.
 fn stored(bin_dir: &Path) -> Vec<(u64, PathBuf)> {
-    let entries = fs::read_dir(bin_dir).into_iter().flatten().flatten();
-    let mut all: Vec<(u64, PathBuf)> = entries
+    let mut all: Vec<(u64, PathBuf)> = files::entries(bin_dir)
         .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path())))
         .collect();
     sort(&mut all, |(a, _), (b, _)| b.cmp(a));

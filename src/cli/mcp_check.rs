@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::base::error::{Error, Result, reason};
 use crate::base::escape::in_line;
-use crate::base::json::{items, object};
+use crate::base::json::{self, items, object};
 use crate::daemon::{Env, Project, read_config};
 use crate::os::run::run;
 
@@ -68,7 +68,7 @@ impl Entry<'_> {
             false => &project.root,
         };
         let output = run("/bin/sh", &args, &env, cwd, LONGEST)?;
-        let answers = output.out.lines().map(serde_json::from_str::<Value>);
+        let answers = output.out.lines().map(json::parse);
         let answers: Vec<Value> = answers.filter_map(std::result::Result::ok).collect();
         let result = |id: u64| answers.iter().find(|a| a["id"] == id).map(|a| &a["result"]);
         let command = self.command.join(" ");

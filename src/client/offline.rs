@@ -1,7 +1,6 @@
 //! A project as it lies on disk, for when there is no daemon: asked through the very tools that a daemon answers
 //! with, over a snapshot of processes of which none runs.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +19,7 @@ use crate::engine::snapshot::{Snapshot, SnapshotCell, UnitView};
 use crate::engine::state_file::State;
 use crate::engine::supervisor::{log_limits, read_config};
 use crate::log::store::{self, Limits, Log};
+use crate::os::files;
 use crate::os::poll::Mailbox;
 use crate::server::ask::{self, Next};
 use crate::server::mcp::{self, Envelope, Era, Mcp, Verb};
@@ -350,9 +350,8 @@ fn preceded(answer: Answer, why: &str) -> Answer {
 /// The processes of which something is on disk, by name.
 fn folders(dir: &ProjectDir) -> Vec<String> {
     let mut names = Set::default();
-    let folders = fs::read_dir(dir.all_logs()).into_iter().flatten();
-    for folder in folders.flatten() {
-        let has_files = fs::read_dir(folder.path()).is_ok_and(|mut files| files.next().is_some());
+    for folder in files::entries(dir.all_logs()) {
+        let has_files = files::entries(folder.path()).next().is_some();
         if let (true, Ok(name)) = (has_files, folder.file_name().into_string()) {
             names.add(name);
         }

@@ -27,6 +27,7 @@ use requests::{Asked, Start, asked_again, id_of_result, own, reads, repeatable};
 
 use crate::base::clock::Mono;
 use crate::base::error::{Error, Result};
+use crate::base::json;
 use crate::base::table::Table;
 use crate::client::connection::{Client, is_retried};
 use crate::client::offline::{Absence, Offline};
@@ -622,7 +623,7 @@ impl Proxy {
             if call.progress == Progress::Queued {
                 return true;
             }
-            let id = serde_json::from_str(key).unwrap_or_default();
+            let id = json::parse(key).unwrap_or_default();
             match &call.line {
                 Some(line) if again && call.tries < MOST_TRIES && (refused || call.repeatable) => {
                     call.progress = Progress::Queued;

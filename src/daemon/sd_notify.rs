@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use crate::base::table::sort;
 use crate::config::inherit::{agent, is_callers, is_poor};
 use crate::engine::supervisor::Manager;
 use crate::os::notify;
@@ -38,7 +39,7 @@ impl Env {
             let mut rest: Vec<&str> = rest
                 .filter(|n| !is_callers(n) && !n.starts_with("BPM_"))
                 .collect();
-            rest.sort_unstable();
+            sort(&mut rest, Ord::cmp);
             format!("poor environment: {} alone", rest.join(", "))
         });
         let words: Vec<String> = by.into_iter().chain(poor).collect();

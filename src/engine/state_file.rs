@@ -285,7 +285,7 @@ impl State {
 
     /// What the daemon that was killed knew of a process.
     pub fn life(&self, process: &str) -> Option<SavedLife> {
-        let life = serde_json::from_str(self.life_text(process)?);
+        let life = json::parse(self.life_text(process)?);
         load(&life.ok()?).ok()
     }
 

@@ -7,6 +7,8 @@ use std::io;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
+use crate::base::error::reason;
+
 /// The user that a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -54,7 +56,8 @@ impl Account {
             Ok(uid) => User::from_uid(Uid::from_raw(uid)),
             Err(_) => User::from_name(user),
         };
-        let known = known.map_err(|e| format!("cannot look up user {user:?}: {e}"))?;
+        let failed = |e: Errno| format!("cannot look up user {user:?}: {}", reason(&e.into()));
+        let known = known.map_err(failed)?;
         let gid = match group {
             Some(group) => Some(group_id(group)?),
             None => known.as_ref().map(|user| user.gid.as_raw()),
@@ -102,7 +105,10 @@ pub fn group_id(group: &str) -> Result<u32, String> {
     match Group::from_name(group) {
         Ok(Some(found)) => Ok(found.gid.as_raw()),
         Ok(None) => Err(format!("there is no group {group:?}")),
-        Err(e) => Err(format!("cannot look up group {group:?}: {e}")),
+        Err(e) => {
+            let why = reason(&e.into());
+            Err(format!("cannot look up group {group:?}: {why}"))
+        }
     }
 }
 

@@ -140,8 +140,7 @@ impl Groups {
 
     /// The names of all that are there.
     pub fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries
+        files::entries(&self.folder)
             .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect()
@@ -389,9 +388,10 @@ fn processes(folder: &Path) -> Vec<i32> {
 fn below(folder: &Path) -> impl Iterator<Item = PathBuf> {
     // Each folder in it adds a link to its own two.
     let any = fs::metadata(folder).is_ok_and(|m| m.nlink() > 2);
-    let entries = any.then(|| fs::read_dir(folder)).into_iter().flatten();
-    let entries = entries.flatten().flatten();
+    let entries = any.then(|| files::entries(folder));
     entries
+        .into_iter()
+        .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
         .map(|entry| entry.path())
 }

@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use super::files;
+
 /// Closes every descriptor above 2: what a caller left open is not held for the daemon's life.
 ///
 /// To be called first thing at a fresh start, before anything of ours is open, and never after a
@@ -62,11 +64,7 @@ fn close_inherited_from(first: RawFd) {
 
 /// The descriptors above 2 of this process.
 pub(super) fn open() -> Vec<RawFd> {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
+    files::entries("/proc/self/fd")
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .filter(|fd| *fd > 2)
         .collect()

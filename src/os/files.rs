@@ -68,10 +68,29 @@ pub(super) fn beside(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) ->
     done
 }
 
+/// The entries of a folder; without those that can't be read, and none where the folder can't be.
+pub fn entries(folder: impl AsRef<Path>) -> Entries {
+    Entries(fs::read_dir(folder).ok())
+}
+
+/// See [`entries`]. One type for all: a chain of adapters over `ReadDir` is compiled for each caller.
+pub struct Entries(Option<fs::ReadDir>);
+
+impl Iterator for Entries {
+    type Item = fs::DirEntry;
+
+    fn next(&mut self) -> Option<fs::DirEntry> {
+        loop {
+            if let Ok(entry) = self.0.as_mut()?.next()? {
+                return Some(entry);
+            }
+        }
+    }
+}
+
 /// Removes what [`write_atomic`] was making in that folder when it was killed. To be called by who alone writes there.
 pub fn remove_unfinished(folder: &Path) {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    for entry in entries {
+    for entry in entries(folder) {
         let name = entry.file_name();
         // `.name.pid.time`
         let mut parts = name.as_encoded_bytes().rsplit(|b| *b == b'.');

@@ -171,8 +171,7 @@ fn system(what: libc::c_int, otherwise: u64) -> u64 {
 
 /// All processes that we can see.
 pub(super) fn all_pids() -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
+    files::entries("/proc").filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
 /// The uid of a process. None: it has ended.
@@ -349,10 +348,7 @@ fn sieve(root: i32, mut everybody: Vec<Stat>) -> Vec<Stat> {
 /// The children of all threads of a process; None where the kernel keeps no such list.
 fn children(pid: i32) -> Option<Vec<i32>> {
     let mut all = Vec::new();
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Some(all);
-    };
-    for thread in threads.flatten() {
+    for thread in files::entries(format!("/proc/{pid}/task")) {
         match files::read_virtual(thread.path().join("children"), u64::MAX) {
             Ok(list) => all.extend(numbers(&list)),
             // The thread ended meanwhile, unless its folder is still there.
@@ -572,11 +568,7 @@ fn parse_ip(hex: &str) -> Option<IpAddr> {
 
 /// The inodes of the sockets that a process has open; empty where we may not look.
 fn sockets(pid: i32) -> Vec<u64> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten();
-    entries
-        .flatten()
+    files::entries(format!("/proc/{pid}/fd"))
         .filter_map(|e| {
             let target = fs::read_link(e.path()).ok()?;
             let inode = target.to_str()?.strip_prefix("socket:[")?;
@@ -651,10 +643,7 @@ pub fn port_holder(ip: IpAddr, port: u16) -> Option<(i32, String)> {
 
 /// Whether a process has a file open whose path ends so, be that path hidden or removed by now.
 pub fn has_open(pid: i32, end: &Path) -> bool {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten();
-    entries.flatten().any(|entry| {
+    files::entries(format!("/proc/{pid}/fd")).any(|entry| {
         fs::read_link(entry.path()).is_ok_and(|target| {
             let target = target.as_os_str().as_bytes();
             let path = target.strip_suffix(b" (deleted)").unwrap_or(target);

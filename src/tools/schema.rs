@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use crate::base::error::{Error, Failure, listed, nearest};
-use crate::base::json::{brief, entries, kind_of, list};
+use crate::base::json::{self, brief, entries, kind_of, list};
 
 /// Unknown arguments that an answer names, and that an error complains of.
 const MOST_UNKNOWN: usize = 10;
@@ -116,7 +116,7 @@ impl Row {
                 _ => value.clone(),
             }),
             (Kind::Whole { .. } | Kind::Number { .. }, Value::String(text)) => {
-                let number: Option<Value> = serde_json::from_str(text).ok();
+                let number: Option<Value> = json::parse(text).ok();
                 Some(number.filter(Value::is_number).unwrap_or(value.clone()))
             }
             _ => Some(value.clone()),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::base::json::strings;
+use crate::base::json::{self, strings};
 use crate::config::Port;
 use crate::os::files;
 
@@ -61,7 +61,7 @@ pub(super) fn look(doctor: &mut Doctor) {
 /// The settings in a file; null where there are none.
 fn read(path: &Path) -> Value {
     let text = files::read_text(path).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
+    json::parse(&text).unwrap_or_default()
 }
 
 /// Looks at each server. `here`: the file is this project's, so that an entry need not name the folder.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::base::json;
 use crate::config::{Command, Process};
 use crate::os::files;
 
@@ -170,7 +171,7 @@ fn script(process: &Process, line: &str) -> Option<String> {
         _ => return None,
     };
     let text = files::read_text(&process.cwd.join("package.json")).ok()?;
-    let package: Value = serde_json::from_str(&text).ok()?;
+    let package: Value = json::parse(&text).ok()?;
     package["scripts"][name].as_str().map(String::from)
 }
 

@@ -9,6 +9,7 @@ use crate::base::globs::Glob;
 use crate::base::paths::LONGEST_SOCKET_PATH;
 use crate::config::Toggle;
 use crate::log::pipes;
+use crate::os::files;
 use crate::os::host;
 use crate::os::peer::our_uid;
 
@@ -144,10 +145,7 @@ fn count(root: &Path, below: &Path, globs: &[Glob], found: &mut usize) {
         return;
     }
     *found += 1;
-    let Ok(entries) = fs::read_dir(root.join(below)) else {
-        return;
-    };
-    for entry in entries.flatten() {
+    for entry in files::entries(root.join(below)) {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             count(root, &below.join(entry.file_name()), globs, found);
         }

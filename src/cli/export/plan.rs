@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::base::error::{Error, Result, named, reason};
-use crate::base::table::{Set, Table};
+use crate::base::table::{Set, Table, sort};
 use crate::build::plan::{self, Artifact};
 use crate::cli::init::cargo;
 use crate::config::{
@@ -70,7 +70,7 @@ impl Unit {
         let texts = values.chain(self.command.iter().map(String::as_str));
         let mut names: Vec<&str> = texts.flat_map(variables).collect();
         names.retain(|name| !self.secrets.iter().any(|secret| secret == name));
-        names.sort_unstable();
+        sort(&mut names, Ord::cmp);
         names.dedup();
         names
     }

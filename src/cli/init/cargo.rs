@@ -1,6 +1,5 @@
 //! `Cargo.toml`: the binaries of a package or a workspace, as cargo finds them, without asking it.
 
-use std::fs;
 use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
@@ -124,11 +123,8 @@ fn of_package(root: &Path, folder: &str, table: &DeTable, all: &mut Vec<Binary>)
     if path.join("src/main.rs").is_file() && !named("src/main.rs") {
         add(package, Vec::new());
     }
-    let Ok(entries) = fs::read_dir(path.join("src/bin")) else {
-        return;
-    };
     let mut names: Vec<(String, String)> = Vec::new();
-    for entry in entries.flatten() {
+    for entry in files::entries(path.join("src/bin")) {
         let Ok(file) = entry.file_name().into_string() else {
             continue;
         };

@@ -1,10 +1,10 @@
 //! The folders of a workspace, by the patterns that name them.
 
-use std::fs;
 use std::path::Path;
 
 use crate::base::globs::Glob;
 use crate::base::table::sort;
+use crate::os::files;
 
 /// Folders that belong to tools.
 const PASSED_OVER: &[&str] = &["node_modules", "target", "dist", "vendor", "venv"];
@@ -94,11 +94,8 @@ pub(super) fn join(folder: &str, name: &str) -> String {
 
 /// The folders in a folder, by name, without hidden ones and those of tools.
 pub(super) fn folders(path: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(path) else {
-        return Vec::new();
-    };
     let mut names: Vec<String> = Vec::new();
-    for entry in entries.flatten() {
+    for entry in files::entries(path) {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if let (true, Ok(name)) = (is_folder, entry.file_name().into_string())
             && !name.starts_with('.')

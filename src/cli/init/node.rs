@@ -8,7 +8,7 @@ use super::Source;
 use super::draft::{Draft, Item};
 use super::folder::{self, join};
 use super::json::line_of;
-use crate::base::json::strings;
+use crate::base::json::{self, strings};
 use crate::os::files;
 
 /// Package managers, each with the files that tell of it and what runs a script.
@@ -49,7 +49,7 @@ const RUNS_MEMBERS: &[&str] = &[
 
 /// Reads it.
 pub(super) fn read(source: &Source, draft: &mut Draft) -> Result<(), String> {
-    let package: Value = serde_json::from_str(&source.text).map_err(|e| e.to_string())?;
+    let package: Value = json::parse(&source.text).map_err(|e| e.to_string())?;
     let root = Path::new(&source.folder);
     let runner = runner(root, &package);
     let (script, body) = script(&package).unzip();
@@ -60,7 +60,7 @@ pub(super) fn read(source: &Source, draft: &mut Draft) -> Result<(), String> {
         let Ok(text) = files::read_text(&root.join(&file)) else {
             continue;
         };
-        match serde_json::from_str::<Value>(&text) {
+        match json::parse(&text) {
             Ok(package) => {
                 let source = source.below(member, &file, text);
                 add(&source, &package, runner, draft);

@@ -6,7 +6,7 @@ use super::Source;
 use super::draft::{Draft, Item, NOT_ROOT, ONE_OF_EACH, reason_for};
 use super::json::{Mark, marks};
 use super::quote::{literal, words};
-use crate::base::json::items;
+use crate::base::json::{self, items};
 use crate::config::shell::is_simple;
 
 /// How pm2 runs a script whose name ends so.
@@ -105,7 +105,7 @@ const LACKING: &[(&str, &str)] = &[
 
 /// Reads it. `root`: the process runs as root, and `user` may be set.
 pub(super) fn read(source: &Source, root: bool, draft: &mut Draft) -> Result<(), String> {
-    let value: Value = serde_json::from_str(&source.text).map_err(|e| e.to_string())?;
+    let value: Value = json::parse(&source.text).map_err(|e| e.to_string())?;
     let (apps, depth): (Vec<&Value>, usize) = match &value {
         Value::Array(_) => (items(&value).collect(), 2),
         Value::Object(all) if all.contains_key("apps") => {

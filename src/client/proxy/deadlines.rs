@@ -3,7 +3,7 @@
 use super::requests::own;
 use super::{CONNECT, HOLD, Link, Progress, Proxy, QUIET, SILENT, UNHEARD};
 use crate::base::clock::Mono;
-use crate::base::json::object;
+use crate::base::json::{self, object};
 use crate::base::table::Table;
 use crate::server::rpc::{INTERNAL_ERROR, STOPPING};
 
@@ -66,7 +66,7 @@ impl Proxy {
         self.calls.retain(|key, call| {
             let refused = call.progress == Progress::Refused;
             if refused {
-                ids.push(serde_json::from_str(key).unwrap_or_default());
+                ids.push(json::parse(key).unwrap_or_default());
             }
             !refused
         });

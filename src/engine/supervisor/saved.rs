@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
-use crate::base::json::list;
+use crate::base::json::{self, list};
 use crate::base::saved::{field, save_fields, saved};
 use crate::config::{self, Config, Process};
 use crate::engine::handle::{Identity, Notice};
@@ -104,7 +104,7 @@ impl Supervisor {
             ("warnings", &setup.warnings),
         ]);
         to.put("setup", &settings);
-        let state: Result<Value, _> = serde_json::from_str(&self.state.get().to_text());
+        let state: Result<Value, _> = json::parse(&self.state.get().to_text());
         to.put("state", &state.map_err(|e| e.to_string())?);
         let fleet = self.lives.fleet.save();
         let leaving = || "a process is on its way out of the configuration".to_owned();

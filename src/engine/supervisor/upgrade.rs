@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::base::clock::Mono;
 use crate::base::error::reason;
+use crate::base::json;
 use crate::base::logger::Level;
 use crate::base::saved::{field, load, save_fields, saved};
 use crate::engine::handle::{Judged, Notice, Reply, ReplySlot, UpgradeWish};
@@ -405,7 +406,7 @@ impl Supervisor {
     /// The program said what it is.
     fn hear(&mut self, said: &str) -> Result<Stage, String> {
         let no = || ODD.to_owned();
-        let said: Value = serde_json::from_str(said.trim()).map_err(|_| no())?;
+        let said: Value = json::parse(said.trim()).map_err(|_| no())?;
         let handshake: Handshake = load(&said).map_err(|_| no())?;
         let ours = env!("CARGO_PKG_VERSION");
         let Some(upgrade) = &mut self.upgrade else {

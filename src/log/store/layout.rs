@@ -12,6 +12,7 @@ use super::index::{Header, MOST};
 use crate::base::clock::Wall;
 use crate::base::table::sort;
 use crate::log::stream::Stream;
+use crate::os::files;
 
 /// A file costs its size in such blocks (the common block size of file systems).
 pub(super) const BLOCK: u64 = 4096;
@@ -112,7 +113,7 @@ impl Folder {
     /// The segments that are there, oldest first.
     pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+        for entry in files::entries(&self.path) {
             let name = entry.file_name();
             let Some((run, number)) = name.to_str().and_then(|n| self.kind.parse(n)) else {
                 continue;
