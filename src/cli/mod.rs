@@ -272,8 +272,9 @@ pub(crate) fn project(dir: Option<&Path>) -> Result<Project> {
 fn root_at(state: &State, dir: &Path) -> Result<PathBuf> {
     let root = resolved(dir).map_err(|e| Error::file("enter", dir, e))?;
     let known = state.project(&root);
+    let config = root.join(CONFIG_FILE).symlink_metadata();
     // Also one whose folder is gone: its path is enough to find the daemon.
-    if root.join(CONFIG_FILE).exists()
+    if config.is_ok()
         || known.descriptor().exists()
         || moved(state, &root).is_some()
         || !root.exists() && known.path().exists()
@@ -283,15 +284,21 @@ fn root_at(state: &State, dir: &Path) -> Result<PathBuf> {
     if !root.exists() {
         return Err(Error::cannot(named("enter", dir), "no such folder"));
     }
-    let why = format!("there is no {CONFIG_FILE} in it");
-    Err(Error::cannot(named("find the project", dir), why))
+    match config {
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(Error::file("enter", dir, e)),
+        _ => {
+            let why = format!("there is no {CONFIG_FILE} in it");
+            Err(Error::cannot(named("find the project", dir), why))
+        }
+    }
 }
 
 /// The nearest folder from here upward that is a project, or was one when its daemon was started.
 fn root_above(state: &State) -> Result<PathBuf> {
     let here = std::env::current_dir().map_err(|e| Error::system("tell the current folder", e))?;
     let known = |root: &&Path| state.project(root).descriptor().exists();
-    let found = paths::find_project(&here, &|path| path.exists())
+    // A link that leads nowhere is one as well, and not a reason to take the project above.
+    let found = paths::find_project(&here, &|path| path.symlink_metadata().is_ok())
         .or_else(|| here.ancestors().find(known).map(Path::to_path_buf));
     found.ok_or_else(|| {
         let here = here.display().to_string();

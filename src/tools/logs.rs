@@ -626,11 +626,16 @@ pub(super) fn refusal(name: &str, builds: bool, e: &QueryError) -> String {
     }
 }
 
-/// Explains why a pattern is refused.
+/// Explains why a pattern is refused, where `literal` is another way.
 pub(super) fn bad_pattern(e: &QueryError) -> String {
+    format!("{}; literal (-F) matches a text as it is", bad_regex(e))
+}
+
+/// Explains why a pattern is refused, where it can be nothing but a regular expression.
+pub(super) fn bad_regex(e: &QueryError) -> String {
     let why = match e {
         QueryError::Pattern(why) => why,
         QueryError::NoRun { .. } => "there is no run to search",
     };
-    format!("cannot use this pattern: {why}; literal (-F) matches a text as it is")
+    format!("cannot use this pattern: {why}")
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::logs::bad_pattern;
+use super::logs::bad_regex;
 use super::status::{cursor, exit, newest};
 use super::text::{
     LIMIT, LINE, MATCH, NextCall, Reader, bounded, clip, doing, last_of, quoted, recent, shown,
@@ -47,7 +47,7 @@ pub(super) fn wait(call: &Call<'_>) -> Result<Step, String> {
     let what = match (args.text("for").unwrap_or("ready"), pattern) {
         ("log", Some(pattern)) => What::Log(Box::new(Follow {
             pattern: pattern.into(),
-            matcher: Matcher::new(pattern, false, false).map_err(|e| bad_pattern(&e))?,
+            matcher: Matcher::new(pattern, false, false).map_err(|e| bad_regex(&e))?,
             log: Arc::clone(&unit.log),
             cursor: after.unwrap_or_else(|| unit.log.next_seq().saturating_sub(1)),
             more: false,

@@ -148,6 +148,23 @@ fn folder_with_a_newline_in_its_name_can_be_connected_to() {
 }
 
 #[test]
+fn link_to_nowhere_ends_the_search() {
+    let project = Project::new(NAP);
+    let below = project.root.join("below");
+    fs::create_dir(&below).unwrap();
+    symlink("nowhere", below.join(".mcp-run")).unwrap();
+    for args in [&["up"][..], &["check"]] {
+        let said = project.cli(at(&below, args)).exits(1);
+        assert!(said.err.contains("below/.mcp-run"), "{said:?}");
+        let mut command = project.command(crate::common::bpm());
+        let output = command.args(args).current_dir(&below).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{err}");
+        assert!(err.contains("below/.mcp-run"), "{err}");
+    }
+}
+
+#[test]
 fn foretold_folder_of_a_stranger_is_passed_by() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root makes files of other users");

@@ -44,6 +44,23 @@ ready.delay_seconds = 0.1
 }
 
 #[test]
+fn event_of_a_held_socket_has_its_address() {
+    let port = free_port();
+    let mut project = Project::new(&format!(
+        r#"
+on_event.crashed = {TELL}
+[process.web]
+command = ["false"]
+listen = ["unix:/tmp/bpm-hook-{port}.sock", "0.0.0.0:{port}"]
+"#
+    ));
+    project.serve();
+    let told = events(&project, 1);
+    let wanted = format!("crashed|web|1|exit code 1|http://127.0.0.1:{port}");
+    assert_eq!(told, [wanted]);
+}
+
+#[test]
 fn event_has_its_own_command_and_its_output_is_in_the_daemons_log() {
     let mut project = Project::new(&format!(
         r#"

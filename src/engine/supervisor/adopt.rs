@@ -458,7 +458,7 @@ impl Supervisor {
                 _ if of_build => format!("the build of {name}"),
                 Some(why) => format!("{name} ({why})"),
                 None if self.units.id_of(name).is_some() => {
-                    format!("{name} (its run was not written down)")
+                    format!("{name} (it was being stopped, or had just begun)")
                 }
                 None => format!("{name} (it is not in .mcp-run)"),
             })

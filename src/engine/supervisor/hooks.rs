@@ -274,13 +274,12 @@ impl Supervisor {
         {
             return;
         }
-        let port = self.known_port(process);
         let told = Told {
             event,
             process: process.name.clone(),
             run: unit.log.next_run().saturating_sub(1),
             reason: reason.into(),
-            url: port.map_or(String::new(), |port| format!("http://127.0.0.1:{port}")),
+            url: self.known_url(id, process).unwrap_or_default(),
         };
         for command in commands {
             if let Some(dropped) = self.hooks.push(command, told.clone()) {

@@ -1,6 +1,6 @@
 //! The ports that processes are given.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::base::error::reason;
@@ -68,6 +68,19 @@ impl Supervisor {
         match process.port? {
             PortWish::Fixed(port) => Some(port),
             PortWish::Auto => self.port_now(&process.name),
+        }
+    }
+
+    /// Where it can be reached, also while it does not run: at its port, else at the first address of its `listen`.
+    pub(super) fn known_url(&self, unit: UnitId, process: &Process) -> Option<String> {
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let at = match self.known_port(process) {
+            Some(port) => local(port),
+            None => self.sockets.address(unit)?,
+        };
+        match at.ip().is_unspecified() {
+            true => Some(format!("http://{}", local(at.port()))),
+            false => Some(format!("http://{at}")),
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -227,6 +228,15 @@ impl Sockets {
     pub(super) fn holds(&self, unit: UnitId, port: u16) -> bool {
         let mut held = self.held.get(&unit).into_iter().flatten();
         held.any(|h| matches!(&h.address, Listen::Tcp(at) if at.port() == port))
+    }
+
+    /// The first TCP address that is held for a process.
+    pub(super) fn address(&self, unit: UnitId) -> Option<SocketAddr> {
+        let mut held = self.held.get(&unit).into_iter().flatten();
+        held.find_map(|h| match &h.address {
+            Listen::Tcp(at) => Some(*at),
+            Listen::Unix(_) => None,
+        })
     }
 
     /// The descriptors 3 and on of a process.
