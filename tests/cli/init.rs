@@ -428,3 +428,59 @@ fn damaged_sources_are_named_and_never_written() {
     );
     project.cli(["check"]).exits(0);
 }
+
+#[test]
+fn files_that_check_refuses_are_left_out() {
+    let project = Project::empty();
+    project.file(
+        "pm2.json",
+        r#"[{"name": "a", "script": "a", "env_file": "nowhere"},
+{"name": "b", "script": "b", "env_file": "odd"}]"#,
+    );
+    project.file("odd", "X='\n");
+    project.file("Procfile", "c: true\n");
+    project.file(".env", "A=1\n");
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    fs::set_permissions(project.root.join(".env"), everybody).unwrap();
+    let said = project.cli(["init"]).exits(0);
+    has(
+        &said.err,
+        &[
+            "pm2.json:1: env_file = \"nowhere\": ",
+            "pm2.json:2: env_file = \"odd\": ",
+            ".env: env_file = \".env?\": ",
+            "others may write it (mode 666)",
+        ],
+    );
+    let checked = project.cli(["check"]).exits(0);
+    has(&checked.out, &["processes: c, a, b"]);
+}
+
+#[test]
+fn sources_in_a_folder_run_there() {
+    let project = Project::empty();
+    project.file("back/Procfile", "web: x\n");
+    project.file("back/.env", "A=1\n");
+    project.file("jobs/supervisord.conf", "[program:job]\ncommand=x\n");
+    project.file(
+        "more/pm2.json",
+        r#"{"name": "app", "script": "x", "cwd": "./in", "watch": true, "env_file": ".env?"}"#,
+    );
+    project.file("web/package.json", r#"{"scripts": {"dev": "x"}}"#);
+    project.file("web/package-lock.json", "{}");
+    project.file("web/deno.json", "{}");
+    project.cli(["init"]).exits(0);
+    project.cli(["check"]).exits(0);
+    has(
+        &project.read(".mcp-run"),
+        &[
+            "\nenv_file = \"back/.env?\"\n",
+            "\ncommand = \"x\"\ncwd = \"back\"\n",
+            "\ncommand = [\"x\"]\nrestart = \"on-failure\"\nstop_timeout_seconds = 10\ncwd = \"jobs\"\n",
+            "\ncwd = \"more/in\"\n",
+            "\nenv_file = \"more/.env?\"\n",
+            "\nwatch = [\"more/in/**\"]\n",
+            "[process.web-2]\nautostart = false\ntype = \"npm\"\ncommand = [\"npm\", \"run\", \"dev\"]\ncwd = \"web\"\n",
+        ],
+    );
+}

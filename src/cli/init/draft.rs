@@ -2,12 +2,10 @@
 //!
 //! The `.mcp-run` as it grows: processes with their keys, and what could not be taken over.
 
-use std::path::Path;
-
 use super::quote::{brief, key, toml, toml_list};
-use crate::base::error::Failure;
+use crate::base::error::{Error, Failure, Fault, Result};
 use crate::base::paths::CONFIG_FILE;
-use crate::config::{self, KEYS, Place};
+use crate::config::{KEYS, Place};
 
 /// Nobody runs more of them; each costs a look at all before it.
 const MOST: usize = 500;
@@ -123,13 +121,21 @@ impl Item {
         self.entries.push(Entry::Left(left(place, what, why)));
     }
 
-    /// Makes a comment of the key in that line of the block; false where it can't do without it.
-    fn refused(&mut self, line: Option<usize>, why: &str) -> bool {
-        let before = 2 + usize::from(!self.autostart);
-        let at = line.and_then(|line| line.checked_sub(before));
+    /// Makes a comment of the key that the fault is about; false where it can't do without it. The block
+    /// begins in the line `first`.
+    fn refused(&mut self, fault: &Fault, first: usize) -> bool {
+        let before = first + 2 + usize::from(!self.autostart);
+        let at = match fault.file == CONFIG_FILE {
+            true => fault.line.checked_sub(before),
+            false => {
+                let is_file = |e: &Entry| matches!(e, Entry::Set(_, key, _) if key == "env_file");
+                self.entries.iter().position(is_file)
+            }
+        };
         let Some(entry) = at.and_then(|at| self.entries.get_mut(at)) else {
             return false;
         };
+        let why = &fault.text;
         match entry {
             Entry::Set(place, key, value)
                 if !["type", "command", "port"].contains(&key.as_str()) =>
@@ -154,6 +160,18 @@ impl Item {
         }
         text
     }
+}
+
+fn faults(error: &Error) -> &[Fault] {
+    match error.failure() {
+        Failure::Config(faults) => faults,
+        _ => &[],
+    }
+}
+
+fn first_fault(error: &Error) -> String {
+    let first = faults(error).first().map(|fault| fault.text.clone());
+    first.unwrap_or_else(|| error.to_string())
 }
 
 fn left(place: &str, what: &str, why: &str) -> String {
@@ -242,27 +260,25 @@ impl Draft {
         self.items.len()
     }
 
-    /// Makes a comment of each user that can't be had. `why`: the reason for which one can't.
-    pub(super) fn without_users(&mut self, why: impl Fn(&str) -> Option<String>) {
-        for entry in self.items.iter_mut().flat_map(|item| &mut item.entries) {
-            if let Entry::Set(place, key, value) = entry
-                && key == "user"
-                && let Some(why) = why(value.trim_matches('"'))
-            {
-                *entry = Entry::Left(left(place, &format!("user = {value}"), &why));
-            }
-        }
-    }
-
-    /// Takes out each process that `bpm check` would refuse, and says why it did.
-    pub(super) fn sift(&mut self, root: &Path) {
+    /// Takes out what `bpm check` would refuse, and says why it did. `checked`: what `bpm check` says of a text.
+    pub(super) fn sift(&mut self, checked: &dyn Fn(&str) -> Result<()>) {
         if self.more > 0 {
             let what = format!("{} more processes", self.more);
             let from = self.sources.join(", ");
             self.left(&from, &what, &format!("at most {MOST} are taken over"));
         }
+        let mut kept = String::new();
+        for line in std::mem::take(&mut self.top) {
+            match checked(&format!("{line}\n[process.a]\ncommand = \"a\"\n")) {
+                Ok(()) => {
+                    kept.push_str(&format!("{line}\n"));
+                    self.top.push(line);
+                }
+                Err(error) => self.left(".env", &line, &first_fault(&error)),
+            }
+        }
         let items = std::mem::take(&mut self.items);
-        self.take_good(items, &mut String::new(), root);
+        self.take_good(items, &mut kept, checked);
         let first = self.items.iter().all(|item| !item.autostart);
         if let Some(item) = self.items.first_mut().filter(|_| first) {
             item.note("the first one; autostart = true starts it with all");
@@ -270,31 +286,30 @@ impl Draft {
     }
 
     /// Looks at all together with those that were kept before (two of them may not have the same port), then at halves.
-    fn take_good(&mut self, mut items: Vec<Item>, kept: &mut String, root: &Path) {
+    fn take_good(
+        &mut self,
+        mut items: Vec<Item>,
+        kept: &mut String,
+        checked: &dyn Fn(&str) -> Result<()>,
+    ) {
         let blocks: String = items.iter().map(Item::block).collect();
         let with = format!("{kept}{blocks}");
-        let Err(error) = config::parse(&with, CONFIG_FILE, root) else {
+        let Err(error) = checked(&with) else {
             *kept = with;
             self.items.extend(items);
             return;
         };
         if items.len() > 1 {
             let rest = items.split_off(items.len() / 2);
-            self.take_good(items, kept, root);
-            self.take_good(rest, kept, root);
+            self.take_good(items, kept, checked);
+            self.take_good(rest, kept, checked);
         } else if let Some(mut item) = items.pop() {
-            let faults = match error.failure() {
-                Failure::Config(faults) => faults.as_slice(),
-                _ => &[],
-            };
             let first = kept.lines().count() + 1;
-            let lines = faults.iter().map(|f| (f.line.checked_sub(first), &f.text));
-            if lines.filter(|(at, why)| item.refused(*at, why)).count() > 0 {
-                return self.take_good(vec![item], kept, root);
+            let refused = faults(&error).iter().filter(|f| item.refused(f, first));
+            if refused.count() > 0 {
+                return self.take_good(vec![item], kept, checked);
             }
-            let why = faults.first().map(|f| f.text.clone());
-            let why = why.unwrap_or_else(|| error.to_string());
-            self.left(&item.from, &item.name, &why);
+            self.left(&item.from, &item.name, &first_fault(&error));
         }
     }
 
@@ -345,6 +360,7 @@ impl Draft {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{config_of, parsed};
     use super::*;
 
     #[test]
@@ -367,9 +383,9 @@ mod tests {
             good.set("port", port.into());
             draft.add(good);
         }
-        draft.sift(Path::new("/shop"));
+        draft.sift(&parsed);
         let text = draft.text("1");
-        let config = config::parse(&text, ".mcp-run", Path::new("/shop")).unwrap();
+        let config = config_of(&draft);
         let names: Vec<&str> = config.processes.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["good", "good-2"]);
         assert!(draft.lost()[0].starts_with("Procfile:1: bad: "), "{text}");
@@ -390,7 +406,7 @@ mod tests {
         item.set("no_such_key", "1".into());
         item.env("A.B", "x");
         draft.add(item);
-        draft.sift(Path::new("/shop"));
+        draft.sift(&parsed);
         let text = draft.text("1");
         assert!(text.contains("\nlimits.nofile = 64\n"), "{text}");
         assert!(text.contains("\n# x.conf:1: no_such_key = 1: this bpm has no such key\n"));

@@ -16,12 +16,14 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::base::error::{Error, Result, named};
+use crate::base::error::{Error, Failure, Result, named};
 use crate::base::paths::CONFIG_FILE;
+use crate::base::table::Set;
 use crate::client::connection::VERSION;
+use crate::os::files;
 use crate::os::peer::our_uid;
-use crate::os::{accounts, files};
 
+use super::check::mistakes;
 use super::spec::Call;
 use super::{answer, note};
 use draft::Draft;
@@ -105,6 +107,15 @@ impl Source {
         folder::join(&self.sub, file)
     }
 
+    /// A folder that the file names, as seen from the project's root.
+    fn folder_of(&self, named: &str) -> String {
+        match named.trim_start_matches("./") {
+            "" | "." => self.sub.clone(),
+            absolute if absolute.starts_with('/') => absolute.into(),
+            below => folder::join(&self.sub, below),
+        }
+    }
+
     /// A file in a folder below.
     fn below(&self, member: &str, file: &str, text: String) -> Self {
         Self {
@@ -135,8 +146,16 @@ pub(super) fn init(call: &Call) -> Result<u8> {
         Some(file) => one(&root, file, &mut draft)?,
         None => all(&root, &mut draft),
     }
-    draft.without_users(|user| accounts::Account::find(user, None).err());
-    draft.sift(&root);
+    let env = super::environment();
+    let checked = |text: &str| {
+        let config = crate::config::parse(text, CONFIG_FILE, &root)?;
+        let mistakes = mistakes(&config, &env, &mut Set::default()).into_keys();
+        match mistakes.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::Config(mistakes).into()),
+        }
+    };
+    draft.sift(&checked);
     let mut lost: String = draft
         .lost()
         .iter()
@@ -155,7 +174,7 @@ pub(super) fn init(call: &Call) -> Result<u8> {
     }
     let text = draft.text(VERSION);
     // The new file has no mistakes: each process was read by itself, this is the whole.
-    crate::config::parse(&text, CONFIG_FILE, &root)?;
+    checked(&text)?;
     if call.has("stdout") {
         return answer(text);
     }
@@ -374,8 +393,13 @@ mod tests {
         };
         let mut draft = Draft::default();
         read(&source, &mut draft);
-        draft.sift(Path::new("/shop"));
+        draft.sift(&parsed);
         draft
+    }
+
+    /// A file of `/shop` has no mistakes.
+    pub(super) fn parsed(text: &str) -> Result<()> {
+        config::parse(text, CONFIG_FILE, Path::new("/shop")).map(drop)
     }
 
     /// The configuration that comes of it.

@@ -20,12 +20,14 @@ const MANAGERS: &[(&str, &[&str], &[&str])] = &[
     ),
     ("yarn", &["yarn.lock"], &["yarn", "run"]),
     ("bun", &["bun.lock", "bun.lockb"], &["bun", "run"]),
+    ("deno", &["deno.lock"], &["deno", "task"]),
     (
-        "deno",
-        &["deno.lock", "deno.json", "deno.jsonc"],
-        &["deno", "task"],
+        "npm",
+        &["package-lock.json", "npm-shrinkwrap.json"],
+        &["npm", "run"],
     ),
-    ("npm", &["package-lock.json"], &["npm", "run"]),
+    // Also editors and functions at the edge have these beside another manager's lock file.
+    ("deno", &["deno.json", "deno.jsonc"], &["deno", "task"]),
 ];
 
 /// A root's script with one of these in it runs the scripts of the members.
@@ -129,7 +131,9 @@ fn add(source: &Source, package: &Value, runner: &[&str], draft: &mut Draft) {
         Some((_, name)) => name,
         None => title,
     };
-    let mut item = Item::new(if title.is_empty() { "web" } else { title }, line(name));
+    let folder = source.sub.rsplit('/').next().unwrap_or_default();
+    let title = [title, folder].into_iter().find(|name| !name.is_empty());
+    let mut item = Item::new(title.unwrap_or("web"), line(name));
     item.text("type", "npm");
     item.list("command", &command(name));
     item.folder(&source.sub);

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::Source;
 use super::draft::{Draft, Item, NOT_ROOT, ONE_OF_EACH, reason_for};
+use super::folder::join;
 use super::json::{Mark, marks};
 use super::quote::{literal, words};
 use crate::base::json::{self, items};
@@ -121,13 +122,14 @@ pub(super) fn read(source: &Source, root: bool, draft: &mut Draft) -> Result<(),
     };
     let mut lines = lines(&source.text, depth).into_iter();
     for app in apps {
+        let Some(app) = app.as_object() else {
+            draft.left(&source.file, &app.to_string(), "an app that is no object");
+            continue;
+        };
         let lines = lines.next().unwrap_or_default();
-        match app.as_object() {
-            Some(app) => match self::app(source, app, &lines, root) {
-                Ok(item) => draft.add(item),
-                Err(why) => draft.left(&source.at(lines.start), "an app", &why),
-            },
-            None => draft.left(&source.at(lines.start), "an app", "it is no object"),
+        match self::app(source, app, &lines, root) {
+            Ok(item) => draft.add(item),
+            Err(why) => draft.left(&source.at(lines.start), "an app", &why),
         }
     }
     Ok(())
@@ -184,19 +186,56 @@ fn app(
         true => item.list("command", &["bash".into(), "-c".into(), literal(script)]),
         false => item.list("command", &command(source, app, script, folder)?),
     }
-    item.folder(folder);
+    item.folder(&source.folder_of(folder));
     // pm2 asks by INT, and kills 1.6 s later.
     item.text("stop_signal", "INT");
-    let patience = app.get("kill_timeout").and_then(Value::as_f64);
-    let patience = patience.unwrap_or(1600.0).clamp(0.0, 1e9) as u64;
+    let patience = app
+        .get("kill_timeout")
+        .and_then(|ms| plain(ms).parse().ok());
+    let patience = patience.unwrap_or(1600.0_f64).clamp(0.0, 1e9) as u64;
     item.set(
         "stop_timeout_seconds",
         crate::base::clock::seconds(std::time::Duration::from_millis(patience)),
     );
     for (key, value) in app {
-        setting(&mut item, key, value, &source.at(lines.of(key)), root);
+        let place = source.at(lines.of(key));
+        match (key.as_str(), value) {
+            ("watch", Value::Bool(true) | Value::String(_) | Value::Array(_)) => {
+                item.at(&place);
+                match watched(source, folder, value) {
+                    Some(globs) => item.list("watch", &globs),
+                    None => item.left(&place, key, "its folder is not below the project's"),
+                }
+            }
+            ("env_file", Value::String(path)) => {
+                item.at(&place);
+                item.text("env_file", &source.folder_of(path));
+            }
+            _ => setting(&mut item, key, value, &place, root),
+        }
     }
     Ok(item)
+}
+
+/// What pm2 watches in the app's folder, as seen from the project's root.
+fn watched(source: &Source, folder: &str, value: &Value) -> Option<Vec<String>> {
+    let folder = source.folder_of(folder);
+    let folder = match folder.starts_with('/') {
+        true => {
+            let root = source.folder.strip_suffix(&source.sub)?;
+            let below = format!("{folder}/");
+            let below = below.strip_prefix(&format!("{}/", root.trim_end_matches('/')))?;
+            below.trim_matches('/').to_string()
+        }
+        false => folder,
+    };
+    let globs = match value {
+        Value::Array(_) => items(value).map(plain).collect(),
+        Value::String(one) => vec![one.clone()],
+        _ => vec!["**".into()],
+    };
+    let below = |glob: &String| join(&folder, glob.trim_start_matches("./"));
+    Some(globs.iter().map(below).collect())
 }
 
 /// The command that pm2 would execute.
@@ -263,16 +302,13 @@ fn setting(item: &mut Item, key: &str, value: &Value, place: &str, root: bool) {
         ("cwd", Value::String(_)) | (_, Value::Null) => return,
         ("autorestart", Value::Bool(false)) => return item.text("restart", "never"),
         ("autorestart", _) | ("watch", Value::Bool(false)) => return,
-        ("watch", Value::Bool(true)) => return item.list("watch", &["**".into()]),
-        ("watch", Value::Array(_)) => {
-            let globs: Vec<String> = items(value).map(plain).collect();
-            return item.list("watch", &globs);
+        ("kill_timeout", value) if plain(value).parse::<f64>().is_err() => {
+            "no number of milliseconds"
         }
         ("max_memory_restart", value) => match size(value) {
             Some(size) => return item.set("limits.memory", size),
             None => "no size such as 300M",
         },
-        ("env_file", Value::String(path)) => return item.text("env_file", path),
         ("user" | "uid", _) if root => return item.text("user", &plain(value)),
         ("gid", _) if root => return item.text("group", &plain(value)),
         ("user" | "uid" | "gid", _) => NOT_ROOT,
@@ -322,7 +358,10 @@ mod tests {
  {"script": "npm", "args": "run dev", "cwd": "web", "kill_timeout": 3000,
   "watch": ["src/**"], "cron_restart": "0 0 * * *"},
  {"name": "a", "script": "npm start", "args": "lost"},
- {"name": "b", "cmd": "source x && echo ${A}"}
+ {"name": "b", "cmd": "source x && echo ${A}"},
+ "no app",
+ {"name": "c", "script": "c", "cwd": "/shop/deep", "watch": "./src", "kill_timeout": "4000",
+  "namespace": "x"}
 ], "deploy": {}}"#;
         let draft = draft_of("ecosystem.config.json", text, |s, d| {
             read(s, false, d).unwrap()
@@ -376,13 +415,20 @@ mod tests {
         );
         assert_eq!(
             (npm.watch.as_slice(), npm.stop_timeout.as_secs()),
-            (&["src/**".to_string()][..], 3)
+            (&["web/src/**".to_string()][..], 3)
+        );
+        let last = &config.processes[4];
+        assert_eq!(
+            (last.watch.as_slice(), last.stop_timeout.as_secs()),
+            (&["deep/src".to_string()][..], 4)
         );
         let lost = draft.lost().join("\n");
         for part in [
             "ecosystem.config.json:5: env_production: ",
             "ecosystem.config.json:6: instances = 4: ",
             "ecosystem.config.json:8: cron_restart = ",
+            "ecosystem.config.json: \"no app\": an app that is no object",
+            "ecosystem.config.json:13: namespace = ",
             "ecosystem.config.json: deploy: ",
         ] {
             assert!(lost.contains(part), "{part} in {lost}");

@@ -4,6 +4,7 @@
 
 use super::Source;
 use super::draft::{Draft, Item};
+use super::quote::toml;
 use crate::base::table::Set;
 use crate::config;
 
@@ -14,7 +15,7 @@ const STEP: u16 = 100;
 
 /// Reads it. `dotenv` is the text of the `.env` beside it, if there is one.
 pub(super) fn read(source: &Source, dotenv: Option<&str>, draft: &mut Draft) {
-    let first_port = environment(dotenv, draft);
+    let first_port = environment(source, dotenv, draft);
     let mut names: Set<&str> = Set::default();
     for (line, number) in source.text.lines().zip(1..) {
         let place = source.at(number);
@@ -46,6 +47,7 @@ pub(super) fn read(source: &Source, dotenv: Option<&str>, draft: &mut Draft) {
             }
         }
         item.text("command", command);
+        item.folder(&source.sub);
         if ends_with_stdin(command) {
             item.set("stdin", "\"open\"".into());
         }
@@ -71,19 +73,20 @@ fn ends_with_stdin(command: &str) -> bool {
 }
 
 /// Takes `.env` over; the port of the first line.
-fn environment(dotenv: Option<&str>, draft: &mut Draft) -> u16 {
+fn environment(source: &Source, dotenv: Option<&str>, draft: &mut Draft) -> u16 {
     let Some(text) = dotenv else {
         return FIRST_PORT;
     };
-    match config::parse_dotenv(text, ".env") {
+    let name = source.beside(".env");
+    match config::parse_dotenv(text, &name) {
         Ok(file) => {
-            draft.top("env_file = \".env?\"");
+            draft.top(format!("env_file = {}", toml(&format!("{name}?"))));
             let port = file.variables.iter().rev().find(|v| v.name == "PORT");
             port.and_then(|v| v.value.parse().ok())
                 .unwrap_or(FIRST_PORT)
         }
         Err(fault) => {
-            draft.left(&format!(".env:{}", fault.line), ".env", &fault.text);
+            draft.left(&format!("{name}:{}", fault.line), ".env", &fault.text);
             FIRST_PORT
         }
     }

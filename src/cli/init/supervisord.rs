@@ -178,6 +178,9 @@ impl Context<'_> {
         if self.section.get("stopwaitsecs").is_none() {
             item.set("stop_timeout_seconds", "10".into());
         }
+        if self.section.get("directory").is_none() {
+            item.folder(&self.source.sub);
+        }
         if let Some(setting) = common.and_then(|s| s.get("environment")) {
             self.environment(&mut item, setting);
         }
@@ -191,6 +194,9 @@ impl Context<'_> {
         let place = self.source.at(setting.line);
         let said = format!("{} = {}", setting.key, setting.value);
         item.at(&place);
+        if setting.key == "environment" {
+            return self.environment(item, setting);
+        }
         let value = match self.expanded(&setting.value) {
             Ok(value) => value,
             Err(why) => return item.left(&place, &said, &why),
@@ -198,9 +204,10 @@ impl Context<'_> {
         let no = ["false", "no", "off", "0"].contains(&value.to_ascii_lowercase().as_str());
         let why = match setting.key.as_str() {
             "command" => return,
-            "directory" if value.contains("${") => "cwd expands no variables",
-            "directory" => return item.text("cwd", &value),
-            "environment" => return self.environment(item, setting),
+            "directory" if value.contains("${") || value.starts_with('~') => {
+                "cwd expands no variables and no \"~\""
+            }
+            "directory" => return item.folder(&self.source.folder_of(&value)),
             "autostart" if no => return item.by_hand(),
             "autostart" => return,
             "autorestart" => {
@@ -210,6 +217,9 @@ impl Context<'_> {
                     _ => "always",
                 };
                 return item.text("restart", restart);
+            }
+            "stopsignal" if value.parse::<u8>().is_ok() => {
+                return item.set("stop_signal", value);
             }
             "stopsignal" => return item.text("stop_signal", &value),
             "stopwaitsecs" => return item.set("stop_timeout_seconds", value),
@@ -306,7 +316,7 @@ fn variable(text: &str) -> Option<(&str, &str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{config_of, draft_of};
+    use super::super::tests::{config_of, draft_of, parsed};
     use super::*;
     use crate::config::{Command, Restart};
 
@@ -319,7 +329,7 @@ environment=LANG="C.UTF-8"
 command=gunicorn -b 0.0.0.0:80 'my app:app'  ; the server
     --name "%(program_name)s;x" --home $HOME -n%(process_num)02d
 directory=%(here)s/web
-environment=A="x, y",B='q',C=z,D="5%%",E="%(ENV_USER)s ${F}"
+environment=A="x, y",B='q',C=z,D="5%%",E="%(ENV_USER)s ${F}",G="%(nope)s"
 autorestart=true
 stopsignal=QUIT
 stopwaitsecs=30
@@ -328,6 +338,8 @@ priority=10
 [program:once]
 command=true # not that
 autostart=false
+stopsignal=2
+directory=~/x
 [group:all]
 programs=web,once
 [include]
@@ -380,17 +392,20 @@ files = /etc/supervisor/*.conf
             (Restart::OnFailure, 10)
         );
         assert!(!once.autostart);
+        assert_eq!(once.stop_signal, 2);
         assert_eq!(once.command, Some(Command::List(vec!["true".into()])));
         let lost = draft.lost().join("\n");
         for part in [
             "supervisord.conf:14: numprocs = 2: ",
             "supervisord.conf:15: priority = 10: ",
-            "supervisord.conf:19: [group:all]: ",
-            "supervisord.conf:21: [include]: ",
+            "supervisord.conf:10: G: %(nope) is unknown",
+            "supervisord.conf:20: directory = ~/x: ",
+            "supervisord.conf:21: [group:all]: ",
+            "supervisord.conf:23: [include]: ",
         ] {
             assert!(lost.contains(part), "{part} in {lost}");
         }
-        assert_eq!(draft.lost().len(), 4, "{lost}");
+        assert_eq!(draft.lost().len(), 6, "{lost}");
     }
 
     #[test]
@@ -398,7 +413,7 @@ files = /etc/supervisor/*.conf
         let conf =
             "[program:a]\ncommand=a\nstopsignal=NOPE\nstopwaitsecs=x\nexitcodes=0,999\numask=8\n";
         let mut draft = draft_of("supervisord.conf", conf, |s, d| read(s, false, d));
-        draft.sift(std::path::Path::new("/shop"));
+        draft.sift(&parsed);
         let config = config_of(&draft);
         assert_eq!(config.processes.len(), 1);
         let lost = draft.lost().join("\n");

@@ -16,38 +16,38 @@ pub(super) fn read(source: &Source, asked: bool, draft: &mut Draft) {
     };
     let mut first = true;
     for (line, number) in source.text.lines().zip(1..) {
-        let Some(name) = NAMES.iter().find(|name| is_target(line, name)) else {
-            continue;
-        };
-        let command = [tool.to_string(), (*name).to_string()];
-        if !asked {
-            let why = format!("if it should run: command = {command:?}");
-            draft.left(&source.at(number), &format!("{tool} {name}"), &why);
-            continue;
+        for name in NAMES.iter().filter(|name| is_target(line, name, tool)) {
+            let command = [tool.to_string(), (*name).to_string()];
+            if !asked {
+                let why = format!("if it should run: command = {command:?}");
+                draft.left(&source.at(number), &format!("{tool} {name}"), &why);
+                continue;
+            }
+            let mut item = Item::new(name, source.at(number));
+            item.list("command", &command);
+            item.folder(&source.sub);
+            if !std::mem::take(&mut first) {
+                item.by_hand();
+            }
+            draft.add(item);
         }
-        let mut item = Item::new(name, source.at(number));
-        item.list("command", &command);
-        item.folder(&source.sub);
-        if !std::mem::take(&mut first) {
-            item.by_hand();
-        }
-        draft.add(item);
     }
 }
 
-/// `dev:`, `dev: build`, `dev port="1":`, and not `dev := x`, `dev = x`.
-fn is_target(line: &str, name: &str) -> bool {
-    let Some(rest) = line.trim_start_matches('@').strip_prefix(name) else {
+/// `dev:`, `dev: build`, `dev port="1":` (just), `dev run:` (make), and not `dev := x`, `dev = x`.
+fn is_target(line: &str, name: &str, tool: &str) -> bool {
+    let Some((before, after)) = line.split_once(':') else {
         return false;
     };
-    if !rest.starts_with([':', ' ', '\t']) {
+    if after.starts_with('=') || before.starts_with([' ', '\t']) {
         return false;
     }
-    match rest.split_once(':') {
-        Some((parameters, after)) => {
-            !after.starts_with('=') && !parameters.trim_start().starts_with('=')
-        }
-        None => false,
+    let words = before.trim_start_matches('@').split_whitespace();
+    let words: Vec<&str> = words.collect();
+    let is_value = words.get(1).is_some_and(|word| word.starts_with('='));
+    match tool {
+        "make" => !is_value && words.contains(&name),
+        _ => !is_value && words.first() == Some(&name),
     }
 }
 
@@ -70,5 +70,7 @@ mod tests {
         let names: Vec<&str> = config.processes.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["dev", "serve"]);
         assert!(config.processes[0].autostart && !config.processes[1].autostart);
+        let draft = draft_of("Makefile", "dev run: x\n", |s, d| read(s, false, d));
+        assert!(draft.lost()[1].starts_with("Makefile:1: make run: "));
     }
 }
