@@ -128,6 +128,9 @@ fn of_package(root: &Path, folder: &str, table: &DeTable, all: &mut Vec<Binary>)
         let Ok(file) = entry.file_name().into_string() else {
             continue;
         };
+        if file.starts_with('.') {
+            continue;
+        }
         if let Some(name) = file.strip_suffix(".rs") {
             names.push((name.into(), format!("src/bin/{file}")));
         } else if entry.path().join("main.rs").is_file() {

@@ -217,7 +217,7 @@ fn app(
     Ok(item)
 }
 
-/// What pm2 watches in the app's folder, as seen from the project's root.
+/// The globs that pm2 watches in the app's folder, as seen from the project's root.
 fn watched(source: &Source, folder: &str, value: &Value) -> Option<Vec<String>> {
     let folder = source.folder_of(folder);
     let folder = match folder.starts_with('/') {
