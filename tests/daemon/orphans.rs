@@ -309,11 +309,11 @@ fn stop_ends_what_a_cgroup_has_frozen() {
 }
 
 #[test]
-fn restart_goes_on_in_the_cgroup_of_the_run_before() {
-    let mut project = Project::new(
-        "dev_crash_wait_seconds = 0.1\n[process.a]\ncommand = ['sleep', '1000']\n\
-         [process.b]\ncommand = 'trap \"\" TERM; echo up; while :; do sleep 1000; done'\nready.log = 'up'\nstop_timeout_seconds = 0.1\n",
-    );
+fn next_run_goes_on_in_the_cgroup_of_the_run_before() {
+    let b = "dev_crash_wait_seconds = 0.1\n[process.b]\ncommand = 'trap \"\" TERM; echo up; while :; do sleep 1000; done'\n\
+             ready.log = 'up'\nstop_timeout_seconds = 0.1\n";
+    let a = "[process.a]\ncommand = ['sleep', '1000']\n";
+    let mut project = Project::new(&format!("{b}{a}"));
     project.serve();
     let folder = |pid: i32| folder_of(pid).unwrap_or_default();
     let first = folder(project.running("a"));
@@ -339,8 +339,17 @@ fn restart_goes_on_in_the_cgroup_of_the_run_before() {
     assert!(killed.ends_with("run-b-1"), "{killed:?}");
     assert!(restart("b").ends_with("run-b-2"));
     assert!(!killed.exists());
+    // So does a start after a stop, until its process leaves the configuration.
     project.call("stop", json!({"process": "a"})).ok();
-    assert!(!first.exists());
+    project.call("start", json!({"process": "a"})).ok();
+    assert_eq!(folder(project.running("a")), first);
+    project.call("stop", json!({"process": "a"})).ok();
+    project.config(b);
+    project.call("reload", json!({})).ok();
+    eventually(|| match first.exists() {
+        true => Err(&first),
+        false => Ok(()),
+    });
 }
 
 #[test]

@@ -213,6 +213,9 @@ impl Supervisor {
             for effect in self.lives.fleet.remove(*id) {
                 self.carry_out(effect);
             }
+            if let Some(process) = self.units.process(*id) {
+                self.runs.remove_vacant_of(&process.name);
+            }
             self.units.remove(*id);
             self.sockets.close(*id);
             self.hooks.forget(*id);

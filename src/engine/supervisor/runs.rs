@@ -35,9 +35,9 @@ pub(super) use self::left::survivor;
 use self::origins::Origins;
 pub(super) use self::origins::{Known, Maker};
 use self::signals::{Signalled, Stop};
-use super::Supervisor;
 use super::launch::Streams;
 use super::upgrade::Upgrade;
+use super::{Phase, Supervisor};
 
 /// How many lines of a crash are kept.
 const CRASH_LINES: usize = 40;
@@ -306,7 +306,7 @@ impl Runs {
         groups.make(&format!("{kind}-{process}-{run}")).ok()
     }
 
-    /// Removes the cgroup of a run that has ended, or keeps it where its process is to run again: not where the kernel
+    /// Removes the cgroup of a run that has ended, or keeps it where its process may run again: not where the kernel
     /// counts in it for each run (peaks, kills).
     fn vacate(&mut self, process: &str, group: Option<Cgroup>, again: bool) {
         let before = self.vacant.remove(process);
@@ -319,6 +319,13 @@ impl Runs {
             self.vacant.insert(process.into(), newest);
         }
         for group in all {
+            group.remove();
+        }
+    }
+
+    /// Removes the one that is kept for a process that does not run again.
+    pub(super) fn remove_vacant_of(&mut self, process: &str) {
+        if let Some(group) = self.vacant.remove(process) {
             group.remove();
         }
     }
@@ -662,7 +669,7 @@ impl Runs {
         }
     }
 
-    /// Nothing is left of a run, or nothing that matters. `again`: its process is to run.
+    /// Nothing is left of a run, or nothing that matters. `again`: its process may run again.
     fn close(&mut self, key: RunKey, again: bool) -> Option<RunRecord> {
         let mut record = self.records.remove(&key)?;
         let group = record.cgroup.take();
@@ -730,8 +737,8 @@ impl Supervisor {
     }
 
     fn close_run(&mut self, key: RunKey) {
-        let facts = self.lives.fleet.facts(key.unit);
-        let again = facts.is_some_and(|facts| facts.wanted);
+        let unit = self.units.get(key.unit);
+        let again = self.phase == Phase::Working && unit.is_some_and(|unit| !unit.retiring);
         if let Some(record) = self.runs.close(key, again)
             && let Some(unit) = self.units.get(key.unit)
         {
