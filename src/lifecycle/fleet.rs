@@ -190,7 +190,7 @@ impl Fleet {
 
     /// The life of one process as JSON, for a daemon that takes over from this one should it be killed.
     pub fn life(&self, id: UnitId) -> Option<Value> {
-        Some(self.units.get(&id)?.save())
+        Some(self.units.get(&id)?.life())
     }
 
     /// Goes on with the life of a process as [`Fleet::life`] of a daemon that was killed had it. Gives the run that
@@ -609,6 +609,19 @@ impl Fleet {
         let port = unit.policy.port?;
         let mut others = self.units.values().filter(|other| other.id != unit.id);
         others.find(|other| other.gives_up(port)).map(Box::as_ref)
+    }
+
+    /// The lives after the death of the daemon: as they were, and as they are taken up from what was written of them.
+    #[cfg(test)]
+    pub(super) fn after_death(mut self, policy: impl Fn(UnitId) -> Policy) -> [Vec<Value>; 2] {
+        let mut next = Self::default();
+        for id in self.all() {
+            next.next_id = id;
+            next.add(policy(id));
+            assert!(next.take_up(id, &self.life(id).unwrap_or_default()).is_ok());
+            self.with(id, Unit::after_death);
+        }
+        [self, next].map(|fleet| fleet.units.values().map(|unit| unit.save()).collect())
     }
 
     #[cfg(test)]

@@ -159,6 +159,9 @@ impl World<'_> {
         let text = serde_json::from_str(&saved.to_string()).unwrap();
         let fleet = Fleet::load(&text, |id| Some(self.policy(id))).unwrap();
         assert_eq!(fleet.save(), Some(saved));
+        let [known, next] = fleet.after_death(|id| self.policy(id));
+        assert_eq!(known, next);
+        let fleet = Fleet::load(&text, |id| Some(self.policy(id))).unwrap();
         for id in &self.ids {
             assert_eq!(fleet.facts(*id), self.fleet.facts(*id));
         }

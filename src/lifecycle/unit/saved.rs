@@ -66,10 +66,51 @@ impl Unit {
         self.reason = None;
     }
 
-    /// Takes up the life that a daemon had which was killed. Gives the turn in which it wants to be built.
-    pub(in crate::lifecycle) fn take_up(&mut self, saved: &Value) -> Result<Option<u64>, String> {
-        self.restore(saved)?;
+    /// As it is saved, without most of what a new process has too: the lives of all processes are kept as texts, and
+    /// written each time that one of them changes.
+    pub(in crate::lifecycle) fn life(&self) -> Value {
+        let mut life = self.save();
+        for part in ["builds", "runs", "throttle"] {
+            drop_empty(&mut life[part]);
+        }
+        drop_empty(&mut life);
+        life
+    }
+
+    /// Takes up the life that a daemon had which was killed, as a process that is new. Gives the turn in which it wants
+    /// to be built.
+    pub(in crate::lifecycle) fn take_up(&mut self, life: &Value) -> Result<Option<u64>, String> {
+        let mut whole = self.save();
+        lay_over(&mut whole, life);
+        self.restore(&whole)?;
         self.after_death();
         Ok(self.turn())
+    }
+}
+
+/// Leaves out the fields that a new process has just so.
+fn drop_empty(of: &mut Value) {
+    let says_nothing = |value: &Value| match value {
+        Value::Null => true,
+        Value::Bool(is) => !is,
+        Value::Number(number) => number.as_u64() == Some(0),
+        Value::String(_) => false,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    };
+    if let Value::Object(fields) = of {
+        fields.retain(|_, value| !says_nothing(value));
+    }
+}
+
+/// Sets the fields that `life` has.
+fn lay_over(whole: &mut Value, life: &Value) {
+    match (whole, life) {
+        (Value::Object(whole), Value::Object(life)) => {
+            for (name, value) in life {
+                lay_over(whole.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (whole, life) => *whole = life.clone(),
     }
 }
