@@ -367,6 +367,8 @@ impl Supervisor {
         }
         self.lives.note(Event::Tick);
         self.settle();
+        // Not before the first process runs: the kernel counts for long.
+        self.runs.note_oom_kills();
         self.watch_files();
         found
     }

@@ -285,7 +285,7 @@ impl Runs {
             left: Set::default(),
             origins: Origins::default(),
             ends_due: false,
-            oom_kills: proc::oom_kills(),
+            oom_kills: None,
         })
     }
 

@@ -162,6 +162,7 @@ impl Supervisor {
         let digest = from.get::<Value>("config")?;
         let digest = field(&digest, "digest")?;
         let mut new = Self::bare(setup, state, first, digest, from.is_dry()).map_err(said)?;
+        new.runs.note_oom_kills();
         new.handle.restore(&handle)?;
         let Value::Array(units) = from.part("units") else {
             return Err("units: can't be read".into());
