@@ -427,7 +427,14 @@ fn a_daemon_of_an_earlier_installation_is_said() {
 #[test]
 fn commands_that_do_not_stay_are_problems() {
     let mut project = Project::empty();
-    for tool in ["nginx", "redis-server", "esbuild", "npm", "python3"] {
+    for tool in [
+        "nginx",
+        "redis-server",
+        "esbuild",
+        "npm",
+        "docker",
+        "python3",
+    ] {
         project.program(&format!("fake/{tool}"), "#!/bin/sh\nexit 0\n");
     }
     project.path_first("fake");
@@ -474,6 +481,11 @@ fn commands_that_do_not_stay_are_problems() {
         &project,
         &["commands: a: python without -u", "PYTHONUNBUFFERED"],
     );
+    project.file("front.conf", "worker_processes 1;\ndaemon  off;\n");
+    with("[\"nginx\", \"-c\", \"front.conf\"]");
+    project.cli(["doctor"]).exits(0);
+    with("[\"docker\", \"compose\", \"up\", \"nginx\"]");
+    project.cli(["doctor"]).exits(0);
     with("[\"python3\", \"-u\", \"app.py\"]");
     project.cli(["doctor"]).exits(0);
     assert!(

@@ -466,13 +466,18 @@ fn sources_in_a_folder_run_there() {
         "more/pm2.json",
         r#"{"name": "app", "script": "x", "cwd": "./in", "watch": true, "env_file": ".env?"}"#,
     );
-    project.file("web/package.json", r#"{"scripts": {"dev": "x"}}"#);
+    project.file(
+        "web/package.json",
+        r#"{"scripts": {"dev": "x"}, "workspaces": ["."]}"#,
+    );
     project.file("web/package-lock.json", "{}");
     project.file("web/deno.json", "{}");
     project.cli(["init"]).exits(0);
     project.cli(["check"]).exits(0);
+    let text = project.read(".mcp-run");
+    assert!(!text.contains("web-3"), "{text}");
     has(
-        &project.read(".mcp-run"),
+        &text,
         &[
             "\nenv_file = \"back/.env?\"\n",
             "\ncommand = \"x\"\ncwd = \"back\"\n",

@@ -83,11 +83,30 @@ const BUFFER: &[Habit] = &[
     habit("awk", &[], &["fflush"], "fflush() after each print"),
 ];
 
+/// Programs that stay where a file that they are given has this line, here without blanks.
+const STAY: &[(&str, &str)] = &[
+    ("nginx", "daemonoff;"),
+    ("supervisord", "nodaemon=true"),
+    ("php-fpm", "daemonize=no"),
+];
+
+/// Programs whose arguments name containers, targets and units.
+const RUN_ELSEWHERE: &[&str] = &[
+    "docker",
+    "docker-compose",
+    "podman",
+    "podman-compose",
+    "kubectl",
+    "make",
+    "just",
+    "systemctl",
+];
+
 pub(super) fn look(doctor: &mut Doctor) {
     for process in &doctor.config.processes {
         let line = line(process);
         let name = &process.name;
-        if let Some(habit) = find(DETACH, &line) {
+        if let Some(habit) = find(DETACH, &line).filter(|habit| !stays(process, habit, &line)) {
             let text = format_args!(
                 "{name}: {} puts itself into the background, and bpm sees it end",
                 habit.program
@@ -115,6 +134,19 @@ pub(super) fn look(doctor: &mut Doctor) {
         python(doctor, process, &line);
     }
     doctor.ok_unless_said("commands", "they stay in the foreground and print at once");
+}
+
+/// Whether a file that the command names keeps the program in the foreground.
+fn stays(process: &Process, habit: &Habit, line: &str) -> bool {
+    let Some((_, wanted)) = STAY.iter().find(|(name, _)| *name == habit.program) else {
+        return false;
+    };
+    let files = words(line).map(|word| files::read_text(&process.cwd.join(word)));
+    let mut texts = files.filter_map(Result::ok);
+    texts.any(|text| {
+        text.lines()
+            .any(|line| words(line).collect::<String>() == *wanted)
+    })
 }
 
 /// bpm sets `PYTHONUNBUFFERED`, unless the file does.
@@ -188,8 +220,16 @@ fn find(habits: &'static [Habit], line: &str) -> Option<&'static Habit> {
     };
     let named = |program: &str| {
         // At the beginning, or behind what runs others.
-        let mut all = words(line).take_while(|w| !w.starts_with('-'));
-        all.any(|word| word == program || word.rsplit('/').next() == Some(program))
+        for word in words(line).take_while(|word| !word.starts_with('-')) {
+            let name = word.rsplit('/').next().unwrap_or(word);
+            if word == program || name == program {
+                return true;
+            }
+            if RUN_ELSEWHERE.contains(&name) {
+                return false;
+            }
+        }
+        false
     };
     habits.iter().find(|habit| {
         named(habit.program)

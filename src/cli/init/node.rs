@@ -99,7 +99,10 @@ fn members(source: &Source, package: &Value, draft: &mut Draft) -> Vec<String> {
         draft.left(&source.beside("pnpm-workspace.yaml"), "packages", why);
         patterns = vec!["apps/*".into(), "packages/*".into()];
     }
-    folder::members(root, &patterns, "package.json")
+    let mut members = folder::members(root, &patterns, "package.json");
+    // The root itself ("."), which is read anyway.
+    members.retain(|member| !member.is_empty());
+    members
 }
 
 /// A script's name and its text.
