@@ -554,23 +554,33 @@ impl Fleet {
         if !unit.wants_run() {
             return Needs::Met;
         }
+        // Without hope nothing is built or waited for, whatever else is in the way.
+        if !unit.swaps()
+            && let Some(why) = self.hopeless(unit)
+        {
+            return Needs::Hopeless(why);
+        }
         if let Some(other) = self.in_the_way(unit) {
             return Needs::InTheWay(format!("waits for {} to end", other.policy.name));
         }
         if unit.needed.open() == 0 {
             return Needs::Met;
         }
+        self.hopeless(unit).map_or(Needs::Unmet, Needs::Hopeless)
+    }
+
+    /// Why a dependency will not be met, as things are.
+    fn hopeless(&self, unit: &Unit) -> Option<String> {
         if unit.needed.hopeless() == 0 {
-            return Needs::Unmet;
+            return None;
         }
         let mut unmet = self.unmet(unit);
-        let hopeless = unmet.find(|(name, until)| self.names.wait(*name, *until) == Wait::Hopeless);
-        hopeless.map_or(Needs::Unmet, |(name, until)| {
-            let how = self.names.unit(name).and_then(|id| self.units.get(&id));
-            let how = how.map_or("is gone", |u| u.rest_words());
-            let what = self.wish_words(name, until);
-            Needs::Hopeless(format!("waits for {what}, but it {how}"))
-        })
+        let (name, until) =
+            unmet.find(|(name, until)| self.names.wait(*name, *until) == Wait::Hopeless)?;
+        let how = self.names.unit(name).and_then(|id| self.units.get(&id));
+        let how = how.map_or("is gone", |u| u.rest_words());
+        let what = self.wish_words(name, until);
+        Some(format!("waits for {what}, but it {how}"))
     }
 
     /// `db to be ready`.

@@ -997,6 +997,27 @@ fn process_that_keeps_its_port_is_not_waited_for() {
 }
 
 #[test]
+fn process_without_hope_is_not_built_while_its_port_is_given_up() {
+    let on_port = |policy| Policy {
+        port: Some(80),
+        ..policy
+    };
+    let web = Policy {
+        depends_on: vec![("db".into(), Condition::Started)],
+        ..rust("web")
+    };
+    let mut w = World::new(vec![on_port(policy("old")), policy("db"), on_port(web)]);
+    w.up(0);
+    w.order(2, Order::Start);
+    w.order(1, Order::Stop);
+    w.build_ends(Err("no".into()));
+    w.settle();
+    w.order(0, Order::Stop);
+    assert_eq!(w.with(&[Sim::Signaled]), [w.newest(0)]);
+    assert!(w.builds.is_empty(), "{:?}", w.builds);
+}
+
+#[test]
 fn leaving_process_is_not_started_again() {
     let mut w = World::new(vec![policy("db")]);
     w.up(0);

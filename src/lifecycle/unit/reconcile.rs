@@ -239,7 +239,7 @@ impl Unit {
     }
 
     /// In the second half of a swap, which does not wait for the dependencies of the first start.
-    fn swaps(&self) -> bool {
+    pub(in crate::lifecycle) fn swaps(&self) -> bool {
         matches!(self.swap, Swap::Wanted(_)) && self.runs.starts > 0
     }
 
