@@ -485,7 +485,8 @@ fn accounts_that_are_not_there_are_mistakes() {
     project.file("supervisord.conf", program);
     let from = ["init", "--force", "--from", "supervisord.conf"];
     let said = project.cli(from).exits(0);
-    let left = "supervisord.conf:3: user = \"nobody-here\": there is no user";
+    let left =
+        "supervisord.conf:3: user = \"nobody-here\": \"user\" in [process.a]: there is no user";
     assert!(said.err.contains(left), "{said:?}");
     project.cli(["check"]).exits(0);
 }
