@@ -90,7 +90,7 @@ dist *args:
 
 # A static binary with glibc
 static:
-    RUSTFLAGS="-Cforce-frame-pointers=yes -C target-feature=+crt-static" cargo build --release --target "$(uname -m)-unknown-linux-gnu"
+    RUSTFLAGS="-Cforce-frame-pointers=yes -Csymbol-mangling-version=v0 -C target-feature=+crt-static" cargo build --release --target "$(uname -m)-unknown-linux-gnu"
 
 # Into ~/.local, or $PREFIX
 install:

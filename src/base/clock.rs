@@ -42,6 +42,13 @@ impl Mono {
     }
 }
 
+/// How many milliseconds to wait for `span`: rounded up, as a wait that ends before its time would only be repeated.
+pub fn wait_millis(span: Duration) -> u64 {
+    // Not from `as_nanos`: a division in u128 is a call, and this stands before each wait.
+    let fraction = u64::from(span.subsec_nanos()).div_ceil(1_000_000);
+    span.as_secs().saturating_mul(1000).saturating_add(fraction)
+}
+
 /// Milliseconds since 1970 in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Wall(pub i64);
@@ -289,6 +296,20 @@ pub fn parse_span(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn waits_are_rounded_up() {
+        for (nanos, millis) in [
+            (0, 0),
+            (1, 1),
+            (999_999, 1),
+            (1_000_000, 1),
+            (1_000_000_001, 1001),
+        ] {
+            assert_eq!(wait_millis(Duration::from_nanos(nanos)), millis, "{nanos}");
+        }
+        assert_eq!(wait_millis(Duration::MAX), u64::MAX);
+    }
 
     #[test]
     fn times_are_written_and_read_back() {

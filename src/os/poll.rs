@@ -7,6 +7,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::base::clock::wait_millis;
+
 pub use super::inbox::{Mailbox, Waker};
 
 /// The event that a descriptor is polled for.
@@ -31,10 +33,8 @@ pub fn wait(fds: &[(BorrowedFd<'_>, Until)], timeout: Option<Duration>) -> io::R
             Until::HungUp => PollFd::new(*fd, PollFlags::empty()),
         })
         .collect();
-    // Rounded up: a wait that ends before its time would only be repeated.
     let timeout = timeout.map_or(PollTimeout::NONE, |t| {
-        let millis = t.as_nanos().div_ceil(1_000_000);
-        PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        PollTimeout::try_from(wait_millis(t)).unwrap_or(PollTimeout::MAX)
     });
     match poll(&mut asked, timeout) {
         Ok(_) | Err(Errno::EINTR) => {}

@@ -187,8 +187,8 @@ pub fn start_time(pid: i32) -> Option<u64> {
 /// Now, on the clock of [`Proc::start`].
 pub fn ticks() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
-    let now = now.unwrap_or_default().as_millis();
-    (now * u128::from(system(libc::_SC_CLK_TCK, 100)) / 1000) as u64
+    let (now, hertz) = (now.unwrap_or_default(), system(libc::_SC_CLK_TCK, 100));
+    now.as_secs() * hertz + u64::from(now.subsec_nanos()) * hertz / 1_000_000_000
 }
 
 /// The start of a process that was made between `before` and now. Its file in /proc is read only where the clock has

@@ -15,7 +15,7 @@ use nix::sys::socket::sockopt::{
     KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpNoDelay,
 };
 
-use crate::base::clock::Mono;
+use crate::base::clock::{Mono, wait_millis};
 use crate::base::error::reason;
 use crate::os::inbox::Inbox;
 use crate::os::memory;
@@ -172,8 +172,7 @@ impl EventLoop {
         let Some(at) = self.ctx.timers.first() else {
             return EpollTimeout::NONE;
         };
-        // Rounded up: too early would be a wake-up for nothing.
-        let wait = at.since(Mono::now()).as_nanos().div_ceil(1_000_000);
+        let wait = wait_millis(at.since(Mono::now()));
         EpollTimeout::try_from(wait.min(3_600_000) as i32).unwrap_or(EpollTimeout::MAX)
     }
 
