@@ -70,8 +70,17 @@ impl Scene {
     }
 
     fn is_readable(&self) -> bool {
-        let fds = [Some(self.watcher.as_fd())];
-        readable(fds, Some(Duration::ZERO)).unwrap() == [true]
+        self.becomes_readable(Duration::ZERO)
+    }
+
+    /// For an event of a close or of a last use: a child that another test forks meanwhile has a copy of the descriptor,
+    /// until it executes its program.
+    fn comes_late(&self) -> bool {
+        self.becomes_readable(Duration::from_secs(10))
+    }
+
+    fn becomes_readable(&self, within: Duration) -> bool {
+        readable([Some(self.watcher.as_fd())], Some(within)).unwrap() == [true]
     }
 
     /// The processes that are due once it has been quiet for long enough, and no earlier.
@@ -94,7 +103,11 @@ impl Scene {
 
     #[track_caller]
     fn counts(&mut self) {
-        assert_eq!(self.due(), [0]);
+        let mut due = self.due();
+        while due.is_empty() && self.comes_late() {
+            due = self.due();
+        }
+        assert_eq!(due, [0]);
     }
 
     #[track_caller]
@@ -596,7 +609,10 @@ fn a_project_that_goes_is_told() {
         } else {
             fs::remove_dir_all(&scene.root).unwrap();
         }
-        let problems = scene.read();
+        let mut problems = scene.read();
+        while problems.is_empty() && scene.comes_late() {
+            problems = scene.read();
+        }
         assert_eq!(
             problems,
             ["cannot watch files: the project's folder was moved or removed; put it back"]
