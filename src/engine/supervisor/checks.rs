@@ -457,7 +457,7 @@ impl Checks {
         all.save()
     }
 
-    /// The commands that an upgrade in place gives up: they are started again.
+    /// The commands that live: an upgrade in place gives them up, and they are started again.
     pub(super) fn pids(&self) -> Vec<i32> {
         self.children().map(Child::pid).collect()
     }

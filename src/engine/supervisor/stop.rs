@@ -129,8 +129,10 @@ impl Supervisor {
 
     /// All that came to us, but for what builds leave on purpose. What has no marker that could be read came to us
     /// from a run that cleared its environment, or from a program that changed its user: bpm is the only one to end it.
+    /// So does the command of a check: it was killed with its run, and may not have ended yet.
     fn left_by_tasks(&mut self) -> Vec<Proc> {
-        let known = self.known();
+        let checks = self.checks.pids();
+        let known = self.known_but(&checks);
         let mut left = proc::orphans(&|pid| known.has(&pid));
         let makers = self.runs.makers(&left, &known);
         let spared = |p: &Proc| makers.get(&p.pid).is_some_and(|m| *m == [Maker::Spared]);

@@ -254,7 +254,13 @@ impl Runs {
 impl Supervisor {
     /// Children that bpm started: what else is our child came to us when its parent ended.
     pub(in super::super) fn known(&self) -> Known {
-        self.runs.leaders().chain(self.helpers()).collect()
+        self.known_but(&[])
+    }
+
+    /// The same without some.
+    pub(in super::super) fn known_but(&self, pids: &[i32]) -> Known {
+        let known = self.runs.leaders().chain(self.helpers());
+        known.filter(|(pid, _)| !pids.contains(pid)).collect()
     }
 
     /// Those that are no run's first process.
