@@ -172,7 +172,8 @@ def compose(folder):
         else:
             run("docker-compose", "-f", str(file), "config", "-q", env=env)
             done.append("docker-compose v1 (syntax)")
-    if shutil.which("podman-compose"):
+    # Without podman it prints no configuration either.
+    if shutil.which("podman-compose") and shutil.which("podman"):
         import yaml
 
         config = run("podman-compose", "-f", str(file), "config", env=env)
@@ -186,7 +187,7 @@ def compose(folder):
         same("podman-compose", args, env)
         done.append("podman-compose")
     if not done:
-        raise Skip("neither docker-compose nor podman-compose is installed")
+        raise Skip("neither docker-compose nor podman-compose with podman is installed")
     return ", ".join(done)
 
 
